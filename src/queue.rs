@@ -1,0 +1,257 @@
+//! The queue of one request, and the extractor that gives it to handlers.
+
+use std::convert::Infallible;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
+use axum_core::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{HeaderValue, StatusCode};
+use uuid::Uuid;
+
+use crate::error::BoxError;
+use crate::message::{Event, Message, MessageError};
+use crate::messenger::Messenger;
+use crate::telemetry;
+use crate::topic::TopicError;
+
+/// The messages of one request, which leave when the request succeeds.
+///
+/// [`MessagingLayer`](crate::MessagingLayer) puts one into the extensions of every request; a handler takes it
+/// as an argument. A clone is a handle to the same queue, and may go to spawned tasks. The queue
+/// closes when the response is decided: from then on `enqueue` fails with [`EnqueueError::Closed`].
+///
+/// ```
+/// use axum::http::StatusCode;
+/// use tower_outbox::{EnqueueError, Message, MessageQueue};
+///
+/// async fn create_user(queue: MessageQueue) -> Result<StatusCode, EnqueueError> {
+///     queue.enqueue(Message::json("user.created", &serde_json::json!({"id": 7}))?)?;
+///     Ok(StatusCode::CREATED)
+/// }
+/// ```
+#[derive(Clone)]
+pub struct MessageQueue {
+    shared: Arc<Shared>,
+    always: bool,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    config: Arc<QueueConfig>,
+    traceparent: Option<HeaderValue>,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    bytes: usize,
+    taken: Taken,
+}
+
+/// What every queue of a layer shares.
+#[derive(Clone)]
+pub(crate) struct QueueConfig {
+    pub(crate) messenger: Arc<dyn Messenger>,
+    pub(crate) max_messages: usize,
+    pub(crate) max_bytes: usize,
+}
+
+/// What a queue held when it closed.
+#[derive(Default)]
+pub(crate) struct Taken {
+    /// All messages, in the order they were enqueued.
+    pub(crate) messages: Vec<Message>,
+    /// Where those stand that leave whatever happens.
+    pub(crate) always: Vec<usize>,
+}
+
+impl Taken {
+    /// Keeps the messages that leave whatever happens; says how many others there were.
+    pub(crate) fn retain_always(&mut self) -> usize {
+        let all = self.messages.len();
+        let mut always = std::mem::take(&mut self.always).into_iter().peekable();
+        let mut index = 0;
+        self.messages.retain(|_| {
+            let keep = always.next_if_eq(&index).is_some();
+            index += 1;
+            keep
+        });
+        all - self.messages.len()
+    }
+}
+
+impl MessageQueue {
+    pub(crate) fn new(config: Arc<QueueConfig>, traceparent: Option<HeaderValue>) -> Self {
+        let shared = Shared { state: Mutex::default(), config, traceparent };
+        Self { shared: Arc::new(shared), always: false }
+    }
+
+    /// Adds a message; it leaves when the request succeeds.
+    ///
+    /// Gives the id of the message.
+    ///
+    /// # Errors
+    /// [`EnqueueError`]: the queue is closed, a limit is reached, or the messenger can never send this message.
+    pub fn enqueue(&self, mut message: Message) -> Result<Uuid, EnqueueError> {
+        let Shared { config, traceparent, .. } = &*self.shared;
+        if let Some(Ok(traceparent)) = traceparent.as_ref().map(HeaderValue::to_str)
+            && message.header("traceparent").is_none()
+        {
+            message.set_header("traceparent", traceparent.to_owned());
+        }
+        config.messenger.check(&message).map_err(EnqueueError::Rejected)?;
+
+        let (id, size) = (message.id(), message.size());
+        let mut state = self.lock();
+        if state.closed {
+            drop(state);
+            tracing::warn!(%id, topic = %message.topic(), "message enqueued after the response was decided: refused");
+            return Err(EnqueueError::Closed);
+        }
+        if state.taken.messages.len() >= config.max_messages {
+            return Err(EnqueueError::TooManyMessages { limit: config.max_messages });
+        }
+        if size > config.max_bytes - state.bytes {
+            return Err(EnqueueError::TooManyBytes { limit: config.max_bytes });
+        }
+        telemetry::enqueued(&message);
+        state.bytes += size;
+        let State { taken, .. } = &mut *state;
+        if self.always {
+            taken.always.push(taken.messages.len());
+        }
+        if taken.messages.is_empty() {
+            // Most requests enqueue one message: do not hold room for four.
+            taken.messages.reserve_exact(1);
+        }
+        taken.messages.push(message);
+        Ok(id)
+    }
+
+    /// Serialises an event and adds it under its topic.
+    ///
+    /// # Errors
+    /// [`EnqueueError`], as [`enqueue`](Self::enqueue), and when the event cannot be serialised.
+    pub fn emit<E: Event>(&self, event: &E) -> Result<Uuid, EnqueueError> {
+        let message = Message::json(E::TOPIC, event)?;
+        self.enqueue(match event.key() {
+            Some(key) => message.with_key(key),
+            None => message,
+        })
+    }
+
+    /// A handle to the same queue whose messages leave whatever the outcome: on any status, an
+    /// error, a panic, a client that hangs up. For audit events.
+    #[must_use]
+    pub fn always(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), always: true }
+    }
+
+    /// How many messages are enqueued.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.lock().taken.messages.len()
+    }
+
+    /// Whether no message is enqueued.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether the response is decided, so that nothing can be enqueued any more.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
+    pub(crate) fn close(&self) -> Taken {
+        let mut state = self.lock();
+        state.closed = true;
+        std::mem::take(&mut state.taken)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for MessageQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (len, closed) = {
+            let state = self.lock();
+            (state.taken.messages.len(), state.closed)
+        };
+        f.debug_struct("MessageQueue").field("len", &len).field("closed", &closed).finish_non_exhaustive()
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for MessageQueue {
+    type Rejection = MissingMessagingLayer;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        parts.extensions.get().cloned().ok_or(MissingMessagingLayer)
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for MessageQueue {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Self::Rejection> {
+        Ok(parts.extensions.get().cloned())
+    }
+}
+
+/// The rejection of the [`MessageQueue`] extractor; answers 500.
+#[derive(Debug, thiserror::Error)]
+#[error("no MessageQueue in the request: add tower_outbox::MessagingLayer around this route")]
+#[non_exhaustive]
+pub struct MissingMessagingLayer;
+
+impl IntoResponse for MissingMessagingLayer {
+    fn into_response(self) -> Response {
+        (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
+    }
+}
+
+/// Why a message was not enqueued. As a response it is a 500 whose body does not give the details.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnqueueError {
+    /// The response is decided; the message would never leave.
+    #[error("the queue is closed: the response is already decided; enqueue before the handler returns")]
+    Closed,
+    /// The request has enqueued as many messages as it may.
+    #[error("a request may enqueue {limit} messages; raise it with MessagingLayer::with_max_messages")]
+    TooManyMessages {
+        /// The limit.
+        limit: usize,
+    },
+    /// The messages of the request are as large as they may be.
+    #[error("the messages of a request may hold {limit} bytes; raise it with MessagingLayer::with_max_bytes")]
+    TooManyBytes {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+    /// The message could not be made.
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    /// The messenger could never send this message.
+    #[error("the message can never be sent")]
+    Rejected(#[source] BoxError),
+}
+
+impl From<TopicError> for EnqueueError {
+    fn from(error: TopicError) -> Self {
+        Self::Message(error.into())
+    }
+}
+
+impl IntoResponse for EnqueueError {
+    fn into_response(self) -> Response {
+        tracing::error!(error = %crate::error::Chain(&self), "message not enqueued");
+        (StatusCode::INTERNAL_SERVER_ERROR, "an event of this request could not be enqueued").into_response()
+    }
+}

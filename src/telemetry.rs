@@ -1,0 +1,62 @@
+//! What operators see: one place for the names of events, counters and histograms.
+//!
+//! Events go through `tracing`, under the target `tower_outbox`. With the feature `metrics`, numbers go
+//! through the `metrics` facade to whatever recorder the app installs:
+//!
+//! | name | kind | labels | counts |
+//! |---|---|---|---|
+//! | `tower_outbox_enqueued_total` | counter | – | messages enqueued by handlers |
+//! | `tower_outbox_sent_total` | counter | – | messages the messenger answered `Ok` for |
+//! | `tower_outbox_dropped_total` | counter | `reason` | messages dropped because their request did not succeed |
+//! | `tower_outbox_unsent_total` | counter | `failure` | messages given up on: `transient`, `rejected`, `lost` |
+//! | `tower_outbox_retried_total` | counter | – | messages sent once more, to another broker or later |
+//! | `tower_outbox_send_seconds` | histogram | – | how long a batch took to be confirmed |
+
+use std::time::Duration;
+
+use crate::error::Chain;
+use crate::message::Message;
+
+macro_rules! count {
+    ($name:literal, $n:expr $(, $label:literal => $value:expr)?) => {{
+        #[cfg(feature = "metrics")]
+        metrics::counter!($name $(, $label => $value)?).increment($n as u64);
+        #[cfg(not(feature = "metrics"))]
+        let _ = ($n, $($value)?);
+    }};
+}
+
+pub(crate) fn enqueued(message: &Message) {
+    count!("tower_outbox_enqueued_total", 1);
+    tracing::debug!(id = %message.id(), topic = %message.topic(), "message enqueued");
+}
+
+pub(crate) fn sent(messages: usize, took: Duration) {
+    count!("tower_outbox_sent_total", messages);
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("tower_outbox_send_seconds").record(took.as_secs_f64());
+    tracing::debug!(messages, ?took, "messages sent");
+}
+
+/// Messages that do not leave because their request did not succeed.
+pub(crate) fn dropped(messages: usize, reason: &'static str) {
+    count!("tower_outbox_dropped_total", messages, "reason" => reason);
+    tracing::info!(messages, reason, "messages dropped: the request did not succeed");
+}
+
+pub(crate) fn retried(messages: usize, cause: &dyn std::fmt::Display) {
+    count!("tower_outbox_retried_total", messages);
+    tracing::warn!(messages, %cause, "messages are sent once more");
+}
+
+/// A message given up on: named, so that an operator can find its event again.
+pub(crate) fn unsent(message: &Message, failure: &'static str, cause: &(dyn std::error::Error + 'static)) {
+    count!("tower_outbox_unsent_total", 1, "failure" => failure);
+    tracing::error!(id = %message.id(), topic = %message.topic(), failure, cause = %Chain(cause), "message unsent");
+}
+
+/// Messages that are gone with whoever held them: a messenger that panicked, a runtime that stopped.
+pub(crate) fn lost(messages: usize, cause: &dyn std::fmt::Display) {
+    count!("tower_outbox_unsent_total", messages, "failure" => "lost");
+    tracing::error!(messages, %cause, "messages lost");
+}
