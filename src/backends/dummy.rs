@@ -1,0 +1,29 @@
+//! The default messenger: sends nowhere, says what it would have sent.
+
+use async_trait::async_trait;
+
+use crate::message::Message;
+use crate::messenger::{Messenger, Unsent};
+
+/// Logs one line a message, at info; the body only at debug. The backend `dummy`, and the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dummy;
+
+impl Dummy {
+    /// A dummy.
+    #[must_use]
+    pub fn new() -> Self {
+        Self
+    }
+}
+
+#[async_trait]
+impl Messenger for Dummy {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        for message in &batch {
+            tracing::info!(id = %message.id(), topic = %message.topic(), bytes = message.body().len(), "message not sent: dummy");
+            tracing::debug!(id = %message.id(), body = %String::from_utf8_lossy(message.body()), "message body");
+        }
+        Ok(())
+    }
+}

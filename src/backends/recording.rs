@@ -1,0 +1,108 @@
+//! A messenger for users' tests: keeps what is sent.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use async_trait::async_trait;
+
+use crate::in_flight::InFlight;
+use crate::message::Message;
+use crate::messenger::{Messenger, Unsent};
+
+/// Keeps what is sent, for tests: [`listen`](Self::listen) before acting, then look.
+///
+/// A clone is a handle to the same recording.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// use tower_outbox::{Message, Messenger, Recording};
+///
+/// let recording = Recording::new();
+/// let sent = recording.listen();
+/// recording.send(vec![Message::json("user.created", "jo").unwrap()]).await.unwrap();
+/// assert_eq!(sent.topics(), ["user.created"]);
+/// # });
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Recording {
+    listeners: Arc<Mutex<Vec<Weak<Mutex<Vec<Message>>>>>>,
+    in_flight: InFlight,
+}
+
+impl Recording {
+    /// A recording nobody listens to yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Starts to listen: the view holds what is sent from now on, until it is dropped.
+    #[must_use]
+    pub fn listen(&self) -> Sent {
+        let messages = Arc::default();
+        lock(&self.listeners).push(Arc::downgrade(&messages));
+        Sent { messages, in_flight: self.in_flight.clone() }
+    }
+}
+
+#[async_trait]
+impl Messenger for Recording {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        lock(&self.listeners).retain(|listener| match listener.upgrade() {
+            Some(messages) => {
+                lock(&messages).extend(batch.iter().cloned());
+                true
+            }
+            None => false,
+        });
+        Ok(())
+    }
+
+    fn in_flight(&self) -> InFlight {
+        self.in_flight.clone()
+    }
+}
+
+/// What was sent to a [`Recording`] since [`listen`](Recording::listen).
+#[derive(Clone, Debug)]
+pub struct Sent {
+    messages: Arc<Mutex<Vec<Message>>>,
+    in_flight: InFlight,
+}
+
+impl Sent {
+    /// The messages, in the order they were sent.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Message> {
+        lock(&self.messages).clone()
+    }
+
+    /// The topics, in the order they were sent: compare it with an array of texts.
+    #[must_use]
+    pub fn topics(&self) -> Vec<String> {
+        lock(&self.messages).iter().map(|message| message.topic().to_string()).collect()
+    }
+
+    /// The bodies of one topic as JSON, in the order they were sent.
+    ///
+    /// # Panics
+    /// When a body is not JSON.
+    #[must_use]
+    pub fn json(&self, topic: &str) -> Vec<serde_json::Value> {
+        let messages = lock(&self.messages);
+        let of_topic = messages.iter().filter(|message| message.topic().as_str() == topic);
+        of_topic.map(|message| serde_json::from_slice(message.body()).expect("the body is JSON")).collect()
+    }
+
+    /// Waits until nothing is in flight towards the recording: no send whose client has gone, no
+    /// batch in a [`Background`](crate::Background). After it, the view is complete.
+    ///
+    /// # Cancel safety
+    /// It may be dropped at any time.
+    pub async fn flushed(&self) {
+        self.in_flight.idle().await;
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,191 @@
+//! The middleware: a queue for every request, flushed when the request succeeds.
+
+mod body;
+mod flush;
+mod future;
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{HeaderName, Request, Response, request, response};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub use self::body::ResponseBody;
+pub use self::flush::OnSendFailure;
+use self::flush::{Config, Flush};
+pub use self::future::ResponseFuture;
+use crate::in_flight::InFlight;
+use crate::message::Message;
+use crate::messenger::{Messenger, Unsent};
+use crate::queue::{MessageQueue, QueueConfig};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Puts a [`MessageQueue`] into every request and sends what is in it when the response is a success.
+///
+/// | what happens | messages |
+/// |---|---|
+/// | 2xx response head | sent, in order, before the head goes out |
+/// | 1xx, 3xx, 4xx, 5xx | dropped; [`with_success`](Self::with_success) changes the rule |
+/// | 200 with a non-zero `grpc-status` header | dropped |
+/// | inner service error, handler panic, timeout outside, client gone before the handler is done | dropped |
+/// | client gone while sending | sending goes on to its end, in a task of its own |
+/// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
+/// | sending fails | by [`with_on_send_failure`](Self::with_on_send_failure): logged, or 503 |
+/// | two nested layers | the inner one joins the queue of the outer one |
+///
+/// A handler that writes to a database commits before it returns, so that what leaves is true.
+///
+/// ```
+/// use axum::{Router, routing::post};
+/// use tower_outbox::{Dummy, MessagingLayer};
+///
+/// let app: Router = Router::new()
+///     .route("/users", post(|| async { "created" }))
+///     .layer(MessagingLayer::new(Dummy::new()));
+/// ```
+///
+/// A clone shares everything with its original.
+#[derive(Clone)]
+#[must_use]
+pub struct MessagingLayer {
+    config: Arc<Config>,
+}
+
+impl MessagingLayer {
+    /// A layer that sends through `messenger`.
+    pub fn new(messenger: impl Messenger) -> Self {
+        let messenger: Arc<dyn Messenger> = Arc::new(messenger);
+        Self {
+            config: Arc::new(Config {
+                in_flight: messenger.in_flight(),
+                queue: Arc::new(QueueConfig { messenger, max_messages: 1_000, max_bytes: 8 << 20 }),
+                on_send_failure: OnSendFailure::default(),
+                success: flush::is_success,
+                enrich: None,
+                on_unsent: None,
+            }),
+        }
+    }
+
+    /// Sets which responses count as a success.
+    ///
+    /// By default status 2xx, and no `grpc-status` header other than `0`. PDC counted everything
+    /// below 400: `with_success(|response| response.status.as_u16() < 400)`.
+    pub fn with_success(self, success: fn(&response::Parts) -> bool) -> Self {
+        self.with(|config| config.success = success)
+    }
+
+    /// Sets what the client gets when sending fails; by default [`OnSendFailure::Log`].
+    pub fn with_on_send_failure(self, on_send_failure: OnSendFailure) -> Self {
+        self.with(|config| config.on_send_failure = on_send_failure)
+    }
+
+    /// Sets how many messages a request may enqueue; 1,000 by default.
+    pub fn with_max_messages(self, max_messages: usize) -> Self {
+        self.with_queue(|queue| queue.max_messages = max_messages)
+    }
+
+    /// Sets how many bytes the messages of a request may hold; 8 MiB by default.
+    pub fn with_max_bytes(self, max_bytes: usize) -> Self {
+        self.with_queue(|queue| queue.max_bytes = max_bytes)
+    }
+
+    /// Sets a function that completes each message when it is about to leave, from the request
+    /// (as this layer saw it) and the response: who asked, why, which change.
+    ///
+    /// ```
+    /// use tower_outbox::{Dummy, MessagingLayer};
+    ///
+    /// let layer = MessagingLayer::new(Dummy::new()).with_enrich(|request, _response, message| {
+    ///     if let Some(Ok(comment)) = request.headers.get("PDC-Change-Comment").map(|value| value.to_str()) {
+    ///         let _ = message.set_field("comment", comment);
+    ///     }
+    /// });
+    /// ```
+    ///
+    /// Messages enqueued through [`always`](MessageQueue::always) leave without it when there is no response.
+    pub fn with_enrich<F>(self, enrich: F) -> Self
+    where
+        F: Fn(&request::Parts, &response::Parts, &mut Message) + Send + Sync + 'static,
+    {
+        self.with(|config| config.enrich = Some(Arc::new(enrich)))
+    }
+
+    /// Sets a function that gets the messages that could not be sent, after they are logged.
+    pub fn with_on_unsent<F>(self, on_unsent: F) -> Self
+    where
+        F: Fn(Unsent) + Send + Sync + 'static,
+    {
+        self.with(|config| config.on_unsent = Some(Arc::new(on_unsent)))
+    }
+
+    /// The sends in flight: those whose response waits, and those whose client has gone.
+    #[must_use]
+    pub fn in_flight(&self) -> InFlight {
+        self.config.in_flight.clone()
+    }
+
+    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+        change(Arc::make_mut(&mut self.config));
+        self
+    }
+
+    fn with_queue(self, change: impl FnOnce(&mut QueueConfig)) -> Self {
+        self.with(|config| change(Arc::make_mut(&mut config.queue)))
+    }
+}
+
+impl fmt::Debug for MessagingLayer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessagingLayer").field("config", &self.config).finish()
+    }
+}
+
+impl<S> Layer<S> for MessagingLayer {
+    type Service = MessagingService<S>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        MessagingService { inner, config: Arc::clone(&self.config) }
+    }
+}
+
+/// The service of [`MessagingLayer`].
+#[derive(Clone, Debug)]
+pub struct MessagingService<S> {
+    inner: S,
+    config: Arc<Config>,
+}
+
+impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for MessagingService<S>
+where
+    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
+{
+    type Response = Response<ResponseBody<ResBody>>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, ResBody>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if request.extensions().get::<MessageQueue>().is_some_and(|outer| !outer.is_closed()) {
+            return ResponseFuture::new(self.inner.call(request), None);
+        }
+        let traceparent = request.headers().get(TRACEPARENT).cloned();
+        let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent);
+        request.extensions_mut().insert(queue.clone());
+        let (request, parts) = match &self.config.enrich {
+            None => (request, None),
+            Some(_) => {
+                let (parts, body) = request.into_parts();
+                (Request::from_parts(parts.clone(), body), Some(Box::new(parts)))
+            }
+        };
+        let flush = Flush::new(Arc::clone(&self.config), queue, parts);
+        ResponseFuture::new(self.inner.call(request), Some(flush))
+    }
+}

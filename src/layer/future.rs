@@ -1,0 +1,137 @@
+//! The future of a response that went through the layer.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, Response, StatusCode};
+use pin_project_lite::pin_project;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use super::body::ResponseBody;
+use super::flush::{Batch, Fate, Flush, OnSendFailure};
+
+/// How many seconds a client is told to wait before it asks again.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
+
+pin_project! {
+    /// The future of [`MessagingService`](super::MessagingService).
+    pub struct ResponseFuture<F, B> {
+        #[pin]
+        inner: F,
+        // None when the queue belongs to an outer layer.
+        flush: Option<Flush>,
+        sending: Option<Box<Sending<B>>>,
+    }
+}
+
+struct Sending<B> {
+    task: JoinHandle<Fate>,
+    response: Response<B>,
+    success: bool,
+}
+
+impl<F, B> ResponseFuture<F, B> {
+    pub(super) fn new(inner: F, flush: Option<Flush>) -> Self {
+        Self { inner, flush, sending: None }
+    }
+}
+
+impl<F, B> fmt::Debug for ResponseFuture<F, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseFuture")
+            .field("flush", &self.flush)
+            .field("sending", &self.sending.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<F, B, E> Future for ResponseFuture<F, B>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<ResponseBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        if this.sending.is_none() {
+            let response = ready!(this.inner.poll(cx));
+            let Some(flush) = this.flush else {
+                return Poll::Ready(response.map(|response| response.map(ResponseBody::new)));
+            };
+            let response = match response {
+                Ok(response) => response,
+                Err(error) => {
+                    flush.abandon("error");
+                    return Poll::Ready(Err(error));
+                }
+            };
+            match begin(flush, response, cx) {
+                Begun::Done(response) => return Poll::Ready(Ok(response)),
+                Begun::Sending(sending) => *this.sending = Some(sending),
+            }
+        }
+        let sending = this.sending.as_mut().expect("set above");
+        let fate = ready!(Pin::new(&mut sending.task).poll(cx)).unwrap_or(Fate::Unsent);
+        let Sending { response, success, .. } = *this.sending.take().expect("set above");
+        let on_send_failure =
+            this.flush.as_ref().map_or_else(OnSendFailure::default, |flush| flush.config().on_send_failure);
+        Poll::Ready(Ok(answer(response, success, &fate, on_send_failure)))
+    }
+}
+
+enum Begun<B> {
+    Done(Response<ResponseBody<B>>),
+    Sending(Box<Sending<B>>),
+}
+
+/// Closes the queue and begins to send: to the end if the messenger needs no waiting, else in a
+/// task, so that nothing that must happen is left in the request's future.
+fn begin<B>(flush: &mut Flush, response: Response<B>, cx: &mut Context<'_>) -> Begun<B> {
+    let Some(taken) = flush.close() else {
+        return Begun::Done(response.map(ResponseBody::new));
+    };
+    let (parts, body) = response.into_parts();
+    let Batch { messages, success } = flush.decide(taken, &parts);
+    let response = Response::from_parts(parts, body);
+    if messages.is_empty() {
+        return Begun::Done(response.map(ResponseBody::new));
+    }
+    let config = flush.config();
+    let token = config.in_flight.token();
+    let mut send = Box::pin(Arc::clone(config).send(messages).in_current_span());
+    match catch_unwind(AssertUnwindSafe(|| send.as_mut().poll(cx))) {
+        Ok(Poll::Pending) => {
+            let task = config.in_flight.spawn(send);
+            drop(token);
+            Begun::Sending(Box::new(Sending { task, response, success }))
+        }
+        Ok(Poll::Ready(fate)) => Begun::Done(answer(response, success, &fate, config.on_send_failure)),
+        Err(_panic) => Begun::Done(answer(response, success, &Fate::Unsent, config.on_send_failure)),
+    }
+}
+
+fn answer<B>(
+    response: Response<B>,
+    success: bool,
+    fate: &Fate,
+    on_send_failure: OnSendFailure,
+) -> Response<ResponseBody<B>> {
+    let reject = match fate {
+        Fate::Sent => false,
+        Fate::Unsent => on_send_failure == OnSendFailure::Reject,
+        Fate::Refused => true,
+    };
+    if !(reject && success) {
+        return response.map(ResponseBody::new);
+    }
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    response
+}
