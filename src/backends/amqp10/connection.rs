@@ -1,0 +1,313 @@
+//! One connection to one broker: the task that owns it, and the links on it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use fe2o3_amqp::Session;
+use fe2o3_amqp::connection::{Connection as AmqpConnection, ConnectionHandle};
+use fe2o3_amqp::session::SessionHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::envelope::AmqpMessage;
+use super::link::{self, Job, LinkLost, LinkOptions, Sequence};
+use super::sasl::{self, Identity, Mechanism, SaslError};
+use super::settings::{Amqp10Settings, Sasl};
+use crate::backends::brokers::{BrokerUrl, Dialer};
+use crate::error::BoxError;
+use crate::messenger::Failure;
+use crate::tls;
+
+/// How many links are kept; the one unused for longest makes room.
+const MAX_LINKS: usize = 64;
+/// How long a peer may take to answer a farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Dials, authenticates and opens a connection.
+pub(super) async fn open(
+    settings: &Amqp10Settings,
+    dialer: &Dialer,
+    url: &BrokerUrl,
+) -> Result<Connection, BoxError> {
+    let opened = match try_open(settings, dialer, url, None).await {
+        Err(OpenError::Sasl(SaslError::BrokenOff { mechanism: "EXTERNAL", .. }))
+            if settings.sasl == Sasl::Auto =>
+        {
+            tracing::warn!(broker = %url, "the broker broke off during SASL EXTERNAL: trying ANONYMOUS");
+            try_open(settings, dialer, url, Some(Mechanism::Anonymous)).await
+        }
+        opened => opened,
+    };
+    opened.map_err(OpenError::explained)
+}
+
+async fn try_open(
+    settings: &Amqp10Settings,
+    dialer: &Dialer,
+    url: &BrokerUrl,
+    mechanism: Option<Mechanism>,
+) -> Result<Connection, OpenError> {
+    let mut stream = dialer.dial(url).await.map_err(OpenError::Dial)?;
+    let identity = Identity {
+        sasl: settings.sasl,
+        certificate: settings.certificate.is_some() && url.is_tls(),
+        credentials: url.credentials(),
+        host: url.host(),
+    };
+    sasl::authenticate(&mut stream, &identity, mechanism).await.map_err(OpenError::Sasl)?;
+    let idle = u32::try_from(settings.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+    let handle = AmqpConnection::builder()
+        .container_id(uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string())
+        .hostname(url.host())
+        .idle_time_out(idle)
+        .open_with_stream(stream)
+        .await
+        .map_err(OpenError::Open)?;
+
+    let lifeline = Lifeline::default();
+    let (sessions, requests) = mpsc::channel(1);
+    tokio::spawn(own(handle, requests, lifeline.clone()));
+    Ok(Connection {
+        sessions,
+        lifeline,
+        links: Mutex::default(),
+        opening: tokio::sync::Mutex::default(),
+        tasks: TaskTracker::new(),
+        window: settings.window as usize,
+        send_timeout: settings.send_timeout,
+    })
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OpenError {
+    #[error("cannot connect")]
+    Dial(#[source] std::io::Error),
+    #[error(transparent)]
+    Sasl(SaslError),
+    #[error("the broker did not open the connection")]
+    Open(#[source] fe2o3_amqp::connection::OpenError),
+}
+
+impl OpenError {
+    /// The error, or what it means when TLS is behind it.
+    fn explained(self) -> BoxError {
+        let io = match &self {
+            Self::Dial(io)
+            | Self::Sasl(SaslError::Io(io) | SaslError::BrokenOff { source: io, .. })
+            | Self::Open(fe2o3_amqp::connection::OpenError::Io(io)) => tls::explain(io),
+            _ => None,
+        };
+        io.map_or_else(|| self.into(), Into::into)
+    }
+}
+
+/// A connection that is open, or was.
+pub(super) struct Connection {
+    sessions: mpsc::Sender<oneshot::Sender<Result<SessionHandle<()>, Failure>>>,
+    lifeline: Lifeline,
+    links: Mutex<Links>,
+    opening: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
+    window: usize,
+    send_timeout: Duration,
+}
+
+#[derive(Default)]
+struct Links {
+    by_address: HashMap<String, (Jobs, u64)>,
+    uses: u64,
+    opened: u64,
+}
+
+type Jobs = mpsc::UnboundedSender<Job>;
+
+/// The answer to one message.
+pub(super) type Answer = oneshot::Receiver<Result<(), Failure>>;
+
+impl Connection {
+    /// A batch whose messages keep their order on each address; `joined` when it has more than one.
+    pub(super) fn batch(&self, joined: bool) -> Batch<'_> {
+        Batch { connection: self, joined, links: Vec::new() }
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.lifeline.failure().is_some()
+    }
+
+    /// Closes links, sessions and connection, in this order, once every outcome is known.
+    pub(super) async fn close(&self) {
+        self.links().by_address.clear();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.lifeline.cut(&Failure::transient(LinkLost("the messenger is closed".to_owned())));
+        self.sessions.closed().await;
+    }
+
+    fn link(&self, address: &str) -> Option<Jobs> {
+        let mut links = self.links();
+        links.uses += 1;
+        let uses = links.uses;
+        let (jobs, last_use) = links.by_address.get_mut(address)?;
+        *last_use = uses;
+        (!jobs.is_closed()).then(|| jobs.clone())
+    }
+
+    async fn open_link(&self, address: &str) -> Result<Jobs, Failure> {
+        let _one_at_a_time = self.opening.lock().await;
+        if let Some(jobs) = self.link(address) {
+            return Ok(jobs);
+        }
+        let session = self.begin_session().await?;
+        let (jobs, receiver) = mpsc::unbounded_channel();
+        let mut links = self.links();
+        links.opened += 1;
+        let options = LinkOptions {
+            name: format!("tower-outbox-{}-{address}", links.opened),
+            address: address.to_owned(),
+            window: self.window,
+            attach_timeout: self.send_timeout,
+        };
+        self.tasks.spawn(link::run(session, options, receiver, self.lifeline.clone()));
+        let uses = links.uses;
+        links.by_address.insert(address.to_owned(), (jobs.clone(), uses));
+        if links.by_address.len() > MAX_LINKS {
+            let oldest = links.by_address.iter().min_by_key(|(_, (_, last_use))| *last_use);
+            if let Some(oldest) = oldest.map(|(address, _)| address.clone()) {
+                // The task sees that no job can come any more, awaits its outcomes and ends.
+                links.by_address.remove(&oldest);
+            }
+        }
+        Ok(jobs)
+    }
+
+    async fn begin_session(&self) -> Result<SessionHandle<()>, Failure> {
+        let lost = || Failure::transient(LinkLost("the connection was closed".to_owned()));
+        let begin = async {
+            let (reply, session) = oneshot::channel();
+            self.sessions.send(reply).await.map_err(|_| lost())?;
+            session.await.map_err(|_| lost())?
+        };
+        match timeout(self.send_timeout, begin).await {
+            Ok(session) => session.map_err(|failure| self.lifeline.failure().unwrap_or(failure)),
+            Err(_) => {
+                let failure =
+                    Failure::transient(LinkLost("no answer to begin within SEND_TIMEOUT".to_owned()));
+                self.lifeline.cut(&failure);
+                Err(failure)
+            }
+        }
+    }
+
+    fn links(&self) -> MutexGuard<'_, Links> {
+        self.links.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The links a batch goes over: it keeps to them, so that no message overtakes another on a newer link.
+pub(super) struct Batch<'a> {
+    connection: &'a Connection,
+    joined: bool,
+    links: Vec<(String, Jobs, Option<Sequence>)>,
+}
+
+impl Batch<'_> {
+    /// Hands one message to the link of its address.
+    pub(super) async fn send(&mut self, address: String, message: AmqpMessage) -> Result<Answer, Failure> {
+        let deadline = Instant::now() + self.connection.send_timeout;
+        if let Some((_, jobs, sequence)) = self.links.iter().find(|(known, ..)| *known == address) {
+            let (job, answer) = Job::new(message, deadline, sequence.clone());
+            // A job that cannot be handed over answers that its link was lost.
+            drop(jobs.send(job));
+            return Ok(answer);
+        }
+        let sequence = self.joined.then(Sequence::default);
+        let (mut job, answer) = Job::new(message, deadline, sequence.clone());
+        let jobs = loop {
+            let jobs = match self.connection.link(&address) {
+                Some(jobs) => jobs,
+                None => self.connection.open_link(&address).await?,
+            };
+            match jobs.send(job) {
+                Ok(()) => break jobs,
+                // The link ended in between: the first message takes a new one.
+                Err(mpsc::error::SendError(unsent)) => job = unsent,
+            }
+        };
+        if self.joined {
+            self.links.push((address, jobs, sequence));
+        }
+        Ok(answer)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.lifeline.cut(&Failure::transient(LinkLost("the connection was dropped".to_owned())));
+    }
+}
+
+/// Owns the connection: begins sessions on it, and cuts the lifeline when it ends.
+async fn own(
+    mut handle: ConnectionHandle<()>,
+    mut requests: mpsc::Receiver<oneshot::Sender<Result<SessionHandle<()>, Failure>>>,
+    lifeline: Lifeline,
+) {
+    loop {
+        tokio::select! {
+            biased;
+            _ = lifeline.lost() => {
+                let _ = timeout(FAREWELL, handle.close()).await;
+                return;
+            }
+            result = handle.on_close() => {
+                let why = result.err().map_or_else(|| "the broker closed the connection".to_owned(), |error| error.to_string());
+                tracing::warn!(%why, "connection lost");
+                return lifeline.cut(&Failure::transient(LinkLost(why)));
+            }
+            Some(reply) = requests.recv() => {
+                // Not only `begin`: a broker that never answers must not keep us from hearing that it is gone.
+                let session = tokio::select! {
+                    session = Session::begin(&mut handle) => session.map_err(|error| Failure::transient(LinkLost(error.to_string()))),
+                    failure = lifeline.lost() => Err(failure),
+                };
+                let _ = reply.send(session);
+            }
+        }
+    }
+}
+
+/// Says to every task of a connection that it is lost, and why. Clones share one.
+#[derive(Clone, Default)]
+pub(super) struct Lifeline {
+    cut: CancellationToken,
+    failure: Arc<OnceLock<Failure>>,
+}
+
+impl Lifeline {
+    /// The first cause stays.
+    pub(super) fn cut(&self, failure: &Failure) {
+        let _ = self.failure.set(failure.clone());
+        self.cut.cancel();
+    }
+
+    pub(super) fn failure(&self) -> Option<Failure> {
+        self.failure.get().cloned()
+    }
+
+    pub(super) async fn lost(&self) -> Failure {
+        self.cut.cancelled().await;
+        self.failure().unwrap_or_else(|| Failure::transient(LinkLost("unknown".to_owned())))
+    }
+
+    pub(super) async fn while_alive<F: Future>(&self, future: F) -> Result<F::Output, Failure> {
+        tokio::select! {
+            biased;
+            failure = self.lost() => Err(failure),
+            output = future => Ok(output),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! How a message looks on the wire.
+
+use std::time::SystemTime;
+
+use fe2o3_amqp_types::messaging::{
+    ApplicationProperties, Body, Data, Header, Message as Amqp, MessageId, Priority, Properties,
+};
+use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
+
+use super::settings::Amqp10Settings;
+use crate::error::BoxError;
+use crate::message::{Message, Scalar};
+use crate::topic::Topic;
+
+pub(super) type AmqpMessage = Amqp<Body<Value>>;
+
+/// The wire shape and the addresses of one kind of bus.
+pub(super) trait Envelope: Send + Sync + 'static {
+    /// The address template when the settings name none.
+    const ADDRESS: &'static str;
+    /// Whether messages are durable when the settings do not say.
+    const DURABLE: bool;
+
+    fn check(message: &Message) -> Result<(), BoxError>;
+
+    fn encode(header: Header, message: &Message) -> Result<AmqpMessage, BoxError>;
+}
+
+/// As AMQP users expect it: a data section, and properties that say what it is (AMQP 1.0, 3.2.4).
+#[derive(Debug)]
+pub(super) struct Plain;
+
+impl Envelope for Plain {
+    const ADDRESS: &'static str = "{topic}";
+    const DURABLE: bool = true;
+
+    fn check(_: &Message) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn encode(header: Header, message: &Message) -> Result<AmqpMessage, BoxError> {
+        let mut properties = Properties::new();
+        properties.message_id = Some(MessageId::String(message.id().to_string()));
+        properties.subject = Some(message.topic().to_string());
+        properties.content_type = Some(Symbol::from(message.content_type()));
+        properties.creation_time = Some(timestamp(message.time()));
+        properties.absolute_expiry_time = message.expiry().map(|expiry| timestamp(message.time() + expiry));
+        properties.group_id = message.key().map(str::to_owned);
+        let mut application = OrderedMap::new();
+        insert_headers(&mut application, message);
+        let body = Body::from(Data(Binary::from(message.body().to_vec())));
+        Ok(assemble(header, Some(properties), application, body))
+    }
+}
+
+pub(super) fn assemble(
+    header: Header,
+    properties: Option<Properties>,
+    application: OrderedMap<String, SimpleValue>,
+    body: Body<Value>,
+) -> AmqpMessage {
+    Amqp {
+        header: Some(header),
+        delivery_annotations: None,
+        message_annotations: None,
+        properties,
+        application_properties: Some(ApplicationProperties(application)),
+        body,
+        footer: None,
+    }
+}
+
+/// The header section (3.2.1): the message's own wishes before those of the settings.
+pub(super) fn header(settings: &Amqp10Settings, durable: bool, message: &Message) -> Header {
+    let ttl = message.expiry().or(settings.ttl);
+    Header {
+        durable,
+        priority: Priority(message.priority().unwrap_or(settings.priority).min(9)),
+        ttl: ttl.map(|ttl| u32::try_from(ttl.as_millis()).unwrap_or(u32::MAX)),
+        ..Header::default()
+    }
+}
+
+/// The address of a topic, by the template.
+pub(super) fn address(settings: &Amqp10Settings, default: &str, topic: &Topic) -> String {
+    settings.address.as_deref().unwrap_or(default).replace("{topic}", &settings.prefixed(topic))
+}
+
+pub(super) fn insert_headers(application: &mut OrderedMap<String, SimpleValue>, message: &Message) {
+    for (name, value) in message.headers() {
+        let value = match value {
+            Scalar::Null => SimpleValue::Null,
+            Scalar::Bool(value) => SimpleValue::Bool(*value),
+            Scalar::Int(value) => SimpleValue::Long(*value),
+            Scalar::Float(value) => SimpleValue::Double((*value).into()),
+            Scalar::String(value) => SimpleValue::String(value.clone().into_owned()),
+        };
+        application.insert(name.to_owned(), value);
+    }
+}
+
+fn timestamp(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_milliseconds(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,395 @@
+//! One link to one address: the task that owns it, and the messages on it.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use fe2o3_amqp::link::{DetachError, LinkStateError, SendError, SenderAttachError, SessionStopReason};
+use fe2o3_amqp::session::SessionHandle;
+use fe2o3_amqp::{Sender, connection::ConnectionStopReason};
+use fe2o3_amqp_types::definitions::{self, AmqpError, ErrorCondition};
+use fe2o3_amqp_types::messaging::Outcome;
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+
+use super::connection::Lifeline;
+use super::envelope::AmqpMessage;
+use crate::messenger::Failure;
+use crate::telemetry;
+
+/// How long a peer may take to answer a farewell.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// One message on its way; whatever happens to it, its sender gets exactly one answer.
+pub(super) struct Job {
+    message: AmqpMessage,
+    deadline: Instant,
+    reply: Reply,
+}
+
+/// Joins the messages of one batch and address: once one was not confirmed, those behind it that
+/// have not left yet stay, so that they do not overtake it.
+#[derive(Clone, Default)]
+pub(super) struct Sequence(Arc<AtomicBool>);
+
+/// The right and the duty to answer; unanswered, it answers that the link is gone.
+struct Reply {
+    sender: Option<oneshot::Sender<Result<(), Failure>>>,
+    sequence: Option<Sequence>,
+}
+
+impl Job {
+    pub(super) fn new(
+        message: AmqpMessage,
+        deadline: Instant,
+        sequence: Option<Sequence>,
+    ) -> (Self, oneshot::Receiver<Result<(), Failure>>) {
+        let (sender, answer) = oneshot::channel();
+        (Self { message, deadline, reply: Reply { sender: Some(sender), sequence } }, answer)
+    }
+}
+
+impl Reply {
+    fn answer(mut self, result: Result<(), Failure>) {
+        self.give(result);
+    }
+
+    fn is_behind_a_failure(&self) -> bool {
+        self.sequence.as_ref().is_some_and(|Sequence(broken)| broken.load(Ordering::Relaxed))
+    }
+
+    fn give(&mut self, result: Result<(), Failure>) {
+        let Some(sender) = self.sender.take() else { return };
+        if let (Err(Failure::Transient(_)), Some(Sequence(broken))) = (&result, &self.sequence) {
+            broken.store(true, Ordering::Relaxed);
+        }
+        if let Err(Err(failure)) = sender.send(result) {
+            telemetry::lost(1, &format_args!("whoever sent it has gone, and {failure}"));
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if self.sender.is_some() {
+            self.give(Err(Failure::transient(LinkLost("it was closed".to_owned()))));
+        }
+    }
+}
+
+/// What a link needs to know besides its address.
+pub(super) struct LinkOptions {
+    pub(super) name: String,
+    pub(super) address: String,
+    pub(super) window: usize,
+    pub(super) attach_timeout: Duration,
+}
+
+/// Attaches a link and sends every job over it, until the jobs end or the link does.
+///
+/// It has a session of its own: a broker that ends the session over a bad address (RabbitMQ 3.10 does)
+/// takes no other address down with it.
+pub(super) async fn run(
+    mut session: SessionHandle<()>,
+    options: LinkOptions,
+    mut jobs: mpsc::UnboundedReceiver<Job>,
+    lifeline: Lifeline,
+) {
+    let attach =
+        Sender::builder().name(options.name.clone()).target(options.address.clone()).attach(&mut session);
+    let failure = match timeout(options.attach_timeout, lifeline.while_alive(attach)).await {
+        Ok(Ok(Ok(sender))) => {
+            let link = Link {
+                session,
+                sender: Some(sender),
+                options,
+                jobs,
+                lifeline,
+                in_flight: InFlight::default(),
+            };
+            return link.run().await;
+        }
+        Ok(Ok(Err(error))) => attach_failure(&options.address, error),
+        Ok(Err(lost)) => lost,
+        Err(_) => {
+            let failure = Failure::transient(LinkLost(format!(
+                "no answer to attach within {:?}",
+                options.attach_timeout
+            )));
+            lifeline.cut(&failure);
+            failure
+        }
+    };
+    jobs.close();
+    while let Ok(job) = jobs.try_recv() {
+        job.reply.answer(Err(failure.clone()));
+    }
+    let _ = timeout(FAREWELL, session.end()).await;
+}
+
+struct Link {
+    session: SessionHandle<()>,
+    // None once the link is lost.
+    sender: Option<Sender>,
+    options: LinkOptions,
+    jobs: mpsc::UnboundedReceiver<Job>,
+    lifeline: Lifeline,
+    in_flight: InFlight,
+}
+
+type Delivery = Pin<Box<dyn Future<Output = (u64, Result<Outcome, SendError>)> + Send>>;
+
+/// The deliveries whose outcome is awaited, in the order they were sent.
+#[derive(Default)]
+struct InFlight {
+    next: u64,
+    replies: BTreeMap<u64, (Instant, Reply)>,
+    outcomes: FuturesUnordered<Delivery>,
+}
+
+impl Link {
+    async fn run(mut self) {
+        let failure = loop {
+            let Some(sender) = &mut self.sender else { return };
+            let oldest = self.in_flight.oldest();
+            let room = self.in_flight.replies.len() < self.options.window;
+            tokio::select! {
+                biased;
+                failure = self.lifeline.lost() => break failure,
+                Some((number, outcome)) = self.in_flight.outcomes.next() => {
+                    if let Err(failure) = self.in_flight.settle(number, outcome) {
+                        break failure;
+                    }
+                }
+                result = self.session.on_end() => break session_failure(result.err().map(|e| e.to_string()), &self.lifeline),
+                error = sender.on_detach() => break detach_failure(error),
+                () = overdue(oldest), if oldest.is_some() => {
+                    let failure = Failure::transient(NoOutcome);
+                    self.lifeline.cut(&failure);
+                    break failure;
+                }
+                job = self.jobs.recv(), if room => match job {
+                    Some(job) => if let Err(failure) = self.transmit(job).await {
+                        break failure;
+                    },
+                    None => return self.finish().await,
+                },
+            }
+        };
+        self.fail(&failure).await;
+    }
+
+    /// Sends one message; an error means the link is lost.
+    async fn transmit(&mut self, job: Job) -> Result<(), Failure> {
+        let Job { message, deadline, reply } = job;
+        let Some(sender) = &mut self.sender else { return Ok(()) };
+        if reply.is_behind_a_failure() {
+            reply.answer(Err(Failure::transient("a message of its topic before it was not confirmed")));
+            return Ok(());
+        }
+        // Waits for the peer's credit.
+        let sent = timeout_at(deadline, self.lifeline.while_alive(sender.send_batchable(message))).await;
+        let error = match sent {
+            Ok(Ok(Ok(delivery))) => {
+                self.in_flight.push(deadline, reply, delivery);
+                return Ok(());
+            }
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(lost)) => {
+                reply.answer(Err(lost.clone()));
+                return Err(lost);
+            }
+            Err(_) => {
+                let failure = Failure::transient(NoCredit);
+                self.lifeline.cut(&failure);
+                reply.answer(Err(failure.clone()));
+                return Err(failure);
+            }
+        };
+        match error {
+            SendError::MessageSizeExceeded(error) => reply.answer(Err(Failure::rejected(error))),
+            SendError::MessageEncodeError => reply.answer(Err(Failure::rejected("it cannot be encoded"))),
+            error => {
+                let failure = send_failure(error);
+                reply.answer(Err(failure.clone()));
+                return Err(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// The link is lost: answers all that is on it.
+    async fn fail(mut self, failure: &Failure) {
+        self.jobs.close();
+        // Outcomes that arrived before the link was lost still count.
+        while let Some(Some((number, outcome))) = self.in_flight.outcomes.next().now_or_never() {
+            let _ = self.in_flight.settle(number, outcome);
+        }
+        for (_, (_, reply)) in std::mem::take(&mut self.in_flight.replies) {
+            reply.answer(Err(failure.clone()));
+        }
+        while let Ok(job) = self.jobs.try_recv() {
+            job.reply.answer(Err(failure.clone()));
+        }
+        drop(self.sender.take());
+        let _ = timeout(FAREWELL, self.session.end()).await;
+    }
+
+    /// No more jobs come: awaits every outcome, then closes link and session.
+    async fn finish(mut self) {
+        while let Some(oldest) = self.in_flight.oldest() {
+            let settled = timeout_at(oldest, self.lifeline.while_alive(self.in_flight.outcomes.next())).await;
+            let settled = match settled {
+                Ok(Ok(Some((number, outcome)))) => self.in_flight.settle(number, outcome),
+                Ok(Ok(None)) => Err(Failure::transient(LinkLost("it was closed".to_owned()))),
+                Ok(Err(lost)) => Err(lost),
+                Err(_) => Err(Failure::transient(NoOutcome)),
+            };
+            if let Err(failure) = settled {
+                return self.fail(&failure).await;
+            }
+        }
+        if let Some(sender) = self.sender.take() {
+            // RabbitMQ 3.10 answers with an error that means nothing.
+            let _ = timeout(FAREWELL, sender.close()).await;
+        }
+        let _ = timeout(FAREWELL, self.session.end()).await;
+    }
+}
+
+impl InFlight {
+    fn push(
+        &mut self,
+        deadline: Instant,
+        reply: Reply,
+        delivery: impl Future<Output = Result<Outcome, SendError>> + Send + 'static,
+    ) {
+        let number = self.next;
+        self.next += 1;
+        self.replies.insert(number, (deadline, reply));
+        self.outcomes.push(Box::pin(async move { (number, delivery.await) }));
+    }
+
+    /// When the oldest delivery is overdue. Deadlines rise with the numbers: jobs come in the order they were made.
+    fn oldest(&self) -> Option<Instant> {
+        self.replies.first_key_value().map(|(_, (deadline, _))| *deadline)
+    }
+
+    /// Answers one delivery; an error means the link is lost, and that one is unanswered.
+    fn settle(&mut self, number: u64, outcome: Result<Outcome, SendError>) -> Result<(), Failure> {
+        let result = match outcome {
+            Ok(Outcome::Accepted(_)) => Ok(()),
+            Ok(Outcome::Rejected(rejected)) => Err(Failure::rejected(Refused(rejected.error))),
+            Ok(Outcome::Released(_)) => Err(Failure::transient("the broker released it")),
+            Ok(Outcome::Modified(_)) => Err(Failure::transient("the broker handed it back (modified)")),
+            Err(error) => return Err(send_failure(error)),
+        };
+        if let Some((_, reply)) = self.replies.remove(&number) {
+            reply.answer(result);
+        }
+        Ok(())
+    }
+}
+
+async fn overdue(oldest: Option<Instant>) {
+    if let Some(oldest) = oldest {
+        sleep_until(oldest).await;
+    }
+}
+
+fn attach_failure(address: &str, error: SenderAttachError) -> Failure {
+    match error {
+        SenderAttachError::RemoteClosedWithError(error)
+        | SenderAttachError::SessionStopped(SessionStopReason::RemoteEndedWithError(error)) => {
+            by_condition(&error, AddressRefused { address: address.to_owned(), error: error.clone() })
+        }
+        SenderAttachError::SessionStopped(reason) => stop_failure(reason),
+        SenderAttachError::IncomingTargetIsNone => {
+            Failure::rejected(format!("the broker has no target {address:?}: check ADDRESS and TOPIC_PREFIX"))
+        }
+        error => Failure::transient(error),
+    }
+}
+
+fn send_failure(error: SendError) -> Failure {
+    match error {
+        SendError::Detached(error) => detach_failure(error),
+        SendError::LinkStateError(LinkStateError::SessionStopped(reason)) => stop_failure(reason),
+        SendError::LinkStateError(
+            LinkStateError::RemoteClosedWithError(error) | LinkStateError::RemoteDetachedWithError(error),
+        ) => by_condition(&error, LinkLost(error.to_string())),
+        error => Failure::transient(LinkLost(error.to_string())),
+    }
+}
+
+fn detach_failure(error: DetachError) -> Failure {
+    match error {
+        DetachError::RemoteClosedWithError(error) | DetachError::RemoteDetachedWithError(error) => {
+            by_condition(&error, LinkLost(error.to_string()))
+        }
+        DetachError::SessionStopped(reason) => stop_failure(reason),
+        error => Failure::transient(LinkLost(error.to_string())),
+    }
+}
+
+fn stop_failure(reason: SessionStopReason) -> Failure {
+    match reason {
+        SessionStopReason::RemoteEndedWithError(error) => by_condition(&error, LinkLost(error.to_string())),
+        SessionStopReason::ConnectionStopped(ConnectionStopReason::RemoteClosedWithError(error)) => {
+            Failure::transient(LinkLost(error.to_string()))
+        }
+        reason => Failure::transient(LinkLost(format!("{reason:?}"))),
+    }
+}
+
+fn session_failure(error: Option<String>, lifeline: &Lifeline) -> Failure {
+    lifeline.failure().unwrap_or_else(|| {
+        Failure::transient(LinkLost(error.unwrap_or_else(|| "the broker ended the session".to_owned())))
+    })
+}
+
+/// Final if the address or the right to use it is at fault, else worth another try.
+fn by_condition(
+    error: &definitions::Error,
+    cause: impl std::error::Error + Send + Sync + 'static,
+) -> Failure {
+    use AmqpError::{
+        InvalidField, NotAllowed, NotFound, NotImplemented, PreconditionFailed, UnauthorizedAccess,
+    };
+    match &error.condition {
+        ErrorCondition::AmqpError(
+            InvalidField | NotAllowed | NotFound | NotImplemented | PreconditionFailed | UnauthorizedAccess,
+        ) => Failure::rejected(cause),
+        _ => Failure::transient(cause),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the link was lost: {0}")]
+pub(super) struct LinkLost(pub(super) String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker gave no outcome within SEND_TIMEOUT")]
+struct NoOutcome;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker gave no credit to send within SEND_TIMEOUT")]
+struct NoCredit;
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker rejected it{}", .0.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
+struct Refused(Option<definitions::Error>);
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the broker refuses the address {address:?} ({error}): check ADDRESS, TOPIC_PREFIX and what this client may write to"
+)]
+struct AddressRefused {
+    address: String,
+    error: definitions::Error,
+}

@@ -1,0 +1,236 @@
+//! Which of several brokers takes a batch: the one place that picks a broker and keeps it.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use rand::seq::SliceRandom;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::url::BrokerUrl;
+use crate::backoff::Backoff;
+use crate::error::{BoxError, Chain};
+use crate::message::Message;
+use crate::messenger::{Failure, Health, Unsent};
+use crate::telemetry;
+
+/// No broker is in use.
+const NONE: usize = usize::MAX;
+
+/// How long a health check waits for a connection.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Opens connections of one protocol.
+#[async_trait]
+pub(crate) trait Connector: Send + Sync + 'static {
+    type Connection: Connection;
+
+    async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError>;
+}
+
+/// A kept connection to one broker.
+#[async_trait]
+pub(crate) trait Connection: Send + Sync + 'static {
+    /// As [`Messenger::send`](crate::Messenger::send), over this connection only.
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent>;
+
+    /// Whether it is of no more use.
+    fn is_closed(&self) -> bool;
+
+    /// Closes it after what is outstanding has ended.
+    async fn close(&self);
+}
+
+/// Sends over one of several brokers: keeps the connection it has, else tries the brokers in a
+/// fresh random order, those that failed of late last and after their backoff.
+///
+/// One `send` tries each broker once, and once more the one whose kept connection turned out to
+/// be dead. Only what is unconfirmed moves on, in its order.
+pub(crate) struct Failover<C: Connector> {
+    connector: C,
+    brokers: Vec<Broker<C::Connection>>,
+    connection_timeout: Duration,
+    current: AtomicUsize,
+    closed: AtomicBool,
+}
+
+struct Broker<T> {
+    url: BrokerUrl,
+    state: Mutex<State<T>>,
+    /// When it may be tried again, after it could not be reached.
+    retry_at: std::sync::Mutex<Option<Instant>>,
+}
+
+impl<T> Broker<T> {
+    fn new(url: BrokerUrl) -> Self {
+        let state = State { connection: None, failures: 0, last_failure: None };
+        Self { url, state: Mutex::new(state), retry_at: std::sync::Mutex::default() }
+    }
+
+    /// The end of its backoff, if that is still to come.
+    fn cooling(&self) -> Option<Instant> {
+        let retry_at = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
+        retry_at.filter(|retry_at| *retry_at > Instant::now())
+    }
+
+    fn cool_until(&self, retry_at: Option<Instant>) {
+        *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner) = retry_at;
+    }
+}
+
+struct State<T> {
+    connection: Option<Arc<T>>,
+    failures: u32,
+    last_failure: Option<(Instant, Arc<str>)>,
+}
+
+impl<C: Connector> Failover<C> {
+    pub(crate) fn new(connector: C, urls: Vec<BrokerUrl>, connection_timeout: Duration) -> Self {
+        Self {
+            connector,
+            brokers: urls.into_iter().map(Broker::new).collect(),
+            connection_timeout,
+            current: AtomicUsize::new(NONE),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    pub(crate) async fn send(&self, mut batch: Vec<Message>) -> Result<(), Unsent> {
+        let begun = Instant::now();
+        let mut rejected = Unsent::default();
+        let mut reasons = Vec::new();
+        let mut order = self.order();
+        let mut next = 0;
+        while let Some(&index) = order.get(next) {
+            next += 1;
+            let broker = &self.brokers[index];
+            if self.closed.load(Ordering::Acquire) {
+                reasons.push("the messenger is closed".to_owned());
+                break;
+            }
+            let (connection, kept) = match self.connection(index, begun).await {
+                Ok(connected) => connected,
+                Err(error) => {
+                    reasons.push(format!("{}: {error}", broker.url));
+                    continue;
+                }
+            };
+            let Err(unsent) = connection.send(batch).await else {
+                return rejected.into_result();
+            };
+            let (transient, refused) = unsent.split();
+            rejected.extend(refused);
+            let Some((_, failure)) = transient.iter().next() else {
+                return rejected.into_result();
+            };
+            let reason = format!("{}: {}", broker.url, Chain(failure.cause()));
+            if connection.is_closed() {
+                let _ = self.current.compare_exchange(index, NONE, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            if kept && connection.is_closed() && !order[..next - 1].contains(&index) {
+                order.push(index);
+            }
+            if next < order.len() {
+                telemetry::retried(transient.len(), &reason);
+            }
+            reasons.push(reason);
+            batch = transient.into_messages();
+        }
+        let failure = Failure::transient(NoBroker(reasons.join("; ")));
+        rejected.extend(batch.into_iter().map(|message| (message, failure.clone())));
+        rejected.into_result()
+    }
+
+    pub(crate) async fn health(&self) -> Health {
+        let mut reasons = Vec::new();
+        for index in self.order() {
+            let broker = &self.brokers[index];
+            let connected = timeout(HEALTH_TIMEOUT, async {
+                if broker.cooling().is_some()
+                    && let Some((_, error)) = &broker.state.lock().await.last_failure
+                {
+                    return Err(Arc::clone(error));
+                }
+                self.connection(index, Instant::now()).await.map(drop)
+            });
+            match connected.await {
+                Ok(Ok(())) => return Health::Up,
+                Ok(Err(error)) => reasons.push(format!("{}: {error}", broker.url)),
+                Err(_) => reasons.push(format!("{}: still connecting", broker.url)),
+            }
+        }
+        Health::Down { reason: reasons.join("; ") }
+    }
+
+    /// Closes every connection after what is outstanding has ended, for at most `deadline`.
+    pub(crate) async fn close(&self, deadline: Duration) {
+        self.closed.store(true, Ordering::Release);
+        let close = async {
+            for broker in &self.brokers {
+                if let Some(connection) = broker.state.lock().await.connection.take() {
+                    connection.close().await;
+                }
+            }
+        };
+        if timeout(deadline, close).await.is_err() {
+            tracing::warn!(?deadline, "connections to brokers were not closed in time");
+        }
+    }
+
+    /// The broker in use first, then the others in a random order, those in their backoff last.
+    fn order(&self) -> Vec<usize> {
+        let current = self.current.load(Ordering::Relaxed);
+        let mut order: Vec<usize> = (0..self.brokers.len()).collect();
+        if order.len() > 1 {
+            order.shuffle(&mut rand::rng());
+            order.sort_by_cached_key(|&index| (index != current, self.brokers[index].cooling()));
+        }
+        order
+    }
+
+    /// The kept connection (`true`), or a new one (`false`). Callers that come while one connects share its result.
+    async fn connection(&self, index: usize, begun: Instant) -> Result<(Arc<C::Connection>, bool), Arc<str>> {
+        let broker = &self.brokers[index];
+        let mut state = broker.state.lock().await;
+        if let Some(connection) = state.connection.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok((Arc::clone(connection), true));
+        }
+        state.connection = None;
+        if let Some((_, error)) = state.last_failure.as_ref().filter(|(at, _)| *at > begun) {
+            return Err(Arc::clone(error));
+        }
+        if let Some(retry_at) = broker.cooling() {
+            sleep_until(retry_at).await;
+        }
+        let connected = match timeout(self.connection_timeout, self.connector.connect(&broker.url)).await {
+            Ok(connected) => connected.map_err(|error| Chain(error.as_ref()).to_string()),
+            Err(_) => Err(format!("no connection within {:?}", self.connection_timeout)),
+        };
+        match connected {
+            Ok(connection) => {
+                tracing::info!(broker = %broker.url, "connected");
+                let connection = Arc::new(connection);
+                *state = State { connection: Some(Arc::clone(&connection)), failures: 0, last_failure: None };
+                broker.cool_until(None);
+                self.current.store(index, Ordering::Relaxed);
+                Ok((connection, false))
+            }
+            Err(error) => {
+                tracing::warn!(broker = %broker.url, %error, "cannot connect");
+                let error: Arc<str> = error.into();
+                let at = Instant::now();
+                broker.cool_until(Some(at + Backoff::default().delay(state.failures)));
+                state.failures = state.failures.saturating_add(1);
+                state.last_failure = Some((at, Arc::clone(&error)));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The cause of a failure when every broker was tried.
+#[derive(Debug, thiserror::Error)]
+#[error("no broker confirmed it: {0}")]
+struct NoBroker(String);

@@ -1,0 +1,142 @@
+//! Where a broker is.
+
+use std::fmt;
+
+use url::Url;
+
+use crate::secret::Secret;
+
+/// The address of a broker, and who we are there. It prints without the password.
+#[derive(Clone)]
+pub(crate) struct BrokerUrl {
+    host: String,
+    port: u16,
+    tls: bool,
+    credentials: Option<(String, Secret)>,
+}
+
+impl BrokerUrl {
+    pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
+        let fault = |problem| UrlError { url: redacted(text), problem };
+        let url = Url::parse(text).map_err(|_| fault("it is not a URL"))?;
+        let (tls, default_port) = match url.scheme() {
+            "amqp" => (false, 5672),
+            "amqps" => (true, 5671),
+            _ => return Err(fault("its scheme is neither amqp nor amqps")),
+        };
+        let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| fault("it has no host"))?;
+        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+            return Err(fault("only a scheme, credentials, a host and a port have a meaning in it"));
+        }
+        let decode = |text: &str| {
+            percent_decode(text).ok_or_else(|| fault("its credentials are not percent-encoded UTF-8"))
+        };
+        let credentials = match (url.username(), url.password()) {
+            ("", None) => None,
+            (user, password) => Some((decode(user)?, Secret::new(decode(password.unwrap_or_default())?))),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { host, port: url.port().unwrap_or(default_port), tls, credentials })
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls
+    }
+
+    pub(crate) fn credentials(&self) -> Option<(&str, &Secret)> {
+        self.credentials.as_ref().map(|(user, password)| (user.as_str(), password))
+    }
+}
+
+impl fmt::Display for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = if self.tls { "amqps" } else { "amqp" };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
+}
+
+impl fmt::Debug for BrokerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A URL that does not say where a broker is.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{url:?} in URLS is not the address of a broker: {problem}; write amqps://host:5671")]
+pub struct UrlError {
+    url: String,
+    problem: &'static str,
+}
+
+/// The text with whatever may be a password left out.
+fn redacted(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
+        (None, Some(at)) => format!("***{}", &text[at..]),
+        _ => text.to_owned(),
+    }
+}
+
+fn percent_decode(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        rest = tail;
+        if first == b'%' {
+            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            bytes.push(u8::from_str_radix(digits, 16).ok()?);
+            rest = &rest[2..];
+        } else {
+            bytes.push(first);
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_gives_host_port_and_credentials() {
+        let url = BrokerUrl::parse("amqps://jo:p%40ss@broker.example.com").unwrap();
+        assert_eq!((url.host(), url.port(), url.is_tls()), ("broker.example.com", 5671, true));
+        let (user, password) = url.credentials().unwrap();
+        assert_eq!((user, password.expose()), ("jo", "p@ss"));
+        let url = BrokerUrl::parse("amqp://[::1]:5673/").unwrap();
+        assert_eq!((url.host(), url.port(), url.is_tls()), ("::1", 5673, false));
+        assert!(url.credentials().is_none());
+    }
+
+    #[test]
+    fn a_password_never_prints() {
+        let url = BrokerUrl::parse("amqp://jo:geheim@h").unwrap();
+        assert!(!format!("{url} {url:?} {:?}", url.credentials()).contains("geheim"));
+        for bad in ["http://jo:geheim@h", "jo:geheim@h", "amqp://jo:geheim@h/path", "amqp://jo:geh:eim@"] {
+            let error = BrokerUrl::parse(bad).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("geh"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_address_says_why() {
+        for (bad, why) in [
+            ("broker", "not a URL"),
+            ("http://b", "scheme"),
+            ("amqp:///", "no host"),
+            ("amqp://b/vhost", "only"),
+        ] {
+            let error = BrokerUrl::parse(bad).unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains("amqps://host:5671"), "{error}");
+        }
+    }
+}

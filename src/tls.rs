@@ -1,0 +1,194 @@
+//! The TLS side of a connection to a broker: roots, the client's certificate, what went wrong.
+
+mod explain;
+mod identity;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+
+pub(crate) use self::explain::explain;
+
+/// What a backend's settings say about TLS.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TlsSettings<'a> {
+    pub(crate) certificate: Option<&'a Path>,
+    pub(crate) private_key: Option<&'a Path>,
+    pub(crate) cacert: Option<&'a Path>,
+    pub(crate) dangerous_accept_any_host_name: bool,
+}
+
+/// Builds the TLS client, so that every fault a file can have shows at start.
+pub(crate) fn client_config(settings: &TlsSettings<'_>) -> Result<Arc<ClientConfig>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let roots = Arc::new(roots(settings.cacert)?);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Setup)?;
+    let builder = if settings.dangerous_accept_any_host_name {
+        tracing::warn!("host names of brokers are not verified: DANGEROUS_ACCEPT_ANY_HOST_NAME is on");
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyHostName::new(roots, provider)?))
+    } else {
+        builder.with_root_certificates(roots)
+    };
+    let config = match (settings.certificate, settings.private_key) {
+        (None, None) => builder.with_no_client_auth(),
+        (None, Some(_)) => return Err(TlsError::KeyWithoutCertificate),
+        (Some(certificate), key) => {
+            let (chain, key_der) = identity::load(certificate, key)?;
+            builder.with_client_auth_cert(chain, key_der).map_err(|source| TlsError::Identity {
+                certificate: certificate.to_owned(),
+                key: key.unwrap_or(certificate).to_owned(),
+                source,
+            })?
+        }
+    };
+    Ok(Arc::new(config))
+}
+
+fn roots(cacert: Option<&Path>) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    match cacert {
+        Some(path) => {
+            for certificate in read_certificates(path, "CACERT")? {
+                roots.add(certificate).map_err(TlsError::Setup)?;
+            }
+        }
+        None => {
+            let (added, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if added == 0 {
+                return Err(TlsError::NoSystemRoots);
+            }
+        }
+    }
+    Ok(roots)
+}
+
+fn read_certificates(path: &Path, setting: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let read = |source| TlsError::Read { setting, path: path.to_owned(), source };
+    let pem = std::fs::read(path).map_err(read)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    match certificates {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(TlsError::NoCertificate { setting, path: path.to_owned() }),
+    }
+}
+
+/// Checks a server certificate in all but its name.
+#[derive(Debug)]
+struct AnyHostName(Arc<WebPkiServerVerifier>);
+
+impl AnyHostName {
+    fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>) -> Result<Self, TlsError> {
+        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider).build();
+        verifier.map(Self).map_err(|error| TlsError::Setup(rustls::Error::General(error.to_string())))
+    }
+}
+
+impl ServerCertVerifier for AnyHostName {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.0.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            // rustls checks the name last: everything else has passed.
+            Err(rustls::Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) => Ok(ServerCertVerified::assertion()),
+            verdict => verdict,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
+/// Why the TLS settings cannot be used; each names the file and the cure.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TlsError {
+    /// A file cannot be read.
+    #[error("cannot read {setting} {}: check the path and that this user may read it", .path.display())]
+    Read {
+        /// The name of the setting.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A file that should hold certificates holds none.
+    #[error("{setting} {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)", .path.display())]
+    NoCertificate {
+        /// The name of the setting.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+    },
+    /// No private key was found.
+    #[error(
+        "{} holds no private key in PEM form: put the key into CERTIFICATE beside the certificate, \
+         or name its file in PRIVATE_KEY (an encrypted key must be decrypted first)", .path.display()
+    )]
+    NoPrivateKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is a key, but no certificate.
+    #[error("PRIVATE_KEY is set without CERTIFICATE: set both, or neither")]
+    KeyWithoutCertificate,
+    /// Certificate and key do not make a client identity; most often they do not match.
+    #[error("the key in {} does not fit the certificate in {}: use the pair that was issued together",
+        .key.display(), .certificate.display())]
+    Identity {
+        /// The file of the certificate.
+        certificate: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
+        /// What the TLS library says.
+        source: rustls::Error,
+    },
+    /// The certificate is not valid now.
+    #[error("the certificate in {} {problem}: renew it", .path.display())]
+    NotValidNow {
+        /// The file.
+        path: PathBuf,
+        /// Since or from when.
+        problem: String,
+    },
+    /// The system has no root certificates.
+    #[error("the system has no root certificates: install ca-certificates, or set CACERT")]
+    NoSystemRoots,
+    /// The TLS library cannot be set up.
+    #[error("TLS cannot be set up")]
+    Setup(#[source] rustls::Error),
+}

@@ -1,0 +1,94 @@
+//! Durations and sizes as people write them in settings.
+
+use std::time::Duration;
+
+use serde::de::{Deserialize, Deserializer, Error};
+
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Whole(u64),
+    Fraction(f64),
+    Text(String),
+}
+
+/// `"30s"`, `"1d"`, or plain seconds.
+pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = match Written::deserialize(deserializer)? {
+        Written::Whole(seconds) => return Ok(Duration::from_secs(seconds)),
+        Written::Fraction(seconds) => return Duration::try_from_secs_f64(seconds).map_err(D::Error::custom),
+        Written::Text(text) => text,
+    };
+    if let Ok(seconds) = text.parse::<f64>() {
+        return Duration::try_from_secs_f64(seconds).map_err(D::Error::custom);
+    }
+    humantime::parse_duration(&text).map_err(|error| {
+        D::Error::custom(format!("{text:?} is not a duration ({error}); write \"30s\" or plain seconds"))
+    })
+}
+
+/// As [`duration`], for a key that may be left out.
+#[cfg(feature = "_brokers")]
+pub(crate) fn optional_duration<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Duration>, D::Error> {
+    duration(deserializer).map(Some)
+}
+
+/// `"64MiB"` or plain bytes, below 4 GiB.
+#[cfg(feature = "settings")]
+pub(crate) fn size_u32<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let size = size(deserializer)?;
+    u32::try_from(size).map_err(|_| D::Error::custom("a size must be below 4GiB"))
+}
+
+/// `"8MiB"` or plain bytes.
+#[cfg(feature = "settings")]
+pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let bytes = match Written::deserialize(deserializer)? {
+        Written::Whole(bytes) => bytes,
+        Written::Fraction(_) => return Err(D::Error::custom("a size is a whole number of bytes")),
+        Written::Text(text) => text
+            .parse::<bytesize::ByteSize>()
+            .map_err(|error| {
+                D::Error::custom(format!("{text:?} is not a size ({error}); write \"8MiB\" or plain bytes"))
+            })?
+            .as_u64(),
+    };
+    usize::try_from(bytes).map_err(D::Error::custom)
+}
+
+#[cfg(all(test, feature = "settings"))]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn durations_are_readable_or_plain_seconds() {
+        for (written, seconds) in [
+            (json!("30s"), 30.0),
+            (json!("1d"), 86_400.0),
+            (json!(5), 5.0),
+            (json!("5"), 5.0),
+            (json!(0.5), 0.5),
+            (json!("250ms"), 0.25),
+        ] {
+            assert_eq!(duration(&written).unwrap().as_secs_f64(), seconds);
+        }
+        let error = duration(&json!("soon")).unwrap_err().to_string();
+        assert!(error.contains("30s"), "{error}");
+        assert!(duration(&json!(-1)).is_err());
+    }
+
+    #[test]
+    fn sizes_are_readable_or_plain_bytes() {
+        for (written, bytes) in
+            [(json!("8MiB"), 8 << 20), (json!(300), 300), (json!("300"), 300), (json!("1kB"), 1_000)]
+        {
+            assert_eq!(size(&written).unwrap(), bytes);
+        }
+        assert!(size(&json!("big")).unwrap_err().to_string().contains("8MiB"));
+        assert!(size_u32(&json!("8GiB")).is_err());
+    }
+}
