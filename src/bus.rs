@@ -1,0 +1,239 @@
+//! From settings to a running bus: the one place that knows all parts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+
+use crate::backends::Dummy;
+use crate::background::Background;
+use crate::error::BoxError;
+use crate::layer::MessagingLayer;
+use crate::message::Message;
+use crate::messenger::{Health, Messenger};
+use crate::settings::{BackendTable, Delivery, Settings, SettingsError};
+
+/// A messenger with all its workers, running.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use std::time::Duration;
+/// use tower_outbox::{Bus, Settings};
+///
+/// let bus = Bus::start(&Settings::load(None)?).await?;
+/// let app: axum::Router = axum::Router::new().layer(bus.layer());
+/// // .. serve the app until it is told to stop ..
+/// let left = bus.shutdown(Duration::from_secs(10)).await;
+/// assert!(left.is_clean());
+/// # Ok::<(), tower_outbox::SettingsError>(())
+/// # }).unwrap();
+/// ```
+///
+/// Dropping it stops nothing: what it runs goes on with the process.
+pub struct Bus {
+    messenger: Arc<dyn Messenger>,
+    layer: MessagingLayer,
+    worker: Mutex<Option<Worker>>,
+}
+
+struct Worker {
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<Vec<Message>>,
+}
+
+impl Bus {
+    /// Starts what the settings say. It does not wait for a broker; whether one answers is logged.
+    ///
+    /// # Errors
+    /// [`SettingsError`]: all that is wrong with the settings and the files they name.
+    pub async fn start(settings: &Settings) -> Result<Self, SettingsError> {
+        Self::builder(settings).start().await
+    }
+
+    /// Starts with backends of the app's own.
+    pub fn builder(settings: &Settings) -> BusBuilder<'_> {
+        BusBuilder { settings, backends: BTreeMap::new() }
+    }
+
+    /// The layer for the app's routes.
+    pub fn layer(&self) -> MessagingLayer {
+        self.layer.clone()
+    }
+
+    /// The messenger, for sending outside of requests.
+    #[must_use]
+    pub fn messenger(&self) -> Arc<dyn Messenger> {
+        Arc::clone(&self.messenger)
+    }
+
+    /// Whether messages can leave now. It may take up to two seconds for each broker.
+    pub async fn health(&self) -> Health {
+        self.messenger.health().await
+    }
+
+    /// Waits until nothing is in flight: no send of a request, no message in the background buffer.
+    pub async fn flushed(&self) {
+        self.layer.in_flight().idle().await;
+    }
+
+    /// Waits for everything in flight, then stops the workers and closes the connections, all within
+    /// `deadline`. Call it when the server has stopped. Later sends fail.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the bus half stopped; what is in flight goes on.
+    pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
+        let until = Instant::now() + deadline;
+        let in_flight = self.layer.in_flight();
+        let _ = timeout_at(until, in_flight.idle()).await;
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut left = Vec::new();
+        if let Some(Worker { stop, task }) = worker {
+            let _ = stop.send(());
+            left = task.await.unwrap_or_default();
+        }
+        left.extend(self.messenger.close(until.saturating_duration_since(Instant::now())).await);
+        let shutdown = Shutdown { left, sends: in_flight.len() };
+        if shutdown.is_clean() {
+            tracing::info!("message bus stopped");
+        } else {
+            tracing::error!(
+                messages = shutdown.left.len(),
+                sends = shutdown.sends,
+                "message bus stopped with messages left"
+            );
+        }
+        shutdown
+    }
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus").field("layer", &self.layer).finish_non_exhaustive()
+    }
+}
+
+/// What [`Bus::shutdown`] could not bring to an end.
+#[derive(Debug, Default)]
+#[must_use]
+#[non_exhaustive]
+pub struct Shutdown {
+    /// The messages taken over and not confirmed.
+    pub left: Vec<Message>,
+    /// How many sends were still in flight.
+    pub sends: usize,
+}
+
+impl Shutdown {
+    /// Whether everything was confirmed or handed back.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.left.is_empty() && self.sends == 0
+    }
+}
+
+type Factory = Box<dyn FnOnce(&BackendTable) -> Result<Arc<dyn Messenger>, BoxError> + Send>;
+
+/// Builds a [`Bus`] that knows backends of the app's own.
+#[must_use]
+pub struct BusBuilder<'a> {
+    settings: &'a Settings,
+    backends: BTreeMap<String, Factory>,
+}
+
+impl BusBuilder<'_> {
+    /// Registers a backend under the name that `BACKEND` gives it, such as `acme.Kafka`.
+    pub fn with_backend<M, E, F>(mut self, name: impl Into<String>, factory: F) -> Self
+    where
+        M: Messenger,
+        E: Into<BoxError>,
+        F: FnOnce(&BackendTable) -> Result<M, E> + Send + 'static,
+    {
+        let factory = |table: &BackendTable| match factory(table) {
+            Ok(messenger) => Ok(Arc::new(messenger) as Arc<dyn Messenger>),
+            Err(error) => Err(error.into()),
+        };
+        self.backends.insert(name.into(), Box::new(factory));
+        self
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// As [`Bus::start`].
+    #[allow(clippy::unused_async, reason = "it spawns: a runtime must be there")]
+    pub async fn start(mut self) -> Result<Bus, SettingsError> {
+        let messenger = self.backend()?;
+        let (messenger, worker): (Arc<dyn Messenger>, _) = match self.settings.delivery {
+            Delivery::Direct => (messenger, None),
+            Delivery::Background => {
+                let (background, worker) = Background::new(messenger, self.settings.background.clone());
+                let (stop, stopped) = oneshot::channel();
+                let stopped = async {
+                    if stopped.await.is_err() {
+                        // The bus was dropped: its work goes on.
+                        std::future::pending::<()>().await;
+                    }
+                };
+                let task = tokio::spawn(worker.run(stopped, Duration::ZERO));
+                (Arc::new(background), Some(Worker { stop, task }))
+            }
+        };
+        let request = &self.settings.request;
+        let layer = MessagingLayer::new(Arc::clone(&messenger))
+            .with_on_send_failure(self.settings.on_send_failure)
+            .with_max_messages(request.max_messages)
+            .with_max_bytes(request.max_bytes);
+        let warm_up = Arc::clone(&messenger);
+        tokio::spawn(async move {
+            if let Health::Down { reason } = warm_up.health().await {
+                tracing::warn!(%reason, "no broker answers yet");
+            }
+        });
+        Ok(Bus { messenger, layer, worker: Mutex::new(worker) })
+    }
+
+    fn backend(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {
+        let (name, table) = (self.settings.backend.as_str(), &self.settings.backend_keys);
+        let fault = |source: BoxError| SettingsError::Backend { name: name.to_owned(), source };
+        if let Some(factory) = self.backends.remove(name) {
+            return factory(table).map_err(fault);
+        }
+        match name {
+            "dummy" => table.parse::<NoKeys>().map(|_| Arc::new(Dummy::new()) as _),
+            #[cfg(feature = "amqp10")]
+            "amqp10" => {
+                let messenger = crate::backends::amqp10::Amqp10::new(&table.parse()?);
+                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
+            }
+            #[cfg(feature = "amqp10")]
+            "rhmsg" => {
+                let messenger = crate::backends::amqp10::RhMsg::new(&table.parse()?);
+                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
+            }
+            #[cfg(not(feature = "amqp10"))]
+            "amqp10" | "rhmsg" => {
+                Err(SettingsError::NotCompiled { name: name.to_owned(), feature: "amqp10" })
+            }
+            _ => {
+                let own = self.backends.keys().map(String::as_str);
+                let known: Vec<_> = ["dummy", "amqp10", "rhmsg"].into_iter().chain(own).collect();
+                Err(SettingsError::UnknownBackend { name: name.to_owned(), known: known.join(", ") })
+            }
+        }
+    }
+}
+
+impl fmt::Debug for BusBuilder<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BusBuilder").field("backends", &self.backends.keys()).finish_non_exhaustive()
+    }
+}
+
+/// The keys of a backend that has none.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoKeys {}

@@ -1,0 +1,79 @@
+//! Events leave when, and only when, the request succeeds.
+//!
+//! A tower layer puts a [`MessageQueue`] into each request; handlers enqueue onto it; on a 2xx
+//! response the layer hands the messages to a [`Messenger`]; on anything else they are dropped.
+//!
+//! ```
+//! use axum::{Router, http::StatusCode, routing::post};
+//! use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Recording};
+//!
+//! async fn create_user(queue: MessageQueue) -> Result<StatusCode, EnqueueError> {
+//!     queue.enqueue(Message::json("user.created", &serde_json::json!({"id": 7}))?)?;
+//!     Ok(StatusCode::CREATED)
+//! }
+//!
+//! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+//! use tower::ServiceExt;
+//!
+//! let recording = Recording::new();
+//! let sent = recording.listen();
+//! let app: Router = Router::new()
+//!     .route("/users", post(create_user))
+//!     .layer(MessagingLayer::new(recording));
+//!
+//! let request = axum::http::Request::post("/users").body(axum::body::Body::empty()).unwrap();
+//! app.oneshot(request).await.unwrap();
+//! assert_eq!(sent.topics(), ["user.created"]);
+//! # });
+//! ```
+//!
+//! # From settings to a running bus
+//! [`Bus`] reads `MESSAGE_BUS` settings and gives the layer, health and an orderly shutdown.
+//!
+//! # Features
+//! | feature | gives | default |
+//! |---|---|---|
+//! | `settings` | `Settings` and `Bus` | yes |
+//! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
+//! | `metrics` | counters and histograms through the `metrics` facade | |
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod backends;
+mod background;
+mod backoff;
+#[cfg(feature = "settings")]
+mod bus;
+mod error;
+mod in_flight;
+mod layer;
+mod message;
+mod messenger;
+mod queue;
+#[cfg(feature = "_brokers")]
+mod secret;
+#[cfg(feature = "settings")]
+mod settings;
+mod telemetry;
+#[cfg(feature = "_brokers")]
+mod tls;
+mod topic;
+#[cfg(any(feature = "settings", feature = "_brokers"))]
+mod units;
+
+pub use async_trait::async_trait;
+
+#[cfg(feature = "amqp10")]
+pub use self::backends::amqp10;
+pub use self::backends::{Dummy, Recording, Sent};
+pub use self::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
+#[cfg(feature = "settings")]
+pub use self::bus::{Bus, BusBuilder, Shutdown};
+pub use self::error::BoxError;
+pub use self::in_flight::{InFlight, InFlightToken};
+pub use self::layer::{MessagingLayer, MessagingService, OnSendFailure, ResponseBody, ResponseFuture};
+pub use self::message::{Event, Message, MessageError, Scalar};
+pub use self::messenger::{Failure, Full, Health, Messenger, Unsent};
+pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
+#[cfg(feature = "settings")]
+pub use self::settings::{BackendTable, Delivery, RequestSettings, Settings, SettingsError};
+pub use self::topic::{Topic, TopicError};

@@ -1,0 +1,289 @@
+//! `MESSAGE_BUS`: which messenger, and how sure is sent, from a file and the environment.
+
+mod keys;
+mod table;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use config::{Config, Environment, File};
+use serde::{Deserialize, Deserializer};
+
+pub use self::table::BackendTable;
+use self::table::Table;
+use crate::background::BackgroundSettings;
+use crate::error::BoxError;
+use crate::layer::OnSendFailure;
+
+/// The name of the table, and the prefix of the environment variables.
+const MESSAGE_BUS: &str = "MESSAGE_BUS";
+
+/// The settings of a [`Bus`](crate::Bus): the table `MESSAGE_BUS`.
+///
+/// Keys may be in any case. Those not listed here belong to the backend. Without a table: the dummy.
+///
+/// ```
+/// use tower_outbox::Settings;
+///
+/// let settings: Settings = toml::from_str(r#"
+///     BACKEND = "dummy"
+///     ON_SEND_FAILURE = "reject"
+/// "#)?;
+/// # Ok::<(), toml::de::Error>(())
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Settings {
+    /// The kind of bus: `dummy` (default), `amqp10`, `rhmsg`, or a name the app registered.
+    pub backend: String,
+    /// How sure is sent.
+    pub delivery: Delivery,
+    /// What a client gets when the messages of its request cannot be sent.
+    pub on_send_failure: OnSendFailure,
+    /// The table `REQUEST`: how much one request may enqueue.
+    pub request: RequestSettings,
+    /// The table `BACKGROUND`: the buffer of [`Delivery::Background`].
+    pub background: BackgroundSettings,
+    /// The keys of the backend.
+    pub backend_keys: BackendTable,
+}
+
+/// How sure messages are sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Delivery {
+    /// The response waits for the broker's confirm.
+    #[default]
+    Direct,
+    /// The response does not wait; a bounded buffer in memory is sent behind it.
+    Background,
+}
+
+/// How much one request may enqueue.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct RequestSettings {
+    /// How many messages; 1,000 by default.
+    pub max_messages: usize,
+    /// How many bytes; 8 MiB by default.
+    #[serde(deserialize_with = "crate::units::size")]
+    pub max_bytes: usize,
+}
+
+impl Default for RequestSettings {
+    fn default() -> Self {
+        Self { max_messages: 1_000, max_bytes: 8 << 20 }
+    }
+}
+
+/// The keys of the table that do not belong to a backend.
+#[derive(Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Common {
+    backend: Option<String>,
+    delivery: Delivery,
+    on_send_failure: OnSendFailure,
+    request: RequestSettings,
+    background: BackgroundSettings,
+}
+
+impl Settings {
+    /// Reads the table `MESSAGE_BUS` of a TOML, YAML or JSON file, then the environment over it.
+    ///
+    /// `MESSAGE_BUS__URLS` is the key `URLS`, `MESSAGE_BUS__BACKGROUND__MAX_MESSAGES` one of a table in
+    /// it; a list is separated by commas. Without a file, the environment alone counts.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the file cannot be read, or a key or value has no meaning.
+    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
+        Self::load_with(file, std::env::vars().collect())
+    }
+
+    fn load_with(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Self, SettingsError> {
+        let mut table = match file {
+            Some(path) => {
+                let read = |source: config::ConfigError| SettingsError::Read {
+                    path: path.to_owned(),
+                    source: source.into(),
+                };
+                let file = Config::builder().add_source(File::from(path)).build().map_err(read)?;
+                Table::from_config(file).map_err(read)?.take_table(MESSAGE_BUS)?
+            }
+            None => Table::default(),
+        };
+        let source = Environment::with_prefix(MESSAGE_BUS)
+            .prefix_separator("__")
+            .separator("__")
+            .source(Some(environment));
+        let environment = Config::builder().add_source(source).build().and_then(Table::from_config);
+        table.merge(environment.map_err(SettingsError::value)?);
+        Self::from_table(table)
+    }
+
+    fn from_table(table: Table) -> Result<Self, SettingsError> {
+        let (common, backend_keys) = table.split(&keys::of::<Common>());
+        common.check_keys::<RequestSettings>("request")?;
+        common.check_keys::<BackgroundSettings>("background")?;
+        let Common { backend, delivery, on_send_failure, request, background } =
+            common.parse().map_err(SettingsError::value)?;
+        Ok(Self {
+            backend: backend.unwrap_or_else(|| "dummy".to_owned()),
+            delivery,
+            on_send_failure,
+            request,
+            background,
+            backend_keys: BackendTable::new(backend_keys),
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Settings {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let table = Table::deserialize(deserializer)?;
+        Self::from_table(table).map_err(|error| serde::de::Error::custom(crate::error::Chain(&error)))
+    }
+}
+
+/// Why settings do not make a bus; each says what to change.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SettingsError {
+    /// The file cannot be read, or is not in a form we know.
+    #[error("cannot read the settings in {}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BoxError,
+    },
+    /// A key has no meaning.
+    #[error("{MESSAGE_BUS} has an unknown key {key}{}", nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
+    UnknownKey {
+        /// The key.
+        key: String,
+        /// The known key that looks most like it.
+        nearest: Option<String>,
+    },
+    /// A value is not one its key can have.
+    #[error("a value in {MESSAGE_BUS} cannot be used")]
+    Value {
+        /// Which, and why.
+        source: BoxError,
+    },
+    /// There is no such backend.
+    #[error(
+        "BACKEND {name:?} is not known; known are {known}. A backend of your own is registered with BusBuilder::with_backend"
+    )]
+    UnknownBackend {
+        /// The name in the settings.
+        name: String,
+        /// The names that would do.
+        known: String,
+    },
+    /// The backend is not compiled in.
+    #[error("BACKEND {name:?} is not compiled in: add the feature {feature:?} to tower-outbox in Cargo.toml")]
+    NotCompiled {
+        /// The name in the settings.
+        name: String,
+        /// The feature that has it.
+        feature: &'static str,
+    },
+    /// The backend cannot be set up.
+    #[error("BACKEND {name:?} cannot be set up")]
+    Backend {
+        /// The name in the settings.
+        name: String,
+        /// Why.
+        source: BoxError,
+    },
+}
+
+impl SettingsError {
+    fn value(source: impl Into<BoxError>) -> Self {
+        Self::Value { source: source.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(variables: &[(&str, &str)]) -> HashMap<String, String> {
+        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    fn load(text: &str, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("settings.toml");
+        std::fs::write(&file, text).unwrap();
+        Settings::load_with(Some(&file), environment(variables))
+    }
+
+    #[test]
+    fn without_a_table_it_is_the_dummy() {
+        let settings = load("[other]\nx = 1", &[]).unwrap();
+        assert_eq!((settings.backend.as_str(), settings.delivery), ("dummy", Delivery::Direct));
+        assert_eq!(Settings::load_with(None, HashMap::new()).unwrap().backend, "dummy");
+    }
+
+    #[test]
+    fn keys_are_in_any_case_and_the_environment_wins() {
+        let text = "[Message_Bus]\nBackend = \"rhmsg\"\nON_SEND_FAILURE = \"reject\"\n[message_bus.BACKGROUND]\nMax_Messages = 5\nmax_bytes = \"1MiB\"";
+        let variables = [("MESSAGE_BUS__BACKEND", "amqp10"), ("MESSAGE_BUS__BACKGROUND__MAX_MESSAGES", "7")];
+        let settings = load(text, &variables).unwrap();
+        assert_eq!(settings.backend, "amqp10");
+        assert_eq!(settings.on_send_failure, OnSendFailure::Reject);
+        assert_eq!((settings.background.max_messages, settings.background.max_bytes), (7, 1 << 20));
+    }
+
+    #[test]
+    fn yaml_and_json_are_read_too() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, text) in [
+            ("s.yaml", "MESSAGE_BUS:\n  BACKEND: rhmsg\n"),
+            ("s.json", r#"{"MESSAGE_BUS": {"BACKEND": "rhmsg"}}"#),
+        ] {
+            let file = folder.path().join(name);
+            std::fs::write(&file, text).unwrap();
+            assert_eq!(Settings::load_with(Some(&file), HashMap::new()).unwrap().backend, "rhmsg");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_of_a_table_names_the_nearest() {
+        let error = load("[MESSAGE_BUS.BACKGROUND]\nMAX_MESSAGE = 5", &[]).unwrap_err().to_string();
+        assert!(
+            error.contains("BACKGROUND.MAX_MESSAGE")
+                && error.contains("did you mean BACKGROUND.MAX_MESSAGES?"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_key_given_twice_is_an_error() {
+        let error = load("[MESSAGE_BUS]\nBACKEND = \"dummy\"\nbackend = \"rhmsg\"", &[]).unwrap_err();
+        assert!(crate::error::Chain(&error).to_string().contains("backend"), "{error}");
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_key() {
+        let error = load("[MESSAGE_BUS]\nDELIVERY = \"sometimes\"", &[]).unwrap_err();
+        let text = crate::error::Chain(&error).to_string();
+        assert!(text.contains("delivery") && text.contains("background"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Settings::load_with(Some(Path::new("/nowhere/s.toml")), HashMap::new()).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/s.toml"));
+    }
+
+    #[test]
+    fn settings_do_not_print_passwords() {
+        let settings =
+            load("[MESSAGE_BUS]\nBACKEND = \"rhmsg\"\nURLS = [\"amqp://jo:geheim@h\"]", &[]).unwrap();
+        assert!(!format!("{settings:?}").contains("geheim"));
+    }
+}

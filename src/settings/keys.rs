@@ -1,0 +1,62 @@
+//! The keys a settings struct knows.
+
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, Visitor};
+use serde::forward_to_deserialize_any;
+
+/// The names of the fields of a struct, as serde sees them.
+pub(super) fn of<'de, T: Deserialize<'de>>() -> Vec<&'static str> {
+    let mut names = Vec::new();
+    // It never yields a value: it fails as soon as the names are known.
+    let _ = T::deserialize(Names(&mut names));
+    names
+}
+
+/// The key that looks most like `key`, if one does.
+pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
+    let scored = known.iter().map(|name| (strsim::jaro_winkler(key, name), *name));
+    scored.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+struct Names<'a>(&'a mut Vec<&'static str>);
+
+impl<'de> Deserializer<'de> for Names<'_> {
+    type Error = Known;
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        _: V,
+    ) -> Result<V::Value, Known> {
+        self.0.extend(fields);
+        Err(Known)
+    }
+
+    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Known> {
+        Err(Known)
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit
+        unit_struct newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
+#[derive(Debug)]
+struct Known;
+
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the names are known")
+    }
+}
+
+impl std::error::Error for Known {}
+
+impl Error for Known {
+    fn custom<T: fmt::Display>(_: T) -> Self {
+        Self
+    }
+}
