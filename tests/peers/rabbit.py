@@ -1,0 +1,105 @@
+"""RabbitMQ over AMQP 0-9-1 with pika: the queues a test looks into, and what came to them.
+
+    rabbit.py URL declare QUEUE KEY   a durable queue bound to amq.topic with KEY
+    rabbit.py URL drain QUEUE         one JSON line a message until it is empty; all are acknowledged
+    rabbit.py URL count QUEUE         how many messages are ready
+    rabbit.py URL delete QUEUE
+
+URL: amqp://[USER:PASSWORD@]127.0.0.1:PORT, guest by default.
+
+What was sent over AMQP 1.0 with an amqp-value body RabbitMQ 3.10 hands on undecoded, as type "amqp-1.0"; drain
+decodes it with proton: "body" is then the value, and "amqp" the whole message in the shape of proton_peer.py.
+"""
+
+import base64
+import json
+import sys
+
+import pika
+
+
+def declare(channel, queue, key):
+    channel.queue_declare(queue, durable=True)
+    channel.queue_bind(queue, "amq.topic", key)
+
+
+def count(channel, queue):
+    print(ready(channel, queue))
+
+
+def delete(channel, queue):
+    channel.queue_delete(queue)
+
+
+def drain(channel, queue):
+    channel.basic_qos(prefetch_count=2000)
+    left = ready(channel, queue)
+    while left:
+        # Until the messages counted are here, acknowledged a thousand at a time.
+        for method, properties, body in channel.consume(queue, inactivity_timeout=2):
+            if method is None:
+                break
+            print(json.dumps(record(method, properties, body), default=str))
+            left -= 1
+            if left == 0 or left % 1000 == 0:
+                channel.basic_ack(method.delivery_tag, multiple=True)
+            if left == 0:
+                break
+        channel.cancel()
+        left = ready(channel, queue)
+
+
+def record(method, properties, body):
+    shown = {
+        "routing_key": method.routing_key,
+        "message_id": properties.message_id,
+        "headers": properties.headers or {},
+        "delivery_mode": properties.delivery_mode,
+        "content_type": properties.content_type,
+        "content_encoding": properties.content_encoding,
+        "priority": properties.priority,
+        "type": properties.type,
+        "redelivered": method.redelivered,
+    }
+    if properties.type == "amqp-1.0":
+        shown["amqp"] = amqp_1_0(properties.headers or {}, body)
+        shown["body"] = shown["amqp"]["body"]
+        return shown
+    try:
+        shown["body"] = body.decode()
+    except UnicodeDecodeError:
+        shown["body_base64"] = base64.b64encode(body).decode()
+    return shown
+
+
+def amqp_1_0(headers, body):
+    """The message put together again: RabbitMQ keeps its sections' bytes in headers and body."""
+    from proton import Message
+
+    from proton_peer import message_record
+
+    sections = (headers.get(f"x-amqp-1.0-{name}", b"") for name in ("properties", "app-properties"))
+    message = Message()
+    message.decode(b"".join(part.encode() if isinstance(part, str) else part for part in sections) + body)
+    return message_record(message, None)
+
+
+def ready(channel, queue):
+    return channel.queue_declare(queue, passive=True).method.message_count
+
+
+COMMANDS = {"declare": (declare, 2), "drain": (drain, 1), "count": (count, 1), "delete": (delete, 1)}
+
+
+def main(argv):
+    if len(argv) < 3 or argv[2] not in COMMANDS or len(argv) - 3 != COMMANDS[argv[2]][1]:
+        sys.exit(__doc__)
+    connection = pika.BlockingConnection(pika.URLParameters(argv[1]))
+    try:
+        COMMANDS[argv[2]][0](connection.channel(), *argv[3:])
+    finally:
+        connection.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv)
