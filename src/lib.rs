@@ -37,6 +37,7 @@
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
+#![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
 mod backends;
 mod background;

@@ -176,7 +176,7 @@ impl fmt::Display for Failure {
 }
 
 /// The messages of a batch that were not confirmed, in their order, each with its [`Failure`].
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Unsent(Vec<(Message, Failure)>);
 
 impl Unsent {
@@ -268,6 +268,12 @@ impl fmt::Display for Unsent {
             None => f.write_str("no message is unsent"),
             Some((_, failure)) => write!(f, "{} message(s) unsent; the first is {failure}", self.len()),
         }
+    }
+}
+
+impl fmt::Debug for Unsent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Unsent({self})")
     }
 }
 

@@ -24,7 +24,7 @@ use crate::messenger::{Messenger, Unsent};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Recording {
-    listeners: Arc<Mutex<Vec<Weak<Mutex<Vec<Message>>>>>>,
+    listeners: Arc<Mutex<Vec<Weak<View>>>>,
     in_flight: InFlight,
 }
 
@@ -43,6 +43,8 @@ impl Recording {
         Sent { messages, in_flight: self.in_flight.clone() }
     }
 }
+
+type View = Mutex<Vec<Message>>;
 
 #[async_trait]
 impl Messenger for Recording {
@@ -65,7 +67,7 @@ impl Messenger for Recording {
 /// What was sent to a [`Recording`] since [`listen`](Recording::listen).
 #[derive(Clone, Debug)]
 pub struct Sent {
-    messages: Arc<Mutex<Vec<Message>>>,
+    messages: Arc<View>,
     in_flight: InFlight,
 }
 

@@ -110,7 +110,7 @@ impl Flush {
         }
         let messages = taken.messages.len();
         let config = Arc::clone(&self.config);
-        let send = async move { drop(config.send(taken.messages).await) };
+        let send = config.send(taken.messages);
         if self.config.in_flight.try_spawn(send).is_err() {
             telemetry::lost(messages, &"the request ended outside of a tokio runtime");
         }

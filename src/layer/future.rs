@@ -104,7 +104,8 @@ fn begin<B>(flush: &mut Flush, response: Response<B>, cx: &mut Context<'_>) -> B
     }
     let config = flush.config();
     let token = config.in_flight.token();
-    let mut send = Box::pin(Arc::clone(config).send(messages).in_current_span());
+    let span = tracing::debug_span!("send", messages = messages.len());
+    let mut send = Box::pin(Arc::clone(config).send(messages).instrument(span));
     match catch_unwind(AssertUnwindSafe(|| send.as_mut().poll(cx))) {
         Ok(Poll::Pending) => {
             let task = config.in_flight.spawn(send);

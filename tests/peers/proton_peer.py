@@ -192,6 +192,12 @@ class Peer(MessagingHandler):
         if not closed and not link.state & Endpoint.LOCAL_CLOSED:
             link.detach()
 
+    def on_link_error(self, event):
+        """Proton's own answer to a detach with an error is to close the connection."""
+
+    def on_session_error(self, event):
+        """As on_link_error."""
+
     def on_session_remote_close(self, event):
         say({"event": "end", "error": error_of(event.session)})
 

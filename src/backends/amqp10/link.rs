@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fe2o3_amqp::link::{DetachError, LinkStateError, SendError, SenderAttachError, SessionStopReason};
-use fe2o3_amqp::session::SessionHandle;
+use fe2o3_amqp::session::{Error as SessionError, SessionHandle};
 use fe2o3_amqp::{Sender, connection::ConnectionStopReason};
 use fe2o3_amqp_types::definitions::{self, AmqpError, ErrorCondition};
 use fe2o3_amqp_types::messaging::Outcome;
+use fe2o3_amqp_types::primitives::Symbol;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
@@ -114,7 +115,7 @@ pub(super) async fn run(
             };
             return link.run().await;
         }
-        Ok(Ok(Err(error))) => attach_failure(&options.address, error),
+        Ok(Ok(Err(error))) => attach_failure(error),
         Ok(Err(lost)) => lost,
         Err(_) => {
             let failure = Failure::transient(LinkLost(format!(
@@ -166,7 +167,7 @@ impl Link {
                         break failure;
                     }
                 }
-                result = self.session.on_end() => break session_failure(result.err().map(|e| e.to_string()), &self.lifeline),
+                result = self.session.on_end() => break session_failure(result),
                 error = sender.on_detach() => break detach_failure(error),
                 () = overdue(oldest), if oldest.is_some() => {
                     let failure = Failure::transient(NoOutcome);
@@ -181,7 +182,7 @@ impl Link {
                 },
             }
         };
-        self.fail(&failure).await;
+        self.fail(failure).await;
     }
 
     /// Sends one message; an error means the link is lost.
@@ -224,8 +225,13 @@ impl Link {
     }
 
     /// The link is lost: answers all that is on it.
-    async fn fail(mut self, failure: &Failure) {
+    async fn fail(mut self, mut failure: Failure) {
         self.jobs.close();
+        if failure.cause().is::<ConnectionGone>()
+            && let Ok(reason) = timeout(FAREWELL, self.lifeline.lost()).await
+        {
+            failure = reason;
+        }
         // Outcomes that arrived before the link was lost still count.
         while let Some(Some((number, outcome))) = self.in_flight.outcomes.next().now_or_never() {
             let _ = self.in_flight.settle(number, outcome);
@@ -251,7 +257,7 @@ impl Link {
                 Err(_) => Err(Failure::transient(NoOutcome)),
             };
             if let Err(failure) = settled {
-                return self.fail(&failure).await;
+                return self.fail(failure).await;
             }
         }
         if let Some(sender) = self.sender.take() {
@@ -284,7 +290,9 @@ impl InFlight {
     fn settle(&mut self, number: u64, outcome: Result<Outcome, SendError>) -> Result<(), Failure> {
         let result = match outcome {
             Ok(Outcome::Accepted(_)) => Ok(()),
-            Ok(Outcome::Rejected(rejected)) => Err(Failure::rejected(Refused(rejected.error))),
+            Ok(Outcome::Rejected(rejected)) => {
+                Err(Failure::rejected(Refused(rejected.error.as_ref().map(describe))))
+            }
             Ok(Outcome::Released(_)) => Err(Failure::transient("the broker released it")),
             Ok(Outcome::Modified(_)) => Err(Failure::transient("the broker handed it back (modified)")),
             Err(error) => return Err(send_failure(error)),
@@ -302,15 +310,12 @@ async fn overdue(oldest: Option<Instant>) {
     }
 }
 
-fn attach_failure(address: &str, error: SenderAttachError) -> Failure {
+fn attach_failure(error: SenderAttachError) -> Failure {
     match error {
-        SenderAttachError::RemoteClosedWithError(error)
-        | SenderAttachError::SessionStopped(SessionStopReason::RemoteEndedWithError(error)) => {
-            by_condition(&error, AddressRefused { address: address.to_owned(), error: error.clone() })
-        }
+        SenderAttachError::RemoteClosedWithError(error) => by_condition(&error),
         SenderAttachError::SessionStopped(reason) => stop_failure(reason),
         SenderAttachError::IncomingTargetIsNone => {
-            Failure::rejected(format!("the broker has no target {address:?}: check ADDRESS and TOPIC_PREFIX"))
+            Failure::rejected(AddressRefused("no such target".to_owned()))
         }
         error => Failure::transient(error),
     }
@@ -322,7 +327,7 @@ fn send_failure(error: SendError) -> Failure {
         SendError::LinkStateError(LinkStateError::SessionStopped(reason)) => stop_failure(reason),
         SendError::LinkStateError(
             LinkStateError::RemoteClosedWithError(error) | LinkStateError::RemoteDetachedWithError(error),
-        ) => by_condition(&error, LinkLost(error.to_string())),
+        ) => by_condition(&error),
         error => Failure::transient(LinkLost(error.to_string())),
     }
 }
@@ -330,7 +335,7 @@ fn send_failure(error: SendError) -> Failure {
 fn detach_failure(error: DetachError) -> Failure {
     match error {
         DetachError::RemoteClosedWithError(error) | DetachError::RemoteDetachedWithError(error) => {
-            by_condition(&error, LinkLost(error.to_string()))
+            by_condition(&error)
         }
         DetachError::SessionStopped(reason) => stop_failure(reason),
         error => Failure::transient(LinkLost(error.to_string())),
@@ -339,39 +344,58 @@ fn detach_failure(error: DetachError) -> Failure {
 
 fn stop_failure(reason: SessionStopReason) -> Failure {
     match reason {
-        SessionStopReason::RemoteEndedWithError(error) => by_condition(&error, LinkLost(error.to_string())),
+        SessionStopReason::RemoteEndedWithError(error) => by_condition(&error),
         SessionStopReason::ConnectionStopped(ConnectionStopReason::RemoteClosedWithError(error)) => {
-            Failure::transient(LinkLost(error.to_string()))
+            Failure::transient(LinkLost(describe(&error)))
         }
-        reason => Failure::transient(LinkLost(format!("{reason:?}"))),
+        SessionStopReason::RemoteEnded => {
+            Failure::transient(LinkLost("the broker ended the session".to_owned()))
+        }
+        _ => Failure::transient(ConnectionGone),
     }
 }
 
-fn session_failure(error: Option<String>, lifeline: &Lifeline) -> Failure {
-    lifeline.failure().unwrap_or_else(|| {
-        Failure::transient(LinkLost(error.unwrap_or_else(|| "the broker ended the session".to_owned())))
-    })
+fn session_failure(result: Result<(), SessionError>) -> Failure {
+    match result {
+        Err(SessionError::RemoteEndedWithError(error)) => by_condition(&error),
+        Err(SessionError::RemoteEnded) => stop_failure(SessionStopReason::RemoteEnded),
+        _ => Failure::transient(ConnectionGone),
+    }
 }
 
 /// Final if the address or the right to use it is at fault, else worth another try.
-fn by_condition(
-    error: &definitions::Error,
-    cause: impl std::error::Error + Send + Sync + 'static,
-) -> Failure {
+fn by_condition(error: &definitions::Error) -> Failure {
     use AmqpError::{
         InvalidField, NotAllowed, NotFound, NotImplemented, PreconditionFailed, UnauthorizedAccess,
     };
     match &error.condition {
         ErrorCondition::AmqpError(
             InvalidField | NotAllowed | NotFound | NotImplemented | PreconditionFailed | UnauthorizedAccess,
-        ) => Failure::rejected(cause),
-        _ => Failure::transient(cause),
+        ) => Failure::rejected(AddressRefused(describe(error))),
+        _ => Failure::transient(LinkLost(describe(error))),
+    }
+}
+
+/// `amqp:not-found: no exchange 'nosuch'`.
+fn describe(error: &definitions::Error) -> String {
+    let condition = match &error.condition {
+        ErrorCondition::AmqpError(condition) => Symbol::from(condition).0,
+        condition => format!("{condition:?}"),
+    };
+    match &error.description {
+        Some(description) => format!("{condition}: {description}"),
+        None => condition,
     }
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("the link was lost: {0}")]
 pub(super) struct LinkLost(pub(super) String);
+
+/// The session went with its connection; whoever owns that is about to say why.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was lost")]
+struct ConnectionGone;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the broker gave no outcome within SEND_TIMEOUT")]
@@ -382,14 +406,11 @@ struct NoOutcome;
 struct NoCredit;
 
 #[derive(Debug, thiserror::Error)]
-#[error("the broker rejected it{}", .0.as_ref().map(|error| format!(": {error}")).unwrap_or_default())]
-struct Refused(Option<definitions::Error>);
+#[error("the broker rejected it{}", .0.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
+struct Refused(Option<String>);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the broker refuses the address {address:?} ({error}): check ADDRESS, TOPIC_PREFIX and what this client may write to"
+    "the broker refuses the address ({0}): check ADDRESS, TOPIC_PREFIX and what this client may write to"
 )]
-struct AddressRefused {
-    address: String,
-    error: definitions::Error,
-}
+struct AddressRefused(String);

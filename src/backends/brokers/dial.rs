@@ -77,3 +77,16 @@ impl AsyncWrite for Stream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn small_frames_do_not_wait() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = BrokerUrl::parse(&format!("amqp://{}", listener.local_addr().unwrap())).unwrap();
+        let Stream::Plain(tcp) = Dialer::new(None).dial(&url).await.unwrap() else { panic!("TLS") };
+        assert!(tcp.nodelay().unwrap());
+    }
+}

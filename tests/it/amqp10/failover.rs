@@ -1,0 +1,160 @@
+//! Brokers that die, freeze and come back, under load. Each of these has the brokers to itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
+use tower_outbox::{Health, Message, Messenger};
+
+use super::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
+
+const NODES: [&str; 2] = ["RABBIT1_AMQP", "RABBIT2_AMQP"];
+
+fn both(brokers: &Brokers) -> Amqp10Settings {
+    let mut settings = Amqp10Settings::new(NODES.map(|key| brokers.get(key)));
+    settings.address = Some("/topic/{topic}".to_owned());
+    settings
+}
+
+/// The node whose queue grew: the one in use.
+async fn in_use<'a>(queues: &[RabbitQueue<'_>; 2]) -> (&'a str, &'a str) {
+    if queues[0].count().await > 0 { ("rabbit1", NODES[0]) } else { ("rabbit2", NODES[1]) }
+}
+
+/// The bodies' `seq` for each topic.
+fn by_topic(messages: &[Value]) -> BTreeMap<String, Vec<u64>> {
+    let mut topics = BTreeMap::<String, Vec<u64>>::new();
+    for (message, seq) in messages.iter().zip(sequence(messages)) {
+        topics.entry(message["routing_key"].as_str().unwrap().to_owned()).or_default().push(seq);
+    }
+    topics
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn nothing_confirmed_is_lost_when_a_broker_is_killed_under_load() {
+    let brokers = Brokers::running();
+    let prefix = unique("load");
+    let queues = [
+        RabbitQueue::declare(&brokers, NODES[0], &format!("{prefix}.#")).await,
+        RabbitQueue::declare(&brokers, NODES[1], &format!("{prefix}.#")).await,
+    ];
+    let messenger = Arc::new(Amqp10::new(&both(&brokers)).unwrap());
+    let killed = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..8)
+        .map(|n| {
+            let (messenger, killed, topic) = (Arc::clone(&messenger), Arc::clone(&killed), format!("{prefix}.{n}"));
+            tokio::spawn(async move {
+                let (mut next, mut after) = (0_u64, 0);
+                // Some batches before the kill, one it falls into, and some after it.
+                while after < 5 {
+                    after += usize::from(killed.load(Ordering::SeqCst));
+                    let message = |seq| Message::json(topic.clone(), &serde_json::json!({"seq": seq})).unwrap();
+                    messenger.send((next..next + 50).map(message).collect()).await.expect("the other broker takes it");
+                    next += 50;
+                }
+                (topic, next)
+            })
+        })
+        .collect();
+    while queues[0].count().await + queues[1].count().await < 1_000 {
+        tokio::task::yield_now().await;
+    }
+    let (name, node) = in_use(&queues).await;
+    brokers.command(&format!("kill {name}")).await;
+    killed.store(true, Ordering::SeqCst);
+    let mut confirmed = BTreeMap::new();
+    for sender in senders {
+        let (topic, count) = sender.await.unwrap();
+        confirmed.insert(topic, count);
+    }
+    brokers.command(&format!("start {name}")).await;
+
+    let [first, second] = queues;
+    let received = [by_topic(&first.drain().await), by_topic(&second.drain().await)];
+    let (before, after) = if node == NODES[0] { (&received[0], &received[1]) } else { (&received[1], &received[0]) };
+    let none = Vec::new();
+    for (topic, count) in &confirmed {
+        let (before, after) = (before.get(topic).unwrap_or(&none), after.get(topic).unwrap_or(&none));
+        for received in [before, after] {
+            assert!(received.is_sorted_by(|a, b| a < b), "order of {topic}: {received:?}");
+        }
+        let mut all = [before.as_slice(), after].concat();
+        all.sort_unstable();
+        let total = all.len();
+        all.dedup();
+        assert_eq!(all, (0..*count).collect::<Vec<_>>(), "every confirmed message of {topic}");
+        // What was sent again was unconfirmed: no more than one batch of this sender.
+        assert!(total - all.len() <= 50, "{} of {topic} twice", total - all.len());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_frozen_broker_is_noticed_within_its_idle_timeout() {
+    let brokers = Brokers::running();
+    let topic = unique("freeze");
+    let queues = [
+        RabbitQueue::declare(&brokers, NODES[0], &topic).await,
+        RabbitQueue::declare(&brokers, NODES[1], &topic).await,
+    ];
+    let mut settings = both(&brokers);
+    settings.idle_timeout = Duration::from_secs(2);
+    settings.connection_timeout = Duration::from_secs(5);
+    let messenger = Amqp10::new(&settings).unwrap();
+    messenger.send(numbered(&topic, 10)).await.unwrap();
+    let (name, _) = in_use(&queues).await;
+    brokers.command(&format!("freeze {name}")).await;
+    let begun = Instant::now();
+    let result = messenger.send(numbered(&topic, 10)).await;
+    let took = begun.elapsed();
+    brokers.command(&format!("thaw {name}")).await;
+    result.expect("the other broker takes it");
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+    for queue in queues {
+        assert!(sequence(&queue.drain().await).len() >= 10);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_broker_that_comes_back_is_used_again() {
+    let brokers = Brokers::running();
+    let mut settings = Amqp10Settings::new([brokers.get(NODES[1])]);
+    settings.address = Some("/topic/{topic}".to_owned());
+    let messenger = Amqp10::new(&settings).unwrap();
+    messenger.send(numbered("back", 1)).await.unwrap();
+    assert_eq!(messenger.health().await, Health::Up);
+    brokers.command("kill rabbit2").await;
+    let begun = Instant::now();
+    let failure = messenger.send(numbered("back", 1)).await.unwrap_err().to_string();
+    assert!(failure.contains("refused"), "{failure}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(!messenger.health().await.is_up());
+    brokers.command("start rabbit2").await;
+    messenger.send(numbered("back", 1)).await.unwrap();
+    assert_eq!(messenger.health().await, Health::Up);
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn activemq_killed_is_a_lost_connection() {
+    let brokers = Brokers::running();
+    if brokers.without_activemq("activemq_killed_is_a_lost_connection") {
+        return;
+    }
+    let mut settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
+    settings.address = Some("topic://{topic}".to_owned());
+    let messenger = Amqp10::new(&settings).unwrap();
+    messenger.send(numbered("killed", 1)).await.unwrap();
+    brokers.command("kill activemq").await;
+    let begun = Instant::now();
+    let failed = messenger.send(numbered("killed", 64)).await.unwrap_err();
+    assert_eq!(failed.len(), 64);
+    assert!(begun.elapsed() < Duration::from_secs(5));
+    brokers.command("start activemq").await;
+    messenger.send(numbered("killed", 64)).await.unwrap();
+}

@@ -1,0 +1,13 @@
+//! AMQP 1.0 against real brokers, and against a Proton peer for what a broker cannot be made to do.
+//!
+//! These tests need brokers and are ignored by default; `scripts/test` starts the brokers and runs all.
+
+mod arrival;
+mod failover;
+mod outcomes;
+pub mod peers;
+mod refused;
+mod settings;
+mod tls;
+mod unreachable;
+mod wire;

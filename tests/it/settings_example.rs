@@ -1,0 +1,61 @@
+//! `settings.example.toml` shows every key, and what it shows is true.
+
+use tower_outbox::amqp10::Amqp10Settings;
+use tower_outbox::{BackgroundSettings, Delivery, OnSendFailure, RequestSettings, Settings, WhenFull};
+
+const EXAMPLE: &str = include_str!("../../settings.example.toml");
+
+fn parse(text: &str) -> Settings {
+    #[derive(serde::Deserialize)]
+    struct File {
+        #[serde(rename = "MESSAGE_BUS")]
+        message_bus: Settings,
+    }
+    toml::from_str::<File>(text).unwrap().message_bus
+}
+
+/// The file with the keys that are commented out put in.
+fn with_every_key() -> String {
+    let uncomment = |line: &str| match line.strip_prefix("# ").filter(|rest| rest.split(' ').nth(1) == Some("=")) {
+        Some(rest) => format!("{rest}\n"),
+        None => format!("{line}\n"),
+    };
+    EXAMPLE.lines().map(uncomment).collect()
+}
+
+#[test]
+fn the_example_is_read_as_it_is() {
+    let settings = parse(EXAMPLE);
+    assert_eq!(settings.backend, "rhmsg");
+    let keys: Amqp10Settings = settings.backend_keys.parse().unwrap();
+    assert_eq!(keys.urls.len(), 2);
+    assert_eq!(keys.connection_timeout.as_secs(), 5);
+}
+
+#[test]
+fn commented_keys_show_their_defaults() {
+    let (every, defaults) = (parse(&with_every_key()), parse("[MESSAGE_BUS]"));
+    assert_eq!((every.delivery, every.on_send_failure), (Delivery::Direct, OnSendFailure::Log));
+    assert_eq!((&every.request, &every.background), (&defaults.request, &defaults.background));
+    assert_eq!(every.background.when_full, WhenFull::Wait);
+    let (keys, defaults) = (every.backend_keys.parse::<Amqp10Settings>().unwrap(), Amqp10Settings::default());
+    assert_eq!(keys.sasl, defaults.sasl);
+    assert_eq!((keys.send_timeout, keys.idle_timeout), (defaults.send_timeout, defaults.idle_timeout));
+    assert_eq!((keys.window, keys.priority), (defaults.window, defaults.priority));
+    assert_eq!(keys.dangerous_accept_any_host_name, defaults.dangerous_accept_any_host_name);
+}
+
+/// Serde names the keys it knows when it meets one that it does not.
+#[test]
+fn every_key_is_shown() {
+    fn keys<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
+        let error = toml::from_str::<T>("nonsense = 1").unwrap_err().to_string();
+        error.split('`').skip(3).step_by(2).map(str::to_uppercase).collect()
+    }
+    let keys = [keys::<Amqp10Settings>(), keys::<BackgroundSettings>(), keys::<RequestSettings>()].concat();
+    assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
+    let shown = with_every_key();
+    for key in keys {
+        assert!(shown.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
+    }
+}
