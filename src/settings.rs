@@ -31,7 +31,7 @@ const MESSAGE_BUS: &str = "MESSAGE_BUS";
 /// "#)?;
 /// # Ok::<(), toml::de::Error>(())
 /// ```
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
     /// The kind of bus: `dummy` (default), `amqp10`, `rhmsg`, or a name the app registered.
@@ -126,16 +126,20 @@ impl Settings {
         let (common, backend_keys) = table.split(&keys::of::<Common>());
         common.check_keys::<RequestSettings>("request")?;
         common.check_keys::<BackgroundSettings>("background")?;
-        let Common { backend, delivery, on_send_failure, request, background } =
-            common.parse().map_err(SettingsError::value)?;
-        Ok(Self {
-            backend: backend.unwrap_or_else(|| "dummy".to_owned()),
-            delivery,
-            on_send_failure,
-            request,
-            background,
-            backend_keys: BackendTable::new(backend_keys),
-        })
+        let common: Common = common.parse().map_err(SettingsError::value)?;
+        Ok(Self::new(common, BackendTable::new(backend_keys)))
+    }
+
+    fn new(common: Common, backend_keys: BackendTable) -> Self {
+        let Common { backend, delivery, on_send_failure, request, background } = common;
+        let backend = backend.unwrap_or_else(|| "dummy".to_owned());
+        Self { backend, delivery, on_send_failure, request, background, backend_keys }
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self::new(Common::default(), BackendTable::default())
     }
 }
 
@@ -226,6 +230,7 @@ mod tests {
         let settings = load("[other]\nx = 1", &[]).unwrap();
         assert_eq!((settings.backend.as_str(), settings.delivery), ("dummy", Delivery::Direct));
         assert_eq!(Settings::load_with(None, HashMap::new()).unwrap().backend, "dummy");
+        assert_eq!(Settings::default().backend, "dummy");
     }
 
     #[test]

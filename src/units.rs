@@ -1,5 +1,6 @@
 //! Durations and sizes as people write them in settings.
 
+#[cfg(feature = "_brokers")]
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error};
@@ -13,6 +14,7 @@ enum Written {
 }
 
 /// `"30s"`, `"1d"`, or plain seconds.
+#[cfg(feature = "_brokers")]
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = match Written::deserialize(deserializer)? {
         Written::Whole(seconds) => return Ok(Duration::from_secs(seconds)),
@@ -47,7 +49,9 @@ pub(crate) fn size_u32<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32
 pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let bytes = match Written::deserialize(deserializer)? {
         Written::Whole(bytes) => bytes,
-        Written::Fraction(_) => return Err(D::Error::custom("a size is a whole number of bytes")),
+        Written::Fraction(bytes) => {
+            return Err(D::Error::custom(format!("{bytes} is not a whole number of bytes")));
+        }
         Written::Text(text) => text
             .parse::<bytesize::ByteSize>()
             .map_err(|error| {
@@ -58,7 +62,7 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, 
     usize::try_from(bytes).map_err(D::Error::custom)
 }
 
-#[cfg(all(test, feature = "settings"))]
+#[cfg(all(test, feature = "settings", feature = "_brokers"))]
 mod tests {
     use serde_json::json;
 

@@ -1,6 +1,7 @@
 //! What happens to a request's queue when its outcome is known.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -108,12 +109,9 @@ impl Flush {
         if taken.messages.is_empty() {
             return;
         }
-        let messages = taken.messages.len();
-        let config = Arc::clone(&self.config);
-        let send = config.send(taken.messages);
-        if self.config.in_flight.try_spawn(send).is_err() {
-            telemetry::lost(messages, &"the request ended outside of a tokio runtime");
-        }
+        let send = Arc::clone(&self.config).send(taken.messages);
+        // Without a runtime the future is dropped, and says what is lost.
+        drop(self.config.in_flight.try_spawn(send));
     }
 }
 
@@ -142,11 +140,17 @@ pub(super) enum Fate {
 
 impl Config {
     /// Sends a batch to its end; what comes back is logged, counted and given to `on_unsent`.
-    pub(super) async fn send(self: Arc<Self>, messages: Vec<Message>) -> Fate {
+    pub(super) fn send(
+        self: Arc<Self>,
+        messages: Vec<Message>,
+    ) -> impl Future<Output = Fate> + Send + 'static {
+        // Made here, not at the first poll: the future may be dropped before it.
         let guard = LostUnlessEnded { messages: messages.len(), ended: false };
-        let fate = self.send_guarded(messages).await;
-        guard.end();
-        fate
+        async move {
+            let fate = self.send_guarded(messages).await;
+            guard.end();
+            fate
+        }
     }
 
     async fn send_guarded(&self, messages: Vec<Message>) -> Fate {
@@ -187,7 +191,7 @@ impl LostUnlessEnded {
 impl Drop for LostUnlessEnded {
     fn drop(&mut self) {
         if !self.ended {
-            let cause = if std::thread::panicking() { "a panic" } else { "the runtime stopped" };
+            let cause = if std::thread::panicking() { "a panic" } else { "there is no runtime any more" };
             telemetry::lost(self.messages, &cause);
         }
     }

@@ -85,6 +85,9 @@ struct Transport<E: Envelope> {
 impl<E: Envelope> Transport<E> {
     fn new(settings: &Amqp10Settings) -> Result<Self, Amqp10Error> {
         let urls = check_settings(settings)?;
+        for url in urls.iter().filter(|url| url.credentials().is_some() && !url.is_tls()) {
+            tracing::warn!(broker = %url, "the password goes over the network unencrypted: use amqps://");
+        }
         let tls = urls.iter().any(BrokerUrl::is_tls).then(|| {
             tls::client_config(&TlsSettings {
                 certificate: settings.certificate.as_deref(),

@@ -1,10 +1,12 @@
 //! The settings of both AMQP 1.0 backends.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::backends::brokers::redacted;
 use crate::topic::Topic;
 
 /// Where the brokers are and how to talk to them.
@@ -19,7 +21,7 @@ use crate::topic::Topic;
 /// let messenger = RhMsg::new(&settings)?;
 /// # Ok::<(), tower_outbox::amqp10::Amqp10Error>(())
 /// ```
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Amqp10Settings {
@@ -75,6 +77,19 @@ impl Amqp10Settings {
             None | Some("") => topic.as_str().to_owned(),
             Some(prefix) => format!("{prefix}.{topic}"),
         }
+    }
+}
+
+/// Shows where messages go, without passwords.
+impl fmt::Debug for Amqp10Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let urls: Vec<_> = self.urls.iter().map(|url| redacted(url)).collect();
+        f.debug_struct("Amqp10Settings")
+            .field("urls", &urls)
+            .field("topic_prefix", &self.topic_prefix)
+            .field("address", &self.address)
+            .field("sasl", &self.sasl)
+            .finish_non_exhaustive()
     }
 }
 

@@ -6,5 +6,5 @@ mod url;
 
 pub(super) use self::dial::Dialer;
 pub(super) use self::failover::{Connection, Connector, Failover};
-pub(super) use self::url::BrokerUrl;
 pub use self::url::UrlError;
+pub(super) use self::url::{BrokerUrl, redacted};

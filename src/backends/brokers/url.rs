@@ -78,7 +78,7 @@ pub struct UrlError {
 }
 
 /// The text with whatever may be a password left out.
-fn redacted(text: &str) -> String {
+pub(crate) fn redacted(text: &str) -> String {
     match (text.find("://"), text.rfind('@')) {
         (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
         (None, Some(at)) => format!("***{}", &text[at..]),

@@ -41,7 +41,9 @@ async fn a_consumer_of_a_virtual_topic_gets_what_rhmsg_sends() {
     }
     let certificates = [brokers.certificate("client.pem"), brokers.certificate("ca.pem")];
     let [certificate, ca] = certificates.each_ref().map(|path| path.to_str().unwrap());
-    for settings in [Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]), brokers.mutual_tls(&["ACTIVEMQ_AMQPS"])] {
+    for settings in
+        [Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]), brokers.mutual_tls(&["ACTIVEMQ_AMQPS"])]
+    {
         let name = unique("pdc");
         let queue = format!("Consumer.{name}.VirtualTopic.eng.{name}.>");
         let args = [brokers.get("ACTIVEMQ_AMQPS"), &queue, "--count", "3", "--cert", certificate, "--ca", ca];
@@ -56,7 +58,8 @@ async fn a_consumer_of_a_virtual_topic_gets_what_rhmsg_sends() {
 
         let message = consumer.event("message").await;
         assert_eq!(message["json"], body, "json.loads(message.body)");
-        let properties = json!({"url": null, "action": "added", "n": 7, "DATA:name": "größe ☃", "DATA:active": true});
+        let properties =
+            json!({"url": null, "action": "added", "n": 7, "DATA:name": "größe ☃", "DATA:active": true});
         assert_eq!(message["properties"], properties);
         for seq in 0..2 {
             assert_eq!(consumer.event("message").await["json"], json!({"seq": seq}));

@@ -46,14 +46,19 @@ async fn nothing_confirmed_is_lost_when_a_broker_is_killed_under_load() {
     let killed = Arc::new(AtomicBool::new(false));
     let senders: Vec<_> = (0..8)
         .map(|n| {
-            let (messenger, killed, topic) = (Arc::clone(&messenger), Arc::clone(&killed), format!("{prefix}.{n}"));
+            let (messenger, killed, topic) =
+                (Arc::clone(&messenger), Arc::clone(&killed), format!("{prefix}.{n}"));
             tokio::spawn(async move {
                 let (mut next, mut after) = (0_u64, 0);
                 // Some batches before the kill, one it falls into, and some after it.
                 while after < 5 {
                     after += usize::from(killed.load(Ordering::SeqCst));
-                    let message = |seq| Message::json(topic.clone(), &serde_json::json!({"seq": seq})).unwrap();
-                    messenger.send((next..next + 50).map(message).collect()).await.expect("the other broker takes it");
+                    let message =
+                        |seq| Message::json(topic.clone(), &serde_json::json!({"seq": seq})).unwrap();
+                    messenger
+                        .send((next..next + 50).map(message).collect())
+                        .await
+                        .expect("the other broker takes it");
                     next += 50;
                 }
                 (topic, next)
@@ -75,7 +80,8 @@ async fn nothing_confirmed_is_lost_when_a_broker_is_killed_under_load() {
 
     let [first, second] = queues;
     let received = [by_topic(&first.drain().await), by_topic(&second.drain().await)];
-    let (before, after) = if node == NODES[0] { (&received[0], &received[1]) } else { (&received[1], &received[0]) };
+    let (before, after) =
+        if node == NODES[0] { (&received[0], &received[1]) } else { (&received[1], &received[0]) };
     let none = Vec::new();
     for (topic, count) in &confirmed {
         let (before, after) = (before.get(topic).unwrap_or(&none), after.get(topic).unwrap_or(&none));

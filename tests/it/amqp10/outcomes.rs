@@ -43,7 +43,12 @@ async fn released_and_modified_are_worth_another_try() {
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn only_what_is_not_confirmed_comes_back() {
-    for (topic, kind) in [("a.reject_after_3", "rejected"), ("a.cut_after_3", "transient"), ("a.drop_after_3", "transient"), ("a.end_after_3", "transient")] {
+    for (topic, kind) in [
+        ("a.reject_after_3", "rejected"),
+        ("a.cut_after_3", "transient"),
+        ("a.drop_after_3", "transient"),
+        ("a.end_after_3", "transient"),
+    ] {
         let (result, _peer) = send(numbered(topic, 6)).await;
         assert_eq!(unsent(result), [(kind, 3), (kind, 4), (kind, 5)], "{topic}");
     }
@@ -54,7 +59,10 @@ async fn only_what_is_not_confirmed_comes_back() {
 async fn a_peer_that_never_answers_is_given_up_in_time() {
     let begun = Instant::now();
     let (result, _peer) = send(numbered("a.hang", 2)).await;
-    assert!(result.as_ref().unwrap_err().to_string().contains("no outcome within SEND_TIMEOUT"), "{result:?}");
+    assert!(
+        result.as_ref().unwrap_err().to_string().contains("no outcome within SEND_TIMEOUT"),
+        "{result:?}"
+    );
     assert_eq!(unsent(result), [("transient", 0), ("transient", 1)]);
     let took = begun.elapsed();
     assert!(took > Duration::from_secs(2) && took < Duration::from_secs(10), "{took:?}");
@@ -123,7 +131,8 @@ async fn a_window_of_one_keeps_the_order_of_a_topic_over_a_release() {
 async fn closing_waits_for_what_is_outstanding() {
     let brokers = Brokers::running();
     let (mut peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
-    let messenger = std::sync::Arc::new(Amqp10::new(&Amqp10Settings::new([format!("amqp://{address}")])).unwrap());
+    let messenger =
+        std::sync::Arc::new(Amqp10::new(&Amqp10Settings::new([format!("amqp://{address}")])).unwrap());
     let sender = std::sync::Arc::clone(&messenger);
     let sending = tokio::spawn(async move { sender.send(numbered("a.b", 1000)).await });
     peer.event("message").await;

@@ -19,10 +19,16 @@ pub struct Brokers(HashMap<String, String>);
 
 impl Brokers {
     pub fn running() -> Self {
-        let folder = std::env::var_os("TOWER_OUTBOX_BROKERS").map_or_else(|| root().join("target/brokers"), PathBuf::from);
+        let folder = std::env::var_os("TOWER_OUTBOX_BROKERS")
+            .map_or_else(|| root().join("target/brokers"), PathBuf::from);
         let text = std::fs::read_to_string(folder.join("env"))
             .expect("the brokers run: scripts/brokers up, or run the whole with scripts/test");
-        Self(text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect())
+        Self(
+            text.lines()
+                .filter_map(|line| line.split_once('='))
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect(),
+        )
     }
 
     pub fn get(&self, key: &str) -> &str {
@@ -52,7 +58,8 @@ impl Brokers {
 
     /// A command of `scripts/brokers`, such as `kill rabbit1`.
     pub async fn command(&self, command: &str) {
-        let status = Command::new(root().join("scripts/brokers")).args(command.split(' ')).status().await.unwrap();
+        let status =
+            Command::new(root().join("scripts/brokers")).args(command.split(' ')).status().await.unwrap();
         assert!(status.success(), "scripts/brokers {command}");
     }
 
@@ -60,7 +67,11 @@ impl Brokers {
     pub async fn python(&self, script: &str, args: &[&str]) -> Vec<Value> {
         let output = self.peer_command(script, args).stdin(Stdio::null()).output().await.unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
-        assert!(output.status.success(), "{script} {args:?}: {text} {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{script} {args:?}: {text} {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         text.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("{line}"))).collect()
     }
 
@@ -134,7 +145,8 @@ pub struct Peer {
 
 impl Peer {
     pub async fn line(&mut self) -> Value {
-        let line = timeout(Duration::from_secs(20), self.lines.recv()).await.expect("a line of the peer in time");
+        let line =
+            timeout(Duration::from_secs(20), self.lines.recv()).await.expect("a line of the peer in time");
         serde_json::from_str(&line.expect("the peer runs")).unwrap()
     }
 

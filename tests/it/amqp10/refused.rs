@@ -9,7 +9,11 @@ fn assert_rejected(result: Result<(), Unsent>, count: usize, text: &str) {
     let unsent = result.expect_err("refused");
     assert_eq!(unsent.len(), count);
     for (message, failure) in &unsent {
-        assert!(!failure.is_transient() && failure.to_string().contains(text), "{}: {failure}", message.topic());
+        assert!(
+            !failure.is_transient() && failure.to_string().contains(text),
+            "{}: {failure}",
+            message.topic()
+        );
     }
 }
 
@@ -27,7 +31,8 @@ async fn rabbitmq_without_the_exchange_rejects() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn rabbitmq_rejects_a_writer_without_the_right() {
     let brokers = Brokers::running();
-    let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP").replace("://", "://limited:limited@")]);
+    let mut settings =
+        Amqp10Settings::new([brokers.get("RABBIT1_AMQP").replace("://", "://limited:limited@")]);
     settings.address = Some("/exchange/amq.topic/{topic}".to_owned());
     let messenger = Amqp10::new(&settings).unwrap();
     assert_rejected(messenger.send(numbered("a", 3)).await, 3, "refused");
@@ -41,6 +46,7 @@ async fn activemq_rejects_a_topic_the_certificate_may_not_write() {
         return;
     }
     let messenger = RhMsg::new(&brokers.mutual_tls(&["ACTIVEMQ_AMQPS"])).unwrap();
-    let batch = [numbered("VirtualTopic.eng.a", 1), numbered("Forbidden.a", 2), numbered("VirtualTopic.eng.a", 1)];
+    let batch =
+        [numbered("VirtualTopic.eng.a", 1), numbered("Forbidden.a", 2), numbered("VirtualTopic.eng.a", 1)];
     assert_rejected(messenger.send(batch.concat()).await, 2, "not authorized to write");
 }

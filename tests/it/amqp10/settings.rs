@@ -66,20 +66,29 @@ fn a_missing_file_is_named() {
         let mut settings = files.settings.clone();
         change(&mut settings, Path::new("/nowhere/x.pem").to_owned());
         let error = refusal(&settings);
-        assert!(error.contains(key) && error.contains("/nowhere/x.pem") && error.contains("check the path"), "{error}");
+        assert!(
+            error.contains(key) && error.contains("/nowhere/x.pem") && error.contains("check the path"),
+            "{error}"
+        );
     }
 }
 
 #[test]
 fn garbage_is_not_pem() {
     let files = Files::new();
-    let garbage = files.write("garbage.pem", "-----BEGIN CERTIFICATE-----\nnot base64 at all !\n-----END CERTIFICATE-----\n");
+    let garbage = files.write(
+        "garbage.pem",
+        "-----BEGIN CERTIFICATE-----\nnot base64 at all !\n-----END CERTIFICATE-----\n",
+    );
     let empty = files.write("empty.pem", "");
     for path in [garbage, empty] {
         let mut settings = files.settings.clone();
         settings.certificate = Some(path.clone());
         let error = refusal(&settings);
-        assert!(error.contains("CERTIFICATE") && error.contains("holds no certificate in PEM form"), "{error}");
+        assert!(
+            error.contains("CERTIFICATE") && error.contains("holds no certificate in PEM form"),
+            "{error}"
+        );
         let mut settings = files.settings.clone();
         settings.cacert = Some(path.clone());
         assert!(refusal(&settings).contains("CACERT"), "{}", path.display());
@@ -103,7 +112,10 @@ fn a_key_that_does_not_match_is_refused() {
     let ((certificate, _), (_, other_key)) = (identity(|_| {}), identity(|_| {}));
     files.settings.certificate = Some(files.write("pair.pem", &format!("{certificate}{other_key}")));
     let error = refusal(&files.settings);
-    assert!(error.contains("does not fit") && error.contains("pair.pem") && error.contains("KeyMismatch"), "{error}");
+    assert!(
+        error.contains("does not fit") && error.contains("pair.pem") && error.contains("KeyMismatch"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -115,7 +127,10 @@ fn an_expired_certificate_and_one_of_tomorrow_are_refused() {
     });
     files.settings.certificate = Some(files.write("old.pem", &format!("{certificate}{key}")));
     let error = refusal(&files.settings);
-    assert!(error.contains("old.pem expired on") && error.contains("2021") && error.contains("renew"), "{error}");
+    assert!(
+        error.contains("old.pem expired on") && error.contains("2021") && error.contains("renew"),
+        "{error}"
+    );
     let (certificate, key) = identity(|params| params.not_before = rcgen::date_time_ymd(2090, 1, 1));
     files.settings.certificate = Some(files.write("new.pem", &format!("{certificate}{key}")));
     assert!(refusal(&files.settings).contains("valid only from"));
@@ -159,4 +174,12 @@ fn what_amqp_cannot_send_is_refused_at_enqueue() {
     assert!(check(Message::new("t".repeat(55), "").unwrap()).unwrap_err().to_string().contains("255 bytes"));
     let delayed = Message::new("t", "").unwrap().with_delay(Duration::from_secs(1));
     assert!(check(delayed).unwrap_err().to_string().contains("without a delay"));
+}
+
+#[test]
+fn settings_and_messengers_do_not_print_passwords() {
+    let settings = Amqp10Settings::new(["amqp://jo:geheim@localhost"]);
+    let messenger = Amqp10::new(&settings).unwrap();
+    let printed = format!("{settings:?} {messenger:?}");
+    assert!(printed.contains("localhost") && !printed.contains("geheim"), "{printed}");
 }

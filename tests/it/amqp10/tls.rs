@@ -98,15 +98,20 @@ async fn external_is_not_used_where_it_is_not_offered() {
     let mut settings = brokers.mutual_tls(&["ACTIVEMQ_AMQPS"]);
     settings.sasl = Sasl::External;
     let error = refusal(&settings).await;
-    assert!(error.contains("offers SASL") && error.contains("ANONYMOUS") && error.contains("set SASL"), "{error}");
+    assert!(
+        error.contains("offers SASL") && error.contains("ANONYMOUS") && error.contains("set SASL"),
+        "{error}"
+    );
 }
 
 /// A Proton listener with this server certificate, and settings that reach it as `localhost`.
 async fn proton_with(brokers: &Brokers, server: &str) -> (Peer, Amqp10Settings) {
     let file = |name: String| brokers.certificate(&name).display().to_string();
     let (certificate, key) = (file(format!("{server}.pem")), file(format!("{server}.key")));
-    let (peer, address) = brokers.proton(&["--sasl", "ANONYMOUS", "--tls-cert", &certificate, "--tls-key", &key]).await;
-    let mut settings = Amqp10Settings::new([format!("amqps://{}", address.replace("127.0.0.1", "localhost"))]);
+    let (peer, address) =
+        brokers.proton(&["--sasl", "ANONYMOUS", "--tls-cert", &certificate, "--tls-key", &key]).await;
+    let mut settings =
+        Amqp10Settings::new([format!("amqps://{}", address.replace("127.0.0.1", "localhost"))]);
     settings.cacert = Some(brokers.certificate("ca.pem"));
     (peer, settings)
 }

@@ -9,7 +9,7 @@ use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
-use tower_outbox::{Health, Message, MessageQueue, Messenger, MessagingLayer, OnSendFailure};
+use tower_outbox::{Health, Message, MessageQueue, MessagingLayer, Messenger, OnSendFailure};
 
 /// The URL of a port nobody listens on.
 async fn refusing() -> String {
@@ -57,7 +57,8 @@ async fn a_request_ends_by_its_setting_when_every_broker_is_down() {
         [(OnSendFailure::Log, StatusCode::CREATED), (OnSendFailure::Reject, StatusCode::SERVICE_UNAVAILABLE)]
     {
         let settings = Amqp10Settings::new([refusing().await, refusing().await]);
-        let layer = MessagingLayer::new(Amqp10::new(&settings).unwrap()).with_on_send_failure(on_send_failure);
+        let layer =
+            MessagingLayer::new(Amqp10::new(&settings).unwrap()).with_on_send_failure(on_send_failure);
         let handler = |Extension(queue): Extension<MessageQueue>| async move {
             queue.enqueue(Message::new("a", "x").unwrap()).unwrap();
             StatusCode::CREATED

@@ -86,7 +86,10 @@ async fn durable_priority_and_ttl_are_settable() {
     (settings.durable, settings.priority, settings.ttl) = (Some(true), 7, Some(Duration::from_secs(5)));
     RhMsg::new(&settings).unwrap().send(vec![Message::new("a", "{}").unwrap()]).await.unwrap();
     let message = peer.event("message").await;
-    assert_eq!((&message["durable"], &message["priority"], &message["ttl"]), (&json!(true), &json!(7), &json!(5.0)));
+    assert_eq!(
+        (&message["durable"], &message["priority"], &message["ttl"]),
+        (&json!(true), &json!(7), &json!(5.0))
+    );
 }
 
 /// ActiveMQ closes the second connection of a container id.
@@ -123,13 +126,24 @@ async fn every_connection_has_a_container_id_of_its_own_and_is_kept() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn sasl_is_chosen_by_what_the_peer_offers() {
     let brokers = Brokers::running();
-    let tls = ["server.pem", "server.key", "ca.pem"].map(|name| brokers.certificate(name).display().to_string());
+    let tls =
+        ["server.pem", "server.key", "ca.pem"].map(|name| brokers.certificate(name).display().to_string());
     for (offered, user, chosen) in [
         ("EXTERNAL ANONYMOUS", "", "EXTERNAL"),
         ("ANONYMOUS", "", "ANONYMOUS"),
         ("PLAIN ANONYMOUS", "", "ANONYMOUS"),
     ] {
-        let args = ["--sasl", offered, "--tls-cert", &tls[0], "--tls-key", &tls[1], "--tls-ca", &tls[2], "--require-client-cert"];
+        let args = [
+            "--sasl",
+            offered,
+            "--tls-cert",
+            &tls[0],
+            "--tls-key",
+            &tls[1],
+            "--tls-ca",
+            &tls[2],
+            "--require-client-cert",
+        ];
         let (mut peer, address) = brokers.proton(&args).await;
         let mut settings = brokers.mutual_tls(&[]);
         settings.urls = vec![format!("amqps://{user}{}", address.replace("127.0.0.1", "localhost"))];
