@@ -43,6 +43,7 @@ pub struct BackgroundSettings {
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::units::size_u32"))]
     pub max_bytes: u32,
     /// What happens when there is no room; [`WhenFull::Wait`] by default.
+    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::units::word"))]
     pub when_full: WhenFull,
 }
 

@@ -83,7 +83,9 @@ impl Default for RequestSettings {
 #[serde(default, deny_unknown_fields)]
 struct Common {
     backend: Option<String>,
+    #[serde(deserialize_with = "crate::units::word")]
     delivery: Delivery,
+    #[serde(deserialize_with = "crate::units::word")]
     on_send_failure: OnSendFailure,
     request: RequestSettings,
     background: BackgroundSettings,
@@ -235,7 +237,7 @@ mod tests {
 
     #[test]
     fn keys_are_in_any_case_and_the_environment_wins() {
-        let text = "[Message_Bus]\nBackend = \"rhmsg\"\nON_SEND_FAILURE = \"reject\"\n[message_bus.BACKGROUND]\nMax_Messages = 5\nmax_bytes = \"1MiB\"";
+        let text = "[Message_Bus]\nBackend = \"rhmsg\"\nON_SEND_FAILURE = \"Reject\"\n[Message_Bus.BACKGROUND]\nMax_Messages = 5\nmax_bytes = \"1MiB\"";
         let variables = [("MESSAGE_BUS__BACKEND", "amqp10"), ("MESSAGE_BUS__BACKGROUND__MAX_MESSAGES", "7")];
         let settings = load(text, &variables).unwrap();
         assert_eq!(settings.backend, "amqp10");

@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them in settings.
+//! Durations, sizes and choices as people write them in settings.
 
 #[cfg(feature = "_brokers")]
 use std::time::Duration;
@@ -42,6 +42,12 @@ pub(crate) fn optional_duration<'de, D: Deserializer<'de>>(
 pub(crate) fn size_u32<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let size = size(deserializer)?;
     u32::try_from(size).map_err(|_| D::Error::custom("a size must be below 4GiB"))
+}
+
+/// One word of several, in any case; the error lists them.
+pub(crate) fn word<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+    let word = String::deserialize(deserializer)?.to_lowercase();
+    T::deserialize(serde::de::value::StringDeserializer::new(word))
 }
 
 /// `"8MiB"` or plain bytes.

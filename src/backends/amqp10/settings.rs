@@ -47,6 +47,7 @@ pub struct Amqp10Settings {
     /// of the same authority can then read and drop every message. Off by default.
     pub dangerous_accept_any_host_name: bool,
     /// How to say who we are; [`Sasl::Auto`] by default.
+    #[serde(deserialize_with = "crate::units::word")]
     pub sasl: Sasl,
     /// Put before every topic, with exactly one dot between; none by default.
     pub topic_prefix: Option<String>,
