@@ -64,6 +64,8 @@ pub(super) struct Flush {
     queue: MessageQueue,
     request: Option<Box<request::Parts>>,
     closed: bool,
+    /// The inner future is being polled: a drop that finds it so comes from a panic.
+    pub(super) polling: bool,
 }
 
 impl Flush {
@@ -72,7 +74,7 @@ impl Flush {
         queue: MessageQueue,
         request: Option<Box<request::Parts>>,
     ) -> Self {
-        Self { config, queue, request, closed: false }
+        Self { config, queue, request, closed: false, polling: false }
     }
 
     pub(super) fn config(&self) -> &Arc<Config> {
@@ -118,7 +120,7 @@ impl Flush {
 impl Drop for Flush {
     fn drop(&mut self) {
         if !self.closed {
-            self.abandon(if std::thread::panicking() { "panic" } else { "cancelled" });
+            self.abandon(if self.polling { "panic" } else { "cancelled" });
         }
     }
 }

@@ -60,10 +60,13 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if this.sending.is_none() {
-            let response = ready!(this.inner.poll(cx));
             let Some(flush) = this.flush else {
-                return Poll::Ready(response.map(|response| response.map(ResponseBody::new)));
+                return this.inner.poll(cx).map_ok(|response| response.map(ResponseBody::new));
             };
+            flush.polling = true;
+            let response = this.inner.poll(cx);
+            flush.polling = false;
+            let response = ready!(response);
             let response = match response {
                 Ok(response) => response,
                 Err(error) => {

@@ -42,7 +42,12 @@ impl Received {
     }
 }
 
-async fn conforms(messenger: Arc<dyn Messenger>, topic: &str, capabilities: Capabilities, mut inbox: Inbox<'_>) {
+async fn conforms(
+    messenger: Arc<dyn Messenger>,
+    topic: &str,
+    capabilities: Capabilities,
+    mut inbox: Inbox<'_>,
+) {
     let message = |seq: u64| Message::json(topic.to_owned(), &json!({"seq": seq})).unwrap();
 
     messenger.send(Vec::new()).await.expect("an empty batch is sent");
@@ -84,7 +89,9 @@ async fn conforms(messenger: Arc<dyn Messenger>, topic: &str, capabilities: Capa
         assert!(received[0].body == *sent.body(), "unicode");
         assert!(received[1].body == *large.body(), "1 MiB");
         if capabilities.headers {
-            for (name, value) in [("text", json!("größe")), ("empty", json!("")), ("number", json!(-7)), ("yes", json!(true))] {
+            for (name, value) in
+                [("text", json!("größe")), ("empty", json!("")), ("number", json!(-7)), ("yes", json!(true))]
+            {
                 assert_eq!(received[0].headers[name], value, "header {name}");
             }
         }
@@ -94,7 +101,10 @@ async fn conforms(messenger: Arc<dyn Messenger>, topic: &str, capabilities: Capa
         let batch = bodies.map(|body| Message::new(topic.to_owned(), body.to_vec()).unwrap());
         messenger.send(batch.to_vec()).await.expect("any bytes are sent");
         if capabilities.arrival {
-            assert_eq!(inbox(3).await.iter().map(|received| received.body.clone()).collect::<Vec<_>>(), bodies);
+            assert_eq!(
+                inbox(3).await.iter().map(|received| received.body.clone()).collect::<Vec<_>>(),
+                bodies
+            );
         }
     }
 
@@ -114,7 +124,11 @@ async fn conforms(messenger: Arc<dyn Messenger>, topic: &str, capabilities: Capa
             while seqs.last() != Some(&99) {
                 seqs.extend(inbox(1).await.iter().map(Received::seq));
             }
-            assert_eq!(seqs[..seqs.len() - 1], (0..seqs.len() as u64 - 1).collect::<Vec<_>>(), "after {polls} polls");
+            assert_eq!(
+                seqs[..seqs.len() - 1],
+                (0..seqs.len() as u64 - 1).collect::<Vec<_>>(),
+                "after {polls} polls"
+            );
         }
     }
 
@@ -184,7 +198,8 @@ fn base64(text: &str) -> Vec<u8> {
     };
     let digits: Vec<u8> = text.bytes().filter(|c| *c != b'=').map(digit).collect();
     let bytes = digits.chunks(4).flat_map(|chunk| {
-        let bits = chunk.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit)) << (6 * (4 - chunk.len()));
+        let bits =
+            chunk.iter().fold(0_u32, |bits, digit| bits << 6 | u32::from(*digit)) << (6 * (4 - chunk.len()));
         bits.to_be_bytes()[1..chunk.len()].to_vec()
     });
     bytes.collect()
@@ -220,7 +235,9 @@ async fn amqp10_conforms_on_rabbitmq() {
     let brokers = Brokers::running();
     let topic = unique("conformance");
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
-    let (peer, _ready) = brokers.start("receive.py", &[brokers.get("RABBIT1_AMQP"), &queue.address(), "--timeout", "30"]).await;
+    let (peer, _ready) = brokers
+        .start("receive.py", &[brokers.get("RABBIT1_AMQP"), &queue.address(), "--timeout", "30"])
+        .await;
     let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
     settings.address = Some("/topic/{topic}".to_owned());
     let capabilities = Capabilities { arrival: true, any_body: true, headers: true, closes: true };
@@ -237,7 +254,8 @@ async fn rhmsg_conforms_on_activemq() {
     }
     let name = unique("conformance");
     let address = format!("Consumer.{name}.VirtualTopic.eng.{name}.>");
-    let (peer, _ready) = brokers.start("receive.py", &[brokers.get("ACTIVEMQ_AMQP"), &address, "--timeout", "30"]).await;
+    let (peer, _ready) =
+        brokers.start("receive.py", &[brokers.get("ACTIVEMQ_AMQP"), &address, "--timeout", "30"]).await;
     let mut settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
     settings.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
     let capabilities = Capabilities { arrival: true, any_body: false, headers: true, closes: true };

@@ -16,10 +16,11 @@ fn parse(text: &str) -> Settings {
 
 /// The file with the keys that are commented out put in.
 fn with_every_key() -> String {
-    let uncomment = |line: &str| match line.strip_prefix("# ").filter(|rest| rest.split(' ').nth(1) == Some("=")) {
-        Some(rest) => format!("{rest}\n"),
-        None => format!("{line}\n"),
-    };
+    let uncomment =
+        |line: &str| match line.strip_prefix("# ").filter(|rest| rest.split(' ').nth(1) == Some("=")) {
+            Some(rest) => format!("{rest}\n"),
+            None => format!("{line}\n"),
+        };
     EXAMPLE.lines().map(uncomment).collect()
 }
 
