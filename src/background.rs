@@ -2,8 +2,10 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -37,7 +39,7 @@ pub enum WhenFull {
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct BackgroundSettings {
-    /// How many messages may wait; 10,000 by default.
+    /// How many messages may wait; 10,000 by default, at least 1.
     pub max_messages: u32,
     /// How many bytes may wait; 64 MiB by default. A batch larger than this alone counts as this much.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::units::size_u32"))]
@@ -80,7 +82,8 @@ impl BackgroundSettings {
 ///
 /// `Ok` from its `send` means *taken over*. Memory is bounded; when it is full, `send` waits or
 /// refuses. Transient failures are tried again with backoff, in order, until they pass or the
-/// worker shuts down; rejected messages are logged and counted. A crash loses what is waiting.
+/// worker shuts down; rejected messages are logged and counted, and so are those that the inner messenger panics
+/// over. A crash loses what is waiting.
 ///
 /// It comes with a [`BackgroundWorker`], which the caller spawns:
 ///
@@ -136,7 +139,10 @@ impl Drop for Batch {
 
 impl<M: Messenger> Background<M> {
     /// A buffer before `inner`, and the worker that empties it.
-    pub fn new(inner: M, settings: BackgroundSettings) -> (Self, BackgroundWorker<M>) {
+    pub fn new(inner: M, mut settings: BackgroundSettings) -> (Self, BackgroundWorker<M>) {
+        // A batch must count for something, or a buffer of size zero would have no bound.
+        settings.max_messages = settings.max_messages.max(1);
+        settings.max_bytes = settings.max_bytes.max(1);
         let inner = Arc::new(inner);
         let (sender, receiver) = mpsc::unbounded_channel();
         let room = Arc::new(Room {
@@ -278,7 +284,15 @@ impl<M: Messenger> BackgroundWorker<M> {
     /// Sends all that is pending; keeps what is worth another try.
     async fn send(&self, pending: &mut Pending) -> Result<(), Failure> {
         // The messages stay in `pending` while they are out, so that a dropped future leaves them there.
-        let result = self.inner.send(pending.to_vec()).await;
+        let mut send = self.inner.send(pending.to_vec());
+        let caught = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| send.as_mut().poll(cx))) {
+            Ok(poll) => poll.map(Some),
+            Err(_panic) => Poll::Ready(None),
+        });
+        let Some(result) = caught.await else {
+            pending.lose(&"the messenger panicked");
+            return Ok(());
+        };
         let (transient, rejected) = result.err().unwrap_or_default().split();
         rejected.log();
         let failure = transient.iter().next().map(|(_, failure)| failure.clone());
@@ -315,6 +329,14 @@ impl Pending {
         }
         self.batches.retain(|batch| !batch.messages.is_empty());
         self.messages = self.batches.iter().map(|batch| batch.messages.len()).sum();
+    }
+
+    fn lose(&mut self, cause: &dyn fmt::Display) {
+        telemetry::lost(self.messages, cause);
+        for batch in &mut self.batches {
+            batch.messages.clear();
+        }
+        self.keep(&HashSet::new());
     }
 
     fn give_up(mut self) -> Vec<Message> {

@@ -93,7 +93,10 @@ impl Bus {
         let mut left = Vec::new();
         if let Some(Worker { stop, task }) = worker {
             let _ = stop.send(());
-            left = task.await.unwrap_or_default();
+            left = task.await.unwrap_or_else(|error| {
+                tracing::error!(%error, "the background worker ended before its time");
+                Vec::new()
+            });
         }
         left.extend(self.messenger.close(until.saturating_duration_since(Instant::now())).await);
         let shutdown = Shutdown { left, sends: in_flight.len() };

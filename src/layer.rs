@@ -178,14 +178,19 @@ where
         let traceparent = request.headers().get(TRACEPARENT).cloned();
         let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent);
         request.extensions_mut().insert(queue.clone());
-        let (request, parts) = match &self.config.enrich {
-            None => (request, None),
-            Some(_) => {
-                let (parts, body) = request.into_parts();
-                (Request::from_parts(parts.clone(), body), Some(Box::new(parts)))
-            }
-        };
+        let parts = self.config.enrich.as_ref().map(|_| Box::new(parts(&request)));
         let flush = Flush::new(Arc::clone(&self.config), queue, parts);
         ResponseFuture::new(self.inner.call(request), Some(flush))
     }
+}
+
+/// A copy of the head, made without moving the request.
+fn parts<B>(request: &Request<B>) -> request::Parts {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.method = request.method().clone();
+    parts.uri = request.uri().clone();
+    parts.version = request.version();
+    parts.headers = request.headers().clone();
+    parts.extensions = request.extensions().clone();
+    parts
 }

@@ -58,9 +58,18 @@ impl Message {
         value: &T,
     ) -> Result<Self, MessageError> {
         let topic = Topic::new(topic)?;
-        let mut body = Vec::with_capacity(512);
-        serde_json::to_writer(&mut body, value).map_err(MessageError::Serialize)?;
-        Ok(Self::from_parts(topic, body.into(), "application/json"))
+        thread_local! {
+            static SCRATCH: std::cell::Cell<Vec<u8>> = const { std::cell::Cell::new(Vec::new()) };
+        }
+        let mut scratch = SCRATCH.take();
+        scratch.clear();
+        let result = serde_json::to_writer(&mut scratch, value);
+        let body = Bytes::copy_from_slice(&scratch);
+        if scratch.capacity() <= 16 << 10 {
+            SCRATCH.set(scratch);
+        }
+        result.map_err(MessageError::Serialize)?;
+        Ok(Self::from_parts(topic, body, "application/json"))
     }
 
     fn from_parts(topic: Topic, body: Bytes, content_type: &'static str) -> Self {

@@ -83,6 +83,7 @@ impl Taken {
 }
 
 impl MessageQueue {
+    #[inline]
     pub(crate) fn new(config: Arc<QueueConfig>, traceparent: Option<HeaderValue>) -> Self {
         let shared = Shared { state: Mutex::default(), config, traceparent };
         Self { shared: Arc::new(shared), always: false }
@@ -167,10 +168,11 @@ impl MessageQueue {
         self.lock().closed
     }
 
-    pub(crate) fn close(&self) -> Taken {
+    /// Closes the queue; gives what it held, if anything.
+    pub(crate) fn close(&self) -> Option<Taken> {
         let mut state = self.lock();
         state.closed = true;
-        std::mem::take(&mut state.taken)
+        (!state.taken.messages.is_empty()).then(|| std::mem::take(&mut state.taken))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

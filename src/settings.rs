@@ -125,11 +125,12 @@ impl Settings {
     }
 
     fn from_table(table: Table) -> Result<Self, SettingsError> {
-        let (common, backend_keys) = table.split(&keys::of::<Common>());
+        let names = keys::of::<Common>();
+        let (common, backend_keys) = table.split(&names);
         common.check_keys::<RequestSettings>("request")?;
         common.check_keys::<BackgroundSettings>("background")?;
         let common: Common = common.parse().map_err(SettingsError::value)?;
-        Ok(Self::new(common, BackendTable::new(backend_keys)))
+        Ok(Self::new(common, BackendTable::new(backend_keys, names)))
     }
 
     fn new(common: Common, backend_keys: BackendTable) -> Self {
@@ -266,6 +267,13 @@ mod tests {
                 && error.contains("did you mean BACKGROUND.MAX_MESSAGES?"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_misspelt_common_key_is_recognised() {
+        let settings = load("[MESSAGE_BUS]\nBACKEN = \"rhmsg\"", &[]).unwrap();
+        let error = settings.backend_keys.parse::<BackgroundSettings>().unwrap_err().to_string();
+        assert!(error.contains("BACKEN; did you mean BACKEND?"), "{error}");
     }
 
     #[test]

@@ -48,6 +48,9 @@ fn fault(name: &str) -> Option<&'static str> {
     if name.len() > Topic::MAX_LEN {
         return Some("it is longer than 255 bytes");
     }
+    if is_plain(name.as_bytes()) {
+        return None;
+    }
     let mut after_dot = true;
     for c in name.chars() {
         match c {
@@ -59,6 +62,20 @@ fn fault(name: &str) -> Option<&'static str> {
         after_dot = c == '.';
     }
     after_dot.then_some("it ends with a dot")
+}
+
+/// Whether there is nothing in the name but ASCII letters, digits, `-`, `_`, and dots between them.
+fn is_plain(name: &[u8]) -> bool {
+    let mut after_dot = true;
+    for &byte in name {
+        match byte {
+            b'.' if after_dot => return false,
+            b'.' => after_dot = true,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' => after_dot = false,
+            _ => return false,
+        }
+    }
+    !after_dot
 }
 
 impl fmt::Display for Topic {

@@ -46,9 +46,11 @@ impl fmt::Debug for Config {
     }
 }
 
+const GRPC_STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
+
 /// The default rule of [`MessagingLayer::with_success`](super::MessagingLayer::with_success).
 pub(super) fn is_success(response: &response::Parts) -> bool {
-    response.status.is_success() && response.headers.get("grpc-status").is_none_or(|status| status == "0")
+    response.status.is_success() && response.headers.get(GRPC_STATUS).is_none_or(|status| status == "0")
 }
 
 /// The messages that are to leave, and whether the response may still be changed by how they fare.
@@ -69,6 +71,7 @@ pub(super) struct Flush {
 }
 
 impl Flush {
+    #[inline]
     pub(super) fn new(
         config: Arc<Config>,
         queue: MessageQueue,
@@ -84,8 +87,7 @@ impl Flush {
     /// Closes the queue; gives what it held, if anything.
     pub(super) fn close(&mut self) -> Option<Taken> {
         self.closed = true;
-        let taken = self.queue.close();
-        (!taken.messages.is_empty()).then_some(taken)
+        self.queue.close()
     }
 
     /// Decides which messages leave with this response, and completes them.
@@ -149,23 +151,26 @@ impl Config {
         // Made here, not at the first poll: the future may be dropped before it.
         let guard = LostUnlessEnded { messages: messages.len(), ended: false };
         async move {
-            let fate = self.send_guarded(messages).await;
+            let unsent = self.send_and_log(messages).await;
             guard.end();
-            fate
+            self.fate(unsent)
         }
     }
 
-    async fn send_guarded(&self, messages: Vec<Message>) -> Fate {
+    async fn send_and_log(&self, messages: Vec<Message>) -> Unsent {
         let (count, begun) = (messages.len(), Instant::now());
-        let result = self.queue.messenger.send(messages).await;
-        let unsent = result.err().unwrap_or_default();
+        let unsent = self.queue.messenger.send(messages).await.err().unwrap_or_default();
         if unsent.len() < count {
             telemetry::sent(count - unsent.len(), begun.elapsed());
         }
+        unsent.log();
+        unsent
+    }
+
+    fn fate(&self, unsent: Unsent) -> Fate {
         if unsent.is_empty() {
             return Fate::Sent;
         }
-        unsent.log();
         let refused = unsent.iter().any(|(_, failure)| is_full(failure));
         if let Some(on_unsent) = &self.on_unsent {
             on_unsent(unsent);

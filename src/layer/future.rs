@@ -37,6 +37,7 @@ struct Sending<B> {
 }
 
 impl<F, B> ResponseFuture<F, B> {
+    #[inline]
     pub(super) fn new(inner: F, flush: Option<Flush>) -> Self {
         Self { inner, flush, sending: None }
     }
@@ -107,11 +108,16 @@ fn begin<B>(flush: &mut Flush, response: Response<B>, cx: &mut Context<'_>) -> B
     }
     let config = flush.config();
     let token = config.in_flight.token();
-    let span = tracing::debug_span!("send", messages = messages.len());
-    let mut send = Box::pin(Arc::clone(config).send(messages).instrument(span));
+    let count = messages.len();
+    let send = Arc::clone(config).send(messages);
+    let mut send: Pin<Box<dyn Future<Output = Fate> + Send>> = if tracing::enabled!(tracing::Level::DEBUG) {
+        Box::pin(send.instrument(tracing::debug_span!("send", messages = count)))
+    } else {
+        Box::pin(send)
+    };
     match catch_unwind(AssertUnwindSafe(|| send.as_mut().poll(cx))) {
         Ok(Poll::Pending) => {
-            let task = config.in_flight.spawn(send);
+            let task = config.in_flight.spawn(send.in_current_span());
             drop(token);
             Begun::Sending(Box::new(Sending { task, response, success }))
         }

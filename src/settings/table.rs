@@ -38,7 +38,7 @@ impl Table {
     /// Refuses keys that the table `name` in this one, meant for `T`, does not know.
     pub(super) fn check_keys<T: DeserializeOwned>(&self, name: &str) -> Result<(), SettingsError> {
         match self.0.get(name).map(|value| &value.kind) {
-            Some(ValueKind::Table(table)) => check_keys::<T>(table, &format!("{name}.")),
+            Some(ValueKind::Table(table)) => check_keys::<T>(table, &format!("{name}."), &[]),
             _ => Ok(()),
         }
     }
@@ -82,22 +82,32 @@ fn merge(table: &mut Map<String, Value>, over: Map<String, Value>) {
     }
 }
 
-fn check_keys<T: DeserializeOwned>(table: &Map<String, Value>, path: &str) -> Result<(), SettingsError> {
-    let known = keys::of::<T>();
+/// Refuses keys that `T` does not know; the nearest may also be one of `others`.
+fn check_keys<T: DeserializeOwned>(
+    table: &Map<String, Value>,
+    path: &str,
+    others: &[&'static str],
+) -> Result<(), SettingsError> {
+    let mut known = keys::of::<T>();
     let mut unknown: Vec<_> = table.keys().filter(|key| !known.contains(&key.as_str())).collect();
     unknown.sort();
     let Some(key) = unknown.first() else { return Ok(()) };
+    known.extend(others);
     let full = |key: &str| format!("{path}{key}").to_uppercase();
     Err(SettingsError::UnknownKey { key: full(key), nearest: keys::nearest(key, &known).map(full) })
 }
 
 /// The keys of `MESSAGE_BUS` that belong to the backend. `Debug` shows their names only.
 #[derive(Clone, Default)]
-pub struct BackendTable(Table);
+pub struct BackendTable {
+    table: Table,
+    /// The keys that stand beside those of the backend, for hints.
+    others: Vec<&'static str>,
+}
 
 impl BackendTable {
-    pub(super) fn new(table: Table) -> Self {
-        Self(table)
+    pub(super) fn new(table: Table, others: Vec<&'static str>) -> Self {
+        Self { table, others }
     }
 
     /// Reads the keys into the settings struct of a backend, with keys in lower case.
@@ -105,13 +115,13 @@ impl BackendTable {
     /// # Errors
     /// [`SettingsError::UnknownKey`] for a key the struct has not, [`SettingsError::Value`] for a value it cannot have.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
-        check_keys::<T>(&self.0.0, "")?;
-        self.0.clone().parse().map_err(SettingsError::value)
+        check_keys::<T>(&self.table.0, "", &self.others)?;
+        self.table.clone().parse().map_err(SettingsError::value)
     }
 }
 
 impl fmt::Debug for BackendTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_list().entries(self.0.0.keys()).finish()
+        f.debug_list().entries(self.table.0.keys()).finish()
     }
 }

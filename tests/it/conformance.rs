@@ -80,7 +80,8 @@ async fn conforms(
     for (name, value) in [("text", "größe"), ("empty", "")] {
         sent.set_header(name, value);
     }
-    (sent.set_header("number", -7), sent.set_header("yes", true));
+    sent.set_header("number", -7);
+    sent.set_header("yes", true);
     let large = Message::json(topic.to_owned(), &json!({"seq": 1, "text": "ü".repeat(1 << 19)})).unwrap();
     messenger.check(&sent).unwrap();
     messenger.send(vec![sent.clone(), large.clone()]).await.expect("unicode and 1 MiB are sent");

@@ -9,13 +9,38 @@ URL: amqp://[USER:PASSWORD@]127.0.0.1:PORT, guest by default.
 
 What was sent over AMQP 1.0 with an amqp-value body RabbitMQ 3.10 hands on undecoded, as type "amqp-1.0"; drain
 decodes it with proton: "body" is then the value, and "amqp" the whole message in the shape of proton_peer.py.
+
+"header_types" of drain are the letters the values had on the wire: S string, I int32, l int64, t boolean, T time,
+d double, V void, A array, F table, x bytes, and so on.
 """
 
 import base64
 import json
+import struct
 import sys
 
 import pika
+import pika.data
+
+
+class Table(dict):
+    """A table as pika decodes it, which also knows the type of each value."""
+
+    def __init__(self):
+        self.types = {}
+
+
+def decode_table(encoded, offset):
+    (size,) = struct.unpack_from(">I", encoded, offset)
+    table, offset, end = Table(), offset + 4, offset + 4 + size
+    while offset < end:
+        key, offset = pika.data.decode_short_string(encoded, offset)
+        table.types[key] = chr(encoded[offset])
+        table[key], offset = pika.data.decode_value(encoded, offset)
+    return table, offset
+
+
+pika.data.decode_table = decode_table
 
 
 def declare(channel, queue, key):
@@ -54,11 +79,19 @@ def record(method, properties, body):
         "routing_key": method.routing_key,
         "message_id": properties.message_id,
         "headers": properties.headers or {},
+        "header_types": properties.headers.types if properties.headers else {},
         "delivery_mode": properties.delivery_mode,
         "content_type": properties.content_type,
         "content_encoding": properties.content_encoding,
         "priority": properties.priority,
+        "timestamp": properties.timestamp,
         "type": properties.type,
+        "app_id": properties.app_id,
+        "user_id": properties.user_id,
+        "correlation_id": properties.correlation_id,
+        "reply_to": properties.reply_to,
+        "expiration": properties.expiration,
+        "exchange": method.exchange,
         "redelivered": method.redelivered,
     }
     if properties.type == "amqp-1.0":

@@ -49,7 +49,9 @@ impl Envelope for Plain {
         let mut application = OrderedMap::new();
         insert_headers(&mut application, message);
         let body = Body::from(Data(Binary::from(message.body().to_vec())));
-        Ok(assemble(header, Some(properties), application, body))
+        let mut message = assemble(header, Some(properties), application, body);
+        message.application_properties = message.application_properties.filter(|found| !found.is_empty());
+        Ok(message)
     }
 }
 

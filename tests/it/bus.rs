@@ -1,0 +1,282 @@
+//! From settings to a running bus.
+
+use std::convert::Infallible;
+use std::error::Error;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use http::StatusCode;
+use serde::Deserialize;
+use tokio::time::{Instant, timeout};
+use tower_outbox::{
+    BackendTable, BoxError, Bus, Failure, Health, Message, MessageQueue, Messenger, Settings, SettingsError,
+    Unsent, async_trait,
+};
+
+use crate::support::messengers::{down, fake, held, recording};
+use crate::support::{MINUTE, answering, app, enqueue, enqueue_a, get, logs, messages, text, topics};
+
+fn settings(text: &str) -> Settings {
+    toml::from_str(text).unwrap()
+}
+
+/// A bus whose backend is this messenger.
+async fn bus(delivery: &str, messenger: impl Messenger) -> Bus {
+    let settings = settings(&format!("BACKEND = \"own\"\nDELIVERY = \"{delivery}\""));
+    let builder = Bus::builder(&settings).with_backend("own", |_| Ok::<_, Infallible>(messenger));
+    builder.start().await.unwrap()
+}
+
+fn chain(error: &dyn Error) -> String {
+    let cause = error.source().map(|cause| format!(": {}", chain(cause))).unwrap_or_default();
+    format!("{error}{cause}")
+}
+
+async fn assert_is_dummy(settings: &Settings) {
+    let log = logs::listen();
+    let bus = Bus::start(settings).await.unwrap();
+    assert_eq!(get(app(bus.layer(), enqueue_a)).await.status(), StatusCode::OK);
+    assert_eq!(log.with("message not sent: dummy").len(), 1);
+    assert_eq!(bus.health().await, Health::Up);
+    assert!(bus.shutdown(MINUTE).await.is_clean());
+}
+
+#[tokio::test]
+async fn settings_by_default_are_the_dummy() {
+    assert_is_dummy(&Settings::default()).await;
+}
+
+#[tokio::test]
+async fn an_empty_table_is_the_dummy() {
+    assert_is_dummy(&settings("")).await;
+    assert_is_dummy(&settings("BACKEND = \"dummy\"")).await;
+}
+
+#[tokio::test]
+async fn the_dummy_has_no_keys() {
+    let error = Bus::start(&settings("URLS = [\"amqp://h\"]")).await.unwrap_err();
+    assert!(matches!(&error, SettingsError::UnknownKey { key, .. } if key == "URLS"), "{error}");
+}
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct KafkaSettings {
+    brokers: Vec<String>,
+    #[serde(default)]
+    linger: u32,
+}
+
+fn kafka(table: &BackendTable) -> Result<impl Messenger + use<>, BoxError> {
+    let settings: KafkaSettings = table.parse()?;
+    if settings.brokers.is_empty() {
+        return Err("BROKERS names none".into());
+    }
+    Ok(fake(move |batch: Vec<Message>| {
+        let expected = KafkaSettings { brokers: vec!["h1".to_owned(), "h2".to_owned()], linger: 5 };
+        assert_eq!(settings, expected);
+        std::future::ready(Err(Unsent::new(batch, &Failure::rejected("kafka"))))
+    }))
+}
+
+async fn start_kafka(keys: &str) -> Result<Bus, SettingsError> {
+    let settings = settings(&format!("BACKEND = \"acme.Kafka\"\n{keys}"));
+    Bus::builder(&settings).with_backend("acme.Kafka", kafka).start().await
+}
+
+#[tokio::test]
+async fn a_backend_of_the_apps_own_reads_its_keys() {
+    let bus =
+        start_kafka("BROKERS = [\"h1\", \"h2\"]\nLinger = 5\nON_SEND_FAILURE = \"reject\"").await.unwrap();
+    let unsent = bus.messenger().send(messages(["a"])).await.unwrap_err();
+    assert_eq!(unsent.to_string(), "1 message(s) unsent; the first is rejected: kafka");
+    assert_eq!(get(app(bus.layer(), enqueue_a)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_keys_of_an_own_backend_is_said() {
+    for (keys, parts) in [
+        ("BROKERS = [\"h\"]\nLINGERR = 5", ["acme.Kafka", "unknown key LINGERR; did you mean LINGER?"]),
+        ("BROKER = \"h\"", ["acme.Kafka", "unknown key BROKER; did you mean BROKERS?"]),
+        ("BROKERS = [\"h\"]\nLINGER = \"long\"", ["linger", "long"]),
+        ("", ["missing", "brokers"]),
+        ("BROKERS = []", ["acme.Kafka", "BROKERS names none"]),
+    ] {
+        let error = start_kafka(keys).await.unwrap_err();
+        assert!(matches!(error, SettingsError::Backend { .. }), "{error:?}");
+        let text = chain(&error);
+        assert!(parts.iter().all(|part| text.contains(part)), "{keys}: {text}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_backend_names_those_that_are_known_and_how_to_add_one() {
+    let settings = settings("BACKEND = \"rabbit\"");
+    let error = Bus::builder(&settings).with_backend("acme.Kafka", kafka).start().await.unwrap_err();
+    let text = error.to_string();
+    for part in ["\"rabbit\"", "dummy", "amqp10", "rhmsg", "acme.Kafka", "BusBuilder::with_backend"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn an_own_backend_may_take_the_place_of_a_known_one() {
+    let (messenger, sent) = recording();
+    let settings = settings("BACKEND = \"dummy\"");
+    let bus = Bus::builder(&settings).with_backend("dummy", |_| Ok::<_, Infallible>(messenger));
+    get(app(bus.start().await.unwrap().layer(), enqueue_a)).await;
+    assert_eq!(sent.topics(), ["a"]);
+}
+
+#[tokio::test]
+async fn the_settings_of_requests_reach_the_layer() {
+    let settings = settings("[REQUEST]\nMAX_MESSAGES = 1\nMAX_BYTES = \"1kB\"");
+    let bus = Bus::start(&settings).await.unwrap();
+    let app = app(bus.layer(), |queue: MessageQueue| async move {
+        let size = queue.enqueue(Message::new("a", vec![0; 1_000]).unwrap()).unwrap_err();
+        enqueue(&queue, ["a"]);
+        let count = queue.enqueue(Message::new("b", "").unwrap()).unwrap_err();
+        format!("{size}\n{count}")
+    });
+    let text = text(get(app).await).await;
+    assert!(text.contains("hold 1000 bytes") && text.contains("enqueue 1 messages"), "{text}");
+}
+
+#[tokio::test]
+async fn by_default_the_response_stays_when_the_bus_is_down() {
+    let bus = bus("direct", down(Failure::transient("down"))).await;
+    assert_eq!(get(answering(bus.layer(), StatusCode::CREATED)).await.status(), StatusCode::CREATED);
+}
+
+#[tokio::test(start_paused = true)]
+async fn direct_delivery_waits_for_the_bus() {
+    let (messenger, gate, sent) = held();
+    let bus = bus("direct", messenger).await;
+    let mut response = std::pin::pin!(get(app(bus.layer(), enqueue_a)));
+    assert!(timeout(MINUTE, &mut response).await.is_err());
+    gate.open();
+    response.await;
+    assert_eq!(sent.topics(), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn background_delivery_does_not_and_shuts_down_clean() {
+    let (messenger, gate, sent) = held();
+    let bus = bus("background", messenger).await;
+    get(app(bus.layer(), enqueue_a)).await;
+    gate.begun().await;
+    assert!(sent.topics().is_empty());
+    assert!(timeout(MINUTE, bus.flushed()).await.is_err());
+    tokio::spawn(async move {
+        tokio::time::sleep(MINUTE / 2).await;
+        gate.open();
+    });
+    let shutdown = bus.shutdown(MINUTE).await;
+    assert!(shutdown.is_clean(), "{shutdown:?}");
+    assert_eq!(sent.topics(), ["a"]);
+    assert!(bus.messenger().send(messages(["late"])).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn flushed_waits_for_all_that_requests_enqueued() {
+    for delivery in ["direct", "background"] {
+        let (messenger, gate, sent) = held();
+        let bus = bus(delivery, messenger).await;
+        assert!(timeout(MINUTE, bus.flushed()).await.is_ok());
+        let request = tokio::spawn(get(app(bus.layer(), enqueue_a)));
+        gate.begun().await;
+        assert!(timeout(MINUTE, bus.flushed()).await.is_err());
+        gate.open();
+        bus.flushed().await;
+        assert_eq!(sent.topics(), ["a"], "{delivery}");
+        request.await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_settings_of_the_background_reach_it() {
+    let settings = settings(
+        "BACKEND = \"own\"\nDELIVERY = \"background\"\n[BACKGROUND]\nMAX_MESSAGES = 1\nWHEN_FULL = \"refuse\"",
+    );
+    let (messenger, gate, _sent) = held();
+    let builder = Bus::builder(&settings).with_backend("own", |_| Ok::<_, Infallible>(messenger));
+    let bus = builder.start().await.unwrap();
+    assert_eq!(get(app(bus.layer(), enqueue_a)).await.status(), StatusCode::OK);
+    gate.begun().await;
+    assert_eq!(get(app(bus.layer(), enqueue_a)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_at_its_deadline_and_says_what_is_left() {
+    for (delivery, left, sends) in [("direct", &[] as &[&str], 1), ("background", &["a"], 0)] {
+        let bus = bus(delivery, fake(|_| std::future::pending())).await;
+        let request = tokio::spawn(get(app(bus.layer(), enqueue_a)));
+        tokio::task::yield_now().await;
+        let begun = Instant::now();
+        let shutdown = bus.shutdown(Duration::from_secs(10)).await;
+        assert_eq!(begun.elapsed().as_secs(), 10);
+        assert!(!shutdown.is_clean());
+        assert_eq!(
+            (topics(&shutdown.left), shutdown.sends),
+            (left.iter().map(ToString::to_string).collect(), sends)
+        );
+        request.abort();
+    }
+}
+
+/// Says what it was asked; keeps a message to itself until it is closed.
+#[derive(Clone, Default)]
+struct Hoarder(Arc<Mutex<Vec<Duration>>>);
+
+#[async_trait]
+impl Messenger for Hoarder {
+    async fn send(&self, _: Vec<Message>) -> Result<(), Unsent> {
+        Ok(())
+    }
+
+    async fn health(&self) -> Health {
+        Health::Down { reason: "no broker at h1".to_owned() }
+    }
+
+    async fn close(&self, deadline: Duration) -> Vec<Message> {
+        self.0.lock().unwrap().push(deadline);
+        messages(["hoarded"])
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_closes_the_backend_in_the_time_that_is_left() {
+    for delivery in ["direct", "background"] {
+        let hoarder = Hoarder::default();
+        let bus = bus(delivery, hoarder.clone()).await;
+        let slow_request = bus.layer().in_flight().token();
+        tokio::spawn(async move {
+            tokio::time::sleep(Duration::from_secs(4)).await;
+            drop(slow_request);
+        });
+        assert_eq!(topics(&bus.shutdown(Duration::from_secs(10)).await.left), ["hoarded"]);
+        let deadlines: Vec<_> = hoarder.0.lock().unwrap().iter().map(Duration::as_millis).collect();
+        assert!(matches!(deadlines[..], [5_990..=6_000]), "{deadlines:?}");
+    }
+}
+
+#[tokio::test]
+async fn health_is_that_of_the_backend_and_a_bad_start_is_logged() {
+    let log = logs::listen();
+    let bus = bus("background", Hoarder::default()).await;
+    assert_eq!(bus.health().await, Health::Down { reason: "no broker at h1".to_owned() });
+    assert!(!bus.health().await.is_up());
+    tokio::task::yield_now().await;
+    let warned = log.with("no broker answers yet");
+    assert!(warned.len() == 1 && warned[0].starts_with("WARN") && warned[0].contains("no broker at h1"));
+}
+
+#[tokio::test]
+async fn a_bus_that_is_dropped_goes_on() {
+    let (messenger, sent) = recording();
+    let bus = bus("background", messenger).await;
+    let layer = bus.layer();
+    drop(bus);
+    tokio::task::yield_now().await;
+    get(app(layer, enqueue_a)).await;
+    sent.flushed().await;
+    assert_eq!(sent.topics(), ["a"]);
+}

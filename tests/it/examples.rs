@@ -1,0 +1,172 @@
+//! The examples, run as a user runs them.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use crate::amqp10::peers::{Brokers, RabbitQueue, sequence, unique};
+
+/// An example's process, and what it has said.
+struct Example {
+    child: Child,
+    output: BufReader<tokio::process::ChildStdout>,
+    said: String,
+}
+
+impl Example {
+    fn start(name: &str, args: &[&str], environment: &[(&str, &str)]) -> Self {
+        // target/debug/deps/it-.. stands beside target/debug/examples.
+        let mut path: PathBuf = std::env::current_exe().unwrap();
+        path.pop();
+        path.pop();
+        let path = path.join("examples").join(name);
+        assert!(path.exists(), "{} is built by `cargo build --examples`, and by cargo test", path.display());
+        let mut command = Command::new(path);
+        command.args(args).envs(environment.iter().copied()).env("NO_COLOR", "1").kill_on_drop(true);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        Self { child, output, said: String::new() }
+    }
+
+    /// Reads lines until one has this text, and gives the address in it.
+    async fn address_in(&mut self, text: &str) -> String {
+        let found = timeout(Duration::from_secs(20), async {
+            loop {
+                let mut line = String::new();
+                assert!(self.output.read_line(&mut line).await.unwrap() > 0, "it ended: {}", self.said);
+                self.said += &line;
+                if let Some((_, rest)) = line.split_once(text) {
+                    return rest.split(['/', ' ', '\n']).next().unwrap().to_owned();
+                }
+            }
+        });
+        found.await.expect("it says where it listens")
+    }
+
+    /// Ends it by signal; gives its exit code and all it said on both outputs.
+    async fn end(mut self, signal: &str) -> (Option<i32>, String) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
+        let mut stderr = self.child.stderr.take().unwrap();
+        self.output.read_to_string(&mut self.said).await.unwrap();
+        stderr.read_to_string(&mut String::new()).await.unwrap();
+        (self.child.wait().await.unwrap().code(), self.said)
+    }
+}
+
+/// One request over a connection of its own: status and body.
+async fn request(address: &str, request: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "{request} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all((head + body).as_bytes()).await.unwrap();
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    let (head, body) = response.split_once("\r\n\r\n").unwrap_or_else(|| panic!("a response: {response:?}"));
+    (head[9..12].parse().unwrap(), body.to_owned())
+}
+
+#[tokio::test]
+async fn quickstart_does_what_the_readme_says() {
+    let mut example = Example::start("quickstart", &["127.0.0.1:0"], &[]);
+    let address = example.address_in("http://").await;
+    assert_eq!(request(&address, "POST /users", r#"{"name": "Jo"}"#).await.0, 201);
+    assert_eq!(request(&address, "POST /users", r#"{"name": ""}"#).await.0, 422);
+    let (code, said) = example.end("-INT").await;
+    assert_eq!(code, Some(0), "{said}");
+    let lines = |text: &str| said.lines().filter(|line| line.contains(text)).count();
+    assert_eq!((lines("message not sent: dummy"), lines("messages dropped")), (1, 1), "{said}");
+    assert!(said.contains("curl -si http://127.0.0.1:"), "{said}");
+}
+
+#[tokio::test]
+async fn custom_messenger_runs_to_its_end() {
+    let example = Example::start("custom_messenger", &[], &[]);
+    let output = example.child.wait_with_output();
+    let mut said = String::new();
+    let mut reader = example.output;
+    reader.read_to_string(&mut said).await.unwrap();
+    assert!(output.await.unwrap().status.success());
+    assert!(said.contains("user.created"), "{said}");
+}
+
+#[tokio::test]
+async fn demo_says_what_is_wrong_with_its_settings() {
+    for (environment, text) in [
+        (("MESSAGE_BUS__BACKEND", "rhmsq"), "\"rhmsq\" is not known"),
+        (("MESSAGE_BUS__DELIVRY", "direct"), "unknown key DELIVRY"),
+        (("MESSAGE_BUS__DELIVERY", "sometimes"), "expected `direct` or `background`"),
+    ] {
+        let mut example = Example::start("demo", &["--listen", "127.0.0.1:0"], &[environment]);
+        let mut said = String::new();
+        example.child.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+        assert_eq!(example.child.wait().await.unwrap().code(), Some(2));
+        assert!(said.contains(text), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn demo_does_what_a_request_asks_for() {
+    let environment = [("MESSAGE_BUS__REQUEST__MAX_MESSAGES", "10")];
+    let mut example = Example::start("demo", &["--listen", "127.0.0.1:0"], &environment);
+    let address = example.address_in("listening on http://").await;
+    for (query, body, status) in [
+        ("a.b", "{}", 201),
+        ("a.b?n=3", "{}", 201),
+        ("a.b?status=422", "{}", 422),
+        ("a.b?panic=1", "{}", 500),
+        ("a.b?late=1", "{}", 201),
+        ("a.b?sleep_ms=1", "{}", 201),
+        ("a.b?n=11", "{}", 413),
+        ("a.b", "{", 400),
+        ("a..b", "{}", 422),
+    ] {
+        let (found, text) = request(&address, &format!("POST /events/{query}"), body).await;
+        assert_eq!(found, status, "{query}: {text}");
+    }
+    assert_eq!(request(&address, "GET /health", "").await.0, 200);
+    let mut metrics = String::new();
+    for _ in 0..100 {
+        metrics = request(&address, "GET /metrics", "").await.1;
+        if metrics.contains("demo_late_total") {
+            break;
+        }
+    }
+    for line in [
+        "tower_outbox_sent_total 5",
+        "tower_outbox_dropped_total{reason=\"status\"} 11",
+        "tower_outbox_dropped_total{reason=\"panic\"} 1",
+        "demo_late_total{outcome=\"closed\"} 1",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    assert_eq!(example.end("-TERM").await.0, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn demo_sends_to_a_broker_behind_the_response_and_ends_in_order() {
+    let brokers = Brokers::running();
+    let topic = unique("demo");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let environment = [
+        ("MESSAGE_BUS__BACKEND", "amqp10"),
+        ("MESSAGE_BUS__DELIVERY", "background"),
+        ("MESSAGE_BUS__URLS", brokers.get("RABBIT1_AMQP")),
+        ("MESSAGE_BUS__ADDRESS", "/topic/{topic}"),
+    ];
+    let mut example = Example::start("demo", &["--listen", "127.0.0.1:0"], &environment);
+    let address = example.address_in("listening on http://").await;
+    let (status, text) = request(&address, &format!("POST /events/{topic}?n=1000"), "{}").await;
+    assert_eq!(status, 201, "{text}");
+    let (code, said) = example.end("-TERM").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(sequence(&queue.drain().await), (0..1000).collect::<Vec<_>>());
+}

@@ -1,0 +1,8 @@
+//! What [`tower_outbox::MessagingLayer`] promises, row by row.
+
+mod always;
+mod enrich;
+mod failures;
+mod nesting;
+mod outcomes;
+mod sending;

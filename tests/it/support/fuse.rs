@@ -1,0 +1,19 @@
+//! Dropping a future at each of its await points.
+
+use std::future::Future;
+use std::task::Poll;
+
+use futures_util::poll;
+use tokio::task::yield_now;
+
+/// Polls a future `polls` times, once a turn of the scheduler whether it was woken or not, then drops it.
+pub async fn fuse<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    for _ in 0..polls {
+        if let Poll::Ready(output) = poll!(future.as_mut()) {
+            return Some(output);
+        }
+        yield_now().await;
+    }
+    None
+}
