@@ -1,0 +1,69 @@
+//! A server whose events leave when, and only when, the request succeeds. It needs no broker.
+//!
+//!     cargo run --example quickstart [ADDRESS]
+//!
+//! It listens on 127.0.0.1:3000, or a free port if that is taken, and prints the requests to try.
+//! The messenger is the default `dummy`, which logs each message instead of sending it;
+//! `MESSAGE_BUS__BACKEND=amqp10 MESSAGE_BUS__URLS=amqp://..` sends to a broker.
+
+use std::time::Duration;
+
+use axum::{Json, Router, http::StatusCode, routing::post};
+use serde::{Deserialize, Serialize};
+use tokio::net::TcpListener;
+use tower_outbox::{BoxError, Bus, EnqueueError, Event, MessageQueue, Settings};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Deserialize)]
+struct NewUser {
+    name: String,
+}
+
+#[derive(Serialize)]
+struct UserCreated<'a> {
+    name: &'a str,
+}
+
+impl Event for UserCreated<'_> {
+    const TOPIC: &'static str = "user.created";
+}
+
+async fn create_user(queue: MessageQueue, Json(user): Json<NewUser>) -> Result<StatusCode, EnqueueError> {
+    queue.emit(&UserCreated { name: &user.name })?;
+    // Refused after the event is enqueued, to show that it does not leave then.
+    let valid = !user.name.trim().is_empty();
+    Ok(if valid { StatusCode::CREATED } else { StatusCode::UNPROCESSABLE_ENTITY })
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).init();
+
+    let bus = Bus::start(&Settings::load(None)?).await?;
+    let app = Router::new().route("/users", post(create_user)).layer(bus.layer());
+
+    let listener = match std::env::args().nth(1) {
+        Some(address) => TcpListener::bind(address).await?,
+        None => match TcpListener::bind("127.0.0.1:3000").await {
+            Ok(listener) => listener,
+            Err(_taken) => TcpListener::bind("127.0.0.1:0").await?,
+        },
+    };
+    print_what_to_try(&format!("http://{}/users", listener.local_addr()?));
+
+    let ctrl_c = async { tokio::signal::ctrl_c().await.expect("a signal handler can be installed") };
+    axum::serve(listener, app).with_graceful_shutdown(ctrl_c).await?;
+    let left = bus.shutdown(Duration::from_secs(10)).await;
+    if left.is_clean() { Ok(()) } else { Err(format!("not sent: {:?}", left.left).into()) }
+}
+
+fn print_what_to_try(url: &str) {
+    let curl = format!("curl -si {url} -H 'content-type: application/json' -d");
+    println!("Try, in another terminal, and watch this one:\n");
+    println!("  {curl} '{{\"name\": \"Jo\"}}'");
+    println!("      201, and the event leaves: the dummy logs its id, topic and length\n");
+    println!("  {curl} '{{\"name\": \"\"}}'");
+    println!("      422, and nothing leaves: the log says that a message was dropped\n");
+    println!("Ctrl-C stops the server once everything has left.\n");
+}
