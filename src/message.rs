@@ -355,7 +355,10 @@ pub enum MessageError {
 /// A UUIDv7 with random bits from the thread's own generator: no system call a message.
 fn uuid_v7(time: SystemTime) -> Uuid {
     let millis = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    uuid::Builder::from_unix_timestamp_millis(millis, &rand::random()).into_uuid()
+    let random = rand::random::<u128>().to_le_bytes();
+    let mut tail = [0; 10];
+    tail.copy_from_slice(&random[..10]);
+    uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid()
 }
 
 #[cfg(test)]
