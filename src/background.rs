@@ -259,9 +259,11 @@ impl<M: Messenger> BackgroundWorker<M> {
             if pending.is_empty() {
                 tokio::select! {
                     biased;
-                    Some(batch) = self.batches.recv() => pending.push(batch),
+                    batch = self.batches.recv() => match batch {
+                        Some(batch) => pending.push(batch),
+                        None => return,
+                    },
                     () = stopping.cancelled() => return,
-                    else => return,
                 }
             }
             while pending.messages < BATCH
@@ -284,13 +286,14 @@ impl<M: Messenger> BackgroundWorker<M> {
     /// Sends all that is pending; keeps what is worth another try.
     async fn send(&self, pending: &mut Pending) -> Result<(), Failure> {
         // The messages stay in `pending` while they are out, so that a dropped future leaves them there.
-        let mut send = self.inner.send(pending.to_vec());
+        let batch = pending.out();
+        let mut send = Box::pin(async { self.inner.send(batch).await });
         let caught = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| send.as_mut().poll(cx))) {
             Ok(poll) => poll.map(Some),
             Err(_panic) => Poll::Ready(None),
         });
         let Some(result) = caught.await else {
-            pending.lose(&"the messenger panicked");
+            pending.blame();
             return Ok(());
         };
         let (transient, rejected) = result.err().unwrap_or_default().split();
@@ -306,6 +309,8 @@ impl<M: Messenger> BackgroundWorker<M> {
 struct Pending {
     batches: VecDeque<Batch>,
     messages: usize,
+    /// Batches go out one by one, to find the one the messenger panics over.
+    one_by_one: bool,
 }
 
 impl Pending {
@@ -318,25 +323,37 @@ impl Pending {
         self.batches.push_back(batch);
     }
 
-    fn to_vec(&self) -> Vec<Message> {
-        self.batches.iter().flat_map(|batch| &batch.messages).cloned().collect()
+    /// How many batches go out together.
+    fn together(&self) -> usize {
+        if self.one_by_one { 1 } else { self.batches.len() }
     }
 
-    /// Keeps these messages, in their order, and gives back the room of batches that are done.
+    fn out(&self) -> Vec<Message> {
+        let batches = self.batches.iter().take(self.together());
+        batches.flat_map(|batch| &batch.messages).cloned().collect()
+    }
+
+    /// Keeps these messages of those that went out, in their order, and gives back the room of batches that are done.
     fn keep(&mut self, unsent: &HashSet<Uuid>) {
-        for batch in &mut self.batches {
+        let together = self.together();
+        for batch in self.batches.iter_mut().take(together) {
             batch.messages.retain(|message| unsent.contains(&message.id()));
         }
         self.batches.retain(|batch| !batch.messages.is_empty());
         self.messages = self.batches.iter().map(|batch| batch.messages.len()).sum();
+        self.one_by_one &= !self.is_empty();
     }
 
-    fn lose(&mut self, cause: &dyn fmt::Display) {
-        telemetry::lost(self.messages, cause);
-        for batch in &mut self.batches {
-            batch.messages.clear();
+    /// The messenger panicked: gives the batch up that it was over, once it is known which.
+    fn blame(&mut self) {
+        if self.together() > 1 {
+            self.one_by_one = true;
+        } else if let Some(mut batch) = self.batches.pop_front() {
+            let messages = std::mem::take(&mut batch.messages).len();
+            self.messages -= messages;
+            telemetry::lost(messages, &"the messenger panicked");
+            self.one_by_one &= !self.is_empty();
         }
-        self.keep(&HashSet::new());
     }
 
     fn give_up(mut self) -> Vec<Message> {

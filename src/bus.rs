@@ -81,7 +81,7 @@ impl Bus {
     }
 
     /// Waits for everything in flight, then stops the workers and closes the connections, all within
-    /// `deadline`. Call it when the server has stopped. Later sends fail.
+    /// `deadline`. Call it when the server has stopped. A messenger that has something to close refuses later sends.
     ///
     /// # Cancel safety
     /// Dropping the future leaves the bus half stopped; what is in flight goes on.
@@ -131,7 +131,7 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Whether everything was confirmed or handed back.
+    /// Whether nothing is left: all that was taken over is confirmed, handed back, or was logged as unsent before.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.left.is_empty() && self.sends == 0

@@ -457,6 +457,27 @@ async fn messages_are_sent_after_a_panic_of_the_messenger() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_panic_over_one_batch_costs_no_other() {
+    let (recording, sent) = recording();
+    let panics_over_b = fake(move |batch: Vec<Message>| {
+        let recording = recording.clone();
+        async move {
+            assert!(batch.iter().all(|message| message.topic().as_str() != "b"), "the messenger panics");
+            recording.send(batch).await
+        }
+    });
+    let log = logs::listen();
+    let (background, worker) = Background::new(panics_over_b, settings());
+    for topic in ["a", "b", "c", "d"] {
+        background.send(messages([topic])).await.unwrap();
+    }
+    let _worker = run(worker, MINUTE);
+    timeout(MINUTE, background.in_flight().idle()).await.unwrap();
+    assert_eq!(sent.topics(), ["a", "c", "d"]);
+    assert_eq!(log.with("messages lost").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_sends_what_is_left_when_its_handle_is_dropped() {
     let (messenger, sent) = recording();
     let (background, worker) = Background::new(messenger, settings());
@@ -465,7 +486,7 @@ async fn a_worker_sends_what_is_left_when_its_handle_is_dropped() {
     let worker = run(worker, MINUTE);
     soon(sent.flushed()).await;
     assert_eq!(sent.topics(), ["a"]);
-    assert!(worker.stop().await.is_empty());
+    assert!(soon(worker.task).await.unwrap().is_empty(), "it ends by itself");
 }
 
 /// Answers in its own way to all that a messenger is asked.
