@@ -217,13 +217,28 @@ impl BusBuilder<'_> {
                 let messenger = crate::backends::amqp10::RhMsg::new(&table.parse()?);
                 messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
             }
+            #[cfg(feature = "amqp091")]
+            "amqp091" => {
+                let messenger = crate::backends::amqp091::Amqp091::new(&table.parse()?);
+                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
+            }
+            #[cfg(feature = "amqp091")]
+            "fedmsg" => {
+                let messenger = crate::backends::amqp091::Fedmsg::new(&table.parse()?);
+                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
+            }
+            #[cfg(not(feature = "amqp091"))]
+            "amqp091" | "fedmsg" => {
+                Err(SettingsError::NotCompiled { name: name.to_owned(), feature: "amqp091" })
+            }
             #[cfg(not(feature = "amqp10"))]
             "amqp10" | "rhmsg" => {
                 Err(SettingsError::NotCompiled { name: name.to_owned(), feature: "amqp10" })
             }
             _ => {
                 let own = self.backends.keys().map(String::as_str);
-                let known: Vec<_> = ["dummy", "amqp10", "rhmsg"].into_iter().chain(own).collect();
+                let known: Vec<_> =
+                    ["dummy", "amqp091", "amqp10", "fedmsg", "rhmsg"].into_iter().chain(own).collect();
                 Err(SettingsError::UnknownBackend { name: name.to_owned(), known: known.join(", ") })
             }
         }

@@ -34,6 +34,7 @@
 //! | feature | gives | default |
 //! |---|---|---|
 //! | `settings` | `Settings` and `Bus` | yes |
+//! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -65,6 +66,8 @@ pub use async_trait::async_trait;
 
 #[cfg(feature = "amqp10")]
 pub use self::backends::amqp10;
+#[cfg(feature = "amqp091")]
+pub use self::backends::amqp091;
 pub use self::backends::{Dummy, Recording, Sent};
 pub use self::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
 #[cfg(feature = "settings")]

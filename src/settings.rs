@@ -34,7 +34,7 @@ const MESSAGE_BUS: &str = "MESSAGE_BUS";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The kind of bus: `dummy` (default), `amqp10`, `rhmsg`, or a name the app registered.
+    /// The kind of bus: `dummy` (default), `amqp091`, `amqp10`, `fedmsg`, `rhmsg`, or a name the app registered.
     pub backend: String,
     /// How sure is sent.
     pub delivery: Delivery,

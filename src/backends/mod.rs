@@ -1,5 +1,7 @@
 //! The messengers: one file or folder for each kind of bus.
 
+#[cfg(feature = "amqp091")]
+pub mod amqp091;
 #[cfg(feature = "amqp10")]
 pub mod amqp10;
 #[cfg(feature = "_brokers")]

@@ -8,6 +8,7 @@ use fe2o3_amqp_types::messaging::{
 use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
 
 use super::settings::Amqp10Settings;
+use crate::backends::brokers::prefixed;
 use crate::error::BoxError;
 use crate::message::{Message, Scalar};
 use crate::topic::Topic;
@@ -85,7 +86,11 @@ pub(super) fn header(settings: &Amqp10Settings, durable: bool, message: &Message
 
 /// The address of a topic, by the template.
 pub(super) fn address(settings: &Amqp10Settings, default: &str, topic: &Topic) -> String {
-    settings.address.as_deref().unwrap_or(default).replace("{topic}", &settings.prefixed(topic))
+    settings
+        .address
+        .as_deref()
+        .unwrap_or(default)
+        .replace("{topic}", &prefixed(settings.topic_prefix.as_deref(), topic))
 }
 
 pub(super) fn insert_headers(application: &mut OrderedMap<String, SimpleValue>, message: &Message) {

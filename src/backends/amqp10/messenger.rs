@@ -11,8 +11,8 @@ use super::connection::{self, Connection};
 use super::envelope::{self, Envelope, Plain};
 use super::error::Amqp10Error;
 use super::rhmsg::Rhmsg;
-use super::settings::{Amqp10Settings, Sasl};
-use crate::backends::brokers::{self, BrokerUrl, Connector, Dialer, Failover};
+use super::settings::Amqp10Settings;
+use crate::backends::brokers::{self, BrokerUrl, Connector, Dialer, Failover, Sasl, prefixed};
 use crate::error::BoxError;
 use crate::message::Message;
 use crate::messenger::{Failure, Health, Messenger, Unsent};
@@ -107,7 +107,7 @@ impl<E: Envelope> Transport<E> {
         if message.delay().is_some() {
             return Err("AMQP 1.0 brokers do not hold messages back: send without a delay".into());
         }
-        if self.settings.prefixed(message.topic()).len() > Topic::MAX_LEN {
+        if prefixed(self.settings.topic_prefix.as_deref(), message.topic()).len() > Topic::MAX_LEN {
             return Err(format!("prefix and topic together are longer than {} bytes", Topic::MAX_LEN).into());
         }
         E::check(message)

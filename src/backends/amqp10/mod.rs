@@ -23,6 +23,6 @@ mod settings;
 
 pub use self::error::Amqp10Error;
 pub use self::messenger::{Amqp10, RhMsg};
-pub use self::settings::{Amqp10Settings, Sasl};
-pub use crate::backends::brokers::UrlError;
+pub use self::settings::Amqp10Settings;
+pub use crate::backends::brokers::{Sasl, UrlError};
 pub use crate::tls::TlsError;

@@ -10,7 +10,7 @@ use fe2o3_amqp_types::sasl::{SaslCode, SaslInit, SaslMechanisms, SaslOutcome};
 use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-use super::settings::Sasl;
+use crate::backends::brokers::Sasl;
 use crate::secret::Secret;
 
 const HEADER: [u8; 8] = *b"AMQP\x03\x01\x00\x00";

@@ -4,10 +4,9 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
-use crate::backends::brokers::redacted;
-use crate::topic::Topic;
+use crate::backends::brokers::{Sasl, redacted};
 
 /// Where the brokers are and how to talk to them.
 ///
@@ -26,7 +25,7 @@ use crate::topic::Topic;
 #[non_exhaustive]
 pub struct Amqp10Settings {
     /// The brokers, `amqp://[user:password@]host[:5672]` or `amqps://host[:5671]`; tried in a random order.
-    #[serde(deserialize_with = "one_or_many")]
+    #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
     pub urls: Vec<String>,
     /// How long connecting to one broker may take; 60 s by default.
     #[serde(deserialize_with = "crate::units::duration")]
@@ -71,14 +70,6 @@ impl Amqp10Settings {
     pub fn new<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
         Self { urls: urls.into_iter().map(Into::into).collect(), ..Self::default() }
     }
-
-    /// The full topic: prefix, one dot, topic.
-    pub(super) fn prefixed(&self, topic: &Topic) -> String {
-        match self.topic_prefix.as_deref().map(|prefix| prefix.trim_matches('.')) {
-            None | Some("") => topic.as_str().to_owned(),
-            Some(prefix) => format!("{prefix}.{topic}"),
-        }
-    }
 }
 
 /// Shows where messages go, without passwords.
@@ -114,36 +105,4 @@ impl Default for Amqp10Settings {
             window: 256,
         }
     }
-}
-
-/// The SASL mechanism (AMQP 1.0, part 5.3).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum Sasl {
-    /// EXTERNAL with a client certificate, PLAIN with credentials in the URL, else ANONYMOUS: the first of
-    /// these that the broker offers. A broker that breaks off during EXTERNAL is tried again with ANONYMOUS.
-    #[default]
-    Auto,
-    /// Who we are is in the client certificate.
-    External,
-    /// The user and password of the URL.
-    Plain,
-    /// We do not say.
-    Anonymous,
-}
-
-fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(urls) => {
-            urls.split([',', ' ']).filter(|url| !url.is_empty()).map(str::to_owned).collect()
-        }
-        OneOrMany::Many(urls) => urls,
-    })
 }

@@ -39,6 +39,11 @@ pub(crate) trait Connection: Send + Sync + 'static {
     /// Whether it is of no more use.
     fn is_closed(&self) -> bool;
 
+    /// Why the broker takes nothing although the connection is open, if so.
+    fn blocked(&self) -> Option<String> {
+        None
+    }
+
     /// Closes it after what is outstanding has ended.
     async fn close(&self);
 }
@@ -153,7 +158,8 @@ impl<C: Connector> Failover<C> {
                 {
                     return Err(Arc::clone(error));
                 }
-                self.connection(index, Instant::now()).await.map(drop)
+                let (connection, _) = self.connection(index, Instant::now()).await?;
+                connection.blocked().map_or(Ok(()), |reason| Err(reason.into()))
             });
             match connected.await {
                 Ok(Ok(())) => return Health::Up,

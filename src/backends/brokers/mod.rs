@@ -1,10 +1,21 @@
 //! What every backend with several brokers shares: where they are, how to reach and keep one.
 
+#[cfg(feature = "amqp10")]
 mod dial;
 mod failover;
+#[cfg(feature = "amqp091")]
+mod hand_over;
+mod prefix;
+mod settings;
 mod url;
 
+#[cfg(feature = "amqp10")]
 pub(super) use self::dial::Dialer;
 pub(super) use self::failover::{Connection, Connector, Failover};
+#[cfg(feature = "amqp091")]
+pub(super) use self::hand_over::hand_over;
+pub(super) use self::prefix::prefixed;
+pub use self::settings::Sasl;
+pub(super) use self::settings::one_or_many;
 pub use self::url::UrlError;
 pub(super) use self::url::{BrokerUrl, redacted};

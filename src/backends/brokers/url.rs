@@ -13,10 +13,24 @@ pub(crate) struct BrokerUrl {
     port: u16,
     tls: bool,
     credentials: Option<(String, Secret)>,
+    vhost: Option<String>,
 }
 
 impl BrokerUrl {
+    /// An address without a path.
+    #[cfg(any(test, feature = "amqp10"))]
     pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
+        let url = Self::parse_with_vhost(text)?;
+        match url.vhost {
+            None => Ok(url),
+            Some(_) => {
+                Err(UrlError { url: redacted(text), problem: "it has a path, which has no meaning here" })
+            }
+        }
+    }
+
+    /// An address whose path is a percent-encoded virtual host, as in AMQP 0-9-1; a query is left alone.
+    pub(crate) fn parse_with_vhost(text: &str) -> Result<Self, UrlError> {
         let fault = |problem| UrlError { url: redacted(text), problem };
         let url = Url::parse(text).map_err(|_| fault("it is not a URL"))?;
         let (tls, default_port) = match url.scheme() {
@@ -25,18 +39,18 @@ impl BrokerUrl {
             _ => return Err(fault("its scheme is neither amqp nor amqps")),
         };
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| fault("it has no host"))?;
-        if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err(fault("only a scheme, credentials, a host and a port have a meaning in it"));
+        if url.fragment().is_some() {
+            return Err(fault("a fragment has no meaning in it"));
         }
-        let decode = |text: &str| {
-            percent_decode(text).ok_or_else(|| fault("its credentials are not percent-encoded UTF-8"))
-        };
+        let decode =
+            |text: &str| percent_decode(text).ok_or_else(|| fault("it is not percent-encoded UTF-8"));
         let credentials = match (url.username(), url.password()) {
             ("", None) => None,
             (user, password) => Some((decode(user)?, Secret::new(decode(password.unwrap_or_default())?))),
         };
+        let vhost = url.path().strip_prefix('/').filter(|path| !path.is_empty()).map(decode).transpose()?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: url.port().unwrap_or(default_port), tls, credentials })
+        Ok(Self { host, port: url.port().unwrap_or(default_port), tls, credentials, vhost })
     }
 
     pub(crate) fn host(&self) -> &str {
@@ -49,6 +63,11 @@ impl BrokerUrl {
 
     pub(crate) fn is_tls(&self) -> bool {
         self.tls
+    }
+
+    #[cfg(feature = "amqp091")]
+    pub(crate) fn vhost(&self) -> Option<&str> {
+        self.vhost.as_deref()
     }
 
     pub(crate) fn credentials(&self) -> Option<(&str, &Secret)> {
@@ -133,7 +152,7 @@ mod tests {
             ("broker", "not a URL"),
             ("http://b", "scheme"),
             ("amqp:///", "no host"),
-            ("amqp://b/vhost", "only"),
+            ("amqp://b/vhost", "path"),
         ] {
             let error = BrokerUrl::parse(bad).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains("amqps://host:5671"), "{error}");

@@ -1,0 +1,65 @@
+//! How a message looks on the wire.
+
+use std::time::{Duration, SystemTime};
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::settings::Amqp091Settings;
+use crate::error::BoxError;
+use crate::message::{Message, Scalar};
+
+/// The wire shape of one kind of bus.
+pub(super) trait Envelope: Send + Sync + 'static {
+    fn check(message: &Message) -> Result<(), BoxError>;
+
+    fn encode(settings: &Amqp091Settings, message: &Message) -> BasicProperties;
+}
+
+/// As AMQP users expect it: properties that say what the message is, its headers as they are.
+#[derive(Debug)]
+pub(super) struct Plain;
+
+impl Envelope for Plain {
+    fn check(_: &Message) -> Result<(), BoxError> {
+        Ok(())
+    }
+
+    fn encode(settings: &Amqp091Settings, message: &Message) -> BasicProperties {
+        let mut headers = FieldTable::default();
+        for (name, value) in message.headers() {
+            headers.insert(name.into(), header(value));
+        }
+        let seconds = message.time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+        common(settings, message).with_timestamp(seconds).with_headers(headers)
+    }
+}
+
+/// What both envelopes have.
+pub(super) fn common(settings: &Amqp091Settings, message: &Message) -> BasicProperties {
+    let mut properties = BasicProperties::default()
+        .with_message_id(message.id().to_string().into())
+        .with_content_type(message.content_type().into())
+        .with_delivery_mode(if settings.durable { 2 } else { 1 });
+    if let Some(priority) = message.priority().or(settings.priority) {
+        properties = properties.with_priority(priority);
+    }
+    if let Some(expiry) = message.expiry().or(settings.ttl) {
+        properties = properties.with_expiration(milliseconds(expiry).into());
+    }
+    properties
+}
+
+pub(super) fn header(value: &Scalar) -> AMQPValue {
+    match value {
+        Scalar::Null => AMQPValue::Void,
+        Scalar::Bool(value) => AMQPValue::Boolean(*value),
+        Scalar::Int(value) => AMQPValue::LongLongInt(*value),
+        Scalar::Float(value) => AMQPValue::Double(*value),
+        Scalar::String(value) => AMQPValue::LongString(value.as_bytes().to_vec().into()),
+    }
+}
+
+fn milliseconds(duration: Duration) -> String {
+    duration.as_millis().to_string()
+}

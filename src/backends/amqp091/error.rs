@@ -1,0 +1,38 @@
+//! What can be wrong with the settings of an AMQP 0-9-1 backend.
+
+use std::path::PathBuf;
+
+use crate::backends::brokers::UrlError;
+use crate::error::BoxError;
+use crate::tls::TlsError;
+
+/// Why an AMQP 0-9-1 messenger cannot be made: all that can be known without a broker.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Amqp091Error {
+    /// No broker is named.
+    #[error("URLS is empty: name at least one broker, such as amqps://broker.example.com:5671")]
+    NoUrls,
+    /// A broker's address is not one.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// Certificates or keys cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The configuration file of fedora-messaging cannot be used.
+    #[error("CONFIG {} is not a configuration file of fedora-messaging that can be used", .path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: BoxError,
+    },
+    /// A setting has a value it cannot have, or contradicts another.
+    #[error("{key} {problem}")]
+    Setting {
+        /// The key.
+        key: &'static str,
+        /// What is wrong, and what to write.
+        problem: String,
+    },
+}

@@ -1,0 +1,66 @@
+//! The configuration file of fedora-messaging, as far as publishing goes (`fedora_messaging/config.py`).
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::error::Amqp091Error;
+use super::settings::Amqp091Settings;
+
+/// Other keys, those for consuming among them, are left alone.
+#[derive(Deserialize)]
+struct FedoraConfig {
+    amqp_url: Option<String>,
+    #[serde(default)]
+    tls: Tls,
+    #[serde(default)]
+    client_properties: ClientProperties,
+    publish_exchange: Option<String>,
+    topic_prefix: Option<String>,
+    publish_priority: Option<u8>,
+}
+
+#[derive(Default, Deserialize)]
+struct Tls {
+    ca_cert: Option<PathBuf>,
+    certfile: Option<PathBuf>,
+    keyfile: Option<PathBuf>,
+}
+
+#[derive(Default, Deserialize)]
+struct ClientProperties {
+    app: Option<String>,
+}
+
+/// Fills what the settings leave open from the file they name.
+pub(super) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, Amqp091Error> {
+    let mut filled = settings.clone();
+    if let Some(path) = &settings.config {
+        let fault = |source: crate::error::BoxError| Amqp091Error::Config { path: path.clone(), source };
+        let text = std::fs::read_to_string(path).map_err(|error| fault(error.into()))?;
+        let config: FedoraConfig = toml::from_str(&text).map_err(|error| fault(error.message().into()))?;
+        config.fill(&mut filled);
+    }
+    Ok(filled)
+}
+
+impl FedoraConfig {
+    fn fill(self, settings: &mut Amqp091Settings) {
+        if settings.urls.is_empty() {
+            // Its default, `amqp://?connection_attempts=3`, is the broker on this machine.
+            settings.urls = vec![match self.amqp_url {
+                Some(url) => url.replacen("://?", "://localhost?", 1),
+                None => "amqp://localhost".to_owned(),
+            }];
+        }
+        if settings.certificate.is_none() && settings.private_key.is_none() {
+            settings.certificate = self.tls.certfile;
+            settings.private_key = self.tls.keyfile;
+        }
+        settings.cacert = settings.cacert.take().or(self.tls.ca_cert);
+        settings.app = settings.app.take().or(self.client_properties.app);
+        settings.exchange = settings.exchange.take().or(self.publish_exchange);
+        settings.topic_prefix = settings.topic_prefix.take().or(self.topic_prefix);
+        settings.priority = settings.priority.or(self.publish_priority);
+    }
+}

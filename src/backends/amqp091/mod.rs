@@ -1,0 +1,29 @@
+//! AMQP 0-9-1: a messenger for any broker, and one for Fedora Messaging.
+//!
+//! [`Amqp091`] and [`Fedmsg`] share one transport: kept connections, publisher confirms with a window,
+//! fail-over between brokers. They differ in envelope. Neither declares an exchange.
+//!
+//! | what the broker answers | result |
+//! |---|---|
+//! | `basic.ack` | confirmed |
+//! | `basic.return` (with `MANDATORY`: no queue is bound) | [`Rejected`](crate::Failure::Rejected) |
+//! | `basic.nack` (a full queue, an internal error) | [`Transient`](crate::Failure::Transient) |
+//! | channel closed with 403, 404, 406 | [`Rejected`](crate::Failure::Rejected) |
+//! | connection lost, channel closed otherwise, no confirm within `SEND_TIMEOUT`, publishers blocked by an alarm | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
+
+mod connection;
+mod envelope;
+mod error;
+mod fedora;
+mod fedora_config;
+mod json_lines;
+mod messenger;
+mod settings;
+
+pub use self::error::Amqp091Error;
+pub use self::fedora::{FedoraMessage, Severity};
+pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
+pub use self::messenger::{Amqp091, Fedmsg};
+pub use self::settings::Amqp091Settings;
+pub use crate::backends::brokers::{Sasl, UrlError};
+pub use crate::tls::TlsError;

@@ -1,0 +1,49 @@
+//! Sending that goes on to its end, whoever waits for it.
+
+use std::future::Future;
+
+use tokio::sync::oneshot;
+
+use crate::message::Message;
+use crate::messenger::{Failure, Unsent};
+
+/// Runs `send`, which gives one result for each message, in a task of its own.
+///
+/// # Cancel safety
+/// Dropped, it leaves the task to its end; what it could not send is then logged and counted.
+pub(crate) async fn hand_over<F>(batch: Vec<Message>, send: F) -> Result<(), Unsent>
+where
+    F: Future<Output = Vec<Result<(), Failure>>> + Send + 'static,
+{
+    let (reply, answer) = oneshot::channel();
+    let mut waiting = Waiting { batch, reply: Some(reply) };
+    tokio::spawn(async move {
+        let results = send.await;
+        waiting.answer(results.into_iter());
+    });
+    answer.await.expect("a task answers, if only when it is dropped").into_result()
+}
+
+/// The messages of a task, and who waits for it; dropped with its task, it hands them back.
+struct Waiting {
+    batch: Vec<Message>,
+    reply: Option<oneshot::Sender<Unsent>>,
+}
+
+impl Waiting {
+    fn answer(&mut self, results: impl Iterator<Item = Result<(), Failure>>) {
+        let Some(reply) = self.reply.take() else { return };
+        let batch = std::mem::take(&mut self.batch);
+        let unsent =
+            batch.into_iter().zip(results).filter_map(|(message, result)| Some((message, result.err()?)));
+        if let Err(unsent) = reply.send(unsent.collect()) {
+            unsent.log();
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.answer(std::iter::repeat_with(|| Err(Failure::transient("its task was stopped"))));
+    }
+}
