@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 use tower_outbox::{
     Background, BackgroundSettings, Dummy, Health, Message, Messenger, Recording, Sent,
     amqp10::{Amqp10, Amqp10Settings, RhMsg},
+    amqp091::{Amqp091, Amqp091Settings, Fedmsg},
 };
 
-use crate::amqp10::peers::{Brokers, Peer, RabbitQueue, unique};
+use crate::peers::{Brokers, Peer, RabbitQueue, unique};
 
 /// What a messenger can do beyond the contract.
 struct Capabilities {
@@ -109,26 +110,37 @@ async fn conforms(
         }
     }
 
-    // A dropped send leaves each message sent once or not at all; the messenger stays of use.
-    for polls in 0..4 {
-        let mut send = messenger.send((0..10).map(message).collect());
-        for _ in 0..polls {
+    // A dropped send leaves its messages all sent, in order and once, or not at all; the messenger stays of use.
+    const DROPPED: u64 = 6;
+    for round in 0..DROPPED {
+        let mut send = messenger.send((0..10).map(|seq| message(round * 100 + seq)).collect());
+        for _ in 0..round {
             if futures_util::poll!(&mut send).is_ready() {
                 break;
             }
             tokio::task::yield_now().await;
         }
         drop(send);
-        messenger.send(vec![message(99)]).await.expect("a send after a dropped one");
-        if capabilities.arrival {
-            let mut seqs = Vec::new();
-            while seqs.last() != Some(&99) {
-                seqs.extend(inbox(1).await.iter().map(Received::seq));
-            }
-            assert_eq!(
-                seqs[..seqs.len() - 1],
-                (0..seqs.len() as u64 - 1).collect::<Vec<_>>(),
-                "after {polls} polls"
+        messenger.send(vec![message(round * 100 + 99)]).await.expect("a send after a dropped one");
+    }
+    if capabilities.arrival {
+        let mut seqs: Vec<u64> = Vec::new();
+        let of_round = |seqs: &[u64], round| -> Vec<u64> {
+            seqs.iter().filter(|seq| *seq / 100 == round && *seq % 100 != 99).map(|seq| seq % 100).collect()
+        };
+        // What was handed over goes on to its end, beside what is sent after it.
+        let ended = |seqs: &[u64]| {
+            let after = seqs.iter().filter(|seq| *seq % 100 == 99).count() as u64;
+            after == DROPPED && (0..DROPPED).all(|round| matches!(of_round(seqs, round).len(), 0 | 10))
+        };
+        while !ended(&seqs) {
+            seqs.extend(inbox(1).await.iter().map(Received::seq));
+        }
+        for round in 0..DROPPED {
+            let found = of_round(&seqs, round);
+            assert!(
+                found.is_empty() || found == (0..10).collect::<Vec<_>>(),
+                "dropped after {round} polls: {found:?}"
             );
         }
     }
@@ -261,4 +273,48 @@ async fn rhmsg_conforms_on_activemq() {
     settings.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
     let capabilities = Capabilities { arrival: true, any_body: false, headers: true, closes: true };
     conforms(Arc::new(RhMsg::new(&settings).unwrap()), "a.b", capabilities, from_peer(peer)).await;
+}
+
+/// What came to a queue of RabbitMQ, in whole each time it is asked for.
+fn from_queue<'a>(brokers: &'a Brokers, node: &'a str, queue: &'a RabbitQueue<'_>) -> Inbox<'a> {
+    let waiting = Arc::new(tokio::sync::Mutex::new(std::collections::VecDeque::new()));
+    Box::new(move |count| {
+        let waiting = Arc::clone(&waiting);
+        Box::pin(async move {
+            let mut waiting = waiting.lock().await;
+            while waiting.len() < count {
+                waiting
+                    .extend(brokers.python("rabbit.py", &[brokers.get(node), "drain", queue.name()]).await);
+            }
+            let received = waiting.drain(..count).map(|message: Value| Received {
+                body: message["body"].as_str().unwrap_or_default().as_bytes().to_vec(),
+                headers: message["headers"].clone(),
+            });
+            received.collect()
+        })
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn amqp091_conforms() {
+    let brokers = Brokers::running();
+    let topic = unique("conformance");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let messenger = Amqp091::new(&Amqp091Settings::new([brokers.get("RABBIT1_AMQP")])).unwrap();
+    let capabilities = Capabilities { arrival: true, any_body: false, headers: true, closes: true };
+    conforms(Arc::new(messenger), &topic, capabilities, from_queue(&brokers, "RABBIT1_AMQP", &queue)).await;
+    queue.drain().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn fedmsg_conforms() {
+    let brokers = Brokers::running();
+    let topic = unique("conformance");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let messenger = Fedmsg::new(&Amqp091Settings::new([brokers.get("RABBIT1_AMQP")])).unwrap();
+    let capabilities = Capabilities { arrival: true, any_body: false, headers: true, closes: true };
+    conforms(Arc::new(messenger), &topic, capabilities, from_queue(&brokers, "RABBIT1_AMQP", &queue)).await;
+    queue.drain().await;
 }

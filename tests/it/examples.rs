@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use crate::amqp10::peers::{Brokers, RabbitQueue, sequence, unique};
+use crate::peers::{Brokers, RabbitQueue, sequence, unique};
 
 /// An example's process, and what it has said.
 struct Example {

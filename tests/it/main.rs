@@ -1,13 +1,16 @@
 //! Behaviour through the public API.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
+mod amqp091;
 mod amqp10;
 mod background;
 mod bus;
 mod cancellation;
 mod conformance;
 mod examples;
+mod failover;
 mod layer;
+mod peers;
 mod queue;
 mod settings_example;
 mod support;

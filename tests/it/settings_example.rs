@@ -1,6 +1,7 @@
 //! `settings.example.toml` shows every key, and what it shows is true.
 
 use tower_outbox::amqp10::Amqp10Settings;
+use tower_outbox::amqp091::Amqp091Settings;
 use tower_outbox::{BackgroundSettings, Delivery, OnSendFailure, RequestSettings, Settings, WhenFull};
 
 const EXAMPLE: &str = include_str!("../../settings.example.toml");
@@ -49,14 +50,32 @@ fn commented_keys_show_their_defaults() {
 /// Serde names the keys it knows when it meets one that it does not.
 #[test]
 fn every_key_is_shown() {
-    fn keys<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
-        let error = toml::from_str::<T>("nonsense = 1").unwrap_err().to_string();
-        error.split('`').skip(3).step_by(2).map(str::to_uppercase).collect()
-    }
-    let keys = [keys::<Amqp10Settings>(), keys::<BackgroundSettings>(), keys::<RequestSettings>()].concat();
+    let keys =
+        [keys_of::<Amqp10Settings>(), keys_of::<BackgroundSettings>(), keys_of::<RequestSettings>()].concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
     let shown = with_every_key();
+    let shown_091 = shown.replace("\n#: ", "\n");
+    for key in keys_of::<Amqp091Settings>() {
+        assert!(shown_091.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
+    }
     for key in keys {
         assert!(shown.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
     }
+}
+
+fn keys_of<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
+    let error = toml::from_str::<T>("nonsense = 1").unwrap_err().to_string();
+    error.split('`').skip(3).step_by(2).map(str::to_uppercase).collect()
+}
+
+#[test]
+fn the_keys_of_amqp091_are_true() {
+    let text = EXAMPLE.replace("\n#: ", "\n").replace("\"rhmsg\"", "\"fedmsg\"");
+    let (keys, defaults) =
+        (parse(&text).backend_keys.parse::<Amqp091Settings>().unwrap(), Amqp091Settings::default());
+    assert_eq!((keys.exchange.as_deref(), keys.app.as_deref()), (Some("amq.topic"), Some("tower-outbox")));
+    assert_eq!(
+        (keys.mandatory, keys.config.is_some(), keys.window),
+        (defaults.mandatory, true, defaults.window)
+    );
 }

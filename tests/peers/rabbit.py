@@ -1,6 +1,6 @@
 """RabbitMQ over AMQP 0-9-1 with pika: the queues a test looks into, and what came to them.
 
-    rabbit.py URL declare QUEUE KEY   a durable queue bound to amq.topic with KEY
+    rabbit.py URL declare QUEUE KEY [LIMIT]   a durable queue bound to amq.topic with KEY; full, it refuses
     rabbit.py URL drain QUEUE         one JSON line a message until it is empty; all are acknowledged
     rabbit.py URL count QUEUE         how many messages are ready
     rabbit.py URL delete QUEUE
@@ -43,8 +43,9 @@ def decode_table(encoded, offset):
 pika.data.decode_table = decode_table
 
 
-def declare(channel, queue, key):
-    channel.queue_declare(queue, durable=True)
+def declare(channel, queue, key, limit=None):
+    arguments = {"x-max-length": int(limit), "x-overflow": "reject-publish"} if limit else None
+    channel.queue_declare(queue, durable=True, arguments=arguments)
     channel.queue_bind(queue, "amq.topic", key)
 
 
@@ -121,15 +122,18 @@ def ready(channel, queue):
     return channel.queue_declare(queue, passive=True).method.message_count
 
 
-COMMANDS = {"declare": (declare, 2), "drain": (drain, 1), "count": (count, 1), "delete": (delete, 1)}
+COMMANDS = {"declare": (declare, 2, 3), "drain": (drain, 1, 1), "count": (count, 1, 1), "delete": (delete, 1, 1)}
 
 
 def main(argv):
-    if len(argv) < 3 or argv[2] not in COMMANDS or len(argv) - 3 != COMMANDS[argv[2]][1]:
+    if len(argv) < 3 or argv[2] not in COMMANDS:
+        sys.exit(__doc__)
+    command, least, most = COMMANDS[argv[2]]
+    if not least <= len(argv) - 3 <= most:
         sys.exit(__doc__)
     connection = pika.BlockingConnection(pika.URLParameters(argv[1]))
     try:
-        COMMANDS[argv[2]][0](connection.channel(), *argv[3:])
+        command(connection.channel(), *argv[3:])
     finally:
         connection.close()
 

@@ -4,7 +4,7 @@ use serde_json::json;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg, Sasl};
 use tower_outbox::{Message, Messenger};
 
-use super::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
+use crate::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]

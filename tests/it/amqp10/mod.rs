@@ -3,9 +3,7 @@
 //! These tests need brokers and are ignored by default; `scripts/test` starts the brokers and runs all.
 
 mod arrival;
-mod failover;
 mod outcomes;
-pub mod peers;
 mod refused;
 mod settings;
 mod tls;

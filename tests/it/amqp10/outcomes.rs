@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
 use tower_outbox::{Message, Messenger, Unsent};
 
-use super::peers::{Brokers, Peer, numbered};
+use crate::peers::{Brokers, Peer, numbered};
 
 /// Sends a batch to a Proton peer, whose behaviour is in the topic.
 async fn send(batch: Vec<Message>) -> (Result<(), Unsent>, Peer) {

@@ -3,7 +3,7 @@
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg};
 use tower_outbox::{Messenger, Unsent};
 
-use super::peers::{Brokers, numbered};
+use crate::peers::{Brokers, numbered};
 
 fn assert_rejected(result: Result<(), Unsent>, count: usize, text: &str) {
     let unsent = result.expect_err("refused");

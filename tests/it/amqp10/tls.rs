@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Sasl};
 use tower_outbox::{Health, Message, Messenger};
 
-use super::peers::{Brokers, Peer};
+use crate::peers::{Brokers, Peer};
 
 /// Nothing connects; the error of a send, which health gives too.
 async fn refusal(settings: &Amqp10Settings) -> String {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg};
 use tower_outbox::{Message, Messenger};
 
-use super::peers::Brokers;
+use crate::peers::Brokers;
 
 const EVENT: &str = r#"{"a": "b", "count": 7, "ok": true, "none": null, "f": 1.5, "list": [1], "new_value": {"c": "d", "n": 1}, "ü": "☃"}"#;
 

@@ -1,4 +1,4 @@
-//! The real brokers and the Proton peers that tests of AMQP 1.0 talk to.
+//! The real brokers, and the peers that tests talk to.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -114,9 +114,22 @@ pub struct RabbitQueue<'a> {
 
 impl<'a> RabbitQueue<'a> {
     pub async fn declare(brokers: &'a Brokers, node: &str, key: &str) -> Self {
+        Self::declare_with(brokers, node, &[key]).await
+    }
+
+    /// A queue that refuses what is over `limit` messages.
+    pub async fn declare_limited(brokers: &'a Brokers, node: &str, key: &str, limit: u32) -> Self {
+        Self::declare_with(brokers, node, &[key, &limit.to_string()]).await
+    }
+
+    async fn declare_with(brokers: &'a Brokers, node: &str, args: &[&str]) -> Self {
         let (url, name) = (brokers.get(node).to_owned(), unique("queue"));
-        brokers.python("rabbit.py", &[&url, "declare", &name, key]).await;
+        brokers.python("rabbit.py", &[&[&url, "declare", &name], args].concat()).await;
         Self { brokers, url, name }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its address for AMQP 1.0.

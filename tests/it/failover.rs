@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
+use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
 use tower_outbox::{Health, Message, Messenger};
 
-use super::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
+use crate::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
 
 const NODES: [&str; 2] = ["RABBIT1_AMQP", "RABBIT2_AMQP"];
 
@@ -35,14 +36,25 @@ fn by_topic(messages: &[Value]) -> BTreeMap<String, Vec<u64>> {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn nothing_confirmed_is_lost_when_a_broker_is_killed_under_load() {
+async fn amqp10_loses_nothing_confirmed_when_a_broker_is_killed_under_load() {
     let brokers = Brokers::running();
+    killed_under_load(&brokers, Arc::new(Amqp10::new(&both(&brokers)).unwrap())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn amqp091_loses_nothing_confirmed_when_a_broker_is_killed_under_load() {
+    let brokers = Brokers::running();
+    let settings = Amqp091Settings::new(NODES.map(|key| brokers.get(key)));
+    killed_under_load(&brokers, Arc::new(Amqp091::new(&settings).unwrap())).await;
+}
+
+async fn killed_under_load(brokers: &Brokers, messenger: Arc<dyn Messenger>) {
     let prefix = unique("load");
     let queues = [
-        RabbitQueue::declare(&brokers, NODES[0], &format!("{prefix}.#")).await,
-        RabbitQueue::declare(&brokers, NODES[1], &format!("{prefix}.#")).await,
+        RabbitQueue::declare(brokers, NODES[0], &format!("{prefix}.#")).await,
+        RabbitQueue::declare(brokers, NODES[1], &format!("{prefix}.#")).await,
     ];
-    let messenger = Arc::new(Amqp10::new(&both(&brokers)).unwrap());
     let killed = Arc::new(AtomicBool::new(false));
     let senders: Vec<_> = (0..8)
         .map(|n| {
@@ -100,17 +112,30 @@ async fn nothing_confirmed_is_lost_when_a_broker_is_killed_under_load() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn a_frozen_broker_is_noticed_within_its_idle_timeout() {
+async fn amqp10_notices_a_frozen_broker_within_its_idle_timeout() {
     let brokers = Brokers::running();
-    let topic = unique("freeze");
-    let queues = [
-        RabbitQueue::declare(&brokers, NODES[0], &topic).await,
-        RabbitQueue::declare(&brokers, NODES[1], &topic).await,
-    ];
     let mut settings = both(&brokers);
     settings.idle_timeout = Duration::from_secs(2);
     settings.connection_timeout = Duration::from_secs(5);
-    let messenger = Amqp10::new(&settings).unwrap();
+    frozen(&brokers, &Amqp10::new(&settings).unwrap(), Duration::from_secs(5)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn amqp091_notices_a_frozen_broker_within_its_idle_timeout() {
+    let brokers = Brokers::running();
+    let mut settings = Amqp091Settings::new(NODES.map(|key| brokers.get(key)));
+    settings.idle_timeout = Duration::from_secs(4);
+    settings.connection_timeout = Duration::from_secs(5);
+    frozen(&brokers, &Amqp091::new(&settings).unwrap(), Duration::from_secs(7)).await;
+}
+
+async fn frozen(brokers: &Brokers, messenger: &dyn Messenger, limit: Duration) {
+    let topic = unique("freeze");
+    let queues = [
+        RabbitQueue::declare(brokers, NODES[0], &topic).await,
+        RabbitQueue::declare(brokers, NODES[1], &topic).await,
+    ];
     messenger.send(numbered(&topic, 10)).await.unwrap();
     let (name, _) = in_use(&queues).await;
     brokers.command(&format!("freeze {name}")).await;
@@ -119,7 +144,7 @@ async fn a_frozen_broker_is_noticed_within_its_idle_timeout() {
     let took = begun.elapsed();
     brokers.command(&format!("thaw {name}")).await;
     result.expect("the other broker takes it");
-    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+    assert!(took > Duration::from_secs(1) && took < limit, "{took:?}");
     for queue in queues {
         assert!(sequence(&queue.drain().await).len() >= 10);
     }
@@ -163,4 +188,75 @@ async fn activemq_killed_is_a_lost_connection() {
     assert!(begun.elapsed() < Duration::from_secs(5));
     brokers.command("start activemq").await;
     messenger.send(numbered("killed", 64)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn amqp091_uses_a_broker_again_that_was_restarted() {
+    let brokers = Brokers::running();
+    let topic = unique("restart");
+    let queue = RabbitQueue::declare(&brokers, NODES[1], &topic).await;
+    let messenger = Amqp091::new(&Amqp091Settings::new([brokers.get(NODES[1])])).unwrap();
+    messenger.send(numbered(&topic, 1)).await.unwrap();
+    for (down, up) in [("stop rabbit2", "start rabbit2"), ("kill rabbit2", "start rabbit2")] {
+        brokers.command(down).await;
+        let begun = Instant::now();
+        let unsent = messenger.send(numbered(&topic, 3)).await.unwrap_err();
+        assert!(unsent.len() == 3 && unsent.iter().all(|(_, failure)| failure.is_transient()), "{unsent}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(!messenger.health().await.is_up());
+        brokers.command(up).await;
+        messenger.send(numbered(&topic, 1)).await.unwrap();
+        assert_eq!(messenger.health().await, Health::Up);
+    }
+    assert_eq!(queue.drain().await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn an_alarm_of_the_broker_is_waited_for_and_said() {
+    let brokers = Brokers::running();
+    let topic = unique("alarm");
+    let queue = RabbitQueue::declare(&brokers, NODES[1], &topic).await;
+    let mut settings = Amqp091Settings::new([brokers.get(NODES[1])]);
+    settings.send_timeout = Duration::from_secs(2);
+    let messenger = Amqp091::new(&settings).unwrap();
+    messenger.send(numbered(&topic, 1)).await.unwrap();
+    brokers.command("alarm rabbit2 on").await;
+    let begun = Instant::now();
+    let unsent = messenger.send(numbered(&topic, 2)).await;
+    let (took, health) = (begun.elapsed(), messenger.health().await);
+    // The next does not even leave.
+    let next = messenger.send(numbered(&topic, 1)).await;
+    brokers.command("alarm rabbit2 off").await;
+    let unsent = unsent.unwrap_err();
+    assert!(unsent.iter().all(|(_, failure)| failure.is_transient()), "{unsent}");
+    assert!(
+        unsent.to_string().contains("blocks publishers") && unsent.to_string().contains("memory"),
+        "{unsent}"
+    );
+    assert!(next.unwrap_err().to_string().contains("blocks publishers"));
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(5), "{took:?}");
+    let Health::Down { reason } = health else { panic!("healthy under an alarm") };
+    assert!(reason.contains("blocks publishers"), "{reason}");
+    messenger.send(numbered(&topic, 1)).await.unwrap();
+    assert_eq!(messenger.health().await, Health::Up);
+    // Those that timed out may come late: at least once.
+    assert!(queue.drain().await.len() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_right_that_is_taken_away_rejects_and_given_back_sends() {
+    let brokers = Brokers::running();
+    let url = brokers.get(NODES[1]).replace("://", "://revocable:revocable@");
+    let messenger = Amqp091::new(&Amqp091Settings::new([url])).unwrap();
+    messenger.send(numbered("revoked", 1)).await.unwrap();
+    brokers.command("permissions rabbit2 revocable .* ^$ .*").await;
+    let result = messenger.send(numbered("revoked", 2)).await;
+    brokers.command("permissions rabbit2 revocable .* .* .*").await;
+    let unsent = result.unwrap_err();
+    assert!(unsent.iter().all(|(_, failure)| !failure.is_transient()), "{unsent}");
+    assert!(unsent.to_string().contains("ACCESS_REFUSED"), "{unsent}");
+    messenger.send(numbered("revoked", 1)).await.unwrap();
 }

@@ -1,0 +1,8 @@
+//! AMQP 0-9-1 against RabbitMQ, and Fedora Messaging against its own consumer, publisher and recorder.
+//!
+//! Those that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
+
+mod fedora;
+mod refused;
+mod settings;
+mod wire;

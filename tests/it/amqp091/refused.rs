@@ -1,0 +1,104 @@
+//! What RabbitMQ refuses, returns or does not take, message by message.
+
+use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
+use tower_outbox::{Messenger, Unsent};
+
+use crate::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
+
+/// The failure kinds and the text of what came back.
+fn failures(result: Result<(), Unsent>) -> Vec<(&'static str, String)> {
+    let unsent = result.expect_err("something came back");
+    unsent.iter().map(|(_, failure)| (failure.kind(), failure.to_string())).collect()
+}
+
+fn settings(brokers: &Brokers) -> Amqp091Settings {
+    Amqp091Settings::new([brokers.get("RABBIT1_AMQP")])
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn without_the_exchange_it_is_rejected() {
+    let brokers = Brokers::running();
+    let mut settings = settings(&brokers);
+    settings.exchange = Some("nosuch".to_owned());
+    let messenger = Amqp091::new(&settings).unwrap();
+    for _ in 0..2 {
+        let failures = failures(messenger.send(numbered("a", 3)).await);
+        assert_eq!(failures.len(), 3);
+        for (kind, text) in failures {
+            assert!(
+                kind == "rejected"
+                    && text.contains("no exchange 'nosuch'")
+                    && text.contains("check EXCHANGE"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_writer_without_the_right_is_rejected() {
+    let brokers = Brokers::running();
+    let settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP").replace("://", "://limited:limited@")]);
+    for (kind, text) in failures(Amqp091::new(&settings).unwrap().send(numbered("a", 3)).await) {
+        assert!(kind == "rejected" && text.contains("ACCESS_REFUSED"), "{text}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn unroutable_is_rejected_only_if_asked_for() {
+    let brokers = Brokers::running();
+    let topic = unique("unbound");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &format!("{topic}.bound")).await;
+    let mut settings = settings(&brokers);
+    Amqp091::new(&settings).unwrap().send(numbered(&topic, 2)).await.unwrap();
+    settings.mandatory = true;
+    let batch =
+        [numbered(&format!("{topic}.bound"), 2), numbered(&topic, 2), numbered(&format!("{topic}.bound"), 1)]
+            .concat();
+    let failures = failures(Amqp091::new(&settings).unwrap().send(batch).await);
+    assert_eq!(failures.len(), 2);
+    for (kind, text) in failures {
+        assert!(kind == "rejected" && text.contains("NO_ROUTE") && text.contains(&topic), "{text}");
+    }
+    assert_eq!(sequence(&queue.drain().await), [0, 1, 0]);
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_a_full_queue_does_not_take_is_worth_another_try() {
+    let brokers = Brokers::running();
+    let topic = unique("full");
+    let queue = RabbitQueue::declare_limited(&brokers, "RABBIT1_AMQP", &topic, 2).await;
+    let failures = failures(Amqp091::new(&settings(&brokers)).unwrap().send(numbered(&topic, 5)).await);
+    assert_eq!(failures.len(), 3);
+    for (kind, text) in failures {
+        assert!(kind == "transient" && text.contains("basic.nack"), "{text}");
+    }
+    assert_eq!(sequence(&queue.drain().await), [0, 1]);
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn who_may_not_connect_is_told_why() {
+    let brokers = Brokers::running();
+    let plain = brokers.get("RABBIT1_AMQP");
+    let tls = |certificate: &str, ca: &str| {
+        let mut settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQPS")]);
+        settings.certificate = Some(brokers.certificate(certificate));
+        settings.cacert = Some(brokers.certificate(ca));
+        settings
+    };
+    for (settings, text) in [
+        (Amqp091Settings::new([plain.replace("://", "://guest:geheim@")]), "check user and password"),
+        (Amqp091Settings::new([format!("{plain}/nosuch")]), "vhost"),
+        (tls("client-unknown.pem", "ca.pem"), "SASL EXTERNAL"),
+        (tls("foreign-client.pem", "ca.pem"), "does not trust our client certificate"),
+        (tls("client.pem", "foreign-ca.pem"), "not signed by a CA we trust"),
+    ] {
+        let unsent = Amqp091::new(&settings).unwrap().send(numbered("a", 1)).await.unwrap_err().to_string();
+        assert!(unsent.contains(text) && !unsent.contains("geheim"), "{text}: {unsent}");
+    }
+}

@@ -1,0 +1,67 @@
+//! What exactly is on the wire, types and all.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Fedmsg, FedoraMessage, Severity};
+use tower_outbox::{Message, Messenger};
+
+use crate::peers::{Brokers, RabbitQueue, unique};
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn headers_of_fedora_messaging_have_their_types() {
+    let brokers = Brokers::running();
+    let topic = unique("wire");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let message =
+        Message::json(topic, &json!({"n": 1})).unwrap().with_severity(Severity::Warning).with_rpm("bash");
+    Fedmsg::new(&Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]))
+        .unwrap()
+        .send(vec![message])
+        .await
+        .unwrap();
+    let found = queue.drain().await.remove(0);
+    let types = json!({
+        "fedora_messaging_schema": "S", "fedora_messaging_schema_package": "S", "fedora_messaging_severity": "I",
+        "fedora_messaging_rpm_bash": "t", "sent-at": "S", "priority": "I",
+    });
+    assert_eq!(found["header_types"], types);
+    assert_eq!(found["headers"]["fedora_messaging_schema"], "base.message");
+    assert_eq!(found["headers"]["fedora_messaging_schema_package"], "fedora_messaging");
+    assert_eq!((&found["content_encoding"], &found["delivery_mode"]), (&json!("utf-8"), &json!(2)));
+    for unset in
+        ["timestamp", "type", "app_id", "user_id", "correlation_id", "reply_to", "expiration", "priority"]
+    {
+        assert_eq!(found[unset], Value::Null, "{unset}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_general_message_says_what_it_is() {
+    let brokers = Brokers::running();
+    let topic = unique("wire");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &format!("p.{topic}")).await;
+    let mut settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
+    settings.topic_prefix = Some("p".to_owned());
+    let message = Message::json(topic.clone(), &json!({"n": 1}))
+        .unwrap()
+        .with_header("s", "text")
+        .with_header("i", 7)
+        .with_header("b", true)
+        .with_header("f", 1.5)
+        .with_priority(9)
+        .with_expiry(Duration::from_secs(60));
+    let id = message.id().to_string();
+    Amqp091::new(&settings).unwrap().send(vec![message]).await.unwrap();
+    let found = queue.drain().await.remove(0);
+    assert_eq!(found["routing_key"], format!("p.{topic}"));
+    assert_eq!((&found["message_id"], &found["content_type"]), (&json!(id), &json!("application/json")));
+    assert_eq!(found["header_types"], json!({"s": "S", "i": "l", "b": "t", "f": "d"}));
+    assert_eq!(
+        (&found["delivery_mode"], &found["priority"], &found["expiration"]),
+        (&json!(2), &json!(9), &json!("60000"))
+    );
+    assert!(found["timestamp"].as_u64().is_some());
+}
