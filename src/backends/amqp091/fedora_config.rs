@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::error::Amqp091Error;
 use super::settings::Amqp091Settings;
+use crate::backends::brokers::BrokersError;
 
 /// Other keys, those for consuming among them, are left alone.
 #[derive(Deserialize)]
@@ -33,10 +33,10 @@ struct ClientProperties {
 }
 
 /// Fills what the settings leave open from the file they name.
-pub(super) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, Amqp091Error> {
+pub(super) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, BrokersError> {
     let mut filled = settings.clone();
     if let Some(path) = &settings.config {
-        let fault = |source: crate::error::BoxError| Amqp091Error::Config { path: path.clone(), source };
+        let fault = |source: crate::error::BoxError| BrokersError::Config { path: path.clone(), source };
         let text = std::fs::read_to_string(path).map_err(|error| fault(error.into()))?;
         let config: FedoraConfig = toml::from_str(&text).map_err(|error| fault(error.message().into()))?;
         config.fill(&mut filled);
@@ -53,11 +53,15 @@ impl FedoraConfig {
                 None => "amqp://localhost".to_owned(),
             }];
         }
-        if settings.certificate.is_none() && settings.private_key.is_none() {
+        // As there, TLS counts only where the URL asks for it.
+        let with_tls = settings.urls.iter().any(|url| url.starts_with("amqps:"));
+        if with_tls && settings.certificate.is_none() && settings.private_key.is_none() {
             settings.certificate = self.tls.certfile;
             settings.private_key = self.tls.keyfile;
         }
-        settings.cacert = settings.cacert.take().or(self.tls.ca_cert);
+        if with_tls {
+            settings.cacert = settings.cacert.take().or(self.tls.ca_cert);
+        }
         settings.app = settings.app.take().or(self.client_properties.app);
         settings.exchange = settings.exchange.take().or(self.publish_exchange);
         settings.topic_prefix = settings.topic_prefix.take().or(self.topic_prefix);

@@ -51,13 +51,9 @@ pub fn to_json_line(message: &Message) -> Result<String, JsonLineError> {
         queue: None,
         topic: message.topic().to_string(),
     };
-    // A body may be written over several lines.
     let text = serde_json::to_string(&line)?;
-    if text.contains(['\n', '\r']) {
-        Ok(serde_json::to_string(&serde_json::from_str::<Value>(&text)?)?)
-    } else {
-        Ok(text)
-    }
+    // Outside of texts, where they are escaped, line ends of the body mean nothing.
+    Ok(text.replace(['\n', '\r'], " "))
 }
 
 /// A message from one line that `fedora-messaging record` or [`to_json_line`] wrote.
@@ -155,8 +151,9 @@ mod tests {
     fn a_line_is_one_line_and_its_keys_are_sorted() {
         let line = to_json_line(&Message::new("a", "{\n  \"x\": 1\n}").unwrap()).unwrap();
         assert!(!line.contains('\n'));
-        let keys = ["\"body\"", "\"headers\"", "\"id\"", "\"priority\"", "\"queue\"", "\"topic\""];
-        assert!(keys.map(|key| line.find(key).unwrap()).is_sorted(), "{line}");
+        let fields: indexmap::IndexMap<String, Value> = serde_json::from_str(&line).unwrap();
+        let keys: Vec<_> = fields.keys().map(String::as_str).collect();
+        assert_eq!(keys, ["body", "headers", "id", "priority", "queue", "topic"]);
     }
 
     #[test]

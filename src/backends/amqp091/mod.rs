@@ -13,17 +13,15 @@
 
 mod connection;
 mod envelope;
-mod error;
 mod fedora;
 mod fedora_config;
 mod json_lines;
 mod messenger;
 mod settings;
 
-pub use self::error::Amqp091Error;
 pub use self::fedora::{FedoraMessage, Severity};
 pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
 pub use self::messenger::{Amqp091, Fedmsg};
 pub use self::settings::Amqp091Settings;
-pub use crate::backends::brokers::{Sasl, UrlError};
+pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;

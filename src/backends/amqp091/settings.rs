@@ -18,7 +18,7 @@ use crate::backends::brokers::{Sasl, redacted};
 ///
 /// let settings = Amqp091Settings::new(["amqp://localhost:5672"]);
 /// let messenger = Fedmsg::new(&settings)?;
-/// # Ok::<(), tower_outbox::amqp091::Amqp091Error>(())
+/// # Ok::<(), tower_outbox::amqp091::BrokersError>(())
 /// ```
 #[derive(Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]

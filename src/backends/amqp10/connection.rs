@@ -14,7 +14,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::envelope::AmqpMessage;
-use super::link::{self, Job, LinkLost, LinkOptions, Sequence};
+use super::failure::LinkLost;
+use super::link::{self, Job, LinkOptions, Sequence};
 use super::sasl::{self, Identity, Mechanism, SaslError};
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{BrokerUrl, Dialer, Sasl};

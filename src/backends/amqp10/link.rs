@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use fe2o3_amqp::link::{DetachError, LinkStateError, SendError, SenderAttachError, SessionStopReason};
-use fe2o3_amqp::session::{Error as SessionError, SessionHandle};
-use fe2o3_amqp::{Sender, connection::ConnectionStopReason};
-use fe2o3_amqp_types::definitions::{self, AmqpError, ErrorCondition};
+use fe2o3_amqp::Sender;
+use fe2o3_amqp::link::SendError;
+use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::messaging::Outcome;
-use fe2o3_amqp_types::primitives::Symbol;
 use futures_util::FutureExt;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
@@ -20,6 +18,10 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::connection::Lifeline;
 use super::envelope::AmqpMessage;
+use super::failure::{
+    ConnectionGone, LinkLost, NoCredit, NoOutcome, Refused, attach_failure, describe, detach_failure,
+    send_failure, session_failure,
+};
 use crate::messenger::Failure;
 use crate::telemetry;
 
@@ -309,108 +311,3 @@ async fn overdue(oldest: Option<Instant>) {
         sleep_until(oldest).await;
     }
 }
-
-fn attach_failure(error: SenderAttachError) -> Failure {
-    match error {
-        SenderAttachError::RemoteClosedWithError(error) => by_condition(&error),
-        SenderAttachError::SessionStopped(reason) => stop_failure(reason),
-        SenderAttachError::IncomingTargetIsNone => {
-            Failure::rejected(AddressRefused("no such target".to_owned()))
-        }
-        error => Failure::transient(error),
-    }
-}
-
-fn send_failure(error: SendError) -> Failure {
-    match error {
-        SendError::Detached(error) => detach_failure(error),
-        SendError::LinkStateError(LinkStateError::SessionStopped(reason)) => stop_failure(reason),
-        SendError::LinkStateError(
-            LinkStateError::RemoteClosedWithError(error) | LinkStateError::RemoteDetachedWithError(error),
-        ) => by_condition(&error),
-        error => Failure::transient(LinkLost(error.to_string())),
-    }
-}
-
-fn detach_failure(error: DetachError) -> Failure {
-    match error {
-        DetachError::RemoteClosedWithError(error) | DetachError::RemoteDetachedWithError(error) => {
-            by_condition(&error)
-        }
-        DetachError::SessionStopped(reason) => stop_failure(reason),
-        error => Failure::transient(LinkLost(error.to_string())),
-    }
-}
-
-fn stop_failure(reason: SessionStopReason) -> Failure {
-    match reason {
-        SessionStopReason::RemoteEndedWithError(error) => by_condition(&error),
-        SessionStopReason::ConnectionStopped(ConnectionStopReason::RemoteClosedWithError(error)) => {
-            Failure::transient(LinkLost(describe(&error)))
-        }
-        SessionStopReason::RemoteEnded => {
-            Failure::transient(LinkLost("the broker ended the session".to_owned()))
-        }
-        _ => Failure::transient(ConnectionGone),
-    }
-}
-
-fn session_failure(result: Result<(), SessionError>) -> Failure {
-    match result {
-        Err(SessionError::RemoteEndedWithError(error)) => by_condition(&error),
-        Err(SessionError::RemoteEnded) => stop_failure(SessionStopReason::RemoteEnded),
-        _ => Failure::transient(ConnectionGone),
-    }
-}
-
-/// Final if the address or the right to use it is at fault, else worth another try.
-fn by_condition(error: &definitions::Error) -> Failure {
-    use AmqpError::{
-        InvalidField, NotAllowed, NotFound, NotImplemented, PreconditionFailed, UnauthorizedAccess,
-    };
-    match &error.condition {
-        ErrorCondition::AmqpError(
-            InvalidField | NotAllowed | NotFound | NotImplemented | PreconditionFailed | UnauthorizedAccess,
-        ) => Failure::rejected(AddressRefused(describe(error))),
-        _ => Failure::transient(LinkLost(describe(error))),
-    }
-}
-
-/// `amqp:not-found: no exchange 'nosuch'`.
-fn describe(error: &definitions::Error) -> String {
-    let condition = match &error.condition {
-        ErrorCondition::AmqpError(condition) => Symbol::from(condition).0,
-        condition => format!("{condition:?}"),
-    };
-    match &error.description {
-        Some(description) => format!("{condition}: {description}"),
-        None => condition,
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("the link was lost: {0}")]
-pub(super) struct LinkLost(pub(super) String);
-
-/// The session went with its connection; whoever owns that is about to say why.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection was lost")]
-struct ConnectionGone;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the broker gave no outcome within SEND_TIMEOUT")]
-struct NoOutcome;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the broker gave no credit to send within SEND_TIMEOUT")]
-struct NoCredit;
-
-#[derive(Debug, thiserror::Error)]
-#[error("the broker rejected it{}", .0.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
-struct Refused(Option<String>);
-
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the broker refuses the address ({0}): check ADDRESS, TOPIC_PREFIX and what this client may write to"
-)]
-struct AddressRefused(String);

@@ -14,15 +14,14 @@
 
 mod connection;
 mod envelope;
-mod error;
+mod failure;
 mod link;
 mod messenger;
 mod rhmsg;
 mod sasl;
 mod settings;
 
-pub use self::error::Amqp10Error;
 pub use self::messenger::{Amqp10, RhMsg};
 pub use self::settings::Amqp10Settings;
-pub use crate::backends::brokers::{Sasl, UrlError};
+pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;

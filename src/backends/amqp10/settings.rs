@@ -18,7 +18,7 @@ use crate::backends::brokers::{Sasl, redacted};
 ///
 /// let settings = Amqp10Settings::new(["amqp://localhost:5672"]);
 /// let messenger = RhMsg::new(&settings)?;
-/// # Ok::<(), tower_outbox::amqp10::Amqp10Error>(())
+/// # Ok::<(), tower_outbox::amqp10::BrokersError>(())
 /// ```
 #[derive(Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,20 +1,24 @@
 //! What every backend with several brokers shares: where they are, how to reach and keep one.
 
+mod access;
 #[cfg(feature = "amqp10")]
 mod dial;
+mod error;
 mod failover;
 #[cfg(feature = "amqp091")]
 mod hand_over;
-mod prefix;
+mod messenger;
 mod settings;
 mod url;
 
+pub(super) use self::access::{Access, check_message, prefixed};
 #[cfg(feature = "amqp10")]
 pub(super) use self::dial::Dialer;
+pub use self::error::BrokersError;
 pub(super) use self::failover::{Connection, Connector, Failover};
 #[cfg(feature = "amqp091")]
 pub(super) use self::hand_over::hand_over;
-pub(super) use self::prefix::prefixed;
+pub(super) use self::messenger::broker_messenger;
 pub use self::settings::Sasl;
 pub(super) use self::settings::one_or_many;
 pub use self::url::UrlError;

@@ -1,15 +1,15 @@
-//! What can be wrong with the settings of an AMQP 0-9-1 backend.
+//! What can be wrong with the settings of a backend with brokers.
 
 use std::path::PathBuf;
 
-use crate::backends::brokers::UrlError;
+use super::url::UrlError;
 use crate::error::BoxError;
 use crate::tls::TlsError;
 
-/// Why an AMQP 0-9-1 messenger cannot be made: all that can be known without a broker.
+/// Why a messenger cannot be made: all that can be known without a broker.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Amqp091Error {
+pub enum BrokersError {
     /// No broker is named.
     #[error("URLS is empty: name at least one broker, such as amqps://broker.example.com:5671")]
     NoUrls,
@@ -35,4 +35,10 @@ pub enum Amqp091Error {
         /// What is wrong, and what to write.
         problem: String,
     },
+}
+
+impl BrokersError {
+    pub(crate) fn setting(key: &'static str, problem: impl Into<String>) -> Self {
+        Self::Setting { key, problem: problem.into() }
+    }
 }

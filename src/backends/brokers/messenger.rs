@@ -1,0 +1,45 @@
+//! What the messengers with several brokers have in common.
+
+/// Makes a newtype of a `Transport` with fail-over a [`Messenger`](crate::Messenger), with `new` and `Debug`.
+macro_rules! broker_messenger {
+    ($name:ident, $settings:ty) => {
+        impl $name {
+            /// Reads and checks everything the settings name. No connection is made before the first message.
+            ///
+            /// # Errors
+            /// [`BrokersError`](super::BrokersError) says which setting or file is wrong, and what to do.
+            pub fn new(settings: &$settings) -> Result<Self, super::BrokersError> {
+                Transport::new(settings).map(Self)
+            }
+        }
+
+        impl std::fmt::Debug for $name {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($name)).field("urls", &self.0.urls).finish_non_exhaustive()
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl crate::Messenger for $name {
+            async fn send(&self, batch: Vec<crate::Message>) -> Result<(), crate::Unsent> {
+                self.0.failover.send(batch).await
+            }
+
+            fn check(&self, message: &crate::Message) -> Result<(), crate::BoxError> {
+                self.0.check(message)
+            }
+
+            async fn health(&self) -> crate::Health {
+                self.0.failover.health().await
+            }
+
+            async fn close(&self, deadline: std::time::Duration) -> Vec<crate::Message> {
+                self.0.failover.close(deadline).await;
+                // Everything taken over is handed back by the `send` that took it.
+                Vec::new()
+            }
+        }
+    };
+}
+
+pub(in crate::backends) use broker_messenger;
