@@ -1,6 +1,8 @@
 //! What the benches share: the services they compare, and the middle of many figures.
 #![allow(dead_code, reason = "each bench is a crate of its own and uses a part")]
 
+pub(crate) mod broker;
+
 use std::convert::Infallible;
 use std::fmt;
 use std::future::ready;

@@ -5,6 +5,7 @@
 mod arrival;
 mod outcomes;
 mod refused;
+mod sasl;
 mod settings;
 mod tls;
 mod unreachable;
