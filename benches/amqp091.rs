@@ -60,7 +60,6 @@ async fn main() {
     }
     rates.print(TARGETS);
     raw.close().await;
-    broker.delete();
 }
 
 fn layer(broker: &Broker) -> Router {
@@ -78,6 +77,7 @@ struct Raw {
     connection: Connection,
     channel: Channel,
     event: Event,
+    topic: &'static str,
 }
 
 impl Raw {
@@ -87,19 +87,19 @@ impl Raw {
         let channel = connection.create_channel().await.expect("the broker opens a channel");
         let select = channel.confirm_select(ConfirmSelectOptions::default());
         select.await.expect("the broker confirms");
-        Self { connection, channel, event: Event::new() }
+        Self { connection, channel, event: Event::new(), topic: broker.topic }
     }
 
     /// One turn, in a task of its own as what the layer sends is.
     async fn turn(&self, in_turns: bool) -> Turn {
-        let (channel, event) = (self.channel.clone(), self.event.clone());
+        let (channel, event, topic) = (self.channel.clone(), self.event.clone(), self.topic);
         let task = tokio::spawn(async move {
             let (begun, mut confirmed) = (Instant::now(), 0);
             let mut outcomes = FuturesUnordered::new();
             loop {
                 let more = begun.elapsed() < TURN;
                 if more && outcomes.len() < WINDOW {
-                    let mut publish = Box::pin(publish(&channel, &event));
+                    let mut publish = Box::pin(publish(&channel, &event, topic));
                     // A publish is done when it is written; its confirm comes later.
                     let early = if in_turns { Some(publish.as_mut().await) } else { None };
                     outcomes.push(async move {
@@ -125,10 +125,10 @@ impl Raw {
     }
 }
 
-async fn publish(channel: &Channel, event: &Event) -> PublisherConfirm {
+async fn publish(channel: &Channel, event: &Event, topic: &str) -> PublisherConfirm {
     let (body, properties) = message(event);
     let (exchange, options) = ("amq.topic".into(), BasicPublishOptions::default());
-    let publish = channel.basic_publish(exchange, TOPIC.into(), options, &body, properties);
+    let publish = channel.basic_publish(exchange, topic.into(), options, &body, properties);
     publish.await.expect("the channel is open")
 }
 

@@ -67,7 +67,6 @@ async fn main() {
     rates.print(TARGETS);
     raw.close().await;
     body.close().await;
-    broker.delete();
 }
 
 fn layer(broker: &Broker) -> Router {
@@ -91,7 +90,8 @@ struct Raw {
     session: SessionHandle<()>,
     connection: ConnectionHandle<()>,
     event: Event,
-    properties: bool,
+    /// The topic, unless there are to be no properties.
+    subject: Option<&'static str>,
 }
 
 impl Raw {
@@ -110,20 +110,20 @@ impl Raw {
         let mut session = Session::begin(&mut connection).await.expect("the broker begins a session");
         let sender = Sender::attach(&mut session, "bench-raw", address(broker)).await;
         let sender = Some(sender.expect("the broker attaches a link"));
-        Self { sender, session, connection, event: Event::new(), properties }
+        Self { sender, session, connection, event: Event::new(), subject: properties.then_some(broker.topic) }
     }
 
     /// One turn, in a task of its own as the link of the layer is.
     async fn turn(&mut self) -> Turn {
         let mut sender = self.sender.take().expect("it is put back");
-        let (event, properties) = (self.event.clone(), self.properties);
+        let (event, subject) = (self.event.clone(), self.subject);
         let task = tokio::spawn(async move {
             let (begun, mut confirmed) = (Instant::now(), 0);
             let mut outcomes = FuturesUnordered::new();
             loop {
                 let more = begun.elapsed() < TURN;
                 if more && outcomes.len() < WINDOW {
-                    let message = amqp_message(&event, properties);
+                    let message = amqp_message(&event, subject);
                     outcomes.push(sender.send_batchable(message).await.expect("the link is open"));
                     continue;
                 }
@@ -148,17 +148,17 @@ impl Raw {
     }
 }
 
-fn amqp_message(event: &Event, properties: bool) -> AmqpMessage<Data> {
+fn amqp_message(event: &Event, subject: Option<&str>) -> AmqpMessage<Data> {
     let body = serde_json::to_vec(event).expect("it is JSON");
     let mut message = AmqpMessage::builder()
         .header(Header { durable: true, ..Header::default() })
         .data(Data(Binary::from(body)))
         .build();
-    if properties {
+    if let Some(subject) = subject {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
         let properties = Properties::builder()
             .message_id(uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string())
-            .subject(TOPIC)
+            .subject(subject)
             .content_type("application/json")
             .creation_time(Timestamp::from_milliseconds(now.as_millis() as i64));
         message.properties = Some(properties.build());

@@ -27,14 +27,17 @@ pub(crate) type Turn = (u64, f64);
 /// RabbitMQ, and the durable queue all send to.
 pub(crate) struct Broker {
     pub(crate) url: String,
+    /// Of this process alone: what another run sends, or a queue it left behind, does not disturb this one.
     pub(crate) topic: &'static str,
     python: String,
     queue: String,
 }
 
 impl Broker {
-    /// The broker that the command line names, or the one of `scripts/brokers`; with a queue bound for `topic`.
-    pub(crate) fn find(topic: &'static str) -> Self {
+    /// The broker that the command line names, or the one of `scripts/brokers`; with a queue for a topic that begins with
+    /// `topic`.
+    pub(crate) fn find(topic: &str) -> Self {
+        let topic = &*format!("{topic}.{}", std::process::id()).leak();
         let known = std::fs::read_to_string("target/brokers/env").unwrap_or_default();
         let known: HashMap<_, _> = known.lines().filter_map(|line| line.split_once('=')).collect();
         let url = std::env::args().skip(1).find(|argument| argument.contains("://"));
@@ -43,9 +46,9 @@ impl Broker {
             std::env::var("PYTHON").ok().or_else(|| known.get("PYTHON").map(|&path| path.to_owned()));
         let broker = Self {
             url: url.expect("no broker: run scripts/brokers up, or name one"),
-            topic,
             python: python.unwrap_or_else(|| "python3".to_owned()),
-            queue: format!("{}-{}", topic.replace('.', "-"), std::process::id()),
+            queue: topic.replace('.', "-"),
+            topic,
         };
         broker.declare();
         broker
@@ -63,7 +66,7 @@ impl Broker {
         self.declare();
     }
 
-    pub(crate) fn delete(&self) {
+    fn delete(&self) {
         self.rabbit(&["delete", &self.queue]);
     }
 
@@ -88,6 +91,14 @@ impl Broker {
         let output = output.expect("python is there");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    }
+}
+
+/// Also when a turn panics.
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let script = ["tests/peers/rabbit.py", &self.url, "delete", &self.queue];
+        let _ = Command::new(&self.python).args(script).status();
     }
 }
 

@@ -31,6 +31,12 @@ impl Brokers {
         )
     }
 
+    /// The same, after whatever an earlier test left killed or frozen was mended.
+    pub async fn all_up() -> Self {
+        Self::running().command("up").await;
+        Self::running()
+    }
+
     pub fn get(&self, key: &str) -> &str {
         self.0.get(key).unwrap_or_else(|| panic!("{key} in the file env of the brokers"))
     }
