@@ -160,12 +160,13 @@ impl Connection {
     }
 
     /// Publishes in order and awaits every confirm. Messages that a channel took down with another's
-    /// fault are published once more, on a new channel.
+    /// fault are published once more, on a new channel, for as long as that gets any of them further.
     pub(super) async fn publish(&self, batch: &[Publish]) -> Results {
         let deadline = Instant::now() + self.send_timeout;
         let mut results: Results = batch.iter().map(|_| Ok(())).collect();
         let mut open: Vec<usize> = (0..batch.len()).collect();
-        for last_try in [false, true] {
+        let mut stalled = false;
+        loop {
             let outcomes = match self.channel().await {
                 Ok(channel) => self.publish_on(&channel, batch, &open, deadline).await,
                 Err(error) => {
@@ -173,22 +174,30 @@ impl Connection {
                     open.iter().map(|index| (*index, Err(failure.clone()))).collect()
                 }
             };
-            let mut again = Vec::new();
+            let failures =
+                || outcomes.iter().filter_map(|(index, result)| Some((*index, result.as_ref().err()?)));
+            // All go to one exchange: what is wrong with it is wrong for all.
+            let refused = failures().find(|(_, failure)| failure.cause().is::<ExchangeRefused>());
+            let refused = refused.map(|(_, failure)| failure.clone());
+            let lost = failures().filter(|(_, failure)| failure.cause().is::<ChannelLost>());
+            let mut lost: Vec<usize> = lost.map(|(index, _)| index).collect();
             for (index, result) in outcomes {
-                let by_another = matches!(&result, Err(failure) if failure.cause().is::<ChannelLost>());
-                if by_another && !last_try && !self.is_closed() {
-                    again.push(index);
-                } else {
-                    results[index] = result;
-                }
+                results[index] = result;
             }
-            again.sort_unstable();
-            open = again;
-            if open.is_empty() {
-                break;
+            if let Some(refused) = refused {
+                lost.drain(..).for_each(|index| results[index] = Err(refused.clone()));
             }
+            let stalled_before = std::mem::replace(&mut stalled, lost.len() == open.len());
+            if lost.is_empty()
+                || (stalled && stalled_before)
+                || self.is_closed()
+                || Instant::now() >= deadline
+            {
+                return results;
+            }
+            lost.sort_unstable();
+            open = lost;
         }
-        results
     }
 
     async fn channel(&self) -> lapin::Result<Channel> {
@@ -312,14 +321,15 @@ fn failure(error: &lapin::Error, routing_key: &str) -> Failure {
     match amqp.kind() {
         AMQPErrorKind::Soft(ACCESSREFUSED | NOTFOUND | PRECONDITIONFAILED) => {
             // RabbitMQ's topic authorisation names the one routing key it refuses.
-            let others =
-                text.as_str().contains("to topic '") && !text.as_str().contains(&format!("'{routing_key}'"));
-            if others {
-                Failure::transient(ChannelLost(text.to_string()))
-            } else {
+            let of_one_topic = text.as_str().contains("to topic '");
+            if !of_one_topic {
+                Failure::rejected(ExchangeRefused(text.to_string()))
+            } else if text.as_str().contains(&format!("'{routing_key}'")) {
                 Failure::rejected(format!(
-                    "the broker refuses it ({text}): check EXCHANGE and what this client may write to"
+                    "the broker refuses it ({text}): check what this client may write to"
                 ))
+            } else {
+                Failure::transient(ChannelLost(text.to_string()))
             }
         }
         AMQPErrorKind::Soft(_) => Failure::transient(ChannelLost(text.to_string())),
@@ -330,3 +340,7 @@ fn failure(error: &lapin::Error, routing_key: &str) -> Failure {
 #[derive(Debug, thiserror::Error)]
 #[error("the channel was lost: {0}")]
 struct ChannelLost(String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker refuses it ({0}): check EXCHANGE and what this client may write to")]
+struct ExchangeRefused(String);
