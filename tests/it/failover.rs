@@ -261,3 +261,26 @@ async fn a_right_that_is_taken_away_rejects_and_given_back_sends() {
     assert!(unsent.to_string().contains("ACCESS_REFUSED"), "{unsent}");
     messenger.send(numbered("revoked", 1)).await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn amqp091_does_not_wait_for_a_channel_longer_than_for_a_confirm() {
+    let brokers = Brokers::all_up().await;
+    let mut settings = Amqp091Settings::new([brokers.get(NODES[1])]);
+    settings.send_timeout = Duration::from_secs(2);
+    settings.connection_timeout = Duration::from_secs(1);
+    let messenger = Amqp091::new(&settings).unwrap();
+    // Connected, and no channel yet.
+    assert_eq!(messenger.health().await, Health::Up);
+    brokers.command("freeze rabbit2").await;
+    let begun = Instant::now();
+    let result = messenger.send(numbered("channel", 2)).await;
+    let took = begun.elapsed();
+    brokers.command("thaw rabbit2").await;
+    let unsent = result.unwrap_err();
+    assert!(
+        unsent.len() == 2 && unsent.to_string().contains("opened no channel within SEND_TIMEOUT"),
+        "{unsent}"
+    );
+    assert!(took < Duration::from_secs(6), "{took:?}");
+}

@@ -167,11 +167,13 @@ impl Connection {
         let mut open: Vec<usize> = (0..batch.len()).collect();
         let mut stalled = false;
         loop {
-            let outcomes = match self.channel().await {
-                Ok(channel) => self.publish_on(&channel, batch, &open, deadline).await,
-                Err(error) => {
-                    let failure = Failure::transient(error);
-                    open.iter().map(|index| (*index, Err(failure.clone()))).collect()
+            let failed = |failure: Failure| open.iter().map(|index| (*index, Err(failure.clone()))).collect();
+            let outcomes = match timeout_at(deadline, self.channel()).await {
+                Ok(Ok(channel)) => self.publish_on(&channel, batch, &open, deadline).await,
+                Ok(Err(error)) => failed(Failure::transient(error)),
+                Err(_) => {
+                    self.give_up();
+                    failed(Failure::transient("the broker opened no channel within SEND_TIMEOUT"))
                 }
             };
             let failures =
@@ -269,9 +271,7 @@ impl Connection {
             let failure = self.overdue();
             done.extend(unsettled.map(|index| (*index, Err(failure.clone()))).collect::<Vec<_>>());
             if self.blocked().is_none() {
-                // A broker that neither confirms nor says why is of no more use.
-                let connection = Arc::clone(&self.connection);
-                tokio::spawn(async move { drop(connection.close(320, "no confirm in time".into()).await) });
+                self.give_up();
             }
         }
         done
@@ -281,6 +281,12 @@ impl Connection {
     async fn room(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
         let _ = self.blocked.clone().wait_for(Option::is_none).await;
         Arc::clone(&self.window).acquire_owned().await.ok()
+    }
+
+    /// Ends the connection: a broker that neither answers nor says why is of no more use.
+    fn give_up(&self) {
+        let connection = Arc::clone(&self.connection);
+        tokio::spawn(async move { drop(connection.close(320, "no answer in time".into()).await) });
     }
 
     fn overdue(&self) -> Failure {
