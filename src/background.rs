@@ -2,10 +2,8 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
-use std::future::{Future, poll_fn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -14,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::backoff::Backoff;
+use crate::caught::caught;
 use crate::error::BoxError;
 use crate::in_flight::{InFlight, InFlightToken};
 use crate::message::Message;
-use crate::messenger::{Failure, Full, Health, Messenger, Unsent};
+use crate::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent};
 use crate::telemetry;
 
 /// How many messages the worker hands to the inner messenger at once.
@@ -160,7 +159,7 @@ impl<M: Messenger> Background<M> {
         let bytes: usize = batch.iter().map(Message::size).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.settings.max_bytes);
         let room = &self.room;
-        let full = |_| Failure::transient(Full::new("the background buffer"));
+        let full = |_| Failure::transient(Refused::new("the background buffer is full; try again later"));
         match self.settings.when_full {
             WhenFull::Refuse if !room.messages.is_closed() => Ok((
                 Arc::clone(&room.messages).try_acquire_many_owned(messages).map_err(full)?,
@@ -211,6 +210,10 @@ impl<M: Messenger> Messenger for Background<M> {
 
     fn in_flight(&self) -> InFlight {
         self.in_flight.clone()
+    }
+
+    fn admission(&self) -> Option<Admission> {
+        self.inner.admission()
     }
 }
 
@@ -287,12 +290,7 @@ impl<M: Messenger> BackgroundWorker<M> {
     async fn send(&self, pending: &mut Pending) -> Result<(), Failure> {
         // The messages stay in `pending` while they are out, so that a dropped future leaves them there.
         let batch = pending.out();
-        let mut send = Box::pin(async { self.inner.send(batch).await });
-        let caught = poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| send.as_mut().poll(cx))) {
-            Ok(poll) => poll.map(Some),
-            Err(_panic) => Poll::Ready(None),
-        });
-        let Some(result) = caught.await else {
+        let Some(result) = caught(async { self.inner.send(batch).await }).await else {
             pending.blame();
             return Ok(());
         };

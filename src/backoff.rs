@@ -16,6 +16,10 @@ impl Default for Backoff {
 }
 
 impl Backoff {
+    pub(crate) fn with_max(max: Duration) -> Self {
+        Self { max, ..Self::default() }
+    }
+
     pub(crate) fn delay(&self, attempt: u32) -> Duration {
         self.ceiling(attempt).mul_f64(rand::random())
     }

@@ -15,7 +15,9 @@ use crate::error::BoxError;
 use crate::layer::MessagingLayer;
 use crate::message::Message;
 use crate::messenger::{Health, Messenger};
+use crate::outbox::OutboxHandle;
 use crate::settings::{BackendTable, Delivery, Settings, SettingsError};
+use crate::store::Counts;
 
 /// A messenger with all its workers, running.
 ///
@@ -38,11 +40,22 @@ pub struct Bus {
     messenger: Arc<dyn Messenger>,
     layer: MessagingLayer,
     worker: Mutex<Option<Worker>>,
+    outbox: Option<OutboxHandle>,
 }
 
+/// What runs beside the requests, and stops at shutdown.
 struct Worker {
-    stop: oneshot::Sender<()>,
-    task: JoinHandle<Vec<Message>>,
+    /// Says until when it may go on.
+    stop: oneshot::Sender<Instant>,
+    task: JoinHandle<Left>,
+}
+
+/// What a worker left when it stopped.
+enum Left {
+    /// In memory.
+    Messages(Vec<Message>),
+    /// On disk.
+    Stored(Counts),
 }
 
 impl Bus {
@@ -75,7 +88,14 @@ impl Bus {
         self.messenger.health().await
     }
 
+    /// A handle to the durable outbox, if that is how messages are delivered.
+    #[must_use]
+    pub fn outbox(&self) -> Option<OutboxHandle> {
+        self.outbox.clone()
+    }
+
     /// Waits until nothing is in flight: no send of a request, no message in the background buffer.
+    /// What a durable outbox has stored is not waited for.
     pub async fn flushed(&self) {
         self.layer.in_flight().idle().await;
     }
@@ -90,16 +110,21 @@ impl Bus {
         let in_flight = self.layer.in_flight();
         let _ = timeout_at(until, in_flight.idle()).await;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut left = Vec::new();
+        let mut shutdown = Shutdown::default();
         if let Some(Worker { stop, task }) = worker {
-            let _ = stop.send(());
-            left = task.await.unwrap_or_else(|error| {
-                tracing::error!(%error, "the background worker ended before its time");
-                Vec::new()
-            });
+            let _ = stop.send(until);
+            match task.await {
+                Ok(Left::Messages(left)) => shutdown.left = left,
+                Ok(Left::Stored(counts)) => shutdown.stored = counts.pending,
+                Err(error) => tracing::error!(%error, "the worker of the message bus ended before its time"),
+            }
         }
-        left.extend(self.messenger.close(until.saturating_duration_since(Instant::now())).await);
-        let shutdown = Shutdown { left, sends: in_flight.len() };
+        shutdown.left.extend(self.messenger.close(until.saturating_duration_since(Instant::now())).await);
+        shutdown.sends = in_flight.len();
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| shutdown.stored > 0) {
+            let (messages, place) = (shutdown.stored, outbox.place());
+            tracing::warn!(messages, %place, "messages wait in the outbox, and leave after the next start");
+        }
         if shutdown.is_clean() {
             tracing::info!("message bus stopped");
         } else {
@@ -128,10 +153,12 @@ pub struct Shutdown {
     pub left: Vec<Message>,
     /// How many sends were still in flight.
     pub sends: usize,
+    /// How many messages wait in the durable outbox; they are safe, and leave after the next start.
+    pub stored: u64,
 }
 
 impl Shutdown {
-    /// Whether nothing is left: all that was taken over is confirmed, handed back, or was logged as unsent before.
+    /// Whether nothing is left: all that was taken over is confirmed, stored, handed back, or was logged as unsent before.
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.left.is_empty() && self.sends == 0
@@ -170,21 +197,41 @@ impl BusBuilder<'_> {
     #[allow(clippy::unused_async, reason = "it spawns: a runtime must be there")]
     pub async fn start(mut self) -> Result<Bus, SettingsError> {
         let messenger = self.backend()?;
-        let (messenger, worker): (Arc<dyn Messenger>, _) = match self.settings.delivery {
-            Delivery::Direct => (messenger, None),
-            Delivery::Background => {
-                let (background, worker) = Background::new(messenger, self.settings.background.clone());
-                let (stop, stopped) = oneshot::channel();
-                let stopped = async {
-                    if stopped.await.is_err() {
-                        // The bus was dropped: its work goes on.
-                        std::future::pending::<()>().await;
-                    }
-                };
-                let task = tokio::spawn(worker.run(stopped, Duration::ZERO));
-                (Arc::new(background), Some(Worker { stop, task }))
+        let (stop, stopped) = oneshot::channel();
+        let stopped = async {
+            match stopped.await {
+                Ok(until) => until,
+                // The bus was dropped: its work goes on.
+                Err(_) => std::future::pending().await,
             }
         };
+        let (messenger, task, outbox): (Arc<dyn Messenger>, _, _) = match self.settings.delivery {
+            Delivery::Direct => (messenger, None, None),
+            Delivery::Background => {
+                let (background, worker) = Background::new(messenger, self.settings.background.clone());
+                let stopped = async {
+                    stopped.await;
+                };
+                let run = async { Left::Messages(worker.run(stopped, Duration::ZERO).await) };
+                (Arc::new(background), Some(tokio::spawn(run)), None)
+            }
+            #[cfg(feature = "embedded")]
+            Delivery::Durable => {
+                let settings = self.settings.outbox.store();
+                let store = crate::stores::Embedded::open(&settings)
+                    .await
+                    .map_err(|error| SettingsError::Outbox { source: error.into() })?;
+                let (outbox, relay) = crate::Outbox::new(messenger, store, self.settings.outbox.relay());
+                let handle = outbox.handle();
+                let run = async { Left::Stored(relay.run_until(stopped).await) };
+                (Arc::new(outbox), Some(tokio::spawn(run)), Some(handle))
+            }
+            #[cfg(not(feature = "embedded"))]
+            Delivery::Durable => {
+                return Err(SettingsError::DeliveryNotCompiled { delivery: "durable", feature: "embedded" });
+            }
+        };
+        let worker = task.map(|task| Worker { stop, task });
         let request = &self.settings.request;
         let layer = MessagingLayer::new(Arc::clone(&messenger))
             .with_on_send_failure(self.settings.on_send_failure)
@@ -196,7 +243,7 @@ impl BusBuilder<'_> {
                 tracing::warn!(%reason, "no broker answers yet");
             }
         });
-        Ok(Bus { messenger, layer, worker: Mutex::new(worker) })
+        Ok(Bus { messenger, layer, worker: Mutex::new(worker), outbox })
     }
 
     fn backend(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {

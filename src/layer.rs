@@ -20,6 +20,7 @@ use crate::in_flight::InFlight;
 use crate::message::Message;
 use crate::messenger::{Messenger, Unsent};
 use crate::queue::{MessageQueue, QueueConfig};
+use crate::telemetry;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
@@ -34,6 +35,7 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// | client gone while sending | sending goes on to its end, in a task of its own |
 /// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
 /// | sending fails | by [`with_on_send_failure`](Self::with_on_send_failure): logged, or 503 |
+/// | the messenger has no room, as a full outbox | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
 /// | two nested layers | the inner one joins the queue of the outer one |
 ///
 /// A handler that writes to a database commits before it returns, so that what leaves is true.
@@ -61,6 +63,7 @@ impl MessagingLayer {
         Self {
             config: Arc::new(Config {
                 in_flight: messenger.in_flight(),
+                admission: messenger.admission(),
                 queue: Arc::new(QueueConfig { messenger, max_messages: 1_000, max_bytes: 8 << 20 }),
                 on_send_failure: OnSendFailure::default(),
                 success: flush::is_success,
@@ -174,6 +177,10 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         if request.extensions().get::<MessageQueue>().is_some_and(|outer| !outer.is_closed()) {
             return ResponseFuture::new(self.inner.call(request), None);
+        }
+        if self.config.admission.as_ref().is_some_and(|gate| !gate.is_open()) && !request.method().is_safe() {
+            telemetry::turned_away();
+            return ResponseFuture::turned_away();
         }
         let traceparent = request.headers().get(TRACEPARENT).cloned();
         let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent);

@@ -36,6 +36,9 @@
 //! | `settings` | `Settings` and `Bus` | yes |
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
+//! | `embedded` | the durable outbox on the local disk: `Embedded`, `DELIVERY = "durable"` | |
+//! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
+//! | `cli` | the command line tool `tower-outbox` | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
@@ -45,16 +48,21 @@ mod background;
 mod backoff;
 #[cfg(feature = "settings")]
 mod bus;
+mod caught;
+mod crash;
 mod error;
 mod in_flight;
 mod layer;
 mod message;
 mod messenger;
+mod outbox;
 mod queue;
 #[cfg(feature = "_brokers")]
 mod secret;
 #[cfg(feature = "settings")]
 mod settings;
+pub mod store;
+mod stores;
 mod telemetry;
 #[cfg(feature = "_brokers")]
 mod tls;
@@ -76,8 +84,11 @@ pub use self::error::BoxError;
 pub use self::in_flight::{InFlight, InFlightToken};
 pub use self::layer::{MessagingLayer, MessagingService, OnSendFailure, ResponseBody, ResponseFuture};
 pub use self::message::{Event, Message, MessageError, Scalar};
-pub use self::messenger::{Failure, Full, Health, Messenger, Unsent};
+pub use self::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent};
+pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
 pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 #[cfg(feature = "settings")]
-pub use self::settings::{BackendTable, Delivery, RequestSettings, Settings, SettingsError};
+pub use self::settings::{BackendTable, Delivery, OutboxSettings, RequestSettings, Settings, SettingsError};
+#[cfg(feature = "embedded")]
+pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
 pub use self::topic::{Topic, TopicError};

@@ -74,12 +74,23 @@ impl Message {
 
     fn from_parts(topic: Topic, body: Bytes, content_type: &'static str) -> Self {
         let time = SystemTime::now();
+        Self::restore(uuid_v7(time), topic, body, Cow::Borrowed(content_type), time)
+    }
+
+    /// A message that was made before.
+    pub(crate) fn restore(
+        id: Uuid,
+        topic: Topic,
+        body: Bytes,
+        content_type: Cow<'static, str>,
+        time: SystemTime,
+    ) -> Self {
         Self {
-            id: uuid_v7(time),
+            id,
             topic,
             headers: Vec::new(),
             body,
-            content_type: Cow::Borrowed(content_type),
+            content_type,
             time,
             key: None,
             priority: None,
@@ -143,6 +154,12 @@ impl Message {
     #[must_use]
     pub fn with_delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
+        self
+    }
+
+    /// As [`with_delay`](Self::with_delay), undone: for those who hold the message back themselves.
+    pub(crate) fn without_delay(mut self) -> Self {
+        self.delay = None;
         self
     }
 

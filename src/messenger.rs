@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -81,6 +82,13 @@ pub trait Messenger: Send + Sync + 'static {
     fn in_flight(&self) -> InFlight {
         InFlight::default()
     }
+
+    /// Closed while messages could not be taken over. By default there is none: requests are always let in.
+    ///
+    /// A decorator hands on the inner one's.
+    fn admission(&self) -> Option<Admission> {
+        None
+    }
 }
 
 #[async_trait]
@@ -103,6 +111,10 @@ impl<M: Messenger + ?Sized> Messenger for Arc<M> {
 
     fn in_flight(&self) -> InFlight {
         (**self).in_flight()
+    }
+
+    fn admission(&self) -> Option<Admission> {
+        (**self).admission()
     }
 }
 
@@ -279,20 +291,45 @@ impl fmt::Debug for Unsent {
 
 impl std::error::Error for Unsent {}
 
-/// The cause of a [`Failure`] when a bounded buffer or store refused the messages because it is full.
+/// The cause of a [`Failure`] when a buffer or store did not take the messages over: it is full, or cannot write.
 ///
 /// [`MessagingLayer`](crate::MessagingLayer) answers 503 to it, whatever its
-/// [`OnSendFailure`](crate::OnSendFailure) says: the user chose refusal over waiting.
+/// [`OnSendFailure`](crate::OnSendFailure) says: the user chose refusal over loss.
 #[derive(Debug, thiserror::Error)]
-#[error("{what} is full; try again later")]
-pub struct Full {
-    what: &'static str,
+#[error(transparent)]
+pub struct Refused(BoxError);
+
+impl Refused {
+    /// Says why.
+    pub fn new(reason: impl Into<BoxError>) -> Self {
+        Self(reason.into())
+    }
 }
 
-impl Full {
-    /// Names what is full.
+/// Whether requests are let in: while it is closed, [`MessagingLayer`](crate::MessagingLayer) answers 503 with
+/// `Retry-After` before the handler runs, so that no side effect happens whose message cannot be kept.
+///
+/// Requests by a safe method (GET, HEAD, OPTIONS, TRACE: RFC 9110, section 9.2.1) are let in all the same.
+/// A clone is a handle to the same gate, which begins open.
+#[derive(Clone, Debug)]
+pub struct Admission(Arc<AtomicBool>);
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self(Arc::new(AtomicBool::new(true)))
+    }
+}
+
+impl Admission {
+    /// Whether requests are let in.
     #[must_use]
-    pub fn new(what: &'static str) -> Self {
-        Self { what }
+    #[inline]
+    pub fn is_open(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Opens or closes it.
+    pub fn set_open(&self, open: bool) {
+        self.0.store(open, Ordering::Relaxed);
     }
 }

@@ -5,6 +5,7 @@ mod table;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use config::{Config, Environment, File};
 use serde::{Deserialize, Deserializer};
@@ -14,6 +15,10 @@ use self::table::Table;
 use crate::background::BackgroundSettings;
 use crate::error::BoxError;
 use crate::layer::OnSendFailure;
+use crate::outbox::{Expired, RelaySettings};
+use crate::store::{Limits, Overflow};
+#[cfg(feature = "embedded")]
+use crate::stores::EmbeddedSettings;
 
 /// The name of the table, and the prefix of the environment variables.
 const MESSAGE_BUS: &str = "MESSAGE_BUS";
@@ -44,6 +49,8 @@ pub struct Settings {
     pub request: RequestSettings,
     /// The table `BACKGROUND`: the buffer of [`Delivery::Background`].
     pub background: BackgroundSettings,
+    /// The table `OUTBOX`: the store and the relay of [`Delivery::Durable`].
+    pub outbox: OutboxSettings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
 }
@@ -58,6 +65,79 @@ pub enum Delivery {
     Direct,
     /// The response does not wait; a bounded buffer in memory is sent behind it.
     Background,
+    /// The response waits until the messages are on the local disk; a relay sends what is stored. Needs the feature `embedded`.
+    Durable,
+}
+
+/// The durable outbox.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct OutboxSettings {
+    /// The folder, `outbox` by default; its parent must exist.
+    pub path: PathBuf,
+    /// How many messages it may hold, pending and dead; 1,000,000 by default.
+    pub max_messages: u64,
+    /// How many bytes it may hold; 1 GiB by default.
+    #[serde(deserialize_with = "crate::units::size_u64")]
+    pub max_bytes: u64,
+    /// What happens when it is full; [`Overflow::Refuse`] by default.
+    #[serde(deserialize_with = "crate::units::word")]
+    pub when_full: Overflow,
+    /// How long a message may wait in it; for ever by default.
+    #[serde(deserialize_with = "crate::units::optional_duration")]
+    pub expiry: Option<Duration>,
+    /// What happens to a message that has expired; [`Expired::DeadLetter`] by default.
+    #[serde(deserialize_with = "crate::units::word")]
+    pub when_expired: Expired,
+    /// How many attempts a message gets before it is a dead letter; 50 by default.
+    pub max_attempts: u32,
+    /// The longest wait before another attempt; one minute by default.
+    #[serde(deserialize_with = "crate::units::duration")]
+    pub max_backoff: Duration,
+    /// How many messages may await their confirm; 1,024 by default.
+    pub window: usize,
+}
+
+impl Default for OutboxSettings {
+    fn default() -> Self {
+        let (limits, relay) = (Limits::default(), RelaySettings::default());
+        Self {
+            path: "outbox".into(),
+            max_messages: limits.max_messages,
+            max_bytes: limits.max_bytes,
+            when_full: limits.overflow,
+            expiry: relay.expiry,
+            when_expired: relay.when_expired,
+            max_attempts: relay.max_attempts,
+            max_backoff: relay.max_backoff,
+            window: relay.window,
+        }
+    }
+}
+
+#[cfg(feature = "embedded")]
+impl OutboxSettings {
+    /// What of it concerns the store.
+    #[must_use]
+    pub fn store(&self) -> EmbeddedSettings {
+        let mut limits = Limits::default();
+        (limits.max_messages, limits.max_bytes, limits.overflow) =
+            (self.max_messages, self.max_bytes, self.when_full);
+        EmbeddedSettings::new(&self.path).with_limits(limits)
+    }
+
+    /// What of it concerns the relay.
+    #[must_use]
+    pub fn relay(&self) -> RelaySettings {
+        let mut relay = RelaySettings::default()
+            .with_when_expired(self.when_expired)
+            .with_max_attempts(self.max_attempts)
+            .with_max_backoff(self.max_backoff)
+            .with_window(self.window);
+        relay.expiry = self.expiry;
+        relay
+    }
 }
 
 /// How much one request may enqueue.
@@ -89,6 +169,7 @@ struct Common {
     on_send_failure: OnSendFailure,
     request: RequestSettings,
     background: BackgroundSettings,
+    outbox: OutboxSettings,
 }
 
 impl Settings {
@@ -129,14 +210,15 @@ impl Settings {
         let (common, backend_keys) = table.split(&names);
         common.check_keys::<RequestSettings>("request")?;
         common.check_keys::<BackgroundSettings>("background")?;
+        common.check_keys::<OutboxSettings>("outbox")?;
         let common: Common = common.parse().map_err(SettingsError::value)?;
         Ok(Self::new(common, BackendTable::new(backend_keys, names)))
     }
 
     fn new(common: Common, backend_keys: BackendTable) -> Self {
-        let Common { backend, delivery, on_send_failure, request, background } = common;
+        let Common { backend, delivery, on_send_failure, request, background, outbox } = common;
         let backend = backend.unwrap_or_else(|| "dummy".to_owned());
-        Self { backend, delivery, on_send_failure, request, background, backend_keys }
+        Self { backend, delivery, on_send_failure, request, background, outbox, backend_keys }
     }
 }
 
@@ -188,6 +270,22 @@ pub enum SettingsError {
         name: String,
         /// The names that would do.
         known: String,
+    },
+    /// The delivery is not compiled in.
+    #[error(
+        "DELIVERY {delivery:?} is not compiled in: add the feature {feature:?} to tower-outbox in Cargo.toml"
+    )]
+    DeliveryNotCompiled {
+        /// The delivery in the settings.
+        delivery: &'static str,
+        /// The feature that has it.
+        feature: &'static str,
+    },
+    /// The outbox cannot be opened.
+    #[error("the durable outbox of DELIVERY \"durable\" cannot be opened")]
+    Outbox {
+        /// Which file, why, and what to do.
+        source: BoxError,
     },
     /// The backend is not compiled in.
     #[error("BACKEND {name:?} is not compiled in: add the feature {feature:?} to tower-outbox in Cargo.toml")]

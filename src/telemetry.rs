@@ -10,6 +10,10 @@
 //! | `tower_outbox_dropped_total` | counter | `reason` | messages dropped because their request did not succeed |
 //! | `tower_outbox_unsent_total` | counter | `failure` | messages given up on: `transient`, `rejected`, `lost` |
 //! | `tower_outbox_retried_total` | counter | – | messages sent once more, to another broker or later |
+//! | `tower_outbox_turned_away_total` | counter | – | requests answered 503 before their handler ran |
+//! | `tower_outbox_stored_total` | counter | – | messages stored by an outbox |
+//! | `tower_outbox_confirmed_total` | counter | – | stored messages the bus has confirmed |
+//! | `tower_outbox_dead_total` | counter | – | stored messages given up on: dead letters |
 //! | `tower_outbox_send_seconds` | histogram | – | how long a batch took to be confirmed |
 
 use std::time::Duration;
@@ -44,6 +48,12 @@ pub(crate) fn dropped(messages: usize, reason: &'static str) {
     tracing::info!(messages, reason, "messages dropped: the request did not succeed");
 }
 
+/// A request that was answered 503 before its handler ran.
+pub(crate) fn turned_away() {
+    count!("tower_outbox_turned_away_total", 1);
+    tracing::debug!("request turned away: messages could not be taken over now");
+}
+
 pub(crate) fn retried(messages: usize, cause: &dyn std::fmt::Display) {
     count!("tower_outbox_retried_total", messages);
     tracing::warn!(messages, %cause, "messages are sent once more");
@@ -53,6 +63,37 @@ pub(crate) fn retried(messages: usize, cause: &dyn std::fmt::Display) {
 pub(crate) fn unsent(message: &Message, failure: &'static str, cause: &(dyn std::error::Error + 'static)) {
     count!("tower_outbox_unsent_total", 1, "failure" => failure);
     tracing::error!(id = %message.id(), topic = %message.topic(), failure, cause = %Chain(cause), "message unsent");
+}
+
+pub(crate) fn stored(messages: usize) {
+    count!("tower_outbox_stored_total", messages);
+    tracing::debug!(messages, "messages stored");
+}
+
+/// Stored messages that the bus has.
+pub(crate) fn confirmed(messages: usize, took: Duration) {
+    count!("tower_outbox_confirmed_total", messages);
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("tower_outbox_send_seconds").record(took.as_secs_f64());
+    tracing::debug!(messages, ?took, "stored messages confirmed");
+}
+
+/// A stored message that was given up on, and is kept as a dead letter.
+pub(crate) fn dead(id: &dyn std::fmt::Display, reason: &str) {
+    count!("tower_outbox_dead_total", 1);
+    tracing::error!(%id, reason, "message is a dead letter now");
+}
+
+/// A stored message that expired, and is dropped.
+pub(crate) fn expired(message: &Message) {
+    count!("tower_outbox_dropped_total", 1, "reason" => "expired");
+    tracing::warn!(id = %message.id(), topic = %message.topic(), "stored message dropped: it expired");
+}
+
+/// Stored messages dropped to make room.
+pub(crate) fn overflowed(messages: usize) {
+    count!("tower_outbox_dropped_total", messages, "reason" => "overflow");
+    tracing::error!(messages, "stored messages dropped: the outbox was full");
 }
 
 /// Messages that are gone with whoever held them: a messenger that panicked, a runtime that stopped.

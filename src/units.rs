@@ -1,6 +1,5 @@
 //! Durations, sizes and choices as people write them in settings.
 
-#[cfg(feature = "_brokers")]
 use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error};
@@ -14,7 +13,6 @@ enum Written {
 }
 
 /// `"30s"`, `"1d"`, or plain seconds.
-#[cfg(feature = "_brokers")]
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = match Written::deserialize(deserializer)? {
         Written::Whole(seconds) => return Ok(Duration::from_secs(seconds)),
@@ -30,7 +28,6 @@ pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Dur
 }
 
 /// As [`duration`], for a key that may be left out.
-#[cfg(feature = "_brokers")]
 pub(crate) fn optional_duration<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
@@ -48,6 +45,12 @@ pub(crate) fn size_u32<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32
 pub(crate) fn word<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
     let word = String::deserialize(deserializer)?.to_lowercase();
     T::deserialize(serde::de::value::StringDeserializer::new(word))
+}
+
+/// As [`size`], where sizes may be larger than memory.
+#[cfg(feature = "settings")]
+pub(crate) fn size_u64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    size(deserializer).map(|size| size as u64)
 }
 
 /// `"8MiB"` or plain bytes.
@@ -68,7 +71,7 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, 
     usize::try_from(bytes).map_err(D::Error::custom)
 }
 
-#[cfg(all(test, feature = "settings", feature = "_brokers"))]
+#[cfg(all(test, feature = "settings"))]
 mod tests {
     use serde_json::json;
 

@@ -9,7 +9,7 @@ use http::{request, response};
 
 use crate::in_flight::InFlight;
 use crate::message::Message;
-use crate::messenger::{Failure, Full, Unsent};
+use crate::messenger::{Admission, Failure, Refused, Unsent};
 use crate::queue::{MessageQueue, QueueConfig, Taken};
 use crate::telemetry;
 
@@ -30,6 +30,7 @@ pub enum OnSendFailure {
 pub(super) struct Config {
     pub(super) queue: Arc<QueueConfig>,
     pub(super) in_flight: InFlight,
+    pub(super) admission: Option<Admission>,
     pub(super) on_send_failure: OnSendFailure,
     pub(super) success: fn(&response::Parts) -> bool,
     pub(super) enrich: Option<Arc<Enrich>>,
@@ -171,7 +172,7 @@ impl Config {
         if unsent.is_empty() {
             return Fate::Sent;
         }
-        let refused = unsent.iter().any(|(_, failure)| is_full(failure));
+        let refused = unsent.iter().any(|(_, failure)| is_refused(failure));
         if let Some(on_unsent) = &self.on_unsent {
             on_unsent(unsent);
         }
@@ -179,8 +180,8 @@ impl Config {
     }
 }
 
-fn is_full(failure: &Failure) -> bool {
-    failure.cause().is::<Full>()
+fn is_refused(failure: &Failure) -> bool {
+    failure.cause().is::<Refused>()
 }
 
 /// Says that messages are gone when a hook or the messenger panics, or the runtime drops the send half-way.

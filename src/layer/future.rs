@@ -22,8 +22,9 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 pin_project! {
     /// The future of [`MessagingService`](super::MessagingService).
     pub struct ResponseFuture<F, B> {
+        // None when the request was turned away.
         #[pin]
-        inner: F,
+        inner: Option<F>,
         // None when the queue belongs to an outer layer.
         flush: Option<Flush>,
         sending: Option<Box<Sending<B>>>,
@@ -39,7 +40,12 @@ struct Sending<B> {
 impl<F, B> ResponseFuture<F, B> {
     #[inline]
     pub(super) fn new(inner: F, flush: Option<Flush>) -> Self {
-        Self { inner, flush, sending: None }
+        Self { inner: Some(inner), flush, sending: None }
+    }
+
+    /// 503, without a call of the inner service.
+    pub(super) fn turned_away() -> Self {
+        Self { inner: None, flush: None, sending: None }
     }
 }
 
@@ -61,11 +67,12 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if this.sending.is_none() {
+            let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(Ok(unavailable())) };
             let Some(flush) = this.flush else {
-                return this.inner.poll(cx).map_ok(|response| response.map(ResponseBody::new));
+                return inner.poll(cx).map_ok(|response| response.map(ResponseBody::new));
             };
             flush.polling = true;
-            let response = this.inner.poll(cx);
+            let response = inner.poll(cx);
             flush.polling = false;
             let response = ready!(response);
             let response = match response {
@@ -140,6 +147,10 @@ fn answer<B>(
     if !(reject && success) {
         return response.map(ResponseBody::new);
     }
+    unavailable()
+}
+
+fn unavailable<B>() -> Response<ResponseBody<B>> {
     let mut response = Response::new(ResponseBody::empty());
     *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
     response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);

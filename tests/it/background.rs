@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 use tower_outbox::{
-    Background, BackgroundSettings, BackgroundWorker, BoxError, Failure, Full, Health, Message, MessageQueue,
-    MessagingLayer, Messenger, Unsent, WhenFull, async_trait,
+    Background, BackgroundSettings, BackgroundWorker, BoxError, Failure, Health, Message, MessageQueue,
+    MessagingLayer, Messenger, Refused, Unsent, WhenFull, async_trait,
 };
 
 use crate::support::messengers::{down, fake, held, panicking, recording};
@@ -51,14 +51,14 @@ fn transient() -> Failure {
 /// All of them came back, because the buffer is full.
 fn assert_full(result: Result<(), Unsent>, expected: &[&str]) {
     let unsent = result.unwrap_err();
-    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && failure.cause().is::<Full>()));
+    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && failure.cause().is::<Refused>()));
     assert_eq!(topics(&unsent.into_messages()), expected);
 }
 
 /// All of them came back, because there is no worker.
 fn assert_stopped(result: Result<(), Unsent>, expected: &[&str]) {
     let unsent = result.unwrap_err();
-    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && !failure.cause().is::<Full>()));
+    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && !failure.cause().is::<Refused>()));
     assert_eq!(topics(&unsent.into_messages()), expected);
 }
 

@@ -1,0 +1,29 @@
+//! Named places at which a test kills the process, to see what recovery makes of it.
+
+/// Aborts the process when `TOWER_OUTBOX_CRASH_AT` is `name`, or `name:N` at the Nth time; compiled into tests only.
+#[inline(always)]
+pub(crate) fn point(name: &str) {
+    #[cfg(feature = "_crash_points")]
+    if armed(name) {
+        std::process::abort();
+    }
+    let _ = name;
+}
+
+/// Whether this is the place and the time.
+#[cfg(feature = "_crash_points")]
+pub(crate) fn armed(name: &str) -> bool {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static AT: OnceLock<Option<(String, u32)>> = OnceLock::new();
+    static TIMES: AtomicU32 = AtomicU32::new(0);
+    let at = AT.get_or_init(|| {
+        let at = std::env::var("TOWER_OUTBOX_CRASH_AT").ok()?;
+        Some(match at.split_once(':') {
+            Some((name, times)) => (name.to_owned(), times.parse().expect("a number of times")),
+            None => (at, 1),
+        })
+    });
+    at.as_ref().is_some_and(|(at, times)| at == name && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == *times)
+}

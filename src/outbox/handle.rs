@@ -1,0 +1,134 @@
+//! Looking into an outbox, and operating on it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::status::{OutboxStatus, Status};
+use crate::message::Message;
+use crate::store::{Entry, Filter, Page, State, Store, StoreError, Unstored};
+
+/// How many entries are looked at in one go.
+const PAGE: usize = 500;
+
+/// A handle to an outbox: status, lists, requeue and drop. A clone is another handle.
+#[derive(Clone)]
+pub struct OutboxHandle {
+    store: Arc<dyn Store>,
+    status: Arc<Status>,
+}
+
+impl fmt::Debug for OutboxHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboxHandle").field("store", &self.store.place()).finish_non_exhaustive()
+    }
+}
+
+impl OutboxHandle {
+    pub(super) fn new(store: Arc<dyn Store>, status: Arc<Status>) -> Self {
+        Self { store, status }
+    }
+
+    /// A handle to a store that no relay works on, as that of a stopped app.
+    pub fn stopped(store: impl Store) -> Self {
+        Self { store: Arc::new(store), status: Arc::default() }
+    }
+
+    /// Where it is stored.
+    #[must_use]
+    pub fn place(&self) -> String {
+        self.store.place()
+    }
+
+    /// How it fares.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub async fn status(&self) -> Result<OutboxStatus, StoreError> {
+        Ok(self.status.snapshot(self.store.place(), self.store.counts().await?))
+    }
+
+    /// A page of what is stored: see [`Store::list`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        self.store.list(filter, after, limit).await
+    }
+
+    /// The first entry that is meant, if there is one.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub async fn find(&self, filter: &Filter) -> Result<Option<Entry>, StoreError> {
+        let mut after = None;
+        loop {
+            let mut page = self.store.list(filter, after, 1).await?;
+            if let Some(entry) = page.entries.pop() {
+                return Ok(Some(entry));
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(None),
+            }
+        }
+    }
+
+    /// Stores messages, to be sent in their turn.
+    ///
+    /// # Errors
+    /// [`Unstored`]: none of them is stored then.
+    pub async fn append(&self, messages: Vec<Message>) -> Result<(), Unstored> {
+        self.store.append(messages).await
+    }
+
+    /// Counts what is meant.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub async fn count(&self, filter: &Filter) -> Result<usize, StoreError> {
+        let (mut count, mut after) = (0, None);
+        loop {
+            let page = self.store.list(filter, after, PAGE).await?;
+            count += page.entries.len();
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(count),
+            }
+        }
+    }
+
+    /// Gives dead letters another life, one each `pace`, and gives how many it was.
+    ///
+    /// Without a state in the filter, dead letters are meant.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was requeued before it stays requeued.
+    pub async fn requeue(&self, filter: &Filter, pace: Duration) -> Result<usize, StoreError> {
+        let filter = Filter { state: filter.state.or(Some(State::Dead)), ..filter.clone() };
+        // All of them are found first: what is requeued may be given up on again, behind our back.
+        let positions = self.positions(&filter).await?;
+        self.store.requeue(&positions, pace).await
+    }
+
+    /// Drops messages, but for those being sent, and gives how many it was.
+    ///
+    /// # Errors
+    /// [`StoreError`]; what was dropped before it stays dropped.
+    pub async fn drop_messages(&self, filter: &Filter) -> Result<usize, StoreError> {
+        let positions = self.positions(filter).await?;
+        self.store.drop_messages(&positions).await
+    }
+
+    async fn positions(&self, filter: &Filter) -> Result<Vec<u64>, StoreError> {
+        let (mut positions, mut after) = (Vec::new(), None);
+        loop {
+            let page = self.store.list(filter, after, PAGE).await?;
+            positions.extend(page.entries.iter().map(|entry| entry.position));
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(positions),
+            }
+        }
+    }
+}

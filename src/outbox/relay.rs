@@ -1,0 +1,438 @@
+//! The worker that sends what is stored.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use uuid::Uuid;
+
+use super::settings::{Expired, RelaySettings};
+use super::status::{Breaker, Status};
+use crate::backoff::Backoff;
+use crate::caught::caught;
+use crate::crash;
+use crate::error::Chain;
+use crate::message::Message;
+use crate::messenger::{Failure, Health, Messenger, Unsent};
+use crate::store::{Counts, Lease, Leased, Settlement, Store, StoreError};
+use crate::telemetry;
+
+/// How many messages go out in one `send`.
+const BATCH: usize = 256;
+
+/// How many sends in a row must fail as a whole, on a bus that says it is up, before the breaker opens.
+const FAILURES: u32 = 3;
+
+/// How long a store may take, at shutdown, to give what is due.
+const LAST_LEASE: Duration = Duration::from_millis(200);
+
+/// Sends what an [`Outbox`](super::Outbox) has stored: see [`run`](Self::run).
+///
+/// Up to [`window`](RelaySettings::window) messages are out at a time, in order for each topic and key.
+///
+/// | what the bus says | then |
+/// |---|---|
+/// | confirmed | forgotten |
+/// | rejected | a dead letter at once, with the reason |
+/// | transient | another attempt, after exponential backoff with full jitter; a dead letter after [`max_attempts`](RelaySettings::max_attempts) |
+/// | transient, and [`health`](Messenger::health) is down | the breaker opens: no attempt is counted, nothing is sent; the health is asked again after a backoff, then one message goes first |
+/// | the messenger panics | each message goes out alone, and the one it panics over is a dead letter |
+/// | (expired before it could leave) | a dead letter or dropped, as [`when_expired`](RelaySettings::when_expired) says |
+///
+/// While nothing is due it sleeps.
+pub struct Relay<M> {
+    worker: Arc<Worker<M>>,
+}
+
+struct Worker<M> {
+    inner: Arc<M>,
+    store: Arc<dyn Store>,
+    status: Arc<Status>,
+    settings: RelaySettings,
+}
+
+impl<M> fmt::Debug for Relay<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Relay").field("settings", &self.worker.settings).finish_non_exhaustive()
+    }
+}
+
+/// How one send ended, as far as the breaker cares.
+enum Verdict {
+    /// The bus took something.
+    Passed,
+    /// There was nothing to send.
+    Nothing,
+    /// Nothing passed, though the bus says it is up.
+    Failed,
+    /// The bus says it is down.
+    Down,
+    /// The messenger panicked over these, together.
+    Panicked(Vec<u64>),
+}
+
+/// What goes on beside the loop.
+enum Done {
+    Sent { messages: usize, verdict: Verdict },
+    Probed(Health),
+}
+
+/// What the loop may lease now.
+#[derive(Clone, Copy, PartialEq)]
+enum Gate {
+    /// Whatever the window holds.
+    Closed,
+    /// Nothing before the next probe.
+    Open { next_probe: Instant },
+    /// Nothing while the probe is under way.
+    Probing,
+    /// One message.
+    HalfOpen,
+}
+
+impl<M: Messenger> Relay<M> {
+    pub(super) fn new(
+        inner: Arc<M>,
+        store: Arc<dyn Store>,
+        status: Arc<Status>,
+        mut settings: RelaySettings,
+    ) -> Self {
+        settings.window = settings.window.max(1);
+        Self { worker: Arc::new(Worker { inner, store, status, settings }) }
+    }
+
+    /// Sends what is stored until `shutdown`, then what is still due for at most `deadline` more, unless the bus is down.
+    ///
+    /// Gives what is left in the store; it leaves the next time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing: what was on its way may be sent once more, the next time.
+    pub async fn run(self, shutdown: impl Future<Output = ()>, deadline: Duration) -> Counts {
+        self.run_until(async move {
+            shutdown.await;
+            Instant::now() + deadline
+        })
+        .await
+    }
+
+    /// As [`run`](Self::run), where `shutdown` says until when.
+    pub(crate) async fn run_until(self, shutdown: impl Future<Output = Instant>) -> Counts {
+        let worker = self.worker;
+        let mut state = Running {
+            worker: Arc::clone(&worker),
+            tasks: JoinSet::new(),
+            out: 0,
+            gate: Gate::Closed,
+            failures: 0,
+            suspects: HashSet::new(),
+        };
+        tokio::pin!(shutdown);
+        let until = tokio::select! {
+            until = &mut shutdown => until,
+            () = state.work(None) => Instant::now(),
+        };
+        let _ = tokio::time::timeout_at(until, state.work(Some(LAST_LEASE))).await;
+        // What did not end in time may be sent once more, the next time.
+        state.tasks.shutdown().await;
+        worker.store.counts().await.unwrap_or_else(|error| {
+            tracing::error!(error = %Chain(&error), "cannot tell how much is left in the outbox");
+            Counts::default()
+        })
+    }
+}
+
+struct Running<M> {
+    worker: Arc<Worker<M>>,
+    tasks: JoinSet<Done>,
+    /// How many messages are out.
+    out: usize,
+    gate: Gate,
+    /// How many sends and probes have failed in a row.
+    failures: u32,
+    /// Positions of messages the messenger panicked over while they were together: they go out alone.
+    suspects: HashSet<u64>,
+}
+
+impl<M: Messenger> Running<M> {
+    /// Works until the store is closed; with `quiet`, until nothing is out, and nothing due for that long, or the bus is down.
+    async fn work(&mut self, quiet: Option<Duration>) {
+        loop {
+            let room = match self.gate {
+                Gate::Closed => (self.worker.settings.window - self.out).min(BATCH),
+                Gate::HalfOpen if self.out == 0 => 1,
+                _ => 0,
+            };
+            if quiet.is_some() && self.out == 0 && matches!(self.gate, Gate::Open { .. } | Gate::Probing) {
+                return;
+            }
+            let next_probe = match self.gate {
+                Gate::Open { next_probe } => Some(next_probe),
+                _ => None,
+            };
+            let worker = Arc::clone(&self.worker);
+            tokio::select! {
+                biased;
+                Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
+                    Ok(Done::Sent { messages, verdict }) => {
+                        self.out -= messages;
+                        self.judge(verdict);
+                    }
+                    Ok(Done::Probed(health)) => self.probed(&health),
+                    Err(error) => {
+                        // Only a panic of ours ends so: what it held stays leased until the next start.
+                        tracing::error!(%error, "a task of the relay panicked");
+                        return;
+                    }
+                },
+                leased = lease(&worker, room, quiet.filter(|_| self.out == 0)), if room > 0 => match leased {
+                    Ok(leased) if leased.is_empty() => return,
+                    Ok(leased) => self.send(leased),
+                    Err(StoreError::Closed) => return,
+                    Err(error) => {
+                        self.worker.status.failed(Chain(&error).to_string());
+                        tracing::error!(error = %Chain(&error), "the outbox cannot be read");
+                        sleep(Backoff::default().delay(self.failures)).await;
+                        self.failures = self.failures.saturating_add(1);
+                    }
+                },
+                () = sleep_until(next_probe.unwrap_or_else(Instant::now)), if next_probe.is_some() => {
+                    self.gate = Gate::Probing;
+                    self.tasks.spawn(async move { Done::Probed(worker.health().await) });
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, leased: Vec<Leased>) {
+        self.out += leased.len();
+        let messages = leased.len();
+        // Removed one and all: those that come again have shown themselves harmless.
+        let alone = leased.iter().filter(|one| self.suspects.remove(&one.lease.position)).count() > 0;
+        let worker = Arc::clone(&self.worker);
+        self.tasks.spawn(async move {
+            if !alone {
+                return Done::Sent { messages, verdict: worker.send(leased).await };
+            }
+            let mut verdict = Verdict::Nothing;
+            for one in leased {
+                verdict = worker.send(vec![one]).await;
+            }
+            Done::Sent { messages, verdict }
+        });
+    }
+
+    fn judge(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Nothing => {}
+            Verdict::Passed => {
+                if self.gate != Gate::Closed && self.gate != Gate::HalfOpen {
+                    // A send from before the breaker opened.
+                    return;
+                }
+                if self.gate == Gate::HalfOpen {
+                    tracing::info!("the bus takes messages again");
+                    self.worker.status.set_breaker(Breaker::Closed);
+                }
+                self.gate = Gate::Closed;
+                self.failures = 0;
+            }
+            Verdict::Panicked(positions) => self.suspects.extend(positions),
+            Verdict::Failed => {
+                self.failures = self.failures.saturating_add(1);
+                if self.gate == Gate::HalfOpen || (self.gate == Gate::Closed && self.failures >= FAILURES) {
+                    self.open();
+                }
+            }
+            Verdict::Down => {
+                if matches!(self.gate, Gate::Closed | Gate::HalfOpen) {
+                    self.failures = self.failures.saturating_add(1);
+                    self.open();
+                }
+            }
+        }
+    }
+
+    fn probed(&mut self, health: &Health) {
+        if health.is_up() {
+            self.gate = Gate::HalfOpen;
+            self.worker.status.set_breaker(Breaker::HalfOpen);
+        } else {
+            self.failures = self.failures.saturating_add(1);
+            self.open();
+        }
+    }
+
+    fn open(&mut self) {
+        if self.gate == Gate::Closed {
+            tracing::warn!("nothing leaves the outbox until the bus is back; what is stored waits");
+        }
+        let delay = Backoff::default().delay(self.failures);
+        self.gate = Gate::Open { next_probe: Instant::now() + delay };
+        self.worker.status.open_breaker(SystemTime::now() + delay);
+    }
+}
+
+/// Leases; with `quiet`, gives none when nothing is due for that long.
+async fn lease<M>(
+    worker: &Worker<M>,
+    room: usize,
+    quiet: Option<Duration>,
+) -> Result<Vec<Leased>, StoreError> {
+    match quiet {
+        None => worker.store.lease(room).await,
+        Some(quiet) => timeout(quiet, worker.store.lease(room)).await.unwrap_or_else(|_| Ok(Vec::new())),
+    }
+}
+
+impl<M: Messenger> Worker<M> {
+    /// A health check that panics counts as down.
+    async fn health(&self) -> Health {
+        let panicked = || Health::Down { reason: "its health check panicked".to_owned() };
+        caught(self.inner.health()).await.unwrap_or_else(panicked)
+    }
+
+    /// Sends and settles one batch.
+    async fn send(&self, leased: Vec<Leased>) -> Verdict {
+        let now = SystemTime::now();
+        let mut settled = Vec::with_capacity(leased.len());
+        let (mut leases, mut messages) = (Vec::with_capacity(leased.len()), Vec::with_capacity(leased.len()));
+        for Leased { lease, message, attempts } in leased {
+            if self.has_expired(&message, now) {
+                settled.push((lease, self.expire(&message)));
+            } else {
+                leases.push((lease, message.id(), attempts));
+                messages.push(if message.delay().is_some() { message.without_delay() } else { message });
+            }
+        }
+        if messages.is_empty() {
+            self.settle(&settled).await;
+            return Verdict::Nothing;
+        }
+        crash::point("leased_before_send");
+        let begun = Instant::now();
+        let sent = caught(self.inner.send(messages)).await;
+        crash::point("sent_before_settle");
+        let verdict = match sent {
+            Some(Ok(())) => {
+                settled.extend(leases.iter().map(|(lease, ..)| (*lease, Settlement::Confirmed)));
+                self.confirmed(leases.len(), begun.elapsed());
+                Verdict::Passed
+            }
+            Some(Err(unsent)) => self.unsent(&leases, unsent, begun.elapsed(), &mut settled).await,
+            None if leases.len() > 1 => {
+                tracing::error!(
+                    messages = leases.len(),
+                    "the messenger panicked: they are sent again one by one"
+                );
+                settled.extend(leases.iter().map(|(lease, ..)| (*lease, Settlement::Released)));
+                Verdict::Panicked(leases.iter().map(|(lease, ..)| lease.position).collect())
+            }
+            None => {
+                let (lease, id, _) = leases[0];
+                let reason: Arc<str> = "the messenger panicked over it".into();
+                telemetry::dead(&id, &reason);
+                settled.push((lease, Settlement::Dead { reason }));
+                Verdict::Failed
+            }
+        };
+        self.settle(&settled).await;
+        verdict
+    }
+
+    fn confirmed(&self, messages: usize, took: Duration) {
+        self.status.confirmed.add(messages);
+        telemetry::confirmed(messages, took);
+    }
+
+    /// What is to be done with a batch of which not everything was confirmed.
+    async fn unsent(
+        &self,
+        leases: &[(Lease, Uuid, u32)],
+        unsent: Unsent,
+        took: Duration,
+        settled: &mut Vec<(Lease, Settlement)>,
+    ) -> Verdict {
+        let transient = unsent.iter().filter(|(_, failure)| failure.is_transient()).count();
+        if let Some((_, failure)) = unsent.iter().next() {
+            self.status.failed(failure.to_string());
+        }
+        let down = transient > 0 && !self.health().await.is_up();
+        let confirmed = leases.len() - unsent.len().min(leases.len());
+        if confirmed > 0 {
+            self.confirmed(confirmed, took);
+        }
+        // By id, of which there may be two in a batch.
+        let mut failures: HashMap<Uuid, VecDeque<Failure>> = HashMap::new();
+        for (message, failure) in unsent {
+            failures.entry(message.id()).or_default().push_back(failure);
+        }
+        let mut retried = 0;
+        for (lease, id, attempts) in leases {
+            let settlement = match failures.get_mut(id).and_then(VecDeque::pop_front) {
+                None => Settlement::Confirmed,
+                Some(failure @ Failure::Rejected(_)) => {
+                    let reason: Arc<str> = failure.to_string().into();
+                    telemetry::dead(id, &reason);
+                    Settlement::Dead { reason }
+                }
+                Some(_) if down => Settlement::Released,
+                Some(failure) if attempts + 1 >= self.settings.max_attempts => {
+                    let reason: Arc<str> =
+                        format!("given up after {} attempts: {failure}", attempts + 1).into();
+                    telemetry::dead(id, &reason);
+                    Settlement::Dead { reason }
+                }
+                Some(failure) => {
+                    retried += 1;
+                    let after = Backoff::with_max(self.settings.max_backoff).delay(*attempts);
+                    Settlement::Retry { after, reason: Chain(failure.cause()).to_string().into() }
+                }
+            };
+            settled.push((*lease, settlement));
+        }
+        if retried > 0 {
+            telemetry::retried(retried, &"each waits for its next attempt");
+        }
+        match (down, confirmed) {
+            (true, _) => Verdict::Down,
+            (false, 0) if transient == leases.len() => Verdict::Failed,
+            _ => Verdict::Passed,
+        }
+    }
+
+    fn has_expired(&self, message: &Message, now: SystemTime) -> bool {
+        let expiry = message.expiry().into_iter().chain(self.settings.expiry).min();
+        expiry.is_some_and(|expiry| now.duration_since(message.time()).is_ok_and(|age| age > expiry))
+    }
+
+    fn expire(&self, message: &Message) -> Settlement {
+        match self.settings.when_expired {
+            Expired::DeadLetter => {
+                let reason: Arc<str> = "it expired before it could leave".into();
+                telemetry::dead(&message.id(), &reason);
+                Settlement::Dead { reason }
+            }
+            Expired::Drop => {
+                telemetry::expired(message);
+                Settlement::Dropped
+            }
+        }
+    }
+
+    /// Settles, however long the store takes to accept it.
+    async fn settle(&self, settled: &[(Lease, Settlement)]) {
+        let mut attempt = 0;
+        while let Err(error) = self.store.settle(settled).await {
+            if matches!(error, StoreError::Closed) {
+                return;
+            }
+            tracing::error!(error = %Chain(&error), messages = settled.len(), "the outbox cannot keep how messages fared");
+            sleep(Backoff::default().delay(attempt)).await;
+            attempt += 1;
+        }
+    }
+}

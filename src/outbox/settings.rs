@@ -1,0 +1,83 @@
+//! How a relay sends.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// What a relay does with messages that have expired while they were stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expired {
+    /// They become dead letters.
+    #[default]
+    DeadLetter,
+    /// They are dropped; that is logged and counted.
+    Drop,
+}
+
+/// How a [`Relay`](super::Relay) sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RelaySettings {
+    /// How many messages may await their confirm; 1,024 by default, at least 1.
+    pub window: usize,
+    /// How long a message may be stored, for those that have no shorter [`expiry`](crate::Message::expiry); none by default.
+    pub expiry: Option<Duration>,
+    /// What happens to expired messages; [`Expired::DeadLetter`] by default.
+    pub when_expired: Expired,
+    /// How many attempts a message gets before it is a dead letter; 50 by default, at least 1.
+    ///
+    /// An attempt that fails while [`health`](crate::Messenger::health) says that nothing can leave does not count.
+    pub max_attempts: u32,
+    /// The longest wait before another attempt; one minute by default.
+    pub max_backoff: Duration,
+}
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self {
+            window: 1_024,
+            expiry: None,
+            when_expired: Expired::default(),
+            max_attempts: 50,
+            max_backoff: Duration::from_secs(60),
+        }
+    }
+}
+
+impl RelaySettings {
+    /// Sets [`window`](Self::window).
+    #[must_use]
+    pub fn with_window(mut self, window: usize) -> Self {
+        self.window = window;
+        self
+    }
+
+    /// Sets [`expiry`](Self::expiry).
+    #[must_use]
+    pub fn with_expiry(mut self, expiry: Duration) -> Self {
+        self.expiry = Some(expiry);
+        self
+    }
+
+    /// Sets [`when_expired`](Self::when_expired).
+    #[must_use]
+    pub fn with_when_expired(mut self, when_expired: Expired) -> Self {
+        self.when_expired = when_expired;
+        self
+    }
+
+    /// Sets [`max_attempts`](Self::max_attempts).
+    #[must_use]
+    pub fn with_max_attempts(mut self, max_attempts: u32) -> Self {
+        self.max_attempts = max_attempts;
+        self
+    }
+
+    /// Sets [`max_backoff`](Self::max_backoff).
+    #[must_use]
+    pub fn with_max_backoff(mut self, max_backoff: Duration) -> Self {
+        self.max_backoff = max_backoff;
+        self
+    }
+}

@@ -1,0 +1,333 @@
+//! Whose turn it is: order for each topic and key, retries, delays, leases. Positions only, all in memory.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+
+use tokio::time::Instant;
+
+use crate::message::Message;
+
+/// The messages of one topic and key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Group(u64);
+
+/// What may be given out before the cursor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Turn {
+    Message(u64),
+    Group(Group),
+}
+
+/// The order of messages that are behind the cursor and have not left.
+#[derive(Debug, Default)]
+pub(super) struct Dispatch {
+    /// What is due, by its first position.
+    due: BTreeMap<u64, Turn>,
+    timers: BTreeSet<(Instant, Turn)>,
+    groups: HashMap<Group, Members>,
+    leased: HashMap<u64, Held>,
+    tokens: u64,
+    hasher: RandomState,
+}
+
+/// Those of a group that are out or wait.
+#[derive(Debug, Default)]
+struct Members {
+    /// How many are out, in the lease of this number.
+    out: usize,
+    lease: u64,
+    waiting: BTreeSet<u64>,
+    /// Where it stands in `due`.
+    due: Option<u64>,
+    /// Until when none of them may go.
+    held: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Held {
+    token: u64,
+    group: Option<Group>,
+}
+
+impl Dispatch {
+    /// The group of a message, if it has a key.
+    pub(super) fn group(&self, message: &Message) -> Option<Group> {
+        let key = message.key()?;
+        Some(Group(self.hasher.hash_one((message.topic().as_str(), key))))
+    }
+
+    /// A number for a lease.
+    pub(super) fn lease(&mut self) -> u64 {
+        self.tokens += 1;
+        self.tokens
+    }
+
+    /// Lets the timers run out that have; says whether there were any.
+    pub(super) fn tick(&mut self, now: Instant) {
+        while let Some((at, turn)) = self.timers.first().copied()
+            && at <= now
+        {
+            self.timers.pop_first();
+            match turn {
+                Turn::Message(position) if self.leased.contains_key(&position) => {}
+                Turn::Message(position) => {
+                    self.due.insert(position, turn);
+                }
+                Turn::Group(group) => {
+                    if let Some(members) = self.groups.get_mut(&group)
+                        && members.held.is_some_and(|held| held <= now)
+                    {
+                        members.held = None;
+                    }
+                    self.offer(group);
+                }
+            }
+        }
+    }
+
+    /// When the next timer runs out.
+    pub(super) fn next_timer(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The first positions that are due, at most `limit`, each with its group if it waits in one.
+    pub(super) fn due(&self, limit: usize) -> Vec<(u64, Option<Group>)> {
+        let mut due = Vec::new();
+        for turn in self.due.values() {
+            match turn {
+                Turn::Message(position) => due.push((*position, None)),
+                Turn::Group(group) => {
+                    let waiting = self.groups.get(group).into_iter().flat_map(|members| &members.waiting);
+                    due.extend(waiting.take(limit - due.len()).map(|position| (*position, Some(*group))));
+                }
+            }
+            if due.len() >= limit {
+                break;
+            }
+        }
+        due
+    }
+
+    /// Leases a message that comes up at the cursor or is [due](Self::due); or lets it wait for its group.
+    pub(super) fn take(&mut self, position: u64, group: Option<Group>, lease: u64) -> bool {
+        if self.due.get(&position) == Some(&Turn::Message(position)) {
+            self.due.remove(&position);
+        }
+        if let Some(group) = group {
+            let members = self.groups.entry(group).or_default();
+            let waited = members.waiting.remove(&position);
+            let first = members.waiting.first().is_none_or(|first| *first > position);
+            let free = if members.out == 0 { members.held.is_none() } else { members.lease == lease };
+            if !(free && first && (waited || members.waiting.is_empty())) {
+                members.waiting.insert(position);
+                return false;
+            }
+            members.out += 1;
+            members.lease = lease;
+            if let Some(due) = members.due.take() {
+                self.due.remove(&due);
+            }
+        }
+        self.leased.insert(position, Held { token: lease, group });
+        true
+    }
+
+    /// Forgets a position that is due, as its message is gone.
+    pub(super) fn forget(&mut self, position: u64, group: Option<Group>) {
+        match group {
+            None => {
+                self.due.remove(&position);
+            }
+            Some(group) => {
+                if let Some(members) = self.groups.get_mut(&group) {
+                    members.waiting.remove(&position);
+                }
+                self.offer(group);
+            }
+        }
+    }
+
+    /// Lets a message at the cursor wait until a time.
+    pub(super) fn wait(&mut self, position: u64, group: Option<Group>, until: Instant) {
+        match group {
+            None => {
+                self.timers.insert((until, Turn::Message(position)));
+            }
+            Some(group) => {
+                let members = self.groups.entry(group).or_default();
+                members.waiting.insert(position);
+                let held = members.held.map_or(until, |held| held.max(until));
+                members.held = Some(held);
+                self.timers.insert((held, Turn::Group(group)));
+            }
+        }
+    }
+
+    /// Lets a message wait until a time for itself alone: a delay holds up nobody.
+    pub(super) fn delay(&mut self, position: u64, until: Instant) {
+        self.timers.insert((until, Turn::Message(position)));
+    }
+
+    /// Makes a message due that waits for its retry, or for nothing at all as a dead letter does.
+    pub(super) fn requeue(&mut self, position: u64, was_dead: bool, at: Instant) {
+        let waits_in = |(_, members): &(&Group, &mut Members)| members.waiting.contains(&position);
+        let group = self.groups.iter_mut().find(|entry| !was_dead && waits_in(entry));
+        let turn = match group {
+            // It keeps its place among the others.
+            Some((group, members)) => {
+                members.held = Some(at);
+                Turn::Group(*group)
+            }
+            None => Turn::Message(position),
+        };
+        self.timers.insert((at, turn));
+    }
+
+    pub(super) fn is_leased(&self, position: u64) -> bool {
+        self.leased.contains_key(&position)
+    }
+
+    /// Whether it waits for an earlier message of its group.
+    pub(super) fn is_behind(&self, position: u64, message: &Message) -> bool {
+        let members = self.group(message).and_then(|group| self.groups.get(&group));
+        members.is_some_and(|members| members.waiting.contains(&position))
+    }
+
+    /// Ends a lease; none if it is not, or no longer, this one. Then follow [`gone`](Self::gone) or [`back`](Self::back).
+    pub(super) fn settle(&mut self, position: u64, token: u64) -> Option<Option<Group>> {
+        if self.leased.get(&position)?.token != token {
+            return None;
+        }
+        let group = self.leased.remove(&position)?.group;
+        if let Some(members) = group.and_then(|group| self.groups.get_mut(&group)) {
+            members.out -= 1;
+        }
+        Some(group)
+    }
+
+    /// A settled message will not come again.
+    pub(super) fn gone(&mut self, group: Option<Group>) {
+        if let Some(group) = group {
+            self.offer(group);
+        }
+    }
+
+    /// A settled message will come again, at once or at a time.
+    pub(super) fn back(&mut self, position: u64, group: Option<Group>, until: Option<Instant>) {
+        match (group, until) {
+            (None, None) => {
+                self.due.insert(position, Turn::Message(position));
+            }
+            (group, Some(until)) => {
+                self.wait(position, group, until);
+            }
+            (Some(group), None) => {
+                self.groups.entry(group).or_default().waiting.insert(position);
+                self.offer(group);
+            }
+        }
+    }
+
+    /// Makes a group due if nothing stands in its way, and forgets it when it has nobody left.
+    fn offer(&mut self, group: Group) {
+        let Some(members) = self.groups.get_mut(&group) else { return };
+        if let Some(due) = members.due.take() {
+            self.due.remove(&due);
+        }
+        if members.out > 0 || members.held.is_some() {
+            return;
+        }
+        match members.waiting.first() {
+            Some(first) => {
+                members.due = Some(*first);
+                self.due.insert(*first, Turn::Group(group));
+            }
+            None => {
+                self.groups.remove(&group);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    const A: Option<Group> = Some(Group(1));
+    const B: Option<Group> = Some(Group(2));
+
+    fn due(dispatch: &Dispatch) -> Vec<u64> {
+        dispatch.due(10).into_iter().map(|(position, _)| position).collect()
+    }
+
+    #[test]
+    fn one_of_a_group_is_not_taken_while_an_earlier_one_is_out() {
+        let mut dispatch = Dispatch::default();
+        let lease = dispatch.lease();
+        assert!(dispatch.take(1, A, lease));
+        assert!(dispatch.take(2, B, lease));
+        assert!(dispatch.take(3, A, lease), "the same lease may hold several");
+        let lease = dispatch.lease();
+        assert!(!dispatch.take(4, A, lease));
+        assert!(dispatch.take(5, None, lease));
+        assert!(due(&dispatch).is_empty());
+        for position in [1, 3] {
+            let group = dispatch.settle(position, 1).unwrap();
+            dispatch.gone(group);
+        }
+        assert_eq!(due(&dispatch), [4]);
+        let lease = dispatch.lease();
+        assert!(!dispatch.take(6, A, lease), "not before those that waited");
+        assert!(dispatch.take(4, A, lease));
+        assert!(dispatch.take(6, A, lease));
+        assert!(due(&dispatch).is_empty());
+    }
+
+    #[test]
+    fn a_retry_holds_its_group_until_it_is_due() {
+        let mut dispatch = Dispatch::default();
+        let now = Instant::now();
+        let lease = dispatch.lease();
+        assert!(dispatch.take(1, A, lease) && dispatch.take(2, A, lease));
+        let group = dispatch.settle(1, lease).unwrap();
+        dispatch.back(1, group, Some(now + Duration::from_secs(5)));
+        let group = dispatch.settle(2, lease).unwrap();
+        dispatch.back(2, group, Some(now + Duration::from_secs(1)));
+        dispatch.tick(now + Duration::from_secs(2));
+        assert!(due(&dispatch).is_empty());
+        assert_eq!(dispatch.next_timer(), Some(now + Duration::from_secs(5)));
+        dispatch.tick(now + Duration::from_secs(5));
+        assert_eq!(due(&dispatch), [1, 2]);
+    }
+
+    #[test]
+    fn a_stale_lease_settles_nothing() {
+        let mut dispatch = Dispatch::default();
+        let first = dispatch.lease();
+        assert!(dispatch.take(1, None, first));
+        assert!(dispatch.settle(1, first).is_some());
+        dispatch.back(1, None, None);
+        let second = dispatch.lease();
+        assert!(dispatch.take(1, None, second));
+        assert!(dispatch.settle(1, first).is_none());
+        assert!(dispatch.settle(1, second).is_some());
+    }
+
+    #[test]
+    fn one_that_is_gone_does_not_stop_its_group() {
+        let mut dispatch = Dispatch::default();
+        let lease = dispatch.lease();
+        assert!(dispatch.take(1, A, lease));
+        let other = dispatch.lease();
+        assert!(!dispatch.take(2, A, other) && !dispatch.take(3, A, other));
+        let group = dispatch.settle(1, lease).unwrap();
+        dispatch.gone(group);
+        assert_eq!(due(&dispatch), [2, 3]);
+        dispatch.forget(2, A);
+        assert_eq!(due(&dispatch), [3]);
+        dispatch.forget(3, A);
+        assert!(due(&dispatch).is_empty() && dispatch.groups.is_empty());
+    }
+}

@@ -1,0 +1,159 @@
+//! What happened to stored messages: the records of the journal.
+//!
+//! The journal is the file `state`: a snapshot, then what happened since. Its records are those of
+//! [`record`](super::record), whose positions count the events.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::record;
+use crate::error::BoxError;
+use crate::store::FailedAttempt;
+
+/// How many failures of a message are kept.
+const FAILURES: usize = 5;
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Event {
+    Snapshot(Snapshot),
+    /// Confirmed or dropped: runs of positions, first and length.
+    Done(Vec<(u64, u64)>),
+    /// An attempt failed: the next is due so long after.
+    Failed {
+        position: u64,
+        at: SystemTime,
+        after: Duration,
+        reason: Arc<str>,
+    },
+    /// Given up on.
+    Dead {
+        position: u64,
+        at: SystemTime,
+        reason: Arc<str>,
+    },
+    /// Due again, the first at `at` and each so long after the one before.
+    Requeued {
+        positions: Vec<u64>,
+        at: SystemTime,
+        pace: Duration,
+    },
+    /// So many were dropped for lack of room.
+    Overflowed(u64),
+    /// So many of those were told of.
+    Told(u64),
+}
+
+/// All that is known of the messages before `next`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct Snapshot {
+    /// The position of the next message.
+    pub(super) next: u64,
+    /// The positions of those that are there, as a serialised bitmap.
+    pub(super) live: Vec<u8>,
+    pub(super) fates: BTreeMap<u64, Fate>,
+    /// How many were dropped for lack of room, and not told of.
+    pub(super) untold: u64,
+    /// The last file and its length, when the store was closed in order.
+    pub(super) end: Option<(u64, u64)>,
+}
+
+/// What happened to a message that did not simply leave.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Fate {
+    pub(super) attempts: u32,
+    /// The last ones.
+    pub(super) failures: Vec<FailedAttempt>,
+    pub(super) dead: bool,
+    /// When it is due: so long after a time.
+    pub(super) due: Option<(SystemTime, Duration)>,
+}
+
+impl Fate {
+    pub(super) fn failed(&mut self, at: SystemTime, after: Duration, reason: Arc<str>) {
+        self.attempts += 1;
+        self.due = Some((at, after));
+        self.remember(at, reason);
+    }
+
+    pub(super) fn die(&mut self, at: SystemTime, reason: Arc<str>) {
+        self.dead = true;
+        self.due = None;
+        self.remember(at, reason);
+    }
+
+    pub(super) fn requeue(&mut self, at: SystemTime, after: Duration) {
+        self.attempts = 0;
+        self.dead = false;
+        self.due = Some((at, after));
+    }
+
+    fn remember(&mut self, at: SystemTime, reason: Arc<str>) {
+        if self.failures.len() == FAILURES {
+            self.failures.remove(0);
+        }
+        self.failures.push(FailedAttempt::new(at, reason));
+    }
+
+    /// How long it has to wait; a clock that jumped back cannot make it longer than it was to be.
+    pub(super) fn remaining(&self, now: SystemTime) -> Duration {
+        let Some((at, after)) = self.due else { return Duration::ZERO };
+        let passed = now.duration_since(at).unwrap_or_default();
+        after.saturating_sub(passed)
+    }
+}
+
+impl Event {
+    /// Appends it to `journal` as the event of this number.
+    pub(super) fn write(&self, journal: &mut Vec<u8>, number: u64) {
+        let start = journal.len();
+        let written: Result<(), BoxError> = record::push(journal, true, |journal| {
+            let taken = std::mem::take(journal);
+            *journal = postcard::to_extend(self, taken)?;
+            Ok(())
+        });
+        written.expect("an event can be serialised");
+        record::place(&mut journal[start..], number);
+    }
+
+    pub(super) fn read(payload: &[u8]) -> Result<Self, BoxError> {
+        Ok(postcard::from_bytes(payload)?)
+    }
+}
+
+/// Runs of consecutive positions, first and length.
+pub(super) fn runs(mut positions: Vec<u64>) -> Vec<(u64, u64)> {
+    positions.sort_unstable();
+    let mut runs: Vec<(u64, u64)> = Vec::new();
+    for position in positions {
+        match runs.last_mut() {
+            Some((first, len)) if *first + *len == position => *len += 1,
+            _ => runs.push((position, 1)),
+        }
+    }
+    runs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_found_in_any_order() {
+        assert_eq!(runs(vec![5, 1, 2, 9, 4, 3]), [(1, 5), (9, 1)]);
+        assert_eq!(runs(Vec::new()), []);
+    }
+
+    #[test]
+    fn a_clock_that_jumps_back_does_not_lengthen_a_wait() {
+        let now = SystemTime::now();
+        let minute = Duration::from_secs(60);
+        let due = |at| Fate { due: Some((at, minute)), ..Fate::default() }.remaining(now);
+        assert_eq!(due(now), minute);
+        assert_eq!(due(now - minute / 2), minute / 2);
+        assert_eq!(due(now - minute * 5), Duration::ZERO);
+        assert_eq!(due(now + minute * 1_000), minute);
+    }
+}

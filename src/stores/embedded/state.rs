@@ -1,0 +1,679 @@
+//! What is known of the stored messages: the memory behind the lock.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use roaring::RoaringTreemap;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::dispatch::Dispatch;
+use super::event::{self, Event, Fate, Snapshot};
+use super::positions::Positions;
+use super::segment::{INDEX_STEP, Read, Segment};
+use crate::message::Message;
+use crate::messenger::Admission;
+use crate::store::{
+    DROPPED_HEADER, Entry, Lease, Leased, Limits, Overflow, Settlement, State as EntryState, StoreError,
+    Unstored, Wait,
+};
+use crate::telemetry;
+
+/// How much of what was stored last is kept in memory, to be sent without being read.
+const RECENT_MESSAGES: usize = 8_192;
+const RECENT_BYTES: usize = 8 << 20;
+
+/// The reason of a dead letter that is there no more.
+const DAMAGED: &str = "it can no longer be read: the file it is in is damaged";
+
+/// A batch on its way to the disk.
+#[derive(Debug)]
+pub(super) struct Append {
+    /// Without positions.
+    pub(super) records: Vec<u8>,
+    pub(super) batch: Vec<Message>,
+    pub(super) reply: oneshot::Sender<Result<(), Unstored>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) limits: Limits,
+    pub(super) admission: Admission,
+    pub(super) closed: bool,
+    /// The positions of all messages, dead letters included.
+    pub(super) live: RoaringTreemap,
+    /// How many that is.
+    pub(super) count: u64,
+    pub(super) bytes: u64,
+    pub(super) fates: BTreeMap<u64, Fate>,
+    pub(super) dead: u64,
+    pub(super) segments: BTreeMap<u64, Segment>,
+    /// The position of the next message.
+    pub(super) next: u64,
+    dispatch: Dispatch,
+    /// Every message before it has been leased or waits in `dispatch`.
+    cursor: u64,
+    /// Read from disk: what is live from the cursor up to `ahead_end`.
+    ahead: VecDeque<(u64, Message)>,
+    ahead_end: u64,
+    /// Where reading ahead ended: a position, and its place in its file.
+    pub(super) hint: Option<(u64, u64)>,
+    /// Read from disk: what is due behind the cursor.
+    fetched: BTreeMap<u64, Message>,
+    /// What was stored last, without a gap up to `next`.
+    recent: VecDeque<(u64, Message)>,
+    recent_bytes: usize,
+    /// Dropped for lack of room, and not told of; the message that tells, and how many it tells of.
+    untold: u64,
+    teller: Option<(u64, u64)>,
+    /// To be written.
+    pub(super) queue: Vec<Append>,
+    queued: (u64, u64),
+    pub(super) journal: Vec<u8>,
+    pub(super) events: u64,
+    /// Who waits until the journal is on disk.
+    pub(super) syncs: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
+    /// Files whose messages have all left.
+    pub(super) empty: Vec<u64>,
+    /// Whether files are being rewritten.
+    pub(super) compacting: bool,
+    /// Whether memory and journal have parted, because it could not be written: a new snapshot is due.
+    pub(super) journal_broken: bool,
+    /// When requests are let in again after the disk refused a write.
+    pub(super) refused_until: Option<std::time::Instant>,
+}
+
+/// What a lease came to.
+pub(super) enum Next {
+    Leased(Vec<Leased>),
+    /// These are to be read from disk first.
+    Fetch(Vec<u64>),
+    /// What stands in this file at the cursor, and up to the end given, is to be read first.
+    ReadAhead {
+        from: u64,
+        to: u64,
+    },
+    /// Nothing is due before then.
+    Idle {
+        until: Option<Instant>,
+    },
+}
+
+impl State {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            admission: Admission::default(),
+            closed: false,
+            live: RoaringTreemap::new(),
+            count: 0,
+            bytes: 0,
+            fates: BTreeMap::new(),
+            dead: 0,
+            segments: BTreeMap::new(),
+            next: 1,
+            dispatch: Dispatch::default(),
+            cursor: 0,
+            ahead: VecDeque::new(),
+            ahead_end: 0,
+            hint: None,
+            fetched: BTreeMap::new(),
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            untold: 0,
+            teller: None,
+            queue: Vec::new(),
+            queued: (0, 0),
+            journal: Vec::new(),
+            events: 0,
+            syncs: Vec::new(),
+            empty: Vec::new(),
+            compacting: false,
+            journal_broken: false,
+            refused_until: None,
+        }
+    }
+
+    /// Counts what was found on disk, and begins with the first message.
+    pub(super) fn begin(&mut self) {
+        let Self { live, segments, .. } = self;
+        for segment in segments.values_mut() {
+            segment.live = live.count_within(segment.base..segment.end);
+            let all = segment.end - segment.base;
+            segment.live_bytes = segment.len.checked_div(all).unwrap_or(0) * segment.live;
+        }
+        self.bytes = segments.values().map(|segment| segment.live_bytes).sum();
+        self.empty =
+            segments.values().filter(|segment| segment.live == 0).map(|segment| segment.base).collect();
+        self.count = self.live.len();
+        self.fates.retain(|position, _| self.live.contains(*position));
+        self.dead = self.fates.values().filter(|fate| fate.dead).count() as u64;
+        self.cursor = self.live.min().unwrap_or(self.next);
+        self.ahead_end = self.cursor;
+        self.admit();
+    }
+
+    // --- storing
+
+    /// Queues a batch to be written, if there is room.
+    pub(super) fn enqueue(&mut self, append: Append) -> Result<(), (StoreError, Append)> {
+        if self.closed {
+            return Err((StoreError::Closed, append));
+        }
+        let (messages, bytes) = (append.batch.len() as u64, append.records.len() as u64);
+        if let Err(error) = self.make_room(messages, bytes) {
+            self.admit();
+            return Err((error, append));
+        }
+        self.queued = (self.queued.0 + messages, self.queued.1 + bytes);
+        self.queue.push(append);
+        Ok(())
+    }
+
+    fn make_room(&mut self, messages: u64, bytes: u64) -> Result<(), StoreError> {
+        let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
+        let over_messages = (self.count + self.queued.0 + messages).saturating_sub(max_messages);
+        let over_bytes = (self.bytes + self.queued.1 + bytes).saturating_sub(max_bytes);
+        if over_messages == 0 && over_bytes == 0 {
+            return Ok(());
+        }
+        let full = |state: &Self| StoreError::Full {
+            what: format!(
+                "it holds {} messages, {} of them dead letters, of {max_messages}, and {} bytes of {max_bytes}",
+                state.count, state.dead, state.bytes
+            ),
+        };
+        if overflow == Overflow::Refuse {
+            return Err(full(self));
+        }
+        let mut dropped = Vec::new();
+        let (mut freed, mut enough) = (0, false);
+        for position in &self.live {
+            if (dropped.len() as u64) >= over_messages && freed >= over_bytes {
+                enough = true;
+                break;
+            }
+            if !self.is_dead(position) && !self.dispatch.is_leased(position) {
+                let segment = self.segments.range(..=position).next_back();
+                freed += segment
+                    .map_or(0, |(_, segment)| segment.live_bytes.checked_div(segment.live).unwrap_or(0));
+                dropped.push(position);
+            }
+        }
+        if !(enough || ((dropped.len() as u64) >= over_messages && freed >= over_bytes)) {
+            return Err(full(self));
+        }
+        let count = dropped.len();
+        for position in &dropped {
+            self.remove(*position);
+        }
+        self.untold += count as u64;
+        self.log(&Event::Overflowed(count as u64));
+        self.log(&Event::Done(event::runs(dropped)));
+        telemetry::overflowed(count);
+        Ok(())
+    }
+
+    /// The queue is empty: it is being written, and will be stored or refused.
+    pub(super) fn take_queue(&mut self) -> Vec<Append> {
+        std::mem::take(&mut self.queue)
+    }
+
+    /// What was written at `offset` of the last file is durable.
+    pub(super) fn stored(&mut self, mut offset: u64, batches: impl Iterator<Item = (Vec<Message>, u64)>) {
+        let Self { segments, .. } = self;
+        let mut entry = segments.last_entry().expect("a file is open");
+        let segment = entry.get_mut();
+        for (batch, bytes) in batches {
+            let count = batch.len() as u64;
+            let index = Arc::make_mut(segment.index.get_or_insert_default());
+            if index.last().is_none_or(|(_, last)| offset - last >= INDEX_STEP) {
+                index.push((self.next, offset));
+            }
+            offset += bytes;
+            self.live.insert_range(self.next..self.next + count);
+            segment.live += count;
+            segment.live_bytes += bytes;
+            self.count += count;
+            self.bytes += bytes;
+            self.queued = (self.queued.0 - count, self.queued.1 - bytes);
+            for message in batch {
+                self.recent_bytes += message.size();
+                self.recent.push_back((self.next, message));
+                self.next += 1;
+            }
+        }
+        segment.len = offset;
+        segment.end = self.next;
+        while self.recent.len() > RECENT_MESSAGES || self.recent_bytes > RECENT_BYTES {
+            let Some((_, message)) = self.recent.pop_front() else { break };
+            self.recent_bytes -= message.size();
+        }
+        self.admit();
+    }
+
+    /// What was to be written was not.
+    pub(super) fn not_stored(&mut self, messages: u64, bytes: u64) {
+        self.queued = (self.queued.0 - messages, self.queued.1 - bytes);
+        self.admit();
+    }
+
+    /// Opens or closes the gate for requests.
+    pub(super) fn admit(&mut self) {
+        let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
+        // Once closed, it opens when a twentieth is free again, lest it flutter.
+        let share = if self.admission.is_open() { 0 } else { 20 };
+        let below = |has: u64, max: u64| has < max - max.checked_div(share).unwrap_or(0);
+        let room = overflow == Overflow::DropOldest
+            || (below(self.count, max_messages) && below(self.bytes, max_bytes));
+        let open = room && !self.closed && self.refused_until.is_none();
+        if open != self.admission.is_open() {
+            if !open && !self.closed {
+                tracing::error!(
+                    messages = self.count,
+                    dead = self.dead,
+                    bytes = self.bytes,
+                    "the outbox takes no more: requests are turned away"
+                );
+            } else if open {
+                tracing::info!("the outbox takes messages again");
+            }
+            self.admission.set_open(open);
+        }
+    }
+
+    // --- giving out
+
+    /// Leases what is due; or says what is to be done first.
+    pub(super) fn lease(&mut self, limit: usize) -> Result<Next, StoreError> {
+        if self.closed {
+            return Err(StoreError::Closed);
+        }
+        self.dispatch.tick(Instant::now());
+        let due = self.dispatch.due(limit);
+        let missing: Vec<u64> = due
+            .iter()
+            .map(|(position, _)| *position)
+            .filter(|position| self.is_pending(*position) && !self.fetched.contains_key(position))
+            .collect();
+        if !missing.is_empty() {
+            return Ok(Next::Fetch(missing));
+        }
+        let token = self.dispatch.lease();
+        let mut leased = Vec::new();
+        for (position, group) in due {
+            match self.fetched.remove(&position) {
+                Some(message) if self.is_pending(position) => {
+                    self.offer(position, message, token, &mut leased)
+                }
+                _ => self.dispatch.forget(position, group),
+            }
+        }
+        while leased.len() < limit {
+            if self.ahead.is_empty() && self.cursor < self.ahead_end {
+                self.cursor = self.ahead_end;
+            }
+            let recent_start = self.recent.front().map_or(self.next, |(position, _)| *position);
+            let (position, message) = if let Some(ahead) = self.ahead.pop_front() {
+                ahead
+            } else if self.cursor < recent_start {
+                if leased.is_empty() {
+                    return Ok(Next::ReadAhead { from: self.cursor, to: recent_start });
+                }
+                break;
+            } else if let Some((position, message)) = self.recent.pop_front() {
+                self.recent_bytes -= message.size();
+                (position, message)
+            } else {
+                break;
+            };
+            if position < self.cursor {
+                continue;
+            }
+            self.cursor = position + 1;
+            if self.is_pending(position) {
+                self.arrive(position, message, token, &mut leased);
+            }
+        }
+        if !leased.is_empty() {
+            self.tell(&mut leased[0]);
+            return Ok(Next::Leased(leased));
+        }
+        if !self.dispatch.due(1).is_empty() {
+            // Others of the same groups have become due.
+            return self.lease(limit);
+        }
+        Ok(Next::Idle { until: self.dispatch.next_timer() })
+    }
+
+    /// A message comes up at the cursor.
+    fn arrive(&mut self, position: u64, message: Message, token: u64, leased: &mut Vec<Leased>) {
+        let (now, instant) = (SystemTime::now(), Instant::now());
+        let retry = self.fates.get(&position).map_or(Duration::ZERO, |fate| fate.remaining(now));
+        if !retry.is_zero() {
+            let group = self.dispatch.group(&message);
+            return self.dispatch.wait(position, group, instant + retry);
+        }
+        let delay = delay_left(&message, now);
+        if !delay.is_zero() {
+            return self.dispatch.delay(position, instant + delay);
+        }
+        self.offer(position, message, token, leased);
+    }
+
+    fn offer(&mut self, position: u64, message: Message, token: u64, leased: &mut Vec<Leased>) {
+        let group = self.dispatch.group(&message);
+        if self.dispatch.take(position, group, token) {
+            let attempts = self.fates.get(&position).map_or(0, |fate| fate.attempts);
+            leased.push(Leased::new(Lease::new(position, token), message, attempts));
+        }
+    }
+
+    /// Lets a message tell of those that were dropped.
+    fn tell(&mut self, leased: &mut Leased) {
+        if self.untold > 0 && self.teller.is_none() {
+            self.teller = Some((leased.lease.position, self.untold));
+            leased.message.set_header(DROPPED_HEADER, i64::try_from(self.untold).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Takes what was read for [`Next::Fetch`].
+    pub(super) fn fetched(&mut self, read: Vec<Read>) {
+        for (position, message) in read {
+            match message {
+                Some(message) => {
+                    self.fetched.insert(position, message);
+                }
+                None => self.damaged(position),
+            }
+        }
+    }
+
+    /// Takes what was read for [`Next::ReadAhead`]: all that is between `from` and `to`.
+    pub(super) fn read_ahead(&mut self, from: u64, to: u64, read: Vec<(u64, Message)>) {
+        if self.cursor != from || !self.ahead.is_empty() || self.ahead_end > from {
+            return;
+        }
+        self.ahead = read.into_iter().filter(|(position, _)| self.live.contains(*position)).collect();
+        self.ahead_end = to;
+        if self.live.count_within(from..to) != self.ahead.len() as u64 {
+            let found: RoaringTreemap = self.ahead.iter().map(|(position, _)| *position).collect();
+            let missing: Vec<u64> =
+                self.live.within(from..to).filter(|position| !found.contains(*position)).collect();
+            for position in missing {
+                self.damaged(position);
+            }
+        }
+    }
+
+    /// A message cannot be read: it becomes a dead letter that says so.
+    pub(super) fn damaged(&mut self, position: u64) {
+        if !self.is_pending(position) {
+            return;
+        }
+        tracing::error!(position, "a stored message can no longer be read: its file is damaged");
+        telemetry::lost(1, &DAMAGED);
+        self.die(position, DAMAGED.into());
+    }
+
+    // --- settling
+
+    /// Settles what is still leased so.
+    pub(super) fn settle(&mut self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
+        if self.closed {
+            return Err(StoreError::Closed);
+        }
+        let mut done = Vec::with_capacity(settled.len());
+        for (Lease { position, token, .. }, settlement) in settled {
+            let position = *position;
+            let Some(group) = self.dispatch.settle(position, *token) else { continue };
+            let told = self.teller.take_if(|(teller, _)| *teller == position);
+            match settlement {
+                Settlement::Confirmed | Settlement::Dropped => {
+                    if let Some((_, count)) = told.filter(|_| *settlement == Settlement::Confirmed) {
+                        self.untold -= count;
+                        self.log(&Event::Told(count));
+                    }
+                    self.remove(position);
+                    done.push(position);
+                    self.dispatch.gone(group);
+                }
+                Settlement::Released => self.dispatch.back(position, group, None),
+                Settlement::Retry { after, reason } => {
+                    let at = SystemTime::now();
+                    self.fates.entry(position).or_default().failed(at, *after, Arc::clone(reason));
+                    self.log(&Event::Failed { position, at, after: *after, reason: Arc::clone(reason) });
+                    self.dispatch.back(position, group, Some(Instant::now() + *after));
+                }
+                Settlement::Dead { reason } => {
+                    self.die(position, Arc::clone(reason));
+                    self.dispatch.gone(group);
+                }
+            }
+        }
+        if !done.is_empty() {
+            self.log(&Event::Done(event::runs(done)));
+        }
+        self.admit();
+        Ok(())
+    }
+
+    fn die(&mut self, position: u64, reason: Arc<str>) {
+        let at = SystemTime::now();
+        self.fates.entry(position).or_default().die(at, Arc::clone(&reason));
+        self.dead += 1;
+        self.log(&Event::Dead { position, at, reason });
+    }
+
+    /// Takes a message out of the store.
+    fn remove(&mut self, position: u64) {
+        if !self.live.remove(position) {
+            return;
+        }
+        self.count -= 1;
+        if let Some(fate) = self.fates.remove(&position)
+            && fate.dead
+        {
+            self.dead -= 1;
+        }
+        if let Some((_, segment)) = self.segments.range_mut(..=position).next_back() {
+            self.bytes -= segment.gone();
+            if segment.live == 0 {
+                self.empty.push(segment.base);
+            }
+        }
+    }
+
+    // --- operating
+
+    /// Makes dead letters and what waits for a retry due; gives how many of them it was.
+    pub(super) fn requeue(&mut self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
+        if self.closed {
+            return Err(StoreError::Closed);
+        }
+        let (at, now) = (SystemTime::now(), Instant::now());
+        let mut requeued = Vec::new();
+        for position in positions {
+            let Some(fate) = self.fates.get_mut(position) else { continue };
+            if self.dispatch.is_leased(*position) {
+                continue;
+            }
+            let was_dead = fate.dead;
+            self.dead -= u64::from(was_dead);
+            let after = pace * u32::try_from(requeued.len()).unwrap_or(u32::MAX);
+            fate.requeue(at, after);
+            requeued.push(*position);
+            // What is not dead, or before the cursor, is seen to when its time comes.
+            if *position < self.cursor {
+                self.dispatch.requeue(*position, was_dead, now + after);
+            }
+        }
+        let count = requeued.len();
+        self.log(&Event::Requeued { positions: requeued, at, pace });
+        Ok(count)
+    }
+
+    /// Drops what is not leased.
+    pub(super) fn drop_messages(&mut self, positions: &[u64]) -> Result<usize, StoreError> {
+        if self.closed {
+            return Err(StoreError::Closed);
+        }
+        let held = |position: &&u64| self.live.contains(**position) && !self.dispatch.is_leased(**position);
+        let dropped: Vec<u64> = positions.iter().filter(held).copied().collect();
+        for position in &dropped {
+            self.remove(*position);
+        }
+        let count = dropped.len();
+        self.log(&Event::Done(event::runs(dropped)));
+        self.admit();
+        Ok(count)
+    }
+
+    /// Positions to look at from `after` on, at most `limit`: of dead letters, pending messages, or both.
+    pub(super) fn positions(&self, state: Option<EntryState>, after: Option<u64>, limit: usize) -> Vec<u64> {
+        let from = after.map_or(0, |after| after.saturating_add(1));
+        match state {
+            Some(EntryState::Dead) => {
+                let dead = self.fates.range(from..).filter(|(_, fate)| fate.dead);
+                dead.map(|(position, _)| *position).take(limit).collect()
+            }
+            Some(EntryState::Pending) => self
+                .live
+                .within(from..u64::MAX)
+                .filter(|position| !self.is_dead(*position))
+                .take(limit)
+                .collect(),
+            None => self.live.within(from..u64::MAX).take(limit).collect(),
+        }
+    }
+
+    /// What is known of a message; none when it has gone.
+    pub(super) fn entry(&self, position: u64, message: Option<Message>) -> Option<Entry> {
+        if !self.live.contains(position) {
+            return None;
+        }
+        let fate = self.fates.get(&position);
+        let dead = fate.is_some_and(|fate| fate.dead);
+        let state = if dead { EntryState::Dead } else { EntryState::Pending };
+        let mut entry = Entry::new(position, state, message);
+        if let Some(fate) = fate {
+            entry.attempts = fate.attempts;
+            entry.failures.clone_from(&fate.failures);
+        }
+        if !dead {
+            entry.wait = Some(self.wait(position, fate, entry.message.as_ref()));
+        }
+        Some(entry)
+    }
+
+    fn wait(&self, position: u64, fate: Option<&Fate>, message: Option<&Message>) -> Wait {
+        let now = SystemTime::now();
+        if self.dispatch.is_leased(position) {
+            return Wait::Sending;
+        }
+        let retry = fate.map_or(Duration::ZERO, |fate| fate.remaining(now));
+        if !retry.is_zero() {
+            return Wait::Retry { until: now + retry };
+        }
+        let Some(message) = message else { return Wait::Turn };
+        let delay = delay_left(message, now);
+        if !delay.is_zero() {
+            return Wait::Delayed { until: now + delay };
+        }
+        if self.dispatch.is_behind(position, message) { Wait::Key } else { Wait::Turn }
+    }
+
+    /// The position of the oldest pending message.
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.live.iter().find(|position| !self.is_dead(*position))
+    }
+
+    fn is_dead(&self, position: u64) -> bool {
+        self.fates.get(&position).is_some_and(|fate| fate.dead)
+    }
+
+    fn is_pending(&self, position: u64) -> bool {
+        self.live.contains(position) && !self.is_dead(position)
+    }
+
+    /// The files these positions are in.
+    pub(super) fn segments_of(&self, positions: &[u64]) -> BTreeMap<u64, Segment> {
+        let mut segments = BTreeMap::new();
+        for position in positions {
+            if let Some((base, segment)) = self.segments.range(..=*position).next_back()
+                && !segments.contains_key(base)
+            {
+                segments.insert(*base, segment.clone());
+            }
+        }
+        segments
+    }
+
+    /// The cursor's file may not be rewritten, nor one after it.
+    pub(super) fn cursor(&self) -> u64 {
+        self.cursor
+    }
+
+    // --- the journal
+
+    /// Notes what happened, to be written.
+    fn log(&mut self, event: &Event) {
+        if !self.journal_broken {
+            event.write(&mut self.journal, self.events);
+        }
+        self.events += 1;
+    }
+
+    /// All there is to know, in one event.
+    pub(super) fn snapshot(&self, end: Option<(u64, u64)>) -> Event {
+        let mut live = Vec::with_capacity(self.live.serialized_size());
+        self.live.serialize_into(&mut live).expect("memory takes it");
+        Event::Snapshot(Snapshot {
+            next: self.next,
+            live,
+            fates: self.fates.clone(),
+            untold: self.untold,
+            end,
+        })
+    }
+
+    /// Does again what the journal says was done.
+    pub(super) fn replay(&mut self, event: Event) -> io::Result<()> {
+        match event {
+            Event::Snapshot(snapshot) => {
+                self.live = RoaringTreemap::deserialize_from(&snapshot.live[..])?;
+                self.next = snapshot.next;
+                self.fates = snapshot.fates;
+                self.untold = snapshot.untold;
+            }
+            Event::Done(runs) => {
+                for (first, len) in runs {
+                    let after = first.saturating_add(len);
+                    self.live.remove_range(first..after);
+                    self.next = self.next.max(after);
+                }
+            }
+            Event::Failed { position, at, after, reason } => {
+                self.fates.entry(position).or_default().failed(at, after, reason);
+            }
+            Event::Dead { position, at, reason } => self.fates.entry(position).or_default().die(at, reason),
+            Event::Requeued { positions, at, pace } => {
+                for (index, position) in positions.into_iter().enumerate() {
+                    let after = pace * u32::try_from(index).unwrap_or(u32::MAX);
+                    self.fates.entry(position).or_default().requeue(at, after);
+                }
+            }
+            Event::Overflowed(count) => self.untold += count,
+            Event::Told(count) => self.untold = self.untold.saturating_sub(count),
+        }
+        Ok(())
+    }
+}
+
+/// How long a message is still held back; a clock that jumped cannot make it longer than its delay.
+fn delay_left(message: &Message, now: SystemTime) -> Duration {
+    let Some(delay) = message.delay() else { return Duration::ZERO };
+    delay.saturating_sub(now.duration_since(message.time()).unwrap_or_default())
+}

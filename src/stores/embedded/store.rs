@@ -1,0 +1,327 @@
+//! The embedded store itself.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
+use tokio::time::sleep_until;
+
+use super::compact;
+use super::error::OpenError;
+use super::open::open;
+use super::record;
+use super::scan::Found;
+use super::segment::{Read, read_many};
+use super::settings::EmbeddedSettings;
+use super::state::{Append, Next};
+use super::writer::Shared;
+use crate::message::Message;
+use crate::messenger::Admission;
+use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, StoreError, Unstored};
+
+/// How many messages, and about how many bytes, are read ahead at once.
+const AHEAD_MESSAGES: usize = 512;
+const AHEAD_BYTES: usize = 4 << 20;
+
+/// How many messages are looked at for one page of a list.
+const LOOKED_AT: usize = 2_000;
+
+/// A [`Store`] in a folder of the local disk, for one process: an append-only log.
+///
+/// Batches that wait at the same time share one write and one `fdatasync`. A message that is sent soon is never
+/// read back; a backlog is read in order, and takes memory for its positions only. Files are deleted when all their
+/// messages have left, and rewritten when few are left. Everything on disk has a checksum: what was being written when
+/// the process died is cut off, and a flipped byte costs the one message it is in, which is said.
+///
+/// Dropping the last clone stops it; [`close`](Store::close) does the same without blocking.
+#[derive(Clone)]
+pub struct Embedded {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+    /// One reader at a time.
+    reading: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl Embedded {
+    /// Opens the store, or creates it; its folder belongs to this process alone.
+    ///
+    /// # Errors
+    /// [`OpenError`] says which file or folder cannot be used, and what to do.
+    ///
+    /// # Cancel safety
+    /// Dropped, the store is not open.
+    pub async fn open(settings: &EmbeddedSettings) -> Result<Self, OpenError> {
+        let settings = settings.clone();
+        let opened = spawn_blocking(move || {
+            let (shared, writer) = open(&settings)?;
+            let thread = std::thread::Builder::new().name("outbox-writer".to_owned()).spawn(|| writer.run());
+            let thread = thread.map_err(OpenError::io("start a thread for", &settings.path))?;
+            compact::begin(&shared);
+            let reading = Arc::default();
+            let handle = Handle { shared, writer: Mutex::new(Some(thread)), reading };
+            Ok(Self { handle: Arc::new(handle) })
+        });
+        opened.await.expect("it does not panic")
+    }
+
+    fn shared(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    /// Runs what blocks.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Arc<Shared>) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let shared = Arc::clone(&self.handle.shared);
+        spawn_blocking(move || work(&shared)).await.map_err(StoreError::unavailable)?
+    }
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("folder", &self.shared().folder).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Lets the writer end, and waits for it. Blocks.
+    fn stop(&self) {
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            state.admit();
+        }
+        self.shared.work();
+        self.shared.changed.notify_waiters();
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let _ = writer.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn append(&self, batch: Vec<Message>) -> Result<(), Unstored> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let mut records = Vec::with_capacity(batch.iter().map(|message| message.size() + 128).sum());
+        if let Err(error) = record::push_batch(&mut records, &batch) {
+            return Err(Unstored::new(StoreError::Unavailable(error), batch));
+        }
+        let (reply, stored) = oneshot::channel();
+        let queued = self.shared().lock().enqueue(Append { records, batch, reply });
+        if let Err((error, append)) = queued {
+            return Err(Unstored::new(error, append.batch));
+        }
+        self.shared().work();
+        stored.await.unwrap_or_else(|_| Err(Unstored::new(StoreError::Closed, Vec::new())))
+    }
+
+    async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
+        loop {
+            let changed = self.shared().changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let next = self.shared().lock().lease(limit)?;
+            match next {
+                Next::Leased(leased) => return Ok(leased),
+                Next::Idle { until: None } => changed.await,
+                Next::Idle { until: Some(until) } => {
+                    tokio::select! {
+                        () = changed => {}
+                        () = sleep_until(until) => {}
+                    }
+                }
+                Next::Fetch(positions) => {
+                    let reading = Arc::clone(&self.handle.reading).lock_owned().await;
+                    self.blocking(move |shared| {
+                        let _reading = reading;
+                        let read = read(shared, &positions)?;
+                        shared.lock().fetched(read);
+                        Ok(())
+                    })
+                    .await?;
+                }
+                Next::ReadAhead { from, to } => {
+                    let reading = Arc::clone(&self.handle.reading).lock_owned().await;
+                    self.blocking(move |shared| {
+                        let _reading = reading;
+                        let (read, to) = read_ahead(shared, from, to)?;
+                        let end_of_file = {
+                            let mut state = shared.lock();
+                            state.read_ahead(from, to, read);
+                            state.segments.contains_key(&to)
+                        };
+                        if end_of_file {
+                            compact::begin(shared);
+                        }
+                        Ok(())
+                    })
+                    .await?;
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
+        self.shared().lock().settle(settled)?;
+        self.shared().work();
+        self.shared().changed.notify_waiters();
+        Ok(())
+    }
+
+    async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        let filter = filter.clone();
+        self.blocking(move |shared| {
+            let positions = shared.lock().positions(filter.state, after, LOOKED_AT);
+            let mut page = Page::default();
+            // In slices: a short page needs few of them.
+            for positions in positions.chunks(limit.clamp(16, 256)) {
+                for (position, message) in read(shared, positions)? {
+                    let Some(entry) = shared.lock().entry(position, message) else { continue };
+                    if filter.matches(&entry) {
+                        page.entries.push(entry);
+                    }
+                    if page.entries.len() >= limit {
+                        page.next = Some(position);
+                        return Ok(page);
+                    }
+                }
+            }
+            page.next = positions.last().copied().filter(|_| positions.len() == LOOKED_AT);
+            Ok(page)
+        })
+        .await
+    }
+
+    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
+        let positions = positions.to_vec();
+        let requeued = self.blocking(move |shared| {
+            let requeued = shared.lock().requeue(&positions, pace)?;
+            shared.sync()?;
+            Ok(requeued)
+        });
+        let requeued = requeued.await;
+        self.shared().changed.notify_waiters();
+        requeued
+    }
+
+    async fn drop_messages(&self, positions: &[u64]) -> Result<usize, StoreError> {
+        let positions = positions.to_vec();
+        self.blocking(move |shared| {
+            let dropped = shared.lock().drop_messages(&positions)?;
+            shared.sync()?;
+            Ok(dropped)
+        })
+        .await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.blocking(|shared| {
+            let (mut counts, oldest) = {
+                let state = shared.lock();
+                let mut counts = Counts::default();
+                (counts.pending, counts.dead, counts.bytes) =
+                    (state.count - state.dead, state.dead, state.bytes);
+                (counts, state.oldest())
+            };
+            let read = read(shared, oldest.as_slice())?;
+            counts.oldest = read.into_iter().next().and_then(|(_, message)| Some(message?.time()));
+            Ok(counts)
+        })
+        .await
+    }
+
+    fn place(&self) -> String {
+        self.shared().folder.display().to_string()
+    }
+
+    fn admission(&self) -> Option<Admission> {
+        Some(self.shared().lock().admission.clone())
+    }
+
+    async fn close(&self) {
+        let handle = Arc::clone(&self.handle);
+        let _ = spawn_blocking(move || handle.stop()).await;
+    }
+}
+
+/// Reads these messages, wherever they are.
+fn read(shared: &Shared, positions: &[u64]) -> Result<Vec<Read>, StoreError> {
+    let mut segments = shared.lock().segments_of(positions);
+    for segment in segments.values_mut() {
+        if segment.index.is_none() {
+            let index = segment.make_index().map_err(StoreError::unavailable)?;
+            if let Some(known) = shared.lock().segments.get_mut(&segment.base)
+                && known.index.is_none()
+                && known.path == segment.path
+            {
+                known.index = Some(Arc::clone(&index));
+            }
+            segment.index = Some(index);
+        }
+    }
+    read_many(&segments, positions).map_err(StoreError::unavailable)
+}
+
+/// Reads what stands from `from` on, in one file and up to `to`; and says up to where it has.
+fn read_ahead(shared: &Shared, from: u64, to: u64) -> Result<(Vec<(u64, Message)>, u64), StoreError> {
+    let segment = {
+        let mut state = shared.lock();
+        let hint = state.hint.take();
+        let next = state.segments.range(from..).next().map(|(base, _)| *base);
+        let Some((_, segment)) = state.segments.range(..=from).next_back() else {
+            // Nothing is stored here any more.
+            return Ok((Vec::new(), next.unwrap_or(to).min(to)));
+        };
+        if segment.end <= from {
+            return Ok((Vec::new(), next.unwrap_or(to).min(to)));
+        }
+        let mut segment = segment.clone();
+        segment.index = match hint {
+            // Where the last reading ended.
+            Some((position, offset)) if position == from => Some(Arc::new(vec![(position, offset)])),
+            _ => segment.index,
+        };
+        segment
+    };
+    let to = to.min(segment.end);
+    let mut scan = segment.scan(from);
+    let (mut read, mut bytes, mut end) = (Vec::new(), 0, to);
+    while let Some(found) = scan.next().map_err(StoreError::unavailable)? {
+        let Found::Record(header) = found else { continue };
+        if header.position < from {
+            continue;
+        }
+        if header.position >= to {
+            break;
+        }
+        if let Ok(message) = record::message(scan.payload()) {
+            read.push((header.position, message));
+        }
+        bytes += scan.payload().len();
+        if read.len() >= AHEAD_MESSAGES || bytes >= AHEAD_BYTES {
+            end = header.position + 1;
+            shared.lock().hint = Some((end, scan.offset()));
+            break;
+        }
+    }
+    Ok((read, end))
+}

@@ -1,0 +1,454 @@
+//! The thread that writes: whatever batches wait become one write and one sync.
+
+use std::collections::VecDeque;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::compact;
+use super::error::OpenError;
+use super::record;
+use super::segment::{MAGIC, Segment};
+use super::state::{Append, State};
+use crate::crash;
+use crate::error::BoxError;
+use crate::store::{StoreError, Unstored};
+
+/// The name of the journal.
+pub(super) const JOURNAL: &str = "state";
+
+/// How long requests are turned away after the disk refused a write, and until a broken journal is tried again.
+const REFUSED: Duration = Duration::from_secs(1);
+
+/// How large the journal gets beyond its snapshot before there is a new one.
+const JOURNAL_BYTES: u64 = 16 << 20;
+
+/// What the store and its threads share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) folder: PathBuf,
+    pub(super) segment_bytes: u64,
+    state: Mutex<State>,
+    /// Wakes the writer.
+    work: Condvar,
+    /// Wakes those who lease.
+    pub(super) changed: Notify,
+}
+
+impl Shared {
+    pub(super) fn new(folder: PathBuf, segment_bytes: u64, state: State) -> Self {
+        Self { folder, segment_bytes, state: Mutex::new(state), work: Condvar::new(), changed: Notify::new() }
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes the writer.
+    pub(super) fn work(&self) {
+        self.work.notify_one();
+    }
+
+    /// Waits until all that was noted is on disk. Blocks.
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        let (sender, synced) = std::sync::mpsc::channel();
+        self.lock().syncs.push(sender);
+        self.work();
+        match synced.recv() {
+            Ok(result) => result.map_err(StoreError::unavailable),
+            Err(_) => Err(StoreError::Closed),
+        }
+    }
+}
+
+/// Writes until the store is closed.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    /// The file that is written, and its length.
+    file: Arc<File>,
+    len: u64,
+    /// None while it cannot be written.
+    journal: Option<File>,
+    journal_len: u64,
+    /// How long the snapshot was.
+    snapshot_len: u64,
+    /// What is to be written next: kept, for its memory.
+    buffer: Vec<u8>,
+    next_try: Option<Instant>,
+    /// Files whose messages have all left, and which are still there.
+    empty: Vec<u64>,
+    /// Held for its lock.
+    _lock: File,
+}
+
+/// What there is to do.
+struct Work {
+    appends: Vec<Append>,
+    journal: Vec<u8>,
+    journal_broken: bool,
+    syncs: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
+    empty: Vec<u64>,
+    closed: bool,
+    next: u64,
+}
+
+impl Writer {
+    /// Goes on with the last file, and begins with a fresh snapshot.
+    pub(super) fn open(shared: Arc<Shared>, lock: File) -> Result<Self, OpenError> {
+        let last = shared
+            .lock()
+            .segments
+            .last_key_value()
+            .map(|(_, segment)| (Arc::clone(&segment.file), segment.len));
+        let (file, len) = last.expect("a file is open");
+        let mut writer = Self {
+            shared,
+            file,
+            len,
+            journal: None,
+            journal_len: 0,
+            snapshot_len: 0,
+            buffer: Vec::new(),
+            next_try: None,
+            empty: Vec::new(),
+            _lock: lock,
+        };
+        match writer.snapshot(None) {
+            Ok(()) => {}
+            // There will be room again; until then the old journal says what it said.
+            Err(error) if is_full(&error) => writer.journal_failed(&error),
+            Err(error) => return Err(OpenError::io("write", &writer.shared.folder.join(JOURNAL))(error)),
+        }
+        Ok(writer)
+    }
+
+    /// Until the store is closed.
+    pub(super) fn run(mut self) {
+        loop {
+            let work = self.wait();
+            let closed = work.closed && work.appends.is_empty();
+            self.append(work.appends, work.next);
+            self.write_journal(&work.journal, work.journal_broken);
+            if !work.syncs.is_empty() {
+                let synced = self
+                    .sync_journal()
+                    .map_err(|error| explained("the journal of the outbox", &error).to_string());
+                for sync in work.syncs {
+                    let _ = sync.send(synced.clone());
+                }
+            }
+            self.empty.extend(work.empty);
+            self.delete();
+            if self.journal_len > self.snapshot_len + JOURNAL_BYTES.max(self.snapshot_len) {
+                let written = self.snapshot(None);
+                self.note(written);
+            }
+            if closed {
+                let base = self.shared.lock().segments.last_key_value().map(|(base, _)| *base);
+                if let Err(error) = self.snapshot(base.map(|base| (base, self.len))) {
+                    tracing::warn!(error = %explained("the journal of the outbox", &error), "the outbox is not closed in order");
+                }
+                return;
+            }
+        }
+    }
+
+    fn wait(&mut self) -> Work {
+        let mut state = self.shared.lock();
+        loop {
+            let now = Instant::now();
+            if state.refused_until.is_some_and(|until| until <= now) {
+                state.refused_until = None;
+                state.admit();
+            }
+            let try_again = self.next_try.is_some_and(|next_try| next_try <= now);
+            let idle = state.queue.is_empty()
+                && state.journal.is_empty()
+                && state.syncs.is_empty()
+                && state.empty.is_empty();
+            if !idle || state.closed || try_again {
+                let next = state.next;
+                return Work {
+                    appends: state.take_queue(),
+                    journal: std::mem::take(&mut state.journal),
+                    journal_broken: state.journal_broken
+                        && (try_again || state.closed || !state.syncs.is_empty()),
+                    syncs: std::mem::take(&mut state.syncs),
+                    empty: std::mem::take(&mut state.empty),
+                    closed: state.closed,
+                    next,
+                };
+            }
+            let timers = [self.next_try, state.refused_until];
+            state = match timers.into_iter().flatten().min() {
+                None => self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
+                Some(until) => {
+                    let wait = until.saturating_duration_since(now);
+                    self.shared.work.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0
+                }
+            };
+        }
+    }
+
+    /// Writes the batches and syncs once; then each is answered.
+    fn append(&mut self, mut appends: Vec<Append>, first: u64) {
+        if appends.is_empty() {
+            return;
+        }
+        crash::point("append_before_write");
+        self.buffer.clear();
+        let mut position = first;
+        for append in &mut appends {
+            record::place(&mut append.records, position);
+            position += append.batch.len() as u64;
+            self.buffer.extend_from_slice(&append.records);
+        }
+        match self.commit(first) {
+            Ok(offset) => {
+                crash::point("append_before_reply");
+                let mut replies = VecDeque::with_capacity(appends.len());
+                let batches = appends.into_iter().map(|append| {
+                    replies.push_back(append.reply);
+                    (append.batch, append.records.len() as u64)
+                });
+                self.shared.lock().stored(offset, batches);
+                self.shared.changed.notify_waiters();
+                for reply in replies {
+                    // Who asked may have gone: stored it is.
+                    let _ = reply.send(Ok(()));
+                }
+            }
+            Err(error) => {
+                let messages = appends.iter().map(|append| append.batch.len() as u64).sum();
+                let path = self.shared.folder.display().to_string();
+                tracing::error!(error = %explained(&path, &error), messages, "messages cannot be stored");
+                {
+                    let mut state = self.shared.lock();
+                    state.refused_until = Some(Instant::now() + REFUSED);
+                    state.not_stored(messages, self.buffer.len() as u64);
+                }
+                for Append { batch, reply, .. } in appends {
+                    let error = StoreError::unavailable(explained(&path, &error));
+                    let _ = reply.send(Err(Unstored::new(error, batch)));
+                }
+            }
+        }
+        if self.buffer.capacity() > 16 << 20 {
+            self.buffer = Vec::new();
+        }
+    }
+
+    /// Makes what is in the buffer durable, and gives where it stands; or leaves the file as it was.
+    fn commit(&mut self, first: u64) -> io::Result<u64> {
+        if self.len >= self.shared.segment_bytes {
+            crash::point("segment_before_roll");
+            self.roll(first)?;
+        }
+        let offset = self.len;
+        #[cfg(feature = "_crash_points")]
+        if crash::armed("append_half_written") {
+            let _ = write_at(&self.file, &self.buffer[..self.buffer.len() / 2], offset);
+            std::process::abort();
+        }
+        if let Err(error) = write_at(&self.file, &self.buffer, offset) {
+            if self.file.set_len(offset).is_err() {
+                self.abandon(first);
+            }
+            return Err(error);
+        }
+        crash::point("append_before_sync");
+        if let Err(error) = self.file.sync_data() {
+            // What the file holds now is not known: nothing more goes into it.
+            let _ = self.file.set_len(offset);
+            self.abandon(first);
+            return Err(error);
+        }
+        self.len += self.buffer.len() as u64;
+        Ok(offset)
+    }
+
+    /// Takes a new file next time.
+    fn abandon(&mut self, first: u64) {
+        self.len = u64::MAX;
+        if let Err(error) = self.roll(first) {
+            tracing::error!(%error, "no new file could be begun; it is tried again");
+        }
+    }
+
+    /// Begins a new file, with the position `first`.
+    fn roll(&mut self, first: u64) -> io::Result<()> {
+        let path = self.shared.folder.join(Segment::name(first));
+        let (file, len) = create(&path)?;
+        sync_folder(&self.shared.folder)?;
+        let mut state = self.shared.lock();
+        let sealed = state.segments.last_entry().map(|entry| (*entry.key(), entry.get().live));
+        match sealed {
+            // One that was begun and got nothing is replaced.
+            Some((base, _)) if base == first => {}
+            Some((base, 0)) => state.empty.push(base),
+            _ => {}
+        }
+        let segment = Segment {
+            base: first,
+            end: first,
+            path,
+            file: Arc::clone(&file),
+            len,
+            live: 0,
+            live_bytes: 0,
+            index: None,
+        };
+        state.segments.insert(first, segment);
+        drop(state);
+        (self.file, self.len) = (file, len);
+        compact::begin(&self.shared);
+        Ok(())
+    }
+
+    fn write_journal(&mut self, events: &[u8], try_again: bool) {
+        if try_again {
+            let written = self.snapshot(None);
+            self.note(written);
+            return;
+        }
+        let Some(journal) = &mut self.journal else { return };
+        if events.is_empty() {
+            return;
+        }
+        crash::point("settled_before_journal");
+        #[cfg(feature = "_crash_points")]
+        if crash::armed("journal_half_written") {
+            let _ = journal.write_all(&events[..events.len() / 2]);
+            std::process::abort();
+        }
+        match journal.write_all(events) {
+            Ok(()) => self.journal_len += events.len() as u64,
+            Err(error) => self.journal_failed(&error),
+        }
+    }
+
+    fn note(&mut self, written: io::Result<()>) {
+        if let Err(error) = written {
+            self.journal_failed(&error);
+        }
+    }
+
+    /// From here on memory is ahead of the journal; a snapshot will bring it up.
+    fn journal_failed(&mut self, error: &io::Error) {
+        let mut state = self.shared.lock();
+        if !state.journal_broken {
+            tracing::error!(
+                error = %explained("the journal of the outbox", error),
+                "what left the outbox cannot be noted; it would leave once more if the process died now"
+            );
+        }
+        state.journal_broken = true;
+        state.journal.clear();
+        self.journal = None;
+        self.next_try = Some(Instant::now() + REFUSED);
+    }
+
+    fn sync_journal(&mut self) -> io::Result<()> {
+        match &self.journal {
+            Some(journal) => journal.sync_data(),
+            None => Err(io::Error::other("it could not be written")),
+        }
+    }
+
+    /// Replaces the journal by all there is to know.
+    fn snapshot(&mut self, end: Option<(u64, u64)>) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        {
+            let mut state = self.shared.lock();
+            state.snapshot(end).write(&mut bytes, state.events);
+            state.events += 1;
+            // All of it is in the snapshot.
+            state.journal.clear();
+        }
+        let (path, fresh) = (self.shared.folder.join(JOURNAL), self.shared.folder.join("state.new"));
+        let mut file = File::create(&fresh)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        crash::point("snapshot_before_rename");
+        std::fs::rename(&fresh, &path)?;
+        crash::point("snapshot_after_rename");
+        sync_folder(&self.shared.folder)?;
+        self.journal = Some(file);
+        self.journal_len = bytes.len() as u64;
+        self.snapshot_len = self.journal_len;
+        self.next_try = None;
+        self.shared.lock().journal_broken = false;
+        self.delete();
+        Ok(())
+    }
+
+    /// Deletes files whose messages have all left.
+    fn delete(&mut self) {
+        if self.empty.is_empty() {
+            return;
+        }
+        let segments: Vec<Segment> = {
+            let state = self.shared.lock();
+            let last = state.segments.last_key_value().map(|(base, _)| *base);
+            self.empty.retain(|base| Some(*base) != last && state.segments.contains_key(base));
+            self.empty.iter().filter_map(|base| state.segments.get(base).cloned()).collect()
+        };
+        // That they have left must be known before a file is gone, or it would count as lost.
+        if let Err(error) = self.sync_journal() {
+            if self.journal.is_some() {
+                self.journal_failed(&error);
+            }
+            // An empty file says so too, and makes the room the journal may lack.
+            for segment in segments {
+                let _ = segment.file.set_len(0);
+            }
+            return;
+        }
+        for segment in segments {
+            crash::point("segment_before_delete");
+            if let Err(error) = std::fs::remove_file(&segment.path) {
+                tracing::warn!(path = %segment.path.display(), %error, "a file of the outbox cannot be deleted");
+            }
+            self.shared.lock().segments.remove(&segment.base);
+        }
+        self.empty.clear();
+        compact::begin(&self.shared);
+    }
+}
+
+/// A new file of messages, and its length.
+pub(super) fn create(path: &Path) -> io::Result<(Arc<File>, u64)> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    write_at(&file, MAGIC, 0)?;
+    file.sync_all()?;
+    Ok((Arc::new(file), MAGIC.len() as u64))
+}
+
+/// Makes the names in a folder durable.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
+}
+
+#[cfg(unix)]
+fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
+    file.write_all(bytes)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn explained(what: &str, error: &io::Error) -> BoxError {
+    let cure = if is_full(error) { "; make room on that file system" } else { "" };
+    format!("{what} cannot be written: {error}{cure}").into()
+}
