@@ -1,10 +1,11 @@
-//! A server whose events leave when, and only when, the request succeeds. It needs no broker.
+//! A server whose events leave when, and only when, the request succeeds; stored first, so that none is lost.
 //!
 //!     cargo run --example quickstart [ADDRESS]
 //!
-//! It listens on 127.0.0.1:3000, or a free port if that is taken, and prints the requests to try.
-//! The messenger is the default `dummy`, which logs each message instead of sending it;
-//! `MESSAGE_BUS__BACKEND=amqp10 MESSAGE_BUS__URLS=amqp://..` sends to a broker.
+//! It listens on 127.0.0.1:3000, or a free port if that is taken, and prints the requests to try. The settings are in
+//! examples/quickstart.toml: the durable outbox, in target/quickstart-outbox, before the backend `dummy`, which logs
+//! each message instead of sending it. `MESSAGE_BUS__BACKEND=amqp091 MESSAGE_BUS__URLS=amqp://127.0.0.1` in the
+//! environment sends to a broker: stop it, and events wait; start it, and they leave.
 
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ async fn main() -> Result<(), BoxError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
-    let bus = Bus::start(&Settings::load(None)?).await?;
+    let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart.toml");
+    let bus = Bus::start(&Settings::load(Some(settings.as_ref()))?).await?;
     let app = Router::new().route("/users", post(create_user)).layer(bus.layer());
 
     let listener = match std::env::args().nth(1) {
@@ -65,5 +67,5 @@ fn print_what_to_try(url: &str) {
     println!("      201, and the event leaves: the dummy logs its id, topic and length\n");
     println!("  {curl} '{{\"name\": \"\"}}'");
     println!("      422, and nothing leaves: the log says that a message was dropped\n");
-    println!("Ctrl-C stops the server once everything has left.\n");
+    println!("Ctrl-C stops the server; what has not left by then waits in the outbox for the next start.\n");
 }

@@ -75,7 +75,10 @@ async fn request(address: &str, request: &str, body: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn quickstart_does_what_the_readme_says() {
-    let mut example = Example::start("quickstart", &["127.0.0.1:0"], &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox");
+    let environment = [("MESSAGE_BUS__OUTBOX__PATH", path.to_str().unwrap())];
+    let mut example = Example::start("quickstart", &["127.0.0.1:0"], &environment);
     let address = example.address_in("http://").await;
     assert_eq!(request(&address, "POST /users", r#"{"name": "Jo"}"#).await.0, 201);
     assert_eq!(request(&address, "POST /users", r#"{"name": ""}"#).await.0, 422);
@@ -102,7 +105,7 @@ async fn demo_says_what_is_wrong_with_its_settings() {
     for (environment, text) in [
         (("MESSAGE_BUS__BACKEND", "rhmsq"), "\"rhmsq\" is not known"),
         (("MESSAGE_BUS__DELIVRY", "direct"), "unknown key DELIVRY"),
-        (("MESSAGE_BUS__DELIVERY", "sometimes"), "expected `direct` or `background`"),
+        (("MESSAGE_BUS__DELIVERY", "sometimes"), "expected one of `direct`, `background`, `durable`"),
     ] {
         let mut example = Example::start("demo", &["--listen", "127.0.0.1:0"], &[environment]);
         let mut said = String::new();
@@ -169,4 +172,49 @@ async fn demo_sends_to_a_broker_behind_the_response_and_ends_in_order() {
     let (code, said) = example.end("-TERM").await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(sequence(&queue.drain().await), (0..1000).collect::<Vec<_>>());
+}
+
+/// What the README says of the quickstart: stop the broker, events wait; start it, they leave.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn failover_of_the_quickstart_events_wait_for_a_stopped_broker_and_then_leave() {
+    let brokers = Brokers::all_up().await;
+    let queue = RabbitQueue::declare(&brokers, "RABBIT2_AMQP", "user.created").await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox");
+    let environment = [
+        ("MESSAGE_BUS__OUTBOX__PATH", path.to_str().unwrap()),
+        ("MESSAGE_BUS__BACKEND", "amqp091"),
+        ("MESSAGE_BUS__URLS", brokers.get("RABBIT2_AMQP")),
+    ];
+    let mut example = Example::start("quickstart", &["127.0.0.1:0"], &environment);
+    let address = example.address_in("http://").await;
+    let create = async |name: usize, status| {
+        let body = format!(r#"{{"name": "{name}"}}"#);
+        assert_eq!(request(&address, "POST /users", &body).await.0, status);
+    };
+    create(0, 201).await;
+    brokers.command("stop rabbit2").await;
+    for name in 1..=20 {
+        create(name, 201).await;
+    }
+    brokers.command("start rabbit2").await;
+    while queue.count().await < 21 {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (code, said) = example.end("-INT").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("nothing leaves the outbox until the bus is back"), "{said}");
+    let names: Vec<String> = queue
+        .drain()
+        .await
+        .iter()
+        .map(|message| {
+            let body: serde_json::Value = serde_json::from_str(message["body"].as_str().unwrap()).unwrap();
+            body["name"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    let mut first = Vec::new();
+    names.into_iter().for_each(|name| if !first.contains(&name) { first.push(name) });
+    assert_eq!(first, (0..=20).map(|name| name.to_string()).collect::<Vec<_>>());
 }

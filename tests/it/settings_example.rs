@@ -2,7 +2,9 @@
 
 use tower_outbox::amqp10::Amqp10Settings;
 use tower_outbox::amqp091::Amqp091Settings;
-use tower_outbox::{BackgroundSettings, Delivery, OnSendFailure, RequestSettings, Settings, WhenFull};
+use tower_outbox::{
+    BackgroundSettings, Delivery, OnSendFailure, OutboxSettings, RequestSettings, Settings, WhenFull,
+};
 
 const EXAMPLE: &str = include_str!("../../settings.example.toml");
 
@@ -40,6 +42,10 @@ fn commented_keys_show_their_defaults() {
     assert_eq!((every.delivery, every.on_send_failure), (Delivery::Direct, OnSendFailure::Log));
     assert_eq!((&every.request, &every.background), (&defaults.request, &defaults.background));
     assert_eq!(every.background.when_full, WhenFull::Wait);
+    let mut outbox = every.outbox.clone();
+    // The one that has no default to show.
+    assert_eq!(outbox.expiry.take().map(|expiry| expiry.as_secs()), Some(86_400));
+    assert_eq!(outbox, defaults.outbox);
     let (keys, defaults) = (every.backend_keys.parse::<Amqp10Settings>().unwrap(), Amqp10Settings::default());
     assert_eq!(keys.sasl, defaults.sasl);
     assert_eq!((keys.send_timeout, keys.idle_timeout), (defaults.send_timeout, defaults.idle_timeout));
@@ -50,8 +56,13 @@ fn commented_keys_show_their_defaults() {
 /// Serde names the keys it knows when it meets one that it does not.
 #[test]
 fn every_key_is_shown() {
-    let keys =
-        [keys_of::<Amqp10Settings>(), keys_of::<BackgroundSettings>(), keys_of::<RequestSettings>()].concat();
+    let keys = [
+        keys_of::<Amqp10Settings>(),
+        keys_of::<BackgroundSettings>(),
+        keys_of::<OutboxSettings>(),
+        keys_of::<RequestSettings>(),
+    ]
+    .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
     let shown = with_every_key();
     let shown_091 = shown.replace("\n#: ", "\n");
