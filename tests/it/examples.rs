@@ -215,6 +215,10 @@ async fn failover_of_the_quickstart_events_wait_for_a_stopped_broker_and_then_le
         })
         .collect();
     let mut first = Vec::new();
-    names.into_iter().for_each(|name| if !first.contains(&name) { first.push(name) });
+    names.into_iter().for_each(|name| {
+        if !first.contains(&name) {
+            first.push(name)
+        }
+    });
     assert_eq!(first, (0..=20).map(|name| name.to_string()).collect::<Vec<_>>());
 }

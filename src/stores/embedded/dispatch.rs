@@ -90,6 +90,11 @@ impl Dispatch {
         self.timers.first().map(|(at, _)| *at)
     }
 
+    /// Whether anything is due.
+    pub(super) fn is_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// The first positions that are due, at most `limit`, each with its group if it waits in one.
     pub(super) fn due(&self, limit: usize) -> Vec<(u64, Option<Group>)> {
         let mut due = Vec::new();

@@ -341,7 +341,7 @@ impl State {
             self.tell(&mut leased[0]);
             return Ok(Next::Leased(leased));
         }
-        if !self.dispatch.due(1).is_empty() {
+        if self.dispatch.is_due() {
             // Others of the same groups have become due.
             return self.lease(limit);
         }
@@ -420,12 +420,13 @@ impl State {
 
     // --- settling
 
-    /// Settles what is still leased so.
-    pub(super) fn settle(&mut self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
+    /// Settles what is still leased so; says whether that may have made something due, now or later.
+    pub(super) fn settle(&mut self, settled: &[(Lease, Settlement)]) -> Result<bool, StoreError> {
         if self.closed {
             return Err(StoreError::Closed);
         }
         let mut done = Vec::with_capacity(settled.len());
+        let mut retried = false;
         for (Lease { position, token, .. }, settlement) in settled {
             let position = *position;
             let Some(group) = self.dispatch.settle(position, *token) else { continue };
@@ -446,6 +447,7 @@ impl State {
                     self.fates.entry(position).or_default().failed(at, *after, Arc::clone(reason));
                     self.log(&Event::Failed { position, at, after: *after, reason: Arc::clone(reason) });
                     self.dispatch.back(position, group, Some(Instant::now() + *after));
+                    retried = true;
                 }
                 Settlement::Dead { reason } => {
                     self.die(position, Arc::clone(reason));
@@ -457,7 +459,7 @@ impl State {
             self.log(&Event::Done(event::runs(done)));
         }
         self.admit();
-        Ok(())
+        Ok(retried || self.dispatch.is_due())
     }
 
     fn die(&mut self, position: u64, reason: Arc<str>) {

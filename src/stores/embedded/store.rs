@@ -181,9 +181,11 @@ impl Store for Embedded {
     }
 
     async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
-        self.shared().lock().settle(settled)?;
+        let due = self.shared().lock().settle(settled)?;
         self.shared().work();
-        self.shared().changed.notify_waiters();
+        if due {
+            self.shared().changed.notify_waiters();
+        }
         Ok(())
     }
 
