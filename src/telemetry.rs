@@ -14,6 +14,8 @@
 //! | `tower_outbox_stored_total` | counter | – | messages stored by an outbox |
 //! | `tower_outbox_confirmed_total` | counter | – | stored messages the bus has confirmed |
 //! | `tower_outbox_dead_total` | counter | – | stored messages given up on: dead letters |
+//! | `tower_outbox_stored_messages` | gauge | `state` | messages in the embedded store: `pending`, `dead` |
+//! | `tower_outbox_stored_bytes` | gauge | – | about how many bytes they have |
 //! | `tower_outbox_send_seconds` | histogram | – | how long a batch took to be confirmed |
 
 use std::time::Duration;
@@ -70,6 +72,19 @@ pub(crate) fn stored(messages: usize) {
     tracing::debug!(messages, "messages stored");
 }
 
+/// How much an embedded store holds.
+#[cfg(feature = "embedded")]
+pub(crate) fn depth(pending: u64, dead: u64, bytes: u64) {
+    #[cfg(feature = "metrics")]
+    {
+        metrics::gauge!("tower_outbox_stored_messages", "state" => "pending").set(pending as f64);
+        metrics::gauge!("tower_outbox_stored_messages", "state" => "dead").set(dead as f64);
+        metrics::gauge!("tower_outbox_stored_bytes").set(bytes as f64);
+    }
+    #[cfg(not(feature = "metrics"))]
+    let _ = (pending, dead, bytes);
+}
+
 /// Stored messages that the bus has.
 pub(crate) fn confirmed(messages: usize, took: Duration) {
     count!("tower_outbox_confirmed_total", messages);
@@ -91,6 +106,7 @@ pub(crate) fn expired(message: &Message) {
 }
 
 /// Stored messages dropped to make room.
+#[cfg(feature = "embedded")]
 pub(crate) fn overflowed(messages: usize) {
     count!("tower_outbox_dropped_total", messages, "reason" => "overflow");
     tracing::error!(messages, "stored messages dropped: the outbox was full");

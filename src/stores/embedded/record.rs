@@ -104,6 +104,11 @@ pub(super) fn message(payload: &[u8]) -> Result<Message, BoxError> {
     postcard::from_bytes::<Stored<'_>>(payload)?.into_message()
 }
 
+/// Whether the message of a payload has this id, with which it begins.
+pub(super) fn has_id(payload: &[u8], id: Uuid) -> bool {
+    payload.starts_with(id.as_bytes())
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored<'a> {
     id: [u8; 16],
@@ -248,7 +253,7 @@ mod tests {
             let payload = &rest[HEADER..HEADER + header.len as usize];
             assert_eq!(header.position, u64::MAX - 2 + index as u64);
             assert_eq!(header.ends_batch, index == 1);
-            assert!(header.is_of(payload));
+            assert!(header.is_of(payload) && has_id(payload, wanted.id()));
             assert_eq!(message(payload).unwrap(), *wanted);
             rest = &rest[HEADER + header.len as usize..];
         }

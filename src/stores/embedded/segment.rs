@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::record;
 use super::scan::{Found, Scan};
 use crate::message::Message;
@@ -93,9 +95,14 @@ impl Segment {
 /// What was read for a position: the message, or none when it is damaged.
 pub(super) type Read = (u64, Option<Message>);
 
-/// Reads the messages at `positions`, which rise, from segments that are known.
-pub(super) fn read_many(segments: &BTreeMap<u64, Segment>, positions: &[u64]) -> io::Result<Vec<Read>> {
-    let mut read = Vec::with_capacity(positions.len());
+/// Reads the messages at `positions`, which rise, from segments that are known; with an id, only those of that id, and
+/// what cannot be read.
+pub(super) fn read_many(
+    segments: &BTreeMap<u64, Segment>,
+    positions: &[u64],
+    id: Option<Uuid>,
+) -> io::Result<Vec<Read>> {
+    let mut read = Vec::new();
     let mut rest = positions;
     while let Some(first) = rest.first() {
         let Some((_, segment)) = segments.range(..=*first).next_back() else {
@@ -104,13 +111,18 @@ pub(super) fn read_many(segments: &BTreeMap<u64, Segment>, positions: &[u64]) ->
             continue;
         };
         let count = rest.partition_point(|position| *position < segment.end).max(1);
-        read_of_one(segment, &rest[..count], &mut read)?;
+        read_of_one(segment, &rest[..count], id, &mut read)?;
         rest = &rest[count..];
     }
     Ok(read)
 }
 
-fn read_of_one(segment: &Segment, positions: &[u64], read: &mut Vec<Read>) -> io::Result<()> {
+fn read_of_one(
+    segment: &Segment,
+    positions: &[u64],
+    id: Option<Uuid>,
+    read: &mut Vec<Read>,
+) -> io::Result<()> {
     let mut scan = segment.scan(positions[0]);
     let mut wanted = positions.iter().copied().peekable();
     while let Some(next) = wanted.peek().copied() {
@@ -120,7 +132,9 @@ fn read_of_one(segment: &Segment, positions: &[u64], read: &mut Vec<Read>) -> io
                 while let Some(missing) = wanted.next_if(|wanted| *wanted < header.position) {
                     read.push((missing, None));
                 }
-                if wanted.next_if_eq(&header.position).is_some() {
+                if wanted.next_if_eq(&header.position).is_some()
+                    && id.is_none_or(|id| record::has_id(scan.payload(), id))
+                {
                     read.push((header.position, record::message(scan.payload()).ok()));
                 }
             }

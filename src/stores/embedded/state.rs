@@ -262,6 +262,7 @@ impl State {
 
     /// Opens or closes the gate for requests.
     pub(super) fn admit(&mut self) {
+        telemetry::depth(self.count - self.dead, self.dead, self.bytes);
         let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
         // Once closed, it opens when a twentieth is free again, lest it flutter.
         let share = if self.admission.is_open() { 0 } else { 20 };

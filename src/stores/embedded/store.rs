@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
+use uuid::Uuid;
 
 use super::compact;
 use super::error::OpenError;
@@ -27,8 +28,9 @@ use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, Store
 const AHEAD_MESSAGES: usize = 512;
 const AHEAD_BYTES: usize = 4 << 20;
 
-/// How many messages are looked at for one page of a list.
+/// How many messages are looked at for one page of a list, and how many when one id is looked for.
 const LOOKED_AT: usize = 2_000;
+const LOOKED_AT_FOR_ID: usize = 100_000;
 
 /// A [`Store`] in a folder of the local disk, for one process: an append-only log.
 ///
@@ -153,7 +155,7 @@ impl Store for Embedded {
                     let reading = Arc::clone(&self.handle.reading).lock_owned().await;
                     self.blocking(move |shared| {
                         let _reading = reading;
-                        let read = read(shared, &positions)?;
+                        let read = read(shared, &positions, None)?;
                         shared.lock().fetched(read);
                         Ok(())
                     })
@@ -192,11 +194,15 @@ impl Store for Embedded {
     async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
         let filter = filter.clone();
         self.blocking(move |shared| {
-            let positions = shared.lock().positions(filter.state, after, LOOKED_AT);
+            let (most, slice) = match filter.id {
+                Some(_) => (LOOKED_AT_FOR_ID, 10_000),
+                None => (LOOKED_AT, limit.clamp(16, 256)),
+            };
+            let positions = shared.lock().positions(filter.state, after, most);
             let mut page = Page::default();
             // In slices: a short page needs few of them.
-            for positions in positions.chunks(limit.clamp(16, 256)) {
-                for (position, message) in read(shared, positions)? {
+            for positions in positions.chunks(slice) {
+                for (position, message) in read(shared, positions, filter.id)? {
                     let Some(entry) = shared.lock().entry(position, message) else { continue };
                     if filter.matches(&entry) {
                         page.entries.push(entry);
@@ -207,7 +213,7 @@ impl Store for Embedded {
                     }
                 }
             }
-            page.next = positions.last().copied().filter(|_| positions.len() == LOOKED_AT);
+            page.next = positions.last().copied().filter(|_| positions.len() == most);
             Ok(page)
         })
         .await
@@ -244,7 +250,7 @@ impl Store for Embedded {
                     (state.count - state.dead, state.dead, state.bytes);
                 (counts, state.oldest())
             };
-            let read = read(shared, oldest.as_slice())?;
+            let read = read(shared, oldest.as_slice(), None)?;
             counts.oldest = read.into_iter().next().and_then(|(_, message)| Some(message?.time()));
             Ok(counts)
         })
@@ -265,8 +271,8 @@ impl Store for Embedded {
     }
 }
 
-/// Reads these messages, wherever they are.
-fn read(shared: &Shared, positions: &[u64]) -> Result<Vec<Read>, StoreError> {
+/// Reads these messages, wherever they are; with an id, those of that id alone.
+fn read(shared: &Shared, positions: &[u64], id: Option<Uuid>) -> Result<Vec<Read>, StoreError> {
     let mut segments = shared.lock().segments_of(positions);
     for segment in segments.values_mut() {
         if segment.index.is_none() {
@@ -280,7 +286,7 @@ fn read(shared: &Shared, positions: &[u64]) -> Result<Vec<Read>, StoreError> {
             segment.index = Some(index);
         }
     }
-    read_many(&segments, positions).map_err(StoreError::unavailable)
+    read_many(&segments, positions, id).map_err(StoreError::unavailable)
 }
 
 /// Reads what stands from `from` on, in one file and up to `to`; and says up to where it has.
