@@ -25,9 +25,21 @@ pub(super) struct Dispatch {
     due: BTreeMap<u64, Turn>,
     timers: BTreeSet<(Instant, Turn)>,
     groups: HashMap<Group, Members>,
+    /// Whom those wait for that wait in a group.
+    waits: HashMap<u64, Group>,
     leased: HashMap<u64, Held>,
-    tokens: u64,
+    tokens: Tokens,
     hasher: RandomState,
+}
+
+/// The number of the last lease. It begins anywhere, so that leases from before a restart are told apart.
+#[derive(Debug)]
+struct Tokens(u64);
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self(rand::random())
+    }
 }
 
 /// Those of a group that are out or wait.
@@ -58,8 +70,8 @@ impl Dispatch {
 
     /// A number for a lease.
     pub(super) fn lease(&mut self) -> u64 {
-        self.tokens += 1;
-        self.tokens
+        self.tokens.0 = self.tokens.0.wrapping_add(1);
+        self.tokens.0
     }
 
     /// Lets the timers run out that have; says whether there were any.
@@ -95,21 +107,22 @@ impl Dispatch {
         !self.due.is_empty()
     }
 
-    /// The first positions that are due, at most `limit`, each with its group if it waits in one.
-    pub(super) fn due(&self, limit: usize) -> Vec<(u64, Option<Group>)> {
+    /// The first positions that are due, at most `limit`.
+    pub(super) fn due(&self, limit: usize) -> Vec<u64> {
         let mut due = Vec::new();
         for turn in self.due.values() {
             match turn {
-                Turn::Message(position) => due.push((*position, None)),
+                Turn::Message(position) => due.push(*position),
                 Turn::Group(group) => {
                     let waiting = self.groups.get(group).into_iter().flat_map(|members| &members.waiting);
-                    due.extend(waiting.take(limit - due.len()).map(|position| (*position, Some(*group))));
+                    due.extend(waiting.take(limit - due.len()));
                 }
             }
             if due.len() >= limit {
                 break;
             }
         }
+        due.sort_unstable();
         due
     }
 
@@ -121,10 +134,12 @@ impl Dispatch {
         if let Some(group) = group {
             let members = self.groups.entry(group).or_default();
             let waited = members.waiting.remove(&position);
+            self.waits.remove(&position);
             let first = members.waiting.first().is_none_or(|first| *first > position);
             let free = if members.out == 0 { members.held.is_none() } else { members.lease == lease };
             if !(free && first && (waited || members.waiting.is_empty())) {
                 members.waiting.insert(position);
+                self.waits.insert(position, group);
                 return false;
             }
             members.out += 1;
@@ -137,19 +152,20 @@ impl Dispatch {
         true
     }
 
-    /// Forgets a position that is due, as its message is gone.
-    pub(super) fn forget(&mut self, position: u64, group: Option<Group>) {
-        match group {
-            None => {
-                self.due.remove(&position);
-            }
-            Some(group) => {
-                if let Some(members) = self.groups.get_mut(&group) {
-                    members.waiting.remove(&position);
-                }
-                self.offer(group);
-            }
+    /// Forgets a message that is gone without having been leased.
+    pub(super) fn forget(&mut self, position: u64) {
+        if self.due.get(&position) == Some(&Turn::Message(position)) {
+            self.due.remove(&position);
         }
+        let Some(group) = self.waits.remove(&position) else { return };
+        if let Some(members) = self.groups.get_mut(&group) {
+            if members.waiting.first() == Some(&position) {
+                // It was its retry the others waited for.
+                members.held = None;
+            }
+            members.waiting.remove(&position);
+        }
+        self.offer(group);
     }
 
     /// Lets a message at the cursor wait until a time.
@@ -161,6 +177,7 @@ impl Dispatch {
             Some(group) => {
                 let members = self.groups.entry(group).or_default();
                 members.waiting.insert(position);
+                self.waits.insert(position, group);
                 let held = members.held.map_or(until, |held| held.max(until));
                 members.held = Some(held);
                 self.timers.insert((held, Turn::Group(group)));
@@ -174,13 +191,13 @@ impl Dispatch {
     }
 
     /// Makes a message due that waits for its retry, or for nothing at all as a dead letter does.
-    pub(super) fn requeue(&mut self, position: u64, was_dead: bool, at: Instant) {
-        let waits_in = |(_, members): &(&Group, &mut Members)| members.waiting.contains(&position);
-        let group = self.groups.iter_mut().find(|entry| !was_dead && waits_in(entry));
-        let turn = match group {
+    pub(super) fn requeue(&mut self, position: u64, at: Instant) {
+        let turn = match self.waits.get(&position) {
             // It keeps its place among the others.
-            Some((group, members)) => {
-                members.held = Some(at);
+            Some(group) => {
+                if let Some(members) = self.groups.get_mut(group) {
+                    members.held = Some(at);
+                }
                 Turn::Group(*group)
             }
             None => Turn::Message(position),
@@ -193,9 +210,8 @@ impl Dispatch {
     }
 
     /// Whether it waits for an earlier message of its group.
-    pub(super) fn is_behind(&self, position: u64, message: &Message) -> bool {
-        let members = self.group(message).and_then(|group| self.groups.get(&group));
-        members.is_some_and(|members| members.waiting.contains(&position))
+    pub(super) fn is_behind(&self, position: u64) -> bool {
+        self.waits.contains_key(&position)
     }
 
     /// Ends a lease; none if it is not, or no longer, this one. Then follow [`gone`](Self::gone) or [`back`](Self::back).
@@ -228,6 +244,7 @@ impl Dispatch {
             }
             (Some(group), None) => {
                 self.groups.entry(group).or_default().waiting.insert(position);
+                self.waits.insert(position, group);
                 self.offer(group);
             }
         }
@@ -264,22 +281,22 @@ mod tests {
     const B: Option<Group> = Some(Group(2));
 
     fn due(dispatch: &Dispatch) -> Vec<u64> {
-        dispatch.due(10).into_iter().map(|(position, _)| position).collect()
+        dispatch.due(10)
     }
 
     #[test]
     fn one_of_a_group_is_not_taken_while_an_earlier_one_is_out() {
         let mut dispatch = Dispatch::default();
-        let lease = dispatch.lease();
-        assert!(dispatch.take(1, A, lease));
-        assert!(dispatch.take(2, B, lease));
-        assert!(dispatch.take(3, A, lease), "the same lease may hold several");
+        let first = dispatch.lease();
+        assert!(dispatch.take(1, A, first));
+        assert!(dispatch.take(2, B, first));
+        assert!(dispatch.take(3, A, first), "the same lease may hold several");
         let lease = dispatch.lease();
         assert!(!dispatch.take(4, A, lease));
         assert!(dispatch.take(5, None, lease));
         assert!(due(&dispatch).is_empty());
         for position in [1, 3] {
-            let group = dispatch.settle(position, 1).unwrap();
+            let group = dispatch.settle(position, first).unwrap();
             dispatch.gone(group);
         }
         assert_eq!(due(&dispatch), [4]);
@@ -330,9 +347,9 @@ mod tests {
         let group = dispatch.settle(1, lease).unwrap();
         dispatch.gone(group);
         assert_eq!(due(&dispatch), [2, 3]);
-        dispatch.forget(2, A);
+        dispatch.forget(2);
         assert_eq!(due(&dispatch), [3]);
-        dispatch.forget(3, A);
-        assert!(due(&dispatch).is_empty() && dispatch.groups.is_empty());
+        dispatch.forget(3);
+        assert!(due(&dispatch).is_empty() && dispatch.groups.is_empty() && dispatch.waits.is_empty());
     }
 }

@@ -207,6 +207,7 @@ impl State {
         }
         let count = dropped.len();
         for position in &dropped {
+            self.dispatch.forget(*position);
             self.remove(*position);
         }
         self.untold += count as u64;
@@ -296,7 +297,7 @@ impl State {
         let due = self.dispatch.due(limit);
         let missing: Vec<u64> = due
             .iter()
-            .map(|(position, _)| *position)
+            .copied()
             .filter(|position| self.is_pending(*position) && !self.fetched.contains_key(position))
             .collect();
         if !missing.is_empty() {
@@ -304,12 +305,12 @@ impl State {
         }
         let token = self.dispatch.lease();
         let mut leased = Vec::new();
-        for (position, group) in due {
+        for position in due {
             match self.fetched.remove(&position) {
                 Some(message) if self.is_pending(position) => {
                     self.offer(position, message, token, &mut leased)
                 }
-                _ => self.dispatch.forget(position, group),
+                _ => self.dispatch.forget(position),
             }
         }
         while leased.len() < limit {
@@ -503,14 +504,16 @@ impl State {
             if self.dispatch.is_leased(*position) {
                 continue;
             }
-            let was_dead = fate.dead;
-            self.dead -= u64::from(was_dead);
+            if !fate.dead && fate.remaining(at).is_zero() {
+                continue;
+            }
+            self.dead -= u64::from(fate.dead);
             let after = pace * u32::try_from(requeued.len()).unwrap_or(u32::MAX);
             fate.requeue(at, after);
             requeued.push(*position);
             // What is not dead, or before the cursor, is seen to when its time comes.
             if *position < self.cursor {
-                self.dispatch.requeue(*position, was_dead, now + after);
+                self.dispatch.requeue(*position, now + after);
             }
         }
         let count = requeued.len();
@@ -526,6 +529,7 @@ impl State {
         let held = |position: &&u64| self.live.contains(**position) && !self.dispatch.is_leased(**position);
         let dropped: Vec<u64> = positions.iter().filter(held).copied().collect();
         for position in &dropped {
+            self.dispatch.forget(*position);
             self.remove(*position);
         }
         let count = dropped.len();
@@ -580,12 +584,11 @@ impl State {
         if !retry.is_zero() {
             return Wait::Retry { until: now + retry };
         }
-        let Some(message) = message else { return Wait::Turn };
-        let delay = delay_left(message, now);
+        let delay = message.map_or(Duration::ZERO, |message| delay_left(message, now));
         if !delay.is_zero() {
             return Wait::Delayed { until: now + delay };
         }
-        if self.dispatch.is_behind(position, message) { Wait::Key } else { Wait::Turn }
+        if self.dispatch.is_behind(position) { Wait::Key } else { Wait::Turn }
     }
 
     /// The position of the oldest pending message.

@@ -235,6 +235,7 @@ impl Store for Embedded {
         let positions = positions.to_vec();
         self.blocking(move |shared| {
             let dropped = shared.lock().drop_messages(&positions)?;
+            shared.changed.notify_waiters();
             shared.sync()?;
             Ok(dropped)
         })

@@ -394,9 +394,14 @@ impl Writer {
         let segments: Vec<Segment> = {
             let state = self.shared.lock();
             let last = state.segments.last_key_value().map(|(base, _)| *base);
-            self.empty.retain(|base| Some(*base) != last && state.segments.contains_key(base));
+            // One that was rewritten meanwhile has what was left of those after it.
+            let is_empty = |base: &u64| state.segments.get(base).is_some_and(|segment| segment.live == 0);
+            self.empty.retain(|base| Some(*base) != last && is_empty(base));
             self.empty.iter().filter_map(|base| state.segments.get(base).cloned()).collect()
         };
+        if segments.is_empty() {
+            return;
+        }
         // That they have left must be known before a file is gone, or it would count as lost.
         if let Err(error) = self.sync_journal() {
             if self.journal.is_some() {
@@ -413,7 +418,10 @@ impl Writer {
             if let Err(error) = std::fs::remove_file(&segment.path) {
                 tracing::warn!(path = %segment.path.display(), %error, "a file of the outbox cannot be deleted");
             }
-            self.shared.lock().segments.remove(&segment.base);
+            let mut state = self.shared.lock();
+            if state.segments.get(&segment.base).is_some_and(|known| known.path == segment.path) {
+                state.segments.remove(&segment.base);
+            }
         }
         self.empty.clear();
         compact::begin(&self.shared);
