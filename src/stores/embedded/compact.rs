@@ -2,7 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::positions::Positions;
 use super::scan::Found;
@@ -16,32 +16,25 @@ const SMALL_FILES: usize = 8;
 
 /// Rewrites in a thread of its own what is worth it, if there is such.
 pub(super) fn begin(shared: &Arc<Shared>) {
+    let mut thread = shared.compaction.lock().unwrap_or_else(PoisonError::into_inner);
+    if thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+        return;
+    }
     let run = {
-        let mut state = shared.lock();
-        if state.compacting || state.closed {
-            return;
-        }
-        let run = choose(&state, shared.segment_bytes);
-        state.compacting = !run.is_empty();
-        run
+        let state = shared.lock();
+        if state.closed { Vec::new() } else { choose(&state, shared.segment_bytes) }
     };
     if run.is_empty() {
         return;
     }
     let shared = Arc::clone(shared);
-    // Not waited for at close: it changes nothing before its last step, which the next start completes.
-    let spawned = std::thread::Builder::new().name("outbox-compact".to_owned()).spawn({
-        let shared = Arc::clone(&shared);
-        move || {
-            if let Err(error) = rewrite(&shared, &run) {
-                tracing::warn!(%error, "files of the outbox could not be compacted; it is tried again later");
-            }
-            shared.lock().compacting = false;
+    let spawned = std::thread::Builder::new().name("outbox-compact".to_owned()).spawn(move || {
+        if let Err(error) = rewrite(&shared, &run) {
+            tracing::warn!(%error, "files of the outbox could not be compacted; it is tried again later");
         }
     });
-    if spawned.is_err() {
-        shared.lock().compacting = false;
-    }
+    // Without a thread it is tried again later.
+    *thread = spawned.ok();
 }
 
 /// Neighbouring files with much to gain, all of whose messages have had their turn, and that have had time to leave.
@@ -99,6 +92,9 @@ fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
             }
             written.extend_from_slice(scan.raw());
             if written.len() >= 1 << 20 {
+                if shared.lock().closed {
+                    return Ok(());
+                }
                 file.write_all(&written)?;
                 len += written.len() as u64;
                 written.clear();

@@ -42,6 +42,8 @@ pub(super) struct State {
     pub(super) limits: Limits,
     pub(super) admission: Admission,
     pub(super) closed: bool,
+    /// Nothing follows any more: the writer ends.
+    pub(super) ended: bool,
     /// The positions of all messages, dead letters included.
     pub(super) live: RoaringTreemap,
     /// How many that is.
@@ -77,8 +79,6 @@ pub(super) struct State {
     pub(super) syncs: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
     /// Files whose messages have all left.
     pub(super) empty: Vec<u64>,
-    /// Whether files are being rewritten.
-    pub(super) compacting: bool,
     /// Whether memory and journal have parted, because it could not be written: a new snapshot is due.
     pub(super) journal_broken: bool,
     /// When requests are let in again after the disk refused a write.
@@ -107,6 +107,7 @@ impl State {
             limits,
             admission: Admission::default(),
             closed: false,
+            ended: false,
             live: RoaringTreemap::new(),
             count: 0,
             bytes: 0,
@@ -130,7 +131,6 @@ impl State {
             events: 0,
             syncs: Vec::new(),
             empty: Vec::new(),
-            compacting: false,
             journal_broken: false,
             refused_until: None,
         }
@@ -312,6 +312,14 @@ impl State {
                 }
                 _ => self.dispatch.forget(position),
             }
+        }
+        if self.dispatch.is_due() && leased.len() < limit {
+            // Some that were due had gone, or waited for others: the next come before those at the cursor.
+            if leased.is_empty() {
+                return self.lease(limit);
+            }
+            self.tell(&mut leased[0]);
+            return Ok(Next::Leased(leased));
         }
         while leased.len() < limit {
             if self.ahead.is_empty() && self.cursor < self.ahead_end {

@@ -95,19 +95,26 @@ impl fmt::Debug for Embedded {
 }
 
 impl Handle {
-    /// Lets the writer end, and waits for it. Blocks.
+    /// Lets the threads end, and waits for them. Blocks.
     fn stop(&self) {
         {
             let mut state = self.shared.lock();
             state.closed = true;
             state.admit();
         }
-        self.shared.work();
         self.shared.changed.notify_waiters();
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
-            let _ = writer.join();
-        }
+        // The writer last: the other may wait for it.
+        join(&self.shared.compaction);
+        self.shared.lock().ended = true;
+        self.shared.work();
+        join(&self.writer);
+    }
+}
+
+fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
+    let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(thread) = thread {
+        let _ = thread.join();
     }
 }
 

@@ -5,6 +5,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
@@ -35,13 +36,22 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Wakes the writer.
     work: Condvar,
+    /// The thread that rewrites files.
+    pub(super) compaction: Mutex<Option<JoinHandle<()>>>,
     /// Wakes those who lease.
     pub(super) changed: Notify,
 }
 
 impl Shared {
     pub(super) fn new(folder: PathBuf, segment_bytes: u64, state: State) -> Self {
-        Self { folder, segment_bytes, state: Mutex::new(state), work: Condvar::new(), changed: Notify::new() }
+        Self {
+            folder,
+            segment_bytes,
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            compaction: Mutex::default(),
+            changed: Notify::new(),
+        }
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
@@ -92,7 +102,7 @@ struct Work {
     journal_broken: bool,
     syncs: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
     empty: Vec<u64>,
-    closed: bool,
+    ended: bool,
     next: u64,
 }
 
@@ -130,7 +140,7 @@ impl Writer {
     pub(super) fn run(mut self) {
         loop {
             let work = self.wait();
-            let closed = work.closed && work.appends.is_empty();
+            let ended = work.ended && work.appends.is_empty();
             self.append(work.appends, work.next);
             self.write_journal(&work.journal, work.journal_broken);
             if !work.syncs.is_empty() {
@@ -147,7 +157,7 @@ impl Writer {
                 let written = self.snapshot(None);
                 self.note(written);
             }
-            if closed {
+            if ended {
                 let base = self.shared.lock().segments.last_key_value().map(|(base, _)| *base);
                 if let Err(error) = self.snapshot(base.map(|base| (base, self.len))) {
                     tracing::warn!(error = %explained("the journal of the outbox", &error), "the outbox is not closed in order");
@@ -170,16 +180,16 @@ impl Writer {
                 && state.journal.is_empty()
                 && state.syncs.is_empty()
                 && state.empty.is_empty();
-            if !idle || state.closed || try_again {
+            if !idle || state.ended || try_again {
                 let next = state.next;
                 return Work {
                     appends: state.take_queue(),
                     journal: std::mem::take(&mut state.journal),
                     journal_broken: state.journal_broken
-                        && (try_again || state.closed || !state.syncs.is_empty()),
+                        && (try_again || state.ended || !state.syncs.is_empty()),
                     syncs: std::mem::take(&mut state.syncs),
                     empty: std::mem::take(&mut state.empty),
-                    closed: state.closed,
+                    ended: state.ended,
                     next,
                 };
             }
