@@ -17,9 +17,10 @@ use crate::messenger::Admission;
 /// # Contract
 /// - **`append` is all or nothing, and durable when it says `Ok`**: the whole batch survives a crash of the
 ///   process and of the machine, or none of it is ever given out.
-/// - **Order.** Messages get rising positions. `lease` gives them in that order, oldest first; of those with an
-///   ordering key it gives none while an earlier one of the same topic and key is out, waits for its retry, or is behind
-///   such a one. Other keys go on. Messages without a key wait for nobody.
+/// - **Order.** Messages get rising positions, and `lease` gives the oldest first. Those with an ordering key leave
+///   in order for each topic and key: none is given while another that was given before is out or waits for its retry, nor
+///   before an earlier one. Other keys go on. Messages without a key wait for nobody. A dead letter is passed over, and comes
+///   in its place again when it is requeued.
 /// - **A lease belongs to one holder** until it is settled. A stale lease settles nothing. What is leased when the
 ///   process ends is pending again when the store is opened the next time, or, in a store that several
 ///   processes share, when the lease has run out.

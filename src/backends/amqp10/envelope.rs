@@ -45,7 +45,8 @@ impl Envelope for Plain {
         properties.subject = Some(message.topic().to_string());
         properties.content_type = Some(Symbol::from(message.content_type()));
         properties.creation_time = Some(timestamp(message.time()));
-        properties.absolute_expiry_time = message.expiry().map(|expiry| timestamp(message.time() + expiry));
+        properties.absolute_expiry_time =
+            message.expiry().and_then(|expiry| message.time().checked_add(expiry)).map(timestamp);
         properties.group_id = message.key().map(str::to_owned);
         let mut application = OrderedMap::new();
         insert_headers(&mut application, message);

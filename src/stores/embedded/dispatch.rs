@@ -24,6 +24,8 @@ pub(super) struct Dispatch {
     /// What is due, by its first position.
     due: BTreeMap<u64, Turn>,
     timers: BTreeSet<(Instant, Turn)>,
+    /// When those are due that wait for themselves alone.
+    until: HashMap<u64, Instant>,
     groups: HashMap<Group, Members>,
     /// Whom those wait for that wait in a group.
     waits: HashMap<u64, Group>,
@@ -81,8 +83,8 @@ impl Dispatch {
         {
             self.timers.pop_first();
             match turn {
-                Turn::Message(position) if self.leased.contains_key(&position) => {}
                 Turn::Message(position) => {
+                    self.until.remove(&position);
                     self.due.insert(position, turn);
                 }
                 Turn::Group(group) => {
@@ -157,6 +159,9 @@ impl Dispatch {
         if self.due.get(&position) == Some(&Turn::Message(position)) {
             self.due.remove(&position);
         }
+        if let Some(until) = self.until.remove(&position) {
+            self.timers.remove(&(until, Turn::Message(position)));
+        }
         let Some(group) = self.waits.remove(&position) else { return };
         if let Some(members) = self.groups.get_mut(&group) {
             if members.waiting.first() == Some(&position) {
@@ -171,9 +176,7 @@ impl Dispatch {
     /// Lets a message at the cursor wait until a time.
     pub(super) fn wait(&mut self, position: u64, group: Option<Group>, until: Instant) {
         match group {
-            None => {
-                self.timers.insert((until, Turn::Message(position)));
-            }
+            None => self.delay(position, until),
             Some(group) => {
                 let members = self.groups.entry(group).or_default();
                 members.waiting.insert(position);
@@ -187,22 +190,24 @@ impl Dispatch {
 
     /// Lets a message wait until a time for itself alone: a delay holds up nobody.
     pub(super) fn delay(&mut self, position: u64, until: Instant) {
+        if let Some(before) = self.until.insert(position, until) {
+            self.timers.remove(&(before, Turn::Message(position)));
+        }
         self.timers.insert((until, Turn::Message(position)));
     }
 
     /// Makes a message due that waits for its retry, or for nothing at all as a dead letter does.
     pub(super) fn requeue(&mut self, position: u64, at: Instant) {
-        let turn = match self.waits.get(&position) {
+        match self.waits.get(&position) {
             // It keeps its place among the others.
             Some(group) => {
                 if let Some(members) = self.groups.get_mut(group) {
                     members.held = Some(at);
                 }
-                Turn::Group(*group)
+                self.timers.insert((at, Turn::Group(*group)));
             }
-            None => Turn::Message(position),
-        };
-        self.timers.insert((at, turn));
+            None => self.delay(position, at),
+        }
     }
 
     pub(super) fn is_leased(&self, position: u64) -> bool {

@@ -36,7 +36,7 @@ mod tests {
         assert_eq!(within(0..5), [1]);
         assert_eq!(within(5..70_001), [5, 70_000]);
         assert_eq!(within(70_001..u64::MAX), [1 << 40]);
-        for range in [0..0, 0..1, 0..2, 1..5, 2..5, 5..70_000, 6..u64::MAX, 9..3] {
+        for range in [0..0, 0..1, 0..2, 1..5, 2..5, 5..70_000, 6..u64::MAX] {
             let counted = within(range.clone()).len() as u64;
             assert_eq!(set.count_within(range.clone()), counted, "{range:?}");
         }

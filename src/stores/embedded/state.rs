@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -73,6 +74,8 @@ pub(super) struct State {
     /// To be written.
     pub(super) queue: Vec<Append>,
     queued: (u64, u64),
+    /// Messages and bytes of a batch that did not fit: requests are let in when it would.
+    refused: (u64, u64),
     pub(super) journal: Vec<u8>,
     pub(super) events: u64,
     /// Who waits until the journal is on disk.
@@ -127,6 +130,7 @@ impl State {
             teller: None,
             queue: Vec::new(),
             queued: (0, 0),
+            refused: (0, 0),
             journal: Vec::new(),
             events: 0,
             syncs: Vec::new(),
@@ -164,6 +168,11 @@ impl State {
         }
         let (messages, bytes) = (append.batch.len() as u64, append.records.len() as u64);
         if let Err(error) = self.make_room(messages, bytes) {
+            // One large batch that does not fit is no reason to turn others away.
+            if messages <= self.limits.max_messages.div_ceil(4) && bytes <= self.limits.max_bytes.div_ceil(4)
+            {
+                self.refused = (messages, bytes);
+            }
             self.admit();
             return Err((error, append));
         }
@@ -267,9 +276,15 @@ impl State {
         let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
         // Once closed, it opens when a twentieth is free again, lest it flutter.
         let share = if self.admission.is_open() { 0 } else { 20 };
-        let below = |has: u64, max: u64| has < max - max.checked_div(share).unwrap_or(0);
+        let below = |has: u64, more: u64, max: u64| {
+            has < max - max.checked_div(share).unwrap_or(0) && has.saturating_add(more) <= max
+        };
         let room = overflow == Overflow::DropOldest
-            || (below(self.count, max_messages) && below(self.bytes, max_bytes));
+            || (below(self.count, self.refused.0, max_messages)
+                && below(self.bytes, self.refused.1, max_bytes));
+        if room {
+            self.refused = (0, 0);
+        }
         let open = room && !self.closed && self.refused_until.is_none();
         if open != self.admission.is_open() {
             if !open && !self.closed {
@@ -364,11 +379,11 @@ impl State {
         let retry = self.fates.get(&position).map_or(Duration::ZERO, |fate| fate.remaining(now));
         if !retry.is_zero() {
             let group = self.dispatch.group(&message);
-            return self.dispatch.wait(position, group, instant + retry);
+            return self.dispatch.wait(position, group, after(instant, retry));
         }
         let delay = delay_left(&message, now);
         if !delay.is_zero() {
-            return self.dispatch.delay(position, instant + delay);
+            return self.dispatch.delay(position, after(instant, delay));
         }
         self.offer(position, message, token, leased);
     }
@@ -452,11 +467,11 @@ impl State {
                     self.dispatch.gone(group);
                 }
                 Settlement::Released => self.dispatch.back(position, group, None),
-                Settlement::Retry { after, reason } => {
+                Settlement::Retry { after: wait, reason } => {
                     let at = SystemTime::now();
-                    self.fates.entry(position).or_default().failed(at, *after, Arc::clone(reason));
-                    self.log(&Event::Failed { position, at, after: *after, reason: Arc::clone(reason) });
-                    self.dispatch.back(position, group, Some(Instant::now() + *after));
+                    self.fates.entry(position).or_default().failed(at, *wait, Arc::clone(reason));
+                    self.log(&Event::Failed { position, at, after: *wait, reason: Arc::clone(reason) });
+                    self.dispatch.back(position, group, Some(after(Instant::now(), *wait)));
                     retried = true;
                 }
                 Settlement::Dead { reason } => {
@@ -516,12 +531,12 @@ impl State {
                 continue;
             }
             self.dead -= u64::from(fate.dead);
-            let after = pace * u32::try_from(requeued.len()).unwrap_or(u32::MAX);
-            fate.requeue(at, after);
+            let wait = pace.saturating_mul(u32::try_from(requeued.len()).unwrap_or(u32::MAX));
+            fate.requeue(at, wait);
             requeued.push(*position);
             // What is not dead, or before the cursor, is seen to when its time comes.
             if *position < self.cursor {
-                self.dispatch.requeue(*position, now + after);
+                self.dispatch.requeue(*position, after(now, wait));
             }
         }
         let count = requeued.len();
@@ -590,11 +605,11 @@ impl State {
         }
         let retry = fate.map_or(Duration::ZERO, |fate| fate.remaining(now));
         if !retry.is_zero() {
-            return Wait::Retry { until: now + retry };
+            return Wait::Retry { until: after(now, retry) };
         }
         let delay = message.map_or(Duration::ZERO, |message| delay_left(message, now));
         if !delay.is_zero() {
-            return Wait::Delayed { until: now + delay };
+            return Wait::Delayed { until: after(now, delay) };
         }
         if self.dispatch.is_behind(position) { Wait::Key } else { Wait::Turn }
     }
@@ -675,8 +690,8 @@ impl State {
             Event::Dead { position, at, reason } => self.fates.entry(position).or_default().die(at, reason),
             Event::Requeued { positions, at, pace } => {
                 for (index, position) in positions.into_iter().enumerate() {
-                    let after = pace * u32::try_from(index).unwrap_or(u32::MAX);
-                    self.fates.entry(position).or_default().requeue(at, after);
+                    let wait = pace.saturating_mul(u32::try_from(index).unwrap_or(u32::MAX));
+                    self.fates.entry(position).or_default().requeue(at, wait);
                 }
             }
             Event::Overflowed(count) => self.untold += count,
@@ -684,6 +699,11 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// A time so long after another; what is beyond all clocks is a century away.
+fn after<T: Copy + Add<Duration, Output = T>>(time: T, wait: Duration) -> T {
+    time + wait.min(Duration::from_secs(100 * 365 * 24 * 60 * 60))
 }
 
 /// How long a message is still held back; a clock that jumped cannot make it longer than its delay.

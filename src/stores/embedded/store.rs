@@ -84,6 +84,9 @@ impl Embedded {
         work: impl FnOnce(&Arc<Shared>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.handle.shared);
+        if shared.lock().closed {
+            return Err(StoreError::Closed);
+        }
         spawn_blocking(move || work(&shared)).await.map_err(StoreError::unavailable)?
     }
 }
