@@ -13,6 +13,7 @@ mod layer;
 mod peers;
 mod queue;
 mod settings_example;
+mod stores;
 mod support;
 mod telemetry;
 mod tower_stacks;

@@ -3,6 +3,8 @@
 pub mod fuse;
 pub mod logs;
 pub mod messengers;
+pub mod random;
+pub mod stores;
 
 use std::future::Future;
 use std::time::Duration;

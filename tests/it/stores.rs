@@ -1,0 +1,213 @@
+//! The one suite every store passes.
+//!
+//! A new store adds a module below, with a function that gives a [`Place`] for it.
+
+mod appending;
+mod limits;
+mod listing;
+mod messages;
+mod model;
+mod operating;
+mod order;
+mod reopening;
+mod settling;
+mod space;
+mod waiting;
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use tower_outbox::store::{Limits, Store};
+use tower_outbox::{BoxError, EmbeddedSettings};
+
+use crate::support::stores::open;
+
+type Opened = Result<Arc<dyn Store>, BoxError>;
+type Open = Box<dyn Fn(Limits) -> Pin<Box<dyn Future<Output = Opened> + Send>> + Send + Sync>;
+
+/// What a store can do beyond the contract.
+#[derive(Clone, Debug)]
+struct Capabilities {
+    /// It keeps everything in files of about this many bytes in this folder, and gives back the space of what has left.
+    files: Option<(PathBuf, u64)>,
+}
+
+/// Where a store is opened, again and again.
+struct Place {
+    open: Open,
+    limits: Limits,
+    capabilities: Capabilities,
+    _folder: Option<TempDir>,
+}
+
+impl Place {
+    fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    async fn open(&self) -> Arc<dyn Store> {
+        (self.open)(self.limits.clone()).await.unwrap()
+    }
+
+    /// As after the end of the process: nobody closed it.
+    async fn reopen(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        assert_eq!(Arc::strong_count(&store), 1, "somebody else holds it open");
+        drop(store);
+        self.open().await
+    }
+
+    /// As after a shutdown in order.
+    async fn close_and_reopen(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
+        store.close().await;
+        self.reopen(store).await
+    }
+}
+
+fn embedded_with(change: fn(EmbeddedSettings) -> EmbeddedSettings) -> Place {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox");
+    let capabilities =
+        Capabilities { files: Some((path.clone(), change(EmbeddedSettings::new(&path)).segment_bytes)) };
+    let open = move |limits| {
+        let settings = change(EmbeddedSettings::new(&path)).with_limits(limits);
+        Box::pin(async move { Ok(Arc::new(open(&settings).await?) as Arc<dyn Store>) }) as Pin<Box<_>>
+    };
+    Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: Some(folder) }
+}
+
+/// Each behaviour as a test of a place.
+macro_rules! suite {
+    ($($module:ident: $($behaviour:ident)*;)*) => {
+        mod embedded {
+            fn place() -> super::Place {
+                super::embedded_with(|settings| settings)
+            }
+
+            $(mod $module { $(
+                #[tokio::test]
+                async fn $behaviour() {
+                    crate::stores::$module::$behaviour(super::place()).await;
+                }
+            )* })*
+        }
+
+        /// Files so small that everything goes over their ends.
+        mod embedded_in_tiny_files {
+            fn place() -> super::Place {
+                super::embedded_with(|settings| settings.with_segment_bytes(4_096))
+            }
+
+            $(mod $module { $(
+                #[tokio::test]
+                async fn $behaviour() {
+                    crate::stores::$module::$behaviour(super::place()).await;
+                }
+            )* })*
+        }
+    };
+}
+
+suite! {
+    appending:
+        what_is_appended_is_leased_in_order
+        batches_follow_each_other
+        an_empty_batch_is_stored
+        concurrent_batches_are_each_kept_whole_and_in_order
+        a_dropped_append_is_stored_as_a_whole_or_not_at_all
+        a_limit_of_a_lease_is_kept;
+    messages:
+        every_field_comes_back_as_it_was
+        every_scalar_comes_back_as_it_was
+        times_and_durations_at_their_ends_come_back_as_they_were
+        empty_and_large_bodies_come_back_as_they_were
+        two_messages_of_one_id_are_two_messages;
+    order:
+        several_of_a_key_are_leased_together_in_order
+        the_next_of_a_key_waits_while_one_is_out
+        the_next_of_a_key_waits_while_one_waits_for_its_retry
+        what_is_behind_a_retry_and_was_released_waits_too
+        a_dead_letter_frees_its_key
+        released_messages_of_a_key_come_back_in_order
+        other_keys_and_messages_without_one_go_on
+        the_same_key_of_another_topic_is_another
+        a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it
+        many_keys_keep_their_order_whatever_happens;
+    settling:
+        what_is_confirmed_is_gone
+        what_is_dropped_is_gone
+        what_is_released_is_due_again_and_no_attempt_is_counted
+        a_retry_comes_when_its_time_has_come_and_not_before
+        attempts_and_failures_add_up
+        a_dead_letter_is_kept_with_its_reason_and_not_leased
+        a_stale_lease_settles_nothing
+        a_lease_of_a_message_that_is_gone_settles_nothing
+        settlements_of_one_call_may_differ;
+    operating:
+        a_requeued_dead_letter_comes_with_no_attempts_made
+        a_pace_spreads_what_is_requeued
+        what_waits_for_its_retry_is_due_at_once_when_requeued
+        requeue_leaves_alone_what_is_neither_dead_nor_waiting
+        dropped_messages_are_gone_for_good
+        what_is_leased_is_not_dropped
+        dropping_what_waits_frees_its_key
+        requeue_and_drop_are_durable
+        a_stale_lease_does_not_settle_what_was_requeued;
+    reopening:
+        what_is_appended_is_there_after_a_reopen
+        what_was_leased_is_pending_after_a_reopen
+        what_was_confirmed_is_gone_after_close_and_reopen
+        dead_letters_and_retries_are_there_after_close_and_reopen
+        a_lease_from_before_a_reopen_settles_nothing
+        order_is_kept_over_a_reopen
+        positions_rise_over_a_reopen
+        nothing_is_lost_over_many_reopens
+        what_happened_after_many_reopens_is_known
+        a_closed_store_says_so
+        a_lease_that_waits_ends_when_the_store_is_closed;
+    listing:
+        a_list_has_everything_in_order
+        pages_go_through_everything
+        each_condition_of_a_filter_holds
+        conditions_add_up
+        an_entry_says_what_it_waits_for
+        counts_are_right_at_each_step
+        the_oldest_is_that_of_the_pending_messages;
+    limits:
+        a_full_store_refuses_and_gives_the_batch_back
+        a_batch_that_would_go_over_the_limit_is_refused_as_a_whole
+        dead_letters_take_room
+        the_limit_of_bytes_is_kept
+        admission_is_closed_while_there_is_no_room
+        admission_is_known_after_a_reopen
+        the_oldest_make_room
+        what_is_leased_or_dead_is_not_dropped_to_make_room
+        a_batch_larger_than_the_store_drops_nothing
+        the_next_message_says_how_many_were_dropped
+        the_count_of_dropped_messages_is_said_until_it_is_confirmed
+        the_count_of_dropped_messages_survives_a_reopen
+        every_dropped_message_is_counted_once;
+    waiting:
+        a_lease_waits_for_an_append
+        a_lease_waits_for_a_retry
+        a_lease_waits_for_a_delay
+        a_lease_waits_for_a_key_to_be_freed
+        a_lease_waits_for_a_release
+        a_lease_waits_for_a_requeue
+        a_delay_is_counted_from_the_time_of_the_message
+        a_delay_of_another_does_not_hold_up_what_is_due
+        a_message_from_the_future_is_due_at_once
+        a_dropped_lease_has_leased_nothing
+        leases_dropped_beside_appends_lose_nothing
+        two_leases_share_what_is_due;
+    space:
+        space_is_given_back
+        stragglers_do_not_keep_what_is_around_them
+        a_large_backlog_survives_a_reopen;
+    model:
+        random_operations_agree_with_a_model
+        random_operations_on_a_full_store_agree_with_a_model;
+}
