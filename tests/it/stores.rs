@@ -135,6 +135,7 @@ suite! {
         other_keys_and_messages_without_one_go_on
         the_same_key_of_another_topic_is_another
         a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it
+        keys_that_lie_between_each_other_are_all_leased
         many_keys_keep_their_order_whatever_happens;
     settling:
         what_is_confirmed_is_gone

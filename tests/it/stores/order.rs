@@ -1,6 +1,6 @@
 //! Order for each topic and key.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use serde_json::json;
@@ -135,6 +135,23 @@ pub(super) async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest
     assert_nothing_due(&store).await;
     confirm(&store, &out[1..]).await;
     assert_eq!(ids_of(&lease_all(&store, 3).await), all[2..]);
+}
+
+/// Two keys whose messages lie between each other, due again at the same time.
+pub(super) async fn keys_that_lie_between_each_other_are_all_leased(place: Place) {
+    let store = place.open().await;
+    let all = append(&store, (0..6).map(|n| keyed("a", ["k", "l"][n % 2])).collect()).await;
+    for settlement in [Settlement::Released, retry(Duration::ZERO)] {
+        let out = lease_all(&store, 6).await;
+        assert_eq!(
+            out.iter().map(|one| one.message.id()).collect::<HashSet<_>>(),
+            all.iter().copied().collect()
+        );
+        settle(&store, &out, settlement).await;
+    }
+    assert_eq!(depth(&store).await, (6, 0), "none is given up on");
+    let store = place.reopen(store).await;
+    assert_eq!(lease_all(&store, 6).await.len(), 6);
 }
 
 /// A thousand messages of ten keys, sent to a bus that confirms, hands back and takes its time at random.
