@@ -151,6 +151,7 @@ suite! {
         a_requeued_dead_letter_comes_with_no_attempts_made
         a_pace_spreads_what_is_requeued
         what_waits_for_its_retry_is_due_at_once_when_requeued
+        a_retry_after_a_requeue_waits_its_own_time
         requeue_leaves_alone_what_is_neither_dead_nor_waiting
         dropped_messages_are_gone_for_good
         what_is_leased_is_not_dropped

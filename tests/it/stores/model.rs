@@ -18,6 +18,9 @@ use crate::support::stores::{STUCK, ids, limits, list};
 
 const STEPS: usize = 150;
 
+/// How late a timer may be.
+const SLACK: Duration = Duration::from_millis(50);
+
 pub(super) async fn random_operations_agree_with_a_model(place: Place) {
     for seed in 0..8 {
         // Each seed takes over what the one before has left: nothing but dead letters, which are dropped.
@@ -45,6 +48,8 @@ struct Known {
     attempts: Option<u32>,
     /// It was settled, which a crash may forget.
     forgettable: bool,
+    /// Until when its last retry may have waited.
+    waited_until: Option<Instant>,
     /// How many it said were dropped, when it was leased last.
     says: i64,
 }
@@ -151,6 +156,7 @@ impl<'a> Run<'a> {
                 stage: Stage::Pending,
                 attempts: Some(0),
                 forgettable: false,
+                waited_until: None,
                 says: 0,
             });
         }
@@ -209,16 +215,22 @@ impl<'a> Run<'a> {
         index
     }
 
-    /// Whether each message is due beyond doubt. A key of which a later one is out or waits may wait for that one.
+    /// Whether each message is due beyond doubt. One with a key may wait for a later one that is out or waits, or did.
     fn certainly_due(&self, now: Instant) -> Vec<bool> {
         let is_due = |known: &Known| match known.stage {
             Stage::Pending => true,
-            Stage::Waiting(_, latest) => latest + Duration::from_millis(50) < now,
+            Stage::Waiting(_, latest) => latest + SLACK < now,
             _ => false,
         };
         let not_due = self.known.iter().filter(|known| known.stage.is_live() && !is_due(known));
         let held_up: HashSet<_> = not_due.filter_map(Known::group).collect();
-        let is_free = |known: &Known| known.group().is_none_or(|group| !held_up.contains(&group));
+        let is_free = |known: &Known| {
+            known.group().is_none_or(|group| {
+                let waited = self.known.iter().filter(|other| other.group() == Some(group));
+                let waited = waited.filter_map(|other| other.waited_until).max();
+                !held_up.contains(&group) && waited.is_none_or(|until| until + SLACK < now)
+            })
+        };
         self.known.iter().map(|known| is_due(known) && is_free(known)).collect()
     }
 
@@ -337,6 +349,7 @@ impl<'a> Run<'a> {
                 Settlement::Dead { .. } => Stage::Dead,
                 Settlement::Retry { after, .. } => {
                     known.attempts = known.attempts.map(|attempts| attempts + 1);
+                    known.waited_until = Some(ended + after);
                     Stage::Waiting(begun + after, ended + after)
                 }
                 _ => unreachable!(),
@@ -380,6 +393,8 @@ impl<'a> Run<'a> {
         let requeued = self.store().requeue(&self.positions(&chosen), Duration::ZERO).await.unwrap();
         let now = Instant::now();
         let (mut least, mut most) = (0, 0);
+        let groups = chosen.iter().filter_map(|index| self.known[*index].group());
+        let groups: HashSet<_> = groups.map(|(topic, key)| (topic.to_owned(), key.to_owned())).collect();
         for index in chosen {
             let known = &mut self.known[index];
             match known.stage {
@@ -400,6 +415,15 @@ impl<'a> Run<'a> {
                 _ => continue,
             }
             known.stage = Stage::Pending;
+        }
+        // Others of their keys may come with them.
+        for known in &mut self.known {
+            let group = known.group().map(|(topic, key)| (topic.to_owned(), key.to_owned()));
+            if let Stage::Waiting(earliest, latest) = known.stage
+                && group.is_some_and(|group| groups.contains(&group))
+            {
+                known.stage = Stage::Waiting(earliest.min(now), latest);
+            }
         }
         assert!((least..=most).contains(&requeued), "{requeued} are requeued, not {least} to {most}");
     }

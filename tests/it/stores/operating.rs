@@ -6,6 +6,7 @@ use tower_outbox::Message;
 use tower_outbox::store::{Settlement, State, Store};
 
 use super::Place;
+use crate::support::message;
 use crate::support::stores::{
     assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, keyed, lease, lease_all, list, retry,
     settle,
@@ -47,9 +48,9 @@ pub(super) async fn a_pace_spreads_what_is_requeued(place: Place) {
     assert_eq!(store.requeue(&positions, PACE).await.unwrap(), 4);
     assert_eq!(depth(&store).await, (4, 0));
     let mut out = Vec::new();
-    for n in 0..4 {
+    for (n, message) in messages.iter().enumerate() {
         let one = lease(&store, 10).await;
-        assert_eq!(ids_of(&one), [messages[n].id()]);
+        assert_eq!(ids_of(&one), [message.id()]);
         let elapsed = begun.elapsed();
         assert!(elapsed >= PACE * n as u32, "{n} came after {elapsed:?}");
         out.extend(one);
@@ -73,6 +74,24 @@ pub(super) async fn what_waits_for_its_retry_is_due_at_once_when_requeued(place:
     assert_eq!(store.requeue(&[out[0].lease.position], Duration::ZERO).await.unwrap(), 1);
     assert_eq!(ids_of(&lease(&store, 10).await), [messages[0].id()]);
     assert_nothing_due(&store).await;
+}
+
+pub(super) async fn a_retry_after_a_requeue_waits_its_own_time(place: Place) {
+    const AFTER: Duration = Duration::from_millis(250);
+    let store = place.open().await;
+    for message in [message("a"), keyed("a", "k")] {
+        store.append(vec![message]).await.unwrap();
+        let out = lease(&store, 1).await;
+        settle(&store, &out, retry(AFTER)).await;
+        assert_eq!(store.requeue(&[out[0].lease.position], Duration::ZERO).await.unwrap(), 1);
+        let out = lease(&store, 1).await;
+        tokio::time::sleep(AFTER / 2).await;
+        let begun = Instant::now();
+        settle(&store, &out, retry(AFTER)).await;
+        let out = lease(&store, 1).await;
+        assert!(begun.elapsed() >= AFTER, "it came after {:?}", begun.elapsed());
+        confirm(&store, &out).await;
+    }
 }
 
 pub(super) async fn requeue_leaves_alone_what_is_neither_dead_nor_waiting(place: Place) {

@@ -1,16 +1,10 @@
 //! What the tests of stores and of what works on them share.
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
-use tower_outbox::store::{
-    Counts, Entry, Filter, Lease, Leased, Limits, Overflow, Page, Settlement, Store, StoreError, Unstored,
-};
-use tower_outbox::{Admission, Embedded, EmbeddedSettings, Message, OpenError, async_trait};
+use tower_outbox::store::{Entry, Filter, Leased, Limits, Overflow, Settlement, Store};
+use tower_outbox::{Embedded, EmbeddedSettings, Message, OpenError};
 use uuid::Uuid;
 
 /// Long enough to call something stuck, on the clock of the wall.
@@ -28,10 +22,6 @@ pub async fn open(settings: &EmbeddedSettings) -> Result<Embedded, OpenError> {
             opened => return opened,
         }
     }
-}
-
-pub async fn embedded(path: &Path) -> Embedded {
-    open(&EmbeddedSettings::new(path)).await.unwrap()
 }
 
 pub fn limits(max_messages: u64, overflow: Overflow) -> Limits {
@@ -130,113 +120,5 @@ pub async fn until<F: Future<Output = bool>>(what: &str, mut is_so: impl FnMut()
     while !is_so().await {
         assert!(begun.elapsed() < STUCK, "waited in vain until {what}");
         sleep(Duration::from_millis(2)).await;
-    }
-}
-
-/// A store that is counted, and fails and waits when it is told to.
-#[derive(Clone)]
-pub struct Watched(Arc<Watch>);
-
-pub struct Watch {
-    store: Embedded,
-    /// How many calls of `lease`, `append` and `settle` there were.
-    pub leases: AtomicUsize,
-    pub appends: AtomicUsize,
-    pub settles: AtomicUsize,
-    /// How many of the next calls fail.
-    pub failing_leases: AtomicUsize,
-    pub failing_appends: AtomicUsize,
-    pub failing_settles: AtomicUsize,
-    /// Whether appends wait at the gate, after they were stored or before.
-    pub holding: AtomicBool,
-    pub gate: Semaphore,
-}
-
-impl Watched {
-    pub fn new(store: Embedded) -> Self {
-        Self(Arc::new(Watch {
-            store,
-            leases: AtomicUsize::new(0),
-            appends: AtomicUsize::new(0),
-            settles: AtomicUsize::new(0),
-            failing_leases: AtomicUsize::new(0),
-            failing_appends: AtomicUsize::new(0),
-            failing_settles: AtomicUsize::new(0),
-            holding: AtomicBool::new(false),
-            gate: Semaphore::new(0),
-        }))
-    }
-}
-
-impl std::ops::Deref for Watched {
-    type Target = Watch;
-
-    fn deref(&self) -> &Watch {
-        &self.0
-    }
-}
-
-/// Counts a call; whether it fails.
-fn count(calls: &AtomicUsize, failing: &AtomicUsize) -> bool {
-    calls.fetch_add(1, Ordering::SeqCst);
-    failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-}
-
-fn failed() -> StoreError {
-    StoreError::unavailable("the disk is broken")
-}
-
-#[async_trait]
-impl Store for Watched {
-    async fn append(&self, batch: Vec<Message>) -> Result<(), Unstored> {
-        if count(&self.appends, &self.failing_appends) {
-            return Err(Unstored::new(failed(), batch));
-        }
-        if self.holding.load(Ordering::SeqCst) {
-            self.gate.acquire().await.unwrap().forget();
-        }
-        self.store.append(batch).await
-    }
-
-    async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
-        if count(&self.leases, &self.failing_leases) {
-            return Err(failed());
-        }
-        self.store.lease(limit).await
-    }
-
-    async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
-        if count(&self.settles, &self.failing_settles) {
-            return Err(failed());
-        }
-        self.store.settle(settled).await
-    }
-
-    async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
-        self.store.list(filter, after, limit).await
-    }
-
-    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
-        self.store.requeue(positions, pace).await
-    }
-
-    async fn drop_messages(&self, positions: &[u64]) -> Result<usize, StoreError> {
-        self.store.drop_messages(positions).await
-    }
-
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        self.store.counts().await
-    }
-
-    fn place(&self) -> String {
-        self.store.place()
-    }
-
-    fn admission(&self) -> Option<Admission> {
-        self.store.admission()
-    }
-
-    async fn close(&self) {
-        self.store.close().await;
     }
 }
