@@ -1,6 +1,8 @@
 //! One connection to one broker: its channel, its window, and whether the broker blocks it.
 
-use std::sync::Arc;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -29,6 +31,10 @@ pub(super) struct Connection {
     connection: Arc<lapin::Connection>,
     channel: Arc<Mutex<Option<Channel>>>,
     window: Arc<Semaphore>,
+    /// Held while a message is numbered and queued: lapin does these two apart.
+    numbering: Arc<std::sync::Mutex<()>>,
+    /// Held by a batch that may get messages returned.
+    mandatory: Arc<Mutex<()>>,
     /// Why the broker takes nothing, while it does not.
     blocked: watch::Receiver<Option<String>>,
     send_timeout: Duration,
@@ -91,6 +97,8 @@ pub(super) async fn open(
         connection: Arc::new(connection),
         channel: Arc::default(),
         window: Arc::new(Semaphore::new(settings.window as usize)),
+        numbering: Arc::default(),
+        mandatory: Arc::default(),
         blocked,
         send_timeout: settings.send_timeout,
     })
@@ -163,6 +171,21 @@ impl Connection {
     /// fault are published once more, on a new channel, for as long as that gets any of them further.
     pub(super) async fn publish(&self, batch: &[Publish]) -> Results {
         let deadline = Instant::now() + self.send_timeout;
+        // lapin hands a returned message to whichever is confirmed next: only alone can a batch tell whose it is.
+        let _alone = if batch.iter().any(|publish| publish.mandatory) {
+            let Ok(alone) = timeout_at(deadline, self.mandatory.lock()).await else {
+                return batch.iter().map(|_| Err(self.overdue())).collect();
+            };
+            Some(alone)
+        } else {
+            None
+        };
+        let mut results = self.publish_until(batch, deadline).await;
+        give_returns_to_their_owners(batch, &mut results);
+        results
+    }
+
+    async fn publish_until(&self, batch: &[Publish], deadline: Instant) -> Results {
         let mut results: Results = batch.iter().map(|_| Ok(())).collect();
         let mut open: Vec<usize> = (0..batch.len()).collect();
         let mut stalled = false;
@@ -237,13 +260,24 @@ impl Connection {
                         }
                     }
                 };
-                let sent = channel.basic_publish(
+                let mut sent = pin!(channel.basic_publish(
                     publish.exchange.as_str().into(),
                     publish.routing_key.as_str().into(),
                     BasicPublishOptions { mandatory: publish.mandatory, ..BasicPublishOptions::default() },
                     &publish.body,
                     publish.properties.clone(),
-                );
+                ));
+                // The first poll numbers the message and queues it. Two threads that do so at once would mix the
+                // numbers up, and with them whose confirm is whose.
+                let mut queued = false;
+                let sent = poll_fn(|cx| {
+                    if queued {
+                        return sent.as_mut().poll(cx);
+                    }
+                    queued = true;
+                    let _turn = self.numbering.lock().unwrap_or_else(PoisonError::into_inner);
+                    sent.as_mut().poll(cx)
+                });
                 match timeout_at(deadline, sent).await {
                     Ok(Ok(confirm)) => confirms.push(async move {
                         let outcome = outcome(confirm.await, &publish.routing_key);
@@ -302,9 +336,12 @@ fn outcome(confirmation: lapin::Result<Confirmation>, routing_key: &str) -> Resu
         Ok(Confirmation::Ack(None)) => Ok(()),
         Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
             let (code, text) = (returned.reply_code, returned.reply_text);
-            Err(Failure::rejected(format!(
-                "the broker returned it ({code} {text}): no queue is bound for {routing_key:?}"
-            )))
+            let id = returned.delivery.properties.message_id().as_ref().map(ToString::to_string);
+            Err(Failure::rejected(Returned {
+                id,
+                why: format!("{code} {text}"),
+                routing_key: routing_key.to_owned(),
+            }))
         }
         Ok(Confirmation::Nack(None)) => Err(Failure::transient(
             "the broker did not take it (basic.nack): a queue is full, or it failed inside",
@@ -341,6 +378,36 @@ fn failure(error: &lapin::Error, routing_key: &str) -> Failure {
         AMQPErrorKind::Soft(_) => Failure::transient(ChannelLost(text.to_string())),
         AMQPErrorKind::Hard(_) => Failure::transient(error.clone()),
     }
+}
+
+/// Moves what was returned from those it was handed to, to those whose ids it has.
+fn give_returns_to_their_owners(batch: &[Publish], results: &mut Results) {
+    let mut returned = Vec::new();
+    for (index, result) in results.iter_mut().enumerate() {
+        if let Err(failure) = result
+            && let Some(Returned { id, why, .. }) = failure.cause().downcast_ref::<Returned>()
+        {
+            returned.push((index, id.clone(), why.clone()));
+            *result = Ok(());
+        }
+    }
+    for (handed_to, id, why) in returned {
+        let is_owner = |index: &usize| {
+            let own = batch[*index].properties.message_id().as_ref().map(ToString::to_string);
+            id.is_some() && own == id && results[*index].is_ok()
+        };
+        let index = (0..batch.len()).find(is_owner).unwrap_or(handed_to);
+        let routing_key = batch[index].routing_key.clone();
+        results[index] = Err(Failure::rejected(Returned { id, why, routing_key }));
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker returned it ({why}): no queue is bound for {routing_key:?}")]
+struct Returned {
+    id: Option<String>,
+    why: String,
+    routing_key: String,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,9 @@
 //! What RabbitMQ refuses, returns or does not take, message by message.
 
+use std::sync::Arc;
+
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
-use tower_outbox::{Messenger, Unsent};
+use tower_outbox::{Message, Messenger, Unsent};
 
 use crate::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
 
@@ -65,6 +67,64 @@ async fn unroutable_is_rejected_only_if_asked_for() {
         assert!(kind == "rejected" && text.contains("NO_ROUTE") && text.contains(&topic), "{text}");
     }
     assert_eq!(sequence(&queue.drain().await), [0, 1, 0]);
+}
+
+/// Whose confirm is whose, and whose return, when many threads publish over one connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn of_many_sends_at_once_just_the_unroutable_are_rejected() {
+    let brokers = Brokers::running();
+    let topic = unique("mixed");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &format!("{topic}.bound")).await;
+    let mut settings = settings(&brokers);
+    settings.mandatory = true;
+    let messenger = Arc::new(Amqp091::new(&settings).unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let (messenger, topic) = (Arc::clone(&messenger), topic.clone());
+        tasks.spawn(async move {
+            for round in 0..40 {
+                let name = |bound| format!("{topic}.{}", if bound { "bound" } else { "unbound" });
+                let batch: Vec<Message> =
+                    (0..5).flat_map(|n| numbered(&name((task + round + n) % 3 != 0), 1)).collect();
+                let unbound = batch.iter().filter(|message| message.topic().as_str().ends_with("unbound"));
+                let unbound: Vec<_> = unbound.map(Message::id).collect();
+                let unsent = messenger.send(batch).await.err().unwrap_or_default();
+                let rejected: Vec<_> = unsent.iter().map(|(message, _)| message.id()).collect();
+                assert_eq!(rejected, unbound);
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    queue.drain().await;
+}
+
+/// What was confirmed is there: a nack is given to the message it is meant for, whoever else publishes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn of_many_sends_at_once_just_what_a_full_queue_refuses_comes_back() {
+    let brokers = Brokers::running();
+    let topic = unique("mixed");
+    let full = RabbitQueue::declare_limited(&brokers, "RABBIT1_AMQP", &format!("{topic}.full"), 1).await;
+    let messenger = Arc::new(Amqp091::new(&settings(&brokers)).unwrap());
+    messenger.send(numbered(&format!("{topic}.full"), 1)).await.unwrap();
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..16 {
+        let (messenger, topic) = (Arc::clone(&messenger), topic.clone());
+        tasks.spawn(async move {
+            for _ in 0..500 {
+                let name = if task % 2 == 0 { "full" } else { "free" };
+                let sent = messenger.send(numbered(&format!("{topic}.{name}"), 1)).await;
+                assert_eq!(sent.is_err(), task % 2 == 0, "{name}: {sent:?}");
+            }
+        });
+    }
+    while let Some(ended) = tasks.join_next().await {
+        ended.unwrap();
+    }
+    assert_eq!(full.drain().await.len(), 1);
 }
 
 #[tokio::test]
