@@ -11,8 +11,8 @@ use roaring::RoaringTreemap;
 
 use super::error::OpenError;
 use super::event::Event;
-use super::record::HEADER;
-use super::scan::{Found, Scan};
+use super::record::{HEADER, Header};
+use super::scan::{Found, Scan, read_at};
 use super::segment::{MAGIC, Segment};
 use super::settings::EmbeddedSettings;
 use super::state::State;
@@ -169,12 +169,15 @@ fn segments(folder: &Path) -> Result<(Segments, Vec<Range<u64>>), OpenError> {
             emptied.push(base..end);
             continue;
         }
-        let mut magic = [0; MAGIC.len()];
-        io::Read::read_exact(&mut (&file), &mut magic).map_err(OpenError::io("read", &path))?;
-        if magic[..7] == MAGIC[..7] && magic != *MAGIC {
-            return Err(OpenError::Version { path });
-        }
-        if magic != *MAGIC {
+        let mut begin = [0; MAGIC.len() + HEADER];
+        let read = read_at(&file, &mut begin, 0).map_err(OpenError::io("read", &path))?;
+        let (magic, first) = begin[..read].split_at(MAGIC.len().min(read));
+        if magic != MAGIC {
+            // A record of ours shows that it is a flipped byte that says otherwise.
+            let other_version = magic.starts_with(&MAGIC[..7]) && matches!(magic[7], b'2'..=b'9');
+            if other_version && Header::read(first).is_none() {
+                return Err(OpenError::Version { path });
+            }
             tracing::error!(path = %path.display(), "the head of a file of the outbox is damaged");
         }
         let file = Arc::new(file);
