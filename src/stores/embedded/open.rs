@@ -198,7 +198,8 @@ fn positions(
         let compacted = compacted.is_some_and(|(_, end)| end.is_some());
         if Some(segment.base) == last && !compacted {
             let synced = snapshot.and_then(|(_, end)| end.filter(|(base, _)| *base == segment.base));
-            scan_last(segment, synced.map_or(0, |(_, len)| len), &mut positions)
+            let synced = synced.zip(snapshot).map(|((_, len), (next, _))| (next, len));
+            scan_last(segment, synced, &mut positions)
                 .map_err(OpenError::io("read", &segment.path))?;
         } else if snapshot.is_some() {
             positions.insert_range(segment.base..segment.end);
@@ -223,8 +224,13 @@ fn every_position(segment: &Segment, positions: &mut RoaringTreemap) -> io::Resu
     Ok(())
 }
 
-/// Finds the end of the last file: what follows the last whole batch was being written when the process died.
-fn scan_last(segment: &mut Segment, synced: u64, positions: &mut RoaringTreemap) -> io::Result<()> {
+/// Finds the end of the last file: what follows the last whole batch was being written when the process died, but for
+/// what was whole when the store was closed in order, up to a position and a length.
+fn scan_last(
+    segment: &mut Segment,
+    closed: Option<(u64, u64)>,
+    positions: &mut RoaringTreemap,
+) -> io::Result<()> {
     let mut scan = segment.scan(segment.base);
     // What belongs to a batch whose end has not been seen.
     let (mut batch, mut whole, mut expected) = (Vec::new(), scan.offset(), segment.base);
@@ -250,10 +256,15 @@ fn scan_last(segment: &mut Segment, synced: u64, positions: &mut RoaringTreemap)
             Found::Damage(range) => damage.push(range),
         }
     }
-    for range in damage.iter().filter(|range| range.start < whole.max(synced)) {
+    if let Some((next, len)) = closed.filter(|(_, len)| *len > whole) {
+        // Its end is damaged: that costs what cannot be read, not the batch.
+        positions.insert_range(segment.base..next.max(segment.base));
+        whole = len.min(segment.len);
+    }
+    for range in damage.iter().filter(|range| range.start < whole) {
         say_damage(segment, range);
     }
-    if synced <= whole && whole < segment.len {
+    if whole < segment.len {
         tracing::warn!(
             path = %segment.path.display(), bytes = segment.len - whole,
             "what was being written when the process died is cut off; nobody was told that it was stored"
