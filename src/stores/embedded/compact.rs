@@ -11,6 +11,9 @@ use super::state::State;
 use super::writer::{Shared, sync_folder};
 use crate::crash;
 
+/// The name of a file that is being rewritten.
+const FRESH: &str = "compacted.new";
+
 /// How many small files may stand beside each other.
 const SMALL_FILES: usize = 8;
 
@@ -30,6 +33,8 @@ pub(super) fn begin(shared: &Arc<Shared>) {
     let shared = Arc::clone(shared);
     let spawned = std::thread::Builder::new().name("outbox-compact".to_owned()).spawn(move || {
         if let Err(error) = rewrite(&shared, &run) {
+            // Half of a file is no use, and takes room that may be short.
+            let _ = fs::remove_file(shared.folder.join(FRESH));
             tracing::warn!(%error, "files of the outbox could not be compacted; it is tried again later");
         }
     });
@@ -71,7 +76,7 @@ fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
     // What is left out must be known to have left.
     shared.sync().map_err(io::Error::other)?;
 
-    let fresh = shared.folder.join("compacted.new");
+    let fresh = shared.folder.join(FRESH);
     let path = shared.folder.join(Segment::compacted_name(base, end));
     let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&fresh)?;
     let mut written = MAGIC.to_vec();

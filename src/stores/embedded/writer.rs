@@ -381,8 +381,11 @@ impl Writer {
         }
         let (path, fresh) = (self.shared.folder.join(JOURNAL), self.shared.folder.join("state.new"));
         let mut file = File::create(&fresh)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
+        if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_all()) {
+            // Half of it is no use, and takes room that may be short.
+            let _ = std::fs::remove_file(&fresh);
+            return Err(error);
+        }
         crash::point("snapshot_before_rename");
         std::fs::rename(&fresh, &path)?;
         crash::point("snapshot_after_rename");
