@@ -57,9 +57,9 @@ pub(super) fn open(settings: &EmbeddedSettings) -> Result<(Arc<Shared>, Writer),
         let path = folder.join(JOURNAL);
         state.replay(event).map_err(OpenError::io("read", &path))?;
         if let Some(next) = next {
-            let mut later = on_disk.clone();
-            later.remove_range(..next);
-            state.live |= later;
+            // Every position up to the last: what is not on disk and has not left is missing.
+            let end = state.segments.last_key_value().map_or(next, |(_, last)| last.end);
+            state.live.insert_range(next..end.max(next));
         }
     }
     for range in emptied {
@@ -73,7 +73,7 @@ pub(super) fn open(settings: &EmbeddedSettings) -> Result<(Arc<Shared>, Writer),
     }
     let last = state.segments.last_entry();
     state.next = state.next.max(last.map_or(1, |last| last.get().end));
-    take_last(folder, &mut state, settings.segment_bytes)?;
+    take_last(folder, &mut state)?;
     state.begin();
     let (pending, dead) = (state.count - state.dead, state.dead);
     tracing::info!(pending, dead, folder = %folder.display(), "outbox opened");
@@ -165,8 +165,15 @@ fn segments(folder: &Path) -> Result<(Segments, Vec<Range<u64>>), OpenError> {
         let end = end.or(next).unwrap_or(base);
         if len < MAGIC.len() as u64 {
             // Emptied because all of it had left, or begun and not yet used.
-            fs::remove_file(&path).map_err(OpenError::io("delete", &path))?;
             emptied.push(base..end);
+            if next.is_none() {
+                fs::remove_file(&path).map_err(OpenError::io("delete", &path))?;
+            } else {
+                // It says so until the journal does.
+                let file = Arc::new(file);
+                let empty = Segment { base, end, path, file, len: 0, live: 0, live_bytes: 0, index: None };
+                segments.insert(base, empty);
+            }
             continue;
         }
         let mut begin = [0; MAGIC.len() + HEADER];
@@ -196,7 +203,7 @@ fn positions(
     for segment in segments.values_mut() {
         let compacted = segment.path.file_name().and_then(|name| name.to_str()).and_then(Segment::parse_name);
         let compacted = compacted.is_some_and(|(_, end)| end.is_some());
-        if Some(segment.base) == last && !compacted {
+        if Some(segment.base) == last && !compacted && segment.len > 0 {
             let synced = snapshot.and_then(|(_, end)| end.filter(|(base, _)| *base == segment.base));
             let synced = synced.zip(snapshot).map(|((_, len), (next, _))| (next, len));
             scan_last(segment, synced, &mut positions)
@@ -281,11 +288,11 @@ fn say_damage(segment: &Segment, range: &Range<u64>) {
     tracing::error!(path = %segment.path.display(), from = range.start, to = range.end, "a file of the outbox is damaged");
 }
 
-/// Goes on with the last file if it has room, else begins one.
-fn take_last(folder: &Path, state: &mut State, segment_bytes: u64) -> Result<(), OpenError> {
+/// Goes on with the last file if there is one to go on with, be it full: a disk may have no room for another yet.
+fn take_last(folder: &Path, state: &mut State) -> Result<(), OpenError> {
     let goes_on = state.segments.last_key_value().is_some_and(|(base, segment)| {
         let name = segment.path.file_name().and_then(|name| name.to_str()).and_then(Segment::parse_name);
-        name == Some((*base, None)) && segment.end == state.next && segment.len < segment_bytes
+        name == Some((*base, None)) && segment.end == state.next && segment.len > 0
     });
     if goes_on {
         return Ok(());
