@@ -73,11 +73,18 @@ enum Verdict {
     Down,
     /// The messenger panicked over these, together.
     Panicked(Vec<u64>),
+    /// The messenger panicked over this one.
+    Poisoned,
 }
 
 /// What goes on beside the loop.
 enum Done {
-    Sent { messages: usize, verdict: Verdict },
+    /// With the positions of those that were to go out alone, and have not.
+    Sent {
+        messages: usize,
+        verdict: Verdict,
+        untried: Vec<u64>,
+    },
     Probed(Health),
 }
 
@@ -177,8 +184,9 @@ impl<M: Messenger> Running<M> {
             tokio::select! {
                 biased;
                 Some(done) = self.tasks.join_next(), if !self.tasks.is_empty() => match done {
-                    Ok(Done::Sent { messages, verdict }) => {
+                    Ok(Done::Sent { messages, verdict, untried }) => {
                         self.out -= messages;
+                        self.suspects.extend(untried);
                         self.judge(verdict);
                     }
                     Ok(Done::Probed(health)) => self.probed(&health),
@@ -215,13 +223,10 @@ impl<M: Messenger> Running<M> {
         let worker = Arc::clone(&self.worker);
         self.tasks.spawn(async move {
             if !alone {
-                return Done::Sent { messages, verdict: worker.send(leased).await };
+                return Done::Sent { messages, verdict: worker.send(leased).await, untried: Vec::new() };
             }
-            let mut verdict = Verdict::Nothing;
-            for one in leased {
-                verdict = worker.send(vec![one]).await;
-            }
-            Done::Sent { messages, verdict }
+            let (verdict, untried) = worker.send_one_by_one(leased).await;
+            Done::Sent { messages, verdict, untried }
         });
     }
 
@@ -241,7 +246,7 @@ impl<M: Messenger> Running<M> {
                 self.failures = 0;
             }
             Verdict::Panicked(positions) => self.suspects.extend(positions),
-            Verdict::Failed => {
+            Verdict::Failed | Verdict::Poisoned => {
                 self.failures = self.failures.saturating_add(1);
                 if self.gate == Gate::HalfOpen || (self.gate == Gate::Closed && self.failures >= FAILURES) {
                     self.open();
@@ -295,6 +300,24 @@ impl<M: Messenger> Worker<M> {
         caught(self.inner.health()).await.unwrap_or_else(panicked)
     }
 
+    /// Sends and settles each alone, until one comes back: those of its key wait behind it, and the bus may be down.
+    /// Gives the positions of those that were not tried.
+    async fn send_one_by_one(&self, leased: Vec<Leased>) -> (Verdict, Vec<u64>) {
+        let mut rest = leased.into_iter();
+        let mut verdict = Verdict::Nothing;
+        while let Some(one) = rest.next() {
+            verdict = self.send(vec![one]).await;
+            if matches!(verdict, Verdict::Failed | Verdict::Down) {
+                break;
+            }
+        }
+        let released: Vec<_> = rest.map(|one| (one.lease, Settlement::Released)).collect();
+        if !released.is_empty() {
+            self.settle(&released).await;
+        }
+        (verdict, released.iter().map(|(lease, _)| lease.position).collect())
+    }
+
     /// Sends and settles one batch.
     async fn send(&self, leased: Vec<Leased>) -> Verdict {
         let now = SystemTime::now();
@@ -336,7 +359,7 @@ impl<M: Messenger> Worker<M> {
                 let reason: Arc<str> = "the messenger panicked over it".into();
                 telemetry::dead(&id, &reason);
                 settled.push((lease, Settlement::Dead { reason }));
-                Verdict::Failed
+                Verdict::Poisoned
             }
         };
         self.settle(&settled).await;
