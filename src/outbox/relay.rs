@@ -388,14 +388,18 @@ impl<M: Messenger> Worker<M> {
         if confirmed > 0 {
             self.confirmed(confirmed, took);
         }
-        // By id, of which there may be two in a batch.
+        // By id. Of several with one id it cannot be told which came back: if any did, none is taken for confirmed.
         let mut failures: HashMap<Uuid, VecDeque<Failure>> = HashMap::new();
         for (message, failure) in unsent {
             failures.entry(message.id()).or_default().push_back(failure);
         }
         let mut retried = 0;
         for (lease, id, attempts) in leases {
-            let settlement = match failures.get_mut(id).and_then(VecDeque::pop_front) {
+            let failure = failures.get_mut(id).and_then(|failures| match failures.len() {
+                0 | 1 => failures.front().cloned(),
+                _ => failures.pop_front(),
+            });
+            let settlement = match failure {
                 None => Settlement::Confirmed,
                 Some(failure @ Failure::Rejected(_)) => {
                     let reason: Arc<str> = failure.to_string().into();
