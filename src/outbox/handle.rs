@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::status::{OutboxStatus, Status};
 use crate::message::Message;
 use crate::store::{Entry, Filter, Page, State, Store, StoreError, Unstored};
+use crate::telemetry;
 
 /// How many entries are looked at in one go.
 const PAGE: usize = 500;
@@ -79,7 +80,11 @@ impl OutboxHandle {
     /// # Errors
     /// [`Unstored`]: none of them is stored then.
     pub async fn append(&self, messages: Vec<Message>) -> Result<(), Unstored> {
-        self.store.append(messages).await
+        let count = messages.len();
+        self.store.append(messages).await?;
+        self.status.stored.add(count);
+        telemetry::stored(count);
+        Ok(())
     }
 
     /// Counts what is meant.

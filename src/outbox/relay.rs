@@ -357,6 +357,7 @@ impl<M: Messenger> Worker<M> {
             None => {
                 let (lease, id, _) = leases[0];
                 let reason: Arc<str> = "the messenger panicked over it".into();
+                self.status.failed(reason.to_string());
                 telemetry::dead(&id, &reason);
                 settled.push((lease, Settlement::Dead { reason }));
                 Verdict::Poisoned

@@ -52,6 +52,8 @@ pub(super) struct Status {
     pub(super) stored: Rate,
     pub(super) confirmed: Rate,
     breaker: Mutex<Breaker>,
+    /// When the breaker opened that is not closed yet.
+    opened: Mutex<Option<SystemTime>>,
     last_error: Mutex<Option<(SystemTime, String)>>,
 }
 
@@ -62,15 +64,14 @@ impl Status {
 
     /// Opens the breaker, or keeps it open.
     pub(super) fn open_breaker(&self, next_probe: SystemTime) {
-        let mut breaker = lock(&self.breaker);
-        let since = match *breaker {
-            Breaker::Open { since, .. } => since,
-            _ => SystemTime::now(),
-        };
-        *breaker = Breaker::Open { since, next_probe };
+        let since = *lock(&self.opened).get_or_insert_with(SystemTime::now);
+        *lock(&self.breaker) = Breaker::Open { since, next_probe };
     }
 
     pub(super) fn set_breaker(&self, breaker: Breaker) {
+        if breaker == Breaker::Closed {
+            *lock(&self.opened) = None;
+        }
         *lock(&self.breaker) = breaker;
     }
 
