@@ -24,7 +24,8 @@ impl Backoff {
         self.ceiling(attempt).mul_f64(rand::random())
     }
 
-    fn ceiling(&self, attempt: u32) -> Duration {
+    /// The longest that `delay` gives.
+    pub(crate) fn ceiling(&self, attempt: u32) -> Duration {
         2_u32
             .checked_pow(attempt)
             .and_then(|factor| self.base.checked_mul(factor))

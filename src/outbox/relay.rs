@@ -220,12 +220,18 @@ impl<M: Messenger> Running<M> {
         let messages = leased.len();
         // Removed one and all: those that come again have shown themselves harmless.
         let alone = leased.iter().filter(|one| self.suspects.remove(&one.lease.position)).count() > 0;
+        // The next probe is to be made with another message: this one may be what is wrong.
+        let later = match self.gate {
+            Gate::HalfOpen => Backoff::default().ceiling(self.failures.saturating_add(2)),
+            _ => Duration::ZERO,
+        };
         let worker = Arc::clone(&self.worker);
         self.tasks.spawn(async move {
             if !alone {
-                return Done::Sent { messages, verdict: worker.send(leased).await, untried: Vec::new() };
+                let verdict = worker.send(leased, later).await;
+                return Done::Sent { messages, verdict, untried: Vec::new() };
             }
-            let (verdict, untried) = worker.send_one_by_one(leased).await;
+            let (verdict, untried) = worker.send_one_by_one(leased, later).await;
             Done::Sent { messages, verdict, untried }
         });
     }
@@ -302,11 +308,11 @@ impl<M: Messenger> Worker<M> {
 
     /// Sends and settles each alone, until one comes back: those of its key wait behind it, and the bus may be down.
     /// Gives the positions of those that were not tried.
-    async fn send_one_by_one(&self, leased: Vec<Leased>) -> (Verdict, Vec<u64>) {
+    async fn send_one_by_one(&self, leased: Vec<Leased>, later: Duration) -> (Verdict, Vec<u64>) {
         let mut rest = leased.into_iter();
         let mut verdict = Verdict::Nothing;
         while let Some(one) = rest.next() {
-            verdict = self.send(vec![one]).await;
+            verdict = self.send(vec![one], later).await;
             if matches!(verdict, Verdict::Failed | Verdict::Down) {
                 break;
             }
@@ -318,8 +324,8 @@ impl<M: Messenger> Worker<M> {
         (verdict, released.iter().map(|(lease, _)| lease.position).collect())
     }
 
-    /// Sends and settles one batch.
-    async fn send(&self, leased: Vec<Leased>) -> Verdict {
+    /// Sends and settles one batch; what is to be tried again waits for at least `later`.
+    async fn send(&self, leased: Vec<Leased>, later: Duration) -> Verdict {
         let now = SystemTime::now();
         let mut settled = Vec::with_capacity(leased.len());
         let (mut leases, mut messages) = (Vec::with_capacity(leased.len()), Vec::with_capacity(leased.len()));
@@ -345,7 +351,7 @@ impl<M: Messenger> Worker<M> {
                 self.confirmed(leases.len(), begun.elapsed());
                 Verdict::Passed
             }
-            Some(Err(unsent)) => self.unsent(&leases, unsent, begun.elapsed(), &mut settled).await,
+            Some(Err(unsent)) => self.unsent(&leases, unsent, begun.elapsed(), later, &mut settled).await,
             None if leases.len() > 1 => {
                 tracing::error!(
                     messages = leases.len(),
@@ -378,6 +384,7 @@ impl<M: Messenger> Worker<M> {
         leases: &[(Lease, Uuid, u32)],
         unsent: Unsent,
         took: Duration,
+        later: Duration,
         settled: &mut Vec<(Lease, Settlement)>,
     ) -> Verdict {
         let transient = unsent.iter().filter(|(_, failure)| failure.is_transient()).count();
@@ -417,6 +424,7 @@ impl<M: Messenger> Worker<M> {
                 Some(failure) => {
                     retried += 1;
                     let after = Backoff::with_max(self.settings.max_backoff).delay(*attempts);
+                    let after = after.max(later);
                     Settlement::Retry { after, reason: Chain(failure.cause()).to_string().into() }
                 }
             };
