@@ -1,5 +1,6 @@
 //! What [`tower_outbox::MessagingLayer`] promises, row by row.
 
+mod admission;
 mod always;
 mod enrich;
 mod failures;

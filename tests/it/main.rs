@@ -10,6 +10,7 @@ mod conformance;
 mod examples;
 mod failover;
 mod layer;
+mod outbox;
 mod peers;
 mod queue;
 mod settings_example;

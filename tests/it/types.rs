@@ -10,11 +10,15 @@ use axum::response::IntoResponse;
 use axum::routing::Route;
 use static_assertions::{assert_impl_all, assert_not_impl_any, assert_obj_safe};
 use tower_layer::Layer;
+use tower_outbox::store::{
+    Counts, Entry, Filter, Lease, Leased, Limits, Settlement, Store, StoreError, Unstored,
+};
 use tower_outbox::{
-    Background, BackgroundSettings, BackgroundWorker, BoxError, Bus, Dummy, EnqueueError, Failure, Health,
-    InFlight, InFlightToken, Message, MessageError, MessageQueue, MessagingLayer, MessagingService,
-    Messenger, MissingMessagingLayer, Recording, ResponseBody, ResponseFuture, Scalar, Sent, Settings,
-    SettingsError, Shutdown, Topic, TopicError, Unsent,
+    Admission, Background, BackgroundSettings, BackgroundWorker, BoxError, Breaker, Bus, Dummy, Embedded,
+    EmbeddedSettings, EnqueueError, Failure, Health, InFlight, InFlightToken, Message, MessageError,
+    MessageQueue, MessagingLayer, MessagingService, Messenger, MissingMessagingLayer, OpenError, Outbox,
+    OutboxHandle, OutboxSettings, OutboxStatus, Recording, Refused, Relay, RelaySettings, ResponseBody,
+    ResponseFuture, Scalar, Sent, Settings, SettingsError, Shutdown, Topic, TopicError, Unsent,
 };
 
 assert_obj_safe!(Messenger);
@@ -57,6 +61,34 @@ assert_impl_all!(Unsent: Error, Default, IntoIterator, Extend<(Message, Failure)
 assert_impl_all!(Failure: Clone, Debug, Send, Sync);
 assert_impl_all!(Health: Clone, Eq, Debug, Send, Sync);
 
+assert_obj_safe!(Store);
+assert_impl_all!(Arc<dyn Store>: Store, Send, Sync, Clone);
+assert_impl_all!(Embedded: Store, Clone, Debug, Send, Sync);
+assert_impl_all!(EmbeddedSettings: Clone, Eq, Debug, Send, Sync);
+assert_impl_all!(Limits: Clone, Default, Debug, Send, Sync);
+assert_impl_all!(Lease: Copy, Eq, std::hash::Hash, Debug, Send, Sync);
+assert_impl_all!(Leased: Clone, Debug, Send, Sync);
+assert_impl_all!(Settlement: Clone, Eq, Debug, Send, Sync);
+assert_impl_all!(Filter: Clone, Default, Debug, Send, Sync, serde::Serialize, serde::de::DeserializeOwned);
+assert_impl_all!(Entry: Clone, Debug, Send, Sync);
+assert_impl_all!(Counts: Clone, Default, Debug, Send, Sync, serde::Serialize, serde::de::DeserializeOwned);
+assert_impl_all!(StoreError: Error, Into<BoxError>);
+assert_impl_all!(OpenError: Error, Into<BoxError>);
+assert_impl_all!(Unstored: Error, Into<BoxError>);
+
+assert_impl_all!(Outbox<Dummy>: Messenger, Debug, Send, Sync);
+assert_impl_all!(Outbox<Arc<dyn Messenger>>: Messenger, Debug, Send, Sync);
+assert_impl_all!(Relay<Dummy>: Debug, Send);
+// There is one relay: a second one would break the order.
+assert_not_impl_any!(Relay<Dummy>: Clone);
+assert_impl_all!(RelaySettings: Clone, Eq, Debug, Default, Send, Sync);
+assert_impl_all!(OutboxHandle: Clone, Debug, Send, Sync);
+assert_impl_all!(OutboxStatus: Clone, PartialEq, Debug, Send, Sync, serde::Serialize, serde::de::DeserializeOwned);
+assert_impl_all!(Breaker: Clone, Eq, Default, Debug, Send, Sync, serde::Serialize, serde::de::DeserializeOwned);
+assert_impl_all!(Admission: Clone, Default, Debug, Send, Sync);
+assert_impl_all!(Refused: Error, Send, Sync);
+assert_impl_all!(OutboxSettings: Clone, Eq, Default, Debug, serde::de::DeserializeOwned);
+
 assert_impl_all!(Settings: Clone, Debug, Default, Send, Sync, serde::de::DeserializeOwned);
 assert_impl_all!(SettingsError: Into<BoxError>);
 assert_impl_all!(Bus: Debug, Send, Sync);
@@ -68,7 +100,18 @@ fn the_futures_of_the_public_api_can_be_spawned() {
     let (background, worker) = Background::new(Dummy::new(), BackgroundSettings::default());
     assert_send(background.send(Vec::new()));
     assert_send(worker.run(std::future::pending(), std::time::Duration::ZERO));
+    fn of_an_outbox(store: Embedded, handle: &OutboxHandle) {
+        assert_send(store.lease(1));
+        let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+        assert_send(outbox.send(Vec::new()));
+        assert_send(relay.run(std::future::pending(), std::time::Duration::ZERO));
+        assert_send(handle.status());
+        assert_send(handle.requeue(&Filter::default(), std::time::Duration::ZERO));
+        assert_send(handle.drop_messages(&Filter::default()));
+    }
+    let _ = of_an_outbox;
     let settings = Settings::default();
+    assert_send(Embedded::open(&EmbeddedSettings::new("outbox")));
     assert_send(Bus::start(&settings));
     assert_send(InFlight::default().idle());
     fn of_a_bus(bus: &Bus) {

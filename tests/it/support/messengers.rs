@@ -1,12 +1,15 @@
 //! Messengers that misbehave on purpose.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
-use tokio::time::timeout;
-use tower_outbox::{Failure, Message, Messenger, Recording, Sent, Unsent, async_trait};
+use tokio::time::{sleep, timeout};
+use tower_outbox::{Failure, Health, Message, Messenger, Recording, Sent, Unsent, async_trait};
+use uuid::Uuid;
 
 use super::MINUTE;
 
@@ -141,4 +144,182 @@ pub fn slow(journal: Journal) -> impl Messenger {
             Ok(())
         }
     })
+}
+
+/// What a scripted bus does with a message.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Act {
+    Confirm,
+    Reject,
+    /// Hands it back, and what follows it of its topic and key.
+    Fail,
+    Panic,
+}
+
+/// How a scripted bus fares.
+#[derive(Clone, Copy, Default, PartialEq)]
+pub enum Bus {
+    #[default]
+    Up,
+    /// Hands everything back, and says so.
+    Down,
+    /// Hands everything back, and says that it is up.
+    Mute,
+    /// Hands everything back; its health check panics.
+    Mad,
+    /// Never answers.
+    Hangs,
+}
+
+/// What was asked of a scripted bus.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Asked {
+    Send(usize),
+    Health,
+}
+
+/// A bus that does what a test says, and writes down what it was asked. A clone is another handle.
+#[derive(Clone)]
+pub struct Scripted(Arc<Script>);
+
+struct Script {
+    act: Box<dyn Fn(&Message) -> Act + Send + Sync>,
+    play: Mutex<Play>,
+}
+
+#[derive(Default)]
+struct Play {
+    bus: Bus,
+    pause: Duration,
+    asked: Vec<Asked>,
+    confirmed: Vec<Message>,
+    tried: Vec<Uuid>,
+    out: usize,
+    most_out: usize,
+    probes: usize,
+    most_probes: usize,
+}
+
+/// A bus that does this with each message while it is up.
+pub fn scripted(act: impl Fn(&Message) -> Act + Send + Sync + 'static) -> Scripted {
+    Scripted(Arc::new(Script { act: Box::new(act), play: Mutex::default() }))
+}
+
+impl Scripted {
+    fn play<T>(&self, look: impl FnOnce(&mut Play) -> T) -> T {
+        look(&mut self.0.play.lock().unwrap())
+    }
+
+    pub fn set(&self, bus: Bus) {
+        self.play(|play| play.bus = bus);
+    }
+
+    /// Makes each answer take this long.
+    pub fn slow(&self, pause: Duration) {
+        self.play(|play| play.pause = pause);
+    }
+
+    pub fn asked(&self) -> Vec<Asked> {
+        self.play(|play| play.asked.clone())
+    }
+
+    /// How many messages each send had.
+    pub fn sends(&self) -> Vec<usize> {
+        let sends = self.asked().into_iter();
+        sends
+            .filter_map(|asked| if let Asked::Send(messages) = asked { Some(messages) } else { None })
+            .collect()
+    }
+
+    pub fn confirmed(&self) -> Vec<Message> {
+        self.play(|play| play.confirmed.clone())
+    }
+
+    /// How often it was asked to send this one.
+    pub fn tries(&self, id: Uuid) -> usize {
+        self.play(|play| play.tried.iter().filter(|tried| **tried == id).count())
+    }
+
+    /// How many messages it held at most at a time.
+    pub fn most_out(&self) -> usize {
+        self.play(|play| play.most_out)
+    }
+
+    /// How many health checks ran at most at a time; counted from now on again.
+    pub fn take_most_probes(&self) -> usize {
+        self.play(|play| std::mem::take(&mut play.most_probes))
+    }
+
+    /// What comes of a batch, message by message.
+    fn answer(&self, batch: Vec<Message>) -> SendResult {
+        let (mut unsent, mut failed, mut confirmed) = (Vec::new(), HashSet::new(), Vec::new());
+        for message in batch {
+            let key = message.key().map(|key| (message.topic().clone(), key.to_owned()));
+            let act = match &key {
+                Some(key) if failed.contains(key) => Act::Fail,
+                _ => (self.0.act)(&message),
+            };
+            match act {
+                Act::Confirm => confirmed.push(message),
+                Act::Reject => unsent.push((message, Failure::rejected("too large"))),
+                Act::Fail => {
+                    failed.extend(key);
+                    unsent.push((message, Failure::transient("no answer")));
+                }
+                // Before anything of its batch is confirmed.
+                Act::Panic => panic!("a poison message"),
+            }
+        }
+        self.play(|play| play.confirmed.extend(confirmed));
+        unsent.into_iter().collect::<Unsent>().into_result()
+    }
+}
+
+/// Counts messages out, also when the send is dropped.
+struct Out(Scripted, usize);
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        self.0.play(|play| play.out -= self.1);
+    }
+}
+
+#[async_trait]
+impl Messenger for Scripted {
+    async fn send(&self, batch: Vec<Message>) -> SendResult {
+        let (bus, pause) = self.play(|play| {
+            play.asked.push(Asked::Send(batch.len()));
+            play.tried.extend(batch.iter().map(Message::id));
+            play.out += batch.len();
+            play.most_out = play.most_out.max(play.out);
+            (play.bus, play.pause)
+        });
+        let _out = Out(self.clone(), batch.len());
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        match bus {
+            Bus::Up => self.answer(batch),
+            Bus::Down | Bus::Mute | Bus::Mad => Err(Unsent::new(batch, &Failure::transient("no answer"))),
+            Bus::Hangs => std::future::pending().await,
+        }
+    }
+
+    async fn health(&self) -> Health {
+        let (bus, pause) = self.play(|play| {
+            play.asked.push(Asked::Health);
+            play.probes += 1;
+            play.most_probes = play.most_probes.max(play.probes);
+            (play.bus, play.pause)
+        });
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+        self.play(|play| play.probes -= 1);
+        match bus {
+            Bus::Down => Health::Down { reason: "no broker answers".to_owned() },
+            Bus::Mad => panic!("the health check panics"),
+            _ => Health::Up,
+        }
+    }
 }
