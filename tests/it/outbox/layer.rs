@@ -137,7 +137,7 @@ async fn a_client_that_hangs_up_leaves_its_batch_whole_or_nothing_of_it() {
         expected += 3 * done.load(Ordering::SeqCst) as u64;
         assert_eq!(depth(&store).await.0, expected, "dropped after {polls} polls");
     }
-    assert!((1..=110).contains(&answered), "{answered} of 120 were answered");
+    assert!(answered < 110, "{answered} of 120 were answered: too few were dropped");
     let stored = stored(&store).await;
     assert!(stored.chunks(3).all(|batch| batch == ["a", "b", "c"]));
 }
