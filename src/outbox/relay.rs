@@ -135,6 +135,7 @@ impl<M: Messenger> Relay<M> {
             out: 0,
             gate: Gate::Closed,
             failures: 0,
+            unread: 0,
             suspects: HashSet::new(),
         };
         tokio::pin!(shutdown);
@@ -160,6 +161,8 @@ struct Running<M> {
     gate: Gate,
     /// How many sends and probes have failed in a row.
     failures: u32,
+    /// How often in a row the store could not be read.
+    unread: u32,
     /// Positions of messages the messenger panicked over while they were together: they go out alone.
     suspects: HashSet<u64>,
 }
@@ -198,13 +201,16 @@ impl<M: Messenger> Running<M> {
                 },
                 leased = lease(&worker, room, quiet.filter(|_| self.out == 0)), if room > 0 => match leased {
                     Ok(leased) if leased.is_empty() => return,
-                    Ok(leased) => self.send(leased),
+                    Ok(leased) => {
+                        self.unread = 0;
+                        self.send(leased);
+                    }
                     Err(StoreError::Closed) => return,
                     Err(error) => {
                         self.worker.status.failed(Chain(&error).to_string());
                         tracing::error!(error = %Chain(&error), "the outbox cannot be read");
-                        sleep(Backoff::default().delay(self.failures)).await;
-                        self.failures = self.failures.saturating_add(1);
+                        sleep(Backoff::default().delay(self.unread)).await;
+                        self.unread = self.unread.saturating_add(1);
                     }
                 },
                 () = sleep_until(next_probe.unwrap_or_else(Instant::now)), if next_probe.is_some() => {
@@ -311,7 +317,7 @@ impl<M: Messenger> Worker<M> {
     async fn send_one_by_one(&self, leased: Vec<Leased>, later: Duration) -> (Verdict, Vec<u64>) {
         let mut rest = leased.into_iter();
         let mut verdict = Verdict::Nothing;
-        while let Some(one) = rest.next() {
+        for one in rest.by_ref() {
             verdict = self.send(vec![one], later).await;
             if matches!(verdict, Verdict::Failed | Verdict::Down) {
                 break;

@@ -23,23 +23,30 @@ pub(super) fn begin(shared: &Arc<Shared>) {
     if thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
         return;
     }
-    let run = {
-        let state = shared.lock();
-        if state.closed { Vec::new() } else { choose(&state, shared.segment_bytes) }
-    };
+    let run = next_run(shared);
     if run.is_empty() {
         return;
     }
     let shared = Arc::clone(shared);
     let spawned = std::thread::Builder::new().name("outbox-compact".to_owned()).spawn(move || {
-        if let Err(error) = rewrite(&shared, &run) {
-            // Half of a file is no use, and takes room that may be short.
-            let _ = fs::remove_file(shared.folder.join(FRESH));
-            tracing::warn!(%error, "files of the outbox could not be compacted; it is tried again later");
+        let mut run = run;
+        while !run.is_empty() {
+            if let Err(error) = rewrite(&shared, &run) {
+                // Half of a file is no use, and takes room that may be short.
+                let _ = fs::remove_file(shared.folder.join(FRESH));
+                tracing::warn!(%error, "files of the outbox could not be compacted; it is tried again later");
+                return;
+            }
+            run = next_run(&shared);
         }
     });
     // Without a thread it is tried again later.
     *thread = spawned.ok();
+}
+
+fn next_run(shared: &Shared) -> Vec<Segment> {
+    let state = shared.lock();
+    if state.closed { Vec::new() } else { choose(&state, shared.segment_bytes) }
 }
 
 /// Neighbouring files with much to gain, all of whose messages have had their turn, and that have had time to leave.

@@ -53,8 +53,15 @@ struct Members {
     waiting: BTreeSet<u64>,
     /// Where it stands in `due`.
     due: Option<u64>,
+    /// Those that wait for their retry, and until when: none may go before the last of these is due.
+    retries: BTreeMap<u64, Instant>,
+}
+
+impl Members {
     /// Until when none of them may go.
-    held: Option<Instant>,
+    fn held(&self) -> Option<Instant> {
+        self.retries.values().max().copied()
+    }
 }
 
 #[derive(Debug)]
@@ -89,9 +96,9 @@ impl Dispatch {
                 }
                 Turn::Group(group) => {
                     if let Some(members) = self.groups.get_mut(&group)
-                        && members.held.is_some_and(|held| held <= now)
+                        && members.held().is_some_and(|held| held <= now)
                     {
-                        members.held = None;
+                        members.retries.clear();
                     }
                     self.offer(group);
                 }
@@ -138,7 +145,7 @@ impl Dispatch {
             let waited = members.waiting.remove(&position);
             self.waits.remove(&position);
             let first = members.waiting.first().is_none_or(|first| *first > position);
-            let free = if members.out == 0 { members.held.is_none() } else { members.lease == lease };
+            let free = if members.out == 0 { members.retries.is_empty() } else { members.lease == lease };
             if !(free && first && (waited || members.waiting.is_empty())) {
                 members.waiting.insert(position);
                 self.waits.insert(position, group);
@@ -164,11 +171,11 @@ impl Dispatch {
         }
         let Some(group) = self.waits.remove(&position) else { return };
         if let Some(members) = self.groups.get_mut(&group) {
-            if members.waiting.first() == Some(&position) {
-                // It was its retry the others waited for.
-                members.held = None;
-            }
             members.waiting.remove(&position);
+            members.retries.remove(&position);
+            if let Some(held) = members.held() {
+                self.timers.insert((held, Turn::Group(group)));
+            }
         }
         self.offer(group);
     }
@@ -181,9 +188,8 @@ impl Dispatch {
                 let members = self.groups.entry(group).or_default();
                 members.waiting.insert(position);
                 self.waits.insert(position, group);
-                let held = members.held.map_or(until, |held| held.max(until));
-                members.held = Some(held);
-                self.timers.insert((held, Turn::Group(group)));
+                members.retries.insert(position, until);
+                self.timers.insert((members.held().unwrap_or(until), Turn::Group(group)));
             }
         }
     }
@@ -202,9 +208,9 @@ impl Dispatch {
             // It keeps its place among the others.
             Some(group) => {
                 if let Some(members) = self.groups.get_mut(group) {
-                    members.held = Some(at);
+                    members.retries.insert(position, at);
+                    self.timers.insert((members.held().unwrap_or(at), Turn::Group(*group)));
                 }
-                self.timers.insert((at, Turn::Group(*group)));
             }
             None => self.delay(position, at),
         }
@@ -261,7 +267,7 @@ impl Dispatch {
         if let Some(due) = members.due.take() {
             self.due.remove(&due);
         }
-        if members.out > 0 || members.held.is_some() {
+        if members.out > 0 || !members.retries.is_empty() {
             return;
         }
         match members.waiting.first() {

@@ -73,7 +73,7 @@ pub(super) fn open(settings: &EmbeddedSettings) -> Result<(Arc<Shared>, Writer),
     }
     let last = state.segments.last_entry();
     state.next = state.next.max(last.map_or(1, |last| last.get().end));
-    take_last(folder, &mut state)?;
+    take_last(folder, &mut state, settings.segment_bytes)?;
     state.begin();
     let (pending, dead) = (state.count - state.dead, state.dead);
     tracing::info!(pending, dead, folder = %folder.display(), "outbox opened");
@@ -206,8 +206,7 @@ fn positions(
         if Some(segment.base) == last && !compacted && segment.len > 0 {
             let synced = snapshot.and_then(|(_, end)| end.filter(|(base, _)| *base == segment.base));
             let synced = synced.zip(snapshot).map(|((_, len), (next, _))| (next, len));
-            scan_last(segment, synced, &mut positions)
-                .map_err(OpenError::io("read", &segment.path))?;
+            scan_last(segment, synced, &mut positions).map_err(OpenError::io("read", &segment.path))?;
         } else if snapshot.is_some() {
             positions.insert_range(segment.base..segment.end);
         } else {
@@ -271,7 +270,7 @@ fn scan_last(
     for range in damage.iter().filter(|range| range.start < whole) {
         say_damage(segment, range);
     }
-    if whole < segment.len {
+    if whole < segment.len && !is_zero(&segment.file, whole, segment.len)? {
         tracing::warn!(
             path = %segment.path.display(), bytes = segment.len - whole,
             "what was being written when the process died is cut off; nobody was told that it was stored"
@@ -284,21 +283,45 @@ fn scan_last(
     Ok(())
 }
 
+/// Whether a file was only prepared there.
+fn is_zero(file: &File, mut from: u64, to: u64) -> io::Result<bool> {
+    let mut buffer = vec![0; 64 << 10];
+    while from < to {
+        let read = read_at(file, &mut buffer, from)?;
+        if buffer[..read].iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+        if read == 0 {
+            break;
+        }
+        from += read as u64;
+    }
+    Ok(true)
+}
+
 fn say_damage(segment: &Segment, range: &Range<u64>) {
     tracing::error!(path = %segment.path.display(), from = range.start, to = range.end, "a file of the outbox is damaged");
 }
 
-/// Goes on with the last file if there is one to go on with, be it full: a disk may have no room for another yet.
-fn take_last(folder: &Path, state: &mut State) -> Result<(), OpenError> {
+/// Goes on with the last file if it has room, else begins one; goes on with a full one if the disk has no room for another.
+fn take_last(folder: &Path, state: &mut State, segment_bytes: u64) -> Result<(), OpenError> {
+    let is_full = state.segments.last_key_value().is_some_and(|(_, segment)| segment.len >= segment_bytes);
     let goes_on = state.segments.last_key_value().is_some_and(|(base, segment)| {
         let name = segment.path.file_name().and_then(|name| name.to_str()).and_then(Segment::parse_name);
         name == Some((*base, None)) && segment.end == state.next && segment.len > 0
     });
-    if goes_on {
+    if goes_on && !is_full {
         return Ok(());
     }
     let (base, path) = (state.next, folder.join(Segment::name(state.next)));
-    let (file, len) = writer::create(&path).map_err(OpenError::io("write", &path))?;
+    let (file, len) = match writer::create(&path) {
+        Ok(created) => created,
+        Err(error) if goes_on && error.kind() == io::ErrorKind::StorageFull => {
+            let _ = fs::remove_file(&path);
+            return Ok(());
+        }
+        Err(error) => return Err(OpenError::io("write", &path)(error)),
+    };
     writer::sync_folder(folder).map_err(OpenError::io("write", folder))?;
     state
         .segments

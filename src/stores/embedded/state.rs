@@ -35,7 +35,17 @@ pub(super) struct Append {
     /// Without positions.
     pub(super) records: Vec<u8>,
     pub(super) batch: Vec<Message>,
-    pub(super) reply: oneshot::Sender<Result<(), Unstored>>,
+    /// None once it is answered.
+    pub(super) reply: Option<oneshot::Sender<Result<(), Unstored>>>,
+}
+
+/// Handed back when nobody writes any more.
+impl Drop for Append {
+    fn drop(&mut self) {
+        if let Some(reply) = self.reply.take() {
+            let _ = reply.send(Err(Unstored::new(StoreError::Closed, std::mem::take(&mut self.batch))));
+        }
+    }
 }
 
 #[derive(Debug)]

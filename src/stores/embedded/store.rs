@@ -138,12 +138,13 @@ impl Store for Embedded {
             return Err(Unstored::new(StoreError::Unavailable(error), batch));
         }
         let (reply, stored) = oneshot::channel();
-        let queued = self.shared().lock().enqueue(Append { records, batch, reply });
-        if let Err((error, append)) = queued {
-            return Err(Unstored::new(error, append.batch));
+        let queued = self.shared().lock().enqueue(Append { records, batch, reply: Some(reply) });
+        if let Err((error, mut append)) = queued {
+            append.reply = None;
+            return Err(Unstored::new(error, std::mem::take(&mut append.batch)));
         }
         self.shared().work();
-        stored.await.unwrap_or_else(|_| Err(Unstored::new(StoreError::Closed, Vec::new())))
+        stored.await.expect("a batch is answered, if only when it is dropped")
     }
 
     async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
