@@ -40,6 +40,8 @@ pub(super) enum Event {
         at: SystemTime,
         pace: Duration,
     },
+    /// The file of this base was begun.
+    Begun(u64),
     /// So many were dropped for lack of room.
     Overflowed(u64),
     /// So many of those were told of.
@@ -56,6 +58,8 @@ pub(super) struct Snapshot {
     pub(super) fates: BTreeMap<u64, Fate>,
     /// How many were dropped for lack of room, and not told of.
     pub(super) untold: u64,
+    /// The base of the last file.
+    pub(super) last: u64,
     /// The last file and its length, when the store was closed in order.
     pub(super) end: Option<(u64, u64)>,
 }

@@ -62,6 +62,11 @@ pub(super) fn open(settings: &EmbeddedSettings) -> Result<(Arc<Shared>, Writer),
             state.live.insert_range(next..end.max(next));
         }
     }
+    let newest = state.segments.last_key_value().map_or(0, |(base, _)| *base);
+    if state.begun > newest && !emptied.iter().any(|range| range.start == state.begun) {
+        let path = folder.join(Segment::name(state.begun));
+        tracing::error!(path = %path.display(), "the newest file of the outbox is missing, and what was stored in it lost");
+    }
     for range in emptied {
         state.live.remove_range(range);
     }
@@ -303,24 +308,21 @@ fn say_damage(segment: &Segment, range: &Range<u64>) {
     tracing::error!(path = %segment.path.display(), from = range.start, to = range.end, "a file of the outbox is damaged");
 }
 
-/// Goes on with the last file if it has room, else begins one; goes on with a full one if the disk has no room for another.
+/// Goes on with the last file if it has room, or the disk has none for another; else begins one.
 fn take_last(folder: &Path, state: &mut State, segment_bytes: u64) -> Result<(), OpenError> {
-    let is_full = state.segments.last_key_value().is_some_and(|(_, segment)| segment.len >= segment_bytes);
-    let goes_on = state.segments.last_key_value().is_some_and(|(base, segment)| {
+    let usable = state.segments.last_key_value().is_some_and(|(base, segment)| {
         let name = segment.path.file_name().and_then(|name| name.to_str()).and_then(Segment::parse_name);
         name == Some((*base, None)) && segment.end == state.next && segment.len > 0
     });
-    if goes_on && !is_full {
+    let has_room = state.segments.last_key_value().is_some_and(|(_, segment)| segment.len < segment_bytes);
+    if usable && has_room {
         return Ok(());
     }
     let (base, path) = (state.next, folder.join(Segment::name(state.next)));
     let (file, len) = match writer::create(&path) {
-        Ok(created) => created,
-        Err(error) if goes_on && error.kind() == io::ErrorKind::StorageFull => {
-            let _ = fs::remove_file(&path);
-            return Ok(());
-        }
-        Err(error) => return Err(OpenError::io("write", &path)(error)),
+        // What leaves makes some.
+        Err(error) if usable && writer::is_full(&error) => return Ok(()),
+        created => created.map_err(OpenError::io("write", &path))?,
     };
     writer::sync_folder(folder).map_err(OpenError::io("write", folder))?;
     state

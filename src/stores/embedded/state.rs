@@ -63,6 +63,8 @@ pub(super) struct State {
     pub(super) fates: BTreeMap<u64, Fate>,
     pub(super) dead: u64,
     pub(super) segments: BTreeMap<u64, Segment>,
+    /// The base of the last file, as the journal says.
+    pub(super) begun: u64,
     /// The position of the next message.
     pub(super) next: u64,
     dispatch: Dispatch,
@@ -127,6 +129,7 @@ impl State {
             fates: BTreeMap::new(),
             dead: 0,
             segments: BTreeMap::new(),
+            begun: 0,
             next: 1,
             dispatch: Dispatch::default(),
             cursor: 0,
@@ -658,7 +661,7 @@ impl State {
     // --- the journal
 
     /// Notes what happened, to be written.
-    fn log(&mut self, event: &Event) {
+    pub(super) fn log(&mut self, event: &Event) {
         if !self.journal_broken {
             event.write(&mut self.journal, self.events);
         }
@@ -674,6 +677,7 @@ impl State {
             live,
             fates: self.fates.clone(),
             untold: self.untold,
+            last: self.segments.last_key_value().map_or(0, |(base, _)| *base),
             end,
         })
     }
@@ -686,6 +690,7 @@ impl State {
                 self.next = snapshot.next;
                 self.fates = snapshot.fates;
                 self.untold = snapshot.untold;
+                self.begun = snapshot.last;
             }
             Event::Done(runs) => {
                 for (first, len) in runs {
@@ -703,6 +708,10 @@ impl State {
                     let wait = pace.saturating_mul(u32::try_from(index).unwrap_or(u32::MAX));
                     self.fates.entry(position).or_default().requeue(at, wait);
                 }
+            }
+            Event::Begun(base) => {
+                self.begun = base;
+                self.next = self.next.max(base);
             }
             Event::Overflowed(count) => self.untold += count,
             Event::Told(count) => self.untold = self.untold.saturating_sub(count),

@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 
 use super::compact;
 use super::error::OpenError;
+use super::event::Event;
 use super::record;
 use super::segment::{MAGIC, Segment};
 use super::state::{Append, State};
@@ -351,6 +352,7 @@ impl Writer {
             index: None,
         };
         state.segments.insert(first, segment);
+        state.log(&Event::Begun(first));
         drop(state);
         (self.file, self.len, self.prepared) = (file, len, len);
         compact::begin(&self.shared);
@@ -482,8 +484,11 @@ impl Writer {
 /// A new file of messages, and its length.
 pub(super) fn create(path: &Path) -> io::Result<(Arc<File>, u64)> {
     let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
-    write_at(&file, MAGIC, 0)?;
-    file.sync_all()?;
+    if let Err(error) = write_at(&file, MAGIC, 0).and_then(|()| file.sync_all()) {
+        // An empty one would say that its messages had left.
+        let _ = std::fs::remove_file(path);
+        return Err(error);
+    }
     Ok((Arc::new(file), MAGIC.len() as u64))
 }
 
@@ -503,7 +508,7 @@ fn write_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     file.write_all(bytes)
 }
 
-fn is_full(error: &io::Error) -> bool {
+pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
