@@ -9,6 +9,7 @@ mod cancellation;
 mod conformance;
 mod examples;
 mod failover;
+mod faults;
 mod layer;
 mod outbox;
 mod peers;

@@ -2,11 +2,14 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::sync::Once;
+use std::sync::{Mutex, Once, PoisonError};
 
 thread_local! {
     static WRITTEN: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
+
+/// What was logged as a warning or an error, on any thread.
+static ALARMS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
 /// Begins to look at what this thread logs, at any level.
 ///
@@ -41,6 +44,13 @@ impl Logs {
     pub fn with(&self, part: &str) -> Vec<String> {
         self.lines().into_iter().filter(|line| line.contains(part)).collect()
     }
+
+    /// The warnings and errors of all threads that contain this, such as a folder that only one test knows.
+    #[allow(clippy::unused_self, reason = "it proves that somebody listened")]
+    pub fn alarms(&self, part: &str) -> Vec<String> {
+        let alarms = ALARMS.lock().unwrap_or_else(PoisonError::into_inner);
+        alarms.iter().filter(|line| line.contains(part)).cloned().collect()
+    }
 }
 
 struct Writer;
@@ -48,6 +58,10 @@ struct Writer;
 impl io::Write for Writer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         WRITTEN.with_borrow_mut(|written| written.extend_from_slice(line));
+        let text = String::from_utf8_lossy(line);
+        if text.starts_with("ERROR") || text.starts_with(" WARN") {
+            ALARMS.lock().unwrap_or_else(PoisonError::into_inner).push(text.trim().to_owned());
+        }
         Ok(line.len())
     }
 

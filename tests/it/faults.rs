@@ -1,0 +1,147 @@
+//! What goes wrong outside of us: the disk, its files, other processes, the clock.
+
+mod clock;
+mod damage;
+mod full;
+mod locked;
+mod missing;
+mod opening;
+mod shutdown;
+mod torn;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tower_outbox::store::{Filter, State, Store};
+use tower_outbox::{Embedded, EmbeddedSettings, Message};
+use uuid::Uuid;
+
+use crate::support::stores::{STUCK, batch, confirm, depth, lease_all, list_by, open};
+
+/// Says to a process that it plays the other part of a test, and with what.
+const PART: &str = "TOWER_OUTBOX_TEST_PART";
+
+/// This test again, as a process of its own that is given `part`; it stops when we do.
+fn again(test: &str, part: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([test, "--exact", "--nocapture", "--include-ignored"]).env(PART, part);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What this process was given, if it plays the other part.
+fn part() -> Option<String> {
+    std::env::var(PART).ok()
+}
+
+/// An embedded store in a folder of its own.
+struct Place {
+    settings: EmbeddedSettings,
+    _folder: TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { settings: EmbeddedSettings::new(folder.path().join("outbox")), _folder: folder }
+    }
+
+    fn with_segment_bytes(mut self, bytes: u64) -> Self {
+        self.settings = self.settings.with_segment_bytes(bytes);
+        self
+    }
+
+    fn path(&self) -> &Path {
+        &self.settings.path
+    }
+
+    async fn open(&self) -> Embedded {
+        open(&self.settings).await.unwrap()
+    }
+
+    /// A copy of all files as they are now: what a process that is killed now leaves.
+    fn copy(&self) -> Self {
+        let copy = Self::new().with_segment_bytes(self.settings.segment_bytes);
+        fs::create_dir(copy.path()).unwrap();
+        for entry in fs::read_dir(self.path()).unwrap() {
+            let entry = entry.unwrap();
+            fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+        }
+        copy
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.path().join("state")
+    }
+
+    /// The files of messages, oldest first.
+    fn logs(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().path());
+        let mut logs: Vec<_> =
+            entries.filter(|path| path.extension().is_some_and(|kind| kind == "log")).collect();
+        logs.sort();
+        logs
+    }
+
+    fn last_log(&self) -> PathBuf {
+        self.logs().pop().unwrap()
+    }
+}
+
+/// Lets everything leave; gives the ids in that order.
+async fn drain(store: &impl Store) -> Vec<Uuid> {
+    let (mut left, begun) = (Vec::new(), Instant::now());
+    while depth(store).await.0 > 0 {
+        assert!(begun.elapsed() < STUCK, "something pending does not leave");
+        // What cannot be read is never given out.
+        if let Ok(leased) = timeout(Duration::from_millis(3), store.lease(100)).await {
+            let leased = leased.unwrap();
+            left.extend(leased.iter().map(|one| one.message.id()));
+            confirm(store, &leased).await;
+        }
+    }
+    left
+}
+
+/// How many dead letters there are whose message cannot be read any more.
+async fn unreadable(store: &impl Store) -> usize {
+    let dead = list_by(store, &Filter::state(State::Dead), 100).await;
+    dead.iter()
+        .filter(|entry| {
+            let reason = entry.failures.last().map_or("", |failure| &failure.reason);
+            entry.message.is_none() && reason.contains("can no longer be read")
+        })
+        .count()
+}
+
+/// Those of `all` that are not in `some`.
+fn without(all: &[Uuid], some: &[Uuid]) -> Vec<Uuid> {
+    all.iter().copied().filter(|id| !some.contains(id)).collect()
+}
+
+fn flip(path: &Path, at: usize, with: u8) {
+    let mut bytes = fs::read(path).unwrap();
+    bytes[at] ^= with;
+    fs::write(path, bytes).unwrap();
+}
+
+fn cut(path: &Path, len: usize) {
+    fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len as u64).unwrap();
+}
+
+/// Still takes messages, and gives them out.
+async fn assert_works(store: &impl Store) {
+    let (before, more) = (depth(store).await.0, batch("more", 3));
+    assert_eq!(before, 0, "it is empty");
+    store.append(more.clone()).await.unwrap();
+    let leased = lease_all(store, 3).await;
+    assert_eq!(
+        leased.iter().map(|one| &one.message).collect::<Vec<_>>(),
+        more.iter().collect::<Vec<&Message>>()
+    );
+    confirm(store, &leased).await;
+}

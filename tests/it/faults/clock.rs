@@ -1,0 +1,141 @@
+//! A clock that jumps.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use tower_outbox::store::{Store, Wait};
+use tower_outbox::{Embedded, EmbeddedSettings, Message};
+
+use super::{PART, Place, again, part};
+use crate::support::stores::{assert_nothing_due, confirm, find, lease_all, list, open, retry, settle};
+
+const WAIT: Duration = Duration::from_secs(2);
+const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
+
+/// This test again, with a clock that is wrong.
+fn at(offset: &str, test: &str, part: &str) -> String {
+    let this = again(test, part);
+    let mut command = Command::new("faketime");
+    command.args(["-f", offset]).arg(this.get_program()).args(this.get_args());
+    // Time goes on as it does, whatever it is said to be.
+    command.env(PART, part).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap_or_else(|error| {
+        panic!("faketime cannot be run: {error}; apt-get install faketime, as ./scripts/test does")
+    });
+    let mut said = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().success(), "{said}");
+    said
+}
+
+/// A message that waits for its retry, one that is delayed, and one behind the first by its key.
+async fn fill(path: &Path) {
+    let store = Embedded::open(&EmbeddedSettings::new(path)).await.unwrap();
+    let keyed = |topic: &'static str| Message::new(topic, "").unwrap().with_key("k");
+    let delayed = Message::new("delayed", "").unwrap().with_delay(WAIT);
+    store.append(vec![keyed("retried"), delayed]).await.unwrap();
+    let out = lease_all(&store, 1).await;
+    settle(&store, &out, retry(WAIT)).await;
+    store.append(vec![keyed("retried")]).await.unwrap();
+    store.close().await;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    println!("\nfilled at {}", now.as_secs());
+}
+
+/// Opens what was filled at another time; gives how long it takes until all of it has left.
+async fn leave(place: &Place) -> Duration {
+    let begun = Instant::now();
+    let store = open(&place.settings).await.unwrap();
+    let out = lease_all(&store, 3).await;
+    confirm(&store, &out).await;
+    begun.elapsed()
+}
+
+async fn filled_at(offset: &str, test: &str) -> Option<Place> {
+    if let Some(path) = part() {
+        fill(Path::new(&path)).await;
+        return None;
+    }
+    let place = Place::new();
+    let said = at(offset, test, place.path().to_str().unwrap());
+    let filled: u64 =
+        said.lines().find_map(|line| line.strip_prefix("filled at ")?.parse().ok()).expect(&said);
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert!(now.as_secs().abs_diff(filled) > YEAR.as_secs(), "the clock of the other was wrong");
+    Some(place)
+}
+
+#[tokio::test]
+#[ignore = "needs faketime: ./scripts/test"]
+async fn what_waits_when_the_clock_jumps_back_waits_no_longer_than_it_was_to() {
+    let test = "faults::clock::what_waits_when_the_clock_jumps_back_waits_no_longer_than_it_was_to";
+    let Some(place) = filled_at("+10y", test).await else { return };
+    let took = leave(&place).await;
+    assert!(took >= WAIT && took < WAIT + Duration::from_secs(5), "{took:?}");
+}
+
+#[tokio::test]
+#[ignore = "needs faketime: ./scripts/test"]
+async fn what_waits_when_the_clock_jumps_ahead_is_due() {
+    let test = "faults::clock::what_waits_when_the_clock_jumps_ahead_is_due";
+    let Some(place) = filled_at("-10y", test).await else { return };
+    let took = leave(&place).await;
+    assert!(took < WAIT, "{took:?}");
+}
+
+/// The clock of a process jumps while it waits.
+#[tokio::test]
+#[ignore = "needs faketime: ./scripts/test"]
+async fn a_clock_that_jumps_while_a_message_waits_does_not_hold_it_up() {
+    let test = "faults::clock::a_clock_that_jumps_while_a_message_waits_does_not_hold_it_up";
+    let Some(folder) = part() else {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("time"), "+0").unwrap();
+        let clock = folder.path().join("time");
+        let this = again(test, folder.path().to_str().unwrap());
+        let mut command = Command::new("faketime");
+        // Not the offset of the command line but that of the file, and not one that is a second old.
+        command.args(["-f", "+0", "env", "-u", "FAKETIME", "FAKETIME_NO_CACHE=1"]);
+        command.arg(format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()));
+        command.arg(this.get_program()).args(this.get_args());
+        command.env(PART, folder.path()).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let output = command.output().unwrap_or_else(|error| {
+            panic!("faketime cannot be run: {error}; apt-get install faketime, as ./scripts/test does")
+        });
+        let said =
+            String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success() && said.contains("it left in time"), "{said}");
+        return;
+    };
+    let folder = Path::new(&folder);
+    for offset in ["-10y", "+10y"] {
+        std::fs::write(folder.join("time"), "+0").unwrap();
+        let store = open(&EmbeddedSettings::new(folder.join(offset))).await.unwrap();
+        let message = Message::new("a", "").unwrap();
+        store.append(vec![message.clone()]).await.unwrap();
+        let out = lease_all(&store, 1).await;
+        settle(&store, &out, retry(WAIT)).await;
+        let (begun, before) = (Instant::now(), SystemTime::now());
+        std::fs::write(folder.join("time"), offset).unwrap();
+        let jumped = match SystemTime::now().duration_since(before) {
+            Ok(ahead) => ahead,
+            Err(back) => back.duration(),
+        };
+        assert!(jumped > YEAR, "the clock has jumped");
+        if offset == "-10y" {
+            assert_nothing_due(&store).await;
+            let wait = find(&store, message.id()).await.wait;
+            let Some(Wait::Retry { until }) = wait else { panic!("{wait:?}") };
+            assert!(until.duration_since(SystemTime::now()).unwrap() <= WAIT, "what is said is true");
+        }
+        let out = lease_all(&store, 1).await;
+        assert!(begun.elapsed() < WAIT + Duration::from_secs(3), "{:?}", begun.elapsed());
+        confirm(&store, &out).await;
+        assert!(list(&store).await.is_empty());
+    }
+    println!("it left in time");
+}

@@ -1,0 +1,198 @@
+//! A flipped byte: detected, said, and the rest stays readable.
+
+use std::collections::{BTreeSet, HashSet};
+use std::fs;
+
+use tower_outbox::store::{Settlement, Store};
+use tower_outbox::{Embedded, Message};
+use uuid::Uuid;
+
+use super::{Place, assert_works, drain, flip, unreadable, without};
+use crate::support::logs::{self, Logs};
+use crate::support::stores::{confirm, depth, ids, ids_of, lease_all, settle};
+
+/// Messages of a few bytes, each in a batch of its own but for the last three.
+fn small() -> Vec<Message> {
+    (0..8).map(|n| Message::new("a", vec![n; 5]).unwrap()).collect()
+}
+
+/// A store of which two messages have left, and the ids of the six that have not.
+async fn six_of_eight(place: &Place) -> (Embedded, Vec<Uuid>) {
+    let store = place.open().await;
+    let messages = small();
+    for message in &messages[..5] {
+        store.append(vec![message.clone()]).await.unwrap();
+    }
+    store.append(messages[5..].to_vec()).await.unwrap();
+    let leased = lease_all(&store, 2).await;
+    confirm(&store, &leased).await;
+    // One that is written after it shows that the journal is.
+    assert_eq!(store.drop_messages(&[99]).await.unwrap(), 0);
+    (store, ids(&messages[2..]))
+}
+
+/// Opens it, lets everything leave, opens it again; gives what is missing.
+async fn check(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid> {
+    let store = place.open().await;
+    let left = drain(&store).await;
+    assert_eq!(left.iter().collect::<HashSet<_>>().len(), left.len(), "{what}: nothing leaves twice");
+    assert!(without(&left, ids).is_empty(), "{what}: nothing else leaves");
+    assert!(left.is_sorted_by_key(|id| ids.iter().position(|other| other == id)), "{what}: in order");
+    let missing = without(ids, &left);
+    let dead = unreadable(&store).await;
+    let said = log.alarms(place.path().to_str().unwrap());
+    assert!(
+        dead == missing.len()
+            || said.iter().any(|line| line.contains("messages lost") || line.contains("is cut off")),
+        "{what}: {} are missing and {dead} dead letters say so; {said:?}",
+        missing.len()
+    );
+    assert_eq!(depth(&store).await, (0, dead as u64), "{what}");
+    assert_works(&store).await;
+    drop(store);
+    let store = place.open().await;
+    assert_eq!(depth(&store).await, (0, dead as u64), "{what}: nothing comes back");
+    missing
+}
+
+/// Flips every `step`th byte of this file, each in a copy; one message may be missing then, or those of the last batch if it may be.
+async fn flip_bytes(place: &Place, (file, step): (usize, usize), ids: &[Uuid], torn: &[Uuid]) {
+    let log = logs::listen();
+    let len = fs::read(&place.logs()[file]).unwrap().len();
+    let mut missed = BTreeSet::new();
+    for at in (0..len).step_by(step) {
+        let damaged = place.copy();
+        flip(&damaged.logs()[file], at, 0x41);
+        let what = format!("file {file}, byte {at}");
+        let missing = check(&damaged, ids, &log, &what).await;
+        assert!(missing.len() <= 1 || missing == torn, "{what}: {} are missing", missing.len());
+        if missing.is_empty() {
+            let of_head = log.alarms(damaged.path().to_str().unwrap());
+            assert_eq!(at < 8, of_head.iter().any(|line| line.contains("head")), "{what}: {of_head:?}");
+        }
+        missed.extend(missing);
+    }
+    assert!(!missed.is_empty() || file == 0, "each byte counts");
+    if place.logs().len() == 1 {
+        assert_eq!(missed.len(), ids.len(), "each message has its bytes");
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_byte_costs_one_message_after_an_orderly_close() {
+    let place = Place::new();
+    let (store, ids) = six_of_eight(&place).await;
+    store.close().await;
+    flip_bytes(&place, (0, 1), &ids, &[]).await;
+}
+
+#[tokio::test]
+async fn a_flipped_byte_costs_one_message_after_a_kill_or_the_batch_that_may_be_torn() {
+    let place = Place::new();
+    let (_store, ids) = six_of_eight(&place).await;
+    flip_bytes(&place, (0, 1), &ids, &ids[3..]).await;
+}
+
+#[tokio::test]
+async fn a_flipped_byte_in_any_of_several_files_costs_one_message() {
+    for close in [true, false] {
+        let place = Place::new().with_segment_bytes(60);
+        let (store, ids) = six_of_eight(&place).await;
+        if close {
+            store.close().await;
+        }
+        let files = place.logs().len();
+        assert!(files >= 3, "{files} files");
+        for file in 0..files {
+            let torn: &[Uuid] = if close || file + 1 < files { &[] } else { &ids[3..] };
+            flip_bytes(&place, (file, 3), &ids, torn).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_bit_of_the_head_of_a_file_may_flip() {
+    let log = logs::listen();
+    let place = Place::new();
+    let (_store, ids) = six_of_eight(&place).await;
+    for at in 0..8 {
+        for bit in 0..8 {
+            let damaged = place.copy();
+            flip(&damaged.last_log(), at, 1 << bit);
+            let what = format!("bit {bit} of byte {at}");
+            assert!(check(&damaged, &ids, &log, &what).await.is_empty(), "{what}");
+            let said = log.alarms(damaged.path().to_str().unwrap());
+            assert!(said.iter().any(|line| line.contains("head")), "{what}: {said:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_byte_in_a_large_store_costs_one_message() {
+    const MESSAGES: usize = 2_000;
+    let log = logs::listen();
+    let place = Place::new().with_segment_bytes(64 << 10);
+    let store = place.open().await;
+    let messages: Vec<_> = (0..MESSAGES).map(|n| Message::new("a", vec![n as u8; 150]).unwrap()).collect();
+    for batch in messages.chunks(10) {
+        store.append(batch.to_vec()).await.unwrap();
+    }
+    let ids = ids(&messages);
+    store.close().await;
+    let mut at = 8;
+    for file in 0..place.logs().len() {
+        let len = fs::read(&place.logs()[file]).unwrap().len();
+        while at < len {
+            let damaged = place.copy();
+            flip(&damaged.logs()[file], at, 0xFF);
+            let missing = check(&damaged, &ids, &log, &format!("file {file}, byte {at}")).await;
+            assert_eq!(missing.len(), 1, "file {file}, byte {at}");
+            at += 30_011;
+        }
+        at -= len;
+    }
+}
+
+#[tokio::test]
+async fn a_flipped_byte_in_the_journal_loses_nothing() {
+    for close in [true, false] {
+        let log = logs::listen();
+        let place = Place::new();
+        let (store, pending) = six_of_eight(&place).await;
+        let out = lease_all(&store, 6).await;
+        settle(&store, &out[..1], Settlement::Dead { reason: "given up".into() }).await;
+        settle(&store, &out[3..4], Settlement::Confirmed).await;
+        settle(&store, &out[1..3], Settlement::Released).await;
+        assert_eq!(store.drop_messages(&[99]).await.unwrap(), 0);
+        let (dead, left) = (ids_of(&out[..1]), ids_of(&out[3..4]));
+        let wanted = without(&without(&pending, &dead), &left);
+        if close {
+            store.close().await;
+        }
+        let mut again = 0;
+        for at in 0..fs::read(place.journal()).unwrap().len() {
+            let damaged = place.copy();
+            flip(&damaged.journal(), at, 0x41);
+            let store = damaged.open().await;
+            let (_, still_dead) = depth(&store).await;
+            let sent = drain(&store).await;
+            assert!(without(&wanted, &sent).is_empty(), "byte {at}: nothing pending is lost");
+            assert_eq!(
+                sent.iter().collect::<HashSet<_>>().len(),
+                sent.len(),
+                "byte {at}: nothing leaves twice"
+            );
+            assert!(still_dead == 1 || sent.contains(&dead[0]), "byte {at}: the dead letter is lost");
+            let said = log.alarms(damaged.path().to_str().unwrap());
+            if sent.len() > wanted.len() {
+                again += 1;
+                // The last event cannot be told from one that was being written.
+                let last = !close && sent.len() == wanted.len() + 1;
+                assert!(last || said.iter().any(|line| line.contains("once more")), "byte {at}: {said:?}");
+            }
+            assert_works(&store).await;
+            assert_eq!(unreadable(&store).await, 0);
+        }
+        assert!(again > 0, "the bytes of the journal count");
+    }
+}

@@ -1,0 +1,355 @@
+//! A disk without room.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::routing::post;
+use http::header::RETRY_AFTER;
+use http::{Request, Response, StatusCode};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::sleep;
+use tower::ServiceExt;
+use tower_outbox::store::{Counts, Store};
+use tower_outbox::{
+    Embedded, EmbeddedSettings, Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, OpenError,
+    Outbox, RelaySettings, Unsent, async_trait,
+};
+use uuid::Uuid;
+
+use super::{assert_works, drain, without};
+use crate::support::logs;
+use crate::support::messengers::Journal;
+use crate::support::stores::{STUCK, confirm, depth, ids, ids_of, lease_all, open, until};
+
+/// A file system of its own, in memory.
+pub(super) struct Disk(TempDir);
+
+impl Disk {
+    pub(super) fn mount(options: &str) -> Self {
+        let disk = Self(tempfile::tempdir().unwrap());
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(disk.0.path()).output();
+        let mounted = mounted.expect("the command mount is there");
+        let said = String::from_utf8_lossy(&mounted.stderr).into_owned();
+        assert!(mounted.status.success(), "a tmpfs cannot be mounted, which needs root: {said}");
+        disk
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub(super) fn remount(&self, options: &str) {
+        let options = format!("remount,{options}");
+        let status = Command::new("mount").args(["-o", &options]).arg(self.path()).status();
+        assert!(status.unwrap().success(), "{options}");
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) -> PathBuf {
+        let path = self.path().join("ballast");
+        let mut file = File::options().append(true).create(true).open(&path).unwrap();
+        for size in [1 << 16, 1 << 12, 1] {
+            while file.write_all(&vec![1; size]).is_ok() {}
+        }
+        path
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// A bus that can be switched on and off.
+#[derive(Clone, Default)]
+struct Switch(Arc<AtomicBool>, Journal);
+
+#[async_trait]
+impl Messenger for Switch {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        if !self.0.load(Ordering::SeqCst) {
+            return Err(Unsent::new(batch, &Failure::transient("down")));
+        }
+        batch.iter().for_each(|message| self.1.write(message.id()));
+        Ok(())
+    }
+
+    async fn health(&self) -> Health {
+        if self.0.load(Ordering::SeqCst) { Health::Up } else { Health::Down { reason: "down".to_owned() } }
+    }
+}
+
+impl Switch {
+    fn set(&self, up: bool) {
+        self.0.store(up, Ordering::SeqCst);
+    }
+
+    fn sent(&self) -> Vec<Uuid> {
+        self.1.read().iter().map(|id| id.parse().unwrap()).collect()
+    }
+}
+
+/// An app over an outbox over a store on that disk.
+struct App {
+    router: Router,
+    store: Embedded,
+    handled: Arc<AtomicUsize>,
+    stop: oneshot::Sender<()>,
+    relay: JoinHandle<Counts>,
+}
+
+impl App {
+    async fn start(settings: &EmbeddedSettings, bus: &Switch) -> Self {
+        let store = open(settings).await.unwrap();
+        let (outbox, relay) = Outbox::new(bus.clone(), store.clone(), RelaySettings::default());
+        let (stop, stopped) = oneshot::channel();
+        let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::from_secs(10)));
+        let handled = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&handled);
+        let handler = move |queue: MessageQueue| async move {
+            count.fetch_add(1, Ordering::SeqCst);
+            let message = Message::new("a", vec![7; 3_000]).unwrap();
+            let id = message.id().to_string();
+            queue.enqueue(message).unwrap();
+            id
+        };
+        let router = Router::new().route("/", post(handler)).layer(MessagingLayer::new(outbox));
+        Self { router, store, handled, stop, relay }
+    }
+
+    async fn post(&self) -> Response<Body> {
+        self.router.clone().oneshot(Request::post("/").body(Body::empty()).unwrap()).await.unwrap()
+    }
+
+    /// Posts; gives the id of what was stored.
+    async fn stored(&self) -> Option<Uuid> {
+        let response = self.post().await;
+        if response.status() == StatusCode::OK {
+            return Some(crate::support::text(response).await.parse().unwrap());
+        }
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(RETRY_AFTER), "{response:?}");
+        None
+    }
+
+    /// Posts until the disk refuses; gives the ids of what was stored.
+    async fn post_until_full(&self) -> Vec<Uuid> {
+        let mut ids = Vec::new();
+        while let Some(id) = self.stored().await {
+            ids.push(id);
+            assert!(ids.len() < 10_000, "the disk is never full");
+        }
+        ids
+    }
+
+    async fn end(self) -> Counts {
+        self.stop.send(()).unwrap();
+        let left = self.relay.await.unwrap();
+        self.store.close().await;
+        left
+    }
+}
+
+fn settings(disk: &Disk) -> EmbeddedSettings {
+    EmbeddedSettings::new(disk.path().join("outbox")).with_segment_bytes(128 << 10)
+}
+
+#[tokio::test]
+#[ignore = "needs root to mount: ./scripts/test"]
+async fn a_full_disk_turns_requests_away_and_loses_nothing() {
+    let disk = Disk::mount("size=2m");
+    let bus = Switch::default();
+    let app = App::start(&settings(&disk), &bus).await;
+    let mut stored: Vec<_> = vec![app.stored().await.expect("there is room")];
+    let log = logs::listen();
+    let ballast = disk.fill();
+    stored.extend(app.post_until_full().await);
+
+    // For about a second requests do not come as far as the handler.
+    let handled = app.handled.load(Ordering::SeqCst);
+    for _ in 0..5 {
+        let response = app.post().await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(response.headers().contains_key(RETRY_AFTER));
+    }
+    assert_eq!(app.handled.load(Ordering::SeqCst), handled, "turned away before the handler");
+    let said = log.alarms(settings(&disk).path.to_str().unwrap());
+    assert!(said.iter().any(|line| line.contains("make room on that file system")), "{said:?}");
+    // Then one is tried, and they are turned away again.
+    until("one is tried", || async {
+        assert_eq!(app.stored().await, None);
+        app.handled.load(Ordering::SeqCst) > handled
+    })
+    .await;
+
+    // It goes on by itself.
+    fs::remove_file(ballast).unwrap();
+    let begun = Instant::now();
+    stored.push(loop {
+        if let Some(id) = app.stored().await {
+            break id;
+        }
+        assert!(begun.elapsed() < STUCK, "it does not go on");
+        sleep(Duration::from_millis(5)).await;
+    });
+    bus.set(true);
+    until("all has left", || async { depth(&app.store).await.0 == 0 }).await;
+    assert_eq!(app.end().await.pending, 0);
+    assert_eq!(bus.sent(), stored, "each once, in order, and nothing that was refused");
+}
+
+#[tokio::test]
+#[ignore = "needs root to mount: ./scripts/test"]
+async fn a_full_disk_drains_by_itself() {
+    let disk = Disk::mount("size=2m");
+    let bus = Switch::default();
+    let app = App::start(&settings(&disk), &bus).await;
+    let mut stored: Vec<_> = app.post_until_full().await;
+    disk.fill();
+    assert!(stored.len() > 400, "the store itself has filled the disk: {}", stored.len());
+    bus.set(true);
+    until("all has left", || async { depth(&app.store).await.0 == 0 }).await;
+    let mut ids = Vec::new();
+    for _ in 0..600 {
+        ids.extend(app.stored().await);
+        if ids.len() == 20 {
+            break;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(ids.len(), 20, "its own files have made room");
+    stored.extend(ids);
+    assert_eq!(app.end().await.pending, 0);
+    assert_eq!(bus.sent(), stored);
+    let store = open(&settings(&disk)).await.unwrap();
+    assert!(drain(&store).await.is_empty(), "nothing leaves twice");
+    assert_works(&store).await;
+}
+
+/// Stored, filled up, some of it confirmed while there is no room at all for a word about it.
+async fn confirmed_on_a_full_disk(
+    disk: &Disk,
+    log: &logs::Logs,
+) -> (Embedded, PathBuf, Vec<Uuid>, Vec<Uuid>) {
+    let store = open(&settings(disk)).await.unwrap();
+    let messages: Vec<_> = (0..200).map(|_| Message::new("a", vec![7; 3_000]).unwrap()).collect();
+    for batch in messages.chunks(10) {
+        store.append(batch.to_vec()).await.unwrap();
+    }
+    let ballast = disk.fill();
+    // Whole blocks are allocated: the journal has some bytes left in its last.
+    let mut out = lease_all(&store, 200).await;
+    let mut gone = Vec::new();
+    for _ in 0..150 {
+        let one = out.remove(0);
+        gone.push(one.message.id());
+        // Reasons take room.
+        let reason = "no answer from the bus; ".repeat(20);
+        let retry = tower_outbox::store::Settlement::Retry { after: Duration::ZERO, reason: reason.into() };
+        store.settle(&[(one.lease, retry)]).await.unwrap();
+        let again = lease_all(&store, 1).await;
+        assert_eq!(ids_of(&again), gone[gone.len() - 1..]);
+        confirm(&store, &again).await;
+    }
+    let broken = || log.alarms("cannot be noted").len();
+    until("the journal is full", || async { broken() > 0 }).await;
+    (store, ballast, gone, ids(&messages[150..]))
+}
+
+#[tokio::test]
+#[ignore = "needs root to mount: ./scripts/test"]
+async fn what_left_while_the_disk_was_full_stays_away_once_there_was_room() {
+    let log = logs::listen();
+    let disk = Disk::mount("size=2m");
+    let (store, ballast, gone, rest) = confirmed_on_a_full_disk(&disk, &log).await;
+    assert_eq!(depth(&store).await, (50, 0));
+    fs::remove_file(ballast).unwrap();
+    // As after a kill, once the journal has been brought up to date.
+    let copy = tempfile::tempdir().unwrap();
+    let copied = EmbeddedSettings::new(copy.path().join("outbox"));
+    let journal = settings(&disk).path.join("state");
+    let before = fs::metadata(&journal).unwrap().modified().unwrap();
+    until("the journal is written anew", || async {
+        fs::metadata(&journal).unwrap().modified().unwrap() > before
+    })
+    .await;
+    assert!(
+        Command::new("cp").arg("-a").arg(settings(&disk).path).arg(&copied.path).status().unwrap().success()
+    );
+    let killed = open(&copied).await.unwrap();
+    assert_eq!(drain(&killed).await, rest);
+    assert_works(&killed).await;
+    drop(store);
+    let store = open(&settings(&disk)).await.unwrap();
+    let sent = drain(&store).await;
+    assert_eq!(sent, rest);
+    assert!(without(&gone, &sent).len() == gone.len());
+    assert_works(&store).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root to mount: ./scripts/test"]
+async fn a_full_disk_at_start_loses_nothing_and_says_nothing_false() {
+    let log = logs::listen();
+    let disk = Disk::mount("size=2m");
+    let (store, ballast, gone, rest) = confirmed_on_a_full_disk(&disk, &log).await;
+    let folder = settings(&disk).path;
+    // As after a kill, on a disk as full; more than once.
+    let copy = Disk::mount("size=2m");
+    assert!(Command::new("cp").arg("-a").arg(&folder).arg(copy.path()).status().unwrap().success());
+    drop((store, ballast));
+    let copied = settings(&copy);
+    let ballast = copy.fill();
+    for round in 0..3 {
+        // Killed, so to say, before there was room: nothing is written by an orderly end either.
+        let store = open(&copied).await.unwrap();
+        let (pending, dead) = depth(&store).await;
+        assert!(pending >= rest.len() as u64 && dead == 0, "round {round}: {pending} {dead}");
+        copy.fill();
+        drop(store);
+        copy.fill();
+    }
+    let store = open(&copied).await.unwrap();
+    fs::remove_file(ballast).unwrap();
+    let more: Vec<_> = (0..100).map(|_| Message::new("a", vec![7; 3_000]).unwrap()).collect();
+    for batch in more.chunks(10) {
+        store.append(batch.to_vec()).await.unwrap();
+    }
+    let rest = [rest, ids(&more)].concat();
+    drop(store);
+    let store = open(&copied).await.unwrap();
+    let sent = drain(&store).await;
+    assert!(without(&rest, &sent).is_empty(), "nothing is lost");
+    assert!(without(&sent, &[gone, rest].concat()).is_empty());
+    assert_eq!(depth(&store).await, (0, 0));
+    let said = log.alarms(copied.path.to_str().unwrap());
+    assert!(!said.iter().any(|line| line.contains("lost") || line.contains("damaged")), "{said:?}");
+    assert_works(&store).await;
+}
+
+#[tokio::test]
+#[ignore = "needs root to mount: ./scripts/test"]
+async fn a_store_that_cannot_be_begun_for_lack_of_room_says_so() {
+    let disk = Disk::mount("size=64k,nr_inodes=100");
+    disk.fill();
+    match Embedded::open(&settings(&disk)).await {
+        // Where folders and empty files take no room, it is the first file of messages that does.
+        Err(error @ OpenError::Io { .. }) => {
+            let text = error.to_string();
+            assert!(text.contains(settings(&disk).path.to_str().unwrap()), "{text}");
+            assert!(text.contains("make room on that file system"), "{text}");
+        }
+        other => panic!("{other:?}"),
+    }
+}

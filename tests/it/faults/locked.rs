@@ -1,0 +1,74 @@
+//! One process has the folder.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tower_outbox::store::Store;
+use tower_outbox::{Embedded, EmbeddedSettings, OpenError};
+
+use super::{Place, again, drain, part};
+use crate::support::stores::{batch, ids};
+
+#[tokio::test]
+async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
+    if let Some(path) = part() {
+        let store = Embedded::open(&EmbeddedSettings::new(path)).await.unwrap();
+        let messages = batch("a", 3);
+        store.append(messages.clone()).await.unwrap();
+        println!("\nopen {}", serde_json::to_string(&ids(&messages)).unwrap());
+        // Until it is killed, or whoever started it is.
+        let _ = std::io::stdin().lines().count();
+        return;
+    }
+    let place = Place::new();
+    let test = "faults::locked::a_folder_another_process_has_open_is_in_use_until_that_is_killed";
+    let mut other = again(test, place.path().to_str().unwrap()).spawn().unwrap();
+    let mut said = BufReader::new(other.stdout.take().unwrap()).lines();
+    let stored = said.find_map(|line| Some(line.unwrap().strip_prefix("open ")?.to_owned()));
+    let stored: Vec<uuid::Uuid> = serde_json::from_str(&stored.expect("it opens the store")).unwrap();
+
+    let begun = Instant::now();
+    let error = Embedded::open(&place.settings).await.unwrap_err();
+    assert!(begun.elapsed() < Duration::from_secs(1), "at once");
+    assert!(matches!(&error, OpenError::InUse { path } if path == place.path()), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains(place.path().to_str().unwrap()) && text.contains("in use by another process"),
+        "{text}"
+    );
+    assert!(text.contains("give each process a PATH of its own"), "{text}");
+
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let store = Embedded::open(&place.settings).await.unwrap();
+    assert_eq!(drain(&store).await, stored);
+}
+
+#[tokio::test]
+async fn a_second_store_in_the_same_process_is_refused() {
+    let place = Place::new();
+    let store = place.open().await;
+    let error = Embedded::open(&place.settings).await.unwrap_err();
+    assert!(matches!(error, OpenError::InUse { .. }), "{error}");
+    store.append(batch("a", 1)).await.unwrap();
+    store.close().await;
+    drop(store);
+    assert_eq!(drain(&Embedded::open(&place.settings).await.unwrap()).await.len(), 1);
+}
+
+#[tokio::test]
+async fn an_app_on_a_folder_in_use_ends_and_says_what_to_do() {
+    let place = Place::new();
+    let _store = place.open().await;
+    let mut demo = std::env::current_exe().unwrap();
+    demo.pop();
+    demo.pop();
+    let mut demo = Command::new(demo.join("examples").join("demo"));
+    demo.args(["--listen", "127.0.0.1:0"]).env("MESSAGE_BUS__DELIVERY", "durable");
+    demo.env("MESSAGE_BUS__OUTBOX__PATH", place.path()).stdin(Stdio::null());
+    let output = demo.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(place.path().to_str().unwrap()) && said.contains("a PATH of its own"), "{said}");
+}

@@ -1,0 +1,66 @@
+//! Files that somebody deleted.
+
+use std::fs;
+
+use tower_outbox::store::Store;
+
+use super::{Place, assert_works, drain, unreadable, without};
+use crate::support::logs;
+use crate::support::stores::{batch, confirm, ids, lease_all};
+
+#[tokio::test]
+async fn a_log_that_was_deleted_is_said_and_the_rest_leaves() {
+    let log = logs::listen();
+    for close in [true, false] {
+        let place = Place::new().with_segment_bytes(150);
+        let store = place.open().await;
+        let messages = batch("a", 12);
+        for message in &messages {
+            store.append(vec![message.clone()]).await.unwrap();
+        }
+        let ids = ids(&messages);
+        if close {
+            store.close().await;
+        }
+        let files = place.logs().len();
+        assert!(files >= 4);
+        for file in 0..files {
+            let damaged = place.copy();
+            fs::remove_file(&damaged.logs()[file]).unwrap();
+            let store = damaged.open().await;
+            let left = drain(&store).await;
+            let missing = without(&ids, &left).len();
+            assert_eq!(left.len() + missing, ids.len());
+            let said = log.alarms(damaged.path().to_str().unwrap());
+            let lost = said.iter().any(|line| line.contains(&format!("messages lost messages={missing} ")));
+            let what = format!("close: {close}, file {file} of {files}: {missing} missing; {said:?}");
+            // Of an empty one nobody misses anything.
+            assert!(missing > 0 || file + 1 == files, "{what}");
+            // How much was in the newest is only known after an orderly close.
+            let newest =
+                !close && said.iter().any(|line| line.contains("newest file of the outbox is missing"));
+            assert_eq!(newest, !close && file + 1 == files, "{what}");
+            assert!(lost || newest || unreadable(&store).await == missing, "{what}");
+            assert_works(&store).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_journal_that_was_deleted_lets_everything_that_is_there_leave_again() {
+    let log = logs::listen();
+    let place = Place::new();
+    let store = place.open().await;
+    let messages = batch("a", 5);
+    store.append(messages.clone()).await.unwrap();
+    let out = lease_all(&store, 3).await;
+    confirm(&store, &out).await;
+    store.close().await;
+    fs::remove_file(place.journal()).unwrap();
+    drop(store);
+    let store = place.open().await;
+    assert_eq!(drain(&store).await, ids(&messages));
+    let said = log.alarms(place.path().to_str().unwrap());
+    assert!(said.iter().any(|line| line.starts_with("ERROR") && line.contains("once more")), "{said:?}");
+    assert_works(&store).await;
+}

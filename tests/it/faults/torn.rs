@@ -1,0 +1,126 @@
+//! What was being written when the process, or the machine, died.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+
+use tower_outbox::store::Store;
+
+use super::{Place, assert_works, cut, drain, unreadable, without};
+use crate::support::logs;
+use crate::support::stores::{batch, confirm, ids, lease_all};
+
+/// Two batches that are whole, and the length of the file with them.
+async fn two_batches(place: &Place) -> (tower_outbox::Embedded, Vec<uuid::Uuid>, usize) {
+    let store = place.open().await;
+    let (first, second) = (batch("a", 3), batch("a", 4));
+    store.append(first.clone()).await.unwrap();
+    store.append(second.clone()).await.unwrap();
+    let whole = fs::read(place.last_log()).unwrap().len();
+    (store, [ids(&first), ids(&second)].concat(), whole)
+}
+
+#[tokio::test]
+async fn a_log_cut_anywhere_in_its_last_batch_recovers_to_the_last_whole_one() {
+    let log = logs::listen();
+    let place = Place::new();
+    let (store, wanted, whole) = two_batches(&place).await;
+    store.append(batch("torn", 3)).await.unwrap();
+    let len = fs::read(place.last_log()).unwrap().len();
+    for at in whole..len {
+        let torn = place.copy();
+        cut(&torn.last_log(), at);
+        let store = torn.open().await;
+        assert_eq!(fs::read(torn.last_log()).unwrap().len(), whole, "cut at {at}");
+        let more = batch("more", 2);
+        store.append(more.clone()).await.unwrap();
+        drop(store);
+        let store = torn.open().await;
+        let wanted = [wanted.clone(), ids(&more)].concat();
+        assert_eq!(drain(&store).await, wanted, "cut at {at}");
+        assert_eq!(unreadable(&store).await, 0, "cut at {at}");
+        assert_works(&store).await;
+        let said = log.alarms(torn.path().to_str().unwrap());
+        assert!(!said.iter().any(|line| line.starts_with("ERROR")), "cut at {at}: {said:?}");
+        assert_eq!(said.len(), usize::from(at > whole), "cut at {at}: {said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_tail_of_zeros_or_garbage_is_cut_off() {
+    let log = logs::listen();
+    let place = Place::new();
+    let (store, wanted, whole) = two_batches(&place).await;
+    store.append(batch("torn", 3)).await.unwrap();
+    let bytes = fs::read(place.last_log()).unwrap();
+    let garbage: Vec<u8> = (0..5_000_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    // A record out of its order, as of a block of another file.
+    let stale = bytes[8..whole].to_vec();
+    for (what, tail) in [("zeros", vec![0; 70_000]), ("garbage", garbage), ("stale records", stale)] {
+        for kept in [0, 10, 24, 100] {
+            let torn = place.copy();
+            let mut file = fs::OpenOptions::new().write(true).open(torn.last_log()).unwrap();
+            file.set_len((whole + kept) as u64).unwrap();
+            std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
+            file.write_all(&tail).unwrap();
+            let store = torn.open().await;
+            assert_eq!(drain(&store).await, wanted, "{what} after {kept} bytes");
+            assert_eq!(unreadable(&store).await, 0, "{what} after {kept} bytes");
+            assert_works(&store).await;
+            assert!(!log.alarms(torn.path().to_str().unwrap()).is_empty(), "{what} after {kept} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_file_torn_while_it_was_begun_is_begun_again() {
+    let place = Place::new().with_segment_bytes(300);
+    let (store, wanted, _) = two_batches(&place).await;
+    let files = place.logs().len();
+    store.append(batch("torn", 1)).await.unwrap();
+    assert_eq!(place.logs().len(), files + 1);
+    let len = fs::read(place.last_log()).unwrap().len();
+    for at in 0..len {
+        let torn = place.copy();
+        cut(&torn.last_log(), at);
+        let store = torn.open().await;
+        assert_eq!(drain(&store).await, wanted, "cut at {at}");
+        assert_works(&store).await;
+        drop(store);
+        let store = torn.open().await;
+        assert!(drain(&store).await.is_empty(), "cut at {at}");
+        assert_eq!(unreadable(&store).await, 0, "cut at {at}");
+    }
+}
+
+#[tokio::test]
+async fn a_journal_cut_anywhere_in_its_last_event_loses_nothing() {
+    let log = logs::listen();
+    let place = Place::new();
+    let (store, wanted, _) = two_batches(&place).await;
+    let out = lease_all(&store, 7).await;
+    confirm(&store, &out[..2]).await;
+    assert_eq!(store.drop_messages(&[99]).await.unwrap(), 0);
+    let whole = fs::read(place.journal()).unwrap().len();
+    confirm(&store, &out[2..4]).await;
+    assert_eq!(store.drop_messages(&[99]).await.unwrap(), 0);
+    let len = fs::read(place.journal()).unwrap().len();
+    assert!(len > whole);
+    for at in whole..=len {
+        let torn = place.copy();
+        cut(&torn.journal(), at);
+        let store = torn.open().await;
+        let sent = drain(&store).await;
+        assert!(without(&wanted[4..], &sent).is_empty(), "cut at {at}: nothing is lost");
+        assert!(without(&sent, &wanted[2..]).is_empty(), "cut at {at}: what had left before stays away");
+        assert_eq!(
+            sent.iter().collect::<HashSet<_>>().len(),
+            sent.len(),
+            "cut at {at}: nothing leaves twice"
+        );
+        assert_works(&store).await;
+        assert_eq!(log.alarms(torn.path().to_str().unwrap()), Vec::<String>::new(), "cut at {at}");
+        drop(store);
+        assert!(drain(&torn.open().await).await.is_empty(), "cut at {at}: it is known from then on");
+    }
+}
