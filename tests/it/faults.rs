@@ -71,6 +71,8 @@ impl Place {
             let entry = entry.unwrap();
             fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
         }
+        // The zeros it has ahead of what comes are of no interest.
+        cut(&copy.last_log(), written(&copy.last_log()).len());
         copy
     }
 
@@ -121,6 +123,13 @@ async fn unreadable(store: &impl Store) -> usize {
 /// Those of `all` that are not in `some`.
 fn without(all: &[Uuid], some: &[Uuid]) -> Vec<Uuid> {
     all.iter().copied().filter(|id| !some.contains(id)).collect()
+}
+
+/// What a file has before the zeros that were written ahead.
+fn written(path: &Path) -> Vec<u8> {
+    let mut bytes = fs::read(path).unwrap();
+    bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+    bytes
 }
 
 fn flip(path: &Path, at: usize, with: u8) {

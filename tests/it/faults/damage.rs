@@ -7,7 +7,7 @@ use tower_outbox::store::{Settlement, Store};
 use tower_outbox::{Embedded, Message};
 use uuid::Uuid;
 
-use super::{Place, assert_works, drain, flip, unreadable, without};
+use super::{Place, assert_works, drain, flip, unreadable, without, written};
 use crate::support::logs::{self, Logs};
 use crate::support::stores::{confirm, depth, ids, ids_of, lease_all, settle};
 
@@ -58,7 +58,7 @@ async fn check(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid>
 /// Flips every `step`th byte of this file, each in a copy; one message may be missing then, or those of the last batch if it may be.
 async fn flip_bytes(place: &Place, (file, step): (usize, usize), ids: &[Uuid], torn: &[Uuid]) {
     let log = logs::listen();
-    let len = fs::read(&place.logs()[file]).unwrap().len();
+    let len = written(&place.logs()[file]).len();
     let mut missed = BTreeSet::new();
     for at in (0..len).step_by(step) {
         let damaged = place.copy();
@@ -141,7 +141,7 @@ async fn a_flipped_byte_in_a_large_store_costs_one_message() {
     store.close().await;
     let mut at = 8;
     for file in 0..place.logs().len() {
-        let len = fs::read(&place.logs()[file]).unwrap().len();
+        let len = written(&place.logs()[file]).len();
         while at < len {
             let damaged = place.copy();
             flip(&damaged.logs()[file], at, 0xFF);
