@@ -204,6 +204,10 @@ impl<M: Messenger> Messenger for Background<M> {
         self.inner.health().await
     }
 
+    async fn brokers(&self) -> Vec<(String, Health)> {
+        self.inner.brokers().await
+    }
+
     async fn close(&self, deadline: Duration) -> Vec<Message> {
         self.inner.close(deadline).await
     }

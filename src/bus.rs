@@ -41,6 +41,8 @@ pub struct Bus {
     layer: MessagingLayer,
     worker: Mutex<Option<Worker>>,
     outbox: Option<OutboxHandle>,
+    #[cfg(feature = "admin")]
+    delivery: Delivery,
 }
 
 /// What runs beside the requests, and stops at shutdown.
@@ -55,6 +57,7 @@ enum Left {
     /// In memory.
     Messages(Vec<Message>),
     /// On disk.
+    #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "nothing else stores"))]
     Stored(Counts),
 }
 
@@ -92,6 +95,57 @@ impl Bus {
     #[must_use]
     pub fn outbox(&self) -> Option<OutboxHandle> {
         self.outbox.clone()
+    }
+
+    /// A router to look into the durable outbox and to operate on it, which the app nests where it likes. It is mounted
+    /// nowhere by itself, and knows no passwords: **put it behind a layer that lets in operators only**.
+    ///
+    /// ```
+    /// use axum::extract::Request;
+    /// use axum::http::{StatusCode, header::AUTHORIZATION};
+    /// use axum::middleware::{Next, from_fn};
+    /// use axum::response::Response;
+    /// use axum::Router;
+    /// # use tower_outbox::{Bus, Settings};
+    ///
+    /// async fn operators(request: Request, next: Next) -> Result<Response, StatusCode> {
+    ///     let token = request.headers().get(AUTHORIZATION).ok_or(StatusCode::UNAUTHORIZED)?;
+    ///     // Compare it with the service's own way of knowing people.
+    ///     # let _ = token;
+    ///     Ok(next.run(request).await)
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// # let bus = Bus::start(&Settings::default()).await.unwrap();
+    /// let app: Router = Router::new()
+    ///     // .. the routes of the app ..
+    ///     .layer(bus.layer())
+    ///     .nest("/admin/outbox", bus.admin().layer(from_fn(operators)));
+    /// # });
+    /// ```
+    ///
+    /// The command line tool speaks to it: `tower-outbox --url http://localhost:3000/admin/outbox status`.
+    ///
+    /// # Routes
+    /// Everything is JSON, sent as `application/json`; every error is `{"error": ".."}`. Without
+    /// [`Delivery::Durable`] there is only `/status`.
+    ///
+    /// | route | gives |
+    /// |---|---|
+    /// | `GET /status` | health of the bus, depth, bytes, oldest age, rates, breaker, last error |
+    /// | `GET /messages` | a page of messages without headers and bodies; narrowed by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies |
+    /// | `GET /messages/{id}` | the whole message: body, headers, failed attempts, `explain` (why it has not left), the next attempt |
+    /// | `POST /messages` | stores a message, `{"topic": "user.created", "body": {"id": 7}}`, or JSON lines of them, all or none; gives their `ids` |
+    /// | `POST /requeue` | gives dead letters another life: `{"filter": {"topic": "user.*"}, "dry_run": false, "rate": 100}` |
+    /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}` |
+    ///
+    /// Requeue and drop take the keys of the list as `filter`, and only count what it means unless `dry_run` is false.
+    /// Requeue lets `rate` messages a second go, 100 by default, and means dead letters when the filter names no state.
+    #[cfg(feature = "admin")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+    pub fn admin(&self) -> axum::Router {
+        let (messenger, outbox) = (Arc::clone(&self.messenger), self.outbox.clone());
+        crate::admin::Admin { delivery: self.delivery, running: true, messenger, outbox }.router()
     }
 
     /// Waits until nothing is in flight: no send of a request, no message in the background buffer.
@@ -243,10 +297,18 @@ impl BusBuilder<'_> {
                 tracing::warn!(%reason, "no broker answers yet");
             }
         });
-        Ok(Bus { messenger, layer, worker: Mutex::new(worker), outbox })
+        Ok(Bus {
+            messenger,
+            layer,
+            worker: Mutex::new(worker),
+            outbox,
+            #[cfg(feature = "admin")]
+            delivery: self.settings.delivery,
+        })
     }
 
-    fn backend(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {
+    /// The messenger alone, without anything that runs beside it.
+    pub(crate) fn backend(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {
         let (name, table) = (self.settings.backend.as_str(), &self.settings.backend_keys);
         let fault = |source: BoxError| SettingsError::Backend { name: name.to_owned(), source };
         if let Some(factory) = self.backends.remove(name) {

@@ -43,12 +43,17 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
+#[cfg(feature = "admin")]
+mod admin;
 mod backends;
 mod background;
 mod backoff;
 #[cfg(feature = "settings")]
 mod bus;
 mod caught;
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod cli;
 mod crash;
 mod error;
 mod in_flight;

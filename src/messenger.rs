@@ -67,6 +67,14 @@ pub trait Messenger: Send + Sync + 'static {
         Health::Up
     }
 
+    /// The health of each broker by itself, with its address: what `tower-outbox check` shows.
+    ///
+    /// Where messages can leave by several brokers, it connects to every one of them anew. By default there is one
+    /// entry, [`health`](Self::health). A decorator hands on the inner one's.
+    async fn brokers(&self) -> Vec<(String, Health)> {
+        vec![("the bus".to_owned(), self.health().await)]
+    }
+
     /// Closes connections after everything handed over has ended, for at most `deadline`.
     ///
     /// Returns the messages that are left: they were taken over, and are neither confirmed nor handed
@@ -103,6 +111,10 @@ impl<M: Messenger + ?Sized> Messenger for Arc<M> {
 
     async fn health(&self) -> Health {
         (**self).health().await
+    }
+
+    async fn brokers(&self) -> Vec<(String, Health)> {
+        (**self).brokers().await
     }
 
     async fn close(&self, deadline: Duration) -> Vec<Message> {

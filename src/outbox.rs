@@ -109,6 +109,10 @@ impl<M: Messenger> Messenger for Outbox<M> {
         self.inner.health().await
     }
 
+    async fn brokers(&self) -> Vec<(String, Health)> {
+        self.inner.brokers().await
+    }
+
     /// Closes the store and the inner messenger. What is stored stays stored: nothing is left.
     async fn close(&self, deadline: Duration) -> Vec<Message> {
         let left = self.inner.close(deadline).await;

@@ -4,11 +4,12 @@ mod keys;
 mod table;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use config::{Config, Environment, File};
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, Serialize};
 
 pub use self::table::BackendTable;
 use self::table::Table;
@@ -56,7 +57,7 @@ pub struct Settings {
 }
 
 /// How sure messages are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum Delivery {
@@ -67,6 +68,16 @@ pub enum Delivery {
     Background,
     /// The response waits until the messages are on the local disk; a relay sends what is stored. Needs the feature `embedded`.
     Durable,
+}
+
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Background => "background",
+            Self::Durable => "durable",
+        })
+    }
 }
 
 /// The durable outbox.

@@ -2,6 +2,8 @@
 
 mod explain;
 mod identity;
+#[cfg(feature = "cli")]
+mod inspect;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +16,8 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 pub(crate) use self::explain::explain;
+#[cfg(feature = "cli")]
+pub(crate) use self::inspect::{Certificate, inspect};
 
 /// What a backend's settings say about TLS.
 #[derive(Clone, Debug, Default)]

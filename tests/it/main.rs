@@ -1,11 +1,13 @@
 //! Behaviour through the public API.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
+mod admin;
 mod amqp091;
 mod amqp10;
 mod background;
 mod bus;
 mod cancellation;
+mod cli;
 mod conformance;
 mod examples;
 mod failover;

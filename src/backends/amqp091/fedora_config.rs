@@ -33,7 +33,7 @@ struct ClientProperties {
 }
 
 /// Fills what the settings leave open from the file they name.
-pub(super) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, BrokersError> {
+pub(crate) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, BrokersError> {
     let mut filled = settings.clone();
     if let Some(path) = &settings.config {
         let fault = |source: crate::error::BoxError| BrokersError::Config { path: path.clone(), source };

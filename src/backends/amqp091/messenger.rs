@@ -18,7 +18,6 @@ use crate::backends::brokers::{
 use crate::error::BoxError;
 use crate::message::Message;
 use crate::messenger::Unsent;
-use crate::tls::TlsSettings;
 use crate::topic::Topic;
 
 /// Any AMQP 0-9-1 broker: the backend `amqp091`.
@@ -64,12 +63,7 @@ fn access(settings: &Amqp091Settings) -> Access<'_> {
     Access {
         urls: &settings.urls,
         parse_url: BrokerUrl::parse_with_vhost,
-        tls: TlsSettings {
-            certificate: settings.certificate.as_deref(),
-            private_key: settings.private_key.as_deref(),
-            cacert: settings.cacert.as_deref(),
-            dangerous_accept_any_host_name: settings.dangerous_accept_any_host_name,
-        },
+        tls: settings.tls(),
         sasl: settings.sasl,
         topic_prefix: settings.topic_prefix.as_deref(),
         window: settings.window,

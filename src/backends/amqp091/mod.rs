@@ -20,6 +20,8 @@ mod messenger;
 mod settings;
 
 pub use self::fedora::{FedoraMessage, Severity};
+#[cfg(feature = "cli")]
+pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
 pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
 pub use self::messenger::{Amqp091, Fedmsg};
 pub use self::settings::Amqp091Settings;

@@ -16,7 +16,6 @@ use crate::backends::brokers::{
 use crate::error::BoxError;
 use crate::message::Message;
 use crate::messenger::{Failure, Unsent};
-use crate::tls::TlsSettings;
 
 /// Any AMQP 1.0 broker: the backend `amqp10`.
 ///
@@ -68,12 +67,7 @@ fn access(settings: &Amqp10Settings) -> Access<'_> {
     Access {
         urls: &settings.urls,
         parse_url: BrokerUrl::parse,
-        tls: TlsSettings {
-            certificate: settings.certificate.as_deref(),
-            private_key: settings.private_key.as_deref(),
-            cacert: settings.cacert.as_deref(),
-            dangerous_accept_any_host_name: settings.dangerous_accept_any_host_name,
-        },
+        tls: settings.tls(),
         sasl: settings.sasl,
         topic_prefix: settings.topic_prefix.as_deref(),
         window: settings.window,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::backends::brokers::{Sasl, redacted};
+use crate::tls::TlsSettings;
 
 /// Where the brokers are and how to talk to them.
 ///
@@ -69,6 +70,16 @@ impl Amqp10Settings {
     /// The brokers at `urls`, and defaults for the rest.
     pub fn new<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
         Self { urls: urls.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// The files that concern TLS.
+    pub(crate) fn tls(&self) -> TlsSettings<'_> {
+        TlsSettings {
+            certificate: self.certificate.as_deref(),
+            private_key: self.private_key.as_deref(),
+            cacert: self.cacert.as_deref(),
+            dangerous_accept_any_host_name: self.dangerous_accept_any_host_name,
+        }
     }
 }
 

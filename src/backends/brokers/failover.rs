@@ -5,6 +5,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use rand::seq::SliceRandom;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -170,6 +171,32 @@ impl<C: Connector> Failover<C> {
         Health::Down { reason: reasons.join("; ") }
     }
 
+    /// The health of each broker, by a connection of its own that is closed again.
+    pub(crate) async fn brokers(&self) -> Vec<(String, Health)> {
+        join_all(self.brokers.iter().map(|broker| async {
+            let url = broker.url.to_string();
+            match self.try_once(&broker.url).await {
+                Ok(()) => (url, Health::Up),
+                Err(reason) => (url, Health::Down { reason }),
+            }
+        }))
+        .await
+    }
+
+    async fn try_once(&self, url: &BrokerUrl) -> Result<(), String> {
+        let connection = self.connect(url).await?;
+        let blocked = connection.blocked();
+        let _ = timeout(HEALTH_TIMEOUT, connection.close()).await;
+        blocked.map_or(Ok(()), Err)
+    }
+
+    async fn connect(&self, url: &BrokerUrl) -> Result<C::Connection, String> {
+        match timeout(self.connection_timeout, self.connector.connect(url)).await {
+            Ok(connected) => connected.map_err(|error| Chain(error.as_ref()).to_string()),
+            Err(_) => Err(format!("no connection within {:?}", self.connection_timeout)),
+        }
+    }
+
     /// Closes every connection after what is outstanding has ended, for at most `deadline`.
     pub(crate) async fn close(&self, deadline: Duration) {
         self.closed.store(true, Ordering::Release);
@@ -210,11 +237,7 @@ impl<C: Connector> Failover<C> {
         if let Some(retry_at) = broker.cooling() {
             sleep_until(retry_at).await;
         }
-        let connected = match timeout(self.connection_timeout, self.connector.connect(&broker.url)).await {
-            Ok(connected) => connected.map_err(|error| Chain(error.as_ref()).to_string()),
-            Err(_) => Err(format!("no connection within {:?}", self.connection_timeout)),
-        };
-        match connected {
+        match self.connect(&broker.url).await {
             Ok(connection) => {
                 tracing::info!(broker = %broker.url, "connected");
                 let connection = Arc::new(connection);

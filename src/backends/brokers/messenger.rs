@@ -33,6 +33,10 @@ macro_rules! broker_messenger {
                 self.0.failover.health().await
             }
 
+            async fn brokers(&self) -> Vec<(String, crate::Health)> {
+                self.0.failover.brokers().await
+            }
+
             async fn close(&self, deadline: std::time::Duration) -> Vec<crate::Message> {
                 self.0.failover.close(deadline).await;
                 // Everything taken over is handed back by the `send` that took it.

@@ -98,7 +98,7 @@ pub(super) struct Writer {
     /// Files whose messages have all left, and which are still there.
     empty: Vec<u64>,
     /// Held for its lock.
-    _lock: File,
+    lock: File,
 }
 
 /// What there is to do.
@@ -110,6 +110,13 @@ struct Work {
     empty: Vec<u64>,
     ended: bool,
     next: u64,
+}
+
+/// A process that is being forked may hold a copy of the file, which would keep the lock for a moment.
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let _ = self.lock.unlock();
+    }
 }
 
 impl Writer {
@@ -132,7 +139,7 @@ impl Writer {
             buffer: Vec::new(),
             next_try: None,
             empty: Vec::new(),
-            _lock: lock,
+            lock,
         };
         match writer.snapshot(None) {
             Ok(()) => {}

@@ -1,0 +1,169 @@
+//! What the admin router is asked.
+
+use std::time::Duration;
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::error::Refusal;
+use super::stored_message::StoredMessage;
+use crate::error::Chain;
+use crate::message::Message;
+use crate::store::{Filter, State};
+
+/// How many entries a page has, unless it is asked for more, and at most.
+const LIMIT: usize = 50;
+const MAX_LIMIT: usize = 500;
+
+/// How many messages a second requeue lets go, unless it is told, and at least.
+const RATE: f64 = 100.0;
+const MIN_RATE: f64 = 0.001;
+
+/// The query of a list.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ListQuery {
+    state: Option<State>,
+    id: Option<Uuid>,
+    topic: Option<String>,
+    key: Option<String>,
+    reason: Option<String>,
+    #[serde(default, deserialize_with = "crate::units::optional_duration")]
+    older_than: Option<Duration>,
+    limit: Option<usize>,
+    pub(super) after: Option<u64>,
+    /// Whether entries come with headers and body.
+    #[serde(default)]
+    pub(super) body: bool,
+}
+
+impl ListQuery {
+    pub(super) fn limit(&self) -> Result<usize, Refusal> {
+        match self.limit.unwrap_or(LIMIT) {
+            limit @ 1..=MAX_LIMIT => Ok(limit),
+            limit => Err(Refusal::bad_request(format!("limit is {limit}; it may be 1 to {MAX_LIMIT}"))),
+        }
+    }
+
+    pub(super) fn filter(&self) -> Filter {
+        WrittenFilter {
+            state: self.state,
+            id: self.id,
+            topic: self.topic.clone(),
+            key: self.key.clone(),
+            reason: self.reason.clone(),
+            older_than: self.older_than,
+        }
+        .into()
+    }
+}
+
+/// A [`Filter`] whose age is a duration as people write it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenFilter {
+    state: Option<State>,
+    id: Option<Uuid>,
+    topic: Option<String>,
+    key: Option<String>,
+    reason: Option<String>,
+    #[serde(default, deserialize_with = "crate::units::optional_duration")]
+    older_than: Option<Duration>,
+}
+
+impl From<WrittenFilter> for Filter {
+    fn from(written: WrittenFilter) -> Self {
+        let WrittenFilter { state, id, topic, key, reason, older_than } = written;
+        Self { state, id, topic, key, reason, older_than: older_than.map(|age| age.as_secs()) }
+    }
+}
+
+/// The body of a requeue.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Requeue {
+    filter: WrittenFilter,
+    #[serde(default = "yes")]
+    pub(super) dry_run: bool,
+    /// Messages a second.
+    rate: Option<f64>,
+}
+
+impl Requeue {
+    pub(super) fn pace(&self) -> Result<Duration, Refusal> {
+        let rate = self.rate.unwrap_or(RATE);
+        let pace = Duration::try_from_secs_f64(rate.recip()).ok().filter(|_| rate >= MIN_RATE);
+        pace.ok_or_else(|| {
+            Refusal::bad_request(format!("rate is {rate}; it is messages a second, at least {MIN_RATE}"))
+        })
+    }
+
+    pub(super) fn filter(self) -> Filter {
+        self.filter.into()
+    }
+}
+
+/// The body of a drop.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Drop {
+    filter: WrittenFilter,
+    #[serde(default = "yes")]
+    pub(super) dry_run: bool,
+}
+
+impl Drop {
+    pub(super) fn filter(self) -> Filter {
+        self.filter.into()
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// What a requeue or drop did, or would do.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Acted {
+    pub(crate) dry_run: bool,
+    pub(crate) messages: usize,
+}
+
+/// Which messages were stored.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Appended {
+    pub(crate) ids: Vec<Uuid>,
+}
+
+/// Only what calls itself JSON: a browser asks for leave before it sends that to another site.
+pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Refusal> {
+    let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match essence.as_str() {
+        "application/json" | "application/jsonl" | "application/x-ndjson" => Ok(()),
+        _ => Err(Refusal::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the body must be JSON, sent with content-type: application/json",
+        )),
+    }
+}
+
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(body).map_err(|error| Refusal::bad_request(Chain(&error).to_string()))
+}
+
+/// One message, or several one after the other.
+pub(super) fn messages(body: &[u8]) -> Result<Vec<Message>, Refusal> {
+    let mut messages = Vec::new();
+    for stored in serde_json::Deserializer::from_slice(body).into_iter::<StoredMessage>() {
+        let message = stored.map_err(Into::into).and_then(StoredMessage::into_message);
+        let place = || format!("message {}: ", messages.len() + 1);
+        messages.push(message.map_err(|error| Refusal::bad_request(place() + &Chain(&*error).to_string()))?);
+    }
+    if messages.is_empty() {
+        return Err(Refusal::bad_request("there is no message in the body"));
+    }
+    Ok(messages)
+}

@@ -1,0 +1,102 @@
+//! How the bus and its outbox fare, as JSON.
+
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::timestamp;
+use crate::messenger::Health;
+use crate::outbox::{Breaker, OutboxStatus};
+use crate::settings::Delivery;
+
+/// What the route `status` answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct StatusReport {
+    pub(crate) delivery: Delivery,
+    /// Whether this comes from a running app.
+    pub(crate) running: bool,
+    /// None when nobody was asked.
+    pub(crate) health: Option<HealthReport>,
+    /// None when messages are not stored.
+    pub(crate) outbox: Option<OutboxReport>,
+    /// Why there is no outbox, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) note: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(crate) enum HealthReport {
+    Up,
+    Down { reason: String },
+}
+
+impl From<Health> for HealthReport {
+    fn from(health: Health) -> Self {
+        match health {
+            Health::Up => Self::Up,
+            Health::Down { reason } => Self::Down { reason },
+        }
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OutboxReport {
+    pub(crate) place: String,
+    pub(crate) pending: u64,
+    pub(crate) dead: u64,
+    pub(crate) bytes: u64,
+    /// When the oldest pending message was made.
+    #[serde(with = "timestamp::optional")]
+    pub(crate) oldest: Option<SystemTime>,
+    pub(crate) oldest_age_seconds: Option<f64>,
+    pub(crate) stored_per_second: f64,
+    pub(crate) confirmed_per_second: f64,
+    pub(crate) breaker: BreakerReport,
+    pub(crate) last_error: Option<LastError>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(crate) enum BreakerReport {
+    Closed,
+    Open {
+        #[serde(with = "timestamp")]
+        since: SystemTime,
+        #[serde(with = "timestamp")]
+        next_probe: SystemTime,
+    },
+    HalfOpen,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct LastError {
+    #[serde(with = "timestamp")]
+    pub(crate) at: SystemTime,
+    pub(crate) error: String,
+}
+
+impl From<OutboxStatus> for OutboxReport {
+    fn from(status: OutboxStatus) -> Self {
+        let OutboxStatus {
+            place, counts, stored_per_second, confirmed_per_second, breaker, last_error, ..
+        } = status;
+        let age = |since| SystemTime::now().duration_since(since).unwrap_or_default().as_secs_f64();
+        Self {
+            place,
+            pending: counts.pending,
+            dead: counts.dead,
+            bytes: counts.bytes,
+            oldest: counts.oldest,
+            oldest_age_seconds: counts.oldest.map(age),
+            stored_per_second,
+            confirmed_per_second,
+            breaker: match breaker {
+                Breaker::Closed => BreakerReport::Closed,
+                Breaker::Open { since, next_probe } => BreakerReport::Open { since, next_probe },
+                Breaker::HalfOpen => BreakerReport::HalfOpen,
+            },
+            last_error: last_error.map(|(at, error)| LastError { at, error }),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! `tower-outbox requeue` and `tower-outbox drop`.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::{ArgGroup, Args};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::filter::{FilterArgs, WHICH};
+use super::target::Target;
+use super::{Context, Failure};
+use crate::admin::Acted;
+
+/// Give dead letters another life
+#[derive(Args)]
+#[command(
+    group = which(),
+    override_usage = "tower-outbox requeue [OPTIONS] <ID>\n       tower-outbox requeue [OPTIONS] <--all | conditions>",
+    after_help = "One message is requeued at once; also one that waits for its next attempt, which is then due. By \
+        conditions, dead letters are meant: it says how many, and acts with --yes, or when you answer y."
+)]
+pub(super) struct Requeue {
+    #[command(flatten)]
+    act: Act,
+    /// How many messages a second may leave
+    #[arg(long, value_name = "N", default_value_t = 100.0, value_parser = rate)]
+    rate: f64,
+}
+
+/// Drop messages for good
+#[derive(Args)]
+#[command(
+    group = which(),
+    override_usage = "tower-outbox drop [OPTIONS] <ID>\n       tower-outbox drop [OPTIONS] <--all | conditions>",
+    after_help = "One message is dropped at once. By conditions, dead letters and pending messages are meant: it says how \
+        many, and acts with --yes, or when you answer y. What is being sent just now stays."
+)]
+pub(super) struct Drop {
+    #[command(flatten)]
+    act: Act,
+}
+
+#[derive(Args, Clone)]
+struct Act {
+    /// The message
+    #[arg(conflicts_with_all = ["all", "state", "topic", "key", "reason", "older_than"])]
+    id: Option<Uuid>,
+    /// All of them
+    #[arg(long, help_heading = WHICH)]
+    all: bool,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Only say how many it would be
+    #[arg(long)]
+    dry_run: bool,
+    /// Act without asking
+    #[arg(long, short, conflicts_with = "dry_run")]
+    yes: bool,
+}
+
+/// One of these must be given: nothing is requeued or dropped by an oversight.
+fn which() -> ArgGroup {
+    let args = ["id", "all", "state", "topic", "key", "reason", "older_than"];
+    ArgGroup::new("which").required(true).multiple(true).args(args)
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.001);
+    rate.ok_or_else(|| "it is no number of at least 0.001".to_owned())
+}
+
+impl Requeue {
+    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        let rate = ("rate".to_owned(), self.rate.into());
+        let work = Work { route: "requeue", verb: "requeue", done: "requeued", more: Map::from_iter([rate]) };
+        let mut act = self.act.clone();
+        if act.id.is_none() {
+            act.filter.set_default_state("dead");
+        }
+        act.run(context, &work)
+    }
+}
+
+impl Drop {
+    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        self.act.run(context, &Work { route: "drop", verb: "drop", done: "dropped", more: Map::new() })
+    }
+}
+
+/// What is to be done, and how it is called.
+struct Work {
+    route: &'static str,
+    verb: &'static str,
+    done: &'static str,
+    more: Map<String, Value>,
+}
+
+impl Work {
+    fn post(&self, target: &Target, filter: &Map<String, Value>, dry_run: bool) -> Result<Acted, Failure> {
+        let mut body = self.more.clone();
+        body.insert("filter".to_owned(), filter.clone().into());
+        body.insert("dry_run".to_owned(), dry_run.into());
+        target.post(self.route, Value::from(body).to_string().into_bytes())
+    }
+}
+
+impl Act {
+    fn run(&self, context: &Context, work: &Work) -> Result<(), Failure> {
+        let output = context.output;
+        let target = context.target()?;
+        let filter = match self.id {
+            Some(id) => Map::from_iter([("id".to_owned(), json!(id))]),
+            None => self.filter.object(),
+        };
+        let say = |acted: &Acted| {
+            let messages = self.filter.count(acted.messages as u64);
+            match (output.json, acted.dry_run) {
+                (true, _) => output.document(acted),
+                (false, true) => output.line(format!("would {} {messages}", work.verb)),
+                (false, false) => output.line(format!("{} {messages}", work.done)),
+            }
+        };
+        if self.id.is_none() || self.dry_run {
+            let would = work.post(&target, &filter, true)?;
+            if self.dry_run || would.messages == 0 {
+                return say(&would);
+            }
+            if !self.yes && !self.asked(context, work, &would)? {
+                say(&would)?;
+                output.note("nothing was done; --yes does it");
+                return Err(Failure::said());
+            }
+        }
+        say(&work.post(&target, &filter, false)?)
+    }
+
+    /// Asks whoever sits there.
+    fn asked(&self, context: &Context, work: &Work, would: &Acted) -> Result<bool, Failure> {
+        if !io::stdin().is_terminal() || context.output.json {
+            return Ok(false);
+        }
+        let messages = self.filter.count(would.messages as u64);
+        let _ = write!(io::stderr(), "{} {messages}? [y/N] ", work.verb);
+        let mut answer = String::new();
+        io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::error(&error))?;
+        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+    }
+}

@@ -1,0 +1,127 @@
+//! `tower-outbox export`.
+
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use super::filter::FilterArgs;
+use super::list::page;
+use super::output::{Unit, count};
+use super::target::Target;
+use super::{Context, Failure};
+use crate::admin::StatusReport;
+
+/// How many messages are asked for at a time.
+const PAGE: usize = 500;
+
+/// Write messages with their bodies as JSON lines, which `import` reads
+#[derive(Args)]
+#[command(
+    after_help = "The messages stay in the outbox. Without conditions it is all of them, dead letters too."
+)]
+pub(super) struct Export {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// Write to this new file, which only this user may read; by default to stdout
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+impl Export {
+    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        let output = context.output;
+        let target = context.target()?;
+        let bar = output.progress(self.expected(&target)?, Unit::Messages);
+        let mut writer = Writer::new(self.output.as_deref())?;
+        let (mut exported, mut unreadable, mut after) = (0, 0, None);
+        loop {
+            let page = page(&target, &self.filter, after, PAGE, true)?;
+            for message in &page.messages {
+                if message.topic.is_none() {
+                    unreadable += 1;
+                    continue;
+                }
+                let line = serde_json::to_string(message).map_err(|error| Failure::error(&error))?;
+                writer.line(&line)?;
+                exported += 1;
+            }
+            bar.inc(page.messages.len() as u64);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        writer.end()?;
+        bar.finish_and_clear();
+        let messages = count(exported, "message");
+        match &self.output {
+            Some(path) if output.json => output.document(&json!({"messages": exported, "output": path}))?,
+            Some(path) => output.line(format!("exported {messages} to {}", path.display()))?,
+            None => output.note(format!("exported {messages}")),
+        }
+        if unreadable > 0 {
+            output.note(format!("{} can no longer be read, and are left out", count(unreadable, "message")));
+        }
+        Ok(())
+    }
+
+    /// How many messages it will be, if that is known.
+    fn expected(&self, target: &Target) -> Result<Option<u64>, Failure> {
+        let state = self.filter.only_state();
+        if state.is_none() && !self.filter.is_empty() {
+            return Ok(None);
+        }
+        let status: StatusReport = target.get(&["status"], &[])?;
+        Ok(status.outbox.map(|outbox| match state {
+            Some("pending") => outbox.pending,
+            Some(_) => outbox.dead,
+            None => outbox.pending + outbox.dead,
+        }))
+    }
+}
+
+/// Lines to a file or to stdout.
+struct Writer<'a> {
+    writer: BufWriter<Box<dyn Write>>,
+    path: Option<&'a Path>,
+}
+
+impl<'a> Writer<'a> {
+    fn new(path: Option<&'a Path>) -> Result<Self, Failure> {
+        let writer: Box<dyn Write> = match path {
+            None => Box::new(io::stdout()),
+            Some(path) => {
+                let mut options = OpenOptions::new();
+                options.write(true).create_new(true);
+                #[cfg(unix)]
+                std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+                let file = options.open(path).map_err(|error| match error.kind() {
+                    io::ErrorKind::AlreadyExists => {
+                        Failure::failed(format!("{} is there already: choose another name", path.display()))
+                    }
+                    _ => Failure::failed(format!("cannot create {}: {error}", path.display())),
+                })?;
+                Box::new(file)
+            }
+        };
+        Ok(Self { writer: BufWriter::with_capacity(1 << 16, writer), path })
+    }
+
+    fn line(&mut self, line: &str) -> Result<(), Failure> {
+        writeln!(self.writer, "{line}").map_err(|error| self.fault(&error))
+    }
+
+    fn end(mut self) -> Result<(), Failure> {
+        self.writer.flush().map_err(|error| self.fault(&error))
+    }
+
+    fn fault(&self, error: &io::Error) -> Failure {
+        match self.path {
+            Some(path) => Failure::failed(format!("cannot write {}: {error}", path.display())),
+            None => Failure::stdout(error),
+        }
+    }
+}

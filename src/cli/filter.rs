@@ -1,0 +1,84 @@
+//! Which messages a command is about.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::de::IntoDeserializer;
+use serde::de::value::StrDeserializer;
+use serde_json::{Map, Value};
+
+use super::output::count;
+
+/// The heading of conditions in the help.
+pub(super) const WHICH: &str = "Which messages";
+
+/// Conditions; they add up.
+#[derive(Args, Clone, Debug)]
+pub(super) struct FilterArgs {
+    /// Messages to be sent, or dead letters
+    #[arg(long, help_heading = WHICH, value_parser = ["pending", "dead"])]
+    state: Option<String>,
+    /// Of this topic; with * at its end, of every topic that begins so
+    #[arg(long, help_heading = WHICH)]
+    topic: Option<String>,
+    /// With this ordering key
+    #[arg(long, help_heading = WHICH)]
+    key: Option<String>,
+    /// Whose last failure contains this text, in any case
+    #[arg(long, help_heading = WHICH, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Made longer ago than this: 30m, 1d, or seconds
+    #[arg(long, help_heading = WHICH, value_name = "AGE", value_parser = seconds)]
+    older_than: Option<u64>,
+}
+
+impl FilterArgs {
+    /// As the admin router has them.
+    pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
+        let text = |value: &Option<String>| value.clone();
+        let conditions = [
+            ("state", text(&self.state)),
+            ("topic", text(&self.topic)),
+            ("key", text(&self.key)),
+            ("reason", text(&self.reason)),
+            ("older_than", self.older_than.map(|seconds| seconds.to_string())),
+        ];
+        conditions.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
+    }
+
+    pub(super) fn object(&self) -> Map<String, Value> {
+        self.pairs().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
+    }
+
+    pub(super) fn set_default_state(&mut self, state: &str) {
+        self.state.get_or_insert_with(|| state.to_owned());
+    }
+
+    /// The state, when that is the only condition.
+    pub(super) fn only_state(&self) -> Option<&str> {
+        self.state.as_deref().filter(|_| self.pairs().len() == 1)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.pairs().is_empty()
+    }
+
+    /// So many of what is meant.
+    pub(super) fn count(&self, messages: u64) -> String {
+        match self.state.as_deref() {
+            Some("dead") => count(messages, "dead letter"),
+            Some("pending") => count(messages, "pending message"),
+            _ => count(messages, "message"),
+        }
+    }
+}
+
+fn seconds(text: &str) -> Result<u64, String> {
+    duration(text).map(|age| age.as_secs())
+}
+
+/// As in settings: `30m`, `1d`, or seconds.
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
+    let deserializer: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
+    crate::units::duration(deserializer).map_err(|error| error.to_string())
+}

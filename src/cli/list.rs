@@ -1,0 +1,94 @@
+//! `tower-outbox list`.
+
+use std::time::SystemTime;
+
+use clap::Args;
+
+use super::filter::FilterArgs;
+use super::output::{aligned, short, span};
+use super::target::Target;
+use super::{Context, Failure};
+use crate::admin::{Listed, StoredMessage};
+
+/// The most that the admin router gives at a time.
+const PAGE: usize = 500;
+
+/// List messages; headers and bodies are printed by `show` alone
+#[derive(Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// How many at most
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
+    limit: usize,
+}
+
+fn at_least_one(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "it is no number above 0".to_owned())
+}
+
+impl List {
+    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        let target = context.target()?;
+        let (mut messages, mut after) = (Vec::new(), None);
+        let more = loop {
+            let room = self.limit - messages.len();
+            if room == 0 {
+                break true;
+            }
+            let page = page(&target, &self.filter, after, room.min(PAGE), false)?;
+            if context.output.json {
+                page.messages.iter().try_for_each(|message| context.output.document(message))?;
+            }
+            messages.extend(page.messages);
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break false,
+            }
+        };
+        if !context.output.json && !messages.is_empty() {
+            let head = ["ID", "STATE", "AGE", "TRIED", "TOPIC", "KEY", "WHY"].map(str::to_owned);
+            let rows: Vec<_> = std::iter::once(head).chain(messages.iter().map(row)).collect();
+            aligned(&rows).iter().try_for_each(|line| context.output.line(line))?;
+        }
+        match (messages.len(), more) {
+            (0, false) => context.output.note("there is no such message"),
+            (listed, true) => {
+                context.output.note(format!("these are the first {listed}; --limit shows more"))
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// One page of the list.
+pub(super) fn page(
+    target: &Target,
+    filter: &FilterArgs,
+    after: Option<u64>,
+    limit: usize,
+    body: bool,
+) -> Result<Listed, Failure> {
+    let mut query = filter.pairs();
+    query.push(("limit", limit.to_string()));
+    query.extend(after.map(|after| ("after", after.to_string())));
+    if body {
+        query.push(("body", "true".to_owned()));
+    }
+    target.get(&["messages"], &query)
+}
+
+fn row(message: &StoredMessage) -> [String; 7] {
+    let dash = || "-".to_owned();
+    let age = message.time.map(|time| span(SystemTime::now().duration_since(time).unwrap_or_default()));
+    [
+        message.id.map_or_else(dash, |id| id.to_string()),
+        message.state.map_or_else(dash, |state| state.to_string()),
+        age.unwrap_or_else(dash),
+        message.attempts.map_or_else(dash, |attempts| attempts.to_string()),
+        message.topic.as_deref().map_or_else(dash, |topic| short(topic, 60)),
+        message.key.as_deref().map_or_else(dash, |key| short(key, 40)),
+        message.explain.as_deref().map_or_else(dash, |why| short(why, 100)),
+    ]
+}

@@ -1,0 +1,227 @@
+//! The command line tool `tower-outbox`.
+
+mod act;
+mod check;
+mod export;
+mod failure;
+mod filter;
+mod import;
+mod list;
+mod output;
+mod send;
+mod show;
+mod status;
+mod target;
+
+use std::io::{self, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use http::{HeaderName, HeaderValue};
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+use url::Url;
+
+use self::failure::Failure;
+use self::output::Output;
+use self::target::Target;
+use crate::settings::Settings;
+
+const ABOUT: &str = "\
+Look into the durable outbox of an app, and operate on it.
+
+Without --url it opens the outbox that the settings name, which no running app may have open. \
+With --url it asks a running app, where that has nested `bus.admin()`.";
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, or a check found something
+  2  wrong usage
+  3  not found
+  4  the outbox is in use, or the app cannot be reached
+
+Environment:
+  MESSAGE_BUS__KEY  a key of the settings, as MESSAGE_BUS__OUTBOX__PATH
+  SSL_CERT_FILE     whom to trust in place of the system's authorities, for --url https://..
+  RUST_LOG          what to log on stderr; by default tower_outbox=warn";
+
+#[derive(Parser)]
+#[command(name = "tower-outbox", version, about = ABOUT, after_help = EXIT_CODES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args)]
+#[command(next_help_heading = "Global options")]
+struct Global {
+    /// Read the table MESSAGE_BUS of this TOML, YAML or JSON file, and the environment over it
+    #[arg(long, value_name = "FILE", global = true)]
+    settings: Option<PathBuf>,
+    /// Ask a running app, by the address of its admin router
+    #[arg(long, value_name = "URL", global = true, env = "TOWER_OUTBOX_URL", hide_env_values = true, value_parser = app_url)]
+    url: Option<Url>,
+    /// Send this HTTP header along to --url, as 'authorization: Bearer ..'; may be repeated
+    #[arg(
+        long,
+        value_name = "NAME: VALUE",
+        global = true,
+        env = "TOWER_OUTBOX_HTTP_HEADER",
+        hide_env_values = true,
+        value_delimiter = '\n',
+        value_parser = http_header
+    )]
+    http_header: Vec<(HeaderName, HeaderValue)>,
+    /// Print JSON: one document, or a line for each message
+    #[arg(long, global = true)]
+    json: bool,
+    /// Print results and errors only, no notes and no progress bars
+    #[arg(long, short, global = true)]
+    quiet: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Check),
+    Send(send::Send),
+    Status(status::Status),
+    List(list::List),
+    Show(show::Show),
+    Requeue(act::Requeue),
+    Drop(act::Drop),
+    Export(export::Export),
+    Import(import::Import),
+}
+
+fn app_url(text: &str) -> Result<Url, String> {
+    let url =
+        Url::parse(text).map_err(|error| format!("{error}; write http://localhost:3000/admin/outbox"))?;
+    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
+        return Err("it is no http:// or https:// address".to_owned());
+    }
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err("it names a user; write --http-header 'authorization: ..' instead".to_owned());
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("it has a query or fragment, which has no meaning here".to_owned());
+    }
+    Ok(url)
+}
+
+fn http_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("it has no colon; write 'name: value'")?;
+    let name = name.trim().parse().map_err(|_| "its name is not one")?;
+    let mut value: HeaderValue = value.trim().parse().map_err(|_| "its value is not one")?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+/// What every command is given.
+struct Context {
+    global: Global,
+    output: Output,
+    runtime: Runtime,
+}
+
+impl Context {
+    fn settings(&self) -> Result<Settings, Failure> {
+        Settings::load(self.global.settings.as_deref()).map_err(|error| Failure::error(&error))
+    }
+
+    /// The running app, if there is a URL.
+    fn running(&self) -> Option<Target> {
+        let url = self.global.url.as_ref()?;
+        Some(Target::running(url, &self.global.http_header))
+    }
+
+    /// What a command works on.
+    fn target(&self) -> Result<Target, Failure> {
+        match self.running() {
+            Some(app) => Ok(app),
+            None => Target::stopped(&self.settings()?, false, self.runtime.handle()),
+        }
+    }
+
+    /// The same, for messages to be stored: a stopped app's outbox may be created.
+    fn target_to_store(&self) -> Result<Target, Failure> {
+        match self.running() {
+            Some(app) => Ok(app),
+            None => Target::stopped(&self.settings()?, true, self.runtime.handle()),
+        }
+    }
+}
+
+/// Runs the tool with the arguments of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Cli { global, command } = Cli::parse();
+    let output = Output { json: global.json, quiet: global.quiet };
+    log(output);
+    match run(global, output, &command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if let Some(message) = failure.message {
+                let _ = writeln!(io::stderr(), "tower-outbox: {}", output::harmless(&message));
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(global: Global, output: Output, command: &Command) -> Result<(), Failure> {
+    let runtime = Runtime::new().map_err(|error| Failure::error(&error))?;
+    let context = Context { global, output, runtime };
+    match command {
+        Command::Check(check) => check.run(&context),
+        Command::Send(send) => send.run(&context),
+        Command::Status(status) => status.run(&context),
+        Command::List(list) => list.run(&context),
+        Command::Show(show) => show.run(&context),
+        Command::Requeue(requeue) => requeue.run(&context),
+        Command::Drop(drop) => drop.run(&context),
+        Command::Export(export) => export.run(&context),
+        Command::Import(import) => import.run(&context),
+    }
+}
+
+fn log(output: Output) {
+    let level = if output.quiet { "tower_outbox=error" } else { "tower_outbox=warn" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false)
+        .without_time()
+        .with_writer(io::stderr)
+        .init();
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_arguments_fit_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_url_is_the_address_of_an_app() {
+        assert!(app_url("http://localhost:3000/admin/outbox/").is_ok());
+        for (text, why) in [
+            ("localhost:3000", "http:// or https://"),
+            ("localhost", "write http://"),
+            ("http://jo:geheim@h", "--http-header"),
+            ("http://h?x=1", "query"),
+        ] {
+            let error = app_url(text).unwrap_err();
+            assert!(error.contains(why) && !error.contains("geheim"), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! What the tool says: results on stdout, everything else on stderr.
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+
+use super::failure::Failure;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    pub(super) json: bool,
+    pub(super) quiet: bool,
+}
+
+impl Output {
+    /// A line of the result.
+    #[allow(clippy::unused_self, reason = "results go through here")]
+    pub(super) fn line(self, line: impl Display) -> Result<(), Failure> {
+        writeln!(io::stdout(), "{line}").map_err(|error| Failure::stdout(&error))
+    }
+
+    /// The result as one JSON document, on one line.
+    pub(super) fn document<T: Serialize>(self, value: &T) -> Result<(), Failure> {
+        let text = serde_json::to_string(value).map_err(|error| Failure::error(&error))?;
+        self.line(text)
+    }
+
+    /// What is good to know, on stderr.
+    pub(super) fn note(self, note: impl Display) {
+        if !self.quiet {
+            // Whoever closes stderr does not want to know.
+            let _ = writeln!(io::stderr(), "{note}");
+        }
+    }
+
+    /// A progress bar on stderr, if that is a terminal. Without a length it counts.
+    pub(super) fn progress(self, length: Option<u64>, unit: Unit) -> ProgressBar {
+        let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
+        let bar = ProgressBar::with_draw_target(length, target);
+        let template = match (unit, length) {
+            (Unit::Messages, Some(_)) => "{bar:40} {human_pos}/{human_len} messages, {eta} left",
+            (Unit::Messages, None) => "{spinner} {human_pos} messages",
+            (Unit::Bytes, Some(_)) => "{bar:40} {bytes}/{total_bytes}, {eta} left",
+            (Unit::Bytes, None) => "{spinner} {bytes}",
+        };
+        match ProgressStyle::with_template(template) {
+            Ok(style) => bar.with_style(style),
+            Err(_) => bar,
+        }
+    }
+}
+
+/// What a progress bar counts.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Unit {
+    Messages,
+    Bytes,
+}
+
+/// Rows below each other, columns aligned, the last one ragged.
+pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let line = |row: &[String; N]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// The text without what a terminal would obey.
+pub(super) fn harmless(text: &str) -> String {
+    let is_safe = |c: char| !c.is_control() || c == '\n' || c == '\t';
+    text.chars().map(|c| if is_safe(c) { c } else { '\u{fffd}' }).collect()
+}
+
+/// The same on one line, of at most `length` characters.
+pub(super) fn short(text: &str, length: usize) -> String {
+    let line = harmless(text).replace(['\n', '\t'], " ");
+    match line.char_indices().nth(length) {
+        None => line,
+        Some(_) => line.chars().take(length - 1).chain(['…']).collect(),
+    }
+}
+
+/// A duration in its two largest units.
+pub(super) fn span(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let units = [(86_400, "d"), (3_600, "h"), (60, "m"), (1, "s")];
+    let mut parts = Vec::new();
+    let mut rest = seconds;
+    for (length, name) in units {
+        let count = rest / length;
+        rest %= length;
+        if count > 0 || !parts.is_empty() {
+            parts.push((count, name));
+        }
+    }
+    match parts.as_slice() {
+        [] => "0s".to_owned(),
+        [(count, name)] | [(count, name), (0, _), ..] => format!("{count}{name}"),
+        [(large, name), (small, below), ..] => format!("{large}{name} {small}{below}"),
+    }
+}
+
+/// How long ago it was; `in ..` when it is still to come.
+pub(super) fn ago(time: SystemTime) -> String {
+    match SystemTime::now().duration_since(time) {
+        Ok(age) => format!("{} ago", span(age)),
+        Err(error) => format!("in {}", span(error.duration())),
+    }
+}
+
+/// A number with its noun.
+pub(super) fn count(count: u64, noun: &str) -> String {
+    let digits = count.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{text} {noun}{plural}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_have_two_units() {
+        for (seconds, text) in [
+            (0, "0s"),
+            (59, "59s"),
+            (60, "1m"),
+            (61, "1m 1s"),
+            (3_600, "1h"),
+            (3_601, "1h"),
+            (11_520, "3h 12m"),
+            (90_000, "1d 1h"),
+            (86_400 * 400, "400d"),
+        ] {
+            assert_eq!(span(Duration::from_secs(seconds)), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_readable() {
+        assert_eq!(count(0, "message"), "0 messages");
+        assert_eq!(count(1, "message"), "1 message");
+        assert_eq!(count(1_234_567, "message"), "1,234,567 messages");
+        assert_eq!(count(100, "message"), "100 messages");
+    }
+
+    #[test]
+    fn a_terminal_is_not_told_what_to_do() {
+        assert_eq!(harmless("a\u{1b}[2Jb\r\n\tc\u{9b}"), "a\u{fffd}[2Jb\u{fffd}\n\tc\u{fffd}");
+        assert_eq!(short("a\nb", 10), "a b");
+        assert_eq!(short("abcdef", 6), "abcdef");
+        assert_eq!(short("☃☃☃☃", 3), "☃☃…");
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let rows = [["ä".to_owned(), "b".to_owned()], ["long".to_owned(), String::new()]];
+        assert_eq!(aligned(&rows), ["ä     b", "long"]);
+    }
+}

@@ -1,0 +1,80 @@
+//! `tower-outbox status`.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::output::{ago, aligned, count, harmless, span};
+use super::{Context, Failure};
+use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
+
+/// Show how the bus and its outbox fare: depth, oldest age, rates, breaker, last error
+#[derive(Args)]
+pub(super) struct Status {}
+
+impl Status {
+    #[allow(clippy::unused_self, reason = "as every command")]
+    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        let status: StatusReport = context.target()?.get(&["status"], &[])?;
+        if context.output.json {
+            return context.output.document(&status);
+        }
+        for line in aligned(&rows(&status)) {
+            context.output.line(line)?;
+        }
+        Ok(())
+    }
+}
+
+fn rows(status: &StatusReport) -> Vec<[String; 2]> {
+    let app = match &status.health {
+        _ if !status.running => "stopped".to_owned(),
+        None => "running".to_owned(),
+        Some(HealthReport::Up) => "running; the bus is up".to_owned(),
+        Some(HealthReport::Down { reason }) => format!("running; the bus is down: {}", harmless(reason)),
+    };
+    let mut rows = vec![["app", &app], ["delivery", &status.delivery.to_string()]]
+        .into_iter()
+        .map(|row| row.map(str::to_owned))
+        .collect::<Vec<_>>();
+    if let Some(note) = &status.note {
+        rows.push(["outbox".to_owned(), note.clone()]);
+    }
+    if let Some(outbox) = &status.outbox {
+        rows.extend(outbox_rows(outbox, status.running).map(|(name, value)| [name.to_owned(), value]));
+    }
+    rows
+}
+
+fn outbox_rows(outbox: &OutboxReport, running: bool) -> impl Iterator<Item = (&'static str, String)> {
+    let oldest = match (outbox.oldest, outbox.oldest_age_seconds) {
+        (Some(_), Some(age)) => {
+            format!(", the oldest made {} ago", span(Duration::try_from_secs_f64(age).unwrap_or_default()))
+        }
+        _ => String::new(),
+    };
+    let rates = format!(
+        "{:.1} stored and {:.1} confirmed a second, over the last minute",
+        outbox.stored_per_second, outbox.confirmed_per_second
+    );
+    let breaker = match &outbox.breaker {
+        BreakerReport::Closed => "closed: messages leave".to_owned(),
+        BreakerReport::Open { since, next_probe } => {
+            format!("open since {}: nothing leaves; asks the bus again {}", ago(*since), ago(*next_probe))
+        }
+        BreakerReport::HalfOpen => "half open: one message goes first".to_owned(),
+    };
+    let last_error = match &outbox.last_error {
+        None => "none".to_owned(),
+        Some(last) => format!("{}: {}", ago(last.at), harmless(&last.error)),
+    };
+    let stored = [
+        ("outbox", harmless(&outbox.place)),
+        ("pending", count(outbox.pending, "message") + &oldest),
+        ("dead", count(outbox.dead, "message")),
+        ("size", bytesize::ByteSize::b(outbox.bytes).to_string()),
+    ];
+    let relayed = [("rates", rates), ("breaker", breaker), ("last error", last_error)];
+    // Nobody relays in a stopped app.
+    stored.into_iter().chain(relayed.into_iter().filter(move |_| running))
+}

@@ -1,0 +1,253 @@
+//! What a command works on: the outbox of a stopped app, or the admin router of a running one.
+//!
+//! Both are the same JSON API: a stopped outbox is served by the router inside this process.
+
+use std::path::absolute;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use http::header::CONTENT_TYPE;
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::runtime::Handle;
+use tower_service::Service;
+use ureq::Agent;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use url::Url;
+
+use super::failure::Failure;
+use crate::admin::Admin;
+use crate::backends::Dummy;
+use crate::bus::Bus;
+use crate::error::Chain;
+use crate::messenger::Messenger;
+use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
+use crate::settings::{Delivery, Settings};
+use crate::stores::{Embedded, OpenError};
+
+/// How long closing a store may take.
+const CLOSE: Duration = Duration::from_secs(10);
+
+pub(super) enum Target {
+    Running(App),
+    Stopped(Stopped),
+}
+
+/// A running app, by its admin router.
+pub(super) struct App {
+    agent: Agent,
+    url: Url,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// The outbox of a stopped app.
+pub(super) struct Stopped {
+    router: Router,
+    messenger: Arc<dyn Messenger>,
+    runtime: Handle,
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        self.runtime.block_on(self.messenger.close(CLOSE));
+    }
+}
+
+impl Target {
+    pub(super) fn running(url: &Url, headers: &[(HeaderName, HeaderValue)]) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_connect(Some(Duration::from_secs(10)))
+            .timeout_recv_response(Some(Duration::from_secs(600)))
+            .user_agent(concat!("tower-outbox/", env!("CARGO_PKG_VERSION")));
+        let config = if url.scheme() == "https" { config.tls_config(tls()) } else { config };
+        Self::Running(App { agent: config.build().new_agent(), url: url.clone(), headers: headers.to_vec() })
+    }
+
+    /// Opens the outbox that the settings name; it must be there unless messages are to be stored.
+    pub(super) fn stopped(settings: &Settings, to_store: bool, runtime: &Handle) -> Result<Self, Failure> {
+        let (messenger, outbox): (Arc<dyn Messenger>, _) = match settings.delivery {
+            Delivery::Durable => {
+                let (messenger, handle) = open(settings, to_store, runtime)?;
+                (messenger, Some(handle))
+            }
+            _ => (Arc::new(Dummy), None),
+        };
+        let admin =
+            Admin { delivery: settings.delivery, running: false, messenger: Arc::clone(&messenger), outbox };
+        Ok(Self::Stopped(Stopped { router: admin.router(), messenger, runtime: runtime.clone() }))
+    }
+
+    /// Whether this is a running app.
+    pub(super) fn is_running(&self) -> bool {
+        matches!(self, Self::Running(_))
+    }
+
+    pub(super) fn get<T: DeserializeOwned>(
+        &self,
+        path: &[&str],
+        query: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        self.call(&Method::GET, path, query, Vec::new())
+    }
+
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
+        self.call(&Method::POST, &[path], &[], body)
+    }
+
+    fn call<T: DeserializeOwned>(
+        &self,
+        method: &Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Vec<u8>,
+    ) -> Result<T, Failure> {
+        let (status, body) = match self {
+            Self::Running(app) => app.call(method, path, query, body)?,
+            Self::Stopped(stopped) => stopped.call(method, path, query, body)?,
+        };
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| self.no_answer(status, &error.to_string()));
+        }
+        #[derive(Deserialize)]
+        struct Refusal {
+            error: String,
+        }
+        match serde_json::from_slice::<Refusal>(&body) {
+            Ok(Refusal { error }) if status == StatusCode::NOT_FOUND => Err(Failure::not_found(error)),
+            Ok(Refusal { error }) if !is_of_auth(status) => Err(Failure::failed(error)),
+            _ => Err(self.no_answer(status, "")),
+        }
+    }
+
+    /// What answers is no admin router, or something that stands before it.
+    fn no_answer(&self, status: StatusCode, problem: &str) -> Failure {
+        let Self::Running(App { url, .. }) = self else { return Failure::failed(problem) };
+        Failure::unreachable(match status {
+            _ if is_of_auth(status) => {
+                format!(
+                    "{url} answers {status}: give what it asks for, as --http-header 'authorization: Bearer ..'"
+                )
+            }
+            _ if status.is_success() => {
+                format!("{url} answers what an admin router of this version does not: {problem}")
+            }
+            _ => format!("{url} answers {status}: it is not where the app has nested bus.admin()"),
+        })
+    }
+}
+
+fn is_of_auth(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED
+    )
+}
+
+impl App {
+    fn call(
+        &self,
+        method: &Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let mut url = self.url.clone();
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().extend(path);
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        let mut request = Request::builder().method(method).uri(url.as_str());
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let away = |error: &(dyn std::error::Error + 'static)| {
+            Failure::unreachable(format!("the app at {} cannot be reached: {}", self.url, Chain(error)))
+        };
+        let response = if method == Method::GET {
+            request
+                .body(())
+                .map_err(|error| away(&error))
+                .and_then(|request| self.agent.run(request).map_err(|error| away(&error)))
+        } else {
+            let request = request.header(CONTENT_TYPE, "application/json").body(body);
+            request
+                .map_err(|error| away(&error))
+                .and_then(|request| self.agent.run(request).map_err(|error| away(&error)))
+        };
+        let (head, mut body) = response?.into_parts();
+        let body = body.with_config().limit(u64::MAX).read_to_vec().map_err(|error| away(&error))?;
+        Ok((head.status, body))
+    }
+}
+
+impl Stopped {
+    fn call(
+        &self,
+        method: &Method,
+        path: &[&str],
+        query: &[(&str, String)],
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+        let mut uri = format!("/{}", path.join("/"));
+        if !query.is_empty() {
+            let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+            uri = format!("{uri}?{}", pairs.extend_pairs(query).finish());
+        }
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(CONTENT_TYPE, "application/json")
+            .body(Body::from(body))
+            .map_err(|error| Failure::error(&error))?;
+        self.runtime.block_on(async {
+            let Ok(response) = self.router.clone().call(request).await;
+            let (head, body) = response.into_parts();
+            let body = to_bytes(body, usize::MAX).await.map_err(|error| Failure::error(&error))?;
+            Ok((head.status, body.into()))
+        })
+    }
+}
+
+fn open(
+    settings: &Settings,
+    to_store: bool,
+    runtime: &Handle,
+) -> Result<(Arc<dyn Messenger>, OutboxHandle), Failure> {
+    let path = &settings.outbox.path;
+    if !to_store && matches!(path.try_exists(), Ok(false)) {
+        let path = absolute(path).unwrap_or_else(|_| path.clone());
+        return Err(Failure::not_found(format!(
+            "there is no outbox {}: the app makes it when it starts; is this the --settings file of the app, and \
+             the folder it runs in?",
+            path.display()
+        )));
+    }
+    let store = runtime.block_on(Embedded::open(&settings.outbox.store())).map_err(|error| match error {
+        OpenError::InUse { .. } => Failure::unreachable(error),
+        error => Failure::error(&error),
+    })?;
+    let _runtime = runtime.enter();
+    // Nothing leaves by the bus: it says what it could never send, if its settings are good.
+    let bus = if to_store { Bus::builder(settings).backend().ok() } else { None };
+    let bus = bus.unwrap_or_else(|| Arc::new(Dummy));
+    let (outbox, _relay) = Outbox::new(bus, store, RelaySettings::default());
+    let handle = outbox.handle();
+    Ok((Arc::new(outbox), handle))
+}
+
+/// The roots of the system, or of `SSL_CERT_FILE`.
+fn tls() -> TlsConfig {
+    let roots = rustls_native_certs::load_native_certs().certs;
+    let roots: Vec<_> = roots.iter().map(|root| Certificate::from_der(root).to_owned()).collect();
+    TlsConfig::builder()
+        .root_certs(RootCerts::new_with_certs(&roots))
+        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .build()
+}
