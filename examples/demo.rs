@@ -39,7 +39,8 @@ demo [--settings FILE] [--listen ADDRESS]
 The first line on stdout is `listening on http://ADDRESS`.
 
 POST /events/TOPIC  enqueues the JSON body under TOPIC and answers 201. In the query:
-    n=K             K messages, the field seq added to each, from 0 to K-1
+    n=N             N messages, the field seq added to each, from 0 to N-1
+    key=K           the ordering key of its messages
     status=NNN      answers this status
     sleep_ms=N      waits before it answers, after it enqueued
     panic=1         panics after it enqueued, and waited
@@ -50,8 +51,8 @@ POST /events/TOPIC  enqueues the JSON body under TOPIC and answers 201. In the q
 GET /health         200, or 503 and the reason
 GET /metrics        Prometheus text
 
-SIGTERM and Ctrl-C end it in order. Exit code: 0 all that was taken over has been sent, 1 something is left,
-2 it could not start.";
+SIGTERM and Ctrl-C end it in order. Exit code: 0 all that was taken over has been sent, or is stored for the next
+start, 1 something is left, 2 it could not start.";
 
 /// How long requests that are running may take to end, and then the bus.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -112,9 +113,16 @@ async fn run() -> Result<ExitCode, BoxError> {
         eprintln!("demo: some requests did not end within {DEADLINE:?}");
     }
     let shutdown = bus.shutdown(DEADLINE).await;
-    if shutdown.is_clean() {
+    if let Some(outbox) = bus.outbox().filter(|_| shutdown.stored > 0) {
+        eprintln!(
+            "demo: stored are {} messages in {}; they leave after the next start",
+            shutdown.stored,
+            outbox.place()
+        );
+    } else if shutdown.is_clean() {
         eprintln!("demo: nothing is left to send");
-    } else {
+    }
+    if !shutdown.is_clean() {
         eprintln!("demo: left are {} messages and {} sends", shutdown.left.len(), shutdown.sends);
         for message in &shutdown.left {
             eprintln!("demo: left: {} {}", message.topic(), message.id());
@@ -149,6 +157,7 @@ impl Arguments {
 #[serde(deny_unknown_fields)]
 struct Wishes {
     n: Option<u64>,
+    key: Option<String>,
     status: Option<u16>,
     sleep_ms: Option<u64>,
     panic: Option<u8>,
@@ -164,7 +173,7 @@ async fn enqueue(
 ) -> Result<StatusCode, Refusal> {
     let asked = |wish: Option<u8>| wish.is_some_and(|wish| wish != 0);
     let status = StatusCode::from_u16(wishes.status.unwrap_or(201)).map_err(Refusal::bad_request)?;
-    let messages = messages(&topic, &body, wishes.n)?;
+    let messages = messages(&topic, &body, &wishes)?;
     let queue = if asked(wishes.always) { queue.always() } else { queue };
     if asked(wishes.late) {
         tokio::spawn(enqueue_late(queue, messages));
@@ -180,11 +189,17 @@ async fn enqueue(
     Ok(status)
 }
 
-fn messages(topic: &str, body: &[u8], n: Option<u64>) -> Result<Vec<Message>, Refusal> {
+fn messages(topic: &str, body: &[u8], wishes: &Wishes) -> Result<Vec<Message>, Refusal> {
     let body: &RawValue = serde_json::from_slice(body)
         .map_err(|error| Refusal::bad_request(format!("the body is not JSON: {error}")))?;
-    let message = || Message::json(topic.to_owned(), body);
-    let Some(n) = n else { return Ok(vec![message()?]) };
+    let message = || {
+        let message = Message::json(topic.to_owned(), body)?;
+        Ok::<_, MessageError>(match &wishes.key {
+            Some(key) => message.with_key(key),
+            None => message,
+        })
+    };
+    let Some(n) = wishes.n else { return Ok(vec![message()?]) };
     let numbered = |seq| {
         let mut message = message()?;
         message.set_field("seq", &seq)?;

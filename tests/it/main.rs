@@ -9,6 +9,7 @@ mod bus;
 mod cancellation;
 mod cli;
 mod conformance;
+mod crash;
 mod examples;
 mod failover;
 mod faults;
