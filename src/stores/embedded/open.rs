@@ -278,7 +278,7 @@ fn scan_last(
     if whole < segment.len && !is_zero(&segment.file, whole, segment.len)? {
         tracing::warn!(
             path = %segment.path.display(), bytes = segment.len - whole,
-            "what was being written when the process died is cut off; nobody was told that it was stored"
+            "the newest file of the outbox ends in the middle of a batch, as when the process dies while it writes; that is cut off"
         );
     }
     segment.end = positions.max().map_or(segment.base, |last| (last + 1).max(segment.base));
