@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use roaring::RoaringTreemap;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::error::OpenError;
 use super::event::Event;
@@ -15,12 +16,15 @@ use super::record::{HEADER, Header};
 use super::scan::{Found, Scan, read_at};
 use super::segment::{MAGIC, Segment};
 use super::settings::EmbeddedSettings;
-use super::state::State;
+use super::state::{Reply, State};
 use super::writer::{self, JOURNAL, Shared, Writer};
 use crate::telemetry;
 
 /// Opens the store in this folder. Blocks.
-pub(super) fn open(settings: &EmbeddedSettings) -> Result<(Arc<Shared>, Writer), OpenError> {
+pub(super) fn open(
+    settings: &EmbeddedSettings,
+    replies: UnboundedSender<Vec<Reply>>,
+) -> Result<(Arc<Shared>, Writer), OpenError> {
     let folder = &settings.path;
     match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
@@ -82,7 +86,7 @@ pub(super) fn open(settings: &EmbeddedSettings) -> Result<(Arc<Shared>, Writer),
     state.begin();
     let (pending, dead) = (state.count - state.dead, state.dead);
     tracing::info!(pending, dead, folder = %folder.display(), "outbox opened");
-    let shared = Arc::new(Shared::new(folder.clone(), settings.segment_bytes, state));
+    let shared = Arc::new(Shared::new(folder.clone(), settings.segment_bytes, state, replies));
     let writer = Writer::open(Arc::clone(&shared), lock)?;
     Ok((shared, writer))
 }

@@ -36,8 +36,10 @@ pub(super) struct Append {
     pub(super) records: Vec<u8>,
     pub(super) batch: Vec<Message>,
     /// None once it is answered.
-    pub(super) reply: Option<oneshot::Sender<Result<(), Unstored>>>,
+    pub(super) reply: Option<Reply>,
 }
+
+pub(super) type Reply = oneshot::Sender<Result<(), Unstored>>;
 
 /// Handed back when nobody writes any more.
 impl Drop for Append {
@@ -90,6 +92,8 @@ pub(super) struct State {
     refused: (u64, u64),
     pub(super) journal: Vec<u8>,
     pub(super) events: u64,
+    /// Since when there is something in it.
+    pub(super) journal_since: Option<std::time::Instant>,
     /// Who waits until the journal is on disk.
     pub(super) syncs: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
     /// Files whose messages have all left.
@@ -146,6 +150,7 @@ impl State {
             refused: (0, 0),
             journal: Vec::new(),
             events: 0,
+            journal_since: None,
             syncs: Vec::new(),
             empty: Vec::new(),
             journal_broken: false,
@@ -663,6 +668,9 @@ impl State {
     /// Notes what happened, to be written.
     pub(super) fn log(&mut self, event: &Event) {
         if !self.journal_broken {
+            if self.journal.is_empty() {
+                self.journal_since = Some(std::time::Instant::now());
+            }
             event.write(&mut self.journal, self.events);
         }
         self.events += 1;

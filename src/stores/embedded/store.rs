@@ -6,7 +6,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ use super::scan::Found;
 use super::segment::{Read, read_many};
 use super::settings::EmbeddedSettings;
 use super::state::{Append, Next};
-use super::writer::Shared;
+use super::writer::{NOTED_BYTES, Shared, answer};
 use crate::message::Message;
 use crate::messenger::Admission;
 use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, StoreError, Unstored};
@@ -62,8 +62,14 @@ impl Embedded {
     /// Dropped, the store is not open.
     pub async fn open(settings: &EmbeddedSettings) -> Result<Self, OpenError> {
         let settings = settings.clone();
+        let (replies, mut stored) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Some(replies) = stored.recv().await {
+                answer(replies);
+            }
+        });
         let opened = spawn_blocking(move || {
-            let (shared, writer) = open(&settings)?;
+            let (shared, writer) = open(&settings, replies)?;
             let thread = std::thread::Builder::new().name("outbox-writer".to_owned()).spawn(|| writer.run());
             let thread = thread.map_err(OpenError::io("start a thread for", &settings.path))?;
             compact::begin(&shared);
@@ -194,8 +200,15 @@ impl Store for Embedded {
     }
 
     async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
-        let due = self.shared().lock().settle(settled)?;
-        self.shared().work();
+        let (due, write) = {
+            let mut state = self.shared().lock();
+            let first = state.journal.is_empty();
+            let due = state.settle(settled)?;
+            (due, first || state.journal.len() >= NOTED_BYTES)
+        };
+        if write {
+            self.shared().work();
+        }
         if due {
             self.shared().changed.notify_waiters();
         }

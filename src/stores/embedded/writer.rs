@@ -1,6 +1,5 @@
 //! The thread that writes: whatever batches wait become one write and one sync.
 
-use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -9,13 +8,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tokio::sync::mpsc::UnboundedSender;
 
 use super::compact;
 use super::error::OpenError;
 use super::event::Event;
 use super::record;
 use super::segment::{MAGIC, Segment};
-use super::state::{Append, State};
+use super::state::{Append, Reply, State};
 use crate::crash;
 use crate::error::BoxError;
 use crate::store::{StoreError, Unstored};
@@ -28,6 +28,10 @@ pub(super) const JOURNAL: &str = "state";
 
 /// How long requests are turned away after the disk refused a write, and until a broken journal is tried again.
 const REFUSED: Duration = Duration::from_secs(1);
+
+/// How long it may take until what left is noted, and at how many bytes it is noted at once.
+const NOTED: Duration = Duration::from_millis(5);
+pub(super) const NOTED_BYTES: usize = 32 << 10;
 
 /// How large the journal gets beyond its snapshot before there is a new one.
 const JOURNAL_BYTES: u64 = 16 << 20;
@@ -44,10 +48,17 @@ pub(super) struct Shared {
     pub(super) compaction: Mutex<Option<JoinHandle<()>>>,
     /// Wakes those who lease.
     pub(super) changed: Notify,
+    /// To a task that answers: a task wakes others much cheaper than a thread does. Without it the writer does.
+    replies: UnboundedSender<Vec<Reply>>,
 }
 
 impl Shared {
-    pub(super) fn new(folder: PathBuf, segment_bytes: u64, state: State) -> Self {
+    pub(super) fn new(
+        folder: PathBuf,
+        segment_bytes: u64,
+        state: State,
+        replies: UnboundedSender<Vec<Reply>>,
+    ) -> Self {
         Self {
             folder,
             segment_bytes,
@@ -55,6 +66,7 @@ impl Shared {
             work: Condvar::new(),
             compaction: Mutex::default(),
             changed: Notify::new(),
+            replies,
         }
     }
 
@@ -191,15 +203,21 @@ impl Writer {
                 state.admit();
             }
             let try_again = self.next_try.is_some_and(|next_try| next_try <= now);
+            // What left may be noted a little later, with what is stored next.
+            let note_by =
+                state.journal_since.map(|since| since + NOTED).filter(|_| state.journal.len() < NOTED_BYTES);
             let idle = state.queue.is_empty()
-                && state.journal.is_empty()
+                && (state.journal.is_empty() || note_by.is_some_and(|by| by > now))
                 && state.syncs.is_empty()
                 && state.empty.is_empty();
             if !idle || state.ended || try_again {
                 let next = state.next;
                 return Work {
                     appends: state.take_queue(),
-                    journal: std::mem::take(&mut state.journal),
+                    journal: {
+                        state.journal_since = None;
+                        std::mem::take(&mut state.journal)
+                    },
                     journal_broken: state.journal_broken
                         && (try_again || state.ended || !state.syncs.is_empty()),
                     syncs: std::mem::take(&mut state.syncs),
@@ -208,7 +226,8 @@ impl Writer {
                     next,
                 };
             }
-            let timers = [self.next_try, state.refused_until];
+            let note_by = note_by.filter(|_| !state.journal.is_empty());
+            let timers = [self.next_try, state.refused_until, note_by];
             state = match timers.into_iter().flatten().min() {
                 None => self.shared.work.wait(state).unwrap_or_else(PoisonError::into_inner),
                 Some(until) => {
@@ -235,16 +254,15 @@ impl Writer {
         match self.commit(first) {
             Ok(offset) => {
                 crash::point("append_before_reply");
-                let mut replies = VecDeque::with_capacity(appends.len());
+                let mut replies = Vec::with_capacity(appends.len());
                 let batches = appends.into_iter().map(|mut append| {
                     replies.extend(append.reply.take());
                     (std::mem::take(&mut append.batch), append.records.len() as u64)
                 });
                 self.shared.lock().stored(offset, batches);
                 self.shared.changed.notify_waiters();
-                for reply in replies {
-                    // Who asked may have gone: stored it is.
-                    let _ = reply.send(Ok(()));
+                if let Err(unsent) = self.shared.replies.send(replies) {
+                    answer(unsent.0);
                 }
             }
             Err(error) => {
@@ -485,6 +503,13 @@ impl Writer {
         }
         self.empty.clear();
         compact::begin(&self.shared);
+    }
+}
+
+/// Says to each that its batch is stored. Who asked may have gone: stored it is.
+pub(super) fn answer(replies: Vec<Reply>) {
+    for reply in replies {
+        let _ = reply.send(Ok(()));
     }
 }
 
