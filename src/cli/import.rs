@@ -8,7 +8,6 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::{Unit, count};
-use super::target::Target;
 use super::{Context, Failure};
 use crate::admin::{Appended, StoredMessage};
 use crate::error::{BoxError, Chain};
@@ -23,7 +22,7 @@ A line of your own needs a topic and a body, the rest is optional:
 In place of body there may be body_text or body_base64.";
 
 /// How much is stored at a time, all or nothing.
-const BATCH_MESSAGES: usize = 500;
+const BATCH_MESSAGES: u64 = 500;
 const BATCH_BYTES: usize = 4 << 20;
 
 /// Store messages from JSON lines, as `export` writes them
@@ -37,13 +36,6 @@ pub(super) struct Import {
     skip: usize,
 }
 
-#[derive(Default)]
-struct Batch {
-    lines: Vec<u8>,
-    messages: usize,
-    dead: usize,
-}
-
 impl Import {
     pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
         let output = context.output;
@@ -51,67 +43,84 @@ impl Import {
         let (mut reader, length) = open(file)?;
         let target = context.target_to_store()?;
         let bar = output.progress(length, Unit::Bytes);
-        let (mut imported, mut dead, mut number, mut stored_to) = (0, 0, 0, self.skip);
+        let mut done = Done { lines: self.skip, ..Done::default() };
         let mut batch = Batch::default();
-        let mut line = Vec::new();
+        let (mut line, mut number) = (Vec::new(), 0);
         loop {
             line.clear();
-            // What was stored before a fault stays: it is said up to which line.
-            let at = |number: usize, stored_to: usize, failure: Failure| Failure {
-                message: failure.message.map(|error| match stored_to {
-                    0 => format!("line {number}: {error}; nothing is stored"),
-                    _ => format!(
-                        "line {number}: {error}; {} stored: go on with --skip {stored_to}",
-                        count(imported, "message")
-                    ),
-                }),
-                ..failure
-            };
-            let read = reader.read_until(b'\n', &mut line).map_err(|error| Failure::error(&error));
-            let end = read.map_err(|failure| at(number + 1, stored_to, failure))? == 0;
+            let read = reader.read_until(b'\n', &mut line);
+            let end = read.map_err(|error| done.broken_off(number + 1, Failure::error(&error)))? == 0;
             number += usize::from(!end);
             if number > self.skip && !line.trim_ascii().is_empty() {
-                let added = batch.add(&line).map_err(|error| Failure::failed(Chain(&*error)));
-                added.map_err(|failure| at(number, stored_to, failure))?;
+                let added = batch.add(&line);
+                added.map_err(|error| done.broken_off(number, Failure::failed(Chain(&*error))))?;
             }
             if batch.is_full() || end && batch.messages > 0 {
-                let Batch { lines, messages, dead: dead_ones } = std::mem::take(&mut batch);
-                bar.inc(lines.len() as u64);
-                store(&target, lines).map_err(|failure| at(stored_to + 1, stored_to, failure))?;
-                (imported, dead, stored_to) = (imported + messages as u64, dead + dead_ones as u64, number);
+                let Batch { text, messages, dead } = std::mem::take(&mut batch);
+                bar.inc(text.len() as u64);
+                let stored: Result<Appended, _> = target.post("messages", text);
+                stored.map_err(|failure| done.broken_off(done.lines + 1, failure))?;
+                done = Done { lines: number, messages: done.messages + messages, dead: done.dead + dead };
             }
             if end {
                 break;
             }
         }
         bar.finish_and_clear();
-        if dead > 0 {
-            output.note(format!("among them {}: to be tried again", count(dead, "dead letter")));
+        if done.dead > 0 {
+            output.note(format!("among them {}: to be tried again", count(done.dead, "dead letter")));
         }
         if output.json {
-            return output.document(&json!({"messages": imported}));
+            return output.document(&json!({"messages": done.messages}));
         }
-        output.line(format!("imported {}", count(imported, "message")))
+        output.line(format!("imported {}", count(done.messages, "message")))
     }
+}
+
+/// What is stored.
+#[derive(Default)]
+struct Done {
+    /// Up to this line.
+    lines: usize,
+    messages: u64,
+    dead: u64,
+}
+
+impl Done {
+    /// What is stored stays: this says how to go on.
+    fn broken_off(&self, line: usize, failure: Failure) -> Failure {
+        let rest = match self {
+            Self { messages: 0, .. } => "nothing is stored".to_owned(),
+            Self { lines, messages, .. } => {
+                format!("{} stored: go on with --skip {lines}", count(*messages, "message"))
+            }
+        };
+        let message = failure.message.map(|error| format!("line {line}: {error}; {rest}"));
+        Failure { message, ..failure }
+    }
+}
+
+/// Lines that are stored together.
+#[derive(Default)]
+struct Batch {
+    text: Vec<u8>,
+    messages: u64,
+    dead: u64,
 }
 
 impl Batch {
     fn add(&mut self, line: &[u8]) -> Result<(), BoxError> {
         let message: StoredMessage = serde_json::from_slice(line)?;
-        self.dead += usize::from(message.state == Some(State::Dead));
+        self.dead += u64::from(message.state == Some(State::Dead));
         message.into_message()?;
-        self.lines.extend_from_slice(line);
+        self.text.extend_from_slice(line);
         self.messages += 1;
         Ok(())
     }
 
     fn is_full(&self) -> bool {
-        self.messages >= BATCH_MESSAGES || self.lines.len() >= BATCH_BYTES
+        self.messages >= BATCH_MESSAGES || self.text.len() >= BATCH_BYTES
     }
-}
-
-fn store(target: &Target, lines: Vec<u8>) -> Result<(), Failure> {
-    target.post::<Appended>("messages", lines).map(drop)
 }
 
 /// The lines, and how many bytes they are if that is known.
