@@ -16,16 +16,12 @@
 
 mod support;
 
-use std::time::Instant;
-
 use axum::Router;
-use futures_util::StreamExt;
-use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, PublisherConfirm};
 use support::Event;
 use support::broker::{Broker, ROUNDS, Rates, TURN, Turn, WINDOW, app, requests};
+use support::raw::{Raw, Until};
 use time::OffsetDateTime;
 use tower_outbox::amqp091::{Amqp091Settings, Fedmsg};
 
@@ -39,18 +35,18 @@ const FEDORA_MESSAGES: u64 = 1_000;
 async fn main() {
     let broker = Broker::find(TOPIC);
     let layer = layer(&broker);
-    let raw = Raw::open(&broker).await;
+    let raw = Raw::open(&broker, message).await;
 
     println!("RabbitMQ, AMQP 0-9-1, persistent messages of 300 bytes, {ROUNDS} rounds");
     broker.check_and_empty(requests(&layer).await, 0);
-    broker.check_and_empty(raw.turn(false).await, 0);
+    broker.check_and_empty(raw.turn(false, Until::Elapsed(TURN)).await, 0);
     let mut rates = Rates::new(WHO);
     for round in 0..ROUNDS {
         for who in rates.order(round) {
             let (turn, more) = match WHO[who] {
                 "layer" => (requests(&layer).await, 0),
-                "raw" => (raw.turn(false).await, 0),
-                "turns" => (raw.turn(true).await, 0),
+                "raw" => (raw.turn(false, Until::Elapsed(TURN)).await, 0),
+                "turns" => (raw.turn(true, Until::Elapsed(TURN)).await, 0),
                 // One before its time begins: it connects with that.
                 _ => (fedora(&broker), 1),
             };
@@ -70,66 +66,6 @@ fn layer(broker: &Broker) -> Router {
 
 fn fedora(broker: &Broker) -> Turn {
     broker.rival("fedora_publish.py", FEDORA_MESSAGES, &[broker.topic, &FEDORA_MESSAGES.to_string()])
-}
-
-/// What one would write with the driver alone.
-struct Raw {
-    connection: Connection,
-    channel: Channel,
-    event: Event,
-    topic: &'static str,
-}
-
-impl Raw {
-    async fn open(broker: &Broker) -> Self {
-        let connection = Connection::connect(&broker.url, ConnectionProperties::default()).await;
-        let connection = connection.expect("the broker opens a connection");
-        let channel = connection.create_channel().await.expect("the broker opens a channel");
-        let select = channel.confirm_select(ConfirmSelectOptions::default());
-        select.await.expect("the broker confirms");
-        Self { connection, channel, event: Event::new(), topic: broker.topic }
-    }
-
-    /// One turn, in a task of its own as what the layer sends is.
-    async fn turn(&self, in_turns: bool) -> Turn {
-        let (channel, event, topic) = (self.channel.clone(), self.event.clone(), self.topic);
-        let task = tokio::spawn(async move {
-            let (begun, mut confirmed) = (Instant::now(), 0);
-            let mut outcomes = FuturesUnordered::new();
-            loop {
-                let more = begun.elapsed() < TURN;
-                if more && outcomes.len() < WINDOW {
-                    let mut publish = Box::pin(publish(&channel, &event, topic));
-                    // A publish is done when it is written; its confirm comes later.
-                    let early = if in_turns { Some(publish.as_mut().await) } else { None };
-                    outcomes.push(async move {
-                        let confirm = match early {
-                            Some(confirm) => confirm,
-                            None => publish.await,
-                        };
-                        confirm.await
-                    });
-                    continue;
-                }
-                let Some(outcome) = outcomes.next().await else { break };
-                assert!(matches!(outcome, Ok(Confirmation::Ack(None))), "{outcome:?}");
-                confirmed += 1;
-            }
-            (confirmed, begun.elapsed().as_secs_f64())
-        });
-        task.await.expect("it does not panic")
-    }
-
-    async fn close(self) {
-        self.connection.close(200, "bye".into()).await.expect("the broker closes");
-    }
-}
-
-async fn publish(channel: &Channel, event: &Event, topic: &str) -> PublisherConfirm {
-    let (body, properties) = message(event);
-    let (exchange, options) = ("amq.topic".into(), BasicPublishOptions::default());
-    let publish = channel.basic_publish(exchange, topic.into(), options, &body, properties);
-    publish.await.expect("the channel is open")
 }
 
 /// Body and properties of a message of Fedora Messaging.

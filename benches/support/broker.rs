@@ -141,7 +141,7 @@ pub(crate) async fn requests(app: &Router) -> Turn {
     (confirmed, begun.elapsed().as_secs_f64())
 }
 
-/// Messages a second of each contestant, one figure a round; the first is the layer.
+/// Messages a second of each contestant, one figure a round; the first is ours.
 pub(crate) struct Rates<const N: usize> {
     who: [&'static str; N],
     rates: [Vec<f64>; N],
@@ -161,14 +161,14 @@ impl<const N: usize> Rates<N> {
         self.rates[who].push(messages as f64 / seconds);
     }
 
-    /// The rates, and the layer's over each rival's of the same round with what it should be.
+    /// The rates, and ours over each rival's of the same round with what it should be.
     pub(crate) fn print(&self, targets: [&str; N]) {
         for (who, rates) in self.who.into_iter().zip(&self.rates) {
             println!("  {who:<6} {:>8.0} confirmed messages/s", Spread::of(rates.clone()));
         }
         for ((rival, rates_of_rival), target) in self.who.into_iter().zip(&self.rates).zip(targets).skip(1) {
-            let ratios = self.rates[0].iter().zip(rates_of_rival).map(|(layer, rival)| layer / rival);
-            println!("  layer / {rival:<6} {:.2}   {target}", Spread::of(ratios.collect()));
+            let ratios = self.rates[0].iter().zip(rates_of_rival).map(|(ours, rival)| ours / rival);
+            println!("  {} / {rival:<6} {:.2}   {target}", self.who[0], Spread::of(ratios.collect()));
         }
     }
 }

@@ -2,6 +2,11 @@
 #![allow(dead_code, reason = "each bench is a crate of its own and uses a part")]
 
 pub(crate) mod broker;
+pub(crate) mod disk;
+pub(crate) mod group_commit;
+pub(crate) mod load;
+pub(crate) mod raw;
+pub(crate) mod relay;
 
 use std::convert::Infallible;
 use std::fmt;
@@ -29,6 +34,19 @@ impl Messenger for NoOp {
     async fn send(&self, _: Vec<Message>) -> Result<(), Unsent> {
         Ok(())
     }
+}
+
+/// Whether the command line asks for a short run (`--quick`), whose figures say little.
+pub(crate) fn quick() -> bool {
+    std::env::args().any(|argument| argument == "--quick")
+}
+
+/// Seconds of processor time this process has used, in steps of a hundredth.
+pub(crate) fn processor_time() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
+    let (_, fields) = stat.rsplit_once(')').expect("it has a name");
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    ticks.map(|ticks| ticks.parse::<f64>().expect("it is a number")).sum::<f64>() / 100.0
 }
 
 /// The event of the benches: 300 bytes as JSON.

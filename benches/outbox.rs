@@ -1,0 +1,334 @@
+//! What the durable outbox costs a request, and how fast a relay sends what is stored.
+//!
+//!     scripts/brokers up && cargo bench --bench outbox
+//!     cargo bench --bench outbox -- http              what needs no broker alone; relay, latency: the other parts
+//!     cargo bench --bench outbox -- --quick           a short run
+//!
+//! | part | what | against |
+//! |---|---|---|
+//! | http | requests/s of an axum app over loopback, each with one event of 300 bytes, `Embedded` before `Dummy` | the same app with `Dummy`; with a bare loop of write and fdatasync, which sends nothing |
+//! | relay | confirmed messages/s of a relay with a backlog to RabbitMQ, `Amqp091` | lapin alone as in the bench `amqp091`: `raw`, `turns` |
+//! | latency | from `Ok` of `append` to the broker's confirm, one message of 300 bytes, 1 and 16 at a time | a direct send through `Amqp091` |
+//!
+//! Server and clients, relay and raw sender live in this process. Turns alternate; each ratio is taken within one round.
+
+mod support;
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
+
+use axum::http::Method;
+use lapin::BasicProperties;
+use lapin::types::FieldTable;
+use support::broker::{Broker, Rates, Turn, app};
+use support::group_commit::{GroupCommit, bare};
+use support::load::Load;
+use support::raw::{Raw, Until};
+use support::relay::relay;
+use support::{Event, Spread, disk, processor_time, quick};
+use tokio::sync::oneshot;
+use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
+use tower_outbox::{
+    Dummy, Embedded, EmbeddedSettings, Health, Message, Messenger, Outbox, OutboxHandle, RelaySettings,
+    Unsent, async_trait,
+};
+use uuid::Uuid;
+
+const CONNECTIONS: [usize; 2] = [64, 256];
+const HTTP: [&str; 3] = ["durable", "dummy", "bare"];
+const HTTP_TARGETS: [&str; 3] = ["", "target >= 0.7", ""];
+const HTTP_ROUNDS: usize = 21;
+const HTTP_TURN: Duration = Duration::from_millis(500);
+
+const WHO: [&str; 3] = ["relay", "raw", "turns"];
+const TARGETS: [&str; 3] = ["", "target >= 0.85", ""];
+const ROUNDS: usize = 7;
+const BACKLOG: u64 = 60_000;
+
+const AT_A_TIME: [usize; 2] = [1, 16];
+const LATENCY_ROUNDS: usize = 21;
+const SENDS: usize = 320;
+
+#[tokio::main(worker_threads = 2)]
+async fn main() {
+    let asked = |part: &str| {
+        let mut parts = std::env::args().skip(1).filter(|argument| !argument.contains('-')).peekable();
+        parts.peek().is_none() || parts.any(|argument| argument == part)
+    };
+    if asked("http") {
+        http().await;
+    }
+    if asked("relay") {
+        backlog().await;
+    }
+    if asked("latency") {
+        latency().await;
+    }
+}
+
+async fn open(folder: &Path) -> Embedded {
+    let store = Embedded::open(&EmbeddedSettings::new(folder.join("outbox"))).await;
+    store.expect("it can be created")
+}
+
+async fn http() {
+    let rounds = if quick() { 3 } else { HTTP_ROUNDS };
+    for connections in CONNECTIONS {
+        let folder = disk::folder("outbox");
+        println!("HTTP, {connections} connections kept, one event of 300 bytes a request, {rounds} rounds");
+        println!("  an fdatasync of this disk  {:.0} µs", disk::fdatasync(folder.path(), 300));
+        let (outbox, relay) = Outbox::new(Dummy::new(), open(folder.path()).await, RelaySettings::default());
+        let handle = outbox.handle();
+        let relay = tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+        let bare = Bare(bare(folder.path(), Arc::default()));
+        let mut loads = [
+            Load::new(app(outbox, "bench.http"), Method::POST, connections).await,
+            Load::new(app(Dummy::new(), "bench.http"), Method::POST, connections).await,
+            Load::new(app(bare, "bench.http"), Method::POST, connections).await,
+        ];
+        for load in &mut loads {
+            load.turn(HTTP_TURN).await;
+            drained(&handle).await;
+        }
+        let (mut rates, mut seconds, mut left) = ([const { Vec::new() }; 3], [0.0; 3], Vec::new());
+        for round in 0..rounds {
+            for who in (0..3).map(|turn| (turn + round) % 3) {
+                let before = processor_time();
+                rates[who].push(loads[who].turn(HTTP_TURN).await);
+                if who == 0 {
+                    left.push(drained(&handle).await as f64);
+                }
+                seconds[who] += processor_time() - before;
+            }
+        }
+        relay.abort();
+        for ((who, rates), seconds) in HTTP.into_iter().zip(&rates).zip(seconds) {
+            let requests = rates.iter().sum::<f64>() * HTTP_TURN.as_secs_f64();
+            println!(
+                "  {who:<8} {:.0} requests/s, {:.1} µs of processor time each",
+                Spread::of(rates.clone()),
+                seconds / requests * 1e6
+            );
+        }
+        for ((rival, rates_of_rival), target) in HTTP.into_iter().zip(&rates).zip(HTTP_TARGETS).skip(1) {
+            let ratios = rates[0].iter().zip(rates_of_rival).map(|(durable, rival)| durable / rival);
+            println!("  durable / {rival:<6} {:.2}   {target}", Spread::of(ratios.collect()));
+        }
+        println!("  still stored after a turn  {:.0}", Spread::of(left));
+    }
+}
+
+/// Stores, and sends nothing.
+struct Bare(GroupCommit);
+
+#[async_trait]
+impl Messenger for Bare {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        for message in batch {
+            self.0.append(message.body().clone()).await;
+        }
+        Ok(())
+    }
+}
+
+/// Waits until nothing is stored, and gives how much it was.
+async fn drained(handle: &OutboxHandle) -> u64 {
+    let pending = async || handle.status().await.expect("it can be read").counts.pending;
+    let before = pending().await;
+    while pending().await > 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    before
+}
+
+async fn backlog() {
+    let (rounds, messages) = if quick() { (2, BACKLOG / 6) } else { (ROUNDS, BACKLOG) };
+    let broker = Broker::find("bench.outbox");
+    let amqp091 = Arc::new(amqp091(&broker));
+    let raw = Raw::open(&broker, encode).await;
+    let folder = disk::folder("outbox");
+    let store = Arc::new(open(folder.path()).await);
+
+    println!(
+        "a backlog of {messages} persistent messages of 300 bytes to RabbitMQ, AMQP 0-9-1, {rounds} rounds"
+    );
+    let stored = async || {
+        let handle = OutboxHandle::stopped(Arc::clone(&store));
+        let event = Event::new().bytes();
+        for _ in 0..messages / 500 {
+            let message = || message(&broker, &event);
+            handle.append((0..500).map(|_| message()).collect()).await.expect("there is room");
+        }
+        let relayed = messages / 500 * 500;
+        let (seconds, left) = relay(Arc::clone(&amqp091), Arc::clone(&store), relayed, relayed).await;
+        assert_eq!(left.pending, 0);
+        (relayed, seconds[0])
+    };
+    let warm_up: Turn = stored().await;
+    broker.check_and_empty(warm_up, 0);
+    broker.check_and_empty(raw.turn(false, Until::Confirmed(messages)).await, 0);
+    let mut rates = Rates::new(WHO);
+    for round in 0..rounds {
+        for who in rates.order(round) {
+            let turn = match WHO[who] {
+                "relay" => stored().await,
+                "raw" => raw.turn(false, Until::Confirmed(messages)).await,
+                _ => raw.turn(true, Until::Confirmed(messages)).await,
+            };
+            broker.check_and_empty(turn, 0);
+            rates.push(who, turn);
+        }
+    }
+    rates.print(TARGETS);
+    raw.close().await;
+    amqp091.close(Duration::from_secs(5)).await;
+}
+
+fn amqp091(broker: &Broker) -> Amqp091 {
+    Amqp091::new(&Amqp091Settings::new([broker.url.as_str()])).expect("the settings are right")
+}
+
+fn message(broker: &Broker, event: &bytes::Bytes) -> Message {
+    let message = Message::new(broker.topic, event.clone()).expect("the topic is one");
+    message.with_content_type("application/json")
+}
+
+/// As `Amqp091` has it.
+fn encode(event: &Event) -> (Vec<u8>, BasicProperties) {
+    let body = serde_json::to_vec(event).expect("it is JSON");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
+    let properties = BasicProperties::default()
+        .with_message_id(id.into())
+        .with_content_type("application/json".into())
+        .with_delivery_mode(2)
+        .with_timestamp(now.as_secs())
+        .with_headers(FieldTable::default());
+    (body, properties)
+}
+
+async fn latency() {
+    let rounds = if quick() { 3 } else { LATENCY_ROUNDS };
+    let broker = Broker::find("bench.latency");
+    let folder = disk::folder("outbox");
+    let direct = Arc::new(amqp091(&broker));
+    let awaited = Awaited::default();
+    let timed = Timed { inner: Arc::clone(&direct), awaited: Arc::clone(&awaited) };
+    let (outbox, relay) = Outbox::new(timed, open(folder.path()).await, RelaySettings::default());
+    let relay = tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+    let outbox = Arc::new(outbox);
+    for at_a_time in AT_A_TIME {
+        println!(
+            "latency to RabbitMQ, AMQP 0-9-1, {at_a_time} at a time, {rounds} rounds of {SENDS} sends each"
+        );
+        // Of each round: direct, from the end of append to the confirm, append.
+        let mut medians = [Vec::new(), Vec::new(), Vec::new()];
+        let (mut after_append, mut in_all) = (Vec::new(), Vec::new());
+        for round in 0..=rounds {
+            let mut of_round = [0.0; 3];
+            for who in [round % 2, (round + 1) % 2] {
+                let tasks: Vec<_> = (0..at_a_time)
+                    .map(|_| {
+                        let event = Event::new().bytes();
+                        let messages: Vec<_> =
+                            (0..SENDS / at_a_time).map(|_| message(&broker, &event)).collect();
+                        if who == 0 {
+                            tokio::spawn(send(Arc::clone(&direct), messages))
+                        } else {
+                            tokio::spawn(store(Arc::clone(&outbox), Arc::clone(&awaited), messages))
+                        }
+                    })
+                    .collect();
+                let mut times = [Vec::new(), Vec::new()];
+                for task in tasks {
+                    for both in task.await.expect("it does not panic") {
+                        times.iter_mut().zip(both).for_each(|(times, time)| times.push(time));
+                    }
+                }
+                let [first, second] = times.map(|times| Spread::of(times).median);
+                if who == 0 {
+                    of_round[0] = first;
+                } else {
+                    (of_round[1], of_round[2]) = (second, first);
+                }
+            }
+            broker.check_and_empty(((2 * (SENDS / at_a_time) * at_a_time) as u64, 0.0), 0);
+            // The first one connects.
+            if round > 0 {
+                medians.iter_mut().zip(of_round).for_each(|(medians, median)| medians.push(median));
+                after_append.push(of_round[1] / of_round[0]);
+                in_all.push((of_round[1] + of_round[2]) / of_round[0]);
+            }
+        }
+        let [direct, confirm, append] = medians.map(Spread::of);
+        println!("  direct send         {direct:.0} µs");
+        println!("  append              {append:.0} µs");
+        println!("  append to confirm   {confirm:.0} µs");
+        println!("  append to confirm / direct   {:.2}   target <= 1.5", Spread::of(after_append));
+        println!("  both together / direct       {:.2}", Spread::of(in_all));
+    }
+    relay.abort();
+    direct.close(Duration::from_secs(5)).await;
+}
+
+/// Microseconds of each send.
+async fn send(messenger: Arc<Amqp091>, messages: Vec<Message>) -> Vec<[f64; 2]> {
+    let mut times = Vec::new();
+    for message in messages {
+        let begun = Instant::now();
+        messenger.send(vec![message]).await.expect("the broker takes it");
+        times.push([micros(begun.elapsed()), 0.0]);
+    }
+    times
+}
+
+/// Microseconds of each append, and from there to the confirm.
+async fn store<M: Messenger>(
+    outbox: Arc<Outbox<M>>,
+    awaited: Awaited,
+    messages: Vec<Message>,
+) -> Vec<[f64; 2]> {
+    let mut times = Vec::new();
+    for message in messages {
+        let (confirmed, confirm) = oneshot::channel();
+        awaited.lock().expect("nobody panics").insert(message.id(), confirmed);
+        let begun = Instant::now();
+        outbox.send(vec![message]).await.expect("there is room");
+        let appended = Instant::now();
+        let confirmed = confirm.await.expect("it is sent");
+        times.push([appended - begun, confirmed.saturating_duration_since(appended)].map(micros));
+    }
+    times
+}
+
+fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}
+
+type Awaited = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Instant>>>>;
+
+/// Says when each message was confirmed.
+struct Timed<M> {
+    inner: M,
+    awaited: Awaited,
+}
+
+#[async_trait]
+impl<M: Messenger> Messenger for Timed<M> {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        let ids: Vec<_> = batch.iter().map(Message::id).collect();
+        self.inner.send(batch).await?;
+        let now = Instant::now();
+        let mut awaited = self.awaited.lock().expect("nobody panics");
+        for confirmed in ids.iter().filter_map(|id| awaited.remove(id)) {
+            let _ = confirmed.send(now);
+        }
+        Ok(())
+    }
+
+    async fn health(&self) -> Health {
+        self.inner.health().await
+    }
+}
