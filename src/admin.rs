@@ -34,7 +34,7 @@ pub(crate) use self::timestamp::format as format_time;
 use crate::error::{BoxError, Chain};
 use crate::messenger::Messenger;
 use crate::outbox::OutboxHandle;
-use crate::settings::Delivery;
+use crate::settings::DeliveryMode;
 use crate::store::{self, Entry, Filter};
 
 /// How much one request may bring.
@@ -50,7 +50,7 @@ const PAGE_BYTES: usize = 8 << 20;
 /// What the router works on.
 #[derive(Clone)]
 pub(crate) struct Admin {
-    pub(crate) delivery: Delivery,
+    pub(crate) delivery: DeliveryMode,
     /// Whether this is a running app.
     pub(crate) running: bool,
     pub(crate) messenger: Arc<dyn Messenger>,

@@ -16,7 +16,7 @@ use crate::layer::MessagingLayer;
 use crate::message::Message;
 use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
-use crate::settings::{BackendTable, Delivery, Settings, SettingsError};
+use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError};
 use crate::store::Counts;
 
 /// A messenger with all its workers, running.
@@ -42,7 +42,7 @@ pub struct Bus {
     worker: Mutex<Option<Worker>>,
     outbox: Option<OutboxHandle>,
     #[cfg(feature = "admin")]
-    delivery: Delivery,
+    delivery: DeliveryMode,
 }
 
 /// What runs beside the requests, and stops at shutdown.
@@ -128,7 +128,7 @@ impl Bus {
     ///
     /// # Routes
     /// Everything is JSON, sent as `application/json`; every error is `{"error": ".."}`. Without
-    /// [`Delivery::Durable`] there is only `/status`.
+    /// [`DeliveryMode::Durable`] there is only `/status`.
     ///
     /// | route | gives |
     /// |---|---|
@@ -260,8 +260,8 @@ impl BusBuilder<'_> {
             }
         };
         let (messenger, task, outbox): (Arc<dyn Messenger>, _, _) = match self.settings.delivery {
-            Delivery::Direct => (messenger, None, None),
-            Delivery::Background => {
+            DeliveryMode::Direct => (messenger, None, None),
+            DeliveryMode::Background => {
                 let (background, worker) = Background::new(messenger, self.settings.background.clone());
                 let stopped = async {
                     stopped.await;
@@ -270,7 +270,7 @@ impl BusBuilder<'_> {
                 (Arc::new(background), Some(tokio::spawn(run)), None)
             }
             #[cfg(feature = "embedded")]
-            Delivery::Durable => {
+            DeliveryMode::Durable => {
                 let settings = self.settings.outbox.store();
                 let store = crate::stores::Embedded::open(&settings)
                     .await
@@ -281,7 +281,7 @@ impl BusBuilder<'_> {
                 (Arc::new(outbox), Some(tokio::spawn(run)), Some(handle))
             }
             #[cfg(not(feature = "embedded"))]
-            Delivery::Durable => {
+            DeliveryMode::Durable => {
                 return Err(SettingsError::DeliveryNotCompiled { delivery: "durable", feature: "embedded" });
             }
         };

@@ -55,7 +55,10 @@ mod caught;
 #[doc(hidden)]
 pub mod cli;
 mod crash;
+mod delivery;
+mod envelope;
 mod error;
+pub mod headers;
 mod in_flight;
 mod layer;
 mod message;
@@ -66,6 +69,7 @@ mod queue;
 mod secret;
 #[cfg(feature = "settings")]
 mod settings;
+pub mod source;
 pub mod store;
 mod stores;
 mod telemetry;
@@ -85,6 +89,8 @@ pub use self::backends::{Dummy, Recording, Sent};
 pub use self::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
 #[cfg(feature = "settings")]
 pub use self::bus::{Bus, BusBuilder, Shutdown};
+pub use self::delivery::{Delivery, MessageId, NoDelivery};
+pub use self::envelope::Envelope;
 pub use self::error::BoxError;
 pub use self::in_flight::{InFlight, InFlightToken};
 pub use self::layer::{MessagingLayer, MessagingService, OnSendFailure, ResponseBody, ResponseFuture};
@@ -93,7 +99,7 @@ pub use self::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent
 pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
 pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 #[cfg(feature = "settings")]
-pub use self::settings::{BackendTable, Delivery, OutboxSettings, RequestSettings, Settings, SettingsError};
+pub use self::settings::{BackendTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError};
 #[cfg(feature = "embedded")]
 pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
 pub use self::topic::{Topic, TopicError};

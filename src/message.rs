@@ -369,6 +369,12 @@ pub enum MessageError {
     Serialize(#[source] serde_json::Error),
 }
 
+/// The id that a bus gave as a text: a UUID as it is, anything else by its name (UUIDv5; RFC 9562, section 5.5).
+#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only a bus gives texts"))]
+pub(crate) fn id_of(text: &str) -> Uuid {
+    Uuid::try_parse(text).unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()))
+}
+
 /// A UUIDv7 with random bits from the thread's own generator: no system call a message.
 fn uuid_v7(time: SystemTime) -> Uuid {
     let millis = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);

@@ -43,14 +43,14 @@ pub struct Settings {
     /// The kind of bus: `dummy` (default), `amqp091`, `amqp10`, `fedmsg`, `rhmsg`, or a name the app registered.
     pub backend: String,
     /// How sure is sent.
-    pub delivery: Delivery,
+    pub delivery: DeliveryMode,
     /// What a client gets when the messages of its request cannot be sent.
     pub on_send_failure: OnSendFailure,
     /// The table `REQUEST`: how much one request may enqueue.
     pub request: RequestSettings,
-    /// The table `BACKGROUND`: the buffer of [`Delivery::Background`].
+    /// The table `BACKGROUND`: the buffer of [`DeliveryMode::Background`].
     pub background: BackgroundSettings,
-    /// The table `OUTBOX`: the store and the relay of [`Delivery::Durable`].
+    /// The table `OUTBOX`: the store and the relay of [`DeliveryMode::Durable`].
     pub outbox: OutboxSettings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
@@ -60,7 +60,7 @@ pub struct Settings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
-pub enum Delivery {
+pub enum DeliveryMode {
     /// The response waits for the broker's confirm.
     #[default]
     Direct,
@@ -70,7 +70,7 @@ pub enum Delivery {
     Durable,
 }
 
-impl fmt::Display for Delivery {
+impl fmt::Display for DeliveryMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Direct => "direct",
@@ -175,7 +175,7 @@ impl Default for RequestSettings {
 struct Common {
     backend: Option<String>,
     #[serde(deserialize_with = "crate::units::word")]
-    delivery: Delivery,
+    delivery: DeliveryMode,
     #[serde(deserialize_with = "crate::units::word")]
     on_send_failure: OnSendFailure,
     request: RequestSettings,
@@ -340,7 +340,7 @@ mod tests {
     #[test]
     fn without_a_table_it_is_the_dummy() {
         let settings = load("[other]\nx = 1", &[]).unwrap();
-        assert_eq!((settings.backend.as_str(), settings.delivery), ("dummy", Delivery::Direct));
+        assert_eq!((settings.backend.as_str(), settings.delivery), ("dummy", DeliveryMode::Direct));
         assert_eq!(Settings::load_with(None, HashMap::new()).unwrap().backend, "dummy");
         assert_eq!(Settings::default().backend, "dummy");
     }

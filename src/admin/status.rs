@@ -7,12 +7,12 @@ use serde::{Deserialize, Serialize};
 use super::timestamp;
 use crate::messenger::Health;
 use crate::outbox::{Breaker, OutboxStatus};
-use crate::settings::Delivery;
+use crate::settings::DeliveryMode;
 
 /// What the route `status` answers.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
-    pub(crate) delivery: Delivery,
+    pub(crate) delivery: DeliveryMode,
     /// Whether this comes from a running app.
     pub(crate) running: bool,
     /// None when nobody was asked.

@@ -19,7 +19,7 @@ use crate::admin::{HealthReport, StatusReport};
 use crate::bus::Bus;
 use crate::error::Chain;
 use crate::messenger::Health;
-use crate::settings::{Delivery, Settings, SettingsError};
+use crate::settings::{DeliveryMode, Settings, SettingsError};
 
 /// How long closing connections may take.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -95,7 +95,7 @@ impl Check {
                 #[cfg(feature = "_brokers")]
                 certificates::check(&settings, &mut findings);
                 context.runtime.block_on(brokers(&settings, &mut findings));
-                if settings.delivery == Delivery::Durable {
+                if settings.delivery == DeliveryMode::Durable {
                     outbox(&settings.outbox.path, &mut findings);
                 }
             }

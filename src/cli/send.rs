@@ -16,7 +16,7 @@ use crate::admin::{Appended, Header, StoredMessage};
 use crate::bus::Bus;
 use crate::error::Chain;
 use crate::message::{Message, MessageError, Scalar};
-use crate::settings::{Delivery, Settings};
+use crate::settings::{DeliveryMode, Settings};
 
 /// How long closing the connection to the broker may take.
 const CLOSE: Duration = Duration::from_secs(5);
@@ -83,7 +83,7 @@ impl Send {
         }
         let settings = context.settings()?;
         match settings.delivery {
-            Delivery::Durable => {
+            DeliveryMode::Durable => {
                 store(context, &Target::stopped(&settings, true, context.runtime.handle())?, &message)
             }
             _ => send(context, &settings, message),

@@ -25,7 +25,7 @@ use crate::bus::Bus;
 use crate::error::Chain;
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
-use crate::settings::{Delivery, Settings};
+use crate::settings::{DeliveryMode, Settings};
 use crate::stores::{Embedded, OpenError};
 
 /// How long closing a store may take.
@@ -71,7 +71,7 @@ impl Target {
     /// Opens the outbox that the settings name; it must be there unless messages are to be stored.
     pub(super) fn stopped(settings: &Settings, to_store: bool, runtime: &Handle) -> Result<Self, Failure> {
         let (messenger, outbox): (Arc<dyn Messenger>, _) = match settings.delivery {
-            Delivery::Durable => {
+            DeliveryMode::Durable => {
                 let (messenger, handle) = open(settings, to_store, runtime)?;
                 (messenger, Some(handle))
             }

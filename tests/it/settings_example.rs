@@ -3,7 +3,7 @@
 use tower_outbox::amqp10::Amqp10Settings;
 use tower_outbox::amqp091::Amqp091Settings;
 use tower_outbox::{
-    BackgroundSettings, Delivery, OnSendFailure, OutboxSettings, RequestSettings, Settings, WhenFull,
+    BackgroundSettings, DeliveryMode, OnSendFailure, OutboxSettings, RequestSettings, Settings, WhenFull,
 };
 
 const EXAMPLE: &str = include_str!("../../settings.example.toml");
@@ -39,7 +39,7 @@ fn the_example_is_read_as_it_is() {
 #[test]
 fn commented_keys_show_their_defaults() {
     let (every, defaults) = (parse(&with_every_key()), parse("[MESSAGE_BUS]"));
-    assert_eq!((every.delivery, every.on_send_failure), (Delivery::Direct, OnSendFailure::Log));
+    assert_eq!((every.delivery, every.on_send_failure), (DeliveryMode::Direct, OnSendFailure::Log));
     assert_eq!((&every.request, &every.background), (&defaults.request, &defaults.background));
     assert_eq!(every.background.when_full, WhenFull::Wait);
     let mut outbox = every.outbox.clone();

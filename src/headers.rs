@@ -1,0 +1,110 @@
+//! The headers of ours that travel with messages.
+//!
+//! | header | says |
+//! |---|---|
+//! | [`KEY`] | the ordering key, on a bus that has no place for it |
+//! | [`TOPIC`] | the topic, of a message that went through a retry or dead-letter queue |
+//! | [`QUEUE`] | the queue it was received from then, and goes back to |
+//! | [`ATTEMPT`] | how many attempts have failed |
+//! | [`FAILURES`] | the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
+//! | [`REASON`] | of a dead letter: why it was given up on |
+//! | [`DROPPED`] | how many messages were dropped before it, as the store was full |
+//! | [`CORRELATION_ID`] | what it is a part of: that of the message whose handling enqueued it, or else the id of that |
+//! | [`CAUSATION_ID`] | the id of the message whose handling enqueued it |
+
+use std::time::SystemTime;
+
+use crate::store::FailedAttempt;
+
+/// The ordering key.
+pub const KEY: &str = "tower-outbox-key";
+/// The topic.
+pub const TOPIC: &str = "tower-outbox-topic";
+/// The queue it was received from.
+pub const QUEUE: &str = "tower-outbox-queue";
+/// How many attempts have failed.
+pub const ATTEMPT: &str = "tower-outbox-attempt";
+/// The last failed attempts.
+pub const FAILURES: &str = "tower-outbox-failures";
+/// Why it is a dead letter.
+pub const REASON: &str = "tower-outbox-reason";
+/// How many messages were dropped before it.
+pub const DROPPED: &str = crate::store::DROPPED_HEADER;
+/// What the message is a part of.
+pub const CORRELATION_ID: &str = "correlation_id";
+/// The message that caused it.
+pub const CAUSATION_ID: &str = "causation_id";
+
+/// How many failed attempts travel, and how many bytes of each reason.
+const KEPT: usize = 10;
+const REASON_LEN: usize = 300;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Failed {
+    #[serde(with = "rfc3339")]
+    at: SystemTime,
+    reason: String,
+}
+
+/// The value of [`FAILURES`].
+#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
+pub(crate) fn write_failures(failures: &[FailedAttempt]) -> String {
+    let last = &failures[failures.len().saturating_sub(KEPT)..];
+    let last: Vec<_> = last
+        .iter()
+        .map(|failure| Failed { at: failure.at, reason: start_of(&failure.reason, REASON_LEN).to_owned() })
+        .collect();
+    serde_json::to_string(&last).unwrap_or_default()
+}
+
+/// What [`FAILURES`] says; nothing if it is not as we write it.
+#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
+pub(crate) fn read_failures(value: &str) -> Vec<FailedAttempt> {
+    let failed: Vec<Failed> = serde_json::from_str(value).unwrap_or_default();
+    failed.into_iter().map(|failed| FailedAttempt::new(failed.at, failed.reason.into())).collect()
+}
+
+/// The start of a text, at most this many bytes.
+pub(crate) fn start_of(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
+mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        humantime::parse_rfc3339(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_last_failures_travel() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + 7);
+        let failures: Vec<_> =
+            (0..12).map(|n| FailedAttempt::new(at(n), format!("no. {n} ☃").into())).collect();
+        assert_eq!(read_failures(&write_failures(&failures)), failures[2..]);
+        let long = [FailedAttempt::new(at(0), "☃".repeat(1_000).into())];
+        assert_eq!(read_failures(&write_failures(&long))[0].reason.len(), 300);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_no_failure() {
+        for value in ["", "7", "[7]", r#"[{"at": "yesterday", "reason": "x"}]"#] {
+            assert!(read_failures(value).is_empty());
+        }
+    }
+}
