@@ -51,6 +51,7 @@ mod backoff;
 #[cfg(feature = "settings")]
 mod bus;
 mod caught;
+mod consumer;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -85,10 +86,11 @@ pub use async_trait::async_trait;
 pub use self::backends::amqp10;
 #[cfg(feature = "amqp091")]
 pub use self::backends::amqp091;
-pub use self::backends::{Dummy, Recording, Sent};
+pub use self::backends::{DeadLetter, Dummy, Memory, Recording, Sent, StoreQueue};
 pub use self::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
 #[cfg(feature = "settings")]
 pub use self::bus::{Bus, BusBuilder, Shutdown};
+pub use self::consumer::{Consumer, ConsumerHandle, ConsumerSettings, ConsumerStatus};
 pub use self::delivery::{Delivery, MessageId, NoDelivery};
 pub use self::envelope::Envelope;
 pub use self::error::BoxError;
