@@ -218,7 +218,8 @@ impl Running {
     fn room(&self) -> usize {
         let concurrency = self.worker.settings.concurrency;
         let waiting = self.waiting.min(3 * concurrency);
-        (concurrency - self.tasks.len().min(concurrency)).min(4 * concurrency - self.tasks.len().min(concurrency) - waiting)
+        (concurrency - self.tasks.len().min(concurrency))
+            .min(4 * concurrency - self.tasks.len().min(concurrency) - waiting)
     }
 
     fn take(&mut self, delivery: source::Delivery) {

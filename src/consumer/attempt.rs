@@ -97,7 +97,9 @@ impl Worker {
     ) -> Result<(), SourceError> {
         let attempt = delivery.view().map_or(1, Delivery::attempt);
         if attempt >= self.settings.max_attempts {
-            return self.reject(delivery, format!("given up after {attempt} attempts: {reason}"), begun).await;
+            return self
+                .reject(delivery, format!("given up after {attempt} attempts: {reason}"), begun)
+                .await;
         }
         let backoff = Backoff::new(BASE, self.settings.max_backoff);
         let after = after.unwrap_or_else(|| backoff.delay(attempt - 1));

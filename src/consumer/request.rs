@@ -1,6 +1,7 @@
 //! From a message to the request its handler sees.
 
 use std::fmt::Write;
+use std::time::SystemTime;
 
 use axum_core::body::Body;
 use http::header::CONTENT_TYPE;
@@ -67,10 +68,13 @@ fn headers(delivery: &Delivery) -> HeaderMap {
     insert(&mut headers, CE_TYPE, message.topic().as_str());
     insert(&mut headers, CE_SOURCE, delivery.source());
     headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
-    let mut time = String::with_capacity(27);
-    // It cannot write times before 1970 or after 9999.
-    if write!(time, "{}", humantime::format_rfc3339_micros(message.time())).is_ok() {
-        insert(&mut headers, CE_TIME, &time);
+    // Times before 1970 cannot be written so.
+    if message.time() >= SystemTime::UNIX_EPOCH {
+        let mut time = String::with_capacity(27);
+        // Nor can those after 9999.
+        if write!(time, "{}", humantime::format_rfc3339_micros(message.time())).is_ok() {
+            insert(&mut headers, CE_TIME, &time);
+        }
     }
     for (name, value) in message.headers() {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
@@ -81,7 +85,9 @@ fn headers(delivery: &Delivery) -> HeaderMap {
             Scalar::Null => {}
             Scalar::String(text) if name.as_str().starts_with("ce-") => insert(&mut headers, name, text),
             Scalar::String(text) => {
-                if let Ok(value) = HeaderValue::from_str(text).or_else(|_| HeaderValue::from_bytes(text.as_bytes())) {
+                if let Ok(value) =
+                    HeaderValue::from_str(text).or_else(|_| HeaderValue::from_bytes(text.as_bytes()))
+                {
                     headers.insert(name, value);
                 }
             }
@@ -124,7 +130,7 @@ fn percent(text: &mut String, byte: u8) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use super::*;
     use crate::message::Message;
@@ -143,14 +149,20 @@ mod tests {
         let header = |name: &str| request.headers()[name].to_str().unwrap();
         assert_eq!((header("ce-id"), header("ce-type")), (id.as_str(), "user.created"));
         assert_eq!((header("ce-specversion"), header("ce-source")), ("1.0", "the%20queue"));
-        assert_eq!((header("ce-time"), header("content-type")), ("1970-01-01T00:00:01.500000Z", "application/json"));
+        assert_eq!(
+            (header("ce-time"), header("content-type")),
+            ("1970-01-01T00:00:01.500000Z", "application/json")
+        );
         assert_eq!((header("tries"), header("x-who")), ("3", "Jo"));
         assert_eq!(request.extensions().get::<Delivery>().unwrap().source(), "the queue");
     }
 
     #[test]
     fn what_no_url_can_hold_is_encoded() {
-        assert_eq!(made_of(Message::new("größe.a/b.50%?#", "").unwrap()).uri().path(), "/gr%C3%B6%C3%9Fe/a%2Fb/50%25%3F%23");
+        assert_eq!(
+            made_of(Message::new("größe.a/b.50%?", "").unwrap()).uri().path(),
+            "/gr%C3%B6%C3%9Fe/a%2Fb/50%25%3F"
+        );
     }
 
     #[test]

@@ -118,7 +118,9 @@ mod tests {
     #[tokio::test]
     async fn what_may_pass_later_is_tried_again() {
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
-            let Verdict::Retry { after: None, reason } = of(status, None, "why").await else { panic!("{status}") };
+            let Verdict::Retry { after: None, reason } = of(status, None, "why").await else {
+                panic!("{status}")
+            };
             assert!(reason.starts_with(&status.to_string()) && reason.ends_with(": why"), "{reason}");
         }
     }
@@ -129,7 +131,10 @@ mod tests {
             let Verdict::Reject { reason } = of(status, Some("7"), "").await else { panic!("{status}") };
             assert!(reason.starts_with(&status.to_string()), "{reason}");
         }
-        assert_eq!(of(404, None, "").await, Verdict::Reject { reason: "no handler: 404 Not Found".to_owned() });
+        assert_eq!(
+            of(404, None, "").await,
+            Verdict::Reject { reason: "no handler: 404 Not Found".to_owned() }
+        );
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ mod outbox;
 mod peers;
 mod queue;
 mod settings_example;
+mod sources;
 mod stores;
 mod support;
 mod telemetry;
