@@ -38,6 +38,7 @@ struct State {
     dead: Vec<DeadLetter>,
     /// How many are given out.
     out: usize,
+    /// Nothing more is given out.
     closed: bool,
 }
 
@@ -150,9 +151,7 @@ impl Messenger for Memory {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let refused = {
             let mut state = self.0.lock();
-            if state.closed {
-                Some("the queue is closed".to_owned())
-            } else if state.len() + state.dead.len() + batch.len() > CAPACITY {
+            if state.len() + state.dead.len() + batch.len() > CAPACITY {
                 Some(format!("the queue holds {CAPACITY} messages, and has no room for more"))
             } else {
                 let now = Instant::now();
@@ -208,6 +207,7 @@ impl Source for Memory {
         }
     }
 
+    /// Messages can still be sent, to nobody.
     async fn close(&self, _: Duration) {
         self.0.lock().closed = true;
         self.0.changed.notify_waiters();

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
 
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent};
@@ -21,13 +22,15 @@ use crate::store::{Lease, Settlement, Store, StoreError};
 pub struct StoreQueue {
     store: Arc<dyn Store>,
     name: Arc<str>,
+    /// Nothing more is given out.
+    closed: CancellationToken,
 }
 
 impl StoreQueue {
     /// A queue in `store`, which belongs to it alone.
     pub fn new(store: impl Store) -> Self {
         let name = store.place().into();
-        Self { store: Arc::new(store), name }
+        Self { store: Arc::new(store), name, closed: CancellationToken::new() }
     }
 
     /// The store.
@@ -64,12 +67,21 @@ impl Messenger for StoreQueue {
     fn admission(&self) -> Option<Admission> {
         self.store.admission()
     }
+
+    async fn close(&self, _: Duration) -> Vec<Message> {
+        self.store.close().await;
+        Vec::new()
+    }
 }
 
 #[async_trait]
 impl Source for StoreQueue {
     async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
-        let leased = self.store.lease(limit).await.map_err(source_error)?;
+        let leased = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => return Err(SourceError::Closed),
+            leased = self.store.lease(limit) => leased.map_err(source_error)?,
+        };
         let given = leased.into_iter().map(|leased| {
             let out = Out { store: Arc::clone(&self.store), lease: leased.lease };
             let attempt = leased.attempts.saturating_add(1);
@@ -78,8 +90,9 @@ impl Source for StoreQueue {
         Ok(given.collect())
     }
 
+    /// Messages can still be sent: the store stays open until the messenger is closed.
     async fn close(&self, _: Duration) {
-        self.store.close().await;
+        self.closed.cancel();
     }
 
     fn name(&self) -> Arc<str> {

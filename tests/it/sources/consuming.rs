@@ -173,6 +173,8 @@ pub(super) async fn at_shutdown_what_is_handled_ends_and_the_rest_stays(place: P
     next(&mut calls).await;
     next(&mut calls).await;
     let stopping = tokio::spawn(running.stop());
+    // The consumer itself must have seen it.
+    tokio::time::sleep(Duration::from_millis(50)).await;
     go_on.add_permits(10);
     assert_eq!(timeout(STUCK, stopping).await.unwrap().unwrap(), 0);
     let status = handle.status();
