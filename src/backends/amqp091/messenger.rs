@@ -43,11 +43,7 @@ struct Transport<E: Envelope> {
 
 impl<E: Envelope> Transport<E> {
     fn new(settings: &Amqp091Settings) -> Result<Self, BrokersError> {
-        let settings = Arc::new(fedora_config::fill(settings)?);
-        if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
-            return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
-        }
-        let (urls, tls) = access(&settings).check()?;
+        let (settings, urls, tls) = checked(settings)?;
         let connector = LapinConnector { settings: Arc::clone(&settings), tls, envelope: PhantomData };
         let failover = Failover::new(connector, urls.clone(), settings.connection_timeout);
         Ok(Self { failover, settings, urls })
@@ -58,6 +54,18 @@ impl<E: Envelope> Transport<E> {
         E::check(message)
     }
 }
+
+/// The settings, filled, with what they name.
+pub(super) fn checked(settings: &Amqp091Settings) -> Result<Checked, BrokersError> {
+    let settings = Arc::new(fedora_config::fill(settings)?);
+    if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
+        return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
+    }
+    let (urls, tls) = access(&settings).check()?;
+    Ok((settings, urls, tls))
+}
+
+type Checked = (Arc<Amqp091Settings>, Vec<BrokerUrl>, Option<Arc<ClientConfig>>);
 
 fn access(settings: &Amqp091Settings) -> Access<'_> {
     Access {

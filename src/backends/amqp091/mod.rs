@@ -15,9 +15,16 @@ mod connection;
 mod envelope;
 mod fedora;
 mod fedora_config;
+mod incoming;
 mod json_lines;
+mod link;
 mod messenger;
+mod outgoing;
+mod session;
 mod settings;
+mod settle;
+mod source;
+mod subscription;
 
 pub use self::fedora::{FedoraMessage, Severity};
 #[cfg(feature = "cli")]
@@ -25,5 +32,7 @@ pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
 pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
 pub use self::messenger::{Amqp091, Fedmsg};
 pub use self::settings::Amqp091Settings;
+pub use self::source::Amqp091Source;
+pub use self::subscription::{Amqp091Subscription, RetryBy};
 pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;
