@@ -102,7 +102,7 @@ pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Rel
 pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 #[cfg(feature = "settings")]
 pub use self::settings::{
-    BackendTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
+    BackendTable, ConsumerTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
 };
 #[cfg(feature = "embedded")]
 pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
