@@ -49,6 +49,8 @@ pub struct Bus {
     worker: Mutex<Option<Worker>>,
     outbox: Option<OutboxHandle>,
     sources: Sources,
+    #[cfg(feature = "chaos")]
+    chaos: crate::ChaosSettings,
     #[cfg(feature = "admin")]
     delivery: DeliveryMode,
 }
@@ -134,6 +136,14 @@ impl Bus {
     /// As [`consumer`](Self::consumer).
     pub fn source(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
         self.sources.source(name)
+    }
+
+    /// The layer that lets go wrong what the table `CHAOS` and the environment variables `MESSAGE_CHAOS_*` say: nothing, by
+    /// default. Put it on the service of a consumer.
+    #[cfg(feature = "chaos")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
+    pub fn chaos(&self) -> crate::ChaosLayer {
+        crate::ChaosLayer::new(self.chaos.clone())
     }
 
     /// Whether messages can leave now. It may take up to two seconds for each broker.
@@ -352,6 +362,8 @@ impl BusBuilder<'_> {
             worker: Mutex::new(worker),
             outbox,
             sources: Sources::new(self.settings, source),
+            #[cfg(feature = "chaos")]
+            chaos: self.settings.chaos.clone(),
             #[cfg(feature = "admin")]
             delivery: self.settings.delivery,
         })

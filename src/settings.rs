@@ -14,6 +14,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::table::BackendTable;
 use self::table::Table;
 use crate::background::BackgroundSettings;
+#[cfg(feature = "chaos")]
+use crate::chaos::ChaosSettings;
 use crate::consumer::ConsumerSettings;
 use crate::error::BoxError;
 use crate::layer::OnSendFailure;
@@ -55,6 +57,10 @@ pub struct Settings {
     pub outbox: OutboxSettings,
     /// The tables `CONSUMERS.<name>`: what [`Bus::consumer`](crate::Bus::consumer) receives from.
     pub consumers: BTreeMap<String, ConsumerTable>,
+    /// The table `CHAOS`, under the environment variables `MESSAGE_CHAOS_*`: what goes wrong on purpose.
+    #[cfg(feature = "chaos")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
+    pub chaos: ChaosSettings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
 }
@@ -227,6 +233,8 @@ struct Common {
     background: BackgroundSettings,
     outbox: OutboxSettings,
     consumers: HashMap<String, Table>,
+    #[cfg(feature = "chaos")]
+    chaos: ChaosSettings,
 }
 
 impl Settings {
@@ -268,7 +276,13 @@ impl Settings {
         common.check_keys::<RequestSettings>("request")?;
         common.check_keys::<BackgroundSettings>("background")?;
         common.check_keys::<OutboxSettings>("outbox")?;
+        #[cfg(feature = "chaos")]
+        common.check_keys::<ChaosSettings>("chaos")?;
         let mut common: Common = common.parse().map_err(SettingsError::value)?;
+        #[cfg(feature = "chaos")]
+        {
+            common.chaos = common.chaos.over_env().map_err(SettingsError::value)?;
+        }
         let consumers = std::mem::take(&mut common.consumers).into_iter();
         let consumers = consumers.map(|(name, table)| Ok((name.clone(), ConsumerTable::of(&name, table)?)));
         let consumers = consumers.collect::<Result<_, SettingsError>>()?;
@@ -276,10 +290,18 @@ impl Settings {
     }
 
     fn new(common: Common, backend_keys: BackendTable) -> Self {
-        let Common { backend, delivery, on_send_failure, request, background, outbox, consumers: _ } = common;
-        let backend = backend.unwrap_or_else(|| "dummy".to_owned());
-        let consumers = BTreeMap::new();
-        Self { backend, delivery, on_send_failure, request, background, outbox, consumers, backend_keys }
+        Self {
+            backend: common.backend.unwrap_or_else(|| "dummy".to_owned()),
+            delivery: common.delivery,
+            on_send_failure: common.on_send_failure,
+            request: common.request,
+            background: common.background,
+            outbox: common.outbox,
+            consumers: BTreeMap::new(),
+            #[cfg(feature = "chaos")]
+            chaos: common.chaos,
+            backend_keys,
+        }
     }
 }
 
