@@ -12,7 +12,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 
 use super::connection;
-use super::link::{self, Link, soft};
+use super::link::{self, Link, is_refusal};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
 use crate::error::{BoxError, Chain};
@@ -33,14 +33,10 @@ pub(super) struct NoSession {
 }
 
 impl Session {
-    /// Dials, makes what is missing, and consumes.
+    /// Dials, and makes what is missing. It consumes nothing yet.
     pub(super) async fn open(shared: &Arc<Shared>, url: &BrokerUrl) -> Result<Self, NoSession> {
         let connection = connection::open(&shared.settings, shared.tls.clone(), url).await;
-        let connection = connection.map_err(|error| {
-            // The driver's own error is one of the network; what a person can mend was put in words.
-            let is_refusal = !error.is::<lapin::Error>();
-            NoSession { error, is_refusal }
-        })?;
+        let connection = connection.map_err(|error| NoSession { is_refusal: is_refusal(&error), error })?;
         let subscription = &shared.subscription;
         let queue = subscription.queue.as_str();
         if let Err(error) = link::ensure_durable(&connection, queue).await {
@@ -78,12 +74,10 @@ impl Session {
         };
         let channel = opened.await?;
         let link = Arc::new(Link::new(Arc::clone(shared), url.clone(), connection, channel));
-        let mut session = Self { link, consumer: None, ended: None };
-        session.consume().await?;
-        Ok(session)
+        Ok(Self { link, consumer: None, ended: None })
     }
 
-    /// Consumes, if it does not.
+    /// Begins to consume.
     pub(super) async fn consume(&mut self) -> Result<(), NoSession> {
         let queue = self.link.shared.subscription.queue.as_str();
         let options = BasicConsumeOptions::default();
@@ -143,8 +137,8 @@ impl Session {
     }
 }
 
-/// What the broker refuses a person has to mend; anything else may pass.
+/// Why there is no session, with what to do should the broker have refused it.
 fn refused(cure: &str, error: BoxError) -> NoSession {
-    let is_refusal = error.downcast_ref().and_then(soft).is_some();
-    NoSession { error: format!("{cure} ({})", Chain(error.as_ref())).into(), is_refusal }
+    let text = format!("{cure} ({})", Chain(error.as_ref()));
+    NoSession { error: text.into(), is_refusal: is_refusal(&error) }
 }

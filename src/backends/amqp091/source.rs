@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rand::seq::SliceRandom;
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -59,9 +60,11 @@ struct State {
 enum Phase {
     #[default]
     Idle,
+    /// It leads to a session that consumes nothing yet.
     Opening(AbortOnDropHandle<Result<Session, NoSession>>),
-    Consuming(Session),
     Paused(Session),
+    Resuming(AbortOnDropHandle<Result<Session, NoSession>>),
+    Consuming(Session),
 }
 
 impl Amqp091Source {
@@ -82,6 +85,15 @@ impl Amqp091Source {
         subscription: &Amqp091Subscription,
     ) -> Result<Self, BrokersError> {
         Self::with_dialect(settings, subscription, Dialect::Fedora)
+    }
+
+    /// The shape of the messages; [`Envelope::Plain`] by default.
+    #[allow(dead_code, reason = "for what reads settings")]
+    pub(crate) fn with_envelope(mut self, envelope: Envelope) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.envelope = envelope;
+        }
+        self
     }
 
     fn with_dialect(
@@ -147,6 +159,9 @@ impl Source for Amqp091Source {
         };
         if timeout(deadline, close).await.is_err() {
             tracing::warn!(queue = %self.shared.name, ?deadline, "receiving did not end in time");
+            if let Ok(mut state) = self.state.try_lock() {
+                *state = State::default();
+            }
         }
     }
 
@@ -160,32 +175,19 @@ impl State {
         loop {
             match &mut self.session {
                 Phase::Idle => self.session = Phase::Opening(open(Arc::clone(shared), self.failures)),
-                Phase::Paused(_) => {
-                    if let Phase::Paused(mut session) = std::mem::take(&mut self.session) {
-                        let consume = async move { session.consume().await.map(|()| session) };
-                        self.session = Phase::Opening(AbortOnDropHandle::new(tokio::spawn(consume)));
-                    }
-                }
                 Phase::Opening(opening) => {
                     let opened = opening.await;
-                    self.session = Phase::Idle;
-                    match opened {
-                        Ok(Ok(session)) => {
-                            tracing::info!(queue = %shared.name, broker = %session.link.url, "receiving");
-                            self.session = Phase::Consuming(session);
-                        }
-                        Ok(Err(NoSession { error, is_refusal })) => {
-                            self.failures = self.failures.saturating_add(1);
-                            tracing::warn!(queue = %shared.name, %error, "cannot receive; trying again");
-                            if is_refusal {
-                                return Err(SourceError::Unavailable(error));
-                            }
-                        }
-                        Err(error) => {
-                            self.failures = self.failures.saturating_add(1);
-                            tracing::error!(queue = %shared.name, %error, "cannot receive; trying again");
-                        }
+                    self.session = self.got(shared, opened)?.map_or(Phase::Idle, Phase::Paused);
+                }
+                Phase::Paused(_) => {
+                    if let Phase::Paused(mut session) = std::mem::take(&mut self.session) {
+                        let resume = async move { session.consume().await.map(|()| session) };
+                        self.session = Phase::Resuming(AbortOnDropHandle::new(tokio::spawn(resume)));
                     }
+                }
+                Phase::Resuming(resuming) => {
+                    let resumed = resuming.await;
+                    self.session = self.got(shared, resumed)?.map_or(Phase::Idle, Phase::Consuming);
                 }
                 Phase::Consuming(session) => match session.next(limit).await {
                     Ok(deliveries) => {
@@ -204,14 +206,31 @@ impl State {
         }
     }
 
-    async fn pause(&mut self, shared: &Shared) {
-        // One that is being opened has given nothing out.
-        let Phase::Consuming(session) = &mut self.session else {
-            if let Phase::Opening(_) = self.session {
-                self.session = Phase::Idle;
-            }
-            return;
+    /// What a task came to: a session, nothing for now, or what a person has to mend.
+    fn got(
+        &mut self,
+        shared: &Shared,
+        outcome: Result<Result<Session, NoSession>, JoinError>,
+    ) -> Result<Option<Session>, SourceError> {
+        self.session = Phase::Idle;
+        let NoSession { error, is_refusal } = match outcome {
+            Ok(Ok(session)) => return Ok(Some(session)),
+            Ok(Err(failed)) => failed,
+            Err(error) => NoSession { error: error.into(), is_refusal: false },
         };
+        self.failures = self.failures.saturating_add(1);
+        tracing::warn!(queue = %shared.name, %error, "cannot receive; trying again");
+        if is_refusal { Err(SourceError::Unavailable(error)) } else { Ok(None) }
+    }
+
+    async fn pause(&mut self, shared: &Shared) {
+        if let Phase::Resuming(resuming) = &mut self.session {
+            let resumed = resuming.await;
+            let session = self.got(shared, resumed).ok().flatten();
+            self.session = session.map_or(Phase::Idle, Phase::Consuming);
+        }
+        // What is being opened does not consume yet.
+        let Phase::Consuming(session) = &mut self.session else { return };
         let paused = session.pause().await;
         let session = std::mem::take(&mut self.session);
         match (paused, session) {
@@ -234,7 +253,10 @@ fn open(shared: Arc<Shared>, failures: u32) -> AbortOnDropHandle<Result<Session,
         let limit = shared.settings.connection_timeout;
         for url in urls {
             match timeout(limit, Session::open(&shared, url)).await {
-                Ok(Ok(session)) => return Ok(session),
+                Ok(Ok(session)) => {
+                    tracing::info!(queue = %shared.name, broker = %url, "connected, to receive");
+                    return Ok(session);
+                }
                 Ok(Err(failed)) => {
                     is_refusal |= failed.is_refusal;
                     reasons.push(format!("{url}: {}", Chain(failed.error.as_ref())));
