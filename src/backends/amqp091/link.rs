@@ -32,12 +32,15 @@ pub(super) struct Link {
     connection: Connection,
     publisher: Mutex<Option<Connection>>,
     declared: std::sync::Mutex<HashMap<Needed, Instant>>,
-    waiting: std::sync::Mutex<HashMap<Way, Vec<(Publish, oneshot::Sender<Result<(), Failure>>)>>>,
+    waiting: std::sync::Mutex<HashMap<Way, Vec<Waiting>>>,
     turn: Mutex<()>,
 }
 
 /// Exchange and routing key.
 type Way = (String, String);
+
+/// A message, and who waits for its confirm.
+type Waiting = (Publish, oneshot::Sender<Result<(), Failure>>);
 
 impl Link {
     pub(super) fn new(shared: Arc<Shared>, url: BrokerUrl, connection: Connection, channel: Channel) -> Self {

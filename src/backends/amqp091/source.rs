@@ -61,11 +61,14 @@ enum Phase {
     #[default]
     Idle,
     /// It leads to a session that consumes nothing yet.
-    Opening(AbortOnDropHandle<Result<Session, NoSession>>),
+    Opening(Task),
     Paused(Session),
-    Resuming(AbortOnDropHandle<Result<Session, NoSession>>),
+    Resuming(Task),
     Consuming(Session),
+    Pausing(Task),
 }
+
+type Task = AbortOnDropHandle<Result<Session, NoSession>>;
 
 impl Amqp091Source {
     /// Reads and checks everything the settings name. No connection is made before the first `receive`.
@@ -175,14 +178,14 @@ impl State {
         loop {
             match &mut self.session {
                 Phase::Idle => self.session = Phase::Opening(open(Arc::clone(shared), self.failures)),
-                Phase::Opening(opening) => {
-                    let opened = opening.await;
-                    self.session = self.got(shared, opened)?.map_or(Phase::Idle, Phase::Paused);
+                Phase::Opening(task) | Phase::Pausing(task) => {
+                    let outcome = task.await;
+                    self.session = self.got(shared, outcome)?.map_or(Phase::Idle, Phase::Paused);
                 }
                 Phase::Paused(_) => {
-                    if let Phase::Paused(mut session) = std::mem::take(&mut self.session) {
-                        let resume = async move { session.consume().await.map(|()| session) };
-                        self.session = Phase::Resuming(AbortOnDropHandle::new(tokio::spawn(resume)));
+                    if let Phase::Paused(session) = std::mem::take(&mut self.session) {
+                        self.session =
+                            Phase::Resuming(AbortOnDropHandle::new(tokio::spawn(session.consume())));
                     }
                 }
                 Phase::Resuming(resuming) => {
@@ -223,26 +226,29 @@ impl State {
         if is_refusal { Err(SourceError::Unavailable(error)) } else { Ok(None) }
     }
 
+    /// In a task: dropped half-way, it goes on to its end. What is being opened consumes nothing yet.
     async fn pause(&mut self, shared: &Shared) {
         if let Phase::Resuming(resuming) = &mut self.session {
             let resumed = resuming.await;
             let session = self.got(shared, resumed).ok().flatten();
             self.session = session.map_or(Phase::Idle, Phase::Consuming);
         }
-        // What is being opened does not consume yet.
-        let Phase::Consuming(session) = &mut self.session else { return };
-        let paused = session.pause().await;
-        let session = std::mem::take(&mut self.session);
-        match (paused, session) {
-            (Ok(()), Phase::Consuming(session)) => self.session = Phase::Paused(session),
-            (Err(error), _) => tracing::warn!(queue = %shared.name, %error, "the connection is lost"),
-            _ => {}
+        self.session = match std::mem::take(&mut self.session) {
+            Phase::Consuming(session) => {
+                Phase::Pausing(AbortOnDropHandle::new(tokio::spawn(session.pause())))
+            }
+            other => other,
+        };
+        if let Phase::Pausing(pausing) = &mut self.session {
+            let paused = pausing.await;
+            let session = self.got(shared, paused).ok().flatten();
+            self.session = session.map_or(Phase::Idle, Phase::Paused);
         }
     }
 }
 
 /// Tries each broker once, in a random order, after the backoff.
-fn open(shared: Arc<Shared>, failures: u32) -> AbortOnDropHandle<Result<Session, NoSession>> {
+fn open(shared: Arc<Shared>, failures: u32) -> Task {
     AbortOnDropHandle::new(tokio::spawn(async move {
         if let Some(attempt) = failures.checked_sub(1) {
             tokio::time::sleep(Backoff::default().delay(attempt)).await;

@@ -24,6 +24,9 @@ use crate::peers::{Brokers, unique};
 
 const NODE: &str = "RABBIT1_AMQP";
 
+/// Long enough for a broker to start.
+const SOON: Duration = Duration::from_secs(50);
+
 /// Long enough for nothing more to come.
 const QUIET: Duration = Duration::from_millis(300);
 
@@ -110,7 +113,7 @@ impl Queue {
 async fn until(condition: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !condition().await {
-        assert!(begun.elapsed() < Duration::from_secs(20), "in time");
+        assert!(begun.elapsed() < SOON, "in time");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
@@ -125,7 +128,7 @@ async fn consuming(source: &Amqp091Source, queue: &Queue) {
 }
 
 async fn some(source: &Amqp091Source, limit: usize) -> Vec<Delivery> {
-    timeout(Duration::from_secs(20), source.receive(limit)).await.expect("in time").unwrap()
+    timeout(SOON, source.receive(limit)).await.expect("in time").unwrap()
 }
 
 async fn one(source: &Amqp091Source) -> Delivery {

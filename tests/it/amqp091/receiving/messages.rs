@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use lapin::BasicProperties;
-use lapin::types::AMQPValue;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use serde_json::json;
 use tower_outbox::amqp091::{
     Amqp091Settings, Amqp091Source, Amqp091Subscription, Fedmsg, FedoraMessage, Severity,
@@ -70,6 +70,8 @@ async fn what_others_publish_is_read() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let source = queue.source(&queue.subscription()).await;
+    // Where a copy would go.
+    queue.declare(&queue.topic, FieldTable::default()).await;
     let odd = table([
         ("i8", AMQPValue::ShortShortInt(-8)),
         ("u8", AMQPValue::ShortShortUInt(8)),
@@ -79,6 +81,7 @@ async fn what_others_publish_is_read() {
         ("float", AMQPValue::Float(0.5)),
         ("time", AMQPValue::Timestamp(7)),
         ("table", AMQPValue::FieldTable(table([("x", text("y"))]))),
+        ("CC", AMQPValue::FieldArray(FieldArray::from(vec![text(&queue.topic)]))),
         (headers::ATTEMPT, text("not a number")),
         (headers::FAILURES, text("not json")),
     ]);
@@ -101,6 +104,9 @@ async fn what_others_publish_is_read() {
     // An id that is no UUID is the same however often it comes.
     assert_eq!((message_of(&delivery).id(), id.get_version_num()), (id, 5));
     delivery.ack().await.unwrap();
+    // The one copy is of whoever published it first.
+    queue.take(&queue.topic).await;
+    queue.delete(&queue.topic).await;
 }
 
 /// Not even a topic: one dead letter, as it came, with the reason.

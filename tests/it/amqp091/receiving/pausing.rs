@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::timeout;
 use tower_outbox::source::{Source, SourceError};
 
-use super::{QUIET, Queue, body, one, some};
+use super::{QUIET, Queue, body, consuming, one, some};
 use crate::peers::{Brokers, numbered};
 use crate::support::fuse::fuse;
 
@@ -81,6 +81,25 @@ async fn a_receive_that_is_dropped_loses_nothing() {
     assert_eq!(came.len(), 200);
     source.close(Duration::from_secs(5)).await;
     assert_eq!(queue.look(&queue.name).await, Some((0, 0)));
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_pause_after_the_queue_was_deleted_ends() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    queue.send(numbered(&queue.topic, 1)).await;
+    queue.until_ready(&queue.name, 0).await;
+    queue.delete(&queue.name).await;
+    tokio::time::sleep(QUIET).await;
+    let given = some(&source, 10).await;
+    timeout(Duration::from_secs(5), source.pause()).await.unwrap();
+    assert_eq!((given.len(), queue.look(&queue.name).await), (1, None));
+    drop(given);
+    consuming(&source, &queue).await;
+    queue.send(numbered(&queue.topic, 1)).await;
+    one(&source).await.ack().await.unwrap();
 }
 
 #[tokio::test]
