@@ -54,6 +54,10 @@ impl Broker {
         broker
     }
 
+    pub(crate) fn queue(&self) -> &str {
+        &self.queue
+    }
+
     /// The queue must hold what was confirmed, and `more` that a rival sent before its time began; then it is made
     /// anew.
     pub(crate) fn check_and_empty(&self, (messages, _): Turn, more: u64) {
