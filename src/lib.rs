@@ -99,7 +99,9 @@ pub use self::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent
 pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
 pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 #[cfg(feature = "settings")]
-pub use self::settings::{BackendTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError};
+pub use self::settings::{
+    BackendTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
+};
 #[cfg(feature = "embedded")]
 pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
 pub use self::topic::{Topic, TopicError};
