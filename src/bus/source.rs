@@ -37,6 +37,16 @@ impl Sources {
         match backend {
             // Nothing ever comes.
             "dummy" => Ok(Arc::new(Memory::new())),
+            #[cfg(feature = "amqp10")]
+            "amqp10" => {
+                let settings = self.backend_keys.parse()?;
+                made(backend, crate::backends::amqp10::Amqp10Source::new(&settings, &keys.parse()?))
+            }
+            #[cfg(feature = "amqp10")]
+            "rhmsg" => {
+                let settings = self.backend_keys.parse()?;
+                made(backend, crate::backends::amqp10::Amqp10Source::rhmsg(&settings, &keys.parse()?))
+            }
             #[cfg(feature = "amqp091")]
             "amqp091" => {
                 let settings = self.backend_keys.parse()?;

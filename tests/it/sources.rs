@@ -24,7 +24,7 @@ use tower_outbox::{
 };
 use uuid::Uuid;
 
-use self::brokers::rabbitmq_place;
+use self::brokers::{amqp10_activemq_place, amqp10_rabbitmq_place, rabbitmq_place};
 use crate::support::stores::{STUCK, list_by};
 
 /// Gives all the dead letters there are.
@@ -246,6 +246,14 @@ macro_rules! suite {
         suite! { @place embedded embedded_place [] $($module: $($behaviour)*;)* }
         suite! {
             @place rabbitmq rabbitmq_place [#[ignore = "needs brokers: ./scripts/test"]] $($module: $($behaviour)*;)*
+        }
+        suite! {
+            @place amqp10_rabbitmq amqp10_rabbitmq_place [#[ignore = "needs brokers: ./scripts/test"]]
+            $($module: $($behaviour)*;)*
+        }
+        suite! {
+            @place amqp10_activemq amqp10_activemq_place [#[ignore = "needs brokers: ./scripts/test"]]
+            $($module: $($behaviour)*;)*
         }
     };
 }
