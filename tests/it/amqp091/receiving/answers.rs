@@ -38,7 +38,9 @@ async fn a_retry_comes_after_its_delay_and_others_pass_meanwhile() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let source = queue.source(&queue.subscription().with_prefetch(1)).await;
-    queue.send(vec![queue.message("fails"), queue.message("passes")]).await;
+    // Its expiry does not bring it back early, and travels on.
+    let fails = queue.message("fails").with_expiry(Duration::from_millis(700));
+    queue.send(vec![fails.clone(), queue.message("passes")]).await;
     let begun = Instant::now();
     one(&source).await.retry(Duration::from_millis(1_000), "not now").await.unwrap();
     let delivery = one(&source).await;
@@ -51,6 +53,7 @@ async fn a_retry_comes_after_its_delay_and_others_pass_meanwhile() {
     let view = delivery.view().unwrap();
     assert_eq!((body(&delivery), view.attempt(), view.failures().len()), ("fails", 2, 1));
     assert_eq!(view.failures()[0].reason.as_ref(), "not now");
+    assert_eq!(view.message().expiry(), fails.expiry());
     delivery.ack().await.unwrap();
     nothing(&source).await;
 }

@@ -120,7 +120,8 @@ async fn what_cannot_be_read_is_one_dead_letter() {
     subscription.exchange = Some("amq.direct".to_owned());
     let source = queue.source(&subscription).await;
     let body = [0, 159, 146, 150];
-    queue.publish("amq.direct", &key, BasicProperties::default(), &body).await;
+    let properties = BasicProperties::default().with_expiration("60000".into());
+    queue.publish("amq.direct", &key, properties, &body).await;
     let delivery = one(&source).await;
     let reason = delivery.view().unwrap_err().to_string();
     assert!(reason.contains("blank"), "{reason}");
@@ -128,6 +129,8 @@ async fn what_cannot_be_read_is_one_dead_letter() {
     let raw = queue.take(&queue.dead()).await;
     assert_eq!((raw.data.as_slice(), header(&raw, headers::REASON)), (&body[..], Some(&text(&reason))));
     assert_eq!(header(&raw, headers::ATTEMPT), Some(&AMQPValue::LongInt(1)));
+    // A dead letter stays.
+    assert_eq!(*raw.properties.expiration(), None);
     nothing(&source).await;
 }
 
