@@ -46,6 +46,8 @@ struct Place {
 struct Capabilities {
     /// A message knows why its earlier attempts failed.
     history: bool,
+    /// It is known when a message comes for the first time.
+    redelivered: bool,
 }
 
 /// A dead letter.
@@ -193,7 +195,7 @@ async fn memory_place() -> Place {
             Box::pin(async move { letters })
         }),
         topic: "user.created".to_owned(),
-        capabilities: Capabilities { history: true },
+        capabilities: Capabilities { history: true, redelivered: true },
         _keep: Box::new(()),
     }
 }
@@ -217,7 +219,7 @@ async fn embedded_place() -> Place {
             })
         }),
         topic: "user.created".to_owned(),
-        capabilities: Capabilities { history: false },
+        capabilities: Capabilities { history: false, redelivered: true },
         _keep: Box::new(folder),
     }
 }

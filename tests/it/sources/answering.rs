@@ -28,7 +28,7 @@ pub(super) async fn every_field_arrives(place: Place) {
         .with_content_type("application/json")
         .with_time(time)
         .with_key("schlüssel")
-        .with_priority(4)
+        .with_priority(5)
         .with_header("text", "Grüße")
         .with_header("yes", true)
         .with_header("int", -7)
@@ -38,7 +38,7 @@ pub(super) async fn every_field_arrives(place: Place) {
     let got = delivery.view().unwrap().message();
     assert_eq!((got.id(), got.topic(), got.body()), (sent.id(), sent.topic(), sent.body()));
     assert_eq!((got.content_type(), got.time(), got.key()), (sent.content_type(), time, sent.key()));
-    assert_eq!(got.priority(), Some(4));
+    assert_eq!(got.priority(), Some(5));
     for (name, value) in sent.headers() {
         assert_eq!(got.header(name), Some(value), "{name}");
     }
@@ -87,7 +87,7 @@ pub(super) async fn a_retry_comes_after_its_delay_as_the_next_attempt(place: Pla
         let view = delivery.view().unwrap();
         assert_eq!((view.message().id(), view.attempt()), (sent[0].id(), attempt));
         assert_eq!(view.message().body(), sent[0].body());
-        assert_eq!(view.redelivered(), attempt > 1);
+        assert!(view.redelivered() == (attempt > 1) || !place.capabilities.redelivered);
         if place.capabilities.history {
             let reasons: Vec<_> = view.failures().iter().map(|failure| failure.reason.to_string()).collect();
             assert_eq!(reasons, (1..attempt).map(|n| format!("failed {n}")).collect::<Vec<_>>());

@@ -37,25 +37,61 @@ fn dead_in(source: impl Source) -> Dying {
     })
 }
 
-pub(super) async fn rabbitmq_place() -> Place {
-    let brokers = Brokers::running();
-    let (queue, topic) = (unique("source"), unique("topic"));
+/// A durable queue of this name bound to `amq.topic` by `topic`, and the connection that made it.
+async fn declare(brokers: &Brokers, queue: &str, topic: &str) -> Connection {
     let connection = Connection::connect(brokers.get("RABBIT1_AMQP"), ConnectionProperties::default()).await;
     let connection = connection.unwrap();
     let channel = connection.create_channel().await.unwrap();
-    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.as_str().into(), durable, FieldTable::default()).await.unwrap();
-    let bind = QueueBindOptions::default();
-    channel
-        .queue_bind(
-            queue.as_str().into(),
-            "amq.topic".into(),
-            topic.as_str().into(),
-            bind,
-            FieldTable::default(),
-        )
-        .await
-        .unwrap();
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    channel.queue_declare(queue.into(), options, FieldTable::default()).await.unwrap();
+    let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+    channel.queue_bind(queue.into(), "amq.topic".into(), topic.into(), options, table).await.unwrap();
+    connection
+}
+
+pub(super) async fn amqp10_activemq_place() -> Place {
+    let brokers = Brokers::running();
+    let topic = unique("source");
+    let mut settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
+    settings.address = Some("queue://{topic}".to_owned());
+    let address = format!("queue://{topic}");
+    amqp10_place(&settings, &address, &format!("{address}.dead"), topic, false, Box::new(()))
+}
+
+pub(super) async fn amqp10_rabbitmq_place() -> Place {
+    let brokers = Brokers::running();
+    let (queue, topic) = (unique("source"), unique("topic"));
+    let connections =
+        [declare(&brokers, &queue, &topic).await, declare(&brokers, &format!("{queue}.dead"), &queue).await];
+    let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
+    settings.address = Some("/topic/{topic}".to_owned());
+    let address = format!("/amq/queue/{queue}");
+    amqp10_place(&settings, &address, &format!("{address}.dead"), topic, true, Box::new(connections))
+}
+
+fn amqp10_place(
+    settings: &Amqp10Settings,
+    address: &str,
+    dead: &str,
+    topic: String,
+    redelivered: bool,
+    keep: Box<dyn Any + Send + Sync>,
+) -> Place {
+    let source = |subscription| Amqp10Source::new(settings, &subscription).unwrap();
+    Place {
+        messenger: Arc::new(Amqp10::new(settings).unwrap()),
+        source: Arc::new(source(Amqp10Subscription::new(address).with_dead_letter_address(dead))),
+        dead: dead_in(source(Amqp10Subscription::new(dead))),
+        topic,
+        capabilities: Capabilities { history: true, redelivered },
+        _keep: keep,
+    }
+}
+
+pub(super) async fn rabbitmq_place() -> Place {
+    let brokers = Brokers::running();
+    let (queue, topic) = (unique("source"), unique("topic"));
+    let connection = declare(&brokers, &queue, &topic).await;
     let settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
     let source = |queue: &str| Amqp091Source::new(&settings, &Amqp091Subscription::new(queue)).unwrap();
     Place {
@@ -63,7 +99,7 @@ pub(super) async fn rabbitmq_place() -> Place {
         source: Arc::new(source(&queue)),
         dead: dead_in(source(&format!("{queue}.dead"))),
         topic,
-        capabilities: Capabilities { history: true },
+        capabilities: Capabilities { history: true, redelivered: true },
         _keep: Box::new(connection),
     }
 }
