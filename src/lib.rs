@@ -56,6 +56,7 @@ mod caught;
 pub mod cli;
 mod crash;
 mod delivery;
+#[cfg(feature = "_brokers")]
 mod envelope;
 mod error;
 pub mod headers;
@@ -90,7 +91,8 @@ pub use self::background::{Background, BackgroundSettings, BackgroundWorker, Whe
 #[cfg(feature = "settings")]
 pub use self::bus::{Bus, BusBuilder, Shutdown};
 pub use self::delivery::{Delivery, MessageId, NoDelivery};
-pub use self::envelope::Envelope;
+#[cfg(feature = "_brokers")]
+pub use self::envelope::{Envelope, PetiscoMessage};
 pub use self::error::BoxError;
 pub use self::in_flight::{InFlight, InFlightToken};
 pub use self::layer::{MessagingLayer, MessagingService, OnSendFailure, ResponseBody, ResponseFuture};
@@ -99,7 +101,9 @@ pub use self::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent
 pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
 pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 #[cfg(feature = "settings")]
-pub use self::settings::{BackendTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError};
+pub use self::settings::{
+    BackendTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
+};
 #[cfg(feature = "embedded")]
 pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
 pub use self::topic::{Topic, TopicError};

@@ -13,11 +13,12 @@ use super::fedora::Fedora;
 use super::fedora_config;
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{
-    self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_message, prefixed,
+    self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_envelope,
+    check_message, prefixed,
 };
 use crate::error::BoxError;
 use crate::message::Message;
-use crate::messenger::Unsent;
+use crate::messenger::{Failure, Unsent};
 use crate::topic::Topic;
 
 /// Any AMQP 0-9-1 broker: the backend `amqp091`.
@@ -43,7 +44,14 @@ struct Transport<E: Envelope> {
 
 impl<E: Envelope> Transport<E> {
     fn new(settings: &Amqp091Settings) -> Result<Self, BrokersError> {
-        let settings = Arc::new(fedora_config::fill(settings)?);
+        let mut settings = fedora_config::fill(settings)?;
+        check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), E::WRAPS)?;
+        if let (crate::Envelope::Petisco, None) = (settings.envelope, &settings.exchange)
+            && let (Some(organization), Some(service)) = (&settings.organization, &settings.service)
+        {
+            settings.exchange = Some(format!("{organization}.{service}"));
+        }
+        let settings = Arc::new(settings);
         if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
             return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
         }
@@ -54,8 +62,9 @@ impl<E: Envelope> Transport<E> {
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        check_message(self.settings.topic_prefix.as_deref(), message)?;
-        E::check(message)
+        let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
+        check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
+        E::check(&sealed)
     }
 }
 
@@ -99,14 +108,15 @@ struct EnvelopeConnection<E> {
 }
 
 impl<E: Envelope> EnvelopeConnection<E> {
-    fn encode(&self, message: &Message) -> Publish {
-        Publish {
+    fn encode(&self, message: &Message) -> Result<Publish, BoxError> {
+        let message = &*self.settings.envelope.seal(message, self.settings.origin())?;
+        Ok(Publish {
             exchange: self.settings.exchange.clone().unwrap_or_else(|| "amq.topic".to_owned()),
             routing_key: prefixed(self.settings.topic_prefix.as_deref(), message.topic()),
             mandatory: self.settings.mandatory,
             properties: E::encode(&self.settings, message),
             body: message.body().clone(),
-        }
+        })
     }
 }
 
@@ -114,9 +124,21 @@ impl<E: Envelope> EnvelopeConnection<E> {
 impl<E: Envelope> brokers::Connection for EnvelopeConnection<E> {
     /// Publishes in a task of its own: dropped half-way, the batch goes on to its end.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
-        let publishes: Vec<_> = batch.iter().map(|message| self.encode(message)).collect();
+        let mut publishes = Vec::with_capacity(batch.len());
+        let mut refused = Vec::new();
+        for (index, message) in batch.iter().enumerate() {
+            match self.encode(message) {
+                Ok(publish) => publishes.push(publish),
+                Err(error) => refused.push((index, Failure::rejected(error))),
+            }
+        }
         let connection = self.connection.clone();
-        brokers::hand_over(batch, async move { connection.publish(&publishes).await }).await
+        let publish = async move {
+            let mut results = connection.publish(&publishes).await;
+            refused.into_iter().for_each(|(index, failure)| results.insert(index, Err(failure)));
+            results
+        };
+        brokers::hand_over(batch, publish).await
     }
 
     fn is_closed(&self) -> bool {
