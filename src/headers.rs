@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn the_last_failures_travel() {
-        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + 7);
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + 7);
         let failures: Vec<_> =
             (0..12).map(|n| FailedAttempt::new(at(n), format!("no. {n} ☃").into())).collect();
         assert_eq!(read_failures(&write_failures(&failures)), failures[2..]);

@@ -154,3 +154,153 @@ fn time(value: &Scalar) -> Result<SystemTime, BoxError> {
     };
     SystemTime::UNIX_EPOCH.checked_add(since).ok_or_else(|| "the attribute time is too far away".into())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Envelope, Origin};
+    use super::*;
+
+    fn message() -> Message {
+        Message::json("user.created", &serde_json::json!({"id": 7}))
+            .unwrap()
+            .with_time(SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_240_571_788_524))
+            .with_key("user-7")
+            .with_header("traceparent", "00-ab-cd-01")
+            .with_header("attempts", 3)
+            .with_header("urgent", true)
+            .with_header("correlation_id", "abc")
+            .with_header("large", 1_i64 << 40)
+            .with_header("ratio", 0.5)
+            .with_header("id", "mine")
+            .with_header("ce-subject", "users/7")
+            .with_header("ce-dataschema", "https://example.com/user")
+    }
+
+    /// What it becomes on the wire and back, but for the source, which is made known.
+    fn expected() -> Message {
+        message().with_header("ce-source", "/tower-outbox")
+    }
+
+    fn sorted(message: &Message) -> Vec<(String, String)> {
+        let mut headers: Vec<_> =
+            message.headers().map(|(name, value)| (name.to_owned(), format!("{value:?}"))).collect();
+        headers.sort();
+        headers
+    }
+
+    #[track_caller]
+    fn assert_same(found: &Message, expected: &Message) {
+        assert_eq!(sorted(found), sorted(expected));
+        let bare = |message: &Message| {
+            message.reshaped(
+                message.topic().clone(),
+                message.content_type().to_owned(),
+                message.body().clone(),
+            )
+        };
+        assert_eq!(bare(found), bare(expected));
+    }
+
+    fn received(attributes: &[(&'static str, &'static str)]) -> Message {
+        let mut message = Message::new("routed.by", "body").unwrap();
+        attributes.iter().for_each(|(name, value)| message.set_header(format!("cloudEvents_{name}"), *value));
+        message
+    }
+
+    const REQUIRED: [(&str, &str); 4] =
+        [("specversion", "1.0"), ("id", "A-1"), ("source", "/s"), ("type", "com.example.made")];
+
+    #[test]
+    fn attributes_are_headers_of_their_own() {
+        let sealed = seal(&message(), "/me").unwrap();
+        let text = |name: &str| sealed.header(name).map(ToString::to_string);
+        for (name, value) in [
+            ("cloudEvents:specversion", "1.0"),
+            ("cloudEvents:source", "/me"),
+            ("cloudEvents:type", "user.created"),
+            ("cloudEvents:time", "2026-11-21T05:56:11.788524Z"),
+            ("cloudEvents:partitionkey", "user-7"),
+            ("cloudEvents:subject", "users/7"),
+            ("cloudEvents:dataschema", "https://example.com/user"),
+            ("cloudEvents:traceparent", "00-ab-cd-01"),
+            ("cloudEvents:attempts", "3"),
+            ("cloudEvents:urgent", "true"),
+            ("correlation_id", "abc"),
+            ("ratio", "0.5"),
+            ("id", "mine"),
+        ] {
+            assert_eq!(text(name).as_deref(), Some(value), "{name}");
+        }
+        assert_eq!(text("cloudEvents:id"), Some(message_id(&sealed)));
+        assert_eq!((sealed.content_type(), sealed.body()), (message().content_type(), message().body()));
+    }
+
+    fn message_id(message: &Message) -> String {
+        message.id().to_string()
+    }
+
+    #[test]
+    fn what_is_sealed_in_either_mode_opens_in_either() {
+        for (sealing, opening) in [
+            (Envelope::CloudEvents, Envelope::CloudEventsStructured),
+            (Envelope::CloudEventsStructured, Envelope::CloudEvents),
+        ] {
+            let message = message();
+            let sealed = sealing.seal(&message, Origin::default()).unwrap().into_owned();
+            assert_same(&opening.open(sealed).unwrap(), &expected().with_id(message.id()));
+        }
+    }
+
+    #[test]
+    fn any_body_survives_either_mode() {
+        for (content_type, body) in [
+            ("application/json", &br#"{"z": 1.50, "a": [1,  2]}"#[..]),
+            ("application/vnd.acme+json; charset=utf-8", b"7"),
+            ("application/json", b"not json"),
+            ("application/json", b""),
+            ("text/plain", b"\"text\""),
+            ("application/octet-stream", &[0, 255, 1]),
+        ] {
+            for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured] {
+                let message = Message::new("a.b", body).unwrap().with_content_type(content_type);
+                let sealed = envelope.seal(&message, Origin::default()).unwrap().into_owned();
+                let opened = envelope.open(sealed).unwrap();
+                assert_eq!((opened.content_type(), opened.body()), (content_type, message.body()));
+            }
+        }
+    }
+
+    #[test]
+    fn the_form_for_jms_is_read_and_the_topic_is_the_type() {
+        let opened =
+            open(received(&[&REQUIRED[..], &[("myext", "x"), ("time", "2026-11-21T05:56:11Z")]].concat()));
+        let opened = opened.unwrap();
+        assert_eq!(opened.topic().as_str(), "com.example.made");
+        assert_eq!(
+            (opened.header("myext"), opened.header("ce-source")),
+            (Some(&"x".into()), Some(&"/s".into()))
+        );
+        assert_eq!(opened.time(), super::super::rfc3339::read("2026-11-21T05:56:11Z").unwrap());
+        let other = open(received(&[&REQUIRED[..2], &[("source", "/t"), ("type", "a")]].concat())).unwrap();
+        assert_ne!(opened.id(), other.id(), "an id is unique for its source only");
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error() {
+        assert!(open(Message::new("a", "x").unwrap()).is_err());
+        for missing in 0..4 {
+            let attributes: Vec<_> = REQUIRED
+                .into_iter()
+                .enumerate()
+                .filter(|(n, _)| *n != missing)
+                .map(|(_, pair)| pair)
+                .collect();
+            assert!(open(received(&attributes)).is_err(), "{missing}");
+        }
+        for wrong in
+            [("specversion", "0.3"), ("id", ""), ("type", "a b"), ("time", "yesterday"), ("source", "")]
+        {
+            assert!(open(received(&[&REQUIRED[..], &[wrong]].concat())).is_err(), "{wrong:?}");
+        }
+    }
+}

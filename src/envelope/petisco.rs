@@ -161,3 +161,137 @@ pub(super) fn open(message: Message) -> Result<Message, BoxError> {
     }
     Ok(opened)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+
+    const ORIGIN: Origin<'_> =
+        Origin { organization: Some("acme"), service: Some("registration"), event_source: None };
+
+    fn message(body: &str) -> Message {
+        Message::new("user.created", body.to_owned())
+            .unwrap()
+            .with_content_type("application/json")
+            .with_time(SystemTime::UNIX_EPOCH + Duration::from_micros(1_795_240_571_788_524))
+    }
+
+    fn received(body: impl Into<String>) -> Message {
+        Message::new("acme.registration.1.event.user_created", body.into()).unwrap()
+    }
+
+    #[test]
+    fn a_message_is_written_as_petisco_writes_it() {
+        let message =
+            message(r#"{"user_id":  "7"}"#).with_header("correlation_id", "abc").with_header("n", 1);
+        let sealed = seal(&message, ORIGIN).unwrap();
+        assert_eq!(sealed.topic().as_str(), "acme.registration.1.event.user_created");
+        let expected = format!(
+            r#"{{"data":{{"id":"{}","type":"user.created","type_message":"domain_event","version":1,"occurred_on":"2026-11-21 05:56:11.788524","attributes":{{"user_id":  "7"}},"meta":{{"correlation_id":"abc","n":1}}}}}}"#,
+            message.id()
+        );
+        assert_eq!(sealed.body(), expected.as_bytes());
+        assert_eq!(sealed.headers().len(), 0, "petisco counts no attempts of a message with headers");
+        assert_eq!(open(sealed).unwrap(), message);
+    }
+
+    #[test]
+    fn commands_versions_and_keys_travel() {
+        let message = message("{}").as_command().with_version(2).with_key("user-7");
+        let sealed = seal(&message, ORIGIN).unwrap();
+        assert_eq!(sealed.topic().as_str(), "acme.registration.2.command.user_created");
+        assert_eq!(sealed.key(), None);
+        let opened = open(sealed).unwrap();
+        assert_eq!((opened.key(), opened.header(TYPE)), (Some("user-7"), Some(&"command".into())));
+        assert_eq!(opened.header(VERSION), Some(&Scalar::Int(2)));
+    }
+
+    #[test]
+    fn what_petisco_wrote_is_read() {
+        // Taken from the wire of petisco 2.2.3.
+        let opened = open(received(
+            r#"{"data": {"id": "203f8b80-5d00-47c6-af29-d89df2ba8559", "type": "persist.user", "type_message": "command", "version": 1, "occurred_on": "2026-11-21 06:15:24.947409", "attributes": {"user_id": "b7249c76"}, "meta": {"correlation_id": "abc", "roles": ["a"], "big": 18446744073709551615}}}"#,
+        ))
+        .unwrap();
+        assert_eq!(
+            (opened.topic().as_str(), opened.body().as_ref()),
+            ("persist.user", &br#"{"user_id": "b7249c76"}"#[..])
+        );
+        assert_eq!(opened.id().to_string(), "203f8b80-5d00-47c6-af29-d89df2ba8559");
+        assert_eq!(opened.time(), super::super::rfc3339::read("2026-11-21T06:15:24.947409Z").unwrap());
+        let headers: Vec<_> = opened.headers().map(|(name, value)| (name, value.to_string())).collect();
+        let expected = [
+            ("correlation_id", "abc"),
+            ("roles", r#"["a"]"#),
+            ("big", "18446744073709551615"),
+            ("petisco-type", "command"),
+        ];
+        assert_eq!(headers, expected.map(|(name, value)| (name, value.to_owned())));
+    }
+
+    #[test]
+    fn what_may_be_missing_may_be_missing() {
+        let raw = received(r#"{"data": {"type": "user.created", "meta": null}, "more": 1}"#);
+        let opened = open(raw.clone()).unwrap();
+        assert_eq!((opened.id(), opened.time()), (raw.id(), raw.time()));
+        assert_eq!((opened.topic().as_str(), opened.body().as_ref()), ("user.created", &b"{}"[..]));
+    }
+
+    #[test]
+    fn what_petisco_itself_could_not_read_is_read_where_it_has_a_meaning() {
+        let opened = open(received(
+            r#"{"data": {"id": "order 7", "type": "a.b", "version": "2", "occurred_on": "2026-11-21T07:15:24+01:00"}}"#,
+        ))
+        .unwrap();
+        assert_eq!(opened.id(), id_of("order 7"));
+        assert_eq!(opened.time(), super::super::rfc3339::read("2026-11-21T06:15:24Z").unwrap());
+        assert_eq!(opened.header(VERSION), Some(&Scalar::Int(2)));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_an_error() {
+        for body in [
+            "",
+            "not json",
+            "7",
+            "{}",
+            r#"{"data": {}}"#,
+            r#"{"data": {"type": ""}}"#,
+            r#"{"data": {"type": "a b"}}"#,
+            r#"{"data": {"type": "a", "attributes": [1]}}"#,
+            r#"{"data": {"type": "a", "occurred_on": "yesterday"}}"#,
+            r#"{"data": {"type": "a", "version": "new"}}"#,
+            r#"{"data": {"type": "a", "id": 7}}"#,
+        ] {
+            assert!(open(received(body)).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_sealed_is_an_error() {
+        for body in ["[1]", "7", "", "\"text\"", "{", "{} {}"] {
+            let error = seal(&message(body), ORIGIN).unwrap_err().to_string();
+            assert!(error.contains("must be a JSON object"), "{error}");
+        }
+        assert!(seal(&message("{}").with_header(TYPE, "order"), ORIGIN).is_err());
+        assert!(seal(&message("{}").with_header(VERSION, "new"), ORIGIN).is_err());
+        assert!(seal(&Message::new("x".repeat(250), "{}").unwrap(), ORIGIN).is_err());
+    }
+
+    #[test]
+    fn who_sends_must_be_said() {
+        assert!(check_origin(ORIGIN).is_ok());
+        for (organization, service, key) in [
+            (None, Some("s"), "ORGANIZATION"),
+            (Some("a.b"), Some("s"), "ORGANIZATION"),
+            (Some("a"), Some(""), "SERVICE"),
+        ] {
+            assert_eq!(
+                check_origin(Origin { organization, service, event_source: None }).unwrap_err().0,
+                key
+            );
+        }
+    }
+}

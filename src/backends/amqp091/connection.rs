@@ -167,6 +167,11 @@ impl Connection {
         let _ = tokio::time::timeout(FAREWELL, self.connection.close(200, "bye".into())).await;
     }
 
+    /// A channel of its own.
+    pub(super) async fn new_channel(&self) -> lapin::Result<Channel> {
+        self.connection.create_channel().await
+    }
+
     /// Publishes in order and awaits every confirm. Messages that a channel took down with another's
     /// fault are published once more, on a new channel, for as long as that gets any of them further.
     pub(super) async fn publish(&self, batch: &[Publish]) -> Results {
@@ -230,7 +235,7 @@ impl Connection {
         if let Some(channel) = kept.as_ref().filter(|channel| channel.status().connected()) {
             return Ok(channel.clone());
         }
-        let channel = self.connection.create_channel().await?;
+        let channel = self.new_channel().await?;
         channel.confirm_select(ConfirmSelectOptions::default()).await?;
         *kept = Some(channel.clone());
         Ok(channel)

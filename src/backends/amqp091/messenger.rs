@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use rustls::ClientConfig;
 
 use super::connection::{self, Connection, Publish};
-use super::envelope::{Envelope, Plain};
+use super::envelope::{Envelope as Shape, Plain};
 use super::fedora::Fedora;
 use super::fedora_config;
 use super::settings::Amqp091Settings;
@@ -16,6 +16,7 @@ use crate::backends::brokers::{
     self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_envelope,
     check_message, prefixed,
 };
+use crate::envelope::Envelope;
 use crate::error::BoxError;
 use crate::message::Message;
 use crate::messenger::{Failure, Unsent};
@@ -36,26 +37,15 @@ pub struct Fedmsg(Transport<Fedora>);
 broker_messenger!(Amqp091, Amqp091Settings);
 broker_messenger!(Fedmsg, Amqp091Settings);
 
-struct Transport<E: Envelope> {
+struct Transport<E: Shape> {
     failover: Failover<LapinConnector<E>>,
     settings: Arc<Amqp091Settings>,
     urls: Vec<BrokerUrl>,
 }
 
-impl<E: Envelope> Transport<E> {
+impl<E: Shape> Transport<E> {
     fn new(settings: &Amqp091Settings) -> Result<Self, BrokersError> {
-        let mut settings = fedora_config::fill(settings)?;
-        check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), E::WRAPS)?;
-        if let (crate::Envelope::Petisco, None) = (settings.envelope, &settings.exchange)
-            && let (Some(organization), Some(service)) = (&settings.organization, &settings.service)
-        {
-            settings.exchange = Some(format!("{organization}.{service}"));
-        }
-        let settings = Arc::new(settings);
-        if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
-            return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
-        }
-        let (urls, tls) = access(&settings).check()?;
+        let (settings, urls, tls) = checked(settings, E::WRAPS)?;
         let connector = LapinConnector { settings: Arc::clone(&settings), tls, envelope: PhantomData };
         let failover = Failover::new(connector, urls.clone(), settings.connection_timeout);
         Ok(Self { failover, settings, urls })
@@ -67,6 +57,24 @@ impl<E: Envelope> Transport<E> {
         E::check(&sealed)
     }
 }
+
+/// The settings, filled, with what they name; `wraps` says whether `ENVELOPE` may name another shape.
+pub(super) fn checked(settings: &Amqp091Settings, wraps: bool) -> Result<Checked, BrokersError> {
+    let mut settings = fedora_config::fill(settings)?;
+    check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), wraps)?;
+    if let (Envelope::Petisco, None, Some(organization), Some(service)) =
+        (settings.envelope, &settings.exchange, &settings.organization, &settings.service)
+    {
+        settings.exchange = Some(format!("{organization}.{service}"));
+    }
+    if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
+        return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
+    }
+    let (urls, tls) = access(&settings).check()?;
+    Ok((Arc::new(settings), urls, tls))
+}
+
+type Checked = (Arc<Amqp091Settings>, Vec<BrokerUrl>, Option<Arc<ClientConfig>>);
 
 fn access(settings: &Amqp091Settings) -> Access<'_> {
     Access {
@@ -91,7 +99,7 @@ struct LapinConnector<E> {
 }
 
 #[async_trait]
-impl<E: Envelope> Connector for LapinConnector<E> {
+impl<E: Shape> Connector for LapinConnector<E> {
     type Connection = EnvelopeConnection<E>;
 
     async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError> {
@@ -107,7 +115,7 @@ struct EnvelopeConnection<E> {
     envelope: PhantomData<E>,
 }
 
-impl<E: Envelope> EnvelopeConnection<E> {
+impl<E: Shape> EnvelopeConnection<E> {
     fn encode(&self, message: &Message) -> Result<Publish, BoxError> {
         let message = &*self.settings.envelope.seal(message, self.settings.origin())?;
         Ok(Publish {
@@ -121,7 +129,7 @@ impl<E: Envelope> EnvelopeConnection<E> {
 }
 
 #[async_trait]
-impl<E: Envelope> brokers::Connection for EnvelopeConnection<E> {
+impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
     /// Publishes in a task of its own: dropped half-way, the batch goes on to its end.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let mut publishes = Vec::with_capacity(batch.len());

@@ -11,6 +11,7 @@
 //! | channel closed with 403, 404, 406 | [`Rejected`](crate::Failure::Rejected) |
 //! | connection lost, channel closed otherwise, no confirm within `SEND_TIMEOUT`, publishers blocked by an alarm | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
 
+mod any_broker;
 mod connection;
 mod envelope;
 mod fedora;
@@ -18,6 +19,7 @@ mod fedora_config;
 mod json_lines;
 mod messenger;
 mod settings;
+mod topology;
 
 pub use self::fedora::{FedoraMessage, Severity};
 #[cfg(feature = "cli")]
@@ -25,5 +27,9 @@ pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
 pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
 pub use self::messenger::{Amqp091, Fedmsg};
 pub use self::settings::Amqp091Settings;
+pub use self::topology::{
+    Binding, Exchange, ExchangeKind, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Plan, Queue, Topology,
+    TopologyError,
+};
 pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;
