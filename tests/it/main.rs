@@ -16,6 +16,7 @@ mod faults;
 mod layer;
 mod outbox;
 mod peers;
+mod petisco;
 mod queue;
 mod settings_example;
 mod stores;
