@@ -20,6 +20,10 @@ impl Backoff {
         Self { max, ..Self::default() }
     }
 
+    pub(crate) fn new(base: Duration, max: Duration) -> Self {
+        Self { base, max }
+    }
+
     pub(crate) fn delay(&self, attempt: u32) -> Duration {
         self.ceiling(attempt).mul_f64(rand::random())
     }

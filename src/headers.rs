@@ -5,6 +5,7 @@
 //! | [`KEY`] | the ordering key, on a bus that has no place for it |
 //! | [`TOPIC`] | the topic, of a message that went through a retry or dead-letter queue |
 //! | [`QUEUE`] | the queue it was received from then, and goes back to |
+//! | [`EXPIRY`] | how long it is worth delivering, in milliseconds, of a message that went through one |
 //! | [`ATTEMPT`] | how many attempts have failed |
 //! | [`FAILURES`] | the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
 //! | [`REASON`] | of a dead letter: why it was given up on |
@@ -22,6 +23,8 @@ pub const KEY: &str = "tower-outbox-key";
 pub const TOPIC: &str = "tower-outbox-topic";
 /// The queue it was received from.
 pub const QUEUE: &str = "tower-outbox-queue";
+/// How long it is worth delivering, in milliseconds.
+pub const EXPIRY: &str = "tower-outbox-expiry";
 /// How many attempts have failed.
 pub const ATTEMPT: &str = "tower-outbox-attempt";
 /// The last failed attempts.

@@ -183,7 +183,8 @@ where
             return ResponseFuture::turned_away();
         }
         let traceparent = request.headers().get(TRACEPARENT).cloned();
-        let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent);
+        let cause = request.extensions().get().cloned();
+        let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent, cause);
         request.extensions_mut().insert(queue.clone());
         let parts = self.config.enrich.as_ref().map(|_| Box::new(parts(&request)));
         let flush = Flush::new(Arc::clone(&self.config), queue, parts);

@@ -54,6 +54,7 @@ mod caught;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+mod consumer;
 mod crash;
 mod delivery;
 #[cfg(feature = "_brokers")]
@@ -86,10 +87,11 @@ pub use async_trait::async_trait;
 pub use self::backends::amqp10;
 #[cfg(feature = "amqp091")]
 pub use self::backends::amqp091;
-pub use self::backends::{Dummy, Recording, Sent};
+pub use self::backends::{DeadLetter, Dummy, Memory, Recording, Sent, StoreQueue};
 pub use self::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
 #[cfg(feature = "settings")]
 pub use self::bus::{Bus, BusBuilder, Shutdown};
+pub use self::consumer::{Consumer, ConsumerHandle, ConsumerSettings, ConsumerStatus};
 pub use self::delivery::{Delivery, MessageId, NoDelivery};
 #[cfg(feature = "_brokers")]
 pub use self::envelope::{Envelope, PetiscoMessage};

@@ -410,7 +410,7 @@ pub(crate) fn id_of(text: &str) -> Uuid {
 }
 
 /// A UUIDv7 with random bits from the thread's own generator: no system call a message.
-fn uuid_v7(time: SystemTime) -> Uuid {
+pub(crate) fn uuid_v7(time: SystemTime) -> Uuid {
     let millis = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
     let random = rand::random::<u128>().to_le_bytes();
     let mut tail = [0; 10];

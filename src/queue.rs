@@ -10,8 +10,10 @@ use http::request::Parts;
 use http::{HeaderValue, StatusCode};
 use uuid::Uuid;
 
+use crate::delivery::Delivery;
 use crate::error::BoxError;
-use crate::message::{Event, Message, MessageError};
+use crate::headers::{CAUSATION_ID, CORRELATION_ID};
+use crate::message::{Event, Message, MessageError, Scalar};
 use crate::messenger::Messenger;
 use crate::telemetry;
 use crate::topic::TopicError;
@@ -41,6 +43,8 @@ struct Shared {
     state: Mutex<State>,
     config: Arc<QueueConfig>,
     traceparent: Option<HeaderValue>,
+    /// The message that is being handled.
+    cause: Option<Delivery>,
 }
 
 #[derive(Default)]
@@ -84,8 +88,12 @@ impl Taken {
 
 impl MessageQueue {
     #[inline]
-    pub(crate) fn new(config: Arc<QueueConfig>, traceparent: Option<HeaderValue>) -> Self {
-        let shared = Shared { state: Mutex::default(), config, traceparent };
+    pub(crate) fn new(
+        config: Arc<QueueConfig>,
+        traceparent: Option<HeaderValue>,
+        cause: Option<Delivery>,
+    ) -> Self {
+        let shared = Shared { state: Mutex::default(), config, traceparent, cause };
         Self { shared: Arc::new(shared), always: false }
     }
 
@@ -96,11 +104,14 @@ impl MessageQueue {
     /// # Errors
     /// [`EnqueueError`]: the queue is closed, a limit is reached, or the messenger can never send this message.
     pub fn enqueue(&self, mut message: Message) -> Result<Uuid, EnqueueError> {
-        let Shared { config, traceparent, .. } = &*self.shared;
+        let Shared { config, traceparent, cause, .. } = &*self.shared;
         if let Some(Ok(traceparent)) = traceparent.as_ref().map(HeaderValue::to_str)
             && message.header("traceparent").is_none()
         {
             message.set_header("traceparent", traceparent.to_owned());
+        }
+        if let Some(cause) = cause {
+            follow(&mut message, cause.message());
         }
         config.messenger.check(&message).map_err(EnqueueError::Rejected)?;
 
@@ -179,6 +190,22 @@ impl MessageQueue {
         self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+/// Says what a message follows from, unless it says so itself.
+fn follow(message: &mut Message, cause: &Message) {
+    let id = || cause.id().to_string();
+    if message.header(CORRELATION_ID).is_none() {
+        let correlation = cause.header(CORRELATION_ID).map_or_else(id, Scalar::to_string);
+        message.set_header(CORRELATION_ID, correlation);
+    }
+    if message.header(CAUSATION_ID).is_none() {
+        message.set_header(CAUSATION_ID, id());
+    }
+}
+
+/// Marks the answer to a request that was not let in because its messages could not be kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TurnedAway;
 
 impl fmt::Debug for MessageQueue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -140,6 +140,17 @@ impl Delivery {
         self.answer(Answer::Reject { reason: reason.into() }).await
     }
 
+    /// It was not tried: hands it back, as dropping it does, and waits until that is done.
+    ///
+    /// # Errors
+    /// As [`ack`](Self::ack).
+    ///
+    /// # Cancel safety
+    /// As [`ack`](Self::ack).
+    pub async fn release(self) -> Result<(), SourceError> {
+        self.answer(Answer::Release).await
+    }
+
     async fn answer(mut self, answer: Answer) -> Result<(), SourceError> {
         match self.settle.take() {
             Some(settle) => settle.settle(answer).await,

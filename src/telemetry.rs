@@ -13,9 +13,12 @@
 //! | `tower_outbox_turned_away_total` | counter | – | requests answered 503 before their handler ran |
 //! | `tower_outbox_stored_total` | counter | – | messages stored by an outbox |
 //! | `tower_outbox_confirmed_total` | counter | – | stored messages the bus has confirmed |
-//! | `tower_outbox_dead_total` | counter | – | stored messages given up on: dead letters |
+//! | `tower_outbox_dead_total` | counter | – | messages given up on: dead letters |
 //! | `tower_outbox_stored_messages` | gauge | `state` | messages in the embedded store: `pending`, `dead` |
 //! | `tower_outbox_stored_bytes` | gauge | – | about how many bytes they have |
+//! | `tower_outbox_received_total` | counter | – | messages a source gave a consumer |
+//! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle one: `ack`, `retry`, `dead`, `not_now` (not tried, as its own messages could not be kept) |
+//! | `tower_outbox_handle_seconds` | histogram | – | how long an attempt took |
 //! | `tower_outbox_send_seconds` | histogram | – | how long a batch took to be confirmed |
 
 use std::time::Duration;
@@ -93,7 +96,20 @@ pub(crate) fn confirmed(messages: usize, took: Duration) {
     tracing::debug!(messages, ?took, "stored messages confirmed");
 }
 
-/// A stored message that was given up on, and is kept as a dead letter.
+/// Messages that came.
+pub(crate) fn received(messages: usize) {
+    count!("tower_outbox_received_total", messages);
+}
+
+/// An attempt to handle a message.
+pub(crate) fn handled(outcome: &'static str, took: Duration) {
+    count!("tower_outbox_handled_total", 1, "outcome" => outcome);
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("tower_outbox_handle_seconds").record(took.as_secs_f64());
+    tracing::debug!(outcome, ?took, "message handled");
+}
+
+/// A message that was given up on, and is kept as a dead letter.
 pub(crate) fn dead(id: &dyn std::fmt::Display, reason: &str) {
     count!("tower_outbox_dead_total", 1);
     tracing::error!(%id, reason, "message is a dead letter now");

@@ -15,6 +15,7 @@ use tracing::Instrument;
 
 use super::body::ResponseBody;
 use super::flush::{Batch, Fate, Flush, OnSendFailure};
+use crate::queue::TurnedAway;
 
 /// How many seconds a client is told to wait before it asks again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
@@ -67,7 +68,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if this.sending.is_none() {
-            let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(Ok(unavailable())) };
+            let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(Ok(turned_away())) };
             let Some(flush) = this.flush else {
                 return inner.poll(cx).map_ok(|response| response.map(ResponseBody::new));
             };
@@ -147,7 +148,14 @@ fn answer<B>(
     if !(reject && success) {
         return response.map(ResponseBody::new);
     }
-    unavailable()
+    if matches!(fate, Fate::Refused) { turned_away() } else { unavailable() }
+}
+
+/// 503 because the messages of a request could not be kept.
+fn turned_away<B>() -> Response<ResponseBody<B>> {
+    let mut response = unavailable();
+    response.extensions_mut().insert(TurnedAway);
+    response
 }
 
 fn unavailable<B>() -> Response<ResponseBody<B>> {

@@ -19,6 +19,7 @@ mod peers;
 mod petisco;
 mod queue;
 mod settings_example;
+mod sources;
 mod stores;
 mod support;
 mod telemetry;

@@ -160,6 +160,7 @@ suite! {
         a_stale_lease_does_not_settle_what_was_requeued;
     reopening:
         what_is_appended_is_there_after_a_reopen
+        a_backlog_is_read_whole_wherever_its_files_end
         what_was_leased_is_pending_after_a_reopen
         what_was_confirmed_is_gone_after_close_and_reopen
         dead_letters_and_retries_are_there_after_close_and_reopen

@@ -7,6 +7,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::settings::Amqp091Settings;
 use crate::error::BoxError;
+use crate::headers::KEY;
 use crate::message::{Message, Scalar};
 
 /// The wire shape of one kind of bus.
@@ -34,6 +35,9 @@ impl Envelope for Plain {
         let mut headers = FieldTable::default();
         for (name, value) in message.headers() {
             headers.insert(name.into(), header(value));
+        }
+        if let Some(key) = message.key() {
+            headers.insert(KEY.into(), AMQPValue::LongString(key.as_bytes().to_vec().into()));
         }
         let seconds = message.time().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
         common(settings, message).with_timestamp(seconds).with_headers(headers)

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -166,4 +167,10 @@ impl Envelope for Fedora {
 /// RFC 3339 in UTC with whole seconds and an offset.
 pub(super) fn sent_at(message: &Message) -> String {
     humantime::format_rfc3339_seconds(message.time()).to_string().replace('Z', "+00:00")
+}
+
+/// What a header `sent-at` says.
+pub(super) fn time_of(sent_at: &str) -> Result<SystemTime, BoxError> {
+    humantime::parse_rfc3339_weak(&sent_at.replace("+00:00", "Z"))
+        .map_err(|error| format!("its sent-at {sent_at:?} is no time: {error}").into())
 }

@@ -16,9 +16,16 @@ mod connection;
 mod envelope;
 mod fedora;
 mod fedora_config;
+mod incoming;
 mod json_lines;
+mod link;
 mod messenger;
+mod outgoing;
+mod session;
 mod settings;
+mod settle;
+mod source;
+mod subscription;
 mod topology;
 
 pub use self::fedora::{FedoraMessage, Severity};
@@ -27,6 +34,8 @@ pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
 pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
 pub use self::messenger::{Amqp091, Fedmsg};
 pub use self::settings::Amqp091Settings;
+pub use self::source::Amqp091Source;
+pub use self::subscription::{Amqp091Subscription, RetryBy};
 pub use self::topology::{
     Binding, Exchange, ExchangeKind, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Plan, Queue, Topology,
     TopologyError,

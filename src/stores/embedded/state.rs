@@ -1,6 +1,7 @@
 //! What is known of the stored messages: the memory behind the lock.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fs::File;
 use std::io;
 use std::ops::Add;
 use std::sync::Arc;
@@ -50,6 +51,14 @@ impl Drop for Append {
     }
 }
 
+/// A position, and its place in this file.
+#[derive(Debug)]
+pub(super) struct Hint {
+    pub(super) file: Arc<File>,
+    pub(super) position: u64,
+    pub(super) offset: u64,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) limits: Limits,
@@ -75,8 +84,8 @@ pub(super) struct State {
     /// Read from disk: what is live from the cursor up to `ahead_end`.
     ahead: VecDeque<(u64, Message)>,
     ahead_end: u64,
-    /// Where reading ahead ended: a position, and its place in its file.
-    pub(super) hint: Option<(u64, u64)>,
+    /// Where reading ahead ended.
+    pub(super) hint: Option<Hint>,
     /// Read from disk: what is due behind the cursor.
     fetched: BTreeMap<u64, Message>,
     /// What was stored last, without a gap up to `next`.

@@ -18,7 +18,7 @@ use super::record;
 use super::scan::Found;
 use super::segment::{Read, read_many};
 use super::settings::EmbeddedSettings;
-use super::state::{Append, Next};
+use super::state::{Append, Hint, Next};
 use super::writer::{NOTED_BYTES, Shared, answer};
 use crate::message::Message;
 use crate::messenger::Admission;
@@ -329,8 +329,10 @@ fn read_ahead(shared: &Shared, from: u64, to: u64) -> Result<(Vec<(u64, Message)
         }
         let mut segment = segment.clone();
         segment.index = match hint {
-            // Where the last reading ended.
-            Some((position, offset)) if position == from => Some(Arc::new(vec![(position, offset)])),
+            // The end of a file is no place in the next.
+            Some(hint) if hint.position == from && Arc::ptr_eq(&hint.file, &segment.file) => {
+                Some(Arc::new(vec![(hint.position, hint.offset)]))
+            }
             _ => segment.index,
         };
         segment
@@ -352,7 +354,8 @@ fn read_ahead(shared: &Shared, from: u64, to: u64) -> Result<(Vec<(u64, Message)
         bytes += scan.payload().len();
         if read.len() >= AHEAD_MESSAGES || bytes >= AHEAD_BYTES {
             end = header.position + 1;
-            shared.lock().hint = Some((end, scan.offset()));
+            let hint = Hint { file: segment.file, position: end, offset: scan.offset() };
+            shared.lock().hint = Some(hint);
             break;
         }
     }

@@ -325,16 +325,23 @@ impl Writer {
             return;
         }
         let step = (self.len / 4).clamp(PREPARED.start, PREPARED.end);
-        let from = self.prepared.max(self.len);
-        let zeros = vec![0; (end + step - from) as usize];
-        self.prepared = match write_at(&self.file, &zeros, from) {
-            Ok(()) => end + step,
-            Err(_) => {
-                // What room there is goes to messages.
-                let _ = self.file.set_len(self.len);
-                u64::MAX
-            }
-        };
+        self.prepared = self.write_zeros(self.prepared.max(self.len), end + step).unwrap_or_else(|_| {
+            // What room there is goes to messages.
+            let _ = self.file.set_len(self.len);
+            u64::MAX
+        });
+    }
+
+    /// Gives up to where. Page by page: what is written at once the kernel may keep as one piece, and then write all of
+    /// it for a byte that changes.
+    fn write_zeros(&self, mut from: u64, to: u64) -> io::Result<u64> {
+        const PAGE: [u8; 4096] = [0; 4096];
+        while from < to {
+            let piece = PAGE.len() - from as usize % PAGE.len();
+            write_at(&self.file, &PAGE[..piece], from)?;
+            from += piece as u64;
+        }
+        Ok(from)
     }
 
     /// Gives back what was written ahead.

@@ -27,6 +27,20 @@ pub(super) async fn what_is_appended_is_there_after_a_reopen(place: Place) {
     assert_eq!(ids_of(&lease_all(&store, 100).await), ids(&messages));
 }
 
+pub(super) async fn a_backlog_is_read_whole_wherever_its_files_end(place: Place) {
+    let store = place.open().await;
+    // What is read ahead at once may end where a file does.
+    let batches: Vec<_> = [512, 512, 256, 256, 1_024, 511, 513].map(|count| batch("a", count)).into();
+    for batch in &batches {
+        store.append(batch.clone()).await.unwrap();
+    }
+    let store = place.reopen(store).await;
+    let messages = batches.concat();
+    let out = lease_all(&store, messages.len()).await;
+    assert_eq!(ids_of(&out), ids(&messages));
+    assert_eq!(depth(&store).await, (messages.len() as u64, 0));
+}
+
 pub(super) async fn what_was_leased_is_pending_after_a_reopen(place: Place) {
     let mut store = place.open().await;
     let messages = batch("a", 10);

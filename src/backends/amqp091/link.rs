@@ -1,0 +1,152 @@
+//! One connection that messages come over, and what their answers go over.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Channel, ErrorKind};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout};
+
+use super::connection::{self, Connection};
+use super::outgoing::{Needed, Outgoing, text};
+use super::source::Shared;
+use crate::backends::brokers::BrokerUrl;
+use crate::error::{BoxError, Chain};
+
+/// How long a queue that was made is taken to be there. A delay queue goes when it was not declared for an hour more
+/// than its delay, with what is in it.
+const DECLARED: Duration = Duration::from_secs(300);
+const UNUSED: u64 = 3_600_000;
+
+/// A connection to one broker for what comes, and one for what is sent on: a broker in need reads nothing more from a
+/// connection that publishes, and acknowledgements must get through.
+pub(super) struct Link {
+    pub(super) shared: Arc<Shared>,
+    pub(super) url: BrokerUrl,
+    pub(super) channel: Channel,
+    connection: Connection,
+    publisher: Mutex<Option<Connection>>,
+    declared: std::sync::Mutex<HashMap<Needed, Instant>>,
+}
+
+impl Link {
+    pub(super) fn new(shared: Arc<Shared>, url: BrokerUrl, connection: Connection, channel: Channel) -> Self {
+        let (publisher, declared) = (Mutex::default(), std::sync::Mutex::default());
+        Self { shared, url, channel, connection, publisher, declared }
+    }
+
+    /// Sends on, and waits for the confirm.
+    pub(super) async fn send_on(&self, outgoing: Outgoing) -> Result<(), BoxError> {
+        let Outgoing { publish, queue } = outgoing;
+        let publish = [publish];
+        loop {
+            let publisher = self.publisher().await?;
+            let known = match &queue {
+                Some(queue) => self.declare(&publisher, queue).await?,
+                None => false,
+            };
+            let failure = match publisher.publish(&publish).await.pop() {
+                Some(Err(failure)) => failure,
+                _ => return Ok(()),
+            };
+            // Somebody may have deleted the queue since.
+            if let (true, false, Some(queue)) = (known, failure.is_transient(), &queue) {
+                self.declared().remove(queue);
+                continue;
+            }
+            return Err(Chain(failure.cause()).to_string().into());
+        }
+    }
+
+    async fn publisher(&self) -> Result<Connection, BoxError> {
+        let mut kept = self.publisher.lock().await;
+        if let Some(publisher) = kept.as_ref().filter(|publisher| !publisher.is_closed()) {
+            return Ok(publisher.clone());
+        }
+        let shared = &self.shared;
+        let limit = shared.settings.connection_timeout;
+        let opened = timeout(limit, connection::open(&shared.settings, shared.tls.clone(), &self.url)).await;
+        let publisher = opened.map_err(|_| format!("no connection within {limit:?}"))??;
+        Ok(kept.insert(publisher).clone())
+    }
+
+    /// Makes a queue; whether it was known to be there.
+    async fn declare(&self, publisher: &Connection, queue: &Needed) -> Result<bool, BoxError> {
+        if self.declared().get(queue).is_some_and(|at| at.elapsed() < DECLARED) {
+            return Ok(true);
+        }
+        let limit = self.shared.settings.send_timeout;
+        timeout(limit, declare(publisher, queue))
+            .await
+            .map_err(|_| format!("no queue within {limit:?}"))??;
+        self.declared().insert(queue.clone(), Instant::now());
+        Ok(false)
+    }
+
+    fn declared(&self) -> std::sync::MutexGuard<'_, HashMap<Needed, Instant>> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) async fn close(&self) {
+        if let Some(publisher) = self.publisher.lock().await.take() {
+            publisher.close().await;
+        }
+        self.connection.close().await;
+    }
+}
+
+async fn declare(connection: &Connection, queue: &Needed) -> Result<(), BoxError> {
+    match queue {
+        Needed::Durable(name) => ensure_durable(connection, name).await,
+        Needed::Delay { name, ms, back_to } => {
+            let number = |ms: u64| AMQPValue::LongLongInt(ms as i64);
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-message-ttl".into(), number(*ms));
+            arguments.insert("x-expires".into(), number(ms + UNUSED));
+            arguments.insert("x-dead-letter-exchange".into(), text(""));
+            arguments.insert("x-dead-letter-routing-key".into(), text(back_to));
+            let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            let channel = connection.new_channel().await?;
+            channel.queue_declare(name.as_str().into(), options, arguments).await.map_err(|error| {
+                format!("the retry queue {name:?} cannot be made; allow it, or delete the one that is there: {error}")
+            })?;
+            let _ = channel.close(200, "done".into()).await;
+            Ok(())
+        }
+    }
+}
+
+/// Makes a durable queue unless there is one of this name.
+pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Result<(), BoxError> {
+    let channel = connection.new_channel().await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match channel.queue_declare(name.into(), passive, FieldTable::default()).await {
+        Ok(_) => {
+            let _ = channel.close(200, "done".into()).await;
+            return Ok(());
+        }
+        Err(error) if soft(&error) == Some(AMQPSoftError::NOTFOUND) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let channel = connection.new_channel().await?;
+    channel.queue_declare(name.into(), durable, FieldTable::default()).await?;
+    let _ = channel.close(200, "done".into()).await;
+    tracing::info!(queue = name, "queue made");
+    Ok(())
+}
+
+/// The error of a channel, which leaves the connection as it is.
+pub(super) fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft.clone()),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}

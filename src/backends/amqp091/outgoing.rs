@@ -1,0 +1,189 @@
+//! What is sent on of a message that failed: where to, and with which headers.
+
+use std::time::{Duration, SystemTime};
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+use uuid::Uuid;
+
+use super::connection::Publish;
+use super::incoming::{Incoming, REDELIVERY_COUNT};
+use super::subscription::{Amqp091Subscription, RetryBy};
+use crate::headers::{ATTEMPT, EXPIRY, FAILURES, QUEUE, REASON, TOPIC, start_of, write_failures};
+use crate::store::FailedAttempt;
+
+/// The longest delay that RabbitMQ's timers hold, of those we use: 23 days.
+const LONGEST: u64 = 2_000_000_000;
+
+/// How many bytes of its reason a dead letter carries.
+const REASON_LEN: usize = 2_000;
+
+/// A message to send on, and the queue that must be there for it.
+pub(super) struct Outgoing {
+    pub(super) publish: Publish,
+    pub(super) queue: Option<Needed>,
+}
+
+/// A queue that is made when it is missing.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Needed {
+    /// Messages wait in it for this many milliseconds, then go to the queue they came from.
+    Delay { name: String, ms: u64, back_to: String },
+    /// A durable one, as it is.
+    Durable(String),
+}
+
+/// Makes what is sent on of one message.
+pub(super) struct SendOn<'a> {
+    pub(super) subscription: &'a Amqp091Subscription,
+    pub(super) incoming: &'a Incoming,
+    pub(super) topic: String,
+    /// The id that was given out, if it could be read.
+    pub(super) id: Option<Uuid>,
+}
+
+impl SendOn<'_> {
+    /// To where it waits for its next attempt.
+    pub(super) fn retry(&self, after: Duration, reason: &str) -> Outgoing {
+        let queue = &self.subscription.queue;
+        let mut headers = self.headers(reason);
+        leave_out_deaths_in(queue, &mut headers);
+        match &self.subscription.retry {
+            RetryBy::Delay => {
+                let ms = rounded_up(after);
+                let name = format!("{queue}.retry.{ms}");
+                let publish = self.publish(String::new(), name.clone(), headers);
+                Outgoing { publish, queue: Some(Needed::Delay { name, ms, back_to: queue.clone() }) }
+            }
+            RetryBy::Petisco { organization, service } => {
+                let service = service_of(queue, service);
+                let publish = self.publish(
+                    format!("retry.{organization}.{service}"),
+                    format!("retry.{queue}"),
+                    headers,
+                );
+                Outgoing { publish, queue: None }
+            }
+        }
+    }
+
+    /// To where dead letters are.
+    pub(super) fn dead_letter(&self, reason: &str) -> Outgoing {
+        let subscription = self.subscription;
+        let queue = &subscription.queue;
+        let mut headers = self.headers(reason);
+        let (exchange, routing_key) = match &subscription.retry {
+            RetryBy::Delay => {
+                headers.insert(REASON.into(), text(start_of(reason, REASON_LEN)));
+                (String::new(), format!("{queue}.dead"))
+            }
+            RetryBy::Petisco { organization, service } => {
+                let service = service_of(queue, service);
+                (format!("dead_letter.{organization}.{service}"), format!("dead_letter.{queue}"))
+            }
+        };
+        let exchange = subscription.dead_letter_exchange.clone().unwrap_or(exchange);
+        let routing_key = subscription.dead_letter_routing_key.clone().unwrap_or(routing_key);
+        let queue = exchange.is_empty().then(|| Needed::Durable(routing_key.clone()));
+        Outgoing { publish: self.publish(exchange, routing_key, headers), queue }
+    }
+
+    /// Those it had, and what one more failure adds.
+    fn headers(&self, reason: &str) -> FieldTable {
+        let incoming = self.incoming;
+        let mut headers = incoming.properties.headers().clone().unwrap_or_default();
+        let failed = incoming.failed().saturating_add(1);
+        let count = AMQPValue::LongInt(i32::try_from(failed).unwrap_or(i32::MAX));
+        match &self.subscription.retry {
+            RetryBy::Delay => {
+                let mut failures = incoming.failures();
+                failures.push(FailedAttempt::new(SystemTime::now(), reason.into()));
+                headers.insert(TOPIC.into(), text(&self.topic));
+                headers.insert(QUEUE.into(), text(&self.subscription.queue));
+                headers.insert(ATTEMPT.into(), count);
+                headers.insert(FAILURES.into(), text(&write_failures(&failures)));
+                if let Some(expiry) = incoming.expiry() {
+                    headers.insert(EXPIRY.into(), text(&expiry.to_string()));
+                }
+            }
+            RetryBy::Petisco { .. } => {
+                headers.insert(REDELIVERY_COUNT.into(), count);
+                if !headers.contains_key("queue") {
+                    headers.insert("queue".into(), text(&self.subscription.queue));
+                }
+            }
+        }
+        headers
+    }
+
+    fn publish(&self, exchange: String, routing_key: String, headers: FieldTable) -> Publish {
+        let had = &self.incoming.properties;
+        let mut properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+        // Neither the expiration, with which it would come back early or be gone as a dead letter, nor the user id,
+        // which must be our own.
+        macro_rules! keep {
+            ($($had:ident $with:ident),*) => {$(
+                if let Some(value) = had.$had() {
+                    properties = properties.$with(value.clone());
+                }
+            )*};
+        }
+        keep!(
+            content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+            correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+            timestamp with_timestamp, kind with_type, app_id with_app_id
+        );
+        if let (None, Some(id), RetryBy::Delay) = (had.message_id(), self.id, &self.subscription.retry) {
+            properties = properties.with_message_id(id.to_string().into());
+        }
+        Publish { exchange, routing_key, mandatory: true, properties, body: self.incoming.body.clone() }
+    }
+}
+
+/// The queue of all messages has exchanges of its own.
+fn service_of<'a>(queue: &str, service: &'a str) -> &'a str {
+    if queue == "store" { "store" } else { service }
+}
+
+/// RabbitMQ drops a message that is about to come back from a retry queue to a queue it once expired in, and says
+/// nothing: it takes that for a cycle.
+fn leave_out_deaths_in(queue: &str, headers: &mut FieldTable) {
+    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { return };
+    let is_here = |death: &&AMQPValue| match death {
+        AMQPValue::FieldTable(death) => match death.inner().get("queue") {
+            Some(AMQPValue::LongString(name)) => name.as_bytes() == queue.as_bytes(),
+            _ => false,
+        },
+        _ => false,
+    };
+    let others: Vec<_> = deaths.as_slice().iter().filter(|death| !is_here(death)).cloned().collect();
+    headers.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::from(others)));
+}
+
+/// Milliseconds, rounded up to the next of 1, 2, 5, 10, 20, 50 and so on: few queues, and each has one delay.
+fn rounded_up(delay: Duration) -> u64 {
+    let ms = u64::try_from(delay.as_micros().div_ceil(1_000)).unwrap_or(LONGEST);
+    let steps = (0..10).flat_map(|power| [1, 2, 5].map(|digit| digit * 10_u64.pow(power)));
+    steps.take_while(|step| *step <= LONGEST).find(|step| *step >= ms).unwrap_or(LONGEST)
+}
+
+pub(super) fn text(text: &str) -> AMQPValue {
+    AMQPValue::LongString(text.as_bytes().to_vec().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_are_rounded_up_to_few() {
+        let rounded = |ms| rounded_up(Duration::from_millis(ms));
+        assert_eq!(
+            [0, 1, 2, 3, 5, 6, 10, 11, 999, 1_001, 60_000].map(rounded),
+            [1, 1, 2, 5, 5, 10, 10, 20, 1_000, 2_000, 100_000]
+        );
+        assert_eq!(rounded_up(Duration::from_micros(1_001)), 2);
+        assert_eq!([LONGEST, LONGEST + 1, u64::MAX].map(rounded), [LONGEST; 3]);
+        assert_eq!(rounded_up(Duration::MAX), LONGEST);
+    }
+}

@@ -1,0 +1,150 @@
+//! A connection that a queue is consumed over.
+
+use std::sync::Arc;
+
+use futures_util::future::{FutureExt, join_all};
+use futures_util::stream::StreamExt;
+use lapin::Consumer;
+use lapin::message::Delivery;
+use lapin::options::{
+    BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
+};
+use lapin::types::FieldTable;
+
+use super::connection;
+use super::link::{self, Link, soft};
+use super::source::Shared;
+use crate::backends::brokers::BrokerUrl;
+use crate::error::{BoxError, Chain};
+
+/// It consumes, or pauses.
+pub(super) struct Session {
+    pub(super) link: Arc<Link>,
+    consumer: Option<Consumer>,
+    /// What ended the consumer, behind messages that were still to be given out.
+    ended: Option<BoxError>,
+}
+
+/// Why a session could not be opened.
+pub(super) struct NoSession {
+    pub(super) error: BoxError,
+    /// Whether a person has to mend it.
+    pub(super) is_refusal: bool,
+}
+
+impl Session {
+    /// Dials, makes what is missing, and consumes.
+    pub(super) async fn open(shared: &Arc<Shared>, url: &BrokerUrl) -> Result<Self, NoSession> {
+        let connection = connection::open(&shared.settings, shared.tls.clone(), url).await;
+        let connection = connection.map_err(|error| {
+            // The driver's own error is one of the network; what a person can mend was put in words.
+            let is_refusal = !error.is::<lapin::Error>();
+            NoSession { error, is_refusal }
+        })?;
+        let subscription = &shared.subscription;
+        let queue = subscription.queue.as_str();
+        if let Err(error) = link::ensure_durable(&connection, queue).await {
+            let cure = format!(
+                "the queue {queue:?} cannot be used or made: check QUEUE and what this client may configure"
+            );
+            return Err(refused(&cure, error));
+        }
+        let exchange = subscription.exchange.as_deref().unwrap_or_default();
+        let opened = async {
+            let channel =
+                connection.new_channel().await.map_err(|error| refused("no channel", error.into()))?;
+            for pattern in &subscription.bindings {
+                let options = QueueBindOptions::default();
+                let bound = channel
+                    .queue_bind(
+                        queue.into(),
+                        exchange.into(),
+                        pattern.as_str().into(),
+                        options,
+                        FieldTable::default(),
+                    )
+                    .await;
+                bound.map_err(|error| {
+                    let cure = format!(
+                        "{queue:?} cannot be bound to {exchange:?}: check EXCHANGE, which must exist, and that this \
+                         client may write to the queue and read from the exchange"
+                    );
+                    refused(&cure, error.into())
+                })?;
+            }
+            let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default()).await;
+            qos.map_err(|error| refused("PREFETCH is refused", error.into()))?;
+            Ok(channel)
+        };
+        let channel = opened.await?;
+        let link = Arc::new(Link::new(Arc::clone(shared), url.clone(), connection, channel));
+        let mut session = Self { link, consumer: None, ended: None };
+        session.consume().await?;
+        Ok(session)
+    }
+
+    /// Consumes, if it does not.
+    pub(super) async fn consume(&mut self) -> Result<(), NoSession> {
+        let queue = self.link.shared.subscription.queue.as_str();
+        let options = BasicConsumeOptions::default();
+        let consumer =
+            self.link.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
+        let consumer = consumer.map_err(|error| {
+            let cure = format!(
+                "{queue:?} cannot be consumed: check what this client may read, and who else consumes it"
+            );
+            refused(&cure, error.into())
+        })?;
+        self.consumer = Some(consumer);
+        Ok(())
+    }
+
+    /// The next messages, at least one; or why there are no more. Dropped, it loses nothing.
+    pub(super) async fn next(&mut self, limit: usize) -> Result<Vec<Delivery>, BoxError> {
+        loop {
+            if let Some(error) = self.ended.take() {
+                return Err(error);
+            }
+            let Some(consumer) = &mut self.consumer else { return Err("it does not consume".into()) };
+            let mut deliveries = Vec::new();
+            let mut next = Some(consumer.next().await);
+            while let Some(item) = next {
+                match item {
+                    Some(Ok(delivery)) if delivery.poisoned() => {}
+                    Some(Ok(delivery)) => deliveries.push(delivery),
+                    Some(Err(error)) => self.ended = Some(error.into()),
+                    None => {
+                        self.ended = Some("the broker cancelled the consumer: was the queue deleted?".into())
+                    }
+                }
+                let go_on = self.ended.is_none() && deliveries.len() < limit;
+                next = if go_on { consumer.next().now_or_never() } else { None };
+            }
+            if !deliveries.is_empty() {
+                return Ok(deliveries);
+            }
+        }
+    }
+
+    /// Consumes no more, and hands back what was fetched and not given out.
+    pub(super) async fn pause(&mut self) -> Result<(), BoxError> {
+        let Some(consumer) = &mut self.consumer else { return Ok(()) };
+        self.link.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
+        let mut left = Vec::new();
+        while let Some(delivery) = consumer.next().await {
+            left.push(delivery?);
+        }
+        self.consumer = None;
+        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        for handed_back in join_all(left.iter().map(|delivery| delivery.nack(options))).await {
+            handed_back?;
+        }
+        Ok(())
+    }
+}
+
+/// What the broker refuses a person has to mend; anything else may pass.
+fn refused(cure: &str, error: BoxError) -> NoSession {
+    let is_refusal = error.downcast_ref().and_then(soft).is_some();
+    NoSession { error: format!("{cure} ({})", Chain(error.as_ref())).into(), is_refusal }
+}

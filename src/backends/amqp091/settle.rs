@@ -1,0 +1,100 @@
+//! The answer to one delivery.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use lapin::Acker;
+use lapin::options::{BasicAckOptions, BasicNackOptions};
+use uuid::Uuid;
+
+use super::incoming::Incoming;
+use super::link::Link;
+use super::outgoing::SendOn;
+use crate::source::{Answer, Settle, SourceError};
+
+/// How long a message is held that could not be sent on, before it is handed back: it comes again at once.
+const HOLD: Duration = Duration::from_secs(1);
+
+/// A delivery to be answered.
+pub(super) struct Unanswered {
+    pub(super) link: Arc<Link>,
+    pub(super) acker: Acker,
+    pub(super) incoming: Incoming,
+    pub(super) id: Option<Uuid>,
+}
+
+#[async_trait]
+impl Settle for Unanswered {
+    /// What is sent on first is so in a task of its own: dropped half-way, it goes on to its end.
+    async fn settle(self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
+        let answers = self.link.shared.answers.clone();
+        match answer {
+            Answer::Ack => {
+                let _answering = answers.token();
+                self.ack().await
+            }
+            Answer::Release => {
+                let _answering = answers.token();
+                self.hand_back().await
+            }
+            answer => {
+                let sent_on = answers.spawn(async move { self.send_on(answer).await }).await;
+                sent_on.unwrap_or_else(|error| Err(SourceError::unavailable(error)))
+            }
+        }
+    }
+
+    fn is_stale(&self) -> bool {
+        self.acker.poisoned()
+    }
+}
+
+impl Unanswered {
+    async fn ack(&self) -> Result<(), SourceError> {
+        answered(self.acker.ack(BasicAckOptions::default()).await)
+    }
+
+    async fn hand_back(&self) -> Result<(), SourceError> {
+        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+        answered(self.acker.nack(options).await)
+    }
+
+    async fn send_on(&self, answer: Answer) -> Result<(), SourceError> {
+        if self.is_stale() {
+            return answered(Ok(false));
+        }
+        let shared = &self.link.shared;
+        let queue = &shared.subscription.queue;
+        let send_on = SendOn {
+            subscription: &shared.subscription,
+            incoming: &self.incoming,
+            topic: self.incoming.topic(shared.settings.topic_prefix.as_deref(), queue),
+            id: self.id,
+        };
+        let outgoing = match answer {
+            Answer::Retry { after, reason } => send_on.retry(after, &reason),
+            Answer::Reject { reason } => send_on.dead_letter(&reason),
+            Answer::Ack => return self.ack().await,
+            Answer::Release => return self.hand_back().await,
+        };
+        let to = outgoing.publish.routing_key.clone();
+        match self.link.send_on(outgoing).await {
+            Ok(()) => self.ack().await,
+            Err(error) => {
+                tracing::warn!(%queue, %to, %error, "a failed message could not be sent on: it comes again");
+                let _ = tokio::time::timeout(HOLD, shared.closed.cancelled()).await;
+                self.hand_back().await?;
+                Err(SourceError::Unavailable(error))
+            }
+        }
+    }
+}
+
+fn answered(result: lapin::Result<bool>) -> Result<(), SourceError> {
+    match result {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(SourceError::unavailable("its connection is lost: the message comes again")),
+        Err(error) => Err(SourceError::unavailable(error)),
+    }
+}

@@ -1,0 +1,277 @@
+//! What receives from RabbitMQ.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use rand::seq::SliceRandom;
+use rustls::ClientConfig;
+use tokio::sync::{Mutex, watch};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
+
+use super::incoming::{Dialect, Incoming};
+use super::link::Link;
+use super::messenger::checked;
+use super::session::{NoSession, Session};
+use super::settings::Amqp091Settings;
+use super::settle::Unanswered;
+use super::subscription::Amqp091Subscription;
+use crate::backends::brokers::{BrokerUrl, BrokersError};
+use crate::backoff::Backoff;
+use crate::error::Chain;
+use crate::source::{Delivery, Source, SourceError};
+
+/// Receives from a queue of RabbitMQ: what [`Amqp091`](super::Amqp091) and others send. See the [module](super).
+pub struct Amqp091Source {
+    shared: Arc<Shared>,
+    state: Mutex<State>,
+    /// Whether messages are to come.
+    wanted: watch::Sender<bool>,
+}
+
+/// What sessions and answers share.
+pub(super) struct Shared {
+    pub(super) settings: Arc<Amqp091Settings>,
+    pub(super) subscription: Amqp091Subscription,
+    pub(super) tls: Option<Arc<ClientConfig>>,
+    pub(super) closed: CancellationToken,
+    /// The answers under way.
+    pub(super) answers: TaskTracker,
+    urls: Vec<BrokerUrl>,
+    dialect: Dialect,
+    name: Arc<str>,
+}
+
+#[derive(Default)]
+struct State {
+    session: Phase,
+    /// How often in a row it came to nothing.
+    failures: u32,
+}
+
+#[derive(Default)]
+enum Phase {
+    #[default]
+    Idle,
+    Opening(AbortOnDropHandle<Result<Session, NoSession>>),
+    Consuming(Session),
+    Paused(Session),
+}
+
+impl Amqp091Source {
+    /// Reads and checks everything the settings name. No connection is made before the first `receive`.
+    ///
+    /// # Errors
+    /// [`BrokersError`] says which setting or file is wrong, and what to do.
+    pub fn new(settings: &Amqp091Settings, subscription: &Amqp091Subscription) -> Result<Self, BrokersError> {
+        Self::with_dialect(settings, subscription, Dialect::Plain)
+    }
+
+    /// As [`new`](Self::new), for what [`Fedmsg`](super::Fedmsg) and others send to Fedora Messaging.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn fedora(
+        settings: &Amqp091Settings,
+        subscription: &Amqp091Subscription,
+    ) -> Result<Self, BrokersError> {
+        Self::with_dialect(settings, subscription, Dialect::Fedora)
+    }
+
+    fn with_dialect(
+        settings: &Amqp091Settings,
+        subscription: &Amqp091Subscription,
+        dialect: Dialect,
+    ) -> Result<Self, BrokersError> {
+        let (settings, urls, tls) = checked(settings, dialect == Dialect::Plain)?;
+        let subscription = subscription.filled(&settings)?;
+        let name = subscription.queue.as_str().into();
+        let shared = Shared {
+            settings,
+            subscription,
+            tls,
+            closed: CancellationToken::new(),
+            answers: TaskTracker::new(),
+            urls,
+            dialect,
+            name,
+        };
+        Ok(Self { shared: Arc::new(shared), state: Mutex::default(), wanted: watch::Sender::new(false) })
+    }
+}
+
+#[async_trait]
+impl Source for Amqp091Source {
+    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+        self.wanted.send_replace(true);
+        let mut wanted = self.wanted.subscribe();
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shared.closed.cancelled() => return Err(SourceError::Closed),
+                _ = wanted.wait_for(|wanted| *wanted) => {}
+            }
+            let received = async { self.state.lock().await.receive(&self.shared, limit.max(1)).await };
+            tokio::select! {
+                biased;
+                () = self.shared.closed.cancelled() => return Err(SourceError::Closed),
+                // Gives way to `pause`.
+                _ = wanted.wait_for(|wanted| !wanted) => {}
+                received = received => return received,
+            }
+        }
+    }
+
+    async fn pause(&self) {
+        self.wanted.send_replace(false);
+        self.state.lock().await.pause(&self.shared).await;
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.shared.closed.cancel();
+        self.shared.answers.close();
+        let close = async {
+            let mut state = self.state.lock().await;
+            state.pause(&self.shared).await;
+            self.shared.answers.wait().await;
+            if let Phase::Paused(session) = std::mem::take(&mut state.session) {
+                session.link.close().await;
+            }
+        };
+        if timeout(deadline, close).await.is_err() {
+            tracing::warn!(queue = %self.shared.name, ?deadline, "receiving did not end in time");
+        }
+    }
+
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.shared.name)
+    }
+}
+
+impl State {
+    async fn receive(&mut self, shared: &Arc<Shared>, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+        loop {
+            match &mut self.session {
+                Phase::Idle => self.session = Phase::Opening(open(Arc::clone(shared), self.failures)),
+                Phase::Paused(_) => {
+                    if let Phase::Paused(mut session) = std::mem::take(&mut self.session) {
+                        let consume = async move { session.consume().await.map(|()| session) };
+                        self.session = Phase::Opening(AbortOnDropHandle::new(tokio::spawn(consume)));
+                    }
+                }
+                Phase::Opening(opening) => {
+                    let opened = opening.await;
+                    self.session = Phase::Idle;
+                    match opened {
+                        Ok(Ok(session)) => {
+                            tracing::info!(queue = %shared.name, broker = %session.link.url, "receiving");
+                            self.session = Phase::Consuming(session);
+                        }
+                        Ok(Err(NoSession { error, is_refusal })) => {
+                            self.failures = self.failures.saturating_add(1);
+                            tracing::warn!(queue = %shared.name, %error, "cannot receive; trying again");
+                            if is_refusal {
+                                return Err(SourceError::Unavailable(error));
+                            }
+                        }
+                        Err(error) => {
+                            self.failures = self.failures.saturating_add(1);
+                            tracing::error!(queue = %shared.name, %error, "cannot receive; trying again");
+                        }
+                    }
+                }
+                Phase::Consuming(session) => match session.next(limit).await {
+                    Ok(deliveries) => {
+                        self.failures = 0;
+                        let link = &session.link;
+                        return Ok(deliveries.into_iter().map(|raw| shared.delivery(link, raw)).collect());
+                    }
+                    Err(error) => {
+                        let error = Chain(error.as_ref());
+                        tracing::warn!(queue = %shared.name, %error, "receiving broke off; connecting again");
+                        self.failures = self.failures.saturating_add(1);
+                        self.session = Phase::Idle;
+                    }
+                },
+            }
+        }
+    }
+
+    async fn pause(&mut self, shared: &Shared) {
+        // One that is being opened has given nothing out.
+        let Phase::Consuming(session) = &mut self.session else {
+            if let Phase::Opening(_) = self.session {
+                self.session = Phase::Idle;
+            }
+            return;
+        };
+        let paused = session.pause().await;
+        let session = std::mem::take(&mut self.session);
+        match (paused, session) {
+            (Ok(()), Phase::Consuming(session)) => self.session = Phase::Paused(session),
+            (Err(error), _) => tracing::warn!(queue = %shared.name, %error, "the connection is lost"),
+            _ => {}
+        }
+    }
+}
+
+/// Tries each broker once, in a random order, after the backoff.
+fn open(shared: Arc<Shared>, failures: u32) -> AbortOnDropHandle<Result<Session, NoSession>> {
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        if let Some(attempt) = failures.checked_sub(1) {
+            tokio::time::sleep(Backoff::default().delay(attempt)).await;
+        }
+        let mut urls: Vec<_> = shared.urls.iter().collect();
+        urls.shuffle(&mut rand::rng());
+        let (mut reasons, mut is_refusal) = (Vec::new(), false);
+        let limit = shared.settings.connection_timeout;
+        for url in urls {
+            match timeout(limit, Session::open(&shared, url)).await {
+                Ok(Ok(session)) => return Ok(session),
+                Ok(Err(failed)) => {
+                    is_refusal |= failed.is_refusal;
+                    reasons.push(format!("{url}: {}", Chain(failed.error.as_ref())));
+                }
+                Err(_) => reasons.push(format!("{url}: no connection within {limit:?}")),
+            }
+        }
+        Err(NoSession { error: reasons.join("; ").into(), is_refusal })
+    }))
+}
+
+impl Shared {
+    fn delivery(&self, link: &Arc<Link>, raw: lapin::message::Delivery) -> Delivery {
+        let redelivered = raw.redelivered;
+        let incoming = Incoming {
+            routing_key: raw.routing_key.to_string(),
+            properties: raw.properties,
+            body: Bytes::from(raw.data),
+        };
+        let prefix = self.settings.topic_prefix.as_deref();
+        let message = incoming.decode(self.dialect, prefix, &self.subscription.queue);
+        let message = message.and_then(|message| self.settings.envelope.open(message));
+        let (failed, failures) = (incoming.failed(), incoming.failures());
+        let unanswered = |id| Unanswered { link: Arc::clone(link), acker: raw.acker, incoming, id };
+        match message {
+            Ok(message) => {
+                let settle = unanswered(Some(message.id()));
+                let attempt = failed.saturating_add(1);
+                Delivery::new(message, attempt, redelivered, Arc::clone(&self.name), failures, settle)
+            }
+            Err(error) => Delivery::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
+        }
+    }
+}
+
+impl fmt::Debug for Amqp091Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Amqp091Source")
+            .field("urls", &self.shared.urls)
+            .field("queue", &self.shared.name)
+            .finish_non_exhaustive()
+    }
+}

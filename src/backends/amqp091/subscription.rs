@@ -1,0 +1,147 @@
+//! What is received: the queue, what is bound to it, and where failed messages go.
+
+use serde::Deserialize;
+
+use super::settings::Amqp091Settings;
+use crate::backends::brokers::BrokersError;
+use crate::topic::Topic;
+
+/// A queue of RabbitMQ to receive from.
+///
+/// In a settings file these are keys in any case.
+///
+/// ```
+/// use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
+///
+/// let settings = Amqp091Settings::new(["amqp://localhost:5672"]);
+/// let subscription = Amqp091Subscription::new("invoices").with_binding("order.*");
+/// let source = Amqp091Source::new(&settings, &subscription)?;
+/// # Ok::<(), tower_outbox::amqp091::BrokersError>(())
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Amqp091Subscription {
+    /// The queue. Made durable when it is missing; one that exists is used as it is.
+    pub queue: String,
+    /// The exchange the bindings are made to, which must exist; that of the settings by default, or else `amq.topic`.
+    pub exchange: Option<String>,
+    /// Topics to receive, `order.created`, `order.*` (one segment) or `order.#` (any number); `TOPIC_PREFIX` of the
+    /// settings is put before each, with one dot between. None by default: the queue has its bindings, or none.
+    #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
+    pub bindings: Vec<String>,
+    /// How many messages may be fetched and not answered; 256 by default.
+    pub prefetch: u16,
+    /// Where a message waits for its retry; [`RetryBy::Delay`] by default.
+    pub retry: RetryBy,
+    /// The exchange for dead letters, which must exist; the default exchange, or that of [`RetryBy::Petisco`].
+    pub dead_letter_exchange: Option<String>,
+    /// The routing key of dead letters; `<queue>.dead`, or that of [`RetryBy::Petisco`]. With the default exchange it
+    /// names a queue, which is made durable when it is missing.
+    pub dead_letter_routing_key: Option<String>,
+}
+
+/// Where a message waits for its retry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum RetryBy {
+    /// In a queue `<queue>.retry.<ms>`, made when it is missing; `ms` is the delay, rounded up to the next of
+    /// 1, 2, 5, 10, 20, 50 and so on, at most 23 days. It comes back through the default exchange.
+    #[default]
+    Delay,
+    /// In the retry queue of petisco (1.9 to 2.2), which must exist, with its headers; the queue sets the delay.
+    Petisco {
+        /// The organisation, as in `retry.<organization>.<service>`.
+        organization: String,
+        /// The service.
+        service: String,
+    },
+}
+
+impl Amqp091Subscription {
+    /// This queue, and defaults for the rest.
+    pub fn new(queue: impl Into<String>) -> Self {
+        Self { queue: queue.into(), ..Self::default() }
+    }
+
+    /// Adds a topic to receive.
+    #[must_use]
+    pub fn with_binding(mut self, pattern: impl Into<String>) -> Self {
+        self.bindings.push(pattern.into());
+        self
+    }
+
+    /// Sets how many messages may be fetched and not answered.
+    #[must_use]
+    pub fn with_prefetch(mut self, prefetch: u16) -> Self {
+        self.prefetch = prefetch;
+        self
+    }
+
+    /// Sets where a message waits for its retry.
+    #[must_use]
+    pub fn with_retry(mut self, retry: RetryBy) -> Self {
+        self.retry = retry;
+        self
+    }
+
+    /// Checks it, and fills what it leaves open.
+    pub(super) fn filled(&self, settings: &Amqp091Settings) -> Result<Self, BrokersError> {
+        let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));
+        let mut filled = self.clone();
+        let prefix = settings.topic_prefix.as_deref().unwrap_or_default().trim_matches('.');
+        if !prefix.is_empty() {
+            filled.bindings.iter_mut().for_each(|pattern| *pattern = format!("{prefix}.{pattern}"));
+        }
+        let exchange = filled.exchange.take().or_else(|| settings.exchange.clone());
+        filled.exchange = Some(exchange.unwrap_or_else(|| "amq.topic".to_owned()));
+        // As long as the longest name made of it, `<queue>.retry.2000000000`, allows.
+        if self.queue.is_empty() || self.queue.len() > Topic::MAX_LEN - ".retry.2000000000".len() {
+            return fault("QUEUE", "must be the name of a queue, of 1 to 238 bytes");
+        }
+        if self.prefetch == 0 {
+            return fault(
+                "PREFETCH",
+                "is 0: fetching ahead without a limit fills the memory; write 1 or more",
+            );
+        }
+        if !self.bindings.is_empty() && filled.exchange.as_deref() == Some("") {
+            return fault("EXCHANGE", "is empty: nothing can be bound to the default exchange");
+        }
+        if filled.bindings.iter().any(|pattern| pattern.is_empty() || pattern.len() > Topic::MAX_LEN) {
+            return fault(
+                "BINDINGS",
+                "has a topic that is empty, or longer than 255 bytes with TOPIC_PREFIX",
+            );
+        }
+        let names = [&filled.exchange, &self.dead_letter_exchange, &self.dead_letter_routing_key];
+        if names.into_iter().flatten().any(|name| name.len() > Topic::MAX_LEN) {
+            return fault("EXCHANGE", "or a name of the dead letters is longer than 255 bytes");
+        }
+        if let RetryBy::Petisco { organization, service } = &self.retry {
+            let exchange = format!("dead_letter.{organization}.{service}");
+            if organization.is_empty() || service.is_empty() || exchange.len() > Topic::MAX_LEN {
+                return fault(
+                    "RETRY",
+                    "of petisco needs an organization and a service, of 242 bytes together",
+                );
+            }
+        }
+        Ok(filled)
+    }
+}
+
+impl Default for Amqp091Subscription {
+    fn default() -> Self {
+        Self {
+            queue: String::new(),
+            exchange: None,
+            bindings: Vec::new(),
+            prefetch: 256,
+            retry: RetryBy::default(),
+            dead_letter_exchange: None,
+            dead_letter_routing_key: None,
+        }
+    }
+}

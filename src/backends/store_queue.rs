@@ -1,0 +1,126 @@
+//! A queue in a store: a bus that needs no broker.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+
+use crate::message::Message;
+use crate::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent};
+use crate::source::{Answer, Delivery, Settle, Source, SourceError};
+use crate::store::{Lease, Settlement, Store, StoreError};
+
+/// A queue in a [`Store`], such as [`Embedded`](crate::Embedded): a [`Messenger`] that stores, and a [`Source`] that gives out
+/// what is stored. A service that talks to itself needs nothing else.
+///
+/// `Ok` from its `send` means *stored*. The store keeps the order of a topic and key, also over retries, and the dead
+/// letters with their reasons. It is not the store of an [`Outbox`](crate::Outbox), whose relay would send what is meant for the
+/// consumer. A clone is a handle to the same queue.
+#[derive(Clone)]
+pub struct StoreQueue {
+    store: Arc<dyn Store>,
+    name: Arc<str>,
+    /// Nothing more is given out.
+    closed: CancellationToken,
+}
+
+impl StoreQueue {
+    /// A queue in `store`, which belongs to it alone.
+    pub fn new(store: impl Store) -> Self {
+        let name = store.place().into();
+        Self { store: Arc::new(store), name, closed: CancellationToken::new() }
+    }
+
+    /// The store.
+    #[must_use]
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+}
+
+impl fmt::Debug for StoreQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StoreQueue").field("store", &self.name).finish()
+    }
+}
+
+#[async_trait]
+impl Messenger for StoreQueue {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        let unstored = match self.store.append(batch).await {
+            Ok(()) => return Ok(()),
+            Err(unstored) => unstored,
+        };
+        let failure = Failure::transient(Refused::new(unstored.source));
+        Err(Unsent::new(unstored.batch, &failure))
+    }
+
+    async fn health(&self) -> Health {
+        match self.store.counts().await {
+            Ok(_) => Health::Up,
+            Err(error) => Health::Down { reason: crate::error::Chain(&error).to_string() },
+        }
+    }
+
+    fn admission(&self) -> Option<Admission> {
+        self.store.admission()
+    }
+
+    async fn close(&self, _: Duration) -> Vec<Message> {
+        self.store.close().await;
+        Vec::new()
+    }
+}
+
+#[async_trait]
+impl Source for StoreQueue {
+    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+        let leased = tokio::select! {
+            biased;
+            () = self.closed.cancelled() => return Err(SourceError::Closed),
+            leased = self.store.lease(limit) => leased.map_err(source_error)?,
+        };
+        let given = leased.into_iter().map(|leased| {
+            let out = Out { store: Arc::clone(&self.store), lease: leased.lease };
+            let attempt = leased.attempts.saturating_add(1);
+            Delivery::new(leased.message, attempt, attempt > 1, Arc::clone(&self.name), Vec::new(), out)
+        });
+        Ok(given.collect())
+    }
+
+    /// Messages can still be sent: the store stays open until the messenger is closed.
+    async fn close(&self, _: Duration) {
+        self.closed.cancel();
+    }
+
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.name)
+    }
+}
+
+struct Out {
+    store: Arc<dyn Store>,
+    lease: Lease,
+}
+
+#[async_trait]
+impl Settle for Out {
+    async fn settle(self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
+        let settlement = match answer {
+            Answer::Ack => Settlement::Confirmed,
+            Answer::Retry { after, reason } => Settlement::Retry { after, reason },
+            Answer::Reject { reason } => Settlement::Dead { reason },
+            Answer::Release => Settlement::Released,
+        };
+        self.store.settle(&[(self.lease, settlement)]).await.map_err(source_error)
+    }
+}
+
+fn source_error(error: StoreError) -> SourceError {
+    match error {
+        StoreError::Closed => SourceError::Closed,
+        error => SourceError::unavailable(error),
+    }
+}

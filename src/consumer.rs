@@ -1,0 +1,281 @@
+//! Receiving: messages from a source become requests to a service.
+
+mod attempt;
+mod handle;
+mod request;
+mod settings;
+mod verdict;
+
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum_core::body::Body;
+use http::{Request, Response};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use tower_service::Service;
+
+use self::attempt::Worker;
+pub use self::handle::{ConsumerHandle, ConsumerStatus};
+pub use self::settings::ConsumerSettings;
+use crate::error::{BoxError, Chain};
+use crate::source::{self, Source, SourceError};
+use crate::telemetry;
+use crate::topic::Topic;
+
+/// Runs the messages of a source through a service, such as an axum `Router`, until shutdown.
+///
+/// A message of the topic `user.created` becomes `POST /user/created`: its headers are the request's, as are the attributes
+/// of CloudEvents (`ce-id`, `ce-type`, `ce-source`, `ce-time`), its body is as it came, and the extractors
+/// [`Delivery`](crate::Delivery) and [`MessageId`](crate::MessageId) say the rest. The response decides:
+///
+/// | what the service does | the message |
+/// |---|---|
+/// | 2xx | is acknowledged |
+/// | 408, 425, 429, 5xx | comes again, after `Retry-After` or else a backoff that doubles from one second, with full jitter; after [`max_attempts`](ConsumerSettings::max_attempts) it is a dead letter |
+/// | takes longer than [`timeout`](ConsumerSettings::timeout), panics, gives an error | the same |
+/// | 404 | is a dead letter: no handler |
+/// | anything else | is a dead letter, with the status and the start of the body as its reason |
+/// | (cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes)) | is a dead letter |
+///
+/// [`MessagingLayer`](crate::MessagingLayer) works inside as ever: what a handler enqueues leaves when *it* succeeds, and
+/// carries the headers `correlation_id` and `causation_id`. Deliver through an outbox, or with
+/// [`OnSendFailure::Reject`](crate::OnSendFailure::Reject): otherwise a message may be acknowledged whose follow-up could not be
+/// sent. While the layer turns requests away because the outbox is full, messages wait, and no attempt is counted.
+///
+/// Up to [`concurrency`](ConsumerSettings::concurrency) messages are handled at a time. Those of one topic and key are handled one
+/// after the other, in the order they come; a message that waits for its retry lets later ones pass, unless the
+/// source keeps them back, as an embedded store does.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use std::time::Duration;
+/// use axum::{Router, routing::post};
+/// use tower_outbox::{Consumer, Memory, Message, MessageId, Messenger};
+///
+/// async fn on_user_created(MessageId(id): MessageId, body: String) {
+///     println!("{id}: {body}");
+/// }
+///
+/// let bus = Memory::new();
+/// bus.send(vec![Message::json("user.created", &7)?]).await?;
+///
+/// let app: Router = Router::new().route("/user/created", post(on_user_created));
+/// let consumer = Consumer::new(bus.clone(), app);
+/// let shutdown = async move { bus.idle().await };
+/// consumer.run(shutdown, Duration::from_secs(10)).await;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// # }).unwrap();
+/// ```
+#[must_use]
+pub struct Consumer<S> {
+    source: Arc<dyn Source>,
+    service: S,
+    settings: ConsumerSettings,
+    handle: ConsumerHandle,
+}
+
+impl<S> Consumer<S> {
+    /// A consumer with default settings. It does nothing before [`run`](Self::run).
+    pub fn new(source: impl Source, service: S) -> Self {
+        let (settings, handle) = (ConsumerSettings::default(), ConsumerHandle::new());
+        Self { source: Arc::new(source), service, settings, handle }
+    }
+
+    /// Sets how it works.
+    pub fn with_settings(mut self, settings: ConsumerSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// A handle to pause and resume it, and to see what it does.
+    #[must_use]
+    pub fn handle(&self) -> ConsumerHandle {
+        self.handle.clone()
+    }
+
+    /// Consumes until `shutdown`, or until the source is closed; then takes no more messages, and lets those being handled
+    /// end for at most `deadline`. What has not ended by then is handed back, and the source is closed.
+    ///
+    /// Gives how many messages were handed back unfinished.
+    ///
+    /// # Cancel safety
+    /// Dropping the future drops the handlers where they are; their messages come again.
+    pub async fn run<B>(self, shutdown: impl Future<Output = ()>, deadline: Duration) -> usize
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+        B: http_body::Body<Data: Send, Error: Send> + Send + 'static,
+    {
+        let Self { source, service, mut settings, handle } = self;
+        settings.concurrency = settings.concurrency.max(1);
+        settings.max_attempts = settings.max_attempts.max(1);
+        let source_name = source.name();
+        tracing::info!(source = %source_name, "consuming");
+        let worker = Arc::new(Worker { settings, handle });
+        let attempt = Arc::clone(&worker);
+        let mut running = Running {
+            source: Arc::clone(&source),
+            worker,
+            begin: Box::new(move |tasks, key, delivery| {
+                let (worker, service) = (Arc::clone(&attempt), service.clone());
+                tasks.spawn(async move {
+                    worker.handle(service, delivery).await;
+                    key
+                });
+            }),
+            tasks: JoinSet::new(),
+            keys: HashMap::new(),
+            waiting: 0,
+        };
+        tokio::select! {
+            () = running.work() => {}
+            () = shutdown => {}
+        }
+        let until = Instant::now() + deadline;
+        let unfinished = running.drain(until).await;
+        source.close(until.saturating_duration_since(Instant::now())).await;
+        if unfinished > 0 {
+            tracing::warn!(source = %source_name, messages = unfinished, "consumer stopped; messages that were being handled come again");
+        } else {
+            tracing::info!(source = %source_name, "consumer stopped");
+        }
+        unfinished
+    }
+}
+
+impl<S> fmt::Debug for Consumer<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Consumer")
+            .field("source", &self.source.name())
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is handled in order.
+type Key = (Topic, String);
+
+/// Begins to handle a message, in a task that ends with its key.
+type Begin = Box<dyn Fn(&mut JoinSet<Option<Key>>, Option<Key>, source::Delivery) + Send>;
+
+struct Running {
+    source: Arc<dyn Source>,
+    worker: Arc<Worker>,
+    begin: Begin,
+    tasks: JoinSet<Option<Key>>,
+    /// The keys of the messages being handled, and what waits behind each.
+    keys: HashMap<Key, VecDeque<source::Delivery>>,
+    /// How many wait so.
+    waiting: usize,
+}
+
+impl Running {
+    async fn work(&mut self) {
+        let mut paused = self.worker.handle.watch();
+        loop {
+            let room = self.room();
+            let is_paused = *paused.borrow_and_update();
+            let source = Arc::clone(&self.source);
+            tokio::select! {
+                biased;
+                _ = paused.changed() => {
+                    if *paused.borrow() {
+                        self.source.pause().await;
+                        tracing::info!(source = %self.source.name(), "consumer paused");
+                    } else {
+                        tracing::info!(source = %self.source.name(), "consumer resumed");
+                    }
+                }
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.ended(ended);
+                    while let Some(ended) = self.tasks.try_join_next() {
+                        self.ended(ended);
+                    }
+                }
+                received = source.receive(room), if room > 0 && !is_paused => match received {
+                    Ok(deliveries) => {
+                        telemetry::received(deliveries.len());
+                        for delivery in deliveries {
+                            self.take(delivery);
+                        }
+                    }
+                    Err(SourceError::Closed) => return,
+                    Err(error) => {
+                        tracing::error!(source = %self.source.name(), error = %Chain(&error), "nothing can be received");
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many more messages may come: one key must not fill all there is to fill.
+    fn room(&self) -> usize {
+        let concurrency = self.worker.settings.concurrency;
+        let waiting = self.waiting.min(3 * concurrency);
+        (concurrency - self.tasks.len().min(concurrency))
+            .min(4 * concurrency - self.tasks.len().min(concurrency) - waiting)
+    }
+
+    fn take(&mut self, delivery: source::Delivery) {
+        let key = delivery.view().ok().and_then(|view| {
+            let message = view.message();
+            Some((message.topic().clone(), message.key()?.to_owned()))
+        });
+        if let Some(key) = &key {
+            if let Some(waiting) = self.keys.get_mut(key) {
+                self.waiting += 1;
+                return waiting.push_back(delivery);
+            }
+            self.keys.insert(key.clone(), VecDeque::new());
+        }
+        self.begin(key, delivery);
+    }
+
+    fn begin(&mut self, key: Option<Key>, delivery: source::Delivery) {
+        (self.begin)(&mut self.tasks, key, delivery);
+        self.worker.handle.set_handling(self.tasks.len());
+    }
+
+    fn ended(&mut self, ended: Result<Option<Key>, JoinError>) {
+        self.worker.handle.set_handling(self.tasks.len());
+        let key = match ended {
+            Ok(Some(key)) => key,
+            Ok(None) => return,
+            // Only a panic of ours, or of a source, ends so; what waits behind its key is handed back at the end.
+            Err(error) => return tracing::error!(%error, "a task of the consumer panicked"),
+        };
+        loop {
+            let Some(waiting) = self.keys.get_mut(&key) else { return };
+            let Some(next) = waiting.pop_front() else {
+                self.keys.remove(&key);
+                return;
+            };
+            self.waiting -= 1;
+            if !next.is_stale() {
+                return self.begin(Some(key), next);
+            }
+        }
+    }
+
+    /// Lets what is being handled end; hands back the rest, and says how many of those had begun.
+    async fn drain(&mut self, until: Instant) -> usize {
+        for (_, waiting) in self.keys.drain() {
+            for delivery in waiting {
+                let _ = timeout_at(until, delivery.release()).await;
+            }
+        }
+        let _ = timeout_at(until, self.source.pause()).await;
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = timeout_at(until, ended).await;
+        let unfinished = self.tasks.len();
+        self.tasks.shutdown().await;
+        self.worker.handle.set_handling(0);
+        unfinished
+    }
+}

@@ -1,0 +1,191 @@
+//! From a message to the request its handler sees.
+
+use std::fmt::Write;
+use std::time::SystemTime;
+
+use axum_core::body::Body;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
+use uuid::Uuid;
+
+use crate::delivery::Delivery;
+use crate::message::Scalar;
+
+/// Headers that speak of the HTTP message itself (RFC 9110, RFC 9112), and would mislead here.
+const OF_HTTP: [&str; 12] = [
+    "connection",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+const CE_ID: HeaderName = HeaderName::from_static("ce-id");
+const CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
+const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
+const CE_TIME: HeaderName = HeaderName::from_static("ce-time");
+const CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
+
+/// `POST /` and the topic with its dots as slashes; the headers of the message, and the attributes of CloudEvents by its
+/// HTTP binding (1.0, binary mode); the body as it came; the delivery as an extension.
+///
+/// `None` when the topic cannot be a path.
+pub(super) fn request(delivery: &Delivery) -> Option<Request<Body>> {
+    let message = delivery.message();
+    let mut request = Request::new(Body::from(message.body().clone()));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = uri(message.topic().as_str())?;
+    *request.headers_mut() = headers(delivery);
+    request.extensions_mut().insert(delivery.clone());
+    Some(request)
+}
+
+fn uri(topic: &str) -> Option<Uri> {
+    let mut path = String::with_capacity(topic.len() + 1);
+    path.push('/');
+    for byte in topic.bytes() {
+        match byte {
+            b'.' => path.push('/'),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => path.push(char::from(byte)),
+            other => percent(&mut path, other),
+        }
+    }
+    Uri::try_from(path).ok()
+}
+
+fn headers(delivery: &Delivery) -> HeaderMap {
+    let message = delivery.message();
+    let mut headers = HeaderMap::with_capacity(6 + message.headers().len());
+    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+    insert(&mut headers, CE_ID, hyphenated(message.id(), &mut id));
+    insert(&mut headers, CE_TYPE, message.topic().as_str());
+    insert(&mut headers, CE_SOURCE, delivery.source());
+    headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
+    // Times before 1970 cannot be written so.
+    if message.time() >= SystemTime::UNIX_EPOCH {
+        let mut time = String::with_capacity(27);
+        // Nor can those after 9999.
+        if write!(time, "{}", humantime::format_rfc3339_micros(message.time())).is_ok() {
+            insert(&mut headers, CE_TIME, &time);
+        }
+    }
+    for (name, value) in message.headers() {
+        let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
+        if OF_HTTP.contains(&name.as_str()) {
+            continue;
+        }
+        match value {
+            Scalar::Null => {}
+            Scalar::String(text) if name.as_str().starts_with("ce-") => insert(&mut headers, name, text),
+            Scalar::String(text) => {
+                if let Ok(value) =
+                    HeaderValue::from_str(text).or_else(|_| HeaderValue::from_bytes(text.as_bytes()))
+                {
+                    headers.insert(name, value);
+                }
+            }
+            other => insert(&mut headers, name, &other.to_string()),
+        }
+    }
+    if let Ok(content_type) = HeaderValue::from_str(message.content_type()) {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+    headers
+}
+
+fn hyphenated(id: Uuid, buffer: &mut [u8; uuid::fmt::Hyphenated::LENGTH]) -> &str {
+    id.hyphenated().encode_lower(buffer)
+}
+
+/// As the HTTP binding of CloudEvents writes attributes (1.0, 3.1.3.2): all but printable ASCII percent-encoded.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'%';
+    let value = if value.bytes().all(is_plain) {
+        HeaderValue::from_str(value)
+    } else {
+        let mut encoded = String::with_capacity(value.len() * 3);
+        for byte in value.bytes() {
+            if is_plain(byte) { encoded.push(char::from(byte)) } else { percent(&mut encoded, byte) }
+        }
+        HeaderValue::try_from(encoded)
+    };
+    if let Ok(value) = value {
+        headers.insert(name, value);
+    }
+}
+
+fn percent(text: &mut String, byte: u8) {
+    const HEX: [u8; 16] = *b"0123456789ABCDEF";
+    text.push('%');
+    text.push(char::from(HEX[usize::from(byte >> 4)]));
+    text.push(char::from(HEX[usize::from(byte & 15)]));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::message::Message;
+
+    fn made_of(message: Message) -> Request<Body> {
+        request(&Delivery::new(message, 1, false, "the queue".into(), Vec::new())).unwrap()
+    }
+
+    #[test]
+    fn a_message_becomes_a_post_to_its_topic() {
+        let time = SystemTime::UNIX_EPOCH + Duration::from_micros(1_500_000);
+        let message = Message::json("user.created", &7).unwrap().with_time(time).with_header("tries", 3);
+        let id = message.id().to_string();
+        let request = made_of(message.with_header("x-who", "Jo"));
+        assert_eq!((request.method(), request.uri().path()), (&Method::POST, "/user/created"));
+        let header = |name: &str| request.headers()[name].to_str().unwrap();
+        assert_eq!((header("ce-id"), header("ce-type")), (id.as_str(), "user.created"));
+        assert_eq!((header("ce-specversion"), header("ce-source")), ("1.0", "the%20queue"));
+        assert_eq!(
+            (header("ce-time"), header("content-type")),
+            ("1970-01-01T00:00:01.500000Z", "application/json")
+        );
+        assert_eq!((header("tries"), header("x-who")), ("3", "Jo"));
+        assert_eq!(request.extensions().get::<Delivery>().unwrap().source(), "the queue");
+    }
+
+    #[test]
+    fn what_no_url_can_hold_is_encoded() {
+        assert_eq!(
+            made_of(Message::new("größe.a/b.50%?", "").unwrap()).uri().path(),
+            "/gr%C3%B6%C3%9Fe/a%2Fb/50%25%3F"
+        );
+    }
+
+    #[test]
+    fn headers_of_http_and_those_that_are_none_are_left_out() {
+        let message = Message::new("a", "body")
+            .unwrap()
+            .with_header("Content-Length", "7")
+            .with_header("Transfer-Encoding", "chunked")
+            .with_header("not a name", 1)
+            .with_header("nothing", Scalar::Null)
+            .with_header("line", "a\nb")
+            .with_header("ce-source", "/über");
+        let request = made_of(message);
+        assert_eq!(request.headers()["ce-source"], "/%C3%BCber");
+        for name in ["content-length", "transfer-encoding", "nothing", "line"] {
+            assert!(!request.headers().contains_key(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn times_beyond_the_calendar_are_left_out() {
+        let time = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
+        let request = made_of(Message::new("a", "").unwrap().with_time(time));
+        assert!(!request.headers().contains_key("ce-time"));
+    }
+}
