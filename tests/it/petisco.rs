@@ -1,11 +1,15 @@
 //! The real petisco 2.2.3 is the peer.
 
+mod receiving;
 mod topology;
 mod wire;
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
+use tokio::time::timeout;
 use tower_outbox::Envelope;
-use tower_outbox::amqp091::{Amqp091Settings, PetiscoSubscriber, PetiscoTopology, Topology};
+use tower_outbox::amqp091::{Amqp091Settings, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Topology};
 
 use crate::peers::{Brokers, Peer, unique};
 
@@ -65,6 +69,14 @@ impl<'a> Vhost<'a> {
         peer
     }
 
+    /// Waits until this many messages are in a queue.
+    async fn until_in(&self, queue: &str, messages: u64) {
+        let look = async {
+            while self.brokers.python("rabbit.py", &[&self.url(), "count", queue]).await[0] != messages {}
+        };
+        timeout(Duration::from_secs(20), look).await.unwrap_or_else(|_| panic!("{messages} in {queue}"));
+    }
+
     /// What is in a queue, and is gone then.
     async fn drain(&self, queue: &str) -> Vec<Value> {
         self.brokers.python("rabbit.py", &[&self.url(), "drain", queue]).await
@@ -77,6 +89,11 @@ fn mail() -> PetiscoSubscriber {
 
 fn persist() -> PetiscoSubscriber {
     PetiscoSubscriber::command("PersistUser", "PersistUserHandler")
+}
+
+/// How long messages wait, in tests that do not measure it: for their subscriber for ever, for a retry 100 ms.
+fn lasting() -> PetiscoTopology {
+    registration().with_ttl(PetiscoTtl::new(None, Some(Duration::from_millis(100))))
 }
 
 /// What the peer has.

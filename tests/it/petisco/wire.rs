@@ -3,10 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
-use tower_outbox::amqp091::{Amqp091, PetiscoTtl, Topology};
+use tower_outbox::amqp091::Amqp091;
 use tower_outbox::{Message, Messenger, PetiscoMessage};
 
-use super::{Vhost, mail, registration};
+use super::{Vhost, lasting, mail};
 use crate::peers::Brokers;
 
 fn user_created() -> Message {
@@ -17,17 +17,12 @@ fn user_created() -> Message {
         .with_key("user-7")
 }
 
-/// Queues that messages do not leave by themselves before somebody has looked.
-fn lasting() -> Topology {
-    registration().with_ttl(PetiscoTtl::new(None, Some(Duration::from_millis(100)))).topology()
-}
-
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn the_subscribers_of_petisco_get_what_we_send() {
     let brokers = Brokers::running();
     let vhost = Vhost::create(&brokers).await;
-    lasting().apply(&vhost.settings()).await.unwrap();
+    lasting().topology().apply(&vhost.settings()).await.unwrap();
     let mut consumer = vhost.petisco_consumer(2, 0).await;
     let event = user_created();
     let command = Message::json("persist.user", &json!({"n": 8})).unwrap().as_command();
@@ -63,7 +58,7 @@ async fn the_subscribers_of_petisco_get_what_we_send() {
 async fn petisco_tries_again_what_we_send() {
     let brokers = Brokers::running();
     let vhost = Vhost::create(&brokers).await;
-    lasting().apply(&vhost.settings()).await.unwrap();
+    lasting().topology().apply(&vhost.settings()).await.unwrap();
     let mut consumer = vhost.petisco_consumer(2, 2).await;
     Amqp091::new(&vhost.settings()).unwrap().send(vec![user_created()]).await.unwrap();
     for failed in [true, true, false] {
@@ -78,7 +73,7 @@ async fn petisco_tries_again_what_we_send() {
 async fn what_is_no_object_is_refused_and_the_rest_is_sent() {
     let brokers = Brokers::running();
     let vhost = Vhost::create(&brokers).await;
-    lasting().apply(&vhost.settings()).await.unwrap();
+    lasting().topology().apply(&vhost.settings()).await.unwrap();
     let messenger = Amqp091::new(&vhost.settings()).unwrap();
     let list = Message::json("user.created", &json!([1])).unwrap();
     assert!(messenger.check(&list).unwrap_err().to_string().contains("must be a JSON object"));
@@ -92,6 +87,6 @@ async fn what_is_no_object_is_refused_and_the_rest_is_sent() {
     assert!(unsent.iter().all(|(_, failure)| !failure.is_transient()), "{unsent}");
     let ids: Vec<_> = unsent.iter().map(|(message, _)| message.id()).collect();
     assert_eq!(ids, [list.id(), nobodys.id(), list.id()]);
-    assert_eq!(vhost.drain(&registration().queue_of(&mail())).await.len(), 2);
+    assert_eq!(vhost.drain(&lasting().queue_of(&mail())).await.len(), 2);
     vhost.delete().await;
 }
