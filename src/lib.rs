@@ -60,6 +60,7 @@ mod delivery;
 #[cfg(feature = "_brokers")]
 mod envelope;
 mod error;
+mod fallback;
 pub mod headers;
 mod in_flight;
 mod layer;
@@ -96,6 +97,7 @@ pub use self::delivery::{Delivery, MessageId, NoDelivery};
 #[cfg(feature = "_brokers")]
 pub use self::envelope::{Envelope, PetiscoMessage};
 pub use self::error::BoxError;
+pub use self::fallback::Fallback;
 pub use self::in_flight::{InFlight, InFlightToken};
 pub use self::layer::{MessagingLayer, MessagingService, OnSendFailure, ResponseBody, ResponseFuture};
 pub use self::message::{Event, Message, MessageError, Scalar};

@@ -12,6 +12,7 @@ mod conformance;
 mod crash;
 mod examples;
 mod failover;
+mod fallback;
 mod faults;
 mod layer;
 mod outbox;
