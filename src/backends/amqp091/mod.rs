@@ -13,6 +13,8 @@
 
 mod any_broker;
 mod connection;
+#[cfg(feature = "cli")]
+mod dead_letters;
 mod envelope;
 mod fedora;
 mod fedora_config;
@@ -28,6 +30,8 @@ mod source;
 mod subscription;
 mod topology;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::dead_letters::{DeadLetter, DeadLetters, DeadLettersError};
 pub use self::fedora::{FedoraMessage, Severity};
 #[cfg(feature = "cli")]
 pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
