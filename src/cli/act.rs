@@ -75,7 +75,7 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl Requeue {
     pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
-        if self.from.is_given() {
+        if self.from.is_given()? {
             return self.from.run(context, &self.act.filter, self.act.dry_run);
         }
         let rate = ("rate".to_owned(), self.rate.into());

@@ -17,19 +17,19 @@ pub(super) struct FromQueue {
     #[arg(long, help_heading = FROM, conflicts_with_all = ["id", "all", "state", "rate", "url"])]
     queue: Option<String>,
     /// Publish to this exchange, '' for the default exchange; by default a message goes back to where it came from
-    #[arg(long, help_heading = FROM, requires = "queue", requires = "routing_key")]
+    #[arg(long, help_heading = FROM, requires = "routing_key")]
     exchange: Option<String>,
     /// Publish with this routing key
     #[arg(long, help_heading = FROM, value_name = "KEY", requires = "exchange")]
     routing_key: Option<String>,
     /// Requeue at most this many
-    #[arg(long, help_heading = FROM, value_name = "N", requires = "queue")]
+    #[arg(long, help_heading = FROM, value_name = "N")]
     limit: Option<u64>,
     /// Wait this long after each: 100ms, 1s
-    #[arg(long, help_heading = FROM, value_name = "TIME", requires = "queue", value_parser = duration)]
+    #[arg(long, help_heading = FROM, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
     /// Only those with this header; may be repeated
-    #[arg(long, help_heading = FROM, value_name = "NAME=VALUE", requires = "queue", value_parser = name_and_value)]
+    #[arg(long, help_heading = FROM, value_name = "NAME=VALUE", value_parser = name_and_value)]
     header: Vec<(String, String)>,
 }
 
@@ -39,8 +39,19 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 }
 
 impl FromQueue {
-    pub(super) fn is_given(&self) -> bool {
-        self.queue.is_some()
+    /// Whether it is what is meant.
+    pub(super) fn is_given(&self) -> Result<bool, Failure> {
+        let options = self.exchange.is_some()
+            || self.limit.is_some()
+            || self.wait.is_some()
+            || !self.header.is_empty();
+        match (&self.queue, options) {
+            (None, true) => {
+                let message = "--exchange, --routing-key, --limit, --wait and --header are for --queue only";
+                Err(Failure { code: 2, message: Some(message.to_owned()) })
+            }
+            (queue, _) => Ok(queue.is_some()),
+        }
     }
 
     #[cfg(not(feature = "amqp091"))]

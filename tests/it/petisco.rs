@@ -1,6 +1,7 @@
 //! The real petisco 2.2.3 is the peer.
 
 mod receiving;
+mod requeue;
 mod topology;
 mod wire;
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg};
-use tower_outbox::{Message, Messenger};
+use tower_outbox::{Envelope, Message, Messenger};
 
 use crate::peers::Brokers;
 
@@ -150,4 +150,27 @@ async fn sasl_is_chosen_by_what_the_peer_offers() {
         Amqp10::new(&settings).unwrap().send(vec![Message::new("a", "x").unwrap()]).await.unwrap();
         assert_eq!(peer.event("open").await["sasl_mech"], chosen, "offered {offered}");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn cloudevents_are_application_properties() {
+    let brokers = Brokers::running();
+    let (mut peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
+    let mut settings = Amqp10Settings::new([format!("amqp://{address}")]);
+    settings.envelope = Envelope::CloudEvents;
+    let message =
+        Message::json("user.created", &json!({"id": 7})).unwrap().with_header("correlation_id", "abc");
+    Amqp10::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
+    let found = peer.event("message").await;
+    let properties = &found["properties"];
+    assert_eq!(properties["cloudEvents:id"], message.id().to_string());
+    assert_eq!(properties["cloudEvents:type"], "user.created");
+    assert_eq!(properties["cloudEvents:source"], "/tower-outbox");
+    assert_eq!(properties["correlation_id"], "abc");
+    assert_eq!(found["content_type"], "application/json");
+    settings.envelope = Envelope::Petisco;
+    assert!(Amqp10::new(&settings).unwrap_err().to_string().contains("ORGANIZATION"));
+    settings.envelope = Envelope::CloudEvents;
+    assert!(RhMsg::new(&settings).unwrap_err().to_string().contains("ENVELOPE is not for this backend"));
 }
