@@ -1,5 +1,8 @@
 //! From settings to a running bus: the one place that knows all parts.
 
+mod backend;
+mod source;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,15 +11,19 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
+use tower_layer::Layer;
 
-use crate::backends::Dummy;
+use self::backend::Backend;
+use self::source::Sources;
 use crate::background::Background;
+use crate::consumer::Consumer;
 use crate::error::BoxError;
-use crate::layer::MessagingLayer;
+use crate::layer::{MessagingLayer, MessagingService, OnSendFailure};
 use crate::message::Message;
 use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
 use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError};
+use crate::source::Source;
 use crate::store::Counts;
 
 /// A messenger with all its workers, running.
@@ -41,6 +48,9 @@ pub struct Bus {
     layer: MessagingLayer,
     worker: Mutex<Option<Worker>>,
     outbox: Option<OutboxHandle>,
+    sources: Sources,
+    #[cfg(feature = "chaos")]
+    chaos: crate::ChaosSettings,
     #[cfg(feature = "admin")]
     delivery: DeliveryMode,
 }
@@ -84,6 +94,56 @@ impl Bus {
     #[must_use]
     pub fn messenger(&self) -> Arc<dyn Messenger> {
         Arc::clone(&self.messenger)
+    }
+
+    /// A consumer of the table `CONSUMERS.<name>`, which runs what it receives through `service`, such as an axum `Router`.
+    ///
+    /// The layer of this bus is around the service: what handlers enqueue leaves when they succeed, and a message is
+    /// acknowledged only when it has. It does nothing before [`Consumer::run`]; several may run side by side. Stop them
+    /// before [`shutdown`](Self::shutdown).
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use axum::{Router, routing::post};
+    /// use tower_outbox::{Bus, Settings};
+    ///
+    /// let settings: Settings = toml::from_str("BACKEND = 'memory'\n[CONSUMERS.users]\nCONCURRENCY = 4")?;
+    /// let bus = Bus::start(&settings).await?;
+    /// let app: Router = Router::new().route("/user/created", post(|| async {}));
+    /// let consumer = bus.consumer("users", app)?;
+    /// let running = tokio::spawn(consumer.run(async { /* until told to stop */ }, Duration::from_secs(10)));
+    /// # running.await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`SettingsError`] when there is no such table, or the source cannot be what it says.
+    pub fn consumer<S>(
+        &self,
+        name: &str,
+        service: S,
+    ) -> Result<Consumer<MessagingService<S>>, SettingsError> {
+        let layer = self.layer().with_on_send_failure(OnSendFailure::Reject);
+        let consumer = Consumer::new(self.source(name)?, layer.layer(service));
+        Ok(consumer.with_settings(self.sources.settings(name)?))
+    }
+
+    /// The source of the table `CONSUMERS.<name>`, for a [`Consumer`] of the app's own.
+    ///
+    /// # Errors
+    /// As [`consumer`](Self::consumer).
+    pub fn source(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
+        self.sources.source(name)
+    }
+
+    /// The layer that lets go wrong what the table `CHAOS` and the environment variables `MESSAGE_CHAOS_*` say: nothing, by
+    /// default. Put it on the service of a consumer.
+    #[cfg(feature = "chaos")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
+    pub fn chaos(&self) -> crate::ChaosLayer {
+        crate::ChaosLayer::new(self.chaos.clone())
     }
 
     /// Whether messages can leave now. It may take up to two seconds for each broker.
@@ -248,9 +308,8 @@ impl BusBuilder<'_> {
     ///
     /// # Errors
     /// As [`Bus::start`].
-    #[allow(clippy::unused_async, reason = "it spawns: a runtime must be there")]
     pub async fn start(mut self) -> Result<Bus, SettingsError> {
-        let messenger = self.backend()?;
+        let Backend { messenger, source } = self.backend().await?;
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             match stopped.await {
@@ -302,55 +361,29 @@ impl BusBuilder<'_> {
             layer,
             worker: Mutex::new(worker),
             outbox,
+            sources: Sources::new(self.settings, source),
+            #[cfg(feature = "chaos")]
+            chaos: self.settings.chaos.clone(),
             #[cfg(feature = "admin")]
             delivery: self.settings.delivery,
         })
     }
 
     /// The messenger alone, without anything that runs beside it.
-    pub(crate) fn backend(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {
+    #[cfg(feature = "cli")]
+    pub(crate) async fn messenger(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {
+        self.backend().await.map(|backend| backend.messenger)
+    }
+
+    async fn backend(&mut self) -> Result<Backend, SettingsError> {
         let (name, table) = (self.settings.backend.as_str(), &self.settings.backend_keys);
-        let fault = |source: BoxError| SettingsError::Backend { name: name.to_owned(), source };
-        if let Some(factory) = self.backends.remove(name) {
-            return factory(table).map_err(fault);
-        }
-        match name {
-            "dummy" => table.parse::<NoKeys>().map(|_| Arc::new(Dummy::new()) as _),
-            #[cfg(feature = "amqp10")]
-            "amqp10" => {
-                let messenger = crate::backends::amqp10::Amqp10::new(&table.parse()?);
-                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
-            }
-            #[cfg(feature = "amqp10")]
-            "rhmsg" => {
-                let messenger = crate::backends::amqp10::RhMsg::new(&table.parse()?);
-                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
-            }
-            #[cfg(feature = "amqp091")]
-            "amqp091" => {
-                let messenger = crate::backends::amqp091::Amqp091::new(&table.parse()?);
-                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
-            }
-            #[cfg(feature = "amqp091")]
-            "fedmsg" => {
-                let messenger = crate::backends::amqp091::Fedmsg::new(&table.parse()?);
-                messenger.map(|messenger| Arc::new(messenger) as _).map_err(|error| fault(error.into()))
-            }
-            #[cfg(not(feature = "amqp091"))]
-            "amqp091" | "fedmsg" => {
-                Err(SettingsError::NotCompiled { name: name.to_owned(), feature: "amqp091" })
-            }
-            #[cfg(not(feature = "amqp10"))]
-            "amqp10" | "rhmsg" => {
-                Err(SettingsError::NotCompiled { name: name.to_owned(), feature: "amqp10" })
-            }
-            _ => {
-                let own = self.backends.keys().map(String::as_str);
-                let known: Vec<_> =
-                    ["dummy", "amqp091", "amqp10", "fedmsg", "rhmsg"].into_iter().chain(own).collect();
-                Err(SettingsError::UnknownBackend { name: name.to_owned(), known: known.join(", ") })
-            }
-        }
+        let Some(factory) = self.backends.remove(name) else {
+            let own: Vec<String> = self.backends.keys().cloned().collect();
+            return Backend::of(name, table, own).await;
+        };
+        let messenger =
+            factory(table).map_err(|source| SettingsError::Backend { name: name.to_owned(), source })?;
+        Ok(Backend { messenger, source: None })
     }
 }
 
@@ -359,8 +392,3 @@ impl fmt::Debug for BusBuilder<'_> {
         f.debug_struct("BusBuilder").field("backends", &self.backends.keys()).finish_non_exhaustive()
     }
 }
-
-/// The keys of a backend that has none.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NoKeys {}

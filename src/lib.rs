@@ -39,6 +39,7 @@
 //! | `embedded` | the durable outbox on the local disk: `Embedded`, `DELIVERY = "durable"` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
+//! | `chaos` | faults on purpose: `ChaosLayer` | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
@@ -51,6 +52,8 @@ mod backoff;
 #[cfg(feature = "settings")]
 mod bus;
 mod caught;
+#[cfg(feature = "chaos")]
+mod chaos;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
@@ -92,6 +95,8 @@ pub use self::backends::{DeadLetter, Dummy, Memory, Recording, Sent, StoreQueue}
 pub use self::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
 #[cfg(feature = "settings")]
 pub use self::bus::{Bus, BusBuilder, Shutdown};
+#[cfg(feature = "chaos")]
+pub use self::chaos::{Chaos, ChaosError, ChaosLayer, ChaosSettings};
 pub use self::consumer::{Consumer, ConsumerHandle, ConsumerSettings, ConsumerStatus};
 pub use self::delivery::{Delivery, MessageId, NoDelivery};
 #[cfg(feature = "_brokers")]
@@ -106,7 +111,7 @@ pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Rel
 pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 #[cfg(feature = "settings")]
 pub use self::settings::{
-    BackendTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
+    BackendTable, ConsumerTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
 };
 #[cfg(feature = "embedded")]
 pub use self::stores::{Embedded, EmbeddedSettings, OpenError};

@@ -3,7 +3,7 @@
 mod keys;
 mod table;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,6 +14,9 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::table::BackendTable;
 use self::table::Table;
 use crate::background::BackgroundSettings;
+#[cfg(feature = "chaos")]
+use crate::chaos::ChaosSettings;
+use crate::consumer::ConsumerSettings;
 use crate::error::BoxError;
 use crate::layer::OnSendFailure;
 use crate::outbox::{Expired, RelaySettings};
@@ -40,7 +43,7 @@ const MESSAGE_BUS: &str = "MESSAGE_BUS";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The kind of bus: `dummy` (default), `amqp091`, `amqp10`, `fedmsg`, `rhmsg`, or a name the app registered.
+    /// The kind of bus: `dummy` (default), `amqp091`, `amqp10`, `embedded`, `fedmsg`, `memory`, `rhmsg`, or a name the app registered.
     pub backend: String,
     /// How sure is sent.
     pub delivery: DeliveryMode,
@@ -52,8 +55,24 @@ pub struct Settings {
     pub background: BackgroundSettings,
     /// The table `OUTBOX`: the store and the relay of [`DeliveryMode::Durable`].
     pub outbox: OutboxSettings,
+    /// The tables `CONSUMERS.<name>`: what [`Bus::consumer`](crate::Bus::consumer) receives from.
+    pub consumers: BTreeMap<String, ConsumerTable>,
+    /// The table `CHAOS`, under the environment variables `MESSAGE_CHAOS_*`: what goes wrong on purpose.
+    #[cfg(feature = "chaos")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
+    pub chaos: ChaosSettings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
+}
+
+/// One table of `CONSUMERS`. Its name is in lower case.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ConsumerTable {
+    /// How it works.
+    pub settings: ConsumerSettings,
+    /// The keys of the backend's source: which queue or address.
+    pub source_keys: BackendTable,
 }
 
 /// How sure messages are sent.
@@ -151,6 +170,38 @@ impl OutboxSettings {
     }
 }
 
+/// The keys of the backend `embedded`: a queue in a store of its own.
+#[cfg(feature = "embedded")]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct QueueSettings {
+    path: PathBuf,
+    max_messages: u64,
+    #[serde(deserialize_with = "crate::units::size_u64")]
+    max_bytes: u64,
+    #[serde(deserialize_with = "crate::units::word")]
+    when_full: Overflow,
+}
+
+#[cfg(feature = "embedded")]
+impl Default for QueueSettings {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let Limits { max_messages, max_bytes, overflow: when_full } = limits;
+        Self { path: "queue".into(), max_messages, max_bytes, when_full }
+    }
+}
+
+#[cfg(feature = "embedded")]
+impl QueueSettings {
+    pub(crate) fn store(&self) -> EmbeddedSettings {
+        let mut limits = Limits::default();
+        (limits.max_messages, limits.max_bytes, limits.overflow) =
+            (self.max_messages, self.max_bytes, self.when_full);
+        EmbeddedSettings::new(&self.path).with_limits(limits)
+    }
+}
+
 /// How much one request may enqueue.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -181,6 +232,9 @@ struct Common {
     request: RequestSettings,
     background: BackgroundSettings,
     outbox: OutboxSettings,
+    consumers: HashMap<String, Table>,
+    #[cfg(feature = "chaos")]
+    chaos: ChaosSettings,
 }
 
 impl Settings {
@@ -222,14 +276,44 @@ impl Settings {
         common.check_keys::<RequestSettings>("request")?;
         common.check_keys::<BackgroundSettings>("background")?;
         common.check_keys::<OutboxSettings>("outbox")?;
-        let common: Common = common.parse().map_err(SettingsError::value)?;
-        Ok(Self::new(common, BackendTable::new(backend_keys, names)))
+        #[cfg(feature = "chaos")]
+        common.check_keys::<ChaosSettings>("chaos")?;
+        let mut common: Common = common.parse().map_err(SettingsError::value)?;
+        #[cfg(feature = "chaos")]
+        {
+            common.chaos = common.chaos.over_env().map_err(SettingsError::value)?;
+        }
+        let consumers = std::mem::take(&mut common.consumers).into_iter();
+        let consumers = consumers.map(|(name, table)| Ok((name.clone(), ConsumerTable::of(&name, table)?)));
+        let consumers = consumers.collect::<Result<_, SettingsError>>()?;
+        Ok(Self { consumers, ..Self::new(common, BackendTable::new(backend_keys, names)) })
     }
 
     fn new(common: Common, backend_keys: BackendTable) -> Self {
-        let Common { backend, delivery, on_send_failure, request, background, outbox } = common;
-        let backend = backend.unwrap_or_else(|| "dummy".to_owned());
-        Self { backend, delivery, on_send_failure, request, background, outbox, backend_keys }
+        Self {
+            backend: common.backend.unwrap_or_else(|| "dummy".to_owned()),
+            delivery: common.delivery,
+            on_send_failure: common.on_send_failure,
+            request: common.request,
+            background: common.background,
+            outbox: common.outbox,
+            consumers: BTreeMap::new(),
+            #[cfg(feature = "chaos")]
+            chaos: common.chaos,
+            backend_keys,
+        }
+    }
+}
+
+impl ConsumerTable {
+    fn of(name: &str, table: Table) -> Result<Self, SettingsError> {
+        let names = keys::of::<ConsumerSettings>();
+        let (common, source_keys) = table.split(&names);
+        let settings = common.parse().map_err(SettingsError::value)?;
+        Ok(Self {
+            settings,
+            source_keys: BackendTable::within(format!("consumers.{name}."), source_keys, names),
+        })
     }
 }
 
@@ -297,6 +381,12 @@ pub enum SettingsError {
     Outbox {
         /// Which file, why, and what to do.
         source: BoxError,
+    },
+    /// There is no such consumer.
+    #[error("{MESSAGE_BUS} has no table CONSUMERS.{}: it says where the consumer receives from", .name.to_uppercase())]
+    UnknownConsumer {
+        /// Its name.
+        name: String,
     },
     /// The backend is not compiled in.
     #[error("BACKEND {name:?} is not compiled in: add the feature {feature:?} to tower-outbox in Cargo.toml")]
@@ -403,6 +493,21 @@ mod tests {
         let error = Settings::load_with(Some(Path::new("/nowhere/s.toml")), HashMap::new()).unwrap_err();
         assert!(error.to_string().contains("/nowhere/s.toml"));
     }
+
+    #[test]
+    fn consumers_have_tables_of_their_own() {
+        let text = "[MESSAGE_BUS.CONSUMERS.Users]\nCONCURRENCY = 4\nTIMEOUT = \"5s\"\nQUEUE = \"users\"";
+        let settings = load(text, &[("MESSAGE_BUS__CONSUMERS__USERS__MAX_ATTEMPTS", "3")]).unwrap();
+        let users = &settings.consumers["users"];
+        let wanted = ConsumerSettings::default().with_concurrency(4).with_max_attempts(3);
+        assert_eq!(users.settings, wanted.with_timeout(Duration::from_secs(5)));
+        let error = users.source_keys.parse::<NoKeys>().unwrap_err().to_string();
+        assert!(error.contains("CONSUMERS.USERS.QUEUE"), "{error}");
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct NoKeys {}
 
     #[test]
     fn settings_do_not_print_passwords() {

@@ -128,7 +128,7 @@ fn report(context: &Context, findings: &Findings) -> Result<(), Failure> {
 
 /// Sets the backend up, and connects to every broker.
 async fn brokers(settings: &Settings, findings: &mut Findings) {
-    let bus = match Bus::builder(settings).backend() {
+    let bus = match Bus::builder(settings).messenger().await {
         Ok(bus) => bus,
         // By convention a name of the app's own has a dot.
         Err(SettingsError::UnknownBackend { name, .. }) if name.contains('.') => {

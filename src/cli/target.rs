@@ -235,7 +235,7 @@ fn open(
     })?;
     let _runtime = runtime.enter();
     // Nothing leaves by the bus: it says what it could never send, if its settings are good.
-    let bus = if to_store { Bus::builder(settings).backend().ok() } else { None };
+    let bus = if to_store { runtime.block_on(Bus::builder(settings).messenger()).ok() } else { None };
     let bus = bus.unwrap_or_else(|| Arc::new(Dummy));
     let (outbox, _relay) = Outbox::new(bus, store, RelaySettings::default());
     let handle = outbox.handle();

@@ -97,17 +97,23 @@ fn check_keys<T: DeserializeOwned>(
     Err(SettingsError::UnknownKey { key: full(key), nearest: keys::nearest(key, &known).map(full) })
 }
 
-/// The keys of `MESSAGE_BUS` that belong to the backend. `Debug` shows their names only.
+/// The keys of a table that belong to the backend. `Debug` shows their names only.
 #[derive(Clone, Default)]
 pub struct BackendTable {
     table: Table,
+    /// Where it stands, with a dot at the end.
+    path: String,
     /// The keys that stand beside those of the backend, for hints.
     others: Vec<&'static str>,
 }
 
 impl BackendTable {
     pub(super) fn new(table: Table, others: Vec<&'static str>) -> Self {
-        Self { table, others }
+        Self::within(String::new(), table, others)
+    }
+
+    pub(super) fn within(path: String, table: Table, others: Vec<&'static str>) -> Self {
+        Self { table, path, others }
     }
 
     /// Reads the keys into the settings struct of a backend, with keys in lower case.
@@ -115,7 +121,7 @@ impl BackendTable {
     /// # Errors
     /// [`SettingsError::UnknownKey`] for a key the struct has not, [`SettingsError::Value`] for a value it cannot have.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
-        check_keys::<T>(&self.table.0, "", &self.others)?;
+        check_keys::<T>(&self.table.0, &self.path, &self.others)?;
         self.table.clone().parse().map_err(SettingsError::value)
     }
 }

@@ -7,6 +7,7 @@ mod amqp10;
 mod background;
 mod bus;
 mod cancellation;
+mod chaos;
 mod cli;
 mod conformance;
 mod crash;

@@ -3,6 +3,7 @@
 //! A new source adds a module below, with a function that gives a [`Place`] for it.
 
 mod answering;
+mod brokers;
 mod consuming;
 mod statuses;
 
@@ -23,14 +24,18 @@ use tower_outbox::{
 };
 use uuid::Uuid;
 
+use self::brokers::rabbitmq_place;
 use crate::support::stores::{STUCK, list_by};
+
+/// Gives all the dead letters there are.
+type Dying = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Dead>> + Send>> + Send + Sync>;
 
 /// A queue that can be sent to and received from.
 struct Place {
     messenger: Arc<dyn Messenger>,
     source: Arc<dyn Source>,
     /// What is a dead letter now.
-    dead: Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Dead>> + Send>> + Send + Sync>,
+    dead: Dying,
     topic: String,
     capabilities: Capabilities,
     _keep: Box<dyn Any + Send + Sync>,
@@ -41,8 +46,6 @@ struct Place {
 struct Capabilities {
     /// A message knows why its earlier attempts failed.
     history: bool,
-    /// Messages of one key that were given back come in their order.
-    order: bool,
 }
 
 /// A dead letter.
@@ -190,7 +193,7 @@ async fn memory_place() -> Place {
             Box::pin(async move { letters })
         }),
         topic: "user.created".to_owned(),
-        capabilities: Capabilities { history: true, order: true },
+        capabilities: Capabilities { history: true },
         _keep: Box::new(()),
     }
 }
@@ -214,7 +217,7 @@ async fn embedded_place() -> Place {
             })
         }),
         topic: "user.created".to_owned(),
-        capabilities: Capabilities { history: false, order: true },
+        capabilities: Capabilities { history: false },
         _keep: Box::new(folder),
     }
 }
@@ -241,6 +244,9 @@ macro_rules! suite {
     ($($module:ident: $($behaviour:ident)*;)*) => {
         suite! { @place memory memory_place [] $($module: $($behaviour)*;)* }
         suite! { @place embedded embedded_place [] $($module: $($behaviour)*;)* }
+        suite! {
+            @place rabbitmq rabbitmq_place [#[ignore = "needs brokers: ./scripts/test"]] $($module: $($behaviour)*;)*
+        }
     };
 }
 

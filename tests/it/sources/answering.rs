@@ -9,8 +9,8 @@ use super::{Place, id, ids, ids_of};
 use crate::support::stores::STUCK;
 
 pub(super) async fn what_is_sent_is_received_in_order(place: Place) {
-    let sent = place.send(300).await;
-    let received = place.receive(300).await;
+    let sent = place.send(200).await;
+    let received = place.receive(200).await;
     assert_eq!(ids_of(&received), ids(&sent));
     for delivery in received {
         let view = delivery.view().unwrap();
