@@ -86,10 +86,10 @@ impl Envelope {
         match self {
             Self::Plain => Ok(message),
             Self::CloudEvents | Self::CloudEventsStructured if cloudevents_structured::is(&message) => {
-                cloudevents_structured::open(message)
+                cloudevents_structured::open(&message)
             }
-            Self::CloudEvents | Self::CloudEventsStructured => cloudevents::open(message),
-            Self::Petisco => petisco::open(message),
+            Self::CloudEvents | Self::CloudEventsStructured => cloudevents::open(&message),
+            Self::Petisco => petisco::open(&message),
         }
     }
 }

@@ -41,10 +41,8 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 impl FromQueue {
     /// Whether it is what is meant.
     pub(super) fn is_given(&self) -> Result<bool, Failure> {
-        let options = self.exchange.is_some()
-            || self.limit.is_some()
-            || self.wait.is_some()
-            || !self.header.is_empty();
+        let options =
+            self.exchange.is_some() || self.limit.is_some() || self.wait.is_some() || !self.header.is_empty();
         match (&self.queue, options) {
             (None, true) => {
                 let message = "--exchange, --routing-key, --limit, --wait and --header are for --queue only";

@@ -39,7 +39,7 @@ pub(super) fn seal(message: &Message, source: &str) -> Result<Message, BoxError>
     Ok(sealed)
 }
 
-pub(super) fn open(message: Message) -> Result<Message, BoxError> {
+pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
     let attribute =
         |name: &str| PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).map(str::to_owned);
     let found: Vec<_> =
@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn the_form_for_jms_is_read_and_the_topic_is_the_type() {
         let opened =
-            open(received(&[&REQUIRED[..], &[("myext", "x"), ("time", "2026-11-21T05:56:11Z")]].concat()));
+            open(&received(&[&REQUIRED[..], &[("myext", "x"), ("time", "2026-11-21T05:56:11Z")]].concat()));
         let opened = opened.unwrap();
         assert_eq!(opened.topic().as_str(), "com.example.made");
         assert_eq!(
@@ -281,13 +281,13 @@ mod tests {
             (Some(&"x".into()), Some(&"/s".into()))
         );
         assert_eq!(opened.time(), super::super::rfc3339::read("2026-11-21T05:56:11Z").unwrap());
-        let other = open(received(&[&REQUIRED[..2], &[("source", "/t"), ("type", "a")]].concat())).unwrap();
+        let other = open(&received(&[&REQUIRED[..2], &[("source", "/t"), ("type", "a")]].concat())).unwrap();
         assert_ne!(opened.id(), other.id(), "an id is unique for its source only");
     }
 
     #[test]
     fn what_is_no_event_is_an_error() {
-        assert!(open(Message::new("a", "x").unwrap()).is_err());
+        assert!(open(&Message::new("a", "x").unwrap()).is_err());
         for missing in 0..4 {
             let attributes: Vec<_> = REQUIRED
                 .into_iter()
@@ -295,12 +295,12 @@ mod tests {
                 .filter(|(n, _)| *n != missing)
                 .map(|(_, pair)| pair)
                 .collect();
-            assert!(open(received(&attributes)).is_err(), "{missing}");
+            assert!(open(&received(&attributes)).is_err(), "{missing}");
         }
         for wrong in
             [("specversion", "0.3"), ("id", ""), ("type", "a b"), ("time", "yesterday"), ("source", "")]
         {
-            assert!(open(received(&[&REQUIRED[..], &[wrong]].concat())).is_err(), "{wrong:?}");
+            assert!(open(&received(&[&REQUIRED[..], &[wrong]].concat())).is_err(), "{wrong:?}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub(super) fn seal(message: &Message, source: &str) -> Result<Message, BoxError>
     Ok(sealed)
 }
 
-pub(super) fn open(message: Message) -> Result<Message, BoxError> {
+pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
     if media_type(message.content_type()) != CONTENT_TYPE {
         return Err("CloudEvents are understood as JSON, one in a message".into());
     }
@@ -145,7 +145,7 @@ mod tests {
             .extension("urgent", true)
             .extension("partitionkey", "k");
         let json = event.clone().data("application/json", serde_json::json!({"n": 1})).build().unwrap();
-        let opened = open(received(serde_json::to_vec(&json).unwrap())).unwrap();
+        let opened = open(&received(serde_json::to_vec(&json).unwrap())).unwrap();
         assert_eq!((opened.topic().as_str(), opened.key()), ("com.example.made", Some("k")));
         assert_eq!((opened.content_type(), opened.body().as_ref()), ("application/json", &br#"{"n":1}"#[..]));
         let header = |name| opened.header(name).cloned();
@@ -153,10 +153,10 @@ mod tests {
         assert_eq!(header("ce-source"), Some("https://example.com/s".into()));
         assert_eq!(header("ce-subject"), Some("it".into()));
         let text = event.clone().data("text/plain", "text").build().unwrap();
-        let opened = open(received(serde_json::to_vec(&text).unwrap())).unwrap();
+        let opened = open(&received(serde_json::to_vec(&text).unwrap())).unwrap();
         assert_eq!((opened.content_type(), opened.body().as_ref()), ("text/plain", &b"text"[..]));
         let binary = event.data("image/png", vec![0, 255]).build().unwrap();
-        let opened = open(received(serde_json::to_vec(&binary).unwrap())).unwrap();
+        let opened = open(&received(serde_json::to_vec(&binary).unwrap())).unwrap();
         assert_eq!((opened.content_type(), opened.body().as_ref()), ("image/png", &[0, 255][..]));
     }
 
@@ -164,7 +164,7 @@ mod tests {
     fn what_is_no_event_is_an_error() {
         let event =
             |more: &str| format!(r#"{{"specversion": "1.0", "id": "1", "source": "/s", "type": "a"{more}}}"#);
-        assert_eq!(open(received(event(""))).unwrap().body().len(), 0);
+        assert_eq!(open(&received(event(""))).unwrap().body().len(), 0);
         for body in [
             String::new(),
             "[1]".to_owned(),
@@ -176,7 +176,7 @@ mod tests {
             event(r#", "time": "soon""#),
             event(r#", "datacontenttype": 7"#),
         ] {
-            assert!(open(received(body.clone())).is_err(), "{body}");
+            assert!(open(&received(body.clone())).is_err(), "{body}");
         }
         let batch = received("[]").with_content_type("application/cloudevents-batch+json");
         assert!(super::super::Envelope::CloudEvents.open(batch).is_err());

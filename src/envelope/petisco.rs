@@ -25,13 +25,13 @@ const EVENT: &str = "domain_event";
 /// ```
 /// use tower_outbox::{Message, PetiscoMessage};
 ///
-/// let command = Message::json("persist.user", &serde_json::json!({"user_id": 7}))?.as_command().with_version(2);
+/// let command = Message::json("persist.user", &serde_json::json!({"user_id": 7}))?.into_command().with_version(2);
 /// # Ok::<(), tower_outbox::MessageError>(())
 /// ```
 pub trait PetiscoMessage: Sized {
     /// Makes it a command; it is a domain event by default.
     #[must_use]
-    fn as_command(self) -> Self;
+    fn into_command(self) -> Self;
 
     /// Sets the version; 1 by default.
     #[must_use]
@@ -39,7 +39,7 @@ pub trait PetiscoMessage: Sized {
 }
 
 impl PetiscoMessage for Message {
-    fn as_command(self) -> Self {
+    fn into_command(self) -> Self {
         self.with_header(TYPE, "command")
     }
 
@@ -123,7 +123,7 @@ pub(super) fn seal(message: &Message, origin: Origin<'_>) -> Result<Message, Box
     Ok(sealed.without_key())
 }
 
-pub(super) fn open(message: Message) -> Result<Message, BoxError> {
+pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
     let Wire { data } = serde_json::from_slice(message.body())
         .map_err(|error| format!("it is no message of petisco: {error}"))?;
     let body = data.attributes.map_or("{}", RawValue::get);
@@ -194,16 +194,16 @@ mod tests {
         );
         assert_eq!(sealed.body(), expected.as_bytes());
         assert_eq!(sealed.headers().len(), 0, "petisco counts no attempts of a message with headers");
-        assert_eq!(open(sealed).unwrap(), message);
+        assert_eq!(open(&sealed).unwrap(), message);
     }
 
     #[test]
     fn commands_versions_and_keys_travel() {
-        let message = message("{}").as_command().with_version(2).with_key("user-7");
+        let message = message("{}").into_command().with_version(2).with_key("user-7");
         let sealed = seal(&message, ORIGIN).unwrap();
         assert_eq!(sealed.topic().as_str(), "acme.registration.2.command.user_created");
         assert_eq!(sealed.key(), None);
-        let opened = open(sealed).unwrap();
+        let opened = open(&sealed).unwrap();
         assert_eq!((opened.key(), opened.header(TYPE)), (Some("user-7"), Some(&"command".into())));
         assert_eq!(opened.header(VERSION), Some(&Scalar::Int(2)));
     }
@@ -211,7 +211,7 @@ mod tests {
     #[test]
     fn what_petisco_wrote_is_read() {
         // Taken from the wire of petisco 2.2.3.
-        let opened = open(received(
+        let opened = open(&received(
             r#"{"data": {"id": "203f8b80-5d00-47c6-af29-d89df2ba8559", "type": "persist.user", "type_message": "command", "version": 1, "occurred_on": "2026-11-21 06:15:24.947409", "attributes": {"user_id": "b7249c76"}, "meta": {"correlation_id": "abc", "roles": ["a"], "big": 18446744073709551615}}}"#,
         ))
         .unwrap();
@@ -234,14 +234,14 @@ mod tests {
     #[test]
     fn what_may_be_missing_may_be_missing() {
         let raw = received(r#"{"data": {"type": "user.created", "meta": null}, "more": 1}"#);
-        let opened = open(raw.clone()).unwrap();
+        let opened = open(&raw).unwrap();
         assert_eq!((opened.id(), opened.time()), (raw.id(), raw.time()));
         assert_eq!((opened.topic().as_str(), opened.body().as_ref()), ("user.created", &b"{}"[..]));
     }
 
     #[test]
     fn what_petisco_itself_could_not_read_is_read_where_it_has_a_meaning() {
-        let opened = open(received(
+        let opened = open(&received(
             r#"{"data": {"id": "order 7", "type": "a.b", "version": "2", "occurred_on": "2026-11-21T07:15:24+01:00"}}"#,
         ))
         .unwrap();
@@ -265,7 +265,7 @@ mod tests {
             r#"{"data": {"type": "a", "version": "new"}}"#,
             r#"{"data": {"type": "a", "id": 7}}"#,
         ] {
-            assert!(open(received(body)).is_err(), "{body}");
+            assert!(open(&received(body)).is_err(), "{body}");
         }
     }
 

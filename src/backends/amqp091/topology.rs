@@ -39,8 +39,8 @@ pub struct Topology {
 
 impl Topology {
     /// What a service has that speaks as petisco does.
-    pub fn petisco(organization: impl Into<String>, service: impl Into<String>) -> PetiscoTopology {
-        PetiscoTopology::new(organization.into(), service.into())
+    pub fn petisco(organization: &str, service: &str) -> PetiscoTopology {
+        PetiscoTopology::new(organization, service)
     }
 
     /// Adds an exchange.

@@ -25,7 +25,7 @@ async fn the_subscribers_of_petisco_get_what_we_send() {
     lasting().topology().apply(&vhost.settings()).await.unwrap();
     let mut consumer = vhost.petisco_consumer(2, 0).await;
     let event = user_created();
-    let command = Message::json("persist.user", &json!({"n": 8})).unwrap().as_command();
+    let command = Message::json("persist.user", &json!({"n": 8})).unwrap().into_command();
     let messenger = Amqp091::new(&vhost.settings()).unwrap();
     messenger.send(vec![event.clone(), command.clone()]).await.unwrap();
     let mut received = [consumer.event("message").await, consumer.event("message").await];

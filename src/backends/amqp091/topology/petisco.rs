@@ -31,9 +31,10 @@ pub struct PetiscoTopology {
 }
 
 impl PetiscoTopology {
-    pub(super) fn new(organization: String, service: String) -> Self {
+    pub(super) fn new(organization: &str, service: &str) -> Self {
         let exchange = format!("{organization}.{service}");
         let (subscribers, ttls) = (Vec::new(), Vec::new());
+        let organization = organization.to_owned();
         Self { organization, exchange, subscribers, store: false, ttl: PetiscoTtl::default(), ttls }
     }
 
