@@ -2,6 +2,7 @@
 
 mod app;
 mod chaos;
+mod consumer;
 mod ledger;
 mod load;
 mod points;

@@ -41,6 +41,7 @@ pub(super) struct Connection {
 }
 
 /// One message on its way.
+#[derive(Clone)]
 pub(super) struct Publish {
     pub(super) exchange: String,
     pub(super) routing_key: String,

@@ -60,6 +60,9 @@ pub trait FedoraMessage: Sized {
     #[must_use]
     fn with_severity(self, severity: Severity) -> Self;
 
+    /// The severity; [`Severity::Info`] where it is not one of these.
+    fn severity(&self) -> Severity;
+
     /// Sets the schema and the package that has it; `base.message` of `fedora_messaging` by default.
     /// Dashes of the package become underscores.
     #[must_use]
@@ -110,6 +113,15 @@ pub trait FedoraMessage: Sized {
 impl FedoraMessage for Message {
     fn with_severity(self, severity: Severity) -> Self {
         self.with_header(SEVERITY, severity)
+    }
+
+    fn severity(&self) -> Severity {
+        match self.header(SEVERITY) {
+            Some(Scalar::Int(10)) => Severity::Debug,
+            Some(Scalar::Int(30)) => Severity::Warning,
+            Some(Scalar::Int(40)) => Severity::Error,
+            _ => Severity::Info,
+        }
     }
 
     fn with_schema(self, schema: &str, package: &str) -> Self {

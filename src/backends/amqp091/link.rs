@@ -1,21 +1,22 @@
 //! One connection that messages come over, and what their answers go over.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::options::QueueDeclareOptions;
-use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, ErrorKind};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
-use super::connection::{self, Connection};
+use super::connection::{self, Connection, Publish};
 use super::outgoing::{Needed, Outgoing, text};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
 use crate::error::{BoxError, Chain};
+use crate::messenger::Failure;
 
 /// How long a queue that was made is taken to be there. A delay queue goes when it was not declared for an hour more
 /// than its delay, with what is in it.
@@ -31,35 +32,69 @@ pub(super) struct Link {
     connection: Connection,
     publisher: Mutex<Option<Connection>>,
     declared: std::sync::Mutex<HashMap<Needed, Instant>>,
+    waiting: std::sync::Mutex<HashMap<Way, Vec<Waiting>>>,
+    turn: Mutex<()>,
 }
+
+/// Exchange and routing key.
+type Way = (String, String);
+
+/// A message, and who waits for its confirm.
+type Waiting = (Publish, oneshot::Sender<Result<(), Failure>>);
 
 impl Link {
     pub(super) fn new(shared: Arc<Shared>, url: BrokerUrl, connection: Connection, channel: Channel) -> Self {
-        let (publisher, declared) = (Mutex::default(), std::sync::Mutex::default());
-        Self { shared, url, channel, connection, publisher, declared }
+        Self {
+            shared,
+            url,
+            channel,
+            connection,
+            publisher: Mutex::default(),
+            declared: std::sync::Mutex::default(),
+            waiting: std::sync::Mutex::default(),
+            turn: Mutex::default(),
+        }
     }
 
     /// Sends on, and waits for the confirm.
     pub(super) async fn send_on(&self, outgoing: Outgoing) -> Result<(), BoxError> {
         let Outgoing { publish, queue } = outgoing;
-        let publish = [publish];
         loop {
             let publisher = self.publisher().await?;
             let known = match &queue {
                 Some(queue) => self.declare(&publisher, queue).await?,
                 None => false,
             };
-            let failure = match publisher.publish(&publish).await.pop() {
-                Some(Err(failure)) => failure,
-                _ => return Ok(()),
-            };
+            let Err(failure) = self.publish(&publisher, publish.clone()).await else { return Ok(()) };
             // Somebody may have deleted the queue since.
             if let (true, false, Some(queue)) = (known, failure.is_transient(), &queue) {
-                self.declared().remove(queue);
+                lock(&self.declared).remove(queue);
                 continue;
             }
-            return Err(Chain(failure.cause()).to_string().into());
+            let Publish { exchange, routing_key, .. } = &publish;
+            let cause = Chain(failure.cause());
+            return Err(
+                format!("not sent on to {routing_key:?} of the exchange {exchange:?}: {cause}").into()
+            );
         }
+    }
+
+    /// Publishes; those who come meanwhile wait, and one of them publishes for all who go the same way.
+    async fn publish(&self, publisher: &Connection, publish: Publish) -> Result<(), Failure> {
+        let way = (publish.exchange.clone(), publish.routing_key.clone());
+        let (reply, answer) = oneshot::channel();
+        lock(&self.waiting).entry(way.clone()).or_default().push((publish, reply));
+        let turn = self.turn.lock().await;
+        let waiting = lock(&self.waiting).remove(&way).unwrap_or_default();
+        if !waiting.is_empty() {
+            let (batch, replies): (Vec<_>, Vec<_>) = waiting.into_iter().unzip();
+            let results = publisher.publish(&batch).await;
+            for (reply, result) in replies.into_iter().zip(results) {
+                let _ = reply.send(result);
+            }
+        }
+        drop(turn);
+        answer.await.unwrap_or_else(|_| Err(Failure::transient("its task was stopped")))
     }
 
     async fn publisher(&self) -> Result<Connection, BoxError> {
@@ -76,19 +111,15 @@ impl Link {
 
     /// Makes a queue; whether it was known to be there.
     async fn declare(&self, publisher: &Connection, queue: &Needed) -> Result<bool, BoxError> {
-        if self.declared().get(queue).is_some_and(|at| at.elapsed() < DECLARED) {
+        if lock(&self.declared).get(queue).is_some_and(|at| at.elapsed() < DECLARED) {
             return Ok(true);
         }
         let limit = self.shared.settings.send_timeout;
         timeout(limit, declare(publisher, queue))
             .await
             .map_err(|_| format!("no queue within {limit:?}"))??;
-        self.declared().insert(queue.clone(), Instant::now());
+        lock(&self.declared).insert(queue.clone(), Instant::now());
         Ok(false)
-    }
-
-    fn declared(&self) -> std::sync::MutexGuard<'_, HashMap<Needed, Instant>> {
-        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) async fn close(&self) {
@@ -97,6 +128,10 @@ impl Link {
         }
         self.connection.close().await;
     }
+}
+
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 async fn declare(connection: &Connection, queue: &Needed) -> Result<(), BoxError> {
@@ -140,13 +175,24 @@ pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Resul
     Ok(())
 }
 
-/// The error of a channel, which leaves the connection as it is.
-pub(super) fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
+/// What the broker said when it closed a channel.
+fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(soft) => Some(soft.clone()),
             AMQPErrorKind::Hard(_) => None,
         },
         _ => None,
+    }
+}
+
+/// Whether a person has to mend it: what the broker refuses, and what was put in words for one. Anything else may pass.
+pub(super) fn is_refusal(error: &BoxError) -> bool {
+    let Some(error) = error.downcast_ref::<lapin::Error>() else { return true };
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            matches!(error.kind(), AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
+        }
+        _ => false,
     }
 }

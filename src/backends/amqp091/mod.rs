@@ -10,6 +10,30 @@
 //! | `basic.nack` (a full queue, an internal error) | [`Transient`](crate::Failure::Transient) |
 //! | channel closed with 403, 404, 406 | [`Rejected`](crate::Failure::Rejected) |
 //! | connection lost, channel closed otherwise, no confirm within `SEND_TIMEOUT`, publishers blocked by an alarm | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
+//!
+//! # Receiving
+//! [`Amqp091Source`] consumes a queue of RabbitMQ. It makes the queue when it is missing, and binds it.
+//!
+//! | answer | what the broker is told |
+//! |---|---|
+//! | [`ack`](crate::source::Delivery::ack) | `basic.ack` |
+//! | dropped unanswered, or handed back by a pause | `basic.nack` with requeue: it comes again at once, in its old place if it can |
+//! | [`retry`](crate::source::Delivery::retry) | published, mandatory, to the queue `<queue>.retry.<ms>`, whose TTL brings it back; once that is confirmed, `basic.ack` |
+//! | [`reject`](crate::source::Delivery::reject) | published, mandatory, to `<queue>.dead` or where [`Amqp091Subscription`] says; once that is confirmed, `basic.ack` |
+//!
+//! What is published in answer goes over a connection of its own, persistent, with the properties and headers it had and
+//! those of [`headers`](crate::headers); without its `expiration`, which would bring it back early and delete dead
+//! letters, without `user_id`, which must be our own, and without `CC`. If it is not confirmed, the message is handed
+//! back after a second. Between the confirm and the `basic.ack` a crash doubles it.
+//!
+//! | what is received | of the message |
+//! |---|---|
+//! | header [`TOPIC`](crate::headers::TOPIC), else the routing key without `TOPIC_PREFIX`, else the queue's name | topic; one that is not makes it a dead letter |
+//! | `message_id`: a UUID, or the name of one (UUIDv5); none: a new one | id |
+//! | `timestamp`; with [`fedora`](Amqp091Source::fedora) the header `sent-at` | time |
+//! | `content_type`, `priority`, `expiration`, header [`KEY`](crate::headers::KEY) | content type, priority, expiry, key |
+//! | headers that are not tables, arrays or bytes, nor say how it travelled | headers |
+//! | headers [`ATTEMPT`](crate::headers::ATTEMPT) or `redelivery_count`, [`FAILURES`](crate::headers::FAILURES) | attempt, failures |
 
 mod any_broker;
 mod connection;

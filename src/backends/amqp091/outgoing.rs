@@ -91,7 +91,12 @@ impl SendOn<'_> {
     /// Those it had, and what one more failure adds.
     fn headers(&self, reason: &str) -> FieldTable {
         let incoming = self.incoming;
-        let mut headers = incoming.properties.headers().clone().unwrap_or_default();
+        let mut headers = FieldTable::default();
+        // `CC` would send copies to other queues.
+        let had = incoming.properties.headers().iter().flat_map(|headers| headers.inner());
+        for (name, value) in had.filter(|(name, _)| name.as_str() != "CC") {
+            headers.insert(name.clone(), value.clone());
+        }
         let failed = incoming.failed().saturating_add(1);
         let count = AMQPValue::LongInt(i32::try_from(failed).unwrap_or(i32::MAX));
         match &self.subscription.retry {

@@ -12,7 +12,7 @@ use lapin::options::{
 use lapin::types::FieldTable;
 
 use super::connection;
-use super::link::{self, Link, soft};
+use super::link::{self, Link, is_refusal};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
 use crate::error::{BoxError, Chain};
@@ -33,26 +33,22 @@ pub(super) struct NoSession {
 }
 
 impl Session {
-    /// Dials, makes what is missing, and consumes.
+    /// Dials, and makes what is missing. It consumes nothing yet.
     pub(super) async fn open(shared: &Arc<Shared>, url: &BrokerUrl) -> Result<Self, NoSession> {
         let connection = connection::open(&shared.settings, shared.tls.clone(), url).await;
-        let connection = connection.map_err(|error| {
-            // The driver's own error is one of the network; what a person can mend was put in words.
-            let is_refusal = !error.is::<lapin::Error>();
-            NoSession { error, is_refusal }
-        })?;
+        let connection = connection.map_err(|error| NoSession { is_refusal: is_refusal(&error), error })?;
         let subscription = &shared.subscription;
         let queue = subscription.queue.as_str();
         if let Err(error) = link::ensure_durable(&connection, queue).await {
             let cure = format!(
                 "the queue {queue:?} cannot be used or made: check QUEUE and what this client may configure"
             );
-            return Err(refused(&cure, error));
+            return Err(refused(&cure, &error));
         }
         let exchange = subscription.exchange.as_deref().unwrap_or_default();
         let opened = async {
             let channel =
-                connection.new_channel().await.map_err(|error| refused("no channel", error.into()))?;
+                connection.new_channel().await.map_err(|error| refused("no channel", &error.into()))?;
             for pattern in &subscription.bindings {
                 let options = QueueBindOptions::default();
                 let bound = channel
@@ -69,34 +65,31 @@ impl Session {
                         "{queue:?} cannot be bound to {exchange:?}: check EXCHANGE, which must exist, and that this \
                          client may write to the queue and read from the exchange"
                     );
-                    refused(&cure, error.into())
+                    refused(&cure, &error.into())
                 })?;
             }
             let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default()).await;
-            qos.map_err(|error| refused("PREFETCH is refused", error.into()))?;
+            qos.map_err(|error| refused("PREFETCH is refused", &error.into()))?;
             Ok(channel)
         };
         let channel = opened.await?;
         let link = Arc::new(Link::new(Arc::clone(shared), url.clone(), connection, channel));
-        let mut session = Self { link, consumer: None, ended: None };
-        session.consume().await?;
-        Ok(session)
+        Ok(Self { link, consumer: None, ended: None })
     }
 
-    /// Consumes, if it does not.
-    pub(super) async fn consume(&mut self) -> Result<(), NoSession> {
+    /// Begins to consume.
+    pub(super) async fn consume(mut self) -> Result<Self, NoSession> {
         let queue = self.link.shared.subscription.queue.as_str();
         let options = BasicConsumeOptions::default();
         let consumer =
-            self.link.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await;
-        let consumer = consumer.map_err(|error| {
+            self.link.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
+        self.consumer = Some(consumer.await.map_err(|error| {
             let cure = format!(
                 "{queue:?} cannot be consumed: check what this client may read, and who else consumes it"
             );
-            refused(&cure, error.into())
-        })?;
-        self.consumer = Some(consumer);
-        Ok(())
+            refused(&cure, &error.into())
+        })?);
+        Ok(self)
     }
 
     /// The next messages, at least one; or why there are no more. Dropped, it loses nothing.
@@ -127,24 +120,30 @@ impl Session {
     }
 
     /// Consumes no more, and hands back what was fetched and not given out.
-    pub(super) async fn pause(&mut self) -> Result<(), BoxError> {
-        let Some(consumer) = &mut self.consumer else { return Ok(()) };
-        self.link.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await?;
-        let mut left = Vec::new();
-        while let Some(delivery) = consumer.next().await {
-            left.push(delivery?);
+    pub(super) async fn pause(self) -> Result<Self, NoSession> {
+        let lost = |error| NoSession { error, is_refusal: false };
+        let Self { link, consumer, ended } = self;
+        if let Some(error) = ended {
+            return Err(lost(error));
         }
-        self.consumer = None;
-        let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-        for handed_back in join_all(left.iter().map(|delivery| delivery.nack(options))).await {
-            handed_back?;
+        if let Some(mut consumer) = consumer {
+            let cancelled = link.channel.basic_cancel(consumer.tag(), BasicCancelOptions::default()).await;
+            cancelled.map_err(|error| lost(error.into()))?;
+            let mut left = Vec::new();
+            while let Some(delivery) = consumer.next().await {
+                left.push(delivery.map_err(|error| lost(error.into()))?);
+            }
+            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
+            for handed_back in join_all(left.iter().map(|delivery| delivery.nack(options))).await {
+                handed_back.map_err(|error| lost(error.into()))?;
+            }
         }
-        Ok(())
+        Ok(Self { link, consumer: None, ended: None })
     }
 }
 
-/// What the broker refuses a person has to mend; anything else may pass.
-fn refused(cure: &str, error: BoxError) -> NoSession {
-    let is_refusal = error.downcast_ref().and_then(soft).is_some();
-    NoSession { error: format!("{cure} ({})", Chain(error.as_ref())).into(), is_refusal }
+/// Why there is no session, with what to do should the broker have refused it.
+fn refused(cure: &str, error: &BoxError) -> NoSession {
+    let text = format!("{cure} ({})", Chain(error.as_ref()));
+    NoSession { error: text.into(), is_refusal: is_refusal(error) }
 }

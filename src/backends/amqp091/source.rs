@@ -9,6 +9,7 @@ use bytes::Bytes;
 use rand::seq::SliceRandom;
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
@@ -57,10 +58,15 @@ struct State {
 enum Phase {
     #[default]
     Idle,
-    Opening(AbortOnDropHandle<Result<Session, NoSession>>),
-    Consuming(Session),
+    /// It leads to a session that consumes nothing yet.
+    Opening(Task),
     Paused(Session),
+    Resuming(Task),
+    Consuming(Session),
+    Pausing(Task),
 }
+
+type Task = AbortOnDropHandle<Result<Session, NoSession>>;
 
 impl Amqp091Source {
     /// Reads and checks everything the settings name. No connection is made before the first `receive`.
@@ -80,6 +86,15 @@ impl Amqp091Source {
         subscription: &Amqp091Subscription,
     ) -> Result<Self, BrokersError> {
         Self::with_dialect(settings, subscription, Dialect::Fedora)
+    }
+
+    /// The shape of the messages; [`Envelope::Plain`] by default.
+    #[allow(dead_code, reason = "for what reads settings")]
+    pub(crate) fn with_envelope(mut self, envelope: Envelope) -> Self {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.envelope = envelope;
+        }
+        self
     }
 
     fn with_dialect(
@@ -144,6 +159,9 @@ impl Source for Amqp091Source {
         };
         if timeout(deadline, close).await.is_err() {
             tracing::warn!(queue = %self.shared.name, ?deadline, "receiving did not end in time");
+            if let Ok(mut state) = self.state.try_lock() {
+                *state = State::default();
+            }
         }
     }
 
@@ -157,32 +175,19 @@ impl State {
         loop {
             match &mut self.session {
                 Phase::Idle => self.session = Phase::Opening(open(Arc::clone(shared), self.failures)),
+                Phase::Opening(task) | Phase::Pausing(task) => {
+                    let outcome = task.await;
+                    self.session = self.got(shared, outcome)?.map_or(Phase::Idle, Phase::Paused);
+                }
                 Phase::Paused(_) => {
-                    if let Phase::Paused(mut session) = std::mem::take(&mut self.session) {
-                        let consume = async move { session.consume().await.map(|()| session) };
-                        self.session = Phase::Opening(AbortOnDropHandle::new(tokio::spawn(consume)));
+                    if let Phase::Paused(session) = std::mem::take(&mut self.session) {
+                        self.session =
+                            Phase::Resuming(AbortOnDropHandle::new(tokio::spawn(session.consume())));
                     }
                 }
-                Phase::Opening(opening) => {
-                    let opened = opening.await;
-                    self.session = Phase::Idle;
-                    match opened {
-                        Ok(Ok(session)) => {
-                            tracing::info!(queue = %shared.name, broker = %session.link.url, "receiving");
-                            self.session = Phase::Consuming(session);
-                        }
-                        Ok(Err(NoSession { error, is_refusal })) => {
-                            self.failures = self.failures.saturating_add(1);
-                            tracing::warn!(queue = %shared.name, %error, "cannot receive; trying again");
-                            if is_refusal {
-                                return Err(SourceError::Unavailable(error));
-                            }
-                        }
-                        Err(error) => {
-                            self.failures = self.failures.saturating_add(1);
-                            tracing::error!(queue = %shared.name, %error, "cannot receive; trying again");
-                        }
-                    }
+                Phase::Resuming(resuming) => {
+                    let resumed = resuming.await;
+                    self.session = self.got(shared, resumed)?.map_or(Phase::Idle, Phase::Consuming);
                 }
                 Phase::Consuming(session) => match session.next(limit).await {
                     Ok(deliveries) => {
@@ -201,26 +206,46 @@ impl State {
         }
     }
 
-    async fn pause(&mut self, shared: &Shared) {
-        // One that is being opened has given nothing out.
-        let Phase::Consuming(session) = &mut self.session else {
-            if let Phase::Opening(_) = self.session {
-                self.session = Phase::Idle;
-            }
-            return;
+    /// What a task came to: a session, nothing for now, or what a person has to mend.
+    fn got(
+        &mut self,
+        shared: &Shared,
+        outcome: Result<Result<Session, NoSession>, JoinError>,
+    ) -> Result<Option<Session>, SourceError> {
+        self.session = Phase::Idle;
+        let NoSession { error, is_refusal } = match outcome {
+            Ok(Ok(session)) => return Ok(Some(session)),
+            Ok(Err(failed)) => failed,
+            Err(error) => NoSession { error: error.into(), is_refusal: false },
         };
-        let paused = session.pause().await;
-        let session = std::mem::take(&mut self.session);
-        match (paused, session) {
-            (Ok(()), Phase::Consuming(session)) => self.session = Phase::Paused(session),
-            (Err(error), _) => tracing::warn!(queue = %shared.name, %error, "the connection is lost"),
-            _ => {}
+        self.failures = self.failures.saturating_add(1);
+        tracing::warn!(queue = %shared.name, %error, "cannot receive; trying again");
+        if is_refusal { Err(SourceError::Unavailable(error)) } else { Ok(None) }
+    }
+
+    /// In a task: dropped half-way, it goes on to its end. What is being opened consumes nothing yet.
+    async fn pause(&mut self, shared: &Shared) {
+        if let Phase::Resuming(resuming) = &mut self.session {
+            let resumed = resuming.await;
+            let session = self.got(shared, resumed).ok().flatten();
+            self.session = session.map_or(Phase::Idle, Phase::Consuming);
+        }
+        self.session = match std::mem::take(&mut self.session) {
+            Phase::Consuming(session) => {
+                Phase::Pausing(AbortOnDropHandle::new(tokio::spawn(session.pause())))
+            }
+            other => other,
+        };
+        if let Phase::Pausing(pausing) = &mut self.session {
+            let paused = pausing.await;
+            let session = self.got(shared, paused).ok().flatten();
+            self.session = session.map_or(Phase::Idle, Phase::Paused);
         }
     }
 }
 
 /// Tries each broker once, in a random order, after the backoff.
-fn open(shared: Arc<Shared>, failures: u32) -> AbortOnDropHandle<Result<Session, NoSession>> {
+fn open(shared: Arc<Shared>, failures: u32) -> Task {
     AbortOnDropHandle::new(tokio::spawn(async move {
         if let Some(attempt) = failures.checked_sub(1) {
             tokio::time::sleep(Backoff::default().delay(attempt)).await;
@@ -231,7 +256,10 @@ fn open(shared: Arc<Shared>, failures: u32) -> AbortOnDropHandle<Result<Session,
         let limit = shared.settings.connection_timeout;
         for url in urls {
             match timeout(limit, Session::open(&shared, url)).await {
-                Ok(Ok(session)) => return Ok(session),
+                Ok(Ok(session)) => {
+                    tracing::info!(queue = %shared.name, broker = %url, "connected, to receive");
+                    return Ok(session);
+                }
                 Ok(Err(failed)) => {
                     is_refusal |= failed.is_refusal;
                     reasons.push(format!("{url}: {}", Chain(failed.error.as_ref())));

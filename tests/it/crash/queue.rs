@@ -10,6 +10,7 @@ use lapin::options::{
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, ConnectionProperties};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 
 use super::ledger::Arrival;
@@ -42,8 +43,17 @@ impl Queue {
         queue
     }
 
-    fn name(&self) -> ShortString {
+    pub fn name(&self) -> ShortString {
         self.name.as_str().into()
+    }
+
+    /// How many messages wait in it.
+    pub async fn ready(&self) -> u32 {
+        let (connection, channel) = self.open().await;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let queue = channel.queue_declare(self.name(), options, FieldTable::default()).await.unwrap();
+        connection.close(200, "counted".into()).await.unwrap();
+        queue.message_count()
     }
 
     async fn open(&self) -> (Connection, Channel) {
@@ -54,6 +64,12 @@ impl Queue {
 
     /// Gives what came to it, in order. Nobody must send meanwhile.
     pub async fn drain(&self) -> Vec<Arrival> {
+        let bodies = self.drain_bodies::<Body>().await;
+        bodies.into_iter().map(|body| (body.request, body.seq)).collect()
+    }
+
+    /// As [`drain`](Self::drain), with other bodies.
+    pub async fn drain_bodies<T: DeserializeOwned>(&self) -> Vec<T> {
         let (connection, channel) = self.open().await;
         let mut arrivals = Vec::new();
         channel.basic_qos(5_000, BasicQosOptions::default()).await.unwrap();
@@ -71,8 +87,7 @@ impl Queue {
                 let delivery =
                     timeout(Duration::from_secs(60), consumer.next()).await.expect("the next message");
                 let delivery = delivery.expect("the broker goes on").unwrap();
-                let body: Body = serde_json::from_slice(&delivery.data).unwrap();
-                arrivals.push((body.request, body.seq));
+                arrivals.push(serde_json::from_slice(&delivery.data).unwrap());
                 if left % 1_000 == 0 {
                     delivery.ack(BasicAckOptions { multiple: true }).await.unwrap();
                 }

@@ -1,0 +1,149 @@
+//! Connections, queues and brokers that go while messages come. Those that kill have the brokers to themselves.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use lapin::types::FieldTable;
+use tower_outbox::Messenger;
+use tower_outbox::amqp091::Amqp091;
+use tower_outbox::source::Source;
+
+use super::{Queue, body, consuming, one, some, until};
+use crate::peers::{Brokers, numbered};
+use crate::support::logs;
+
+/// Everything confirmed arrives, and what was given out over the lost connection is known to be stale.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_broker_that_is_killed_and_comes_back_loses_nothing() {
+    let brokers = Brokers::all_up().await;
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let messenger = Arc::new(Amqp091::new(&queue.settings()).unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let sender = tokio::spawn({
+        let (messenger, stop, topic) = (Arc::clone(&messenger), Arc::clone(&stop), queue.topic.clone());
+        async move {
+            let mut confirmed = BTreeSet::new();
+            while !stop.load(Ordering::SeqCst) {
+                let batch = numbered(&topic, 20);
+                let ids: Vec<_> = batch.iter().map(|message| message.id()).collect();
+                match messenger.send(batch).await {
+                    Ok(()) => confirmed.extend(ids),
+                    Err(unsent) => {
+                        let unsent: BTreeSet<_> = unsent.iter().map(|(message, _)| message.id()).collect();
+                        confirmed.extend(ids.into_iter().filter(|id| !unsent.contains(id)));
+                    }
+                }
+            }
+            confirmed
+        }
+    });
+    let mut came = BTreeSet::new();
+    let mut receive = async |least: usize| {
+        let goal = came.len() + least;
+        while came.len() < goal {
+            for (n, delivery) in some(&source, 50).await.into_iter().enumerate() {
+                let id = delivery.view().unwrap().message().id();
+                let failed = delivery.view().unwrap().attempt() == 1 && n % 5 == 0;
+                let answered = match failed {
+                    true => delivery.retry(Duration::from_millis(200), "again").await,
+                    false => delivery.ack().await,
+                };
+                if answered.is_ok() && !failed {
+                    came.insert(id);
+                }
+            }
+        }
+        came.clone()
+    };
+    receive(500).await;
+    let held = some(&source, 3).await;
+    brokers.command("kill rabbit1").await;
+    until(async || held.iter().all(|delivery| delivery.is_stale())).await;
+    for delivery in held {
+        assert!(delivery.ack().await.is_err());
+    }
+    tokio::join!(brokers.command("start rabbit1"), receive(500));
+    stop.store(true, Ordering::SeqCst);
+    let confirmed = sender.await.unwrap();
+    let mut missing = confirmed.len();
+    while missing > 0 {
+        let came = receive(1).await;
+        missing = confirmed.difference(&came).count();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_queue_that_is_deleted_is_made_again() {
+    let logs = logs::listen();
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = Arc::new(queue.source(&queue.subscription()).await);
+    queue.send(numbered(&queue.topic, 1)).await;
+    let held = one(&source).await;
+    let waiting = tokio::spawn({
+        let source = Arc::clone(&source);
+        async move { one(&source).await }
+    });
+    tokio::task::yield_now().await;
+    queue.delete(&queue.name).await;
+    until(async || queue.look(&queue.name).await == Some((0, 1))).await;
+    // Bound as it was; what was given out before can still be answered.
+    held.retry(Duration::from_millis(50), "again").await.unwrap();
+    let delivery = waiting.await.unwrap();
+    assert_eq!((body(&delivery), delivery.view().unwrap().attempt()), (r#"{"seq":0}"#, 2));
+    delivery.ack().await.unwrap();
+    queue.send(vec![queue.message("x")]).await;
+    one(&source).await.ack().await.unwrap();
+    assert!(logs.alarms(&queue.name)[0].contains("was the queue deleted?"), "{:?}", logs.alarms(&queue.name));
+}
+
+/// A broker in need reads nothing from a connection that publishes; acknowledgements get through.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn acknowledgements_get_through_while_publishers_are_blocked() {
+    let brokers = Brokers::all_up().await;
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    queue.send(numbered(&queue.topic, 20)).await;
+    let mut held = Vec::new();
+    while held.len() < 20 {
+        held.extend(some(&source, 20).await);
+    }
+    held.remove(0).retry(Duration::from_secs(3_000), "later").await.unwrap();
+    brokers.command("alarm rabbit1 on").await;
+    let retry = tokio::spawn(held.remove(0).retry(Duration::from_secs(3_000), "later"));
+    for delivery in held {
+        delivery.ack().await.unwrap();
+    }
+    source.pause().await;
+    // All but the one whose retry waits for the end of the alarm have left.
+    assert!(!retry.is_finished());
+    brokers.command("alarm rabbit1 off").await;
+    retry.await.unwrap().unwrap();
+    source.close(Duration::from_secs(5)).await;
+    assert_eq!(queue.look(&queue.name).await, Some((0, 0)));
+    queue.until_ready(&format!("{}.retry.5000000", queue.name), 2).await;
+    queue.delete(&format!("{}.retry.5000000", queue.name)).await;
+}
+
+/// The other broker, with whatever it has.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_broker_that_is_down_is_passed_over() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    queue.declare(&queue.name, FieldTable::default()).await;
+    for _ in 0..5 {
+        let mut settings = queue.settings();
+        settings.urls = vec!["amqp://127.0.0.1:1".to_owned(), queue.url.clone()];
+        let source = tower_outbox::amqp091::Amqp091Source::new(&settings, &queue.subscription()).unwrap();
+        consuming(&source, &queue).await;
+        source.close(Duration::from_secs(5)).await;
+        until(async || queue.look(&queue.name).await == Some((0, 0))).await;
+    }
+}
