@@ -73,8 +73,17 @@ impl Message {
     }
 
     fn from_parts(topic: Topic, body: Bytes, content_type: &'static str) -> Self {
-        let time = SystemTime::now();
-        Self::restore(uuid_v7(time), topic, body, Cow::Borrowed(content_type), time)
+        Self::fresh(topic, body, Cow::Borrowed(content_type), SystemTime::now())
+    }
+
+    /// A message with an id of its own.
+    pub(crate) fn fresh(
+        topic: Topic,
+        body: Bytes,
+        content_type: Cow<'static, str>,
+        time: SystemTime,
+    ) -> Self {
+        Self::restore(uuid_v7(time), topic, body, content_type, time)
     }
 
     /// A message that was made before.

@@ -5,6 +5,7 @@
     rabbit.py URL publish EXCHANGE KEY BODY [HEADERS]   a persistent message; headers as a JSON object
     rabbit.py URL count QUEUE         how many messages are ready
     rabbit.py URL delete QUEUE
+    rabbit.py URL garble QUEUE        puts a message into it that comes as undecodable bytes over AMQP 1.0
 
 URL: amqp://[USER:PASSWORD@]127.0.0.1:PORT, guest by default.
 
@@ -62,6 +63,11 @@ def count(channel, queue):
 
 def delete(channel, queue):
     channel.queue_delete(queue)
+
+
+def garble(channel, queue):
+    # RabbitMQ 3.10 hands on a body of this type as sections that are encoded already.
+    channel.basic_publish("", queue, b"\x00\x53\x75\xff", pika.BasicProperties(type="amqp-1.0", delivery_mode=2))
 
 
 def drain(channel, queue):
@@ -135,6 +141,7 @@ COMMANDS = {
     "publish": (publish, 3, 4),
     "count": (count, 1, 1),
     "delete": (delete, 1, 1),
+    "garble": (garble, 1, 1),
 }
 
 

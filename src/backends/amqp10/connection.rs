@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::envelope::AmqpMessage;
-use super::failure::LinkLost;
+use super::failure::{ConnectionClosed, LinkLost, describe};
 use super::link::{self, Job, LinkOptions, Sequence};
 use super::sasl::{self, Identity, Mechanism, SaslError};
 use super::settings::Amqp10Settings;
@@ -28,18 +28,19 @@ const MAX_LINKS: usize = 64;
 /// How long a peer may take to answer a farewell.
 const FAREWELL: Duration = Duration::from_secs(2);
 
-/// Dials, authenticates and opens a connection.
+/// Dials, authenticates and opens a connection, under a name no other has unless one is given.
 pub(super) async fn open(
     settings: &Amqp10Settings,
     dialer: &Dialer,
     url: &BrokerUrl,
+    container_id: Option<&str>,
 ) -> Result<Connection, BoxError> {
-    let opened = match try_open(settings, dialer, url, None).await {
+    let opened = match try_open(settings, dialer, url, container_id, None).await {
         Err(OpenError::Sasl(SaslError::BrokenOff { mechanism: "EXTERNAL", .. }))
             if settings.sasl == Sasl::Auto =>
         {
             tracing::warn!(broker = %url, "the broker broke off during SASL EXTERNAL: trying ANONYMOUS");
-            try_open(settings, dialer, url, Some(Mechanism::Anonymous)).await
+            try_open(settings, dialer, url, container_id, Some(Mechanism::Anonymous)).await
         }
         opened => opened,
     };
@@ -50,6 +51,7 @@ async fn try_open(
     settings: &Amqp10Settings,
     dialer: &Dialer,
     url: &BrokerUrl,
+    container_id: Option<&str>,
     mechanism: Option<Mechanism>,
 ) -> Result<Connection, OpenError> {
     let mut stream = dialer.dial(url).await.map_err(OpenError::Dial)?;
@@ -60,9 +62,10 @@ async fn try_open(
         host: url.host(),
     };
     sasl::authenticate(&mut stream, &identity, mechanism).await.map_err(OpenError::Sasl)?;
+    let unique = || uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
     let idle = u32::try_from(settings.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     let handle = AmqpConnection::builder()
-        .container_id(uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string())
+        .container_id(container_id.map_or_else(unique, str::to_owned))
         .hostname(url.host())
         .idle_time_out(idle)
         .open_with_stream(stream)
@@ -103,6 +106,19 @@ impl OpenError {
             _ => None,
         };
         io.map_or_else(|| self.into(), Into::into)
+    }
+}
+
+/// Whether a person has to mend it: who we are or how we connect, not that the broker is away.
+pub(super) fn is_to_mend(error: &BoxError) -> bool {
+    match error.downcast_ref() {
+        Some(OpenError::Dial(_)) => false,
+        Some(OpenError::Sasl(error)) => !matches!(error, SaslError::BrokenOff { .. } | SaslError::Io(_)),
+        Some(OpenError::Open(error)) => {
+            matches!(error, fe2o3_amqp::connection::OpenError::RemoteClosedWithError(_))
+        }
+        // What TLS has to say of it.
+        None => true,
     }
 }
 
@@ -185,7 +201,12 @@ impl Connection {
         Ok(jobs)
     }
 
-    async fn begin_session(&self) -> Result<SessionHandle<()>, Failure> {
+    pub(super) fn lifeline(&self) -> &Lifeline {
+        &self.lifeline
+    }
+
+    /// A session for one link.
+    pub(super) async fn begin_session(&self) -> Result<SessionHandle<()>, Failure> {
         let lost = || Failure::transient(LinkLost("the connection was closed".to_owned()));
         let begin = async {
             let (reply, session) = oneshot::channel();
@@ -265,9 +286,15 @@ async fn own(
                 return;
             }
             result = handle.on_close() => {
-                let why = result.err().map_or_else(|| "the broker closed the connection".to_owned(), |error| error.to_string());
-                tracing::warn!(%why, "connection lost");
-                return lifeline.cut(&Failure::transient(LinkLost(why)));
+                let failure = match result {
+                    Err(fe2o3_amqp::connection::Error::RemoteClosedWithError(error)) => {
+                        Failure::transient(ConnectionClosed(describe(&error)))
+                    }
+                    Err(error) => Failure::transient(LinkLost(error.to_string())),
+                    Ok(()) => Failure::transient(LinkLost("the broker closed the connection".to_owned())),
+                };
+                tracing::warn!(why = %failure.cause(), "connection lost");
+                return lifeline.cut(&failure);
             }
             Some(reply) = requests.recv() => {
                 // Not only `begin`: a broker that never answers must not keep us from hearing that it is gone.

@@ -1,7 +1,10 @@
 //! What became of a link, a session or a message: worth another try, or not.
 
 use fe2o3_amqp::connection::ConnectionStopReason;
-use fe2o3_amqp::link::{DetachError, LinkStateError, SendError, SenderAttachError, SessionStopReason};
+use fe2o3_amqp::link::{
+    DetachError, LinkStateError, ReceiverAttachError, RecvError, SendError, SenderAttachError,
+    SessionStopReason,
+};
 use fe2o3_amqp::session::Error as SessionError;
 use fe2o3_amqp_types::definitions::{self, AmqpError, ErrorCondition};
 use fe2o3_amqp_types::primitives::Symbol;
@@ -16,6 +19,36 @@ pub(super) fn attach_failure(error: SenderAttachError) -> Failure {
             Failure::rejected(AddressRefused("no such target".to_owned()))
         }
         error => Failure::transient(error),
+    }
+}
+
+pub(super) fn attach_receiver_failure(error: ReceiverAttachError) -> Failure {
+    to_read(match error {
+        ReceiverAttachError::RemoteClosedWithError(error) => by_condition(&error),
+        ReceiverAttachError::SessionStopped(reason) => stop_failure(reason),
+        ReceiverAttachError::IncomingSourceIsNone => {
+            Failure::rejected(AddressRefused("no such source".to_owned()))
+        }
+        ReceiverAttachError::DesiredFilterNotSupported(_) => Failure::rejected(NoSelectors),
+        error => Failure::transient(LinkLost(error.to_string())),
+    })
+}
+
+pub(super) fn receive_failure(error: RecvError) -> Failure {
+    to_read(match error {
+        RecvError::LinkStateError(LinkStateError::SessionStopped(reason)) => stop_failure(reason),
+        RecvError::LinkStateError(
+            LinkStateError::RemoteClosedWithError(error) | LinkStateError::RemoteDetachedWithError(error),
+        ) => by_condition(&error),
+        error => Failure::transient(LinkLost(error.to_string())),
+    })
+}
+
+/// The same, for who reads there.
+fn to_read(failure: Failure) -> Failure {
+    match failure.cause().downcast_ref() {
+        Some(AddressRefused(why)) => Failure::rejected(SourceRefused(why.clone())),
+        None => failure,
     }
 }
 
@@ -90,6 +123,11 @@ pub(super) fn describe(error: &definitions::Error) -> String {
 #[error("the link was lost: {0}")]
 pub(super) struct LinkLost(pub(super) String);
 
+/// The broker closed the connection and said why.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker closed the connection ({0})")]
+pub(super) struct ConnectionClosed(pub(super) String);
+
 /// The session went with its connection; whoever owns that is about to say why.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was lost")]
@@ -112,3 +150,19 @@ pub(super) struct Refused(pub(super) Option<String>);
     "the broker refuses the address ({0}): check ADDRESS, TOPIC_PREFIX and what this client may write to"
 )]
 pub(super) struct AddressRefused(pub(super) String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker refuses to let us receive there ({0}): check ADDRESS and what this client may read from")]
+pub(super) struct SourceRefused(pub(super) String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("{0}: if that is about the client's name, another process uses the one in DURABLE")]
+pub(super) struct NameTaken(pub(super) String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker does not know selectors, and would send everything: leave SELECTOR out")]
+pub(super) struct NoSelectors;
+
+#[derive(Debug, thiserror::Error)]
+#[error("an answer or credit could not be given: {0}")]
+pub(super) struct Unsettled(pub(super) String);

@@ -66,7 +66,7 @@ impl<E: Envelope> Transport<E> {
     }
 }
 
-fn access(settings: &Amqp10Settings) -> Access<'_> {
+pub(super) fn access(settings: &Amqp10Settings) -> Access<'_> {
     Access {
         urls: &settings.urls,
         parse_url: BrokerUrl::parse,
@@ -92,7 +92,7 @@ impl<E: Envelope> Connector for AmqpConnector<E> {
     type Connection = EnvelopeConnection<E>;
 
     async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError> {
-        let connection = connection::open(&self.settings, &self.dialer, broker).await?;
+        let connection = connection::open(&self.settings, &self.dialer, broker, None).await?;
         Ok(EnvelopeConnection { connection, settings: Arc::clone(&self.settings), envelope: PhantomData })
     }
 }

@@ -1,5 +1,6 @@
-//! AMQP 1.0 (OASIS, 2012): a messenger for any broker, and one that speaks as rhmsg does.
+//! AMQP 1.0 (OASIS, 2012): a messenger for any broker, one that speaks as rhmsg does, and a source for both.
 //!
+//! # Sending
 //! [`Amqp10`] and [`RhMsg`] share one transport: kept connections, a window of unsettled
 //! deliveries on each link, fail-over between brokers. They differ in envelope and addresses.
 //!
@@ -11,17 +12,60 @@
 //! | the address is refused: not found, not allowed, invalid | [`Rejected`](crate::Failure::Rejected) |
 //!
 //! The first message of a topic attaches a link to its address; up to 64 links are kept on a connection.
+//!
+//! # Receiving
+//! [`Amqp10Source`] keeps one link at one of the brokers, and finds another when it is lost.
+//!
+//! | answer | what the broker is told |
+//! |---|---|
+//! | `ack` | `accepted` |
+//! | dropped | `released`: it comes again, and the attempt does not count |
+//! | `retry` | once the wait is over `modified`, `delivery-failed`; until then it stays here, unsettled, without holding credit. Beyond 1,000 that wait it is told at once |
+//! | `reject` | with `DEAD_LETTER_ADDRESS`: `accepted`, once the message is confirmed there. It is as it was, but durable, without expiry, and with the [headers](crate::headers) `REASON`, `ATTEMPT`, `FAILURES`, `QUEUE` and `TOPIC`. If it cannot be sent, it comes again |
+//! | | without: `rejected`, with the reason as its description |
+//!
+//! **Set `DEAD_LETTER_ADDRESS`**: what becomes of a rejected message is else up to the broker, and is often its end.
+//!
+//! | | ActiveMQ 5.17 | RabbitMQ 3.10 |
+//! |---|---|---|
+//! | rejected | to the queue `ActiveMQ.DLQ`, without the reason; dropped if it is not durable (rhmsg's are not) | to the queue's dead-letter exchange, without the reason; dropped if it has none |
+//! | counts attempts | as long as the link lasts | no, and knows no `modified`: it is told `released` |
+//! | says whether it was given out before | no: [`redelivered`](crate::Delivery::redelivered) is always true | yes |
+//! | released | comes again over the same link; others get it once that is closed | anyone gets it |
+//! | selectors | yes | none: the source says so |
+//! | a wait of more than 30 min | | ends the link by its `consumer_timeout`: what waits comes again |
+//!
+//! Attempts are also counted here, for the last 10,000 messages that failed, by id, or by body where there is none and the
+//! broker does not count. A paused source closes its link once everything it gave out is answered.
+//!
+//! A body is data, or a text or binary as amqp-value. The topic is the subject, or else `to`, or else the name in the address
+//! of the subscription, without scheme, `Consumer.NAME.` and wildcards; all without `TOPIC_PREFIX`. (rhmsg sets neither subject
+//! nor `to`: behind a wildcard its topics can be told only if the broker sets `to`.)
+//! The id is the message-id, key the group-id. What cannot be read is a poison delivery; what is not even AMQP cannot be sent to
+//! `DEAD_LETTER_ADDRESS`, and is `rejected`.
 
+mod attempts;
 mod connection;
+mod dead_letters;
 mod envelope;
 mod failure;
+mod inbox;
 mod link;
 mod messenger;
+mod reading;
+mod receiving;
 mod rhmsg;
 mod sasl;
 mod settings;
+mod settle;
+mod source;
+mod subscription;
+mod waiting;
+mod worker;
 
 pub use self::messenger::{Amqp10, RhMsg};
 pub use self::settings::Amqp10Settings;
+pub use self::source::Amqp10Source;
+pub use self::subscription::Amqp10Subscription;
 pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;

@@ -4,6 +4,7 @@
 
 mod arrival;
 mod outcomes;
+mod receiving;
 mod refused;
 mod sasl;
 mod settings;

@@ -1,0 +1,56 @@
+//! Messages on their way to the dead letters.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::oneshot;
+
+use super::connection::Connection;
+use super::envelope::AmqpMessage;
+use super::failure::LinkLost;
+use super::settle::Letter;
+use crate::messenger::Failure;
+use crate::source::SourceError;
+
+/// Who waits until an answer is given.
+pub(super) type Reply = oneshot::Sender<Result<(), SourceError>>;
+
+/// A delivery whose message was sent, and what came of it.
+pub(super) struct Sent {
+    pub(super) letter: Letter,
+    pub(super) reply: Reply,
+    pub(super) result: Result<(), Failure>,
+}
+
+/// Those that are not confirmed yet. Each holds credit, which bounds them.
+#[derive(Default)]
+pub(super) struct DeadLetters(FuturesUnordered<Pin<Box<dyn Future<Output = Sent> + Send>>>);
+
+impl DeadLetters {
+    pub(super) fn send(
+        &self,
+        connection: &Arc<Connection>,
+        address: &str,
+        message: AmqpMessage,
+        letter: Letter,
+        reply: Reply,
+    ) {
+        let (connection, address) = (Arc::clone(connection), address.to_owned());
+        self.0.push(Box::pin(async move {
+            let result = send(&connection, address, message).await;
+            Sent { letter, reply, result }
+        }));
+    }
+
+    /// The next whose outcome is known.
+    pub(super) async fn next(&mut self) -> Option<Sent> {
+        self.0.next().await
+    }
+}
+
+async fn send(connection: &Connection, address: String, message: AmqpMessage) -> Result<(), Failure> {
+    let answer = connection.batch(false).send(address, message).await?;
+    answer.await.unwrap_or_else(|_| Err(Failure::transient(LinkLost("it was closed".to_owned()))))
+}

@@ -1,0 +1,91 @@
+//! What was fetched and not given out yet.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+
+use super::settle::Ticket;
+use crate::error::Chain;
+use crate::message::Message;
+use crate::messenger::Failure;
+use crate::source::{Delivery, SourceError};
+use crate::store::FailedAttempt;
+
+/// One message that is here, and the right to answer it.
+pub(super) struct Fetched {
+    pub(super) content: Result<Content, Arc<str>>,
+    pub(super) ticket: Ticket,
+}
+
+pub(super) struct Content {
+    pub(super) message: Message,
+    pub(super) attempt: u32,
+    pub(super) redelivered: bool,
+    pub(super) failures: Vec<FailedAttempt>,
+}
+
+impl Fetched {
+    pub(super) fn into_delivery(self, source: &Arc<str>) -> Delivery {
+        match self.content {
+            Ok(Content { message, attempt, redelivered, failures }) => {
+                Delivery::new(message, attempt, redelivered, Arc::clone(source), failures, self.ticket)
+            }
+            Err(reason) => Delivery::poison(reason, self.ticket),
+        }
+    }
+}
+
+/// Between the link, which fills it, and `receive`, which empties it. The link's credit bounds it.
+#[derive(Default)]
+pub(super) struct Inbox {
+    state: Mutex<State>,
+    arrived: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    fetched: VecDeque<Fetched>,
+    trouble: Option<Failure>,
+}
+
+impl Inbox {
+    pub(super) fn push(&self, fetched: Fetched) {
+        self.state().fetched.push_back(fetched);
+        self.arrived.notify_waiters();
+    }
+
+    /// What a person has to mend, or that it is mended.
+    pub(super) fn set_trouble(&self, trouble: Option<Failure>) {
+        self.state().trouble = trouble;
+        self.arrived.notify_waiters();
+    }
+
+    /// The next ones, or what is wrong.
+    pub(super) fn take(&self, limit: usize) -> Option<Result<Vec<Fetched>, SourceError>> {
+        let mut state = self.state();
+        let count = state.fetched.len().min(limit);
+        if count > 0 {
+            return Some(Ok(state.fetched.drain(..count).collect()));
+        }
+        state.trouble.take().map(|failure| Err(SourceError::unavailable(Chain(failure.cause()).to_string())))
+    }
+
+    pub(super) fn take_all(&self) -> VecDeque<Fetched> {
+        std::mem::take(&mut self.state().fetched)
+    }
+
+    /// Completes when there is something to take, of which it hears from now on.
+    pub(super) fn arrived(&self) -> Notified<'_> {
+        self.arrived.notified()
+    }
+
+    pub(super) fn wake(&self) {
+        self.arrived.notify_waiters();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

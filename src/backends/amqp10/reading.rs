@@ -1,0 +1,317 @@
+//! How a message is read from the wire.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use fe2o3_amqp_types::messaging::{AmqpValue, Body, Data, Header, MessageId, Properties};
+use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Timestamp, Value};
+use uuid::Uuid;
+
+use super::envelope::AmqpMessage;
+use crate::envelope::Envelope;
+use crate::headers;
+use crate::message::{self, Message, Scalar};
+use crate::store::FailedAttempt;
+use crate::topic::Topic;
+
+/// The priority of messages that do not say theirs (3.2.1).
+const DEFAULT_PRIORITY: u8 = 4;
+/// Headers of ours that are no part of the message.
+const OURS: [&str; 6] =
+    [headers::KEY, headers::TOPIC, headers::QUEUE, headers::ATTEMPT, headers::FAILURES, headers::REASON];
+
+/// Reads the messages of one subscription.
+pub(super) struct Reader {
+    pub(super) address: Arc<str>,
+    pub(super) topic_prefix: Option<String>,
+    pub(super) envelope: Envelope,
+    /// The media type of bodies that do not say theirs, as data and as text.
+    pub(super) content_types: [&'static str; 2],
+}
+
+impl Reader {
+    pub(super) const PLAIN: [&'static str; 2] = ["application/octet-stream", "text/plain; charset=utf-8"];
+    /// There it is always the text of a JSON object.
+    pub(super) const RHMSG: [&'static str; 2] = ["application/json"; 2];
+
+    /// The message, or why it cannot be read.
+    pub(super) fn read(&self, received: AmqpMessage) -> (Original, Result<Message, Arc<str>>) {
+        let original = Original::new(received);
+        let message = self.message(&original).map_err(Arc::from);
+        (original, message)
+    }
+
+    fn message(&self, original: &Original) -> Result<Message, String> {
+        let (body, content_type) = match &original.body {
+            OriginalBody::Data(bytes) | OriginalBody::Binary(bytes) => (bytes, self.content_types[0]),
+            OriginalBody::Text(bytes) => (bytes, self.content_types[1]),
+            OriginalBody::Unread => {
+                return Err("its body is neither data nor a text, which are all that can be read".to_owned());
+            }
+        };
+        let none = Properties::default();
+        let properties = original.rest.properties.as_ref().unwrap_or(&none);
+        let topic = self.topic(original).ok_or_else(|| {
+            format!("no topic can be told: it has no subject, and {} is none", self.address)
+        })?;
+        let content_type = match &properties.content_type {
+            Some(given) => Cow::Owned(given.0.clone()),
+            None => Cow::Borrowed(content_type),
+        };
+        let time = properties.creation_time.as_ref().and_then(system_time).unwrap_or_else(SystemTime::now);
+        let id = original.id();
+        let mut message = match id {
+            Some(id) => Message::restore(id, topic, body.clone(), content_type, time),
+            None => Message::fresh(topic, body.clone(), content_type, time),
+        };
+        let header = original.rest.header.as_ref();
+        let ttl = header.and_then(|header| header.ttl).map(|ttl| Duration::from_millis(ttl.into()));
+        let expires = properties.absolute_expiry_time.as_ref().and_then(system_time);
+        if let Some(expiry) = expires.map(|at| at.duration_since(time).unwrap_or_default()).or(ttl) {
+            message = message.with_expiry(expiry);
+        }
+        if let Some(priority) = header.map(|header| header.priority.0).filter(|it| *it != DEFAULT_PRIORITY) {
+            message = message.with_priority(priority);
+        }
+        let key = properties.group_id.as_deref().or_else(|| original.header(headers::KEY));
+        if let Some(key) = key {
+            message = message.with_key(key);
+        }
+        for (name, value) in original.headers().filter(|(name, _)| !OURS.contains(&name.as_str())) {
+            if let Some(value) = scalar(value) {
+                message.set_header(name.clone(), value);
+            }
+        }
+        self.envelope.open(message).map_err(|error| crate::error::Chain(error.as_ref()).to_string())
+    }
+
+    /// As its sender called it, or as it was addressed, or at least where it was received.
+    fn topic(&self, original: &Original) -> Option<Topic> {
+        let properties = original.rest.properties.as_ref();
+        let candidates = [
+            original.header(headers::TOPIC),
+            properties.and_then(|properties| properties.subject.as_deref()),
+            properties.and_then(|properties| properties.to.as_deref()),
+            Some(&*self.address),
+        ];
+        candidates.into_iter().flatten().find_map(|name| self.without_prefix(name))
+    }
+
+    fn without_prefix(&self, address: &str) -> Option<Topic> {
+        let name = named(address);
+        let prefix = self.topic_prefix.as_deref().map(|prefix| prefix.trim_matches('.'));
+        let name = match prefix.and_then(|prefix| name.strip_prefix(prefix)) {
+            Some(rest) if rest.starts_with('.') => rest,
+            _ => name,
+        };
+        Topic::new(name.to_owned()).ok()
+    }
+}
+
+/// The name in an address: that of the topic behind `Consumer.app.VirtualTopic.eng.>`, without wildcards at its end.
+fn named(address: &str) -> &str {
+    let name = address.split_once("://").map_or(address, |(_, name)| name);
+    let name = if name.starts_with('/') { name.rsplit('/').next().unwrap_or(name) } else { name };
+    let name = match name
+        .strip_prefix("Consumer.")
+        .and_then(|rest| rest.find(".VirtualTopic.").map(|at| &rest[at + 1..]))
+    {
+        Some(virtual_topic) => virtual_topic,
+        None => name,
+    };
+    name.trim_end_matches(['.', '>', '*', '#'])
+}
+
+/// A message as it came, for whoever gets it when it is given up on.
+pub(super) struct Original {
+    /// All but a body that was read.
+    rest: AmqpMessage,
+    body: OriginalBody,
+}
+
+enum OriginalBody {
+    Data(Bytes),
+    Text(Bytes),
+    Binary(Bytes),
+    /// It is with the rest.
+    Unread,
+}
+
+impl Original {
+    fn new(mut received: AmqpMessage) -> Self {
+        let body = match std::mem::replace(&mut received.body, Body::Empty) {
+            Body::Empty => OriginalBody::Data(Bytes::new()),
+            Body::Value(AmqpValue(Value::String(text))) => OriginalBody::Text(text.into()),
+            Body::Value(AmqpValue(Value::Binary(binary))) => OriginalBody::Binary(binary.into_vec().into()),
+            Body::Data(sections) => OriginalBody::Data(joined(sections.into_iter())),
+            body => {
+                received.body = body;
+                OriginalBody::Unread
+            }
+        };
+        Self { rest: received, body }
+    }
+
+    /// What its sender called it, if anything.
+    pub(super) fn id(&self) -> Option<Uuid> {
+        Some(match self.rest.properties.as_ref()?.message_id.as_ref()? {
+            MessageId::Uuid(id) => Uuid::from_bytes(id.clone().into_inner()),
+            MessageId::String(text) => message::id_of(text),
+            MessageId::Ulong(number) => message::id_of(&number.to_string()),
+            MessageId::Binary(bytes) => {
+                message::id_of(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+            }
+        })
+    }
+
+    /// What tells it from others, by its body.
+    pub(super) fn fingerprint(&self) -> Uuid {
+        let body: &[u8] = match &self.body {
+            OriginalBody::Data(bytes) | OriginalBody::Binary(bytes) | OriginalBody::Text(bytes) => bytes,
+            OriginalBody::Unread => &[],
+        };
+        Uuid::new_v5(&Uuid::NAMESPACE_OID, body)
+    }
+
+    /// How often it was given out before, as far as the broker counts that.
+    pub(super) fn delivery_count(&self) -> u32 {
+        self.rest.header.as_ref().map_or(0, |header| header.delivery_count)
+    }
+
+    /// Whether the broker says that nobody else had it.
+    pub(super) fn is_first(&self) -> bool {
+        self.rest.header.as_ref().is_some_and(|header| header.first_acquirer)
+    }
+
+    /// Those it brought with it.
+    pub(super) fn failures(&self) -> Vec<FailedAttempt> {
+        self.header(headers::FAILURES).map(headers::read_failures).unwrap_or_default()
+    }
+
+    /// What is sent of it when it is given up on: as it came, with why; it does not expire any more.
+    pub(super) fn into_dead_letter(
+        mut self,
+        reader: &Reader,
+        attempt: u32,
+        failures: &[FailedAttempt],
+        reason: &str,
+    ) -> AmqpMessage {
+        let topic = reader.topic(&self);
+        self.rest.header = Some(Header {
+            durable: true,
+            ttl: None,
+            delivery_count: 0,
+            first_acquirer: false,
+            ..self.rest.header.unwrap_or_default()
+        });
+        if let Some(properties) = &mut self.rest.properties {
+            properties.absolute_expiry_time = None;
+        }
+        self.rest.body = match self.body {
+            OriginalBody::Data(bytes) => Body::from(Data(Binary::from(bytes.to_vec()))),
+            OriginalBody::Binary(bytes) => {
+                Body::Value(AmqpValue(Value::Binary(Binary::from(bytes.to_vec()))))
+            }
+            OriginalBody::Text(bytes) => {
+                Body::Value(AmqpValue(Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+            }
+            OriginalBody::Unread => self.rest.body,
+        };
+        let headers = &mut self.rest.application_properties.get_or_insert_default().0;
+        let mut insert = |name: &str, value| headers.insert(name.to_owned(), value);
+        insert(headers::REASON, SimpleValue::String(reason.to_owned()));
+        insert(headers::ATTEMPT, SimpleValue::Long(attempt.into()));
+        insert(headers::FAILURES, SimpleValue::String(headers::write_failures(failures)));
+        insert(headers::QUEUE, SimpleValue::String(reader.address.to_string()));
+        if let Some(topic) = topic {
+            insert(headers::TOPIC, SimpleValue::String(topic.to_string()));
+        }
+        self.rest
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&String, &SimpleValue)> {
+        self.rest.application_properties.iter().flat_map(|properties| properties.0.iter())
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        match self.rest.application_properties.as_ref()?.0.get(name)? {
+            SimpleValue::String(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+fn joined(mut sections: impl ExactSizeIterator<Item = Data>) -> Bytes {
+    if sections.len() == 1
+        && let Some(Data(only)) = sections.next()
+    {
+        return only.into_vec().into();
+    }
+    sections.flat_map(|Data(section)| section.into_vec()).collect()
+}
+
+fn system_time(timestamp: &Timestamp) -> Option<SystemTime> {
+    let since = u64::try_from(timestamp.milliseconds()).ok()?;
+    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(since))
+}
+
+fn scalar(value: &SimpleValue) -> Option<Scalar> {
+    Some(match value {
+        SimpleValue::Null => Scalar::Null,
+        SimpleValue::Bool(value) => Scalar::Bool(*value),
+        SimpleValue::Ubyte(value) => Scalar::Int((*value).into()),
+        SimpleValue::Ushort(value) => Scalar::Int((*value).into()),
+        SimpleValue::Uint(value) => Scalar::Int((*value).into()),
+        SimpleValue::Ulong(value) => Scalar::Int(i64::try_from(*value).ok()?),
+        SimpleValue::Byte(value) => Scalar::Int((*value).into()),
+        SimpleValue::Short(value) => Scalar::Int((*value).into()),
+        SimpleValue::Int(value) => Scalar::Int((*value).into()),
+        SimpleValue::Long(value) => Scalar::Int(*value),
+        SimpleValue::Float(value) => Scalar::Float(value.0.into()),
+        SimpleValue::Double(value) => Scalar::Float(value.0),
+        SimpleValue::String(text) => Scalar::String(text.clone().into()),
+        SimpleValue::Symbol(symbol) => Scalar::String(symbol.0.clone().into()),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_names_a_topic() {
+        for (address, name) in [
+            ("queue://a.b", "a.b"),
+            ("topic://VirtualTopic.eng.a", "VirtualTopic.eng.a"),
+            ("a.b", "a.b"),
+            ("/amq/queue/a.b", "a.b"),
+            ("/exchange/amq.topic/a.b.#", "a.b"),
+            ("Consumer.app.VirtualTopic.eng.>", "VirtualTopic.eng"),
+            ("queue://Consumer.client.name.VirtualTopic.eng.a", "VirtualTopic.eng.a"),
+            ("Consumer.report", "Consumer.report"),
+        ] {
+            assert_eq!(named(address), name);
+        }
+    }
+
+    #[test]
+    fn only_a_whole_prefix_is_removed() {
+        let reader = |prefix: &str| Reader {
+            address: "x".into(),
+            topic_prefix: Some(prefix.to_owned()),
+            envelope: Envelope::default(),
+            content_types: Reader::PLAIN,
+        };
+        for (prefix, address, topic) in [
+            ("eng.", "eng.a.b", "a.b"),
+            ("eng", "engine.a", "engine.a"),
+            ("eng", "eng", "eng"),
+            ("", "eng.a", "eng.a"),
+        ] {
+            assert_eq!(reader(prefix).without_prefix(address).unwrap().as_str(), topic);
+        }
+    }
+}

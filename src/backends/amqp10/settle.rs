@@ -1,0 +1,51 @@
+//! How an answer gets from a delivery to its link.
+
+use async_trait::async_trait;
+use fe2o3_amqp::link::delivery::DeliveryInfo;
+use tokio::sync::{mpsc, oneshot};
+use uuid::Uuid;
+
+use super::reading::Original;
+use crate::source::{Answer, Settle, SourceError};
+
+/// What a link has to know of a delivery to carry out its answer.
+pub(super) struct Letter {
+    pub(super) info: DeliveryInfo,
+    /// What its failed attempts are known by, if by anything.
+    pub(super) id: Option<Uuid>,
+    pub(super) attempt: u32,
+    /// Absent when it could not be decoded.
+    pub(super) original: Option<Original>,
+}
+
+/// The right to answer one delivery of a link.
+pub(super) struct Ticket {
+    pub(super) letter: Letter,
+    pub(super) answers: mpsc::UnboundedSender<Answered>,
+}
+
+/// A delivery, its answer, and who waits until that is given.
+pub(super) struct Answered {
+    pub(super) letter: Letter,
+    pub(super) answer: Answer,
+    pub(super) reply: oneshot::Sender<Result<(), SourceError>>,
+}
+
+#[async_trait]
+impl Settle for Ticket {
+    async fn settle(self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
+        let Self { letter, answers } = *self;
+        let (reply, given) = oneshot::channel();
+        // There is at most one for each delivery of the link: its credit bounds them.
+        drop(answers.send(Answered { letter, answer, reply }));
+        given.await.unwrap_or_else(|_| Err(SourceError::unavailable(TooLate)))
+    }
+
+    fn is_stale(&self) -> bool {
+        self.answers.is_closed()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the link it came over was lost before it was answered: it comes again")]
+struct TooLate;

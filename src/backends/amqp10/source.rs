@@ -1,0 +1,181 @@
+//! The source over AMQP 1.0.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::inbox::Inbox;
+use super::messenger::access;
+use super::reading::Reader;
+use super::receiving::Demand;
+use super::settings::Amqp10Settings;
+use super::subscription::Amqp10Subscription;
+use super::worker::{Setup, Worker};
+use crate::backends::brokers::{BrokersError, Dialer};
+use crate::source::{Delivery, Source, SourceError};
+
+/// Receives from any AMQP 1.0 broker: the source of the backends `amqp10` and `rhmsg`.
+///
+/// The first [`receive`](Source::receive) starts a task that connects to one of the brokers, in a random order, and does so
+/// again whenever the link is lost. See the [module](super) for what becomes of answers, and how messages are read.
+pub struct Amqp10Source {
+    setup: Arc<Setup>,
+    inbox: Arc<Inbox>,
+    demand: watch::Sender<Demand>,
+    worker: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Amqp10Source {
+    /// Reads and checks everything the settings name. No connection is made before the first `receive`.
+    ///
+    /// # Errors
+    /// [`BrokersError`] says which setting or file is wrong, and what to do.
+    pub fn new(settings: &Amqp10Settings, subscription: &Amqp10Subscription) -> Result<Self, BrokersError> {
+        Self::with_content_types(settings, subscription, Reader::PLAIN)
+    }
+
+    /// As [`new`](Self::new), for messages as rhmsg sends them: the body is JSON, whatever section it is in.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn rhmsg(settings: &Amqp10Settings, subscription: &Amqp10Subscription) -> Result<Self, BrokersError> {
+        Self::with_content_types(settings, subscription, Reader::RHMSG)
+    }
+
+    fn with_content_types(
+        settings: &Amqp10Settings,
+        subscription: &Amqp10Subscription,
+        content_types: [&'static str; 2],
+    ) -> Result<Self, BrokersError> {
+        check(subscription)?;
+        let (urls, tls) = access(settings).check()?;
+        let reader = Reader {
+            address: subscription.address.as_str().into(),
+            topic_prefix: settings.topic_prefix.clone(),
+            envelope: subscription.envelope.clone(),
+            content_types,
+        };
+        let setup = Setup {
+            settings: settings.clone(),
+            urls,
+            dialer: Dialer::new(tls),
+            subscription: subscription.clone(),
+            reader,
+        };
+        Ok(Self {
+            setup: Arc::new(setup),
+            inbox: Arc::default(),
+            demand: watch::channel(Demand::Messages).0,
+            worker: Mutex::default(),
+        })
+    }
+
+    /// Starts the task, if none is there, and lets messages come.
+    fn start(&self) {
+        self.demand.send_if_modified(|demand| {
+            let paused = *demand == Demand::Pause;
+            if paused {
+                *demand = Demand::Messages;
+            }
+            paused
+        });
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        if worker.as_ref().is_none_or(JoinHandle::is_finished) && *self.demand.borrow() != Demand::Close {
+            let (setup, inbox) = (Arc::clone(&self.setup), Arc::clone(&self.inbox));
+            let demand = self.demand.subscribe();
+            *worker = Some(tokio::spawn(Worker { setup, inbox, demand }.run()));
+        }
+    }
+}
+
+fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
+    let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));
+    let Amqp10Subscription { address, selector, durable, credit, dead_letter_address, .. } = subscription;
+    let is_empty = |text: &Option<String>| text.as_ref().is_some_and(|text| text.trim().is_empty());
+    if address.trim().is_empty() {
+        return fault(
+            "ADDRESS",
+            "of the subscription is empty: write \"queue://Q\", or at RabbitMQ \"/amq/queue/Q\"",
+        );
+    }
+    if *credit == 0 {
+        return fault("CREDIT", "is 0: nothing could be received; write 1 or more");
+    }
+    if is_empty(selector) {
+        return fault("SELECTOR", "is empty: leave it out to receive everything");
+    }
+    if is_empty(durable) {
+        return fault("DURABLE", "is empty: write a name for the subscription, or leave it out");
+    }
+    if durable.is_some() && (address.starts_with("queue://") || address.starts_with("/amq/queue/")) {
+        return fault("DURABLE", "is for topics, \"topic://T\": a queue keeps its messages anyway");
+    }
+    if is_empty(dead_letter_address) {
+        return fault("DEAD_LETTER_ADDRESS", "is empty: write an address, or leave it out");
+    }
+    if dead_letter_address.as_ref() == Some(address) {
+        return fault(
+            "DEAD_LETTER_ADDRESS",
+            "is ADDRESS itself: dead letters would come again; write another",
+        );
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Source for Amqp10Source {
+    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+        loop {
+            let arrived = self.inbox.arrived();
+            self.start();
+            if *self.demand.borrow() == Demand::Close {
+                return Err(SourceError::Closed);
+            }
+            if let Some(taken) = self.inbox.take(limit.max(1)) {
+                let source = &self.setup.reader.address;
+                return Ok(taken?.into_iter().map(|fetched| fetched.into_delivery(source)).collect());
+            }
+            arrived.await;
+        }
+    }
+
+    async fn pause(&self) {
+        self.demand.send_if_modified(|demand| {
+            let receiving = *demand == Demand::Messages;
+            if receiving {
+                *demand = Demand::Pause;
+            }
+            receiving
+        });
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.demand.send_replace(Demand::Close);
+        self.inbox.wake();
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(worker) = worker {
+            // Too late, it goes on to its end nevertheless.
+            if timeout(deadline, worker).await.is_err() {
+                tracing::warn!(address = %self.setup.reader.address, ?deadline, "the link was not closed in time");
+            }
+        }
+    }
+
+    fn name(&self) -> Arc<str> {
+        Arc::clone(&self.setup.reader.address)
+    }
+}
+
+impl fmt::Debug for Amqp10Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Amqp10Source")
+            .field("urls", &self.setup.urls)
+            .field("subscription", &self.setup.subscription)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,94 @@
+//! What a source receives.
+
+use serde::Deserialize;
+
+use crate::envelope::Envelope;
+
+/// Where messages come from at the brokers, and which.
+///
+/// ```
+/// use tower_outbox::amqp10::{Amqp10Settings, Amqp10Source, Amqp10Subscription};
+///
+/// let settings = Amqp10Settings::new(["amqp://localhost:5672"]);
+/// let subscription = Amqp10Subscription::new("Consumer.app.VirtualTopic.eng.>")
+///     .with_dead_letter_address("queue://app.dead");
+/// let source = Amqp10Source::rhmsg(&settings, &subscription)?;
+/// # Ok::<(), tower_outbox::amqp10::BrokersError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Amqp10Subscription {
+    /// The address: at ActiveMQ a queue (`queue://Q`, or its name alone, such as `Consumer.app.VirtualTopic.eng.>`) or a
+    /// topic (`topic://T`), at RabbitMQ 3 `/amq/queue/Q`.
+    pub address: String,
+    /// Which messages, by application properties and header fields: a JMS selector, `color = 'red' AND n > 7`; all by
+    /// default. RabbitMQ 3 has none.
+    pub selector: Option<String>,
+    /// The name of a durable subscription to a topic, which keeps messages while nobody receives; none by default.
+    /// It is also who we are at the broker (the container id): one process at a time may use it.
+    pub durable: Option<String>,
+    /// How many messages may be here and unanswered, 256 by default. Those that wait for a retry do not count.
+    pub credit: u32,
+    /// Where dead letters go, an address that may be written to; by default the broker is told that they are rejected,
+    /// and may drop them.
+    pub dead_letter_address: Option<String>,
+    /// What messages look like; [`Envelope::Plain`] by default.
+    #[cfg_attr(not(feature = "settings"), serde(skip))]
+    pub envelope: Envelope,
+}
+
+impl Amqp10Subscription {
+    /// Everything at `address`, and defaults for the rest.
+    pub fn new(address: impl Into<String>) -> Self {
+        Self { address: address.into(), ..Self::default() }
+    }
+
+    /// Sets which messages.
+    #[must_use]
+    pub fn with_selector(mut self, selector: impl Into<String>) -> Self {
+        self.selector = Some(selector.into());
+        self
+    }
+
+    /// Makes it a durable subscription of this name.
+    #[must_use]
+    pub fn with_durable(mut self, name: impl Into<String>) -> Self {
+        self.durable = Some(name.into());
+        self
+    }
+
+    /// Sets how many messages may be here and unanswered.
+    #[must_use]
+    pub fn with_credit(mut self, credit: u32) -> Self {
+        self.credit = credit;
+        self
+    }
+
+    /// Sets where dead letters go.
+    #[must_use]
+    pub fn with_dead_letter_address(mut self, address: impl Into<String>) -> Self {
+        self.dead_letter_address = Some(address.into());
+        self
+    }
+
+    /// Sets what messages look like.
+    #[must_use]
+    pub fn with_envelope(mut self, envelope: Envelope) -> Self {
+        self.envelope = envelope;
+        self
+    }
+}
+
+impl Default for Amqp10Subscription {
+    fn default() -> Self {
+        Self {
+            address: String::new(),
+            selector: None,
+            durable: None,
+            credit: 256,
+            dead_letter_address: None,
+            envelope: Envelope::default(),
+        }
+    }
+}
