@@ -88,15 +88,6 @@ impl Amqp091Source {
         Self::with_dialect(settings, subscription, Dialect::Fedora)
     }
 
-    /// The shape of the messages; [`Envelope::Plain`] by default.
-    #[allow(dead_code, reason = "for what reads settings")]
-    pub(crate) fn with_envelope(mut self, envelope: Envelope) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.envelope = envelope;
-        }
-        self
-    }
-
     fn with_dialect(
         settings: &Amqp091Settings,
         subscription: &Amqp091Subscription,
