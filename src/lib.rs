@@ -60,8 +60,10 @@ pub mod cli;
 mod consumer;
 mod crash;
 mod delivery;
+#[cfg(feature = "_brokers")]
 mod envelope;
 mod error;
+mod fallback;
 pub mod headers;
 mod in_flight;
 mod layer;
@@ -97,8 +99,10 @@ pub use self::bus::{Bus, BusBuilder, Shutdown};
 pub use self::chaos::{Chaos, ChaosError, ChaosLayer, ChaosSettings};
 pub use self::consumer::{Consumer, ConsumerHandle, ConsumerSettings, ConsumerStatus};
 pub use self::delivery::{Delivery, MessageId, NoDelivery};
-pub use self::envelope::Envelope;
+#[cfg(feature = "_brokers")]
+pub use self::envelope::{Envelope, PetiscoMessage};
 pub use self::error::BoxError;
+pub use self::fallback::Fallback;
 pub use self::in_flight::{InFlight, InFlightToken};
 pub use self::layer::{MessagingLayer, MessagingService, OnSendFailure, ResponseBody, ResponseFuture};
 pub use self::message::{Event, Message, MessageError, Scalar};

@@ -108,6 +108,40 @@ impl Message {
         }
     }
 
+    /// The same message, to be sent or handled in another shape: without headers.
+    #[cfg(feature = "_brokers")]
+    pub(crate) fn reshaped(
+        &self,
+        topic: Topic,
+        content_type: impl Into<Cow<'static, str>>,
+        body: Bytes,
+    ) -> Self {
+        Self {
+            id: self.id,
+            topic,
+            headers: Vec::new(),
+            body,
+            content_type: content_type.into(),
+            time: self.time,
+            key: self.key.clone(),
+            priority: self.priority,
+            expiry: self.expiry,
+            delay: self.delay,
+        }
+    }
+
+    #[cfg(feature = "_brokers")]
+    pub(crate) fn with_topic(mut self, topic: Topic) -> Self {
+        self.topic = topic;
+        self
+    }
+
+    #[cfg(feature = "_brokers")]
+    pub(crate) fn without_key(mut self) -> Self {
+        self.key = None;
+        self
+    }
+
     /// Gives the message another id; the default is a fresh UUIDv7 (RFC 9562, section 5.7).
     #[must_use]
     pub fn with_id(mut self, id: Uuid) -> Self {

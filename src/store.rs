@@ -230,10 +230,20 @@ impl Filter {
     /// Whether an entry is meant.
     #[must_use]
     pub fn matches(&self, entry: &Entry) -> bool {
-        let of_message =
-            |wanted: bool, is: &dyn Fn(&Message) -> bool| !wanted || entry.message.as_ref().is_some_and(is);
         self.state.is_none_or(|state| state == entry.state)
-            && of_message(self.id.is_some(), &|message| self.id == Some(message.id()))
+            && self.matches_message(entry.message.as_ref())
+            && self.reason.as_ref().is_none_or(|reason| {
+                let last = entry.failures.last().map(|failure| failure.reason.to_lowercase());
+                last.is_some_and(|last| last.contains(&reason.to_lowercase()))
+            })
+    }
+}
+
+impl Filter {
+    /// Whether a message is meant, as far as it can be read; state and reason are not looked at.
+    pub(crate) fn matches_message(&self, message: Option<&Message>) -> bool {
+        let of_message = |wanted: bool, is: &dyn Fn(&Message) -> bool| !wanted || message.is_some_and(is);
+        of_message(self.id.is_some(), &|message| self.id == Some(message.id()))
             && of_message(self.topic.is_some(), &|message| {
                 let (topic, pattern) = (message.topic().as_str(), self.topic.as_deref().unwrap_or_default());
                 pattern.strip_suffix('*').map_or(topic == pattern, |prefix| topic.starts_with(prefix))
@@ -242,10 +252,6 @@ impl Filter {
             && of_message(self.older_than.is_some(), &|message| {
                 let age = SystemTime::now().duration_since(message.time()).unwrap_or_default();
                 self.older_than.is_some_and(|seconds| age > Duration::from_secs(seconds))
-            })
-            && self.reason.as_ref().is_none_or(|reason| {
-                let last = entry.failures.last().map(|failure| failure.reason.to_lowercase());
-                last.is_some_and(|last| last.contains(&reason.to_lowercase()))
             })
     }
 }

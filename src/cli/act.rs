@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::filter::{FilterArgs, WHICH};
+use super::queue::FromQueue;
 use super::target::Target;
 use super::{Context, Failure};
 use crate::admin::Acted;
@@ -14,14 +15,17 @@ use crate::admin::Acted;
 /// Give dead letters another life
 #[derive(Args)]
 #[command(
-    group = which(),
-    override_usage = "tower-outbox requeue [OPTIONS] <ID>\n       tower-outbox requeue [OPTIONS] <--all | conditions>",
+    group = which().arg("queue"),
+    override_usage = "tower-outbox requeue [OPTIONS] <ID>\n       tower-outbox requeue [OPTIONS] <--all | conditions>\n       tower-outbox requeue [OPTIONS] --queue <QUEUE> [conditions]",
     after_help = "One message is requeued at once; also one that waits for its next attempt, which is then due. By \
-        conditions, dead letters are meant: it says how many, and acts with --yes, or when you answer y."
+        conditions, dead letters are meant: it says how many, and acts with --yes, or when you answer y. From a queue of \
+        RabbitMQ they are moved at once."
 )]
 pub(super) struct Requeue {
     #[command(flatten)]
     act: Act,
+    #[command(flatten)]
+    from: FromQueue,
     /// How many messages a second may leave
     #[arg(long, value_name = "N", default_value_t = 100.0, value_parser = rate)]
     rate: f64,
@@ -71,6 +75,9 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl Requeue {
     pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        if self.from.is_given()? {
+            return self.from.run(context, &self.act.filter, self.act.dry_run);
+        }
         let rate = ("rate".to_owned(), self.rate.into());
         let work = Work { route: "requeue", verb: "requeue", done: "requeued", more: Map::from_iter([rate]) };
         let mut act = self.act.clone();

@@ -54,6 +54,16 @@ impl FilterArgs {
         self.state.get_or_insert_with(|| state.to_owned());
     }
 
+    /// Whether a message of a broker is meant, of which this is the last failure's reason.
+    #[cfg(feature = "amqp091")]
+    pub(super) fn matches(&self, message: Option<&crate::Message>, reason: Option<&str>) -> bool {
+        let (topic, key, older_than) = (self.topic.clone(), self.key.clone(), self.older_than);
+        let contains =
+            |part: &String| reason.is_some_and(|reason| reason.to_lowercase().contains(&part.to_lowercase()));
+        let filter = crate::store::Filter { topic, key, older_than, ..Default::default() };
+        filter.matches_message(message) && self.reason.as_ref().is_none_or(contains)
+    }
+
     /// The state, when that is the only condition.
     pub(super) fn only_state(&self) -> Option<&str> {
         self.state.as_deref().filter(|_| self.pairs().len() == 1)

@@ -8,6 +8,7 @@ mod filter;
 mod import;
 mod list;
 mod output;
+mod queue;
 mod send;
 mod show;
 mod status;

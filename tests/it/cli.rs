@@ -1,6 +1,7 @@
 //! The command line tool, run as a user runs it: on a stopped app's outbox, and on a running app.
 
 mod check;
+mod queue;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -24,7 +25,7 @@ use crate::support::message;
 
 /// How a run of the tool ended.
 #[derive(Debug)]
-struct Run {
+pub struct Run {
     code: i32,
     out: String,
     err: String,
@@ -39,7 +40,7 @@ impl Run {
 
     /// What it says on stdout, when all went well.
     #[track_caller]
-    fn ok(self) -> String {
+    pub fn ok(self) -> String {
         self.ends(0).out
     }
 
@@ -87,7 +88,7 @@ async fn run(mut command: Command, input: &[u8]) -> Run {
     }
 }
 
-async fn tool(args: &[&str]) -> Run {
+pub async fn tool(args: &[&str]) -> Run {
     run(command(args), b"").await
 }
 
@@ -240,6 +241,10 @@ async fn wrong_usage_ends_with_2() {
         (&["drop", "7"], "invalid value '7'"),
         (&["requeue", "0191b3a0-0000-7000-8000-000000000000", "--topic", "a"], "cannot be used with"),
         (&["requeue", "--all", "--rate", "0"], "at least 0.001"),
+        (&["requeue", "--all", "--queue", "q"], "cannot be used with"),
+        (&["requeue", "--all", "--limit", "1"], "are for --queue only"),
+        (&["requeue", "--queue", "q", "--exchange", "x"], "required arguments were not provided"),
+        (&["requeue", "--queue", "q", "--header", "x"], "NAME=VALUE"),
         (&["list", "--state", "gone"], "possible values: pending, dead"),
         (&["list", "--limit", "0"], "above 0"),
         (&["list", "--older-than", "soon"], "not a duration"),

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_outbox::{
-    Background, BackgroundSettings, Dummy, Health, Message, Messenger, Recording, Sent,
+    Background, BackgroundSettings, Dummy, Failure, Fallback, Health, Message, Messenger, Recording, Sent,
     amqp10::{Amqp10, Amqp10Settings, RhMsg},
     amqp091::{Amqp091, Amqp091Settings, Fedmsg},
 };
 
 use crate::peers::{Brokers, Peer, RabbitQueue, unique};
+use crate::support::messengers::down;
 
 /// What a messenger can do beyond the contract.
 struct Capabilities {
@@ -240,6 +241,21 @@ async fn background_conforms() {
     tokio::spawn(worker.run(std::future::pending(), Duration::ZERO));
     let capabilities = Capabilities { arrival: true, any_body: true, headers: true, closes: false };
     conforms(Arc::new(background), "a.b", capabilities, inbox).await;
+}
+
+#[tokio::test]
+async fn fallback_conforms() {
+    for first_fails in [false, true] {
+        let recording = Recording::new();
+        let inbox = recorded(recording.listen());
+        let failing = down(Failure::transient("down"));
+        let fallback: Arc<dyn Messenger> = match first_fails {
+            true => Arc::new(Fallback::new(failing, recording)),
+            false => Arc::new(Fallback::new(recording, failing)),
+        };
+        let capabilities = Capabilities { arrival: true, any_body: true, headers: true, closes: false };
+        conforms(fallback, "a.b", capabilities, inbox).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

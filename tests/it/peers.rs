@@ -82,7 +82,8 @@ impl Brokers {
     }
 
     fn peer_command(&self, script: &str, args: &[&str]) -> Command {
-        let mut command = Command::new(self.get("PYTHON"));
+        let python = if script.starts_with("petisco") { "PETISCO_PYTHON" } else { "PYTHON" };
+        let mut command = Command::new(self.get(python));
         command.arg(root().join("tests/peers").join(script)).args(args).kill_on_drop(true);
         command
     }

@@ -2,6 +2,7 @@
 
     rabbit.py URL declare QUEUE KEY [LIMIT]   a durable queue bound to amq.topic with KEY; full, it refuses
     rabbit.py URL drain QUEUE         one JSON line a message until it is empty; all are acknowledged
+    rabbit.py URL publish EXCHANGE KEY BODY [HEADERS]   a persistent message; headers as a JSON object
     rabbit.py URL count QUEUE         how many messages are ready
     rabbit.py URL delete QUEUE
     rabbit.py URL garble QUEUE        puts a message into it that comes as undecodable bytes over AMQP 1.0
@@ -48,6 +49,12 @@ def declare(channel, queue, key, limit=None):
     arguments = {"x-max-length": int(limit), "x-overflow": "reject-publish"} if limit else None
     channel.queue_declare(queue, durable=True, arguments=arguments)
     channel.queue_bind(queue, "amq.topic", key)
+
+
+def publish(channel, exchange, key, body, headers="{}"):
+    channel.confirm_delivery()
+    properties = pika.BasicProperties(delivery_mode=2, headers=json.loads(headers) or None)
+    channel.basic_publish(exchange, key, body.encode(), properties, mandatory=True)
 
 
 def count(channel, queue):
@@ -128,8 +135,14 @@ def ready(channel, queue):
     return channel.queue_declare(queue, passive=True).method.message_count
 
 
-COMMANDS = {"declare": (declare, 2, 3), "drain": (drain, 1, 1), "count": (count, 1, 1), "delete": (delete, 1, 1),
-            "garble": (garble, 1, 1)}
+COMMANDS = {
+    "declare": (declare, 2, 3),
+    "drain": (drain, 1, 1),
+    "publish": (publish, 3, 4),
+    "count": (count, 1, 1),
+    "delete": (delete, 1, 1),
+    "garble": (garble, 1, 1),
+}
 
 
 def main(argv):

@@ -12,6 +12,9 @@ use crate::message::{Message, Scalar};
 
 /// The wire shape of one kind of bus.
 pub(super) trait Envelope: Send + Sync + 'static {
+    /// Whether `ENVELOPE` may name another shape.
+    const WRAPS: bool;
+
     fn check(message: &Message) -> Result<(), BoxError>;
 
     fn encode(settings: &Amqp091Settings, message: &Message) -> BasicProperties;
@@ -22,6 +25,8 @@ pub(super) trait Envelope: Send + Sync + 'static {
 pub(super) struct Plain;
 
 impl Envelope for Plain {
+    const WRAPS: bool = true;
+
     fn check(_: &Message) -> Result<(), BoxError> {
         Ok(())
     }

@@ -138,6 +138,8 @@ impl FedoraMessage for Message {
 pub(super) struct Fedora;
 
 impl Envelope for Fedora {
+    const WRAPS: bool = false;
+
     fn check(message: &Message) -> Result<(), BoxError> {
         serde_json::from_slice::<HashMap<Cow<'_, str>, IgnoredAny>>(message.body())
             .map_err(|error| format!("a message of Fedora Messaging must be a JSON object: {error}"))?;

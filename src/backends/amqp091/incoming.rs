@@ -109,7 +109,7 @@ impl Incoming {
         self.header(FAILURES).map(|failures| read_failures(&failures.to_string())).unwrap_or_default()
     }
 
-    fn header(&self, name: &str) -> Option<Scalar> {
+    pub(super) fn header(&self, name: &str) -> Option<Scalar> {
         self.headers().find(|(known, _)| *known == name).and_then(|(_, value)| scalar(value))
     }
 

@@ -8,16 +8,18 @@ use async_trait::async_trait;
 use rustls::ClientConfig;
 
 use super::connection::{self, Connection, Publish};
-use super::envelope::{Envelope, Plain};
+use super::envelope::{Envelope as Shape, Plain};
 use super::fedora::Fedora;
 use super::fedora_config;
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{
-    self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_message, prefixed,
+    self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_envelope,
+    check_message, prefixed,
 };
+use crate::envelope::Envelope;
 use crate::error::BoxError;
 use crate::message::Message;
-use crate::messenger::Unsent;
+use crate::messenger::{Failure, Unsent};
 use crate::topic::Topic;
 
 /// Any AMQP 0-9-1 broker: the backend `amqp091`.
@@ -35,34 +37,41 @@ pub struct Fedmsg(Transport<Fedora>);
 broker_messenger!(Amqp091, Amqp091Settings);
 broker_messenger!(Fedmsg, Amqp091Settings);
 
-struct Transport<E: Envelope> {
+struct Transport<E: Shape> {
     failover: Failover<LapinConnector<E>>,
     settings: Arc<Amqp091Settings>,
     urls: Vec<BrokerUrl>,
 }
 
-impl<E: Envelope> Transport<E> {
+impl<E: Shape> Transport<E> {
     fn new(settings: &Amqp091Settings) -> Result<Self, BrokersError> {
-        let (settings, urls, tls) = checked(settings)?;
+        let (settings, urls, tls) = checked(settings, E::WRAPS)?;
         let connector = LapinConnector { settings: Arc::clone(&settings), tls, envelope: PhantomData };
         let failover = Failover::new(connector, urls.clone(), settings.connection_timeout);
         Ok(Self { failover, settings, urls })
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        check_message(self.settings.topic_prefix.as_deref(), message)?;
-        E::check(message)
+        let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
+        check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
+        E::check(&sealed)
     }
 }
 
-/// The settings, filled, with what they name.
-pub(super) fn checked(settings: &Amqp091Settings) -> Result<Checked, BrokersError> {
-    let settings = Arc::new(fedora_config::fill(settings)?);
+/// The settings, filled, with what they name; `wraps` says whether `ENVELOPE` may name another shape.
+pub(super) fn checked(settings: &Amqp091Settings, wraps: bool) -> Result<Checked, BrokersError> {
+    let mut settings = fedora_config::fill(settings)?;
+    check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), wraps)?;
+    if let (Envelope::Petisco, None, Some(organization), Some(service)) =
+        (settings.envelope, &settings.exchange, &settings.organization, &settings.service)
+    {
+        settings.exchange = Some(format!("{organization}.{service}"));
+    }
     if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
         return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
     }
     let (urls, tls) = access(&settings).check()?;
-    Ok((settings, urls, tls))
+    Ok((Arc::new(settings), urls, tls))
 }
 
 type Checked = (Arc<Amqp091Settings>, Vec<BrokerUrl>, Option<Arc<ClientConfig>>);
@@ -90,7 +99,7 @@ struct LapinConnector<E> {
 }
 
 #[async_trait]
-impl<E: Envelope> Connector for LapinConnector<E> {
+impl<E: Shape> Connector for LapinConnector<E> {
     type Connection = EnvelopeConnection<E>;
 
     async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError> {
@@ -106,25 +115,38 @@ struct EnvelopeConnection<E> {
     envelope: PhantomData<E>,
 }
 
-impl<E: Envelope> EnvelopeConnection<E> {
-    fn encode(&self, message: &Message) -> Publish {
-        Publish {
+impl<E: Shape> EnvelopeConnection<E> {
+    fn encode(&self, message: &Message) -> Result<Publish, BoxError> {
+        let message = &*self.settings.envelope.seal(message, self.settings.origin())?;
+        Ok(Publish {
             exchange: self.settings.exchange.clone().unwrap_or_else(|| "amq.topic".to_owned()),
             routing_key: prefixed(self.settings.topic_prefix.as_deref(), message.topic()),
             mandatory: self.settings.mandatory,
             properties: E::encode(&self.settings, message),
             body: message.body().clone(),
-        }
+        })
     }
 }
 
 #[async_trait]
-impl<E: Envelope> brokers::Connection for EnvelopeConnection<E> {
+impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
     /// Publishes in a task of its own: dropped half-way, the batch goes on to its end.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
-        let publishes: Vec<_> = batch.iter().map(|message| self.encode(message)).collect();
+        let mut publishes = Vec::with_capacity(batch.len());
+        let mut refused = Vec::new();
+        for (index, message) in batch.iter().enumerate() {
+            match self.encode(message) {
+                Ok(publish) => publishes.push(publish),
+                Err(error) => refused.push((index, Failure::rejected(error))),
+            }
+        }
         let connection = self.connection.clone();
-        brokers::hand_over(batch, async move { connection.publish(&publishes).await }).await
+        let publish = async move {
+            let mut results = connection.publish(&publishes).await;
+            refused.into_iter().for_each(|(index, failure)| results.insert(index, Err(failure)));
+            results
+        };
+        brokers::hand_over(batch, publish).await
     }
 
     fn is_closed(&self) -> bool {

@@ -35,7 +35,10 @@
 //! | headers that are not tables, arrays or bytes, nor say how it travelled | headers |
 //! | headers [`ATTEMPT`](crate::headers::ATTEMPT) or `redelivery_count`, [`FAILURES`](crate::headers::FAILURES) | attempt, failures |
 
+mod any_broker;
 mod connection;
+#[cfg(feature = "cli")]
+mod dead_letters;
 mod envelope;
 mod fedora;
 mod fedora_config;
@@ -49,7 +52,10 @@ mod settings;
 mod settle;
 mod source;
 mod subscription;
+mod topology;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::dead_letters::{DeadLetter, DeadLetters, DeadLettersError};
 pub use self::fedora::{FedoraMessage, Severity};
 #[cfg(feature = "cli")]
 pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
@@ -58,5 +64,9 @@ pub use self::messenger::{Amqp091, Fedmsg};
 pub use self::settings::Amqp091Settings;
 pub use self::source::Amqp091Source;
 pub use self::subscription::{Amqp091Subscription, RetryBy};
+pub use self::topology::{
+    Binding, Exchange, ExchangeKind, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Plan, Queue, Topology,
+    TopologyError,
+};
 pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;

@@ -123,26 +123,31 @@ impl SendOn<'_> {
 
     fn publish(&self, exchange: String, routing_key: String, headers: FieldTable) -> Publish {
         let had = &self.incoming.properties;
-        let mut properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
-        // Neither the expiration, with which it would come back early or be gone as a dead letter, nor the user id,
-        // which must be our own.
-        macro_rules! keep {
-            ($($had:ident $with:ident),*) => {$(
-                if let Some(value) = had.$had() {
-                    properties = properties.$with(value.clone());
-                }
-            )*};
-        }
-        keep!(
-            content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
-            correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
-            timestamp with_timestamp, kind with_type, app_id with_app_id
-        );
+        let mut properties = kept(had).with_headers(headers).with_delivery_mode(2);
         if let (None, Some(id), RetryBy::Delay) = (had.message_id(), self.id, &self.subscription.retry) {
             properties = properties.with_message_id(id.to_string().into());
         }
         Publish { exchange, routing_key, mandatory: true, properties, body: self.incoming.body.clone() }
     }
+}
+
+/// The properties that a message keeps when it is sent on: neither the expiration, with which it would come back early or
+/// be gone as a dead letter, nor the user id, which must be our own; and no headers.
+pub(super) fn kept(had: &BasicProperties) -> BasicProperties {
+    let mut properties = BasicProperties::default();
+    macro_rules! keep {
+        ($($had:ident $with:ident),*) => {$(
+            if let Some(value) = had.$had() {
+                properties = properties.$with(value.clone());
+            }
+        )*};
+    }
+    keep!(
+        content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
+        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        timestamp with_timestamp, kind with_type, app_id with_app_id
+    );
+    properties
 }
 
 /// The queue of all messages has exchanges of its own.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::backends::brokers::{Sasl, redacted};
+use crate::envelope::{Envelope, Origin};
 use crate::tls::TlsSettings;
 
 /// Where the brokers are and how to talk to them.
@@ -52,7 +53,16 @@ pub struct Amqp091Settings {
     pub sasl: Sasl,
     /// Put before every topic in the routing key, with exactly one dot between; none by default.
     pub topic_prefix: Option<String>,
-    /// The exchange, which must exist; `amq.topic` by default.
+    /// The shape of messages; [`Envelope::Plain`] by default. Not for `fedmsg`, which has its own.
+    #[serde(deserialize_with = "crate::units::word")]
+    pub envelope: Envelope,
+    /// Who sends, for [`Envelope::Petisco`].
+    pub organization: Option<String>,
+    /// Which service of the organization sends, for [`Envelope::Petisco`].
+    pub service: Option<String>,
+    /// The attribute `source` of [`Envelope::CloudEvents`], a URI; `/tower-outbox` by default.
+    pub event_source: Option<String>,
+    /// The exchange, which must exist; `amq.topic` by default, for [`Envelope::Petisco`] `<organization>.<service>`.
     pub exchange: Option<String>,
     /// Whether a message that no queue is bound for is rejected; by default it is dropped by the broker, silently.
     pub mandatory: bool,
@@ -77,6 +87,15 @@ impl Amqp091Settings {
     /// The brokers at `urls`, and defaults for the rest.
     pub fn new<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
         Self { urls: urls.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// What envelopes say of who sends.
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin {
+            organization: self.organization.as_deref(),
+            service: self.service.as_deref(),
+            event_source: self.event_source.as_deref(),
+        }
     }
 
     /// The files that concern TLS.
@@ -116,6 +135,10 @@ impl Default for Amqp091Settings {
             dangerous_accept_any_host_name: false,
             sasl: Sasl::default(),
             topic_prefix: None,
+            envelope: Envelope::default(),
+            organization: None,
+            service: None,
+            event_source: None,
             exchange: None,
             mandatory: false,
             durable: true,

@@ -23,7 +23,6 @@ use super::settle::Unanswered;
 use super::subscription::Amqp091Subscription;
 use crate::backends::brokers::{BrokerUrl, BrokersError};
 use crate::backoff::Backoff;
-use crate::envelope::Envelope;
 use crate::error::Chain;
 use crate::source::{Delivery, Source, SourceError};
 
@@ -45,7 +44,6 @@ pub(super) struct Shared {
     pub(super) answers: TaskTracker,
     urls: Vec<BrokerUrl>,
     dialect: Dialect,
-    envelope: Envelope,
     name: Arc<str>,
 }
 
@@ -90,21 +88,12 @@ impl Amqp091Source {
         Self::with_dialect(settings, subscription, Dialect::Fedora)
     }
 
-    /// The shape of the messages; [`Envelope::Plain`] by default.
-    #[allow(dead_code, reason = "for what reads settings")]
-    pub(crate) fn with_envelope(mut self, envelope: Envelope) -> Self {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            shared.envelope = envelope;
-        }
-        self
-    }
-
     fn with_dialect(
         settings: &Amqp091Settings,
         subscription: &Amqp091Subscription,
         dialect: Dialect,
     ) -> Result<Self, BrokersError> {
-        let (settings, urls, tls) = checked(settings)?;
+        let (settings, urls, tls) = checked(settings, dialect == Dialect::Plain)?;
         let subscription = subscription.filled(&settings)?;
         let name = subscription.queue.as_str().into();
         let shared = Shared {
@@ -115,7 +104,6 @@ impl Amqp091Source {
             answers: TaskTracker::new(),
             urls,
             dialect,
-            envelope: Envelope::Plain,
             name,
         };
         Ok(Self { shared: Arc::new(shared), state: Mutex::default(), wanted: watch::Sender::new(false) })
@@ -284,7 +272,7 @@ impl Shared {
         };
         let prefix = self.settings.topic_prefix.as_deref();
         let message = incoming.decode(self.dialect, prefix, &self.subscription.queue);
-        let message = message.and_then(|message| self.envelope.open(message));
+        let message = message.and_then(|message| self.settings.envelope.open(message));
         let (failed, failures) = (incoming.failed(), incoming.failures());
         let unanswered = |id| Unanswered { link: Arc::clone(link), acker: raw.acker, incoming, id };
         match message {

@@ -21,6 +21,8 @@ pub(super) trait Envelope: Send + Sync + 'static {
     const ADDRESS: &'static str;
     /// Whether messages are durable when the settings do not say.
     const DURABLE: bool;
+    /// Whether `ENVELOPE` may name another shape.
+    const WRAPS: bool;
 
     fn check(message: &Message) -> Result<(), BoxError>;
 
@@ -34,6 +36,7 @@ pub(super) struct Plain;
 impl Envelope for Plain {
     const ADDRESS: &'static str = "{topic}";
     const DURABLE: bool = true;
+    const WRAPS: bool = true;
 
     fn check(_: &Message) -> Result<(), BoxError> {
         Ok(())

@@ -11,7 +11,8 @@ use super::envelope::{self, Envelope, Plain};
 use super::rhmsg::Rhmsg;
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{
-    self, Access, BrokerUrl, BrokersError, Connector, Dialer, Failover, broker_messenger, check_message,
+    self, Access, BrokerUrl, BrokersError, Connector, Dialer, Failover, broker_messenger, check_envelope,
+    check_message,
 };
 use crate::error::BoxError;
 use crate::message::Message;
@@ -42,6 +43,7 @@ struct Transport<E: Envelope> {
 impl<E: Envelope> Transport<E> {
     fn new(settings: &Amqp10Settings) -> Result<Self, BrokersError> {
         let fault = |key, problem| Err(BrokersError::setting(key, problem));
+        check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), E::WRAPS)?;
         if settings.priority > 9 {
             return fault("PRIORITY", "is above 9, the highest of AMQP");
         }
@@ -58,8 +60,9 @@ impl<E: Envelope> Transport<E> {
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        check_message(self.settings.topic_prefix.as_deref(), message)?;
-        E::check(message)
+        let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
+        check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
+        E::check(&sealed)
     }
 }
 
@@ -107,6 +110,8 @@ impl<E: Envelope> EnvelopeConnection<E> {
         batch: &mut connection::Batch<'_>,
         message: &Message,
     ) -> Result<connection::Answer, Failure> {
+        let sealed = self.settings.envelope.seal(message, self.settings.origin());
+        let message = &*sealed.map_err(Failure::rejected)?;
         let durable = self.settings.durable.unwrap_or(E::DURABLE);
         let header = envelope::header(&self.settings, durable, message);
         let encoded = E::encode(header, message).map_err(Failure::rejected)?;

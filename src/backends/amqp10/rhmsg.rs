@@ -26,6 +26,7 @@ pub(super) struct Rhmsg;
 impl Envelope for Rhmsg {
     const ADDRESS: &'static str = "topic://{topic}";
     const DURABLE: bool = false;
+    const WRAPS: bool = false;
 
     fn check(message: &Message) -> Result<(), BoxError> {
         fields(message.body()).map(drop)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use crate::backends::brokers::{Sasl, redacted};
+use crate::envelope::{Envelope, Origin};
 use crate::tls::TlsSettings;
 
 /// Where the brokers are and how to talk to them.
@@ -54,6 +55,15 @@ pub struct Amqp10Settings {
     /// The address of a message: a template in which `{topic}` stands for prefix and topic.
     /// By default `{topic}`, for rhmsg `topic://{topic}`. RabbitMQ wants `/topic/{topic}`.
     pub address: Option<String>,
+    /// The shape of messages; [`Envelope::Plain`] by default. Not for `rhmsg`, which has its own.
+    #[serde(deserialize_with = "crate::units::word")]
+    pub envelope: Envelope,
+    /// Who sends, for [`Envelope::Petisco`].
+    pub organization: Option<String>,
+    /// Which service of the organization sends, for [`Envelope::Petisco`].
+    pub service: Option<String>,
+    /// The attribute `source` of [`Envelope::CloudEvents`], a URI; `/tower-outbox` by default.
+    pub event_source: Option<String>,
     /// Whether brokers are to keep messages across a restart; by default yes, for rhmsg no, as rhmsg does.
     pub durable: Option<bool>,
     /// How long a message is worth delivering when it does not say so itself; no limit by default.
@@ -70,6 +80,15 @@ impl Amqp10Settings {
     /// The brokers at `urls`, and defaults for the rest.
     pub fn new<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
         Self { urls: urls.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// What envelopes say of who sends.
+    pub(crate) fn origin(&self) -> Origin<'_> {
+        Origin {
+            organization: self.organization.as_deref(),
+            service: self.service.as_deref(),
+            event_source: self.event_source.as_deref(),
+        }
     }
 
     /// The files that concern TLS.
@@ -109,6 +128,10 @@ impl Default for Amqp10Settings {
             dangerous_accept_any_host_name: false,
             sasl: Sasl::default(),
             topic_prefix: None,
+            envelope: Envelope::default(),
+            organization: None,
+            service: None,
+            event_source: None,
             address: None,
             durable: None,
             ttl: None,

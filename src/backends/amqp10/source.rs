@@ -16,7 +16,7 @@ use super::receiving::Demand;
 use super::settings::Amqp10Settings;
 use super::subscription::Amqp10Subscription;
 use super::worker::{Setup, Worker};
-use crate::backends::brokers::{BrokersError, Dialer};
+use crate::backends::brokers::{BrokersError, Dialer, check_envelope};
 use crate::source::{Delivery, Source, SourceError};
 
 /// Receives from any AMQP 1.0 broker: the source of the backends `amqp10` and `rhmsg`.
@@ -53,11 +53,13 @@ impl Amqp10Source {
         content_types: [&'static str; 2],
     ) -> Result<Self, BrokersError> {
         check(subscription)?;
+        let wraps = content_types == Reader::PLAIN;
+        check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), wraps)?;
         let (urls, tls) = access(settings).check()?;
         let reader = Reader {
             address: subscription.address.as_str().into(),
             topic_prefix: settings.topic_prefix.clone(),
-            envelope: subscription.envelope.clone(),
+            envelope: settings.envelope,
             content_types,
         };
         let setup = Setup {

@@ -2,8 +2,6 @@
 
 use serde::Deserialize;
 
-use crate::envelope::Envelope;
-
 /// Where messages come from at the brokers, and which.
 ///
 /// ```
@@ -33,9 +31,6 @@ pub struct Amqp10Subscription {
     /// Where dead letters go, an address that may be written to; by default the broker is told that they are rejected,
     /// and may drop them.
     pub dead_letter_address: Option<String>,
-    /// What messages look like; [`Envelope::Plain`] by default.
-    #[cfg_attr(not(feature = "settings"), serde(skip))]
-    pub envelope: Envelope,
 }
 
 impl Amqp10Subscription {
@@ -71,24 +66,10 @@ impl Amqp10Subscription {
         self.dead_letter_address = Some(address.into());
         self
     }
-
-    /// Sets what messages look like.
-    #[must_use]
-    pub fn with_envelope(mut self, envelope: Envelope) -> Self {
-        self.envelope = envelope;
-        self
-    }
 }
 
 impl Default for Amqp10Subscription {
     fn default() -> Self {
-        Self {
-            address: String::new(),
-            selector: None,
-            durable: None,
-            credit: 256,
-            dead_letter_address: None,
-            envelope: Envelope::default(),
-        }
+        Self { address: String::new(), selector: None, durable: None, credit: 256, dead_letter_address: None }
     }
 }

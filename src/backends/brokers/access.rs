@@ -8,6 +8,7 @@ use rustls::ClientConfig;
 use super::error::BrokersError;
 use super::settings::Sasl;
 use super::url::{BrokerUrl, UrlError};
+use crate::envelope::{Envelope, Origin};
 use crate::error::BoxError;
 use crate::message::Message;
 use crate::tls::{self, TlsSettings};
@@ -71,6 +72,25 @@ impl Access<'_> {
         let tls = with_tls.then(|| tls::client_config(&self.tls)).transpose()?;
         Ok((urls, tls))
     }
+}
+
+/// Checks the settings of an envelope; `wraps` says whether the backend may have one.
+pub(crate) fn check_envelope(
+    envelope: Envelope,
+    origin: Origin<'_>,
+    topic_prefix: Option<&str>,
+    wraps: bool,
+) -> Result<(), BrokersError> {
+    if envelope != Envelope::Plain && !wraps {
+        let problem = "is not for this backend, which has a shape of its own; leave it out";
+        return Err(BrokersError::setting("ENVELOPE", problem));
+    }
+    if envelope == Envelope::Petisco && topic_prefix.is_some() {
+        let problem =
+            "is not for ENVELOPE \"petisco\", whose routing keys begin with ORGANIZATION and SERVICE";
+        return Err(BrokersError::setting("TOPIC_PREFIX", problem));
+    }
+    envelope.check_origin(origin).map_err(|(key, problem)| BrokersError::setting(key, problem))
 }
 
 /// What no broker of AMQP could do for a message.

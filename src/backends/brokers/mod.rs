@@ -11,7 +11,7 @@ mod messenger;
 mod settings;
 mod url;
 
-pub(super) use self::access::{Access, check_message, prefixed};
+pub(super) use self::access::{Access, check_envelope, check_message, prefixed};
 #[cfg(feature = "amqp10")]
 pub(super) use self::dial::Dialer;
 pub use self::error::BrokersError;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Fedmsg, Sasl};
-use tower_outbox::{Message, Messenger, Scalar};
+use tower_outbox::{Envelope, Message, Messenger, Scalar};
 
 #[test]
 fn values_that_make_no_sense_are_refused() {
@@ -24,6 +24,32 @@ fn values_that_make_no_sense_are_refused() {
         let error = Fedmsg::new(&settings).unwrap_err().to_string();
         assert!(error.contains(text), "{text}: {error}");
     }
+}
+
+#[test]
+fn envelopes_are_checked_at_start() {
+    type Change = fn(&mut Amqp091Settings);
+    let cases: [(&str, Change); 4] = [
+        ("ORGANIZATION", |settings| settings.organization = None),
+        ("SERVICE", |settings| settings.service = Some("a.b".to_owned())),
+        ("TOPIC_PREFIX is not for", |settings| settings.topic_prefix = Some("p".to_owned())),
+        ("EVENT_SOURCE is empty", |settings| {
+            settings.envelope = Envelope::CloudEvents;
+            settings.event_source = Some(String::new());
+        }),
+    ];
+    let mut good = Amqp091Settings::new(["amqp://localhost"]);
+    good.envelope = Envelope::Petisco;
+    (good.organization, good.service) = (Some("acme".to_owned()), Some("registration".to_owned()));
+    Amqp091::new(&good).unwrap();
+    for (text, change) in cases {
+        let mut settings = good.clone();
+        change(&mut settings);
+        let error = Amqp091::new(&settings).unwrap_err().to_string();
+        assert!(error.contains(text), "{text}: {error}");
+    }
+    let error = Fedmsg::new(&good).unwrap_err().to_string();
+    assert!(error.contains("ENVELOPE is not for this backend"), "{error}");
 }
 
 #[test]

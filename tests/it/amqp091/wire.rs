@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Fedmsg, FedoraMessage, Severity};
-use tower_outbox::{Message, Messenger};
+use tower_outbox::amqp091::{
+    Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription, Fedmsg, FedoraMessage, Severity,
+};
+use tower_outbox::source::{Delivery, Source};
+use tower_outbox::{Envelope, Message, Messenger};
 
 use crate::peers::{Brokers, RabbitQueue, unique};
 
@@ -64,4 +67,94 @@ async fn a_general_message_says_what_it_is() {
         (&json!(2), &json!(9), &json!("60000"))
     );
     assert!(found["timestamp"].as_u64().is_some());
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn cloudevents_are_on_the_wire_in_the_mode_of_the_settings() {
+    let brokers = Brokers::running();
+    let topic = unique("wire");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let message = Message::json(topic.clone(), &json!({"n": 1}))
+        .unwrap()
+        .with_header("traceparent", "00-ab-cd-01")
+        .with_header("correlation_id", "abc");
+    for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured] {
+        let mut settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
+        settings.envelope = envelope;
+        settings.event_source = Some("/orders".to_owned());
+        Amqp091::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
+    }
+    let found = queue.drain().await;
+    let [binary, structured] = found.as_slice() else { panic!("{found:?}") };
+    let id = message.id().to_string();
+    assert_eq!((&binary["routing_key"], &structured["routing_key"]), (&json!(topic), &json!(topic)));
+    assert_eq!((&binary["body"], &binary["content_type"]), (&json!("{\"n\":1}"), &json!("application/json")));
+    let headers = binary["headers"].as_object().unwrap();
+    for (name, value) in [
+        ("cloudEvents:specversion", "1.0"),
+        ("cloudEvents:id", &id),
+        ("cloudEvents:source", "/orders"),
+        ("cloudEvents:type", &topic),
+        ("cloudEvents:traceparent", "00-ab-cd-01"),
+        ("correlation_id", "abc"),
+    ] {
+        assert_eq!(headers[name], value, "{name}");
+    }
+    assert_eq!(structured["content_type"], "application/cloudevents+json");
+    assert_eq!(structured["headers"], json!({"correlation_id": "abc"}));
+    let event: Value = serde_json::from_str(structured["body"].as_str().unwrap()).unwrap();
+    assert_eq!((&event["id"], &event["data"]), (&json!(id), &json!({"n": 1})));
+    assert_eq!((&event["traceparent"], &event["source"]), (&json!("00-ab-cd-01"), &json!("/orders")));
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn cloudevents_of_either_mode_are_opened_also_when_they_come_again() {
+    let brokers = Brokers::running();
+    let topic = unique("wire");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let mut settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
+    let message =
+        Message::json(topic.clone(), &json!({"n": 1})).unwrap().with_key("k").with_header("myext", 7);
+    for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Plain] {
+        settings.envelope = envelope;
+        Amqp091::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
+    }
+    settings.envelope = Envelope::CloudEvents;
+    let source = Amqp091Source::new(&settings, &Amqp091Subscription::new(queue.name())).unwrap();
+    let next = async || -> Delivery { source.receive(1).await.unwrap().remove(0) };
+    let assert_opened = |delivery: &Delivery, attempt| {
+        let view = delivery.view().unwrap();
+        let found = view.message();
+        assert_eq!(
+            (found.id(), found.topic(), found.body()),
+            (message.id(), message.topic(), message.body())
+        );
+        assert_eq!((found.key(), found.content_type()), (Some("k"), "application/json"));
+        assert_eq!(
+            (found.header("myext"), found.header("ce-source")),
+            (Some(&7.into()), Some(&"/tower-outbox".into()))
+        );
+        assert_eq!(view.attempt(), attempt);
+    };
+    for _ in 0..2 {
+        let delivery = next().await;
+        assert_opened(&delivery, 1);
+        delivery.retry(Duration::from_millis(50), "not now").await.unwrap();
+    }
+    let plain = next().await;
+    assert!(plain.view().unwrap_err().contains("no CloudEvent"));
+    plain.reject("it cannot be read").await.unwrap();
+    for _ in 0..2 {
+        let delivery = next().await;
+        assert_opened(&delivery, 2);
+        delivery.ack().await.unwrap();
+    }
+    source.close(Duration::from_secs(5)).await;
+    for made in [".dead", ".retry.50"] {
+        let name = format!("{}{made}", queue.name());
+        brokers.python("rabbit.py", &[brokers.get("RABBIT1_AMQP"), "delete", &name]).await;
+    }
+    assert!(queue.drain().await.is_empty());
 }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg};
-use tower_outbox::{Message, Messenger};
+use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription, RhMsg};
+use tower_outbox::source::Source;
+use tower_outbox::{Envelope, Message, Messenger};
 
-use crate::peers::Brokers;
+use crate::peers::{Brokers, RabbitQueue, unique};
 
 const EVENT: &str = r#"{"a": "b", "count": 7, "ok": true, "none": null, "f": 1.5, "list": [1], "new_value": {"c": "d", "n": 1}, "ü": "☃"}"#;
 
@@ -150,4 +151,55 @@ async fn sasl_is_chosen_by_what_the_peer_offers() {
         Amqp10::new(&settings).unwrap().send(vec![Message::new("a", "x").unwrap()]).await.unwrap();
         assert_eq!(peer.event("open").await["sasl_mech"], chosen, "offered {offered}");
     }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn cloudevents_are_application_properties() {
+    let brokers = Brokers::running();
+    let (mut peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
+    let mut settings = Amqp10Settings::new([format!("amqp://{address}")]);
+    settings.envelope = Envelope::CloudEvents;
+    let message =
+        Message::json("user.created", &json!({"id": 7})).unwrap().with_header("correlation_id", "abc");
+    Amqp10::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
+    let found = peer.event("message").await;
+    let properties = &found["properties"];
+    assert_eq!(properties["cloudEvents:id"], message.id().to_string());
+    assert_eq!(properties["cloudEvents:type"], "user.created");
+    assert_eq!(properties["cloudEvents:source"], "/tower-outbox");
+    assert_eq!(properties["correlation_id"], "abc");
+    assert_eq!(found["content_type"], "application/json");
+    settings.envelope = Envelope::Petisco;
+    assert!(Amqp10::new(&settings).unwrap_err().to_string().contains("ORGANIZATION"));
+    settings.envelope = Envelope::CloudEvents;
+    assert!(RhMsg::new(&settings).unwrap_err().to_string().contains("ENVELOPE is not for this backend"));
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn envelopes_are_opened_by_the_source_of_the_same_settings() {
+    let brokers = Brokers::running();
+    let topic = unique("wire");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
+    settings.address = Some(format!("/topic/{topic}"));
+    (settings.organization, settings.service) = (Some("acme".to_owned()), Some("orders".to_owned()));
+    let message =
+        Message::json(topic, &json!({"n": 1})).unwrap().with_key("k").with_header("correlation_id", "abc");
+    for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco] {
+        settings.envelope = envelope;
+        Amqp10::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
+        let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(queue.address())).unwrap();
+        let delivery = source.receive(1).await.unwrap().remove(0);
+        let found = delivery.view().unwrap().message().clone();
+        delivery.ack().await.unwrap();
+        assert_eq!(found.id(), message.id());
+        assert_eq!((found.topic(), found.body(), found.key()), (message.topic(), message.body(), Some("k")));
+        assert_eq!(found.header("correlation_id"), Some(&"abc".into()), "{envelope:?}");
+        source.close(Duration::from_secs(5)).await;
+    }
+    settings.envelope = Envelope::CloudEvents;
+    assert!(Amqp10Source::rhmsg(&settings, &Amqp10Subscription::new("q")).is_err());
+    queue.drain().await;
 }

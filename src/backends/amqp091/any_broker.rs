@@ -1,0 +1,27 @@
+//! A connection to the first broker that answers, for work that is no sending.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::connection::{self, Connection};
+use super::messenger::checked;
+use super::settings::Amqp091Settings;
+use crate::backends::brokers::BrokersError;
+use crate::error::Chain;
+
+/// The connection and the settings, filled; or why no broker answers.
+pub(super) async fn connect(
+    settings: &Amqp091Settings,
+) -> Result<Result<(Connection, Arc<Amqp091Settings>), String>, BrokersError> {
+    let (settings, urls, tls) = checked(settings, true)?;
+    let mut reasons = Vec::new();
+    for url in &urls {
+        match timeout(settings.connection_timeout, connection::open(&settings, tls.clone(), url)).await {
+            Ok(Ok(connection)) => return Ok(Ok((connection, settings))),
+            Ok(Err(error)) => reasons.push(format!("{url}: {}", Chain(error.as_ref()))),
+            Err(_) => reasons.push(format!("{url}: no connection within {:?}", settings.connection_timeout)),
+        }
+    }
+    Ok(Err(reasons.join("; ")))
+}

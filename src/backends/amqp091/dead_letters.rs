@@ -1,0 +1,191 @@
+//! The messages of a dead-letter queue, and how they get another life.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{Acker, Channel, ErrorKind};
+
+use super::any_broker;
+use super::connection::{Connection, Publish};
+use super::incoming::{Dialect, Incoming, REDELIVERY_COUNT};
+use super::outgoing::kept;
+use super::settings::Amqp091Settings;
+use crate::backends::brokers::BrokersError;
+use crate::error::Chain;
+use crate::headers::{ATTEMPT, FAILURES, QUEUE, REASON};
+use crate::message::Message;
+
+/// A queue whose messages are taken one by one. What is not requeued is put back in its place when it is closed or dropped.
+pub(crate) struct DeadLetters {
+    connection: Connection,
+    /// Holds what was taken.
+    channel: Channel,
+    settings: Arc<Amqp091Settings>,
+    queue: String,
+    left: u32,
+}
+
+/// One of its messages.
+pub(crate) struct DeadLetter {
+    incoming: Incoming,
+    acker: Acker,
+}
+
+/// Why dead letters cannot be taken or requeued.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeadLettersError {
+    #[error(transparent)]
+    Settings(#[from] BrokersError),
+    #[error("no broker can be reached: {0}")]
+    Unreachable(String),
+    #[error("there is no queue {0:?}")]
+    NoQueue(String),
+    #[error("where a message goes back to cannot be told: give --exchange and --routing-key")]
+    NoTarget,
+    #[error(
+        "a message was not taken by the exchange {exchange:?} with the routing key {routing_key:?}: {reason}"
+    )]
+    NotTaken { exchange: String, routing_key: String, reason: String },
+    #[error("the broker failed")]
+    Broker(#[from] lapin::Error),
+}
+
+impl DeadLetters {
+    pub(crate) async fn open(settings: &Amqp091Settings, queue: &str) -> Result<Self, DeadLettersError> {
+        let (connection, settings) =
+            any_broker::connect(settings).await?.map_err(DeadLettersError::Unreachable)?;
+        let missing = || DeadLettersError::NoQueue(queue.to_owned());
+        if queue.len() > 255 {
+            return Err(missing());
+        }
+        let channel = connection.new_channel().await?;
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        let left = match declared {
+            Ok(declared) => declared.message_count(),
+            Err(error) if is_not_found(&error) => return Err(missing()),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Self { connection, channel, settings, queue: queue.to_owned(), left })
+    }
+
+    /// How many of those that were there at the start are to come.
+    pub(crate) fn left(&self) -> u32 {
+        self.left
+    }
+
+    /// The next of those that were there at the start.
+    pub(crate) async fn next(&mut self) -> Result<Option<DeadLetter>, DeadLettersError> {
+        let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
+        self.left = left;
+        let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default()).await?;
+        Ok(got.map(|got| {
+            let delivery = got.delivery;
+            let routing_key = delivery.routing_key.to_string();
+            let body = Bytes::from(delivery.data);
+            let incoming = Incoming { routing_key, properties: delivery.properties, body };
+            DeadLetter { incoming, acker: delivery.acker }
+        }))
+    }
+
+    /// The message in it, if it can be read.
+    pub(crate) fn message(&self, letter: &DeadLetter) -> Option<Message> {
+        let prefix = self.settings.topic_prefix.as_deref();
+        let message = letter.incoming.decode(Dialect::Plain, prefix, &self.queue).ok()?;
+        self.settings.envelope.open(message).ok()
+    }
+
+    /// Where it came from: the exchange and routing key that lead back there.
+    ///
+    /// Ours says the queue in a header, to which the default exchange leads. Petisco's goes to the retry exchange; its
+    /// queue is in a header, or in the name of this one. What RabbitMQ gave up on goes back to the queue it was in first.
+    pub(crate) fn target(&self, letter: &DeadLetter) -> Result<(String, String), DeadLettersError> {
+        let text = |name| letter.incoming.header(name).map(|value| value.to_string());
+        if let Some(queue) = text(QUEUE) {
+            return Ok((String::new(), queue));
+        }
+        let petisco = text("queue").filter(|_| text(REDELIVERY_COUNT).is_some());
+        let petisco = petisco.or_else(|| self.queue.strip_prefix("dead_letter.").map(str::to_owned));
+        if let Some(exchange) = petisco.as_deref().and_then(petisco_retry_exchange) {
+            return Ok((exchange, format!("retry.{}", petisco.unwrap_or_default())));
+        }
+        match text("x-first-death-queue").filter(|queue| petisco.is_none() && *queue != self.queue) {
+            Some(queue) => Ok((String::new(), queue)),
+            None => Err(DeadLettersError::NoTarget),
+        }
+    }
+
+    /// Publishes it as if nobody had tried it, and takes it from the queue when the broker has it.
+    pub(crate) async fn requeue(
+        &self,
+        letter: DeadLetter,
+        (exchange, routing_key): (String, String),
+    ) -> Result<(), DeadLettersError> {
+        let mut properties = kept(&letter.incoming.properties).with_delivery_mode(2);
+        if let Some(headers) = letter.fresh_headers() {
+            properties = properties.with_headers(headers);
+        }
+        let body = letter.incoming.body;
+        let publish = Publish { exchange, routing_key, mandatory: true, properties, body };
+        if let Some(Err(failure)) = self.connection.publish(std::slice::from_ref(&publish)).await.pop() {
+            let Publish { exchange, routing_key, .. } = publish;
+            let reason = Chain(failure.cause()).to_string();
+            return Err(DeadLettersError::NotTaken { exchange, routing_key, reason });
+        }
+        letter.acker.ack(BasicAckOptions::default()).await?;
+        Ok(())
+    }
+
+    /// Puts back what was not requeued.
+    pub(crate) async fn close(self) {
+        self.connection.close().await;
+    }
+}
+
+impl DeadLetter {
+    /// A header as a text.
+    pub(crate) fn header(&self, name: &str) -> Option<String> {
+        self.incoming.header(name).map(|value| value.to_string())
+    }
+
+    /// Why it was given up on.
+    pub(crate) fn reason(&self) -> Option<String> {
+        self.header(REASON).or_else(|| self.header("x-first-death-reason"))
+    }
+
+    /// Its headers without those that count attempts; none if there are no others.
+    fn fresh_headers(&self) -> Option<FieldTable> {
+        let counted = self.incoming.header(REDELIVERY_COUNT).is_some();
+        let of_attempts = |name: &str| match name {
+            ATTEMPT | FAILURES | QUEUE | REASON | REDELIVERY_COUNT | "x-death" => true,
+            "queue" => counted,
+            _ => name.starts_with("x-first-death-") || name.starts_with("x-last-death-"),
+        };
+        let headers = self.incoming.properties.headers().as_ref()?.inner();
+        let mut fresh = FieldTable::default();
+        for (name, value) in headers.iter().filter(|(name, _)| !of_attempts(name.as_str())) {
+            fresh.insert(name.clone(), AMQPValue::clone(value));
+        }
+        (!fresh.inner().is_empty()).then_some(fresh)
+    }
+}
+
+/// The exchange for retries of a queue of petisco, `<organization>.<service>.<version>.<event|command>.<name>.<subscriber>`.
+fn petisco_retry_exchange(queue: &str) -> Option<String> {
+    let parts: Vec<_> = queue.split('.').collect();
+    let [organization, service, version, "event" | "command", _, _] = parts.as_slice() else { return None };
+    version.parse::<u32>().is_ok().then(|| format!("retry.{organization}.{service}"))
+}
+
+fn is_not_found(error: &lapin::Error) -> bool {
+    match error.kind() {
+        ErrorKind::ProtocolError(amqp) => {
+            matches!(amqp.kind(), AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,171 @@
+//! `tower-outbox requeue --queue`: dead letters of a broker.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::filter::{FilterArgs, duration};
+use super::{Context, Failure};
+
+/// The heading of these options in the help.
+const FROM: &str = "From a queue of RabbitMQ (BACKEND amqp091 or fedmsg)";
+
+/// Which queue, and where its messages go.
+#[derive(Args, Clone, Debug)]
+pub(super) struct FromQueue {
+    /// Take dead letters from this queue: those that are there at the start
+    #[arg(long, help_heading = FROM, conflicts_with_all = ["id", "all", "state", "rate", "url"])]
+    queue: Option<String>,
+    /// Publish to this exchange, '' for the default exchange; by default a message goes back to where it came from
+    #[arg(long, help_heading = FROM, requires = "routing_key")]
+    exchange: Option<String>,
+    /// Publish with this routing key
+    #[arg(long, help_heading = FROM, value_name = "KEY", requires = "exchange")]
+    routing_key: Option<String>,
+    /// Requeue at most this many
+    #[arg(long, help_heading = FROM, value_name = "N")]
+    limit: Option<u64>,
+    /// Wait this long after each: 100ms, 1s
+    #[arg(long, help_heading = FROM, value_name = "TIME", value_parser = duration)]
+    wait: Option<Duration>,
+    /// Only those with this header; may be repeated
+    #[arg(long, help_heading = FROM, value_name = "NAME=VALUE", value_parser = name_and_value)]
+    header: Vec<(String, String)>,
+}
+
+fn name_and_value(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it has no '='; write NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+impl FromQueue {
+    /// Whether it is what is meant.
+    pub(super) fn is_given(&self) -> Result<bool, Failure> {
+        let options =
+            self.exchange.is_some() || self.limit.is_some() || self.wait.is_some() || !self.header.is_empty();
+        match (&self.queue, options) {
+            (None, true) => {
+                let message = "--exchange, --routing-key, --limit, --wait and --header are for --queue only";
+                Err(Failure { code: 2, message: Some(message.to_owned()) })
+            }
+            (queue, _) => Ok(queue.is_some()),
+        }
+    }
+
+    #[cfg(not(feature = "amqp091"))]
+    pub(super) fn run(&self, _: &Context, _: &FilterArgs, _: bool) -> Result<(), Failure> {
+        Err(Failure::failed("--queue is not compiled in: install tower-outbox with the feature \"amqp091\""))
+    }
+
+    #[cfg(feature = "amqp091")]
+    pub(super) fn run(&self, context: &Context, filter: &FilterArgs, dry_run: bool) -> Result<(), Failure> {
+        let settings = context.settings()?;
+        if !["amqp091", "fedmsg"].contains(&settings.backend.as_str()) {
+            let backend = settings.backend;
+            return Err(Failure::failed(format!(
+                "--queue needs BACKEND \"amqp091\" or \"fedmsg\", and the settings say {backend:?}"
+            )));
+        }
+        let settings = settings.backend_keys.parse().map_err(|error| Failure::error(&error))?;
+        let run = moving::Run { from: self, filter, dry_run, output: context.output };
+        context.runtime.block_on(run.run(&settings))
+    }
+}
+
+#[cfg(feature = "amqp091")]
+mod moving {
+    use serde::Serialize;
+
+    use super::super::output::{Output, Unit, count};
+    use super::{Failure, FilterArgs, FromQueue};
+    use crate::backends::amqp091::{Amqp091Settings, DeadLetter, DeadLetters, DeadLettersError};
+
+    pub(super) struct Run<'a> {
+        pub(super) from: &'a FromQueue,
+        pub(super) filter: &'a FilterArgs,
+        pub(super) dry_run: bool,
+        pub(super) output: Output,
+    }
+
+    /// What was done.
+    #[derive(Default, Serialize)]
+    struct Done {
+        messages: u64,
+        /// Those that were looked at and put back.
+        left: u64,
+        dry_run: bool,
+    }
+
+    impl Run<'_> {
+        pub(super) async fn run(&self, settings: &Amqp091Settings) -> Result<(), Failure> {
+            let queue = self.from.queue.as_deref().unwrap_or_default();
+            let mut letters = DeadLetters::open(settings, queue).await.map_err(|error| failure(&error))?;
+            let mut done = Done { dry_run: self.dry_run, ..Done::default() };
+            let moved = self.move_all(&mut letters, &mut done).await;
+            letters.close().await;
+            match moved {
+                Ok(()) if self.output.json => self.output.document(&done),
+                Ok(()) => {
+                    let verb = if self.dry_run { "would requeue" } else { "requeued" };
+                    self.output.line(format!("{verb} {}", count(done.messages, "dead letter")))
+                }
+                Err(error) => {
+                    let Failure { code, message } = failure(&error);
+                    let before = count(done.messages, "dead letter");
+                    let message = message.map(|message| match self.dry_run {
+                        true => message,
+                        false => {
+                            format!("{message}; {before} requeued before, the others are where they were")
+                        }
+                    });
+                    Err(Failure { code, message })
+                }
+            }
+        }
+
+        async fn move_all(&self, letters: &mut DeadLetters, done: &mut Done) -> Result<(), DeadLettersError> {
+            let bar = self.output.progress(Some(letters.left().into()), Unit::Messages);
+            while self.from.limit.is_none_or(|limit| done.messages < limit) {
+                let Some(letter) = letters.next().await? else { break };
+                bar.inc(1);
+                if !self.is_meant(letters, &letter) {
+                    done.left += 1;
+                    continue;
+                }
+                let target = match (&self.from.exchange, &self.from.routing_key) {
+                    (Some(exchange), Some(routing_key)) => (exchange.clone(), routing_key.clone()),
+                    _ => letters.target(&letter)?,
+                };
+                if !self.dry_run {
+                    letters.requeue(letter, target).await?;
+                }
+                done.messages += 1;
+                if let Some(wait) = self.from.wait.filter(|_| !self.dry_run && letters.left() > 0) {
+                    tokio::time::sleep(wait).await;
+                }
+            }
+            bar.finish_and_clear();
+            Ok(())
+        }
+
+        fn is_meant(&self, letters: &DeadLetters, letter: &DeadLetter) -> bool {
+            let message = letters.message(letter);
+            let has = |(name, value): &(String, String)| {
+                let of_message = message.as_ref().and_then(|message| message.header(name));
+                let found = of_message.map(ToString::to_string).or_else(|| letter.header(name));
+                found.as_ref() == Some(value)
+            };
+            self.from.header.iter().all(has)
+                && self.filter.matches(message.as_ref(), letter.reason().as_deref())
+        }
+    }
+
+    fn failure(error: &DeadLettersError) -> Failure {
+        let failure = Failure::error(error);
+        match error {
+            DeadLettersError::NoQueue(_) => Failure { code: 3, ..failure },
+            DeadLettersError::Unreachable(_) => Failure { code: 4, ..failure },
+            _ => failure,
+        }
+    }
+}

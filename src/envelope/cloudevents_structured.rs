@@ -1,0 +1,184 @@
+//! CloudEvents 1.0 in structured mode (AMQP Protocol Binding 1.0.2, section 3.2; JSON Event Format 1.0.2).
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use indexmap::IndexMap;
+use serde_json::value::{RawValue, to_raw_value};
+
+use super::cloudevents::{attributes, restore, set_others};
+use super::json;
+use crate::error::BoxError;
+use crate::message::{Message, Scalar};
+
+const CONTENT_TYPE: &str = "application/cloudevents+json";
+const JSON: &str = "application/json";
+
+/// Whether it is an event in this mode, or several, which nobody may send unasked.
+pub(super) fn is(message: &Message) -> bool {
+    media_type(message.content_type()).starts_with("application/cloudevents")
+}
+
+pub(super) fn seal(message: &Message, source: &str) -> Result<Message, BoxError> {
+    let mut event: IndexMap<&str, Box<RawValue>> = IndexMap::new();
+    for (name, value) in attributes(message, source)? {
+        event.insert(name, to_raw_value(&json::value(&value))?);
+    }
+    event.insert("datacontenttype", to_raw_value(message.content_type())?);
+    let raw =
+        is_json(message.content_type()).then(|| serde_json::from_slice::<Box<RawValue>>(message.body()));
+    match raw {
+        Some(Ok(data)) => event.insert("data", data),
+        _ => event.insert("data_base64", to_raw_value(&STANDARD.encode(message.body()))?),
+    };
+    let body = serde_json::to_vec(&event)?;
+    let mut sealed = message.reshaped(message.topic().clone(), CONTENT_TYPE, body.into());
+    set_others(&mut sealed, message);
+    Ok(sealed)
+}
+
+pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
+    if media_type(message.content_type()) != CONTENT_TYPE {
+        return Err("CloudEvents are understood as JSON, one in a message".into());
+    }
+    let mut event: IndexMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(message.body())
+        .map_err(|error| format!("it is no CloudEvent in JSON: {error}"))?;
+    event.retain(|_, value| value.get() != "null");
+    let content_type = match event.get("datacontenttype") {
+        Some(value) => Some(serde_json::from_str::<String>(value.get())?),
+        None => None,
+    };
+    let (content_type, body) =
+        match (event.shift_remove("data"), event.shift_remove("data_base64"), content_type) {
+            (Some(_), Some(_), _) => return Err("the CloudEvent has both data and data_base64".into()),
+            (Some(data), None, content_type) => data_of(data, content_type)?,
+            (None, Some(data), content_type) => {
+                let data: Cow<'_, str> = serde_json::from_str(data.get())?;
+                let body = STANDARD.decode(data.as_bytes())?;
+                (content_type.unwrap_or_else(|| "application/octet-stream".to_owned()), body.into())
+            }
+            (None, None, content_type) => (content_type.unwrap_or_else(|| JSON.to_owned()), Bytes::new()),
+        };
+    let mut opened = message.reshaped(message.topic().clone(), content_type, body);
+    for (name, value) in message.headers() {
+        opened.set_header(name.to_owned(), value.clone());
+    }
+    let attributes = event.into_iter().map(|(name, value)| Ok((name.to_string(), scalar(&name, value)?)));
+    restore(opened, attributes.collect::<Result<Vec<_>, BoxError>>()?)
+}
+
+/// JSON as it is written there; of other types, what the text says.
+fn data_of(data: &RawValue, content_type: Option<String>) -> Result<(String, Bytes), BoxError> {
+    let content_type = content_type.unwrap_or_else(|| JSON.to_owned());
+    let body = match data.get() {
+        text if !is_json(&content_type) && text.starts_with('"') => serde_json::from_str(text)?,
+        text => text.to_owned(),
+    };
+    Ok((content_type, body.into()))
+}
+
+fn media_type(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+fn is_json(content_type: &str) -> bool {
+    let media_type = media_type(content_type);
+    media_type.ends_with("/json") || media_type.ends_with("+json")
+}
+
+fn scalar(name: &str, value: &RawValue) -> Result<Scalar, BoxError> {
+    if value.get().starts_with(['[', '{']) {
+        return Err(format!("the attribute {name} of the CloudEvent is a list or an object").into());
+    }
+    Ok(json::scalar(serde_json::from_str(value.get())?))
+}
+
+/// The SDK of the CloudEvents project is the peer.
+#[cfg(test)]
+mod tests {
+    use cloudevents::event::ExtensionValue;
+    use cloudevents::{AttributesReader, Data, Event, EventBuilder, EventBuilderV10};
+
+    use super::*;
+
+    fn received(body: impl Into<Bytes>) -> Message {
+        Message::new("routed.by", body)
+            .unwrap()
+            .with_content_type("application/cloudevents+json; charset=utf-8")
+    }
+
+    #[test]
+    fn the_sdk_reads_what_we_write() {
+        let message = Message::json("user.created", &serde_json::json!({"id": 7}))
+            .unwrap()
+            .with_key("user-7")
+            .with_header("attempts", 3)
+            .with_header("urgent", true)
+            .with_header("ce-subject", "users/7");
+        let sealed = seal(&message, "/me").unwrap();
+        assert_eq!(sealed.content_type(), "application/cloudevents+json");
+        let event: Event = serde_json::from_slice(sealed.body()).unwrap();
+        assert_eq!((event.id(), event.ty()), (message.id().to_string().as_str(), "user.created"));
+        assert_eq!((event.source().as_str(), event.subject()), ("/me", Some("users/7")));
+        assert_eq!(event.datacontenttype(), Some("application/json"));
+        assert!(event.time().is_some());
+        assert_eq!(event.extension("partitionkey"), Some(&ExtensionValue::from("user-7")));
+        assert_eq!(event.extension("attempts"), Some(&ExtensionValue::from(3)));
+        assert_eq!(event.extension("urgent"), Some(&ExtensionValue::from(true)));
+        assert_eq!(event.data(), Some(&Data::Json(serde_json::json!({"id": 7}))));
+        let sealed = seal(&Message::new("a", &b"\0\xff"[..]).unwrap(), "/me").unwrap();
+        let event: Event = serde_json::from_slice(sealed.body()).unwrap();
+        assert_eq!(event.data(), Some(&Data::Binary(vec![0, 255])));
+    }
+
+    #[test]
+    fn we_read_what_the_sdk_writes() {
+        let event = EventBuilderV10::new()
+            .id("A-1")
+            .source("https://example.com/s")
+            .ty("com.example.made")
+            .subject("it")
+            .time("2026-11-21T05:56:11+01:00")
+            .extension("count", 3)
+            .extension("urgent", true)
+            .extension("partitionkey", "k");
+        let json = event.clone().data("application/json", serde_json::json!({"n": 1})).build().unwrap();
+        let opened = open(&received(serde_json::to_vec(&json).unwrap())).unwrap();
+        assert_eq!((opened.topic().as_str(), opened.key()), ("com.example.made", Some("k")));
+        assert_eq!((opened.content_type(), opened.body().as_ref()), ("application/json", &br#"{"n":1}"#[..]));
+        let header = |name| opened.header(name).cloned();
+        assert_eq!((header("count"), header("urgent")), (Some(3.into()), Some(true.into())));
+        assert_eq!(header("ce-source"), Some("https://example.com/s".into()));
+        assert_eq!(header("ce-subject"), Some("it".into()));
+        let text = event.clone().data("text/plain", "text").build().unwrap();
+        let opened = open(&received(serde_json::to_vec(&text).unwrap())).unwrap();
+        assert_eq!((opened.content_type(), opened.body().as_ref()), ("text/plain", &b"text"[..]));
+        let binary = event.data("image/png", vec![0, 255]).build().unwrap();
+        let opened = open(&received(serde_json::to_vec(&binary).unwrap())).unwrap();
+        assert_eq!((opened.content_type(), opened.body().as_ref()), ("image/png", &[0, 255][..]));
+    }
+
+    #[test]
+    fn what_is_no_event_is_an_error() {
+        let event =
+            |more: &str| format!(r#"{{"specversion": "1.0", "id": "1", "source": "/s", "type": "a"{more}}}"#);
+        assert_eq!(open(&received(event(""))).unwrap().body().len(), 0);
+        for body in [
+            String::new(),
+            "[1]".to_owned(),
+            r#"{"specversion": "1.0"}"#.to_owned(),
+            event(r#", "specversion": "0.3""#),
+            event(r#", "data": 1, "data_base64": "AA==""#),
+            event(r#", "data_base64": "?""#),
+            event(r#", "x": {"y": 1}"#),
+            event(r#", "time": "soon""#),
+            event(r#", "datacontenttype": 7"#),
+        ] {
+            assert!(open(&received(body.clone())).is_err(), "{body}");
+        }
+        let batch = received("[]").with_content_type("application/cloudevents-batch+json");
+        assert!(super::super::Envelope::CloudEvents.open(batch).is_err());
+    }
+}

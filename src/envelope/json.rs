@@ -1,0 +1,30 @@
+//! Header values as JSON.
+
+use serde_json::Value;
+
+use crate::message::Scalar;
+
+pub(super) fn value(scalar: &Scalar) -> Value {
+    match scalar {
+        Scalar::Null => Value::Null,
+        Scalar::Bool(value) => (*value).into(),
+        Scalar::Int(value) => (*value).into(),
+        Scalar::Float(value) => (*value).into(),
+        Scalar::String(value) => value.as_ref().into(),
+    }
+}
+
+/// What is no scalar, or too large for one, becomes a text of JSON.
+pub(super) fn scalar(value: Value) -> Scalar {
+    match value {
+        Value::Null => Scalar::Null,
+        Value::Bool(value) => value.into(),
+        Value::String(value) => value.into(),
+        Value::Number(number) => match (number.as_i64(), number.as_f64()) {
+            (Some(whole), _) => whole.into(),
+            (None, Some(float)) if !number.is_u64() => Scalar::Float(float),
+            _ => number.to_string().into(),
+        },
+        Value::Array(_) | Value::Object(_) => value.to_string().into(),
+    }
+}

@@ -1,0 +1,152 @@
+//! Sending another way when the first one fails.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::error::BoxError;
+use crate::in_flight::InFlight;
+use crate::message::Message;
+use crate::messenger::{Admission, Failure, Health, Messenger, Unsent};
+
+/// Hands what the first messenger could not send to the second.
+///
+/// By default that is what failed as [transient](Failure::Transient): the first is down. `Ok` means that each message was
+/// confirmed by one of the two. What neither took comes back; it is transient unless both rejected it, or the first
+/// did and [`with_rejected`](Self::with_rejected) is not set.
+///
+/// Order is kept within each of the two, not between them. Put a buffer or an outbox around it, or make it the second: what a
+/// buffer has taken over never falls back.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use tower_outbox::{Dummy, Fallback, Message, MessagingLayer, Messenger, Recording};
+///
+/// let fallback = Fallback::new(Recording::new(), Dummy::new()).with_rejected();
+/// fallback.send(vec![Message::new("a.b", "x").unwrap()]).await.unwrap();
+/// let layer = MessagingLayer::new(fallback);
+/// # });
+/// ```
+pub struct Fallback<A, B> {
+    first: A,
+    second: B,
+    rejected: bool,
+}
+
+impl<A: Messenger, B: Messenger> Fallback<A, B> {
+    /// Sends by `first`, and by `second` what that could not send.
+    pub fn new(first: A, second: B) -> Self {
+        Self { first, second, rejected: false }
+    }
+
+    /// Also hands over what the first rejects: what it can never send.
+    #[must_use]
+    pub fn with_rejected(mut self) -> Self {
+        self.rejected = true;
+        self
+    }
+
+    fn falls_back(&self, failure: &Failure) -> bool {
+        self.rejected || failure.is_transient()
+    }
+}
+
+impl<A, B> fmt::Debug for Fallback<A, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Fallback").field("rejected", &self.rejected).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        let Err(unsent) = self.first.send(batch).await else { return Ok(()) };
+        let mut messages = Vec::new();
+        let mut failed = Vec::with_capacity(unsent.len());
+        for (message, failure) in unsent {
+            if self.falls_back(&failure) {
+                failed.push(Failed::Over(message.id(), failure));
+                messages.push(message);
+            } else {
+                failed.push(Failed::Kept(message, failure));
+            }
+        }
+        if messages.is_empty() {
+            return merged(failed, Unsent::default()).into_result();
+        }
+        if let Some(Failed::Over(_, failure)) =
+            failed.iter().find(|failed| matches!(failed, Failed::Over(..)))
+        {
+            tracing::warn!(messages = messages.len(), %failure, "sending another way");
+        }
+        let _in_flight = self.second.in_flight().token();
+        let unsent = self.second.send(messages).await.err().unwrap_or_default();
+        merged(failed, unsent).into_result()
+    }
+
+    fn check(&self, message: &Message) -> Result<(), BoxError> {
+        match self.first.check(message) {
+            Err(_) if self.rejected && self.second.check(message).is_ok() => Ok(()),
+            checked => checked,
+        }
+    }
+
+    async fn health(&self) -> Health {
+        match self.first.health().await {
+            Health::Up => Health::Up,
+            Health::Down { reason } => match self.second.health().await {
+                Health::Up => Health::Up,
+                Health::Down { reason: second } => Health::Down { reason: format!("{reason}; {second}") },
+            },
+        }
+    }
+
+    async fn brokers(&self) -> Vec<(String, Health)> {
+        let mut brokers = self.first.brokers().await;
+        brokers.extend(self.second.brokers().await);
+        brokers
+    }
+
+    async fn close(&self, deadline: Duration) -> Vec<Message> {
+        let (mut left, second) = tokio::join!(self.first.close(deadline), self.second.close(deadline));
+        left.extend(second);
+        left
+    }
+
+    fn in_flight(&self) -> InFlight {
+        self.first.in_flight()
+    }
+
+    /// Open while one of the two is.
+    fn admission(&self) -> Option<Admission> {
+        Some(self.first.admission()?.or(self.second.admission()?))
+    }
+}
+
+/// What the first did not send.
+enum Failed {
+    Kept(Message, Failure),
+    /// The second is asked.
+    Over(Uuid, Failure),
+}
+
+/// What neither sent, in its order.
+fn merged(failed: Vec<Failed>, unsent: Unsent) -> Unsent {
+    let mut second = unsent.into_iter().peekable();
+    let mut neither = Unsent::default();
+    for failed in failed {
+        match failed {
+            Failed::Kept(message, failure) => neither.extend([(message, failure)]),
+            Failed::Over(id, first) => {
+                if let Some((message, second)) = second.next_if(|(message, _)| message.id() == id) {
+                    let worth_another_try = first.is_transient() && !second.is_transient();
+                    neither.extend([(message, if worth_another_try { first } else { second })]);
+                }
+            }
+        }
+    }
+    neither.extend(second);
+    neither
+}

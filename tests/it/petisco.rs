@@ -1,0 +1,103 @@
+//! The real petisco 2.2.3 is the peer.
+
+mod receiving;
+mod requeue;
+mod topology;
+mod wire;
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::time::timeout;
+use tower_outbox::Envelope;
+use tower_outbox::amqp091::{Amqp091Settings, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Topology};
+
+use crate::peers::{Brokers, Peer, unique};
+
+/// A virtual host of its own: some queues of petisco have the same name everywhere.
+struct Vhost<'a> {
+    brokers: &'a Brokers,
+    name: String,
+}
+
+impl<'a> Vhost<'a> {
+    async fn create(brokers: &'a Brokers) -> Self {
+        let vhost = Self { brokers, name: unique("petisco") };
+        vhost.manage("create").await;
+        vhost
+    }
+
+    async fn manage(&self, command: &str) -> Vec<Value> {
+        let url = self.brokers.get("RABBIT1_MANAGEMENT");
+        self.brokers.python("rabbit_vhost.py", &[url, command, &self.name]).await
+    }
+
+    /// Its exchanges, queues with arguments, and bindings.
+    async fn describe(&self) -> Value {
+        self.manage("describe").await.remove(0)
+    }
+
+    async fn delete(self) {
+        self.manage("delete").await;
+    }
+
+    fn url(&self) -> String {
+        format!("{}/{}", self.brokers.get("RABBIT1_AMQP"), self.name)
+    }
+
+    /// How our side speaks there.
+    fn settings(&self) -> Amqp091Settings {
+        let mut settings = Amqp091Settings::new([self.url()]);
+        settings.envelope = Envelope::Petisco;
+        settings.organization = Some("acme".to_owned());
+        settings.service = Some("registration".to_owned());
+        settings.mandatory = true;
+        settings
+    }
+
+    /// Runs petisco there to its end.
+    async fn petisco(&self, args: &[&str]) -> Vec<Value> {
+        let url = self.url();
+        self.brokers.python("petisco_peer.py", &[&[url.as_str()], args].concat()).await
+    }
+
+    /// The consumer of petisco, which fails the first `fail` messages.
+    async fn petisco_consumer(&self, retries: u32, fail: u32) -> Peer {
+        let (retries, fail) = (retries.to_string(), fail.to_string());
+        let (url, script) = (self.url(), "petisco_peer.py");
+        let (peer, ready) = self.brokers.start(script, &[&url, "consume", &retries, &fail]).await;
+        assert_eq!(ready, json!({"event": "ready"}));
+        peer
+    }
+
+    /// Waits until this many messages are in a queue.
+    async fn until_in(&self, queue: &str, messages: u64) {
+        let look = async {
+            while self.brokers.python("rabbit.py", &[&self.url(), "count", queue]).await[0] != messages {}
+        };
+        timeout(Duration::from_secs(20), look).await.unwrap_or_else(|_| panic!("{messages} in {queue}"));
+    }
+
+    /// What is in a queue, and is gone then.
+    async fn drain(&self, queue: &str) -> Vec<Value> {
+        self.brokers.python("rabbit.py", &[&self.url(), "drain", queue]).await
+    }
+}
+
+fn mail() -> PetiscoSubscriber {
+    PetiscoSubscriber::event("UserCreated", "SendMailOnUserCreated")
+}
+
+fn persist() -> PetiscoSubscriber {
+    PetiscoSubscriber::command("PersistUser", "PersistUserHandler")
+}
+
+/// How long messages wait, in tests that do not measure it: for their subscriber for ever, for a retry 100 ms.
+fn lasting() -> PetiscoTopology {
+    registration().with_ttl(PetiscoTtl::new(None, Some(Duration::from_millis(100))))
+}
+
+/// What the peer has.
+fn registration() -> PetiscoTopology {
+    Topology::petisco("acme", "registration").with_subscriber(mail()).with_subscriber(persist()).with_store()
+}
