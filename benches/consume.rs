@@ -26,6 +26,8 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderValue, Request};
 use axum::routing::post;
+use fe2o3_amqp_types::messaging::Body as Body10;
+use fe2o3_amqp_types::primitives::Value;
 use futures_util::StreamExt;
 use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions};
 use lapin::types::FieldTable;
@@ -34,6 +36,7 @@ use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use support::broker::{Broker, Rates, Turn};
 use support::{Event, Spread, quick};
 use tokio::sync::Notify;
+use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::source::{Answer, Delivery, Settle, Source, SourceError};
 use tower_outbox::{Consumer, ConsumerSettings, Message, Messenger, async_trait};
@@ -53,7 +56,8 @@ fn main() {
     if let [part, who, n] = &arguments[..]
         && part == "dispatch"
     {
-        return drop(black_box(dispatch(who, n.parse().expect("a number"))));
+        black_box(dispatch(who, n.parse().expect("a number")));
+        return;
     }
     let asked = |part: &str| {
         let mut parts = arguments.iter().filter(|argument| !argument.contains('-')).peekable();
@@ -66,6 +70,9 @@ fn main() {
     let runtime = runtime.expect("threads can be started");
     if asked("rabbitmq") {
         runtime.block_on(rabbitmq());
+    }
+    if asked("activemq") {
+        runtime.block_on(activemq());
     }
 }
 
@@ -257,5 +264,60 @@ async fn lapin_alone(broker: &Broker, messages: u64) -> Turn {
         delivery.ack(BasicAckOptions::default()).await.expect("the broker goes on");
     }
     connection.close(200, "done".into()).await.expect("the broker says goodbye");
+    (messages, begun.elapsed().as_secs_f64())
+}
+
+async fn activemq() {
+    let known = std::fs::read_to_string("target/brokers/env").expect("no broker: run scripts/brokers up");
+    let url = known.lines().find_map(|line| line.strip_prefix("ACTIVEMQ_AMQP=")).expect("it is there");
+    let topic = &*format!("bench.consume.{}", std::process::id()).leak();
+    let mut settings = Amqp10Settings::new([url]);
+    settings.address = Some("queue://{topic}".to_owned());
+    // Nothing is to wait for a disk.
+    settings.durable = Some(false);
+    let messenger = Amqp10::new(&settings).expect("the settings are good");
+    let address = format!("queue://{topic}");
+    let (rounds, messages) = rounds_and_messages();
+    println!("{messages} messages of 300 bytes, not durable, from ActiveMQ, AMQP 1.0, credit 256");
+    let mut rates = Rates::new(["ours", "fe2o3"]);
+    for round in 0..rounds {
+        for who in rates.order(round) {
+            fill(&messenger, topic, messages).await;
+            let turn = if who == 0 {
+                let subscription = Amqp10Subscription::new(&address);
+                let source = Amqp10Source::new(&settings, &subscription).expect("the settings are good");
+                consume(source, topic, messages).await
+            } else {
+                fe2o3_alone(url, &address, messages).await
+            };
+            rates.push(who, turn);
+        }
+    }
+    rates.print(["", "target >= 0.85"]);
+}
+
+async fn fe2o3_alone(url: &str, address: &str, messages: u64) -> Turn {
+    let begun = Instant::now();
+    let container = format!("raw-{}", rand::random::<u64>());
+    let connection = fe2o3_amqp::Connection::builder()
+        .container_id(container)
+        .sasl_profile(fe2o3_amqp::sasl_profile::SaslProfile::Anonymous)
+        .open(url);
+    let mut connection = connection.await.expect("the broker opens a connection");
+    let mut session = fe2o3_amqp::Session::begin(&mut connection).await.expect("the broker begins a session");
+    let receiver = fe2o3_amqp::Receiver::builder()
+        .name("raw")
+        .source(address)
+        .credit_mode(fe2o3_amqp::link::receiver::CreditMode::Auto(256))
+        .attach(&mut session);
+    let mut receiver = receiver.await.expect("the broker lets us consume");
+    for _ in 0..messages {
+        let delivery = receiver.recv::<Body10<Value>>().await.expect("the broker goes on");
+        black_box(delivery.body());
+        receiver.accept(&delivery).await.expect("the broker goes on");
+    }
+    let _ = receiver.close().await;
+    let _ = session.end().await;
+    let _ = connection.close().await;
     (messages, begun.elapsed().as_secs_f64())
 }

@@ -60,11 +60,11 @@ struct Dead {
 
 impl Place {
     fn message(&self, n: u64) -> Message {
-        self.message_with(json!({"n": n}))
+        self.message_with(&json!({"n": n}))
     }
 
-    fn message_with(&self, body: serde_json::Value) -> Message {
-        Message::json(self.topic.clone(), &body).unwrap()
+    fn message_with(&self, body: &serde_json::Value) -> Message {
+        Message::json(self.topic.clone(), body).unwrap()
     }
 
     /// Sends so many.

@@ -114,9 +114,9 @@ pub(super) async fn what_is_enqueued_leaves_when_the_handler_succeeds_and_says_w
     };
     let app = Router::new().route(&place.path(), post(handler)).layer(MessagingLayer::new(recording));
     let running = Running::start(&place, ConsumerSettings::default(), app);
-    let first = place.message_with(json!({"status": 200}));
-    let second = place.message_with(json!({"status": 202})).with_header("correlation_id", "order-7");
-    let failing = place.message_with(json!({"status": 422}));
+    let first = place.message_with(&json!({"status": 200}));
+    let second = place.message_with(&json!({"status": 202})).with_header("correlation_id", "order-7");
+    let failing = place.message_with(&json!({"status": 422}));
     let handle = running.handle.clone();
     for message in [&first, &second, &failing] {
         let before = handle.status();

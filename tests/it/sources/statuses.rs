@@ -130,7 +130,7 @@ pub(super) async fn any_other_status_is_a_dead_letter_at_once(place: Place) {
     };
     let running = Running::start(&place, settings(), Router::new().route(&place.path(), post(answer)));
     for (count, status) in statuses.into_iter().enumerate() {
-        let message = place.message_with(json!({"status": status}));
+        let message = place.message_with(&json!({"status": status}));
         place.messenger.send(vec![message.clone()]).await.unwrap();
         let dead = place.dead(count + 1).await;
         let dead = dead.iter().find(|dead| dead.id == message.id()).unwrap();
@@ -152,7 +152,7 @@ pub(super) async fn no_handler_is_a_dead_letter_at_once(place: Place) {
 
 pub(super) async fn too_large_is_a_dead_letter_at_once(place: Place) {
     let router = Router::new().route(&place.path(), post(|| async {}));
-    let message = place.message_with(json!({"text": "x".repeat(200)}));
+    let message = place.message_with(&json!({"text": "x".repeat(200)}));
     let dead = dies(&place, message, router, settings().with_max_bytes(100)).await;
     assert!(dead.reasons[0].contains("larger than 100 bytes"), "{dead:?}");
 }
