@@ -3,6 +3,7 @@
 //!     cargo bench --bench consume -- dispatch         without a broker; instructions need valgrind
 //!     scripts/brokers up && cargo bench --bench consume -- rabbitmq
 //!     scripts/brokers up && cargo bench --bench consume -- activemq
+//!     scripts/brokers up && cargo bench --bench consume -- petisco
 //!     cargo bench --bench consume -- --quick          a short run of all
 //!
 //! | part | what | against |
@@ -10,8 +11,9 @@
 //! | dispatch | a message of 300 bytes from a source that has it at hand, through a `Router` with a no-op handler, acknowledged | `Router::oneshot` of the same request |
 //! | rabbitmq | messages/s consumed and acknowledged, prefetch 256, `Amqp091Source` | lapin alone, which acknowledges each |
 //! | activemq | the same with `Amqp10Source`, credit 256 | fe2o3-amqp alone, which accepts each |
+//! | petisco | messages/s sent, received and handled in petisco's topology and envelope, a message a send, 256 sends at a time | petisco 2.2 on both sides |
 //!
-//! The queue is filled before each turn. Turns alternate; each ratio is taken within one round.
+//! Of the first three the queue is filled before each turn. Turns alternate; each ratio is taken within one round.
 
 mod support;
 
@@ -37,9 +39,12 @@ use support::broker::{Broker, Rates, Turn};
 use support::{Event, Spread, quick};
 use tokio::sync::Notify;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
-use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
+use tower_outbox::amqp091::{
+    Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription, PetiscoSubscriber, PetiscoTtl, RetryBy,
+    Topology,
+};
 use tower_outbox::source::{Answer, Delivery, Settle, Source, SourceError};
-use tower_outbox::{Consumer, ConsumerSettings, Message, Messenger, async_trait};
+use tower_outbox::{Consumer, ConsumerSettings, Envelope, Message, Messenger, async_trait};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -73,6 +78,9 @@ fn main() {
     }
     if asked("activemq") {
         runtime.block_on(activemq());
+    }
+    if asked("petisco") {
+        runtime.block_on(petisco());
     }
 }
 
@@ -320,4 +328,67 @@ async fn fe2o3_alone(url: &str, address: &str, messages: u64) -> Turn {
     let _ = session.end().await;
     let _ = connection.close().await;
     (messages, begun.elapsed().as_secs_f64())
+}
+
+async fn petisco() {
+    let known = |key: &str| {
+        let known = std::fs::read_to_string("target/brokers/env").expect("no broker: run scripts/brokers up");
+        known.lines().find_map(|line| line.strip_prefix(key)).expect("it is there").to_owned()
+    };
+    let (url, python) = (known("RABBIT1_AMQP="), known("PETISCO_PYTHON="));
+    let organization = format!("bench{}", std::process::id());
+    let mut settings = Amqp091Settings::new([&url]);
+    settings.envelope = Envelope::Petisco;
+    (settings.organization, settings.service) = (Some(organization.clone()), Some("bench".to_owned()));
+    let subscriber = PetiscoSubscriber::event("bench.event", "CountBenchEvent");
+    let ttl = PetiscoTtl::new(Some(Duration::from_secs(600)), Some(Duration::from_secs(5)));
+    let topology =
+        Topology::petisco(&organization, "bench").with_subscriber(subscriber.clone()).with_ttl(ttl);
+    let queue = topology.queue_of(&subscriber);
+    let topology = topology.topology();
+    topology.apply(&settings).await.expect("the broker agrees");
+
+    let (rounds, ours, theirs) = if quick() { (2, 5_000, 500) } else { (5, 30_000, 2_000) };
+    println!("petisco's topology and envelope at RabbitMQ, {ours} messages of ours, {theirs} of petisco");
+    let mut rates = Rates::new(["ours", "petisco"]);
+    for round in 0..rounds {
+        for who in rates.order(round) {
+            let turn = if who == 0 {
+                both_sides(&settings, &queue, &organization, ours).await
+            } else {
+                let script = ["benches/rivals/petisco_both.py", &url, &organization, &theirs.to_string()];
+                let output = Command::new(&python).args(script).output().expect("python is there");
+                assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+                let report: serde_json::Value =
+                    serde_json::from_slice(&output.stdout).expect("it prints JSON");
+                (theirs, report["seconds"].as_f64().expect("it says how long it took"))
+            };
+            rates.push(who, turn);
+        }
+    }
+    rates.print(["", "target >= 10"]);
+    topology.clear(&settings).await.expect("the broker agrees");
+}
+
+async fn both_sides(settings: &Amqp091Settings, queue: &str, organization: &str, messages: u64) -> Turn {
+    let retry = RetryBy::Petisco { organization: organization.to_owned(), service: "bench".to_owned() };
+    let subscription = Amqp091Subscription::new(queue).with_retry(retry);
+    let source = Amqp091Source::new(settings, &subscription).expect("the settings are good");
+    let messenger = Arc::new(Amqp091::new(settings).expect("the settings are good"));
+    let sending: Vec<_> = (0..256)
+        .map(|n| {
+            let (messenger, event) = (Arc::clone(&messenger), Event::new());
+            tokio::spawn(async move {
+                for _ in 0..messages / 256 + u64::from(n < messages % 256) {
+                    let message = Message::json("bench.event", &event).expect("the topic is one");
+                    messenger.send(vec![message]).await.expect("the broker takes it");
+                }
+            })
+        })
+        .collect();
+    let turn = consume(source, "bench.event", messages).await;
+    for sent in sending {
+        sent.await.expect("it does not panic");
+    }
+    turn
 }

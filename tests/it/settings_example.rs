@@ -1,9 +1,10 @@
 //! `settings.example.toml` shows every key, and what it shows is true.
 
-use tower_outbox::amqp10::Amqp10Settings;
-use tower_outbox::amqp091::Amqp091Settings;
+use tower_outbox::amqp10::{Amqp10Settings, Amqp10Subscription};
+use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription};
 use tower_outbox::{
-    BackgroundSettings, DeliveryMode, OnSendFailure, OutboxSettings, RequestSettings, Settings, WhenFull,
+    BackgroundSettings, ChaosSettings, ConsumerSettings, DeliveryMode, OnSendFailure, OutboxSettings,
+    RequestSettings, Settings, WhenFull,
 };
 
 const EXAMPLE: &str = include_str!("../../settings.example.toml");
@@ -46,6 +47,11 @@ fn commented_keys_show_their_defaults() {
     // The one that has no default to show.
     assert_eq!(outbox.expiry.take().map(|expiry| expiry.as_secs()), Some(86_400));
     assert_eq!(outbox, defaults.outbox);
+    let users = &every.consumers["users"];
+    assert_eq!(users.settings, ConsumerSettings::default());
+    let source: Amqp10Subscription = users.source_keys.parse().unwrap();
+    assert_eq!(source.credit, Amqp10Subscription::new("").credit);
+    assert_eq!(every.chaos, ChaosSettings::default());
     let (keys, defaults) = (every.backend_keys.parse::<Amqp10Settings>().unwrap(), Amqp10Settings::default());
     assert_eq!(keys.sasl, defaults.sasl);
     assert_eq!((keys.send_timeout, keys.idle_timeout), (defaults.send_timeout, defaults.idle_timeout));
@@ -61,12 +67,15 @@ fn every_key_is_shown() {
         keys_of::<BackgroundSettings>(),
         keys_of::<OutboxSettings>(),
         keys_of::<RequestSettings>(),
+        keys_of::<ConsumerSettings>(),
+        keys_of::<Amqp10Subscription>(),
+        keys_of::<ChaosSettings>(),
     ]
     .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
     let shown = with_every_key();
     let shown_091 = shown.replace("\n#: ", "\n");
-    for key in keys_of::<Amqp091Settings>() {
+    for key in [keys_of::<Amqp091Settings>(), keys_of::<Amqp091Subscription>()].concat() {
         assert!(shown_091.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
     }
     for key in keys {
@@ -81,7 +90,13 @@ fn keys_of<T: serde::de::DeserializeOwned + std::fmt::Debug>() -> Vec<String> {
 
 #[test]
 fn the_keys_of_amqp091_are_true() {
-    let text = EXAMPLE.replace("\n#: ", "\n").replace("\"rhmsg\"", "\"fedmsg\"");
+    let amqp10 = ["ADDRESS = \"Consumer", "DEAD_LETTER_ADDRESS"];
+    let lines = EXAMPLE.lines().filter(|line| !amqp10.iter().any(|key| line.starts_with(key)));
+    let lines = lines.map(|line| line.strip_prefix("#: ").unwrap_or(line).to_owned() + "\n");
+    let text = lines.collect::<String>().replace("\"rhmsg\"", "\"fedmsg\"");
+    let source: Amqp091Subscription = parse(&text).consumers["users"].source_keys.parse().unwrap();
+    let defaults = Amqp091Subscription::new("");
+    assert_eq!((source.prefetch, &source.retry), (defaults.prefetch, &defaults.retry));
     let (keys, defaults) =
         (parse(&text).backend_keys.parse::<Amqp091Settings>().unwrap(), Amqp091Settings::default());
     assert_eq!((keys.exchange.as_deref(), keys.app.as_deref()), (Some("amq.topic"), Some("tower-outbox")));

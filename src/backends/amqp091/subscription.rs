@@ -1,6 +1,6 @@
 //! What is received: the queue, what is bound to it, and where failed messages go.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
@@ -32,7 +32,9 @@ pub struct Amqp091Subscription {
     pub bindings: Vec<String>,
     /// How many messages may be fetched and not answered; 256 by default.
     pub prefetch: u16,
-    /// Where a message waits for its retry; [`RetryBy::Delay`] by default.
+    /// Where a message waits for its retry; [`RetryBy::Delay`] by default. In a settings file `delay` or `petisco`, with
+    /// `ORGANIZATION` and `SERVICE` of the backend.
+    #[serde(deserialize_with = "retry_by")]
     pub retry: RetryBy,
     /// The exchange for dead letters, which must exist; the default exchange, or that of [`RetryBy::Petisco`].
     pub dead_letter_exchange: Option<String>,
@@ -42,8 +44,7 @@ pub struct Amqp091Subscription {
 }
 
 /// Where a message waits for its retry.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RetryBy {
     /// In a queue `<queue>.retry.<ms>`, made when it is missing; `ms` is the delay, rounded up to the next of
@@ -57,6 +58,20 @@ pub enum RetryBy {
         /// The service.
         service: String,
     },
+}
+
+fn retry_by<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RetryBy, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Word {
+        Delay,
+        Petisco,
+    }
+    Ok(match crate::units::word(deserializer)? {
+        Word::Delay => RetryBy::Delay,
+        // Those of the settings are put in later.
+        Word::Petisco => RetryBy::Petisco { organization: String::new(), service: String::new() },
+    })
 }
 
 impl Amqp091Subscription {
@@ -119,13 +134,17 @@ impl Amqp091Subscription {
         if names.into_iter().flatten().any(|name| name.len() > Topic::MAX_LEN) {
             return fault("EXCHANGE", "or a name of the dead letters is longer than 255 bytes");
         }
-        if let RetryBy::Petisco { organization, service } = &self.retry {
+        if let RetryBy::Petisco { organization, service } = &mut filled.retry {
+            let fill = |name: &mut String, from: &Option<String>| {
+                if name.is_empty() {
+                    *name = from.clone().unwrap_or_default();
+                }
+            };
+            fill(organization, &settings.organization);
+            fill(service, &settings.service);
             let exchange = format!("dead_letter.{organization}.{service}");
             if organization.is_empty() || service.is_empty() || exchange.len() > Topic::MAX_LEN {
-                return fault(
-                    "RETRY",
-                    "of petisco needs an organization and a service, of 242 bytes together",
-                );
+                return fault("RETRY", "petisco needs ORGANIZATION and SERVICE, of 242 bytes together");
             }
         }
         Ok(filled)

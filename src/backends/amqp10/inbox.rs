@@ -42,6 +42,7 @@ impl Fetched {
 pub(super) struct Inbox {
     state: Mutex<State>,
     arrived: Notify,
+    emptied: Notify,
 }
 
 #[derive(Default)]
@@ -67,9 +68,22 @@ impl Inbox {
         let mut state = self.state();
         let count = state.fetched.len().min(limit);
         if count > 0 {
-            return Some(Ok(state.fetched.drain(..count).collect()));
+            let taken = state.fetched.drain(..count).collect();
+            if state.fetched.is_empty() {
+                self.emptied.notify_one();
+            }
+            return Some(Ok(taken));
         }
         state.trouble.take().map(|failure| Err(SourceError::unavailable(Chain(failure.cause()).to_string())))
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.state().fetched.is_empty()
+    }
+
+    /// Completes when the last one was taken, now or since it was last asked.
+    pub(super) async fn emptied(&self) {
+        self.emptied.notified().await;
     }
 
     pub(super) fn take_all(&self) -> VecDeque<Fetched> {

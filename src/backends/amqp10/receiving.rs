@@ -143,6 +143,7 @@ impl<'a> Link<'a> {
             _ = self.answers.1.recv_many(&mut answers, ANSWERS) => self.answer(answers).await?,
             Some(sent) = self.dead_letters.next() => self.dead_letter_sent(sent).await?,
             () = self.waiting.wait() => self.end_waits().await?,
+            () = self.served.inbox.emptied() => {}
             received = self.receiver.recv::<Body<Value>>() => match received {
                 Ok(delivery) => {
                     let (info, message) = delivery.into_parts();
@@ -162,10 +163,11 @@ impl<'a> Link<'a> {
     /// Lets more come once all that may come has come.
     ///
     /// Not sooner: RabbitMQ 3.10 sends more than it may when it is given credit while it has some, which the client
-    /// library drops.
+    /// library drops. And not for a few, while there are others to take: each grant costs a round trip.
     async fn grant(&mut self) -> Result<(), Failure> {
         let room = self.served.credit.saturating_sub(self.held);
-        if room == 0 || self.receiver.credit() > 0 {
+        let few = room < self.served.credit.div_ceil(2) && !self.served.inbox.is_empty();
+        if room == 0 || few || self.receiver.credit() > 0 {
             return Ok(());
         }
         self.receiver.set_credit(room).await.map_err(unsettled)
