@@ -117,17 +117,18 @@ impl<S> Consumer<S> {
         settings.max_attempts = settings.max_attempts.max(1);
         let source_name = source.name();
         tracing::info!(source = %source_name, "consuming");
-        let worker = Arc::new(Worker { settings, handle });
+        let worker = Arc::new(Worker { settings, handle, source: request::source(&source_name) });
         let attempt = Arc::clone(&worker);
         let mut running = Running {
             source: Arc::clone(&source),
             worker,
             begin: Box::new(move |tasks, key, delivery| {
                 let (worker, service) = (Arc::clone(&attempt), service.clone());
-                tasks.spawn(async move {
+                // In a box: a task is moved several times before it runs.
+                tasks.spawn(Box::pin(async move {
                     worker.handle(service, delivery).await;
                     key
-                });
+                }));
             }),
             tasks: JoinSet::new(),
             keys: HashMap::new(),

@@ -16,6 +16,7 @@ pub use self::body::ResponseBody;
 pub use self::flush::OnSendFailure;
 use self::flush::{Config, Flush};
 pub use self::future::ResponseFuture;
+use crate::delivery::Delivery;
 use crate::in_flight::InFlight;
 use crate::message::Message;
 use crate::messenger::{Messenger, Unsent};
@@ -175,15 +176,18 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        if request.extensions().get::<MessageQueue>().is_some_and(|outer| !outer.is_closed()) {
-            return ResponseFuture::new(self.inner.call(request), None);
+        let mut cause: Option<Delivery> = None;
+        if !request.extensions().is_empty() {
+            if request.extensions().get::<MessageQueue>().is_some_and(|outer| !outer.is_closed()) {
+                return ResponseFuture::new(self.inner.call(request), None);
+            }
+            cause = request.extensions().get().cloned();
         }
         if self.config.admission.as_ref().is_some_and(|gate| !gate.is_open()) && !request.method().is_safe() {
             telemetry::turned_away();
             return ResponseFuture::turned_away();
         }
         let traceparent = request.headers().get(TRACEPARENT).cloned();
-        let cause = request.extensions().get().cloned();
         let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent, cause);
         request.extensions_mut().insert(queue.clone());
         let parts = self.config.enrich.as_ref().map(|_| Box::new(parts(&request)));

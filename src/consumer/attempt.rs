@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_core::body::Body;
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
@@ -27,6 +27,8 @@ const BASE: Duration = Duration::from_secs(1);
 pub(super) struct Worker {
     pub(super) settings: ConsumerSettings,
     pub(super) handle: ConsumerHandle,
+    /// What requests say of where messages come from.
+    pub(super) source: HeaderValue,
 }
 
 impl Worker {
@@ -77,7 +79,7 @@ impl Worker {
                 format!("{attempts} attempts ended without an answer: handling it may end the process");
             return Verdict::Reject { reason };
         }
-        let Some(request) = request(view) else {
+        let Some(request) = request(view, &self.source) else {
             return Verdict::Reject { reason: "its topic cannot be a path".to_owned() };
         };
         let attempt = timeout(self.settings.timeout, caught(call(service, request)));

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use uuid::Uuid;
 
 use crate::delivery::Delivery;
-use crate::message::Scalar;
+use crate::message::{Message, Scalar};
 
 /// Headers that speak of the HTTP message itself (RFC 9110, RFC 9112), and would mislead here.
 const OF_HTTP: [&str; 12] = [
@@ -37,12 +37,12 @@ const CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
 /// HTTP binding (1.0, binary mode); the body as it came; the delivery as an extension.
 ///
 /// `None` when the topic cannot be a path.
-pub(super) fn request(delivery: &Delivery) -> Option<Request<Body>> {
+pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Option<Request<Body>> {
     let message = delivery.message();
     let mut request = Request::new(Body::from(message.body().clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri(message.topic().as_str())?;
-    *request.headers_mut() = headers(delivery);
+    *request.headers_mut() = headers(delivery.message(), source);
     request.extensions_mut().insert(delivery.clone());
     Some(request)
 }
@@ -60,13 +60,17 @@ fn uri(topic: &str) -> Option<Uri> {
     Uri::try_from(path).ok()
 }
 
-fn headers(delivery: &Delivery) -> HeaderMap {
-    let message = delivery.message();
+/// The name of a source as the attribute `source`, which must not be empty.
+pub(super) fn source(name: &str) -> HeaderValue {
+    encoded(name).filter(|value| !value.is_empty()).unwrap_or(HeaderValue::from_static("/"))
+}
+
+fn headers(message: &Message, source: &HeaderValue) -> HeaderMap {
     let mut headers = HeaderMap::with_capacity(6 + message.headers().len());
     let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
     insert(&mut headers, CE_ID, hyphenated(message.id(), &mut id));
     insert(&mut headers, CE_TYPE, message.topic().as_str());
-    insert(&mut headers, CE_SOURCE, delivery.source());
+    headers.insert(CE_SOURCE, source.clone());
     headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
     // Times before 1970 cannot be written so.
     if message.time() >= SystemTime::UNIX_EPOCH {
@@ -94,7 +98,11 @@ fn headers(delivery: &Delivery) -> HeaderMap {
             other => insert(&mut headers, name, &other.to_string()),
         }
     }
-    if let Ok(content_type) = HeaderValue::from_str(message.content_type()) {
+    let content_type = match message.content_type() {
+        "application/json" => Ok(HeaderValue::from_static("application/json")),
+        other => HeaderValue::from_str(other),
+    };
+    if let Ok(content_type) = content_type {
         headers.insert(CONTENT_TYPE, content_type);
     }
     headers
@@ -104,21 +112,23 @@ fn hyphenated(id: Uuid, buffer: &mut [u8; uuid::fmt::Hyphenated::LENGTH]) -> &st
     id.hyphenated().encode_lower(buffer)
 }
 
-/// As the HTTP binding of CloudEvents writes attributes (1.0, 3.1.3.2): all but printable ASCII percent-encoded.
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'%';
-    let value = if value.bytes().all(is_plain) {
-        HeaderValue::from_str(value)
-    } else {
-        let mut encoded = String::with_capacity(value.len() * 3);
-        for byte in value.bytes() {
-            if is_plain(byte) { encoded.push(char::from(byte)) } else { percent(&mut encoded, byte) }
-        }
-        HeaderValue::try_from(encoded)
-    };
-    if let Ok(value) = value {
+    if let Some(value) = encoded(value) {
         headers.insert(name, value);
     }
+}
+
+/// As the HTTP binding of CloudEvents writes attributes (1.0, 3.1.3.2): all but printable ASCII percent-encoded.
+fn encoded(value: &str) -> Option<HeaderValue> {
+    let is_plain = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'%';
+    if value.bytes().all(is_plain) {
+        return HeaderValue::from_str(value).ok();
+    }
+    let mut encoded = String::with_capacity(value.len() * 3);
+    for byte in value.bytes() {
+        if is_plain(byte) { encoded.push(char::from(byte)) } else { percent(&mut encoded, byte) }
+    }
+    HeaderValue::try_from(encoded).ok()
 }
 
 fn percent(text: &mut String, byte: u8) {
@@ -133,10 +143,10 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::message::Message;
 
     fn made_of(message: Message) -> Request<Body> {
-        request(&Delivery::new(message, 1, false, "the queue".into(), Vec::new())).unwrap()
+        request(&Delivery::new(message, 1, false, "the queue".into(), Vec::new()), &source("the queue"))
+            .unwrap()
     }
 
     #[test]

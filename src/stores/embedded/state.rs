@@ -443,9 +443,14 @@ impl State {
         }
     }
 
+    /// Whether what stands from there on is to be read next.
+    pub(super) fn reads_from(&self, from: u64) -> bool {
+        self.cursor == from && self.ahead.is_empty() && self.ahead_end <= from
+    }
+
     /// Takes what was read for [`Next::ReadAhead`]: all that is between `from` and `to`.
     pub(super) fn read_ahead(&mut self, from: u64, to: u64, read: Vec<(u64, Message)>) {
-        if self.cursor != from || !self.ahead.is_empty() || self.ahead_end > from {
+        if !self.reads_from(from) {
             return;
         }
         self.ahead = read.into_iter().filter(|(position, _)| self.live.contains(*position)).collect();

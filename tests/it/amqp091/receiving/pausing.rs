@@ -19,6 +19,7 @@ async fn a_pause_hands_back_what_was_not_given_out() {
     queue.send(numbered(&queue.topic, 5)).await;
     let first = one(&source).await;
     source.pause().await;
+    queue.until_ready(&queue.name, 4).await;
     assert_eq!(queue.look(&queue.name).await, Some((4, 0)));
     source.pause().await;
     // What was given out can be answered all the same.
