@@ -153,16 +153,17 @@ fn a_subscription_is_read_from_a_file() {
         prefetch = 1
         dead_letter_exchange = "dead"
         dead_letter_routing_key = "letter"
-        [retry.petisco]
-        organization = "acme"
-        service = "registration"
+        retry = "Petisco"
     "#;
     let read: Amqp091Subscription = toml::from_str(text).unwrap();
     assert_eq!((read.queue.as_str(), read.bindings.len(), read.prefetch), ("store", 2, 1));
-    assert_eq!(
-        read.retry,
-        RetryBy::Petisco { organization: "acme".to_owned(), service: "registration".to_owned() }
-    );
+    assert!(matches!(read.retry, RetryBy::Petisco { .. }));
+    // Whose exchanges they are, the backend says.
+    let mut settings = Amqp091Settings::new(["amqp://localhost"]);
+    let error = Amqp091Source::new(&settings, &read).unwrap_err().to_string();
+    assert!(error.contains("RETRY petisco needs ORGANIZATION and SERVICE"), "{error}");
+    (settings.organization, settings.service) = (Some("acme".to_owned()), Some("registration".to_owned()));
+    Amqp091Source::new(&settings, &read).unwrap();
     let read: Amqp091Subscription = toml::from_str("queue = \"q\"\nretry = \"delay\"").unwrap();
     assert_eq!((read.prefetch, read.retry), (256, RetryBy::Delay));
     assert!(toml::from_str::<Amqp091Subscription>("quue = \"q\"").is_err());
