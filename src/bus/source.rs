@@ -12,6 +12,7 @@ use crate::source::Source;
 /// What sources can be made of.
 pub(super) struct Sources {
     backend: String,
+    #[cfg_attr(not(feature = "_brokers"), expect(dead_code, reason = "other backends are their own source"))]
     backend_keys: BackendTable,
     consumers: BTreeMap<String, ConsumerTable>,
     /// The messenger's own.
