@@ -21,6 +21,7 @@ use tower_service::Service;
 use self::attempt::Worker;
 pub use self::handle::{ConsumerHandle, ConsumerStatus};
 pub use self::settings::ConsumerSettings;
+use crate::caught::caught;
 use crate::error::{BoxError, Chain};
 use crate::source::{self, Source, SourceError};
 use crate::telemetry;
@@ -126,7 +127,10 @@ impl<S> Consumer<S> {
                 let (worker, service) = (Arc::clone(&attempt), service.clone());
                 // In a box: a task is moved several times before it runs.
                 tasks.spawn(Box::pin(async move {
-                    worker.handle(service, delivery).await;
+                    // Whatever panics, those who wait behind the key go on.
+                    if caught(worker.handle(service, delivery)).await.is_none() {
+                        tracing::error!("the answer to a message panicked: it comes again");
+                    }
                     key
                 }));
             }),
@@ -218,9 +222,7 @@ impl Running {
     /// How many more messages may come: one key must not fill all there is to fill.
     fn room(&self) -> usize {
         let concurrency = self.worker.settings.concurrency;
-        let waiting = self.waiting.min(3 * concurrency);
-        (concurrency - self.tasks.len().min(concurrency))
-            .min(4 * concurrency - self.tasks.len().min(concurrency) - waiting)
+        if self.waiting >= 3 * concurrency { 0 } else { concurrency.saturating_sub(self.tasks.len()) }
     }
 
     fn take(&mut self, delivery: source::Delivery) {
@@ -248,7 +250,7 @@ impl Running {
         let key = match ended {
             Ok(Some(key)) => key,
             Ok(None) => return,
-            // Only a panic of ours, or of a source, ends so; what waits behind its key is handed back at the end.
+            // Only a drop that panics ends so; what waits behind its key is handed back at the end.
             Err(error) => return tracing::error!(%error, "a task of the consumer panicked"),
         };
         loop {

@@ -287,6 +287,7 @@ suite! {
         a_handler_sees_the_message_as_a_request
         no_more_are_handled_at_once_than_allowed
         a_key_is_handled_in_order_while_others_go_on
+        one_key_that_stands_still_does_not_fetch_everything
         what_is_enqueued_leaves_when_the_handler_succeeds_and_says_what_it_follows_from
         a_pause_lets_nothing_more_come
         at_shutdown_what_is_handled_ends_and_the_rest_stays

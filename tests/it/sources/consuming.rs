@@ -103,6 +103,25 @@ pub(super) async fn a_key_is_handled_in_order_while_others_go_on(place: Place) {
     running.stop().await;
 }
 
+pub(super) async fn one_key_that_stands_still_does_not_fetch_everything(place: Place) {
+    let given = Arc::new(AtomicUsize::new(0));
+    let source = Kept { source: Arc::clone(&place.source), given: Arc::clone(&given) };
+    let app = Router::new().route(&place.path(), post(std::future::pending::<StatusCode>));
+    let settings = ConsumerSettings::default().with_concurrency(2);
+    let consumer = Consumer::new(source, app).with_settings(settings);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async {
+        let _ = stopped.await;
+    };
+    let running = tokio::spawn(consumer.run(shutdown, Duration::ZERO));
+    place.messenger.send((0..100).map(|n| place.message(n).with_key("a")).collect()).await.unwrap();
+    until(|| given.load(Ordering::SeqCst) > 0).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert!(given.load(Ordering::SeqCst) <= 8, "{} are held", given.load(Ordering::SeqCst));
+    drop(stop);
+    timeout(STUCK, running).await.expect("it does not stop").unwrap();
+}
+
 pub(super) async fn what_is_enqueued_leaves_when_the_handler_succeeds_and_says_what_it_follows_from(
     place: Place,
 ) {
@@ -192,7 +211,7 @@ pub(super) async fn what_does_not_end_in_time_comes_again(place: Place) {
     let app = Router::new().route(&place.path(), post(handler));
     let sent = place.send(1).await;
     // The source goes on after this consumer.
-    let source = Kept(Arc::clone(&place.source));
+    let source = Kept { source: Arc::clone(&place.source), given: Arc::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         let _ = stopped.await;
@@ -206,8 +225,11 @@ pub(super) async fn what_does_not_end_in_time_comes_again(place: Place) {
     again.ack().await.unwrap();
 }
 
-/// A source that is not closed.
-struct Kept(Arc<dyn tower_outbox::source::Source>);
+/// A source that is not closed, and counts what it gives.
+struct Kept {
+    source: Arc<dyn tower_outbox::source::Source>,
+    given: Arc<AtomicUsize>,
+}
 
 #[tower_outbox::async_trait]
 impl tower_outbox::source::Source for Kept {
@@ -215,10 +237,12 @@ impl tower_outbox::source::Source for Kept {
         &self,
         limit: usize,
     ) -> Result<Vec<tower_outbox::source::Delivery>, tower_outbox::source::SourceError> {
-        self.0.receive(limit).await
+        let received = self.source.receive(limit).await?;
+        self.given.fetch_add(received.len(), Ordering::SeqCst);
+        Ok(received)
     }
 
     fn name(&self) -> Arc<str> {
-        self.0.name()
+        self.source.name()
     }
 }
