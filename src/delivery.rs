@@ -10,8 +10,8 @@ use http::StatusCode;
 use http::request::Parts;
 use uuid::Uuid;
 
+use crate::failed_attempt::FailedAttempt;
 use crate::message::Message;
-use crate::store::FailedAttempt;
 
 /// The message a [`Consumer`](crate::Consumer) made this request of, and how it came; an extractor.
 ///

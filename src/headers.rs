@@ -15,7 +15,7 @@
 
 use std::time::SystemTime;
 
-use crate::store::FailedAttempt;
+use crate::failed_attempt::FailedAttempt;
 
 /// The ordering key.
 pub const KEY: &str = "tower-outbox-key";
@@ -32,7 +32,7 @@ pub const FAILURES: &str = "tower-outbox-failures";
 /// Why it is a dead letter.
 pub const REASON: &str = "tower-outbox-reason";
 /// How many messages were dropped before it.
-pub const DROPPED: &str = crate::store::DROPPED_HEADER;
+pub const DROPPED: &str = "tower-outbox-dropped";
 /// What the message is a part of.
 pub const CORRELATION_ID: &str = "correlation_id";
 /// The message that caused it.

@@ -63,6 +63,7 @@ mod delivery;
 #[cfg(feature = "_brokers")]
 mod envelope;
 mod error;
+mod failed_attempt;
 mod fallback;
 pub mod headers;
 mod in_flight;

@@ -9,8 +9,8 @@ use tokio::runtime::Handle;
 
 use crate::delivery;
 use crate::error::BoxError;
+use crate::failed_attempt::FailedAttempt;
 use crate::message::Message;
-use crate::store::FailedAttempt;
 
 /// Receives messages from a queue, an address or a store, for a [`Consumer`](crate::Consumer).
 ///

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::error::BoxError;
+pub use crate::failed_attempt::FailedAttempt;
 use crate::message::Message;
 use crate::messenger::Admission;
 
@@ -29,7 +30,7 @@ use crate::messenger::Admission;
 /// - **Delay** is the store's: a message is not given out before its [`time`](Message::time) plus its
 ///   [`delay`](Message::delay). Expiry is the relay's.
 /// - **Limits** are the store's: when one is reached, `append` refuses, or drops the oldest pending messages,
-///   whose number then travels in the header [`DROPPED_HEADER`] of the next message given out.
+///   whose number then travels in the header [`DROPPED`](crate::headers::DROPPED) of the next message given out.
 /// - **Damage is said**: a message that can no longer be read becomes a dead letter without a message, and
 ///   the rest stays readable.
 #[async_trait]
@@ -95,9 +96,6 @@ pub trait Store: Send + Sync + 'static {
     async fn close(&self) {}
 }
 
-/// The header that says how many messages were dropped before this one because the store was full.
-pub const DROPPED_HEADER: &str = "tower-outbox-dropped";
-
 /// How much a store may hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -123,7 +121,7 @@ pub enum Overflow {
     /// New requests get 503 before their handler runs, and messages are refused.
     #[default]
     Refuse,
-    /// The oldest pending messages are dropped; the next one that leaves says how many, in [`DROPPED_HEADER`].
+    /// The oldest pending messages are dropped; the next one that leaves says how many, in [`DROPPED`](crate::headers::DROPPED).
     DropOldest,
 }
 
@@ -321,24 +319,6 @@ impl Entry {
                 "its turn has not come: earlier messages leave first, or the bus is down".to_owned()
             }
         }
-    }
-}
-
-/// One attempt that failed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub struct FailedAttempt {
-    /// When.
-    pub at: SystemTime,
-    /// What went wrong.
-    pub reason: Arc<str>,
-}
-
-impl FailedAttempt {
-    /// For stores.
-    #[must_use]
-    pub fn new(at: SystemTime, reason: Arc<str>) -> Self {
-        Self { at, reason }
     }
 }
 

@@ -15,11 +15,11 @@ use super::dispatch::Dispatch;
 use super::event::{self, Event, Fate, Snapshot};
 use super::positions::Positions;
 use super::segment::{INDEX_STEP, Read, Segment};
+use crate::headers::DROPPED;
 use crate::message::Message;
 use crate::messenger::Admission;
 use crate::store::{
-    DROPPED_HEADER, Entry, Lease, Leased, Limits, Overflow, Settlement, State as EntryState, StoreError,
-    Unstored, Wait,
+    Entry, Lease, Leased, Limits, Overflow, Settlement, State as EntryState, StoreError, Unstored, Wait,
 };
 use crate::telemetry;
 
@@ -427,7 +427,7 @@ impl State {
     fn tell(&mut self, leased: &mut Leased) {
         if self.untold > 0 && self.teller.is_none() {
             self.teller = Some((leased.lease.position, self.untold));
-            leased.message.set_header(DROPPED_HEADER, i64::try_from(self.untold).unwrap_or(i64::MAX));
+            leased.message.set_header(DROPPED, i64::try_from(self.untold).unwrap_or(i64::MAX));
         }
     }
 

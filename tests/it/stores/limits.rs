@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_outbox::store::{DROPPED_HEADER, Leased, Limits, Overflow, Settlement, State, Store, StoreError};
+use tower_outbox::headers;
+use tower_outbox::store::{Leased, Limits, Overflow, Settlement, State, Store, StoreError};
 use tower_outbox::{Message, Scalar};
 use uuid::Uuid;
 
@@ -193,7 +194,7 @@ pub(super) async fn a_batch_larger_than_the_store_drops_nothing(place: Place) {
 
 /// How many were dropped before this one, as it says.
 fn dropped(one: &Leased) -> Option<i64> {
-    match one.message.header(DROPPED_HEADER) {
+    match one.message.header(headers::DROPPED) {
         None => None,
         Some(Scalar::Int(count)) => Some(*count),
         other => panic!("{other:?}"),

@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use tower_outbox::store::{
-    DROPPED_HEADER, Entry, Lease, Leased, Overflow, Settlement, State, Store, StoreError, Wait,
-};
+use tower_outbox::headers;
+use tower_outbox::store::{Entry, Lease, Leased, Overflow, Settlement, State, Store, StoreError, Wait};
 use tower_outbox::{Message, Scalar};
 use uuid::Uuid;
 
@@ -268,7 +267,7 @@ impl<'a> Run<'a> {
             if let Some(attempts) = known.attempts {
                 assert_eq!(one.attempts, attempts, "{one:?}");
             }
-            match one.message.header(DROPPED_HEADER) {
+            match one.message.header(headers::DROPPED) {
                 None => assert_eq!(one.message, known.message),
                 Some(Scalar::Int(count)) => assert!((1..=self.dropped - self.said).contains(count)),
                 other => panic!("{other:?}"),
@@ -302,7 +301,7 @@ impl<'a> Run<'a> {
         for one in leased {
             let known = &mut self.known[self.by_id[&one.message.id()]];
             (known.stage, known.attempts) = (Stage::Out(one.lease), Some(one.attempts));
-            known.says = match one.message.header(DROPPED_HEADER) {
+            known.says = match one.message.header(headers::DROPPED) {
                 Some(Scalar::Int(count)) => *count,
                 _ => 0,
             };
