@@ -37,6 +37,7 @@
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
 //! | `embedded` | the durable outbox on the local disk: `Embedded`, `DELIVERY = "durable"` | |
+//! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
 //! | `chaos` | faults on purpose: `ChaosLayer` | |
@@ -114,6 +115,12 @@ pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 pub use self::settings::{
     BackendTable, ConsumerTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
 };
+#[cfg(feature = "_sql")]
+pub use self::stores::DatabaseSettings;
+#[cfg(feature = "postgres")]
+pub use self::stores::PostgresStore;
+#[cfg(feature = "sqlite")]
+pub use self::stores::SqliteStore;
 #[cfg(feature = "embedded")]
 pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
 pub use self::topic::{Topic, TopicError};

@@ -2,6 +2,18 @@
 
 #[cfg(feature = "embedded")]
 mod embedded;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(feature = "_sql")]
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 
 #[cfg(feature = "embedded")]
 pub use self::embedded::{Embedded, EmbeddedSettings, OpenError};
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;
+#[cfg(feature = "_sql")]
+pub use self::sql::DatabaseSettings;
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;

@@ -1,0 +1,125 @@
+//! A message as columns: id, topic, key and body have their own, `details` has the rest as JSON.
+
+use std::borrow::Cow;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::error::BoxError;
+use crate::message::{Message, Scalar};
+use crate::topic::Topic;
+
+#[derive(Serialize, Deserialize)]
+struct Details<'a> {
+    #[serde(borrow)]
+    content_type: Cow<'a, str>,
+    /// Seconds since 1970, and nanoseconds.
+    time: (i64, u32),
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    priority: Option<u8>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expiry: Option<(u64, u32)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    delay: Option<(u64, u32)>,
+    #[serde(borrow, default, skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(Cow<'a, str>, Value<'a>)>,
+}
+
+/// `{"float": ..}` is a text, so that no bit is lost; all others are what they are in JSON.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Value<'a> {
+    Null,
+    Bool(bool),
+    Int(i64),
+    String(#[serde(borrow)] Cow<'a, str>),
+    Float { float: String },
+}
+
+/// The column `details` of a message.
+pub(crate) fn details(message: &Message) -> String {
+    let headers = message.headers().map(|(name, value)| {
+        let value = match value {
+            Scalar::Null => Value::Null,
+            Scalar::Bool(value) => Value::Bool(*value),
+            Scalar::Int(value) => Value::Int(*value),
+            Scalar::Float(value) => Value::Float { float: value.to_string() },
+            Scalar::String(value) => Value::String(Cow::Borrowed(value)),
+        };
+        (Cow::Borrowed(name), value)
+    });
+    let span = |span: Duration| (span.as_secs(), span.subsec_nanos());
+    let details = Details {
+        content_type: Cow::Borrowed(message.content_type()),
+        time: since_epoch(message.time()),
+        priority: message.priority(),
+        expiry: message.expiry().map(span),
+        delay: message.delay().map(span),
+        headers: headers.collect(),
+    };
+    serde_json::to_string(&details).expect("it has nothing that JSON has not")
+}
+
+/// The message of these columns.
+pub(crate) fn message(
+    id: Uuid,
+    topic: String,
+    key: Option<String>,
+    details: &str,
+    body: Vec<u8>,
+) -> Result<Message, BoxError> {
+    let details: Details<'_> = serde_json::from_str(details)?;
+    let time = from_epoch(details.time).ok_or("its time cannot be represented")?;
+    let content_type = match details.content_type.as_ref() {
+        "application/json" => Cow::Borrowed("application/json"),
+        other => Cow::Owned(other.to_owned()),
+    };
+    let mut message = Message::restore(id, Topic::new(topic)?, Bytes::from(body), content_type, time);
+    for (name, value) in details.headers {
+        let value = match value {
+            Value::Null => Scalar::Null,
+            Value::Bool(value) => Scalar::Bool(value),
+            Value::Int(value) => Scalar::Int(value),
+            Value::Float { float } => Scalar::Float(float.parse()?),
+            Value::String(value) => Scalar::String(Cow::Owned(value.into_owned())),
+        };
+        message.set_header(name.into_owned(), value);
+    }
+    if let Some(key) = key {
+        message = message.with_key(key);
+    }
+    if let Some(priority) = details.priority {
+        message = message.with_priority(priority);
+    }
+    if let Some((seconds, nanos)) = details.expiry {
+        message = message.with_expiry(Duration::new(seconds, nanos));
+    }
+    Ok(match details.delay {
+        Some((seconds, nanos)) => message.with_delay(Duration::new(seconds, nanos)),
+        None => message,
+    })
+}
+
+fn since_epoch(time: SystemTime) -> (i64, u32) {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => (since.as_secs() as i64, since.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let nanos = before.subsec_nanos();
+            let seconds = -(before.as_secs() as i64) - i64::from(nanos > 0);
+            (seconds, if nanos > 0 { 1_000_000_000 - nanos } else { 0 })
+        }
+    }
+}
+
+fn from_epoch((seconds, nanos): (i64, u32)) -> Option<SystemTime> {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(whole)
+    };
+    time?.checked_add(Duration::from_nanos(u64::from(nanos)))
+}

@@ -1,0 +1,70 @@
+//! How a store keeps messages in the app's own database.
+
+use std::time::Duration;
+
+use crate::store::Limits;
+
+/// How [`PostgresStore`](crate::PostgresStore) and [`SqliteStore`](crate::SqliteStore) keep messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DatabaseSettings {
+    /// Where the tables are: a schema in Postgres, a prefix of their names in SQLite; `tower_outbox` by default.
+    /// Letters, digits and underscores.
+    pub schema: String,
+    /// How much it may hold; see [`Limits`].
+    pub limits: Limits,
+    /// How long an instance of the app may be silent before others send what it was to send; 15 seconds by default.
+    pub lease: Duration,
+    /// How long the ids of handled messages are remembered; seven days by default.
+    pub inbox_retention: Duration,
+}
+
+impl Default for DatabaseSettings {
+    fn default() -> Self {
+        Self {
+            schema: "tower_outbox".to_owned(),
+            limits: Limits::default(),
+            lease: Duration::from_secs(15),
+            inbox_retention: Duration::from_secs(7 * 24 * 60 * 60),
+        }
+    }
+}
+
+impl DatabaseSettings {
+    /// Sets [`schema`](Self::schema).
+    #[must_use]
+    pub fn with_schema(mut self, schema: impl Into<String>) -> Self {
+        self.schema = schema.into();
+        self
+    }
+
+    /// Sets [`limits`](Self::limits).
+    #[must_use]
+    pub fn with_limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Sets [`lease`](Self::lease).
+    #[must_use]
+    pub fn with_lease(mut self, lease: Duration) -> Self {
+        self.lease = lease;
+        self
+    }
+
+    /// Sets [`inbox_retention`](Self::inbox_retention).
+    #[must_use]
+    pub fn with_inbox_retention(mut self, inbox_retention: Duration) -> Self {
+        self.inbox_retention = inbox_retention;
+        self
+    }
+
+    /// Whether the name can stand in a statement as it is.
+    pub(crate) fn has_safe_schema(&self) -> bool {
+        let mut bytes = self.schema.bytes();
+        // 63 bytes is what Postgres keeps of a name; the longest suffix of ours takes some of them.
+        self.schema.len() <= 40
+            && bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    }
+}
