@@ -14,7 +14,7 @@
 //! | `tower_outbox_stored_total` | counter | – | messages stored by an outbox |
 //! | `tower_outbox_confirmed_total` | counter | – | stored messages the bus has confirmed |
 //! | `tower_outbox_dead_total` | counter | – | messages given up on: dead letters |
-//! | `tower_outbox_stored_messages` | gauge | `state` | messages in the embedded store: `pending`, `dead` |
+//! | `tower_outbox_stored_messages` | gauge | `state` | messages in the store: `pending`, `dead` |
 //! | `tower_outbox_stored_bytes` | gauge | – | about how many bytes they have |
 //! | `tower_outbox_received_total` | counter | – | messages a source gave a consumer |
 //! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle one: `ack`, `retry`, `dead`, `not_now` (not tried, as its own messages could not be kept) |
@@ -75,8 +75,8 @@ pub(crate) fn stored(messages: usize) {
     tracing::debug!(messages, "messages stored");
 }
 
-/// How much an embedded store holds.
-#[cfg(feature = "embedded")]
+/// How much a store holds.
+#[cfg(any(feature = "embedded", feature = "_sql"))]
 pub(crate) fn depth(pending: u64, dead: u64, bytes: u64) {
     #[cfg(feature = "metrics")]
     {
@@ -122,7 +122,7 @@ pub(crate) fn expired(message: &Message) {
 }
 
 /// Stored messages dropped to make room.
-#[cfg(feature = "embedded")]
+#[cfg(any(feature = "embedded", feature = "_sql"))]
 pub(crate) fn overflowed(messages: usize) {
     count!("tower_outbox_dropped_total", messages, "reason" => "overflow");
     tracing::error!(messages, "stored messages dropped: the outbox was full");

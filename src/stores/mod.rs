@@ -1,5 +1,7 @@
 //! What can keep an outbox.
 
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+mod dispatch;
 #[cfg(feature = "embedded")]
 mod embedded;
 #[cfg(feature = "postgres")]

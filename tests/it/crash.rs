@@ -3,8 +3,8 @@
 mod app;
 mod chaos;
 mod consumer;
-mod ledger;
+pub mod ledger;
 mod load;
 mod points;
 mod queue;
-mod random;
+pub mod random;

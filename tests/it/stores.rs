@@ -21,9 +21,10 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 use tower_outbox::store::{Limits, Store};
-use tower_outbox::{BoxError, EmbeddedSettings};
+use tower_outbox::{BoxError, DatabaseSettings, EmbeddedSettings, PostgresStore, SqliteStore};
 
-use crate::support::stores::open;
+use crate::support::databases::{self, Schema};
+use crate::support::stores::{open, until};
 
 type Opened = Result<Arc<dyn Store>, BoxError>;
 type Open = Box<dyn Fn(Limits) -> Pin<Box<dyn Future<Output = Opened> + Send>> + Send + Sync>;
@@ -79,6 +80,40 @@ fn embedded_with(change: fn(EmbeddedSettings) -> EmbeddedSettings) -> Place {
     Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: Some(folder) }
 }
 
+/// Waits until nothing is under way any more, as a process that has ended has nothing under way.
+async fn ended<D: sqlx::Database>(pool: &sqlx::Pool<D>) {
+    until("nothing is under way", async || pool.num_idle() as u32 == pool.size()).await;
+}
+
+async fn sqlite() -> Place {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = databases::sqlite(folder.path()).await;
+    let open = move |limits| {
+        let (pool, settings) = (pool.clone(), DatabaseSettings::default().with_limits(limits));
+        Box::pin(async move {
+            ended(&pool).await;
+            SqliteStore::migrate(&pool, &settings).await?;
+            Ok(Arc::new(SqliteStore::open(pool, &settings).await?) as Arc<dyn Store>)
+        }) as Pin<Box<_>>
+    };
+    let capabilities = Capabilities { files: None };
+    Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: Some(folder) }
+}
+
+async fn postgres() -> Place {
+    let Schema { pool, settings } = Schema::new().await;
+    let open = move |limits| {
+        let (pool, settings) = (pool.clone(), settings.clone().with_limits(limits));
+        Box::pin(async move {
+            ended(&pool).await;
+            PostgresStore::migrate(&pool, &settings).await?;
+            Ok(Arc::new(PostgresStore::open(pool, &settings).await?) as Arc<dyn Store>)
+        }) as Pin<Box<_>>
+    };
+    let capabilities = Capabilities { files: None };
+    Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: None }
+}
+
 /// Each behaviour as a test of a place.
 macro_rules! suite {
     ($($module:ident: $($behaviour:ident)*;)*) => {
@@ -105,6 +140,25 @@ macro_rules! suite {
                 #[tokio::test]
                 async fn $behaviour() {
                     crate::stores::$module::$behaviour(super::place()).await;
+                }
+            )* })*
+        }
+
+        mod sqlite {
+            $(mod $module { $(
+                #[tokio::test]
+                async fn $behaviour() {
+                    crate::stores::$module::$behaviour(crate::stores::sqlite().await).await;
+                }
+            )* })*
+        }
+
+        mod postgres {
+            $(mod $module { $(
+                #[tokio::test]
+                #[ignore = "needs brokers: ./scripts/test"]
+                async fn $behaviour() {
+                    crate::stores::$module::$behaviour(crate::stores::postgres().await).await;
                 }
             )* })*
         }

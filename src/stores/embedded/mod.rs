@@ -11,7 +11,6 @@
 //! the last of them, and messages leave once more. It is synced before a file is deleted, and for what an operator did.
 
 mod compact;
-mod dispatch;
 mod error;
 mod event;
 mod open;

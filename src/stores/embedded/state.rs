@@ -11,7 +11,6 @@ use roaring::RoaringTreemap;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::dispatch::Dispatch;
 use super::event::{self, Event, Fate, Snapshot};
 use super::positions::Positions;
 use super::segment::{INDEX_STEP, Read, Segment};
@@ -21,6 +20,7 @@ use crate::messenger::Admission;
 use crate::store::{
     Entry, Lease, Leased, Limits, Overflow, Settlement, State as EntryState, StoreError, Unstored, Wait,
 };
+use crate::stores::dispatch::Dispatch;
 use crate::telemetry;
 
 /// How much of what was stored last is kept in memory, to be sent without being read.

@@ -1,69 +1,81 @@
 //! Storing, in whatever transaction the connection is in.
 
+use std::time::SystemTime;
+
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
 use crate::message::Message;
-use crate::stores::sql::{Share, details};
+use crate::stores::sql::{column_key, delay_left, details, key_hash, micros, size};
 
 /// How many buckets the messages are spread over: so many instances of an app can send at the same time.
-pub(super) const BUCKETS: u64 = 16;
+pub(super) const BUCKETS: i16 = 16;
 
+#[derive(Debug)]
 pub(super) struct Insert(SqlStr);
 
 impl Insert {
     pub(super) fn new(schema: &str) -> Self {
+        // The time of the transaction may have begun long before.
         let sql = format!(
-            "INSERT INTO {schema}.messages (bucket, id, topic, key, details, body) \
-             SELECT * FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::bytea[]) \
+            "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size, due_at) \
+             SELECT bucket, id, topic, key, key_hash, details, body, size, clock_timestamp() + wait * interval '1 microsecond' \
+             FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::int[], $9::bigint[]) \
+             AS m (bucket, id, topic, key, key_hash, details, body, size, wait) \
              RETURNING position"
         );
         Self(AssertSqlSafe(sql).into_sql_str())
     }
 
-    /// Gives the positions, in the order of the messages.
+    /// Gives the position and the bucket of each, in the order of the messages.
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
         messages: &[Message],
-        share: &Share,
-    ) -> Result<Vec<u64>, sqlx::Error> {
-        let buckets: Vec<i16> = messages.iter().map(|message| bucket(message, share)).collect();
+        own: &[i16],
+    ) -> Result<Vec<(u64, i16)>, sqlx::Error> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = SystemTime::now();
+        let hashes: Vec<Option<i64>> = messages.iter().map(key_hash).collect();
+        let buckets: Vec<i16> =
+            messages.iter().zip(&hashes).map(|(message, hash)| bucket(message, *hash, own)).collect();
         let ids: Vec<Uuid> = messages.iter().map(Message::id).collect();
         let topics: Vec<&str> = messages.iter().map(|message| message.topic().as_str()).collect();
-        let keys: Vec<Option<&str>> = messages.iter().map(Message::key).collect();
+        let keys: Vec<Option<&str>> = messages.iter().map(|message| column_key(message.key())).collect();
         let rest: Vec<String> = messages.iter().map(details).collect();
         let bodies: Vec<&[u8]> = messages.iter().map(|message| &message.body()[..]).collect();
+        let sizes: Vec<i32> = messages.iter().map(|message| size(message) as i32).collect();
+        let waits: Vec<Option<i64>> = messages
+            .iter()
+            .map(|message| Some(delay_left(message, now)).filter(|wait| !wait.is_zero()).map(micros))
+            .collect();
         let positions: Vec<(i64,)> = sqlx::query_as(self.0.clone())
-            .bind(buckets)
+            .bind(&buckets)
             .bind(ids)
             .bind(topics)
             .bind(keys)
+            .bind(hashes)
             .bind(rest)
             .bind(bodies)
+            .bind(sizes)
+            .bind(waits)
             .fetch_all(connection)
             .await?;
-        Ok(positions.into_iter().map(|(position,)| position as u64).collect())
+        Ok(positions.into_iter().map(|(position,)| position as u64).zip(buckets).collect())
     }
 }
 
 /// Those of a topic and key are in one bucket, whichever process stores them; others in one of this instance's own.
-fn bucket(message: &Message, share: &Share) -> i16 {
-    let hash = match message.key() {
-        Some(key) => {
-            let bytes = message.topic().as_str().bytes().chain([0]).chain(key.bytes());
-            return (fnv1a(bytes) % BUCKETS) as i16;
-        }
-        None => message.id().as_u128() as u64,
-    };
-    match share.buckets.len() as u64 {
-        0 => (hash % BUCKETS) as i16,
-        own => share.buckets[(hash % own) as usize].0,
+fn bucket(message: &Message, key_hash: Option<i64>, own: &[i16]) -> i16 {
+    if let Some(hash) = key_hash {
+        return (hash as u64 % BUCKETS as u64) as i16;
     }
-}
-
-/// FNV-1a: the same in every process, whatever compiled it.
-fn fnv1a(bytes: impl Iterator<Item = u8>) -> u64 {
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    let any = message.id().as_u128() as u64;
+    match own.len() as u64 {
+        0 => (any % BUCKETS as u64) as i16,
+        len => own[(any % len) as usize],
+    }
 }

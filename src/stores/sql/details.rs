@@ -15,6 +15,9 @@ use crate::topic::Topic;
 struct Details<'a> {
     #[serde(borrow)]
     content_type: Cow<'a, str>,
+    /// The ordering key, if the column of keys cannot hold it.
+    #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
+    key: Option<Cow<'a, str>>,
     /// Seconds since 1970, and nanoseconds.
     time: (i64, u32),
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -38,6 +41,25 @@ enum Value<'a> {
     Float { float: String },
 }
 
+/// A key as the column of keys can hold it: a Postgres text has no NUL character.
+pub(crate) fn column_key(key: Option<&str>) -> Option<&str> {
+    key.filter(|key| !key.contains('\0'))
+}
+
+/// The hash of topic and key, the same in every process: FNV-1a.
+pub(crate) fn key_hash(message: &Message) -> Option<i64> {
+    let bytes = message.topic().as_str().bytes().chain([0]).chain(message.key()?.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    Some(hash as i64)
+}
+
+/// About how many bytes the row of a message takes.
+pub(crate) fn size(message: &Message) -> u64 {
+    message.size() as u64 + 128
+}
+
 /// The column `details` of a message.
 pub(crate) fn details(message: &Message) -> String {
     let headers = message.headers().map(|(name, value)| {
@@ -53,6 +75,7 @@ pub(crate) fn details(message: &Message) -> String {
     let span = |span: Duration| (span.as_secs(), span.subsec_nanos());
     let details = Details {
         content_type: Cow::Borrowed(message.content_type()),
+        key: message.key().filter(|key| column_key(Some(key)).is_none()).map(Cow::Borrowed),
         time: since_epoch(message.time()),
         priority: message.priority(),
         expiry: message.expiry().map(span),
@@ -87,7 +110,7 @@ pub(crate) fn message(
         };
         message.set_header(name.into_owned(), value);
     }
-    if let Some(key) = key {
+    if let Some(key) = details.key.map(Cow::into_owned).or(key) {
         message = message.with_key(key);
     }
     if let Some(priority) = details.priority {
@@ -100,6 +123,11 @@ pub(crate) fn message(
         Some((seconds, nanos)) => message.with_delay(Duration::new(seconds, nanos)),
         None => message,
     })
+}
+
+/// The time of the message of these details.
+pub(crate) fn time_in(details: &str) -> Option<SystemTime> {
+    from_epoch(serde_json::from_str::<Details<'_>>(details).ok()?.time)
 }
 
 fn since_epoch(time: SystemTime) -> (i64, u32) {

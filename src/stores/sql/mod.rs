@@ -1,11 +1,31 @@
 //! What the stores in a database share.
 
 mod details;
+mod engine;
 mod inserted;
+mod keeper;
+mod leases;
+mod listening;
+mod room;
+mod row;
 mod settings;
 mod share;
+mod shared;
+mod state;
+mod tables;
+mod versions;
 
-pub(super) use self::details::details;
+pub(super) use self::details::{column_key, details, key_hash, message, size, time_in};
+pub(super) use self::engine::{Engine, Handle};
 pub(super) use self::inserted::Inserted;
+#[cfg(all(test, feature = "sqlite"))]
+pub(super) use self::keeper::Keeper;
+pub(super) use self::leases::{Leases, Sight, SightRow};
+pub(super) use self::listening::Listening;
+pub(super) use self::row::{Content, Row};
 pub use self::settings::DatabaseSettings;
+#[cfg(all(test, feature = "sqlite"))]
 pub(super) use self::share::Share;
+pub(super) use self::state::{DUE, delay_left};
+pub(super) use self::tables::{Failed, Fared, Listed, Read, Requeued, Tables, micros, paced};
+pub(super) use self::versions::check_version;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::versions::WrongTables;
 use crate::store::Limits;
 
 /// How [`PostgresStore`](crate::PostgresStore) and [`SqliteStore`](crate::SqliteStore) keep messages.
@@ -59,12 +60,13 @@ impl DatabaseSettings {
         self
     }
 
-    /// Whether the name can stand in a statement as it is.
-    pub(crate) fn has_safe_schema(&self) -> bool {
+    /// The name, if it can stand in a statement as it is.
+    pub(crate) fn safe_schema(&self) -> Result<&str, WrongTables> {
         let mut bytes = self.schema.bytes();
         // 63 bytes is what Postgres keeps of a name; the longest suffix of ours takes some of them.
-        self.schema.len() <= 40
+        let is_safe = self.schema.len() <= 40
             && bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
-            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        if is_safe { Ok(&self.schema) } else { Err(WrongTables::BadSchema) }
     }
 }

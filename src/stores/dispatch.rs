@@ -70,8 +70,70 @@ struct Held {
     group: Option<Group>,
 }
 
+#[cfg(feature = "_sql")]
+impl Group {
+    /// The group of messages whose topic and key have this hash.
+    pub(super) fn of_hash(hash: i64) -> Self {
+        Self(hash as u64)
+    }
+
+    pub(super) fn hash(self) -> i64 {
+        self.0 as i64
+    }
+}
+
+/// What a store needs that does not read everything in order.
+#[cfg(feature = "_sql")]
+impl Dispatch {
+    /// A message without a key is there, and due.
+    pub(super) fn arrive(&mut self, position: u64) {
+        self.due.insert(position, Turn::Message(position));
+    }
+
+    /// A message is there, and due when its group lets it.
+    pub(super) fn join(&mut self, position: u64, group: Group) {
+        self.groups.entry(group).or_default().waiting.insert(position);
+        self.waits.insert(position, group);
+        self.offer(group);
+    }
+
+    /// A message holds its group until a time.
+    pub(super) fn hold(&mut self, position: u64, group: Group, until: Instant) {
+        self.wait(position, Some(group), until);
+        self.offer(group);
+    }
+
+    /// Those that wait in a group, in order.
+    pub(super) fn waiting(&self, group: Group) -> impl Iterator<Item = u64> {
+        self.groups.get(&group).into_iter().flat_map(|members| members.waiting.iter().copied())
+    }
+
+    /// Whether it waits for a retry.
+    pub(super) fn is_held(&self, group: Group) -> bool {
+        self.groups.get(&group).is_some_and(|members| members.out == 0 && !members.retries.is_empty())
+    }
+
+    /// The group it waits in.
+    pub(super) fn waits_in(&self, position: u64) -> Option<Group> {
+        self.waits.get(&position).copied()
+    }
+
+    /// Forgets a message, leased or not.
+    pub(super) fn abandon(&mut self, position: u64) {
+        match self.leased.get(&position).map(|held| held.token) {
+            Some(token) => {
+                if let Some(group) = self.settle(position, token) {
+                    self.gone(group);
+                }
+            }
+            None => self.forget(position),
+        }
+    }
+}
+
 impl Dispatch {
     /// The group of a message, if it has a key.
+    #[cfg(feature = "embedded")]
     pub(super) fn group(&self, message: &Message) -> Option<Group> {
         let key = message.key()?;
         Some(Group(self.hasher.hash_one((message.topic().as_str(), key))))

@@ -1,0 +1,134 @@
+//! The statements, with the name of the schema in them.
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// What follows is read of a row, in this order; a row of a message with a key is read whole only when its turn has come.
+const COLUMNS: &str = "position, bucket, id, topic, key, key_hash, size, attempts, failures";
+const WAIT: &str =
+    "CASE WHEN due_at > now() THEN ceil(extract(epoch FROM due_at - now()) * 1000000)::bigint ELSE 0 END AS wait";
+
+/// The columns of a dead letter that a message has too, but for `attempts` and `failures`.
+const MOVED: &str = "position, bucket, id, topic, key, key_hash, details, body, size, stored_at";
+
+/// The buckets that are still held by these tokens, until the statement ends: who takes one over waits, or skips it.
+const HELD: &str = "held AS MATERIALIZED (SELECT b.bucket FROM {schema}.buckets b \
+     JOIN unnest($1::smallint[], $2::bigint[]) AS h (bucket, token) ON b.bucket = h.bucket AND b.token = h.token \
+     FOR KEY SHARE OF b)";
+
+/// What became of a message may be forgotten by a crash of the database server: nobody waits for its disk.
+const NO_WAIT: &str = "set_config('synchronous_commit', 'off', true)";
+
+#[derive(Debug)]
+pub(super) struct Statements {
+    pub(super) read: SqlStr,
+    pub(super) due: SqlStr,
+    pub(super) fetch: SqlStr,
+    pub(super) of_keys: SqlStr,
+    pub(super) done: SqlStr,
+    pub(super) retry: SqlStr,
+    pub(super) bury: SqlStr,
+    pub(super) told: SqlStr,
+    pub(super) list: SqlStr,
+    pub(super) dead: SqlStr,
+    pub(super) waiting: SqlStr,
+    pub(super) revive: SqlStr,
+    pub(super) hasten: SqlStr,
+    pub(super) delete: SqlStr,
+    pub(super) oldest: SqlStr,
+    pub(super) overflow: SqlStr,
+    pub(super) untold: SqlStr,
+    pub(super) counts: SqlStr,
+}
+
+impl Statements {
+    pub(super) fn new(schema: &str) -> Self {
+        let sql = |sql: String| AssertSqlSafe(sql.replace("{schema}", schema)).into_sql_str();
+        let condition = "($5::uuid IS NULL OR id = $5) AND ($6::text IS NULL OR topic = $6) \
+             AND ($7::text IS NULL OR starts_with(topic, $7)) AND ($8::text IS NULL OR key = $8)";
+        Self {
+            // What was committed late is found as the reading begins again some positions before the last. All
+            // buckets of an instance are read in one go along the first index: an index by bucket would cost every
+            // INSERT, and would have to be read bucket by bucket.
+            read: sql(format!(
+                "SELECT {COLUMNS}, 0::bigint AS wait, details, body FROM ( \
+                 SELECT *, sum(CASE WHEN key_hash IS NULL THEN size ELSE 0 END) OVER (ORDER BY position) - size AS before FROM ( \
+                 SELECT {COLUMNS}, CASE WHEN key_hash IS NULL THEN details END AS details, \
+                 CASE WHEN key_hash IS NULL THEN body END AS body \
+                 FROM {{schema}}.messages WHERE position > $1 AND position <= $2 AND bucket = ANY ($3) \
+                 AND due_at IS NULL AND position <> ALL ($4) ORDER BY position LIMIT $5) m) m \
+                 WHERE before < $6 ORDER BY position"
+            )),
+            due: sql(format!(
+                "SELECT {COLUMNS}, {WAIT}, NULL::text AS details, NULL::bytea AS body FROM {{schema}}.messages \
+                 WHERE due_at IS NOT NULL AND bucket = ANY ($1) AND position <> ALL ($2) ORDER BY due_at LIMIT $3"
+            )),
+            fetch: sql(format!(
+                "SELECT {COLUMNS}, {WAIT}, details, body FROM {{schema}}.messages WHERE position = ANY ($1)"
+            )),
+            of_keys: sql(format!(
+                "SELECT m.* FROM unnest($1::bigint[], $2::bigint[]) AS k (hash, most) CROSS JOIN LATERAL ( \
+                 SELECT {COLUMNS}, {WAIT}, details, body FROM {{schema}}.messages WHERE key_hash = k.hash \
+                 AND (due_at IS NULL OR due_at <= now() OR attempts > 0) ORDER BY position LIMIT k.most) m ORDER BY position"
+            )),
+            done: sql(format!(
+                "WITH {HELD}, gone AS (DELETE FROM {{schema}}.messages m USING held \
+                 WHERE m.position = ANY ($3) AND m.bucket = held.bucket RETURNING m.size) \
+                 SELECT count(*), coalesce(sum(size), 0)::bigint, {NO_WAIT} FROM gone"
+            )),
+            retry: sql(format!(
+                "WITH {HELD}, failed AS (UPDATE {{schema}}.messages m SET attempts = m.attempts + 1, \
+                 due_at = clock_timestamp() + f.wait * interval '1 microsecond', failures = f.failures \
+                 FROM unnest($3::bigint[], $4::text[], $5::bigint[]) AS f (position, failures, wait), held \
+                 WHERE m.position = f.position AND m.bucket = held.bucket) SELECT {NO_WAIT}"
+            )),
+            bury: sql(format!(
+                "WITH {HELD}, gone AS (DELETE FROM {{schema}}.messages m \
+                 USING unnest($3::bigint[], $4::text[]) AS f (dead, why), held \
+                 WHERE m.position = f.dead AND m.bucket = held.bucket RETURNING m.*, f.why), \
+                 kept AS (INSERT INTO {{schema}}.dead_letters ({MOVED}, attempts, failures) \
+                 SELECT {MOVED}, attempts, why FROM gone) SELECT {NO_WAIT}"
+            )),
+            told: sql("UPDATE {schema}.overflow SET untold = greatest(untold - $1, 0)".to_owned()),
+            list: sql(format!(
+                "SELECT * FROM (\
+                 (SELECT {COLUMNS}, {WAIT}, details, body, false AS dead, key_hash IS NOT NULL AND EXISTS ( \
+                 SELECT FROM {{schema}}.messages e WHERE e.key_hash = m.key_hash AND e.position < m.position) AS behind \
+                 FROM {{schema}}.messages m WHERE position > $1 AND $3 AND {condition} ORDER BY position LIMIT $2) \
+                 UNION ALL \
+                 (SELECT {COLUMNS}, 0::bigint, details, body, true, false \
+                 FROM {{schema}}.dead_letters WHERE position > $1 AND $4 AND {condition} ORDER BY position LIMIT $2) \
+                 ) l ORDER BY position LIMIT $2"
+            )),
+            dead: sql("SELECT position FROM {schema}.dead_letters WHERE position = ANY ($1) FOR UPDATE".to_owned()),
+            waiting: sql("SELECT position FROM {schema}.messages \
+                 WHERE position = ANY ($1) AND attempts > 0 AND due_at > now() FOR UPDATE"
+                .to_owned()),
+            revive: sql(format!(
+                "WITH revived AS (DELETE FROM {{schema}}.dead_letters d USING unnest($1::bigint[], $2::bigint[]) AS r (revived, wait) \
+                 WHERE d.position = r.revived RETURNING d.*, r.wait) \
+                 INSERT INTO {{schema}}.messages ({MOVED}, due_at, attempts, failures) \
+                 SELECT {MOVED}, clock_timestamp() + wait * interval '1 microsecond', 0, failures FROM revived"
+            )),
+            hasten: sql("UPDATE {schema}.messages m SET due_at = clock_timestamp() + r.wait * interval '1 microsecond' \
+                 FROM unnest($1::bigint[], $2::bigint[]) AS r (position, wait) WHERE m.position = r.position"
+                .to_owned()),
+            delete: sql("WITH m AS (DELETE FROM {schema}.messages WHERE position = ANY ($1) RETURNING size), \
+                 d AS (DELETE FROM {schema}.dead_letters WHERE position = ANY ($1) RETURNING size) \
+                 SELECT (SELECT count(*) FROM m), (SELECT count(*) FROM d), \
+                 (SELECT coalesce(sum(size), 0)::bigint FROM (SELECT size FROM m UNION ALL SELECT size FROM d) s)"
+                .to_owned()),
+            oldest: sql("SELECT position, size FROM {schema}.messages WHERE position <> ALL ($1) ORDER BY position LIMIT $2"
+                .to_owned()),
+            overflow: sql("WITH gone AS (DELETE FROM {schema}.messages WHERE position = ANY ($1) RETURNING size), \
+                 noted AS (UPDATE {schema}.overflow SET untold = untold + (SELECT count(*) FROM gone)) \
+                 SELECT count(*), coalesce(sum(size), 0)::bigint FROM gone"
+                .to_owned()),
+            untold: sql("SELECT untold FROM {schema}.overflow".to_owned()),
+            counts: sql("SELECT m.count, d.count, m.size + d.size, \
+                 (SELECT details FROM {schema}.messages ORDER BY position LIMIT 1) \
+                 FROM (SELECT count(*) AS count, coalesce(sum(size), 0)::bigint AS size FROM {schema}.messages) m, \
+                 (SELECT count(*) AS count, coalesce(sum(size), 0)::bigint AS size FROM {schema}.dead_letters) d"
+                .to_owned()),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! The store in Postgres itself.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::postgres::{PgConnection, PgPool};
+use tokio::sync::Notify;
+
+use super::leases::PgLeases;
+use super::migrations;
+use super::tables::PostgresTables;
+use crate::message::Message;
+use crate::messenger::Admission;
+use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, StoreError, Unstored};
+use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
+
+/// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
+///
+/// A clone is a handle to the same store.
+#[derive(Clone)]
+pub struct PostgresStore {
+    engine: Arc<Handle<PostgresTables>>,
+}
+
+impl PostgresStore {
+    /// Installs the tables, or brings them up to date; gives their version. Any number of processes may do it at once; when
+    /// the tables are up to date, it is one query.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the database refuses, or the tables are of a later version than this crate knows;
+    /// nothing is changed then.
+    pub async fn migrate(pool: &PgPool, settings: &DatabaseSettings) -> Result<u32, StoreError> {
+        let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
+        migrations::migrate(pool, schema).await.map_err(StoreError::unavailable)
+    }
+
+    /// Opens it; the tables must be there: see [`migrate`](Self::migrate).
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when they are not, or are of another version.
+    pub async fn open(pool: PgPool, settings: &DatabaseSettings) -> Result<Self, StoreError> {
+        let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
+        migrations::check(&pool, schema).await.map_err(StoreError::unavailable)?;
+        let elsewhere = Arc::new(Notify::new());
+        let leases = PgLeases::new(&pool, schema, Arc::clone(&elsewhere));
+        let tables = PostgresTables::new(pool, schema);
+        let engine = Engine::open(tables, Arc::new(leases), elsewhere, settings).await?;
+        Ok(Self { engine: Arc::new(engine) })
+    }
+
+    /// The pool it was opened with.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        self.engine.tables().pool()
+    }
+
+    /// Stores messages in the transaction of this connection.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions"))]
+    pub(crate) async fn insert(
+        &self,
+        connection: &mut PgConnection,
+        messages: &[Message],
+    ) -> Result<Inserted, sqlx::Error> {
+        self.engine.insert(connection, messages, (0, 0)).await
+    }
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("place", &self.place()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn append(&self, batch: Vec<Message>) -> Result<(), Unstored> {
+        self.engine.append(batch).await
+    }
+
+    async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
+        self.engine.lease(limit).await
+    }
+
+    async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
+        self.engine.settle(settled).await
+    }
+
+    async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        self.engine.list(filter, after, limit).await
+    }
+
+    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
+        self.engine.requeue(positions, pace).await
+    }
+
+    async fn drop_messages(&self, positions: &[u64]) -> Result<usize, StoreError> {
+        self.engine.drop_messages(positions).await
+    }
+
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.engine.counts().await
+    }
+
+    fn place(&self) -> String {
+        self.engine.tables().place()
+    }
+
+    fn admission(&self) -> Option<Admission> {
+        Some(self.engine.admission())
+    }
+
+    async fn close(&self) {
+        self.engine.close().await;
+    }
+}

@@ -1,0 +1,384 @@
+//! A store in a database, whichever it is.
+
+mod lease;
+mod overflow;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use sqlx::Database;
+use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
+
+use super::details::size;
+use super::inserted::{Inserted, Place};
+use super::keeper::Keeper;
+use super::leases::Leases;
+use super::settings::DatabaseSettings;
+use super::share::Share;
+use super::shared::Shared;
+use super::state::State;
+use super::tables::Tables;
+use crate::message::Message;
+use crate::messenger::Admission;
+use crate::store::{
+    Counts, Entry, Filter, Lease, Page, Settlement, State as EntryState, StoreError, Unstored,
+};
+use super::row::Content;
+use super::state::delay_left;
+
+/// How many rows are looked at for one page of a list.
+const LOOKED_AT: usize = 2_000;
+
+/// How many at once.
+const SLICE: usize = 256;
+
+/// A store over the tables of a database.
+///
+/// What is leased is kept in memory alone; what became of it is said to the database in tasks of their own, which end
+/// whatever becomes of their callers.
+pub(crate) struct Engine<T> {
+    tables: T,
+    shared: Arc<Shared>,
+    /// One reader at a time.
+    reading: tokio::sync::Mutex<()>,
+    /// One at a time makes room.
+    overflowing: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
+    leases: Arc<dyn Leases>,
+    lease: Duration,
+    share: watch::Sender<Share>,
+    /// From the first lease on: a process that only stores holds nothing.
+    keeper: OnceLock<Keeper>,
+}
+
+impl<T> fmt::Debug for Engine<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("shared", &self.shared).finish_non_exhaustive()
+    }
+}
+
+/// The engine of a store; dropped, it ends.
+#[derive(Debug)]
+pub(crate) struct Handle<T: Tables>(Arc<Engine<T>>);
+
+impl<T: Tables> Deref for Handle<T> {
+    type Target = Arc<Engine<T>>;
+
+    fn deref(&self) -> &Arc<Engine<T>> {
+        &self.0
+    }
+}
+
+impl<T: Tables> Drop for Handle<T> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
+impl<T: Tables> Engine<T> {
+    /// Opens it: counts what is there.
+    pub(crate) async fn open(
+        tables: T,
+        leases: Arc<dyn Leases>,
+        elsewhere: Arc<Notify>,
+        settings: &DatabaseSettings,
+    ) -> Result<Handle<T>, StoreError> {
+        let share = watch::Sender::new(Share::default());
+        let mut state = State::new(settings.limits.clone(), share.subscribe());
+        state.room.counted(&tables.counts().await.map_err(StoreError::unavailable)?);
+        state.set_untold(tables.untold().await.map_err(StoreError::unavailable)?);
+        let engine = Arc::new(Self {
+            tables,
+            shared: Arc::new(Shared::new(state, elsewhere)),
+            reading: tokio::sync::Mutex::default(),
+            overflowing: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+            leases,
+            lease: settings.lease,
+            share,
+            keeper: OnceLock::new(),
+        });
+        engine.watch_overflow();
+        Ok(Handle(engine))
+    }
+
+    pub(crate) fn tables(&self) -> &T {
+        &self.tables
+    }
+
+    /// Looks into the tables, as another process may have stored something.
+    pub(crate) fn wake(&self) {
+        let mut state = self.shared.lock();
+        state.wake();
+        state.look_for_due(tokio::time::Instant::now());
+        drop(state);
+        self.shared.changed.notify_waiters();
+    }
+
+    pub(crate) fn admission(&self) -> Admission {
+        self.shared.lock().room.admission.clone()
+    }
+
+    /// Runs to its end what must not stop in the midst.
+    async fn to_its_end<R: Send + 'static>(
+        &self,
+        work: impl Future<Output = R> + Send + 'static,
+    ) -> Result<R, StoreError> {
+        if self.shared.lock().closed {
+            return Err(StoreError::Closed);
+        }
+        self.tasks.spawn(work).await.map_err(StoreError::unavailable)
+    }
+
+    fn open_or_closed(&self) -> Result<(), StoreError> {
+        if self.shared.lock().closed { Err(StoreError::Closed) } else { Ok(()) }
+    }
+
+    // --- storing
+
+    /// Stores messages in the transaction of a connection.
+    pub(crate) async fn insert(
+        &self,
+        connection: &mut <T::Database as Database>::Connection,
+        messages: &[Message],
+        queued: (u64, u64),
+    ) -> Result<Inserted, sqlx::Error> {
+        let own = self.shared.lock().own();
+        // If it fails, what was queued for it is given back.
+        let mut inserted = Inserted::new(Arc::clone(&self.shared), Vec::new(), queued);
+        let stored = self.tables.insert(connection, messages, &own).await?;
+        let mut state = self.shared.lock();
+        let now = std::time::SystemTime::now();
+        let places = stored.into_iter().zip(messages).map(|((position, bucket), message)| {
+            let wait = delay_left(message, now);
+            let direct = message.key().is_none() && wait.is_zero();
+            let reserved = direct && state.reserve(position, bucket);
+            Place { position, bucket, size: size(message), wait, reserved }
+        });
+        let places = places.collect();
+        drop(state);
+        inserted.stands_at(places);
+        Ok(inserted)
+    }
+
+    pub(crate) async fn append(self: &Arc<Self>, batch: Vec<Message>) -> Result<(), Unstored> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        if let Err(closed) = self.open_or_closed() {
+            return Err(Unstored::new(closed, batch));
+        }
+        let engine = Arc::clone(self);
+        let task = self.tasks.spawn(async move {
+            let messages = batch.len() as u64;
+            let bytes = batch.iter().map(size).sum();
+            let queued = engine.shared.lock().room.queue(messages, bytes);
+            let stored = match queued {
+                Ok(None) => engine.store(&batch, (messages, bytes), &[]).await,
+                Ok(Some(_)) => engine.store_over(&batch, (messages, bytes)).await,
+                Err(full) => Err(full),
+            };
+            match stored {
+                Ok(inserted) => {
+                    inserted.committed(batch);
+                    Ok(())
+                }
+                Err(error) => Err(Unstored::new(error, batch)),
+            }
+        });
+        task.await.unwrap_or_else(|error| Err(Unstored::new(StoreError::unavailable(error), Vec::new())))
+    }
+
+    /// Stores a batch for which there is room, and drops others with it.
+    async fn store(
+        &self,
+        batch: &[Message],
+        queued: (u64, u64),
+        dropped: &[u64],
+    ) -> Result<Inserted, StoreError> {
+        // If it fails before they are inserted, the room is given back.
+        let mut guard = Inserted::new(Arc::clone(&self.shared), Vec::new(), queued);
+        let mut transaction = self.tables.begin().await.map_err(StoreError::unavailable)?;
+        self.open_or_closed()?;
+        let gone = match dropped {
+            [] => Ok((0, 0)),
+            dropped => self.tables.overflow(&mut transaction, dropped).await,
+        };
+        let gone = gone.map_err(StoreError::unavailable)?;
+        let inserted = self.insert(&mut transaction, batch, guard.take_queued()).await;
+        let inserted = inserted.map_err(StoreError::unavailable)?;
+        transaction.commit().await.map_err(StoreError::unavailable)?;
+        if gone.0 > 0 {
+            self.dropped(gone);
+        }
+        Ok(inserted)
+    }
+
+    // --- settling
+
+    pub(crate) async fn settle(self: &Arc<Self>, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
+        let settling = self.shared.lock().begin_settle(settled)?;
+        let engine = Arc::clone(self);
+        let task = self.tasks.spawn(async move {
+            let gone = match settling.fared.is_empty() {
+                true => Ok((0, 0)),
+                false => engine.tables.settle(&settling.held, &settling.fared).await,
+            };
+            let mut state = engine.shared.lock();
+            match gone {
+                Ok(gone) => state.end_settle(settling, gone),
+                Err(error) => {
+                    state.not_settled(&settling);
+                    return Err(StoreError::unavailable(error));
+                }
+            }
+            drop(state);
+            engine.shared.changed.notify_waiters();
+            Ok(())
+        });
+        task.await.map_err(StoreError::unavailable)?
+    }
+
+    // --- operating
+
+    pub(crate) async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        let mut after = after.map_or(i64::MIN, |after| i64::try_from(after).unwrap_or(i64::MAX));
+        let mut page = Page::default();
+        let mut looked_at = 0;
+        while looked_at < LOOKED_AT {
+            self.open_or_closed()?;
+            let slice = limit.clamp(16, SLICE);
+            let listed = self.tables.list(filter, after, slice).await.map_err(StoreError::unavailable)?;
+            let is_end = listed.len() < slice;
+            looked_at += listed.len();
+            for one in listed {
+                let position = one.row.position;
+                after = position as i64;
+                let wait = (one.state == EntryState::Pending).then(|| self.shared.lock().wait(&one));
+                let message = match one.row.content {
+                    Content::Message(message) => Some(message),
+                    _ => None,
+                };
+                let mut entry = Entry::new(position, one.state, message);
+                entry.attempts = one.row.attempts;
+                entry.failures = one.row.failures.as_deref().map(crate::headers::read_failures).unwrap_or_default();
+                entry.wait = wait;
+                if filter.matches(&entry) {
+                    page.entries.push(entry);
+                }
+                if page.entries.len() >= limit {
+                    page.next = Some(position);
+                    return Ok(page);
+                }
+            }
+            if is_end {
+                return Ok(page);
+            }
+        }
+        page.next = u64::try_from(after).ok();
+        Ok(page)
+    }
+
+    pub(crate) async fn requeue(self: &Arc<Self>, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
+        let engine = Arc::clone(self);
+        let positions = positions.to_vec();
+        let requeued = self.to_its_end(async move {
+            let positions: Vec<u64> = {
+                let state = engine.shared.lock();
+                positions.into_iter().filter(|position| !state.is_out(*position)).collect()
+            };
+            let requeued = engine.tables.requeue(&positions, pace).await.map_err(StoreError::unavailable)?;
+            engine.shared.lock().requeued(&requeued);
+            engine.shared.changed.notify_waiters();
+            engine.shared.elsewhere.notify_one();
+            Ok(requeued.len())
+        });
+        requeued.await?
+    }
+
+    pub(crate) async fn drop_messages(self: &Arc<Self>, positions: &[u64]) -> Result<usize, StoreError> {
+        let engine = Arc::clone(self);
+        let positions = positions.to_vec();
+        let dropped = self.to_its_end(async move {
+            let condemned = engine.shared.lock().condemn(&positions);
+            let deleted = engine.tables.delete(&condemned).await;
+            let mut state = engine.shared.lock();
+            state.end_condemned(&condemned, deleted.is_ok());
+            let deleted = deleted.map_err(StoreError::unavailable);
+            if let Ok((pending, dead, bytes)) = deleted {
+                state.room.change(-(pending as i64), -(dead as i64), -(bytes as i64));
+            }
+            drop(state);
+            engine.shared.changed.notify_waiters();
+            deleted.map(|(pending, dead, _)| (pending + dead) as usize)
+        });
+        dropped.await?
+    }
+
+    /// Counts in the database, and sets right what this process takes it to be.
+    pub(crate) async fn counts(&self) -> Result<Counts, StoreError> {
+        self.open_or_closed()?;
+        let changes = self.shared.lock().room.changes;
+        let counts = self.tables.counts().await.map_err(StoreError::unavailable)?;
+        let mut state = self.shared.lock();
+        if state.room.changes == changes {
+            state.room.counted(&counts);
+        }
+        Ok(counts)
+    }
+
+    /// Lets what has not begun fail from now on.
+    fn end(&self) {
+        {
+            let mut state = self.shared.lock();
+            state.closed = true;
+            state.room.close();
+        }
+        self.shared.changed.notify_waiters();
+        self.shared.overfull.notify_one();
+    }
+
+    pub(crate) async fn close(&self) {
+        self.end();
+        self.tasks.close();
+        self.tasks.wait().await;
+        if let Some(keeper) = self.keeper.get() {
+            keeper.leave().await;
+        }
+    }
+
+    /// How many positions are kept in mind.
+    #[cfg(test)]
+    pub(crate) fn known(&self) -> usize {
+        self.shared.lock().known()
+    }
+
+    /// What keeps the share of this process, begun when it is first asked for.
+    fn keeper(&self) -> &Keeper {
+        self.keeper.get_or_init(|| {
+            let shared = Arc::clone(&self.shared);
+            let is_idle = Arc::new(move |bucket| shared.lock().is_idle(bucket));
+            Keeper::start(Arc::clone(&self.leases), self.lease, self.share.clone(), is_idle)
+        })
+    }
+}
+
+/// Rows by what they are: to be sent, or damaged.
+fn split_damaged(rows: Vec<super::row::Row>) -> (Vec<super::row::Row>, BTreeMap<u64, String>) {
+    let mut damaged = BTreeMap::new();
+    let rows = rows
+        .into_iter()
+        .filter(|row| match &row.content {
+            Content::Damaged(error) => {
+                damaged.insert(row.position, error.to_string());
+                false
+            }
+            _ => true,
+        })
+        .collect();
+    (rows, damaged)
+}

@@ -1,0 +1,165 @@
+//! How much is stored, as this process knows it, and how much may be.
+
+use crate::messenger::Admission;
+use crate::store::{Counts, Limits, Overflow, StoreError};
+use crate::telemetry;
+
+/// Exact while no other process stores and sends; a count sets it right.
+#[derive(Debug)]
+pub(crate) struct Room {
+    limits: Limits,
+    pub(crate) admission: Admission,
+    pending: u64,
+    dead: u64,
+    bytes: u64,
+    /// Messages and bytes on their way to the database.
+    queued: (u64, u64),
+    /// Messages and bytes of a batch that did not fit: requests are let in when it would.
+    refused: (u64, u64),
+    /// What has changed since a count began: pending, dead, bytes.
+    counting: Option<(i64, i64, i64)>,
+    /// Rises with each change.
+    pub(crate) changes: u64,
+    closed: bool,
+}
+
+/// By how much a batch is too large for what is free.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Over {
+    pub(crate) messages: u64,
+    pub(crate) bytes: u64,
+}
+
+impl Room {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            admission: Admission::default(),
+            pending: 0,
+            dead: 0,
+            bytes: 0,
+            queued: (0, 0),
+            refused: (0, 0),
+            counting: None,
+            changes: 0,
+            closed: false,
+        }
+    }
+
+    pub(crate) fn close(&mut self) {
+        self.closed = true;
+        self.admit();
+    }
+
+    /// Takes room for a batch; none if it does not fit unless others go.
+    pub(crate) fn queue(&mut self, messages: u64, bytes: u64) -> Result<Option<Over>, StoreError> {
+        let over = self.over(messages, bytes);
+        if over.is_some() && self.limits.overflow == Overflow::Refuse
+            || messages > self.limits.max_messages
+            || bytes > self.limits.max_bytes
+        {
+            return Err(self.full(messages, bytes));
+        }
+        if over.is_none() {
+            self.queued = (self.queued.0 + messages, self.queued.1 + bytes);
+        }
+        Ok(over)
+    }
+
+    /// Takes room for a batch for which others go.
+    pub(crate) fn queue_anyway(&mut self, messages: u64, bytes: u64) {
+        self.queued = (self.queued.0 + messages, self.queued.1 + bytes);
+    }
+
+    /// What is too much when so much more comes.
+    pub(crate) fn over(&self, messages: u64, bytes: u64) -> Option<Over> {
+        let has = (self.pending + self.dead + self.queued.0, self.bytes + self.queued.1);
+        let over = Over {
+            messages: (has.0 + messages).saturating_sub(self.limits.max_messages),
+            bytes: (has.1 + bytes).saturating_sub(self.limits.max_bytes),
+        };
+        (over.messages > 0 || over.bytes > 0).then_some(over)
+    }
+
+    pub(crate) fn drops_oldest(&self) -> bool {
+        self.limits.overflow == Overflow::DropOldest
+    }
+
+    pub(crate) fn full(&mut self, messages: u64, bytes: u64) -> StoreError {
+        let Limits { max_messages, max_bytes, .. } = self.limits;
+        // One large batch that does not fit is no reason to turn others away.
+        if messages <= max_messages.div_ceil(4) && bytes <= max_bytes.div_ceil(4) {
+            self.refused = (messages, bytes);
+        }
+        self.admit();
+        StoreError::Full {
+            what: format!(
+                "it holds {} messages, {} of them dead letters, of {max_messages}, and {} bytes of {max_bytes}",
+                self.pending + self.dead,
+                self.dead,
+                self.bytes
+            ),
+        }
+    }
+
+    /// What was queued is stored, or is not.
+    pub(crate) fn unqueue(&mut self, messages: u64, bytes: u64) {
+        self.queued = (self.queued.0.saturating_sub(messages), self.queued.1.saturating_sub(bytes));
+    }
+
+    /// Notes what came and went.
+    pub(crate) fn change(&mut self, pending: i64, dead: i64, bytes: i64) {
+        self.changes += 1;
+        self.pending = self.pending.saturating_add_signed(pending);
+        self.dead = self.dead.saturating_add_signed(dead);
+        self.bytes = self.bytes.saturating_add_signed(bytes);
+        if let Some(counting) = &mut self.counting {
+            *counting = (counting.0 + pending, counting.1 + dead, counting.2 + bytes);
+        }
+        self.admit();
+    }
+
+    pub(crate) fn begin_count(&mut self) {
+        self.counting = Some((0, 0, 0));
+    }
+
+    /// Takes what was counted, and what has changed meanwhile.
+    pub(crate) fn counted(&mut self, counts: &Counts) {
+        let (pending, dead, bytes) = self.counting.take().unwrap_or_default();
+        self.pending = counts.pending.saturating_add_signed(pending);
+        self.dead = counts.dead.saturating_add_signed(dead);
+        self.bytes = counts.bytes.saturating_add_signed(bytes);
+        self.admit();
+    }
+
+    /// Opens or closes the gate for requests.
+    pub(crate) fn admit(&mut self) {
+        telemetry::depth(self.pending, self.dead, self.bytes);
+        let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
+        // Once closed, it opens when a twentieth is free again, lest it flutter.
+        let share = if self.admission.is_open() { 0 } else { 20 };
+        let below = |has: u64, more: u64, max: u64| {
+            has < max - max.checked_div(share).unwrap_or(0) && has.saturating_add(more) <= max
+        };
+        let room = overflow == Overflow::DropOldest
+            || (below(self.pending + self.dead, self.refused.0, max_messages)
+                && below(self.bytes, self.refused.1, max_bytes));
+        if room {
+            self.refused = (0, 0);
+        }
+        let open = room && !self.closed;
+        if open != self.admission.is_open() {
+            if !open && !self.closed {
+                tracing::error!(
+                    pending = self.pending,
+                    dead = self.dead,
+                    bytes = self.bytes,
+                    "the outbox takes no more: requests are turned away"
+                );
+            } else if open {
+                tracing::info!("the outbox takes messages again");
+            }
+            self.admission.set_open(open);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Whether the tables fit this crate.
+
+/// Why the tables in the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WrongTables {
+    #[error(
+        "the tables of the outbox are missing in {place}: call `migrate` before `open`, or install them by hand"
+    )]
+    Missing { place: String },
+    #[error(
+        "the tables of the outbox in {place} are of version {found}, and this app needs {needed}: call `migrate` before `open`"
+    )]
+    Older { place: String, found: i32, needed: i32 },
+    #[error(
+        "the tables of the outbox in {place} are of version {found}, and this app knows {needed}: \
+         build it with the tower-outbox that migrated them, or a later one"
+    )]
+    Newer { place: String, found: i32, needed: i32 },
+    #[error("a schema is named by letters, digits and underscores, 40 at most")]
+    BadSchema,
+}
+
+/// Says what is wrong with tables of the version `found`, if they are there, for an app that needs `needed`.
+pub(crate) fn check_version(found: Option<i32>, needed: usize, place: String) -> Result<(), WrongTables> {
+    let needed = needed as i32;
+    match found {
+        None | Some(0) => Err(WrongTables::Missing { place }),
+        Some(found) if found < needed => Err(WrongTables::Older { place, found, needed }),
+        Some(found) if found > needed => Err(WrongTables::Newer { place, found, needed }),
+        Some(_) => Ok(()),
+    }
+}

@@ -1,0 +1,117 @@
+//! The statements, with the prefix of the tables in them.
+
+use std::time::SystemTime;
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+/// What is read of a row, in this order.
+const COLUMNS: &str = "position, 0 AS bucket, id, topic, key, key_hash, size, attempts, failures";
+const WAIT: &str = "max(coalesce(due_at, 0) - ?1, 0) AS wait";
+
+/// The columns of a dead letter that a message has too, but for `attempts` and `failures`.
+const MOVED: &str = "position, id, topic, key, key_hash, details, body, size, stored_at";
+
+/// Whether the messages are still held by this token.
+const HELD: &str = "EXISTS (SELECT 1 FROM {schema}_buckets WHERE bucket = 0 AND token = ?1)";
+
+/// Lists of positions are JSON.
+#[derive(Debug)]
+pub(super) struct Statements {
+    pub(super) read: SqlStr,
+    pub(super) due: SqlStr,
+    pub(super) fetch: SqlStr,
+    pub(super) of_key: SqlStr,
+    pub(super) done: SqlStr,
+    pub(super) retry: SqlStr,
+    pub(super) bury: SqlStr,
+    pub(super) buried: SqlStr,
+    pub(super) told: SqlStr,
+    pub(super) list: SqlStr,
+    pub(super) meant: SqlStr,
+    pub(super) revive: SqlStr,
+    pub(super) revived: SqlStr,
+    pub(super) hasten: SqlStr,
+    pub(super) delete: SqlStr,
+    pub(super) delete_dead: SqlStr,
+    pub(super) oldest: SqlStr,
+    pub(super) overflow: SqlStr,
+    pub(super) untold: SqlStr,
+    pub(super) counts: SqlStr,
+}
+
+impl Statements {
+    pub(super) fn new(schema: &str) -> Self {
+        let sql = |sql: String| AssertSqlSafe(sql.replace("{schema}", schema)).into_sql_str();
+        let these = "position IN (SELECT value FROM json_each(?1))";
+        let condition = "(?6 IS NULL OR id = ?6) AND (?7 IS NULL OR topic = ?7) \
+             AND (?8 IS NULL OR substr(topic, 1, length(?8)) = ?8) AND (?9 IS NULL OR key = ?9)";
+        Self {
+            read: sql(format!(
+                "SELECT {COLUMNS}, 0 AS wait, CASE WHEN key_hash IS NULL THEN details END, \
+                 CASE WHEN key_hash IS NULL THEN body END FROM {{schema}}_messages \
+                 WHERE position > ?1 AND position <= ?2 AND due_at IS NULL \
+                 AND position NOT IN (SELECT value FROM json_each(?3)) ORDER BY position LIMIT ?4"
+            )),
+            due: sql(format!(
+                "SELECT {COLUMNS}, {WAIT}, NULL, NULL FROM {{schema}}_messages WHERE due_at IS NOT NULL \
+                 AND position NOT IN (SELECT value FROM json_each(?2)) ORDER BY due_at LIMIT ?3"
+            )),
+            fetch: sql(format!(
+                "SELECT {COLUMNS}, {WAIT}, details, body FROM {{schema}}_messages \
+                 WHERE position IN (SELECT value FROM json_each(?2))"
+            )),
+            of_key: sql(format!(
+                "SELECT {COLUMNS}, {WAIT}, details, body FROM {{schema}}_messages WHERE key_hash = ?2 \
+                 AND (due_at IS NULL OR due_at <= ?1 OR attempts > 0) ORDER BY position LIMIT ?3"
+            )),
+            done: sql(format!(
+                "DELETE FROM {{schema}}_messages WHERE position IN (SELECT value FROM json_each(?2)) AND {HELD} RETURNING size"
+            )),
+            retry: sql(format!(
+                "UPDATE {{schema}}_messages SET attempts = attempts + 1, due_at = ?4, failures = ?3 WHERE position = ?2 AND {HELD}"
+            )),
+            bury: sql(format!(
+                "INSERT INTO {{schema}}_dead_letters ({MOVED}, attempts, failures) SELECT {MOVED}, attempts, ?3 \
+                 FROM {{schema}}_messages WHERE position = ?2 AND {HELD}"
+            )),
+            buried: sql(format!("DELETE FROM {{schema}}_messages WHERE position = ?2 AND {HELD}")),
+            told: sql("UPDATE {schema}_overflow SET untold = max(untold - ?1, 0)".to_owned()),
+            list: sql(format!(
+                "SELECT * FROM (SELECT * FROM (SELECT {COLUMNS}, {WAIT}, details, body, 0 AS dead, key_hash IS NOT NULL AND EXISTS ( \
+                 SELECT 1 FROM {{schema}}_messages e WHERE e.key_hash = m.key_hash AND e.position < m.position) AS behind \
+                 FROM {{schema}}_messages m WHERE position > ?2 AND ?4 AND {condition} ORDER BY position LIMIT ?3) \
+                 UNION ALL SELECT * FROM (SELECT {COLUMNS}, 0, details, body, 1, 0 \
+                 FROM {{schema}}_dead_letters WHERE position > ?2 AND ?5 AND {condition} ORDER BY position LIMIT ?3)) \
+                 ORDER BY position LIMIT ?3"
+            )),
+            meant: sql(format!(
+                "SELECT position, 1 FROM {{schema}}_dead_letters WHERE {these} UNION ALL \
+                 SELECT position, 0 FROM {{schema}}_messages WHERE {these} AND attempts > 0 AND due_at > ?2"
+            )),
+            revive: sql(format!(
+                "INSERT INTO {{schema}}_messages ({MOVED}, due_at, attempts, failures) SELECT {MOVED}, ?2, 0, failures \
+                 FROM {{schema}}_dead_letters WHERE position = ?1"
+            )),
+            revived: sql("DELETE FROM {schema}_dead_letters WHERE position = ?1".to_owned()),
+            hasten: sql("UPDATE {schema}_messages SET due_at = ?2 WHERE position = ?1".to_owned()),
+            delete: sql(format!("DELETE FROM {{schema}}_messages WHERE {these} RETURNING size")),
+            delete_dead: sql(format!("DELETE FROM {{schema}}_dead_letters WHERE {these} RETURNING size")),
+            oldest: sql("SELECT position, size FROM {schema}_messages \
+                 WHERE position NOT IN (SELECT value FROM json_each(?1)) ORDER BY position LIMIT ?2"
+                .to_owned()),
+            overflow: sql("UPDATE {schema}_overflow SET untold = untold + ?1".to_owned()),
+            untold: sql("SELECT untold FROM {schema}_overflow".to_owned()),
+            counts: sql("SELECT m.count, d.count, m.size + d.size, \
+                 (SELECT details FROM {schema}_messages ORDER BY position LIMIT 1) \
+                 FROM (SELECT count(*) AS count, coalesce(sum(size), 0) AS size FROM {schema}_messages) m, \
+                 (SELECT count(*) AS count, coalesce(sum(size), 0) AS size FROM {schema}_dead_letters) d"
+                .to_owned()),
+        }
+    }
+}
+
+/// A time as the columns have it: microseconds since 1970.
+pub(super) fn since_epoch(time: SystemTime) -> i64 {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX / 2)
+}

@@ -1,0 +1,90 @@
+//! Transactions that are not the store's own.
+
+use std::time::Duration;
+
+use sqlx::AssertSqlSafe;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::SqliteStore;
+use crate::message::Message;
+use crate::store::{Leased, Settlement, Store};
+use crate::stores::sql::DatabaseSettings;
+
+const QUIET: Duration = Duration::from_millis(150);
+
+async fn open() -> (TempDir, SqlitePool, SqliteStore) {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(folder.path().join("app.db")).create_if_missing(true);
+    let pool = SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap();
+    let settings = DatabaseSettings::default();
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let store = SqliteStore::open(pool.clone(), &settings).await.unwrap();
+    assert!(timeout(QUIET, store.lease(1)).await.is_err(), "there is nothing");
+    (folder, pool, store)
+}
+
+fn messages(count: usize) -> Vec<Message> {
+    (0..count).map(|_| Message::new("a", "x").unwrap()).collect()
+}
+
+async fn lease(store: &SqliteStore, limit: usize) -> Vec<Leased> {
+    timeout(Duration::from_secs(10), store.lease(limit)).await.expect("nothing is due").unwrap()
+}
+
+fn are(leased: &[Leased], messages: &[Message]) -> bool {
+    leased.iter().map(|one| &one.message).eq(messages)
+}
+
+async fn hide(pool: &SqlitePool, from: &str, to: &str) {
+    let rename = format!("ALTER TABLE tower_outbox_{from} RENAME TO tower_outbox_{to}");
+    sqlx::query(AssertSqlSafe(rename)).execute(pool).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_committed_leaves_without_being_read() {
+    let (_folder, pool, store) = open().await;
+    let messages = messages(3);
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let inserted = store.insert(&mut transaction, &messages).await.unwrap();
+    assert!(timeout(QUIET, store.lease(1)).await.is_err(), "it is not committed");
+    transaction.commit().await.unwrap();
+    // Nor is it read by who does not know whether it is handed over.
+    assert!(timeout(QUIET, store.lease(1)).await.is_err(), "it is handed over later");
+    hide(&pool, "messages", "hidden").await;
+    inserted.committed(messages.clone());
+    assert!(are(&lease(&store, 10).await, &messages));
+    hide(&pool, "hidden", "messages").await;
+    assert_eq!(store.counts().await.unwrap().pending, 3);
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_is_forgotten() {
+    let (_folder, pool, store) = open().await;
+    let gone = messages(3);
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let inserted = store.insert(&mut transaction, &gone).await.unwrap();
+    transaction.rollback().await.unwrap();
+    // These get the same positions.
+    let stored = messages(2);
+    store.append(stored.clone()).await.unwrap();
+    drop(inserted);
+    let out = lease(&store, 10).await;
+    assert!(are(&out, &stored), "{out:?}");
+    assert!(timeout(QUIET, store.lease(1)).await.is_err(), "nothing else is there");
+    let settled: Vec<_> = out.iter().map(|one| (one.lease, Settlement::Confirmed)).collect();
+    store.settle(&settled).await.unwrap();
+    assert_eq!(store.engine.known(), 0, "no position is kept in mind");
+}
+
+#[tokio::test]
+async fn what_is_committed_is_found_though_nobody_says_so() {
+    let (_folder, pool, store) = open().await;
+    let messages = messages(3);
+    let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let inserted = store.insert(&mut transaction, &messages).await.unwrap();
+    transaction.commit().await.unwrap();
+    drop(inserted);
+    assert!(are(&lease(&store, 10).await, &messages));
+}

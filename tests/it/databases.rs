@@ -1,0 +1,254 @@
+//! What only a store in a database does.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::PgPool;
+use sqlx::sqlite::SqlitePool;
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tower_outbox::store::{State, Store, StoreError};
+use tower_outbox::{DatabaseSettings, Message, PostgresStore, SqliteStore};
+
+use crate::support::databases::{self, Schema};
+use crate::support::message;
+use crate::support::stores::{
+    STUCK, assert_nothing_due, batch, confirm, depth, ids, ids_of, keyed, lease, lease_all, list,
+};
+
+/// A database with the tables of a store.
+enum Database {
+    Postgres(PgPool, DatabaseSettings),
+    Sqlite(SqlitePool, DatabaseSettings, #[expect(dead_code, reason = "kept until the end")] TempDir),
+}
+
+impl Database {
+    async fn postgres() -> Self {
+        let Schema { pool, settings } = Schema::new().await;
+        PostgresStore::migrate(&pool, &settings).await.unwrap();
+        Self::Postgres(pool, settings)
+    }
+
+    async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (pool, settings) = (databases::sqlite(folder.path()).await, DatabaseSettings::default());
+        SqliteStore::migrate(&pool, &settings).await.unwrap();
+        Self::Sqlite(pool, settings, folder)
+    }
+
+    /// A store that has found out that there is nothing.
+    async fn open(&self) -> Arc<dyn Store> {
+        let store: Arc<dyn Store> = match self {
+            Self::Postgres(pool, settings) => {
+                Arc::new(PostgresStore::open(pool.clone(), settings).await.unwrap())
+            }
+            Self::Sqlite(pool, settings, _) => {
+                Arc::new(SqliteStore::open(pool.clone(), settings).await.unwrap())
+            }
+        };
+        assert_nothing_due(&store).await;
+        store
+    }
+
+    /// Runs a statement in which `{}` stands before the name of a table.
+    async fn run(&self, statement: &str) {
+        match self {
+            Self::Postgres(pool, settings) => {
+                let statement = statement.replace("{}", &format!("{}.", settings.schema));
+                sqlx::raw_sql(AssertSqlSafe(statement)).execute(pool).await.unwrap();
+            }
+            Self::Sqlite(pool, settings, _) => {
+                let statement = statement.replace("{}", &format!("{}_", settings.schema));
+                sqlx::raw_sql(AssertSqlSafe(statement)).execute(pool).await.unwrap();
+            }
+        }
+    }
+
+    /// Hides the messages from whoever reads them.
+    async fn hide(&self) {
+        match self {
+            Self::Postgres(..) => self.run("ALTER TABLE {}messages RENAME TO hidden").await,
+            Self::Sqlite(..) => self.run("ALTER TABLE {}messages RENAME TO {}hidden").await,
+        }
+    }
+
+    async fn show(&self) {
+        match self {
+            Self::Postgres(..) => self.run("ALTER TABLE {}hidden RENAME TO messages").await,
+            Self::Sqlite(..) => self.run("ALTER TABLE {}hidden RENAME TO {}messages").await,
+        }
+    }
+}
+
+/// Each of these on both databases.
+macro_rules! on_both {
+    ($($behaviour:ident)*) => {
+        mod postgres { $(
+            #[tokio::test]
+            #[ignore = "needs brokers: ./scripts/test"]
+            async fn $behaviour() {
+                super::$behaviour(super::Database::postgres().await).await;
+            }
+        )* }
+
+        mod sqlite { $(
+            #[tokio::test]
+            async fn $behaviour() {
+                super::$behaviour(super::Database::sqlite().await).await;
+            }
+        )* }
+    };
+}
+
+on_both! {
+    what_was_just_stored_leaves_without_being_read
+    what_did_not_fit_into_memory_is_read
+    a_key_may_have_a_nul_character
+    a_message_that_cannot_be_read_is_a_dead_letter
+    the_place_has_no_password
+}
+
+async fn what_was_just_stored_leaves_without_being_read(database: Database) {
+    let store = database.open().await;
+    let messages = batch("a", 100);
+    store.append(messages.clone()).await.unwrap();
+    database.hide().await;
+    let out = lease_all(&store, 100).await;
+    assert_eq!(ids_of(&out), ids(&messages));
+    // What has a key is read: an earlier one may have come.
+    database.show().await;
+    store.append(vec![keyed("a", "k")]).await.unwrap();
+    database.hide().await;
+    let read = timeout(STUCK, store.lease(1)).await.unwrap();
+    assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
+    database.show().await;
+    assert_eq!(lease(&store, 10).await.len(), 1);
+    confirm(&store, &out).await;
+    assert_eq!(depth(&store).await, (1, 0));
+}
+
+async fn what_did_not_fit_into_memory_is_read(database: Database) {
+    let store = database.open().await;
+    let mut messages = Vec::new();
+    for _ in 0..30 {
+        let some = batch("a", 100);
+        messages.extend(ids(&some));
+        store.append(some).await.unwrap();
+    }
+    let mut out = Vec::new();
+    while out.len() < 3_000 {
+        let some = lease(&store, 250).await;
+        confirm(&store, &some).await;
+        out.extend(ids_of(&some));
+    }
+    assert!(out == messages, "each once, and in order");
+    assert_nothing_due(&store).await;
+    // And again as at the beginning.
+    what_was_just_stored_leaves_without_being_read(database).await;
+}
+
+async fn a_key_may_have_a_nul_character(database: Database) {
+    let store = database.open().await;
+    let messages = [
+        keyed("a", "\0").with_header("h\0", "v\0"),
+        keyed("a", ""),
+        keyed("a", "\0").with_content_type("\0"),
+        Message::new("a", "\0").unwrap(),
+    ];
+    store.append(messages.to_vec()).await.unwrap();
+    let first = lease(&store, 1).await;
+    assert_eq!(first[0].message, messages[0]);
+    let out = lease_all(&store, 2).await;
+    assert_eq!(out.iter().map(|one| &one.message).collect::<Vec<_>>(), [&messages[1], &messages[3]]);
+    confirm(&store, &first).await;
+    assert_eq!(lease(&store, 10).await[0].message, messages[2]);
+    let listed: Vec<_> = list(&store).await.into_iter().map(|entry| entry.message.unwrap()).collect();
+    assert_eq!(listed, messages[1..]);
+}
+
+async fn a_message_that_cannot_be_read_is_a_dead_letter(database: Database) {
+    let store = database.open().await;
+    let messages = [keyed("a", "k"), keyed("a", "k"), message("a"), message("a")];
+    store.append(messages.to_vec()).await.unwrap();
+    store.close().await;
+    for position in [1, 3] {
+        database.run(&format!("UPDATE {{}}messages SET details = '{{' WHERE position = {position}")).await;
+    }
+    let store = match &database {
+        Database::Postgres(pool, settings) => {
+            Arc::new(PostgresStore::open(pool.clone(), settings).await.unwrap()) as Arc<dyn Store>
+        }
+        Database::Sqlite(pool, settings, _) => {
+            Arc::new(SqliteStore::open(pool.clone(), settings).await.unwrap())
+        }
+    };
+    let out = lease_all(&store, 2).await;
+    assert_eq!(ids_of(&out), [messages[1].id(), messages[3].id()]);
+    assert_nothing_due(&store).await;
+    let entries = list(&store).await;
+    assert_eq!(depth(&store).await, (2, 2));
+    for entry in [&entries[0], &entries[2]] {
+        assert!(entry.state == State::Dead && entry.message.is_none());
+        assert!(entry.explain().contains("can no longer be read"), "{}", entry.explain());
+    }
+}
+
+async fn the_place_has_no_password(database: Database) {
+    let place = database.open().await.place();
+    assert!(place.contains("tower_outbox") || place.contains("schema test_"), "{place}");
+    assert!(!place.contains('@'), "{place}");
+}
+
+/// A row that stands in a transaction of another process, of the key of the first message.
+async fn insert_like_the_first(pool: &PgPool, schema: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut transaction = pool.begin().await.unwrap();
+    let statement = format!(
+        "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size) \
+         SELECT bucket, '00000000-0000-0000-0000-000000000007', topic, key, key_hash, details, body, size \
+         FROM {schema}.messages ORDER BY position LIMIT 1"
+    );
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
+    // Others come in between, more than are looked at again.
+    let statement = format!("SELECT setval('{schema}.messages_position_seq', 100000)");
+    sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
+    transaction
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn an_earlier_message_of_a_key_that_is_committed_late_leaves_before_a_later_one() {
+    let database = Database::postgres().await;
+    let Database::Postgres(pool, settings) = &database else { unreachable!() };
+    let store = database.open().await;
+    let messages = [keyed("a", "k"), keyed("a", "k")];
+    store.append(messages[..1].to_vec()).await.unwrap();
+    let out = lease(&store, 10).await;
+    let late = insert_like_the_first(pool, &settings.schema).await;
+    // The later one is known, and waits for the first.
+    store.append(messages[1..].to_vec()).await.unwrap();
+    assert_nothing_due(&store).await;
+    late.commit().await.unwrap();
+    confirm(&store, &out).await;
+    let out = lease_all(&store, 2).await;
+    assert_eq!(ids_of(&out), [uuid::Uuid::from_u128(7), messages[1].id()]);
+    assert!(out[0].lease.position < 100_000 && out[1].lease.position > 100_000);
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_is_committed_late_is_found() {
+    let database = Database::postgres().await;
+    let Database::Postgres(pool, settings) = &database else { unreachable!() };
+    let store = database.open().await;
+    let messages = [message("a"), keyed("a", "k")];
+    store.append(messages[..1].to_vec()).await.unwrap();
+    let late = insert_like_the_first(pool, &settings.schema).await;
+    store.append(messages[1..].to_vec()).await.unwrap();
+    assert_eq!(ids_of(&lease_all(&store, 2).await), ids(&messages));
+    late.commit().await.unwrap();
+    let begun = Instant::now();
+    let found = lease(&store, 10).await;
+    assert_eq!(found[0].message.id(), uuid::Uuid::from_u128(7));
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}

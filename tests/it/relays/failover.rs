@@ -1,0 +1,166 @@
+//! Processes that are killed and frozen: others go on where they were.
+
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tower_outbox::Message;
+
+use super::process::{HOLD, Place, Process, is_process, until_empty};
+use crate::crash::random::Random;
+
+/// How many times one is killed or frozen when `RELAY_ROUNDS` does not say.
+const ROUNDS: usize = 8;
+
+const LEASE: Duration = Duration::from_millis(900);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn two_processes_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order() {
+    if is_process().await {
+        return;
+    }
+    killed_and_frozen(Place::postgres(LEASE).await, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn four_processes_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order() {
+    killed_and_frozen(Place::postgres(LEASE).await, 4).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_on_one_file_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order() {
+    killed_and_frozen(Place::sqlite(LEASE).await, 2).await;
+}
+
+async fn killed_and_frozen(place: Place, count: u64) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
+    let rounds = number("RELAY_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
+    let seed = number("RELAY_SEED").unwrap_or_else(Random::any_seed);
+    eprintln!("relays: {rounds} rounds; once more: RELAY_SEED={seed}");
+    let (mut random, begun) = (Random::new(seed), Instant::now());
+
+    let store = place.store().await;
+    let mut processes = Vec::new();
+    for number in 0..count {
+        processes.push(Process::start(&place, number, true).await);
+    }
+    let mut killed = 0;
+    for round in 0..rounds as u64 {
+        sleep(Duration::from_millis(random.in_range(0..1_000))).await;
+        let victim = random.in_range(0..count) as usize;
+        if random.percent(50) {
+            killed += 1;
+            processes.swap_remove(victim).kill().await;
+            // Sometimes the next comes before its lease has run out.
+            sleep(LEASE.mul_f64(random.in_range(0..200) as f64 / 100.0)).await;
+            processes.push(Process::start(&place, count + round, true).await);
+        } else {
+            processes[victim].freeze().await;
+            // Mostly past its lease.
+            sleep(LEASE.mul_f64(random.in_range(50..300) as f64 / 100.0)).await;
+            processes[victim].thaw().await;
+        }
+    }
+    for process in &mut processes {
+        process.stop_storing().await;
+    }
+    until_empty(&store).await;
+    for process in processes {
+        process.end().await;
+    }
+    let (verdict, senders) = place.verdict();
+    eprintln!("relays: {rounds} rounds, {killed} killed, {:.0} s: {verdict}", begun.elapsed().as_secs_f64());
+    if !verdict.is_good() {
+        let schema = place.schema.map(|schema| schema.settings.schema);
+        panic!(
+            "seed {seed}: {verdict}\n{}kept in {} {schema:?}",
+            verdict.examples(),
+            place.folder.keep().display()
+        );
+    }
+    // There was something to lose, and every process sent.
+    assert!(verdict.messages > 20 * rounds as u64, "{verdict}");
+    if place.schema.is_some() {
+        assert!(senders.len() as u64 >= count, "{senders:?}");
+    }
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_a_killed_process_held_passes_on_when_its_lease_has_run_out() {
+    passes_on(Place::postgres(Duration::from_secs(3)).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_whose_process_was_killed_passes_on_when_its_lease_has_run_out() {
+    passes_on(Place::sqlite(Duration::from_secs(3)).await).await;
+}
+
+/// The part of a killed process, and of one that ends in order.
+async fn passes_on(place: Place) {
+    let lease = place.lease;
+    let store = place.store().await;
+    for (number, is_killed) in [(0, true), (10, false)] {
+        let first = Process::start(&place, number, false).await;
+        // Something of every bucket: it holds them all.
+        let some = || (0..200).map(|n| Message::new("a", format!("0 {n} 0")).unwrap()).collect();
+        store.append(some()).await.unwrap();
+        until_empty(&store).await;
+        let second = Process::start(&place, number + 1, false).await;
+        place.until_shared_by(2).await;
+        let begun = Instant::now();
+        if is_killed {
+            first.kill().await;
+        } else {
+            first.end().await;
+        }
+        let ended = begun.elapsed();
+        store.append(some()).await.unwrap();
+        until_empty(&store).await;
+        let took = begun.elapsed();
+        eprintln!(
+            "relays: killed {is_killed}, lease {lease:?}: all left after {took:?}, the end took {ended:?}"
+        );
+        if is_killed {
+            assert!(took > lease / 2 && took < lease + lease / 3, "{took:?}");
+        } else {
+            assert!(took < ended + lease / 3, "{took:?}");
+        }
+        second.end().await;
+    }
+    place.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_process_that_thaws_past_its_lease_confirms_nothing() {
+    thaws(Place::postgres(LEASE).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_thaws_past_its_lease_confirms_nothing_in_a_file() {
+    thaws(Place::sqlite(LEASE).await).await;
+}
+
+async fn thaws(place: Place) {
+    let store = place.store().await;
+    let first = Process::start(&place, 1, false).await;
+    store.append(vec![Message::new(HOLD, "0 0 0").unwrap().with_key("a")]).await.unwrap();
+    place.until_held_by(1).await;
+    first.freeze().await;
+    let second = Process::start(&place, 2, false).await;
+    place.until_held_by(2).await;
+    first.thaw().await;
+    place.release(1);
+    // It ends when it has said that the message was confirmed.
+    first.end().await;
+    assert_eq!(place.arrived(), [[0, 0, 0, 1]]);
+    assert_eq!(store.counts().await.unwrap().pending, 1);
+    place.release(2);
+    until_empty(&store).await;
+    assert_eq!(place.arrived(), [[0, 0, 0, 1], [0, 0, 0, 2]]);
+    second.end().await;
+    place.end().await;
+}

@@ -1,0 +1,86 @@
+//! Transactions that commit late.
+
+use std::time::{Duration, Instant};
+
+use tower_outbox::Message;
+use tower_outbox::store::Store;
+
+use super::process::{Place, Process, until_empty};
+
+fn keyed(n: u64, part: u64) -> Message {
+    Message::new("a", format!("0 {n} {part}")).unwrap().with_key(n.to_string())
+}
+
+fn unkeyed(n: u64) -> Message {
+    Message::new("a", format!("1 {n} 0")).unwrap()
+}
+
+/// Stores messages with positions that are lower than those of the next, in a transaction that is still open.
+async fn store_late(
+    place: &Place,
+    store: &dyn Store,
+    messages: Vec<Message>,
+) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    store.append(messages).await.unwrap();
+    let schema = place.schema.as_ref().unwrap();
+    schema.run("DROP TABLE IF EXISTS {schema}.late").await;
+    schema.run("CREATE TABLE {schema}.late AS TABLE {schema}.messages; DELETE FROM {schema}.messages").await;
+    let mut transaction = schema.pool.begin().await.unwrap();
+    let insert = format!("INSERT INTO {0}.messages TABLE {0}.late", schema.settings.schema);
+    sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut *transaction).await.unwrap();
+    transaction
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_a_transaction_commits_late_leaves_in_the_order_of_its_keys() {
+    for later in [1, 3_000] {
+        let place = Place::postgres(Duration::from_secs(15)).await;
+        let store = place.store().await;
+        let late = store_late(&place, &store, vec![keyed(7, 0), unkeyed(0), keyed(7, 1)]).await;
+        let processes = [Process::start(&place, 1, false).await, Process::start(&place, 2, false).await];
+        place.until_shared_by(2).await;
+        store.append((1..=later).map(unkeyed).collect()).await.unwrap();
+        until_empty(&store).await;
+        assert_eq!(place.arrived().len() as u64, later);
+
+        let begun = Instant::now();
+        late.commit().await.unwrap();
+        // It must not overtake those of its key that are not known yet.
+        store.append(vec![keyed(7, 2)]).await.unwrap();
+        until_empty(&store).await;
+        eprintln!("relays: {later} positions late, left after {:?}", begun.elapsed());
+        let arrived = place.arrived();
+        assert_eq!(arrived.len() as u64, later + 4);
+        let of_key = arrived.iter().filter(|line| line[0] == 0).map(|line| line[2]);
+        assert_eq!(of_key.collect::<Vec<_>>(), [0, 1, 2]);
+        for process in processes {
+            process.end().await;
+        }
+        place.end().await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_a_process_stores_that_does_not_send_leaves_at_once() {
+    let place = Place::postgres(Duration::from_secs(15)).await;
+    let store = place.store().await;
+    let processes = [Process::start(&place, 1, false).await, Process::start(&place, 2, false).await];
+    place.until_shared_by(2).await;
+    let mut slowest = Duration::ZERO;
+    for n in 0..50 {
+        let begun = Instant::now();
+        store.append(vec![keyed(n, 0), unkeyed(n)]).await.unwrap();
+        until_empty(&store).await;
+        slowest = slowest.max(begun.elapsed());
+    }
+    eprintln!("relays: the slowest left after {slowest:?}");
+    // Long before anything is looked for.
+    assert!(slowest < Duration::from_millis(1_500), "{slowest:?}");
+    assert_eq!(place.arrived().len(), 100);
+    for process in processes {
+        process.end().await;
+    }
+    place.end().await;
+}

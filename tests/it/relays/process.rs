@@ -1,0 +1,363 @@
+//! A process that stores and sends, with others, and writes down what it does.
+
+use std::collections::HashMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sqlx::AssertSqlSafe;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tower_outbox::store::{Counts, Store};
+use tower_outbox::{
+    DatabaseSettings, Message, Messenger, Outbox, OutboxHandle, PostgresStore, RelaySettings, SqliteStore,
+    Unsent, async_trait,
+};
+
+use crate::crash::ledger::{Arrival, Ledger, Outcome, Verdict};
+use crate::crash::random::Random;
+use crate::support::databases::{Schema, sqlite};
+use crate::support::stores::until;
+
+/// The variable that makes a test the process.
+const JOB: &str = "TOWER_OUTBOX_TEST_RELAY";
+
+/// How long a process may take to do what it is told.
+const LONG: Duration = Duration::from_secs(60);
+
+/// The topic of messages that a process holds until it is told to release them.
+pub const HOLD: &str = "hold";
+
+/// How many keys each process uses.
+const KEYS: u64 = 3;
+
+/// Writes down what happens, a line at once: only the process dies, not the machine.
+pub struct Notes(File);
+
+impl Notes {
+    pub fn open(path: &Path) -> Self {
+        Self(OpenOptions::new().create(true).append(true).open(path).unwrap())
+    }
+
+    pub fn write(&self, line: &str) {
+        (&self.0).write_all(format!("{line}\n").as_bytes()).unwrap();
+    }
+}
+
+/// Where everything is: the folder of the notes, and the schema in Postgres; without one it is SQLite in that folder.
+pub struct Place {
+    pub folder: TempDir,
+    pub schema: Option<Schema>,
+    pub lease: Duration,
+}
+
+impl Place {
+    pub async fn postgres(lease: Duration) -> Self {
+        let schema = Schema::new().await;
+        PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), schema: Some(schema), lease }
+    }
+
+    pub async fn sqlite(lease: Duration) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        SqliteStore::migrate(&sqlite(folder.path()).await, &DatabaseSettings::default()).await.unwrap();
+        Self { folder, schema: None, lease }
+    }
+
+    /// A store of this process, which does not send.
+    pub async fn store(&self) -> Arc<dyn Store> {
+        open(self.folder.path(), self.schema.as_ref().map(|schema| &*schema.settings.schema), self.lease)
+            .await
+    }
+
+    fn lines(&self, name: &str) -> Vec<Vec<u64>> {
+        let text = fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
+        text.lines().map(|line| line.split(' ').map(|word| word.parse().unwrap()).collect()).collect()
+    }
+
+    /// What has arrived: the numbers in each body, and the process that sent it.
+    pub fn arrived(&self) -> Vec<Vec<u64>> {
+        self.lines("sent")
+    }
+
+    /// Waits until so many processes have a part of what is to be sent, or wait for the one part there is.
+    pub async fn until_shared_by(&self, processes: i64) {
+        let settings = DatabaseSettings::default();
+        let pool = match &self.schema {
+            None => Some(sqlite(self.folder.path()).await),
+            Some(_) => None,
+        };
+        until("all have their part", || async {
+            let found: i64 = match (&self.schema, &pool) {
+                (Some(schema), _) => {
+                    let sql = format!("SELECT count(DISTINCT owner) FROM {}.buckets", schema.settings.schema);
+                    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&schema.pool).await.unwrap()
+                }
+                (None, pool) => {
+                    let sql = format!("SELECT count(*) FROM {}_relays", settings.schema);
+                    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool.as_ref().unwrap()).await.unwrap()
+                }
+            };
+            found == processes
+        })
+        .await;
+    }
+
+    /// Waits until a process holds a message.
+    pub async fn until_held_by(&self, process: u64) {
+        let path = self.folder.path().join(format!("held-{process}"));
+        until("it is held", || async { path.exists() }).await;
+    }
+
+    pub fn release(&self, process: u64) {
+        File::create(self.folder.path().join(format!("release-{process}"))).unwrap();
+    }
+
+    /// What is to be said of all that arrived; and how many messages each process sent.
+    pub fn verdict(&self) -> (Verdict, HashMap<u64, usize>) {
+        let (mut ledger, mut keys, mut ids) = (Ledger::default(), HashMap::new(), HashMap::new());
+        for line in self.lines("begun") {
+            let [process, n, task, messages] = line[..] else { panic!("{line:?}") };
+            let key = (process, task, if task < KEYS { 0 } else { n });
+            let (key, next) = keys.entry(key).or_insert_with(|| (ledger.key(), 0));
+            ids.insert((process, n), ledger.begin(*key, *next, messages, process as usize));
+            *next += messages;
+        }
+        for line in self.lines("stored") {
+            ledger.end(ids[&(line[0], line[1])], Outcome::Accepted);
+        }
+        let mut senders = HashMap::new();
+        let arrival = |line: Vec<u64>| -> Arrival {
+            *senders.entry(line[3]).or_default() += 1;
+            (ids[&(line[0], line[1])], line[2])
+        };
+        let arrivals: Vec<Arrival> = self.lines("sent").into_iter().map(arrival).collect();
+        (ledger.verdict(&arrivals), senders)
+    }
+
+    pub async fn end(self) {
+        if let Some(schema) = self.schema {
+            schema.drop().await;
+        }
+    }
+}
+
+async fn open(folder: &Path, schema: Option<&str>, lease: Duration) -> Arc<dyn Store> {
+    match schema {
+        Some(name) => {
+            let schema = Schema::named(name).await;
+            let settings = schema.settings.with_lease(lease);
+            Arc::new(PostgresStore::open(schema.pool, &settings).await.unwrap())
+        }
+        None => {
+            let settings = DatabaseSettings::default().with_lease(lease);
+            Arc::new(SqliteStore::open(sqlite(folder).await, &settings).await.unwrap())
+        }
+    }
+}
+
+// ---- the process itself
+
+/// The bus: it takes its time, and what it confirms is written down first.
+struct Bus {
+    process: u64,
+    folder: PathBuf,
+    sent: Notes,
+}
+
+#[async_trait]
+impl Messenger for Bus {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        for (n, message) in batch.iter().enumerate() {
+            if n % 16 == 0 {
+                sleep(Duration::from_millis(1)).await;
+            }
+            let body = std::str::from_utf8(message.body()).unwrap();
+            if message.topic().as_str() == HOLD {
+                File::create(self.folder.join(format!("held-{}", self.process))).unwrap();
+                let release = self.folder.join(format!("release-{}", self.process));
+                while !release.exists() {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+            self.sent.write(&format!("{body} {}", self.process));
+        }
+        Ok(())
+    }
+}
+
+/// Is the process, if this one is to be that.
+pub async fn is_process() -> bool {
+    let Ok(job) = std::env::var(JOB) else { return false };
+    let [folder, schema, process, lease, stores] = job.split(' ').collect::<Vec<_>>()[..] else {
+        panic!("{job}")
+    };
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "tower_outbox=info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let (folder, process) = (Path::new(folder), process.parse().unwrap());
+    let schema = Some(schema).filter(|schema| *schema != "-");
+    let store = open(folder, schema, Duration::from_millis(lease.parse().unwrap())).await;
+    work(folder, process, store, stores == "true").await;
+    true
+}
+
+async fn work(folder: &Path, process: u64, store: Arc<dyn Store>, stores: bool) {
+    let bus = Bus { process, folder: folder.to_owned(), sent: Notes::open(&folder.join("sent")) };
+    let settings = RelaySettings::default().with_window(64).with_max_backoff(Duration::from_millis(200));
+    let (outbox, relay) = Outbox::new(bus, store, settings);
+    let (stop, mut stopped) = watch::channel(());
+    let relay = tokio::spawn(relay.run(async move { drop(stopped.changed().await) }, Duration::from_secs(5)));
+    let (go_on, mut tasks) = (watch::channel(true).0, JoinSet::new());
+    for task in 0..KEYS + 1 {
+        if stores {
+            tasks.spawn(insert(folder.to_owned(), process, task, outbox.handle(), go_on.subscribe()));
+        }
+    }
+    println!("ready");
+    let mut lines = BufReader::new(tokio::io::stdin()).lines();
+    // A word: it stops storing. The end of the input: it ends.
+    while let Ok(Some(_)) = lines.next_line().await {
+        go_on.send_replace(false);
+        while let Some(ended) = tasks.join_next().await {
+            ended.unwrap();
+        }
+        println!("stopped");
+    }
+    drop(stop);
+    relay.await.unwrap();
+    outbox.close(Duration::from_secs(5)).await;
+}
+
+/// Stores batches: of one key, or, the last task, single messages without one.
+async fn insert(
+    folder: PathBuf,
+    process: u64,
+    task: u64,
+    handle: OutboxHandle,
+    go_on: watch::Receiver<bool>,
+) {
+    let (begun, stored) = (Notes::open(&folder.join("begun")), Notes::open(&folder.join("stored")));
+    let mut random = Random::new(process * 10 + task);
+    for n in (task..).step_by(KEYS as usize + 1) {
+        if !*go_on.borrow() {
+            return;
+        }
+        let messages = if task < KEYS { random.in_range(1..5) } else { 1 };
+        begun.write(&format!("{process} {n} {task} {messages}"));
+        let message = |part| {
+            let message = Message::new(format!("relay.{}", n % 2), format!("{process} {n} {part}")).unwrap();
+            if task < KEYS { message.with_key(format!("{process}-{task}")) } else { message }
+        };
+        match handle.append((0..messages).map(message).collect()).await {
+            Ok(()) => stored.write(&format!("{process} {n}")),
+            Err(error) => tracing::warn!(%error, "not stored"),
+        }
+        sleep(Duration::from_millis(random.in_range(5..40))).await;
+    }
+}
+
+// ---- the test around it
+
+/// One such process, as the test sees it.
+pub struct Process {
+    child: Child,
+    stdin: ChildStdin,
+    stdout: Lines<BufReader<ChildStdout>>,
+    said: PathBuf,
+}
+
+impl Process {
+    /// Starts the process of this number, which stores or only sends.
+    pub async fn start(place: &Place, number: u64, stores: bool) -> Self {
+        let test =
+            format!("{}::{WORKER}", module_path!().split_once("::").unwrap().1.rsplit_once("::").unwrap().0);
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args([&test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]);
+        let schema = place.schema.as_ref().map_or("-", |schema| &schema.settings.schema);
+        let (folder, lease) = (place.folder.path(), place.lease.as_millis());
+        command.env(JOB, format!("{} {schema} {number} {lease} {stores}", folder.display()));
+        let said = folder.join(format!("said-{number}"));
+        command.env("RUST_BACKTRACE", "0").kill_on_drop(true);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&said).unwrap());
+        let mut child = command.spawn().unwrap();
+        let (stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut process = Self { child, stdin, stdout: BufReader::new(stdout).lines(), said };
+        process.wait_for("ready").await;
+        process
+    }
+
+    pub fn said(&self) -> String {
+        fs::read_to_string(&self.said).unwrap()
+    }
+
+    async fn wait_for(&mut self, word: &str) {
+        let found = async {
+            while let Some(line) = self.stdout.next_line().await.unwrap() {
+                if line.contains(word) {
+                    return true;
+                }
+            }
+            false
+        };
+        let found = timeout(LONG, found).await;
+        assert!(matches!(found, Ok(true)), "no word {word}: {}", self.said());
+    }
+
+    pub async fn kill(mut self) {
+        self.child.kill().await.unwrap();
+        let status = self.child.wait().await.unwrap();
+        assert_eq!(status.signal(), Some(9), "it ended before, with {status}: {}", self.said());
+    }
+
+    /// Stops it where it is.
+    pub async fn freeze(&self) {
+        self.signal("-STOP").await;
+    }
+
+    pub async fn thaw(&self) {
+        self.signal("-CONT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
+        let pid = self.child.id().unwrap().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().await.unwrap().success());
+    }
+
+    /// Lets it store nothing more; it sends what is there.
+    pub async fn stop_storing(&mut self) {
+        self.stdin.write_all(b"stop\n").await.unwrap();
+        self.wait_for("stopped").await;
+    }
+
+    /// Ends it in order.
+    pub async fn end(mut self) {
+        drop(self.stdin);
+        let status = timeout(LONG, self.child.wait()).await.expect("it ends in time").unwrap();
+        assert!(status.success(), "{status}: {}", fs::read_to_string(&self.said).unwrap());
+    }
+}
+
+/// Waits until nothing is left to be sent, and nothing is dead.
+pub async fn until_empty(store: &Arc<dyn Store>) {
+    let begun = Instant::now();
+    loop {
+        let Counts { pending, dead, .. } = store.counts().await.unwrap();
+        if (pending, dead) == (0, 0) {
+            return;
+        }
+        assert!(begun.elapsed() < LONG, "{pending} messages stay, and {dead} are dead");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+const WORKER: &str =
+    "failover::two_processes_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order";

@@ -1,0 +1,48 @@
+//! Databases that a test has for itself.
+
+use std::path::Path;
+
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
+use tower_outbox::DatabaseSettings;
+
+use crate::peers::{Brokers, unique};
+
+/// A schema of its own in the real Postgres.
+pub struct Schema {
+    pub pool: PgPool,
+    pub settings: DatabaseSettings,
+}
+
+impl Schema {
+    pub async fn new() -> Self {
+        Self::named(unique("test").replace('-', "_")).await
+    }
+
+    /// The one of another process.
+    pub async fn named(name: impl Into<String>) -> Self {
+        let brokers = Brokers::running();
+        let pool = PgPoolOptions::new().max_connections(8).connect(brokers.get("POSTGRES")).await.unwrap();
+        Self { pool, settings: DatabaseSettings::default().with_schema(name) }
+    }
+
+    /// Runs statements in which `{schema}` stands for its name.
+    pub async fn run(&self, statements: &str) {
+        let statements = statements.replace("{schema}", &self.settings.schema);
+        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&self.pool).await.unwrap();
+    }
+
+    pub async fn drop(self) {
+        self.run("DROP SCHEMA {schema} CASCADE").await;
+    }
+}
+
+/// As an app would open its own file.
+pub async fn sqlite(folder: &Path) -> SqlitePool {
+    let options = SqliteConnectOptions::new()
+        .filename(folder.join("app.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal);
+    SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap()
+}
