@@ -17,6 +17,7 @@ use crate::error::BoxError;
 use crate::in_flight::{InFlight, InFlightToken};
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent};
+use crate::store::Store;
 use crate::telemetry;
 
 /// How many messages the worker hands to the inner messenger at once.
@@ -218,6 +219,15 @@ impl<M: Messenger> Messenger for Background<M> {
 
     fn admission(&self) -> Option<Admission> {
         self.inner.admission()
+    }
+
+    /// The inner one's: what a transaction stores does not go through the buffer.
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        self.inner.store()
+    }
+
+    fn stored(&self, messages: usize) {
+        self.inner.stored(messages);
     }
 }
 

@@ -4,6 +4,7 @@ mod settings;
 
 use std::future::{Future, ready};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,6 +21,7 @@ use crate::in_flight::InFlight;
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Health, Messenger, Unsent};
 use crate::queue::TurnedAway;
+use crate::store::Store;
 use crate::topic::Topic;
 
 /// Makes messages fail on purpose, for tests of a whole system: around the service of a consumer, or around a messenger.
@@ -194,5 +196,13 @@ impl<M: Messenger> Messenger for Chaos<M> {
 
     fn admission(&self) -> Option<Admission> {
         self.inner.admission()
+    }
+
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        self.inner.store()
+    }
+
+    fn stored(&self, messages: usize) {
+        self.inner.stored(messages);
     }
 }

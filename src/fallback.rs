@@ -1,6 +1,7 @@
 //! Sending another way when the first one fails.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +11,7 @@ use crate::error::BoxError;
 use crate::in_flight::InFlight;
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Health, Messenger, Unsent};
+use crate::store::Store;
 
 /// Hands what the first messenger could not send to the second.
 ///
@@ -122,6 +124,15 @@ impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
     /// Open while one of the two is.
     fn admission(&self) -> Option<Admission> {
         Some(self.first.admission()?.or(self.second.admission()?))
+    }
+
+    /// The first one's: what a transaction has stored needs no other way.
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        self.first.store()
+    }
+
+    fn stored(&self, messages: usize) {
+        self.first.stored(messages);
     }
 }
 

@@ -3,6 +3,7 @@
 mod body;
 mod flush;
 mod future;
+mod idempotency;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +16,9 @@ use tower_service::Service;
 pub use self::body::ResponseBody;
 pub use self::flush::OnSendFailure;
 use self::flush::{Config, Flush};
+use self::future::Refusal;
 pub use self::future::ResponseFuture;
+use self::idempotency::BadKey;
 use crate::delivery::Delivery;
 use crate::in_flight::InFlight;
 use crate::message::Message;
@@ -39,7 +42,8 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// | the messenger has no room, as a full outbox | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
 /// | two nested layers | the inner one joins the queue of the outer one |
 ///
-/// A handler that writes to a database commits before it returns, so that what leaves is true.
+/// A handler that writes to a database commits before it returns, so that what leaves is true; or it takes a `Tx` (features
+/// `postgres` and `sqlite`), and this layer commits both.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -63,9 +67,14 @@ impl MessagingLayer {
         let messenger: Arc<dyn Messenger> = Arc::new(messenger);
         Self {
             config: Arc::new(Config {
-                in_flight: messenger.in_flight(),
                 admission: messenger.admission(),
-                queue: Arc::new(QueueConfig { messenger, max_messages: 1_000, max_bytes: 8 << 20 }),
+                queue: Arc::new(QueueConfig {
+                    in_flight: messenger.in_flight(),
+                    messenger,
+                    max_messages: 1_000,
+                    max_bytes: 8 << 20,
+                }),
+                idempotency_key: false,
                 on_send_failure: OnSendFailure::default(),
                 success: flush::is_success,
                 enrich: None,
@@ -118,6 +127,25 @@ impl MessagingLayer {
         self.with(|config| config.enrich = Some(Arc::new(enrich)))
     }
 
+    /// Makes the ids of messages of the header `Idempotency-Key`, where a request has it; off by default.
+    ///
+    /// The ids (UUIDv5) are made of the method, the path as this layer sees it, the key, and how many messages were enqueued
+    /// before; those set by [`Message::with_id`] stay. A client that sends its POST again with the same key makes the same
+    /// ids. An outbox in a database stores each of them once within
+    /// [`inbox_retention`](https://docs.rs/tower-outbox/latest/tower_outbox/struct.DatabaseSettings.html#structfield.inbox_retention),
+    /// so that the retry cannot publish twice; elsewhere consumers can tell by the id.
+    ///
+    /// The handler runs again: what it writes is unique by the app's own tables, or is there twice. The app must see to
+    /// it that no two clients use the same key, and no client uses one for two purposes: their events would be taken
+    /// for one. Clients make a random UUID for each request; where they cannot be trusted with that, put the name of
+    /// the client before the key, in a layer outside this one.
+    ///
+    /// The key is a string in quotes, as in draft-ietf-httpapi-idempotency-key-header, or the same without quotes; of
+    /// 1 to 255 printable ASCII characters. Anything else is answered 400, before the handler runs.
+    pub fn with_idempotency_key(self) -> Self {
+        self.with(|config| config.idempotency_key = true)
+    }
+
     /// Sets a function that gets the messages that could not be sent, after they are logged.
     pub fn with_on_unsent<F>(self, on_unsent: F) -> Self
     where
@@ -129,7 +157,7 @@ impl MessagingLayer {
     /// The sends in flight: those whose response waits, and those whose client has gone.
     #[must_use]
     pub fn in_flight(&self) -> InFlight {
-        self.config.in_flight.clone()
+        self.config.queue.in_flight.clone()
     }
 
     fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
@@ -185,10 +213,17 @@ where
         }
         if self.config.admission.as_ref().is_some_and(|gate| !gate.is_open()) && !request.method().is_safe() {
             telemetry::turned_away();
-            return ResponseFuture::turned_away();
+            return ResponseFuture::refused(Refusal::TurnedAway);
+        }
+        let mut seed = None;
+        if self.config.idempotency_key && cause.is_none() {
+            seed = match idempotency::seed(&request) {
+                Ok(seed) => seed,
+                Err(BadKey) => return ResponseFuture::refused(Refusal::BadKey),
+            };
         }
         let traceparent = request.headers().get(TRACEPARENT).cloned();
-        let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent, cause);
+        let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent, cause, seed);
         request.extensions_mut().insert(queue.clone());
         let parts = self.config.enrich.as_ref().map(|_| Box::new(parts(&request)));
         let flush = Flush::new(Arc::clone(&self.config), queue, parts);

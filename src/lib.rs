@@ -47,6 +47,7 @@
 
 #[cfg(feature = "admin")]
 mod admin;
+mod admission;
 mod backends;
 mod background;
 mod backoff;
@@ -84,6 +85,10 @@ mod telemetry;
 #[cfg(feature = "_brokers")]
 mod tls;
 mod topic;
+#[cfg_attr(not(feature = "_sql"), allow(dead_code, reason = "only databases have transactions"))]
+mod transaction;
+#[cfg(feature = "_sql")]
+mod tx;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 mod units;
 
@@ -124,3 +129,5 @@ pub use self::stores::SqliteStore;
 #[cfg(feature = "embedded")]
 pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
 pub use self::topic::{Topic, TopicError};
+#[cfg(feature = "_sql")]
+pub use self::tx::{PersistError, Tx, TxDatabase, TxRejection};

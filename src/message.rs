@@ -29,6 +29,7 @@ use crate::topic::{Topic, TopicError};
 #[derive(Clone, PartialEq)]
 pub struct Message {
     id: Uuid,
+    identity: Identity,
     topic: Topic,
     headers: Vec<(Cow<'static, str>, Scalar)>,
     body: Bytes,
@@ -38,6 +39,24 @@ pub struct Message {
     priority: Option<u8>,
     expiry: Option<Duration>,
     delay: Option<Duration>,
+}
+
+/// Where the id of a message comes from.
+#[derive(Clone, Copy)]
+enum Identity {
+    /// It was made with the message.
+    Own,
+    /// Somebody gave it.
+    Given,
+    /// A retry of the request makes the same: it is stored once.
+    Once,
+}
+
+/// Two messages are the same wherever their ids come from.
+impl PartialEq for Identity {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
 }
 
 impl Message {
@@ -83,7 +102,8 @@ impl Message {
         content_type: Cow<'static, str>,
         time: SystemTime,
     ) -> Self {
-        Self::restore(uuid_v7(time), topic, body, content_type, time)
+        let message = Self::restore(uuid_v7(time), topic, body, content_type, time);
+        Self { identity: Identity::Own, ..message }
     }
 
     /// A message that was made before.
@@ -96,6 +116,7 @@ impl Message {
     ) -> Self {
         Self {
             id,
+            identity: Identity::Given,
             topic,
             headers: Vec::new(),
             body,
@@ -118,6 +139,7 @@ impl Message {
     ) -> Self {
         Self {
             id: self.id,
+            identity: self.identity,
             topic,
             headers: Vec::new(),
             body,
@@ -145,8 +167,21 @@ impl Message {
     /// Gives the message another id; the default is a fresh UUIDv7 (RFC 9562, section 5.7).
     #[must_use]
     pub fn with_id(mut self, id: Uuid) -> Self {
-        self.id = id;
+        (self.id, self.identity) = (id, Identity::Given);
         self
+    }
+
+    /// Takes the id that a retry of the request makes too, unless somebody gave it one.
+    pub(crate) fn set_once(&mut self, id: impl FnOnce() -> Uuid) {
+        if matches!(self.identity, Identity::Own) {
+            (self.id, self.identity) = (id(), Identity::Once);
+        }
+    }
+
+    /// Whether it is to be stored once only, however often a request makes it.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn is_once(&self) -> bool {
+        matches!(self.identity, Identity::Once)
     }
 
     /// Sets a header, replacing one of the same name.

@@ -2,14 +2,15 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+pub use crate::admission::Admission;
 use crate::error::BoxError;
 use crate::in_flight::InFlight;
 use crate::message::Message;
+use crate::store::Store;
 use crate::telemetry;
 
 /// Sends batches of messages to a bus, or decorates another messenger that does.
@@ -97,6 +98,21 @@ pub trait Messenger: Send + Sync + 'static {
     fn admission(&self) -> Option<Admission> {
         None
     }
+
+    /// What keeps the messages of an outbox, so that a transaction of the app can put them there itself. By default there is
+    /// none: this is no outbox.
+    ///
+    /// A decorator hands on the inner one's.
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        None
+    }
+
+    /// Counts messages that a transaction of the app has put into the [`store`](Self::store). By default nothing is counted.
+    ///
+    /// A decorator hands it on.
+    fn stored(&self, messages: usize) {
+        let _ = messages;
+    }
 }
 
 #[async_trait]
@@ -127,6 +143,14 @@ impl<M: Messenger + ?Sized> Messenger for Arc<M> {
 
     fn admission(&self) -> Option<Admission> {
         (**self).admission()
+    }
+
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        (**self).store()
+    }
+
+    fn stored(&self, messages: usize) {
+        (**self).stored(messages);
     }
 }
 
@@ -315,46 +339,5 @@ impl Refused {
     /// Says why.
     pub fn new(reason: impl Into<BoxError>) -> Self {
         Self(reason.into())
-    }
-}
-
-/// Whether requests are let in: while it is closed, [`MessagingLayer`](crate::MessagingLayer) answers 503 with
-/// `Retry-After` before the handler runs, so that no side effect happens whose message cannot be kept.
-///
-/// Requests by a safe method (GET, HEAD, OPTIONS, TRACE: RFC 9110, section 9.2.1) are let in all the same.
-/// A clone is a handle to the same gate, which begins open.
-#[derive(Clone, Debug)]
-pub struct Admission {
-    gate: Arc<AtomicBool>,
-    or: Option<Box<Self>>,
-}
-
-impl Default for Admission {
-    fn default() -> Self {
-        Self { gate: Arc::new(AtomicBool::new(true)), or: None }
-    }
-}
-
-impl Admission {
-    /// Whether requests are let in.
-    #[must_use]
-    #[inline]
-    pub fn is_open(&self) -> bool {
-        self.gate.load(Ordering::Relaxed) || self.or.as_ref().is_some_and(|or| or.is_open())
-    }
-
-    /// Both gates as one, which is open while one of them is. Setting it sets the first.
-    #[must_use]
-    pub(crate) fn or(mut self, other: Self) -> Self {
-        self.or = Some(Box::new(match self.or.take() {
-            Some(or) => or.or(other),
-            None => other,
-        }));
-        self
-    }
-
-    /// Opens or closes it.
-    pub fn set_open(&self, open: bool) {
-        self.gate.store(open, Ordering::Relaxed);
     }
 }

@@ -87,8 +87,7 @@ impl<M: Messenger> Messenger for Outbox<M> {
         let count = batch.len();
         match self.store.append(batch).await {
             Ok(()) => {
-                self.status.stored.add(count);
-                telemetry::stored(count);
+                self.stored(count);
                 Ok(())
             }
             Err(Unstored { source, batch, .. }) => {
@@ -126,5 +125,14 @@ impl<M: Messenger> Messenger for Outbox<M> {
 
     fn admission(&self) -> Option<Admission> {
         self.store.admission()
+    }
+
+    fn store(&self) -> Option<Arc<dyn Store>> {
+        Some(Arc::clone(&self.store))
+    }
+
+    fn stored(&self, messages: usize) {
+        self.status.stored.add(messages);
+        telemetry::stored(messages);
     }
 }

@@ -1,5 +1,6 @@
 //! The queue of one request, and the extractor that gives it to handlers.
 
+use std::any::Any;
 use std::convert::Infallible;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,10 +14,12 @@ use uuid::Uuid;
 use crate::delivery::Delivery;
 use crate::error::BoxError;
 use crate::headers::{CAUSATION_ID, CORRELATION_ID};
+use crate::in_flight::InFlight;
 use crate::message::{Event, Message, MessageError, Scalar};
 use crate::messenger::Messenger;
 use crate::telemetry;
 use crate::topic::TopicError;
+use crate::transaction::Slot;
 
 /// The messages of one request, which leave when the request succeeds.
 ///
@@ -45,24 +48,41 @@ struct Shared {
     traceparent: Option<HeaderValue>,
     /// The message that is being handled.
     cause: Option<Delivery>,
+    /// What the ids of the messages are made of, if a retry of the request is to make the same.
+    seed: Option<Uuid>,
 }
 
 #[derive(Default)]
 struct State {
     closed: bool,
     bytes: usize,
+    /// How many messages have been enqueued, those that are gone included.
+    enqueued: u32,
     taken: Taken,
+    slot: Slot,
+    /// What is dropped when the response is decided.
+    held: Vec<Box<dyn Any + Send>>,
 }
 
 /// What every queue of a layer shares.
 #[derive(Clone)]
 pub(crate) struct QueueConfig {
     pub(crate) messenger: Arc<dyn Messenger>,
+    pub(crate) in_flight: InFlight,
     pub(crate) max_messages: usize,
     pub(crate) max_bytes: usize,
 }
 
-/// What a queue held when it closed.
+/// What a queue held when it closed, and where the transaction of the request was.
+pub(crate) struct Closed {
+    pub(crate) taken: Taken,
+    /// Who holds the transaction finds the queue closed.
+    pub(crate) slot: Slot,
+    /// What is dropped when all is decided.
+    pub(crate) held: Vec<Box<dyn Any + Send>>,
+}
+
+/// The messages of a queue.
 #[derive(Default)]
 pub(crate) struct Taken {
     /// All messages, in the order they were enqueued.
@@ -92,8 +112,9 @@ impl MessageQueue {
         config: Arc<QueueConfig>,
         traceparent: Option<HeaderValue>,
         cause: Option<Delivery>,
+        seed: Option<Uuid>,
     ) -> Self {
-        let shared = Shared { state: Mutex::default(), config, traceparent, cause };
+        let shared = Shared { state: Mutex::default(), config, traceparent, cause, seed };
         Self { shared: Arc::new(shared), always: false }
     }
 
@@ -115,11 +136,11 @@ impl MessageQueue {
         }
         config.messenger.check(&message).map_err(EnqueueError::Rejected)?;
 
-        let (id, size) = (message.id(), message.size());
+        let size = message.size();
         let mut state = self.lock();
         if state.closed {
             drop(state);
-            tracing::warn!(%id, topic = %message.topic(), "message enqueued after the response was decided: refused");
+            tracing::warn!(id = %message.id(), topic = %message.topic(), "message enqueued after the response was decided: refused");
             return Err(EnqueueError::Closed);
         }
         if state.taken.messages.len() >= config.max_messages {
@@ -128,8 +149,13 @@ impl MessageQueue {
         if size > config.max_bytes - state.bytes {
             return Err(EnqueueError::TooManyBytes { limit: config.max_bytes });
         }
+        if let Some(seed) = &self.shared.seed {
+            message.set_once(|| Uuid::new_v5(seed, &state.enqueued.to_be_bytes()));
+        }
+        let id = message.id();
         telemetry::enqueued(&message);
         state.bytes += size;
+        state.enqueued += 1;
         let State { taken, .. } = &mut *state;
         if self.always {
             taken.always.push(taken.messages.len());
@@ -180,10 +206,96 @@ impl MessageQueue {
     }
 
     /// Closes the queue; gives what it held, if anything.
-    pub(crate) fn close(&self) -> Option<Taken> {
+    #[inline]
+    pub(crate) fn close(&self) -> Option<Closed> {
         let mut state = self.lock();
         state.closed = true;
-        (!state.taken.messages.is_empty()).then(|| std::mem::take(&mut state.taken))
+        let State { taken, slot, held, .. } = &mut *state;
+        if taken.messages.is_empty() && matches!(slot, Slot::Unused) && held.is_empty() {
+            return None;
+        }
+        let (taken, slot, held) = (std::mem::take(taken), std::mem::take(slot), std::mem::take(held));
+        Some(Closed { taken, slot, held })
+    }
+
+    #[cfg(feature = "_sql")]
+    pub(crate) fn messenger(&self) -> &Arc<dyn Messenger> {
+        &self.shared.config.messenger
+    }
+
+    #[cfg(feature = "_sql")]
+    pub(crate) fn in_flight(&self) -> &InFlight {
+        &self.shared.config.in_flight
+    }
+
+    /// Takes the transaction out, to be given back by [`put_back`](Self::put_back); none when the queue is closed.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn take_transaction(&self) -> Option<Slot> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        Some(match state.slot {
+            Slot::Handled => Slot::Handled,
+            _ => std::mem::replace(&mut state.slot, Slot::Held),
+        })
+    }
+
+    /// Gives back what was taken out, which is rolled back when the response is decided already.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn put_back(&self, slot: Slot) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.slot = slot;
+            return;
+        }
+        drop(state);
+        if let Slot::Here(transaction) = slot {
+            // Without a runtime the future is dropped, and with it the transaction.
+            drop(self.in_flight().try_spawn(transaction.roll_back("held")));
+        }
+    }
+
+    /// Keeps something until the response is decided.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn hold(&self, held: Box<dyn Any + Send>) {
+        let mut state = self.lock();
+        if !state.closed {
+            state.held.push(held);
+        }
+    }
+
+    /// Takes out all messages but those that leave whatever happens; none when the queue is closed.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn take_messages(&self) -> Option<Vec<Message>> {
+        let mut state = self.lock();
+        if state.closed {
+            return None;
+        }
+        let Taken { messages, always } = std::mem::take(&mut state.taken);
+        let mut always = always.into_iter().peekable();
+        let (mut kept, mut taken) = (Vec::new(), Vec::with_capacity(messages.len()));
+        for (index, message) in messages.into_iter().enumerate() {
+            if always.next_if_eq(&index).is_some() { kept.push(message) } else { taken.push(message) }
+        }
+        state.bytes = kept.iter().map(Message::size).sum();
+        state.taken = Taken { always: (0..kept.len()).collect(), messages: kept };
+        Some(taken)
+    }
+
+    /// Gives back messages that were taken out, which come before all others; those that are too late come back.
+    #[cfg(feature = "_sql")]
+    pub(crate) fn put_back_messages(&self, mut messages: Vec<Message>) -> Vec<Message> {
+        let mut state = self.lock();
+        if state.closed {
+            return messages;
+        }
+        let before = messages.len();
+        state.bytes += messages.iter().map(Message::size).sum::<usize>();
+        messages.append(&mut state.taken.messages);
+        state.taken.messages = messages;
+        state.taken.always.iter_mut().for_each(|index| *index += before);
+        Vec::new()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -1,5 +1,6 @@
 //! The contract of what keeps messages until a bus has confirmed them.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,10 +9,10 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::admission::Admission;
 use crate::error::BoxError;
 pub use crate::failed_attempt::FailedAttempt;
 use crate::message::Message;
-use crate::messenger::Admission;
 
 /// Keeps messages until they are confirmed, and the dead letters until someone decides about them.
 ///
@@ -34,7 +35,7 @@ use crate::messenger::Admission;
 /// - **Damage is said**: a message that can no longer be read becomes a dead letter without a message, and
 ///   the rest stays readable.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Any + Send + Sync {
     /// Stores a batch durably, all or nothing.
     ///
     /// # Errors

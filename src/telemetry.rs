@@ -12,6 +12,7 @@
 //! | `tower_outbox_retried_total` | counter | – | messages sent once more, to another broker or later |
 //! | `tower_outbox_turned_away_total` | counter | – | requests answered 503 before their handler ran |
 //! | `tower_outbox_stored_total` | counter | – | messages stored by an outbox |
+//! | `tower_outbox_transactions_total` | counter | `outcome` | transactions of requests: `committed`, `rolled_back`, `failed` (to commit), `already_handled` (the message of the request was handled before) |
 //! | `tower_outbox_confirmed_total` | counter | – | stored messages the bus has confirmed |
 //! | `tower_outbox_dead_total` | counter | – | messages given up on: dead letters |
 //! | `tower_outbox_stored_messages` | gauge | `state` | messages in the store: `pending`, `dead` |
@@ -68,6 +69,33 @@ pub(crate) fn retried(messages: usize, cause: &dyn std::fmt::Display) {
 pub(crate) fn unsent(message: &Message, failure: &'static str, cause: &(dyn std::error::Error + 'static)) {
     count!("tower_outbox_unsent_total", 1, "failure" => failure);
     tracing::error!(id = %message.id(), topic = %message.topic(), failure, cause = %Chain(cause), "message unsent");
+}
+
+#[cfg(feature = "_sql")]
+pub(crate) fn committed(messages: usize, took: Duration) {
+    count!("tower_outbox_transactions_total", 1, "outcome" => "committed");
+    tracing::debug!(messages, ?took, "transaction committed");
+}
+
+/// A transaction whose request did not succeed.
+#[cfg(feature = "_sql")]
+pub(crate) fn rolled_back(reason: &'static str) {
+    count!("tower_outbox_transactions_total", 1, "outcome" => "rolled_back");
+    tracing::info!(reason, "transaction rolled back: the request did not succeed");
+}
+
+/// A transaction that could not be committed though its request succeeded.
+#[cfg(feature = "_sql")]
+pub(crate) fn commit_failed(cause: &dyn std::fmt::Display) {
+    count!("tower_outbox_transactions_total", 1, "outcome" => "failed");
+    tracing::error!(%cause, "transaction not committed: its request is answered by an error");
+}
+
+/// A message that came again.
+#[cfg(feature = "_sql")]
+pub(crate) fn already_handled(message: &Message, source: &str) {
+    count!("tower_outbox_transactions_total", 1, "outcome" => "already_handled");
+    tracing::info!(id = %message.id(), topic = %message.topic(), source, "message already handled: it is acknowledged");
 }
 
 pub(crate) fn stored(messages: usize) {

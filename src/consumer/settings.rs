@@ -35,6 +35,13 @@ impl Default for ConsumerSettings {
 }
 
 impl ConsumerSettings {
+    /// The longest time over which a message is tried: `max_attempts` times `timeout` and `max_backoff`. A handler that answers
+    /// with a longer `Retry-After` makes it longer.
+    #[must_use]
+    pub fn retry_span(&self) -> Duration {
+        self.timeout.saturating_add(self.max_backoff).saturating_mul(self.max_attempts)
+    }
+
     /// Sets [`concurrency`](Self::concurrency).
     #[must_use]
     pub fn with_concurrency(mut self, concurrency: usize) -> Self {

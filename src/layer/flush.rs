@@ -2,16 +2,18 @@
 
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::{request, response};
 
-use crate::in_flight::InFlight;
+use crate::caught::caught;
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Refused, Unsent};
-use crate::queue::{MessageQueue, QueueConfig, Taken};
+use crate::queue::{Closed, MessageQueue, QueueConfig, Taken};
 use crate::telemetry;
+use crate::transaction::{Slot, Transaction};
 
 type Enrich = dyn Fn(&request::Parts, &response::Parts, &mut Message) + Send + Sync;
 
@@ -29,10 +31,10 @@ pub enum OnSendFailure {
 #[derive(Clone)]
 pub(super) struct Config {
     pub(super) queue: Arc<QueueConfig>,
-    pub(super) in_flight: InFlight,
     pub(super) admission: Option<Admission>,
     pub(super) on_send_failure: OnSendFailure,
     pub(super) success: fn(&response::Parts) -> bool,
+    pub(super) idempotency_key: bool,
     pub(super) enrich: Option<Arc<Enrich>>,
     pub(super) on_unsent: Option<Arc<dyn Fn(Unsent) + Send + Sync>>,
 }
@@ -54,10 +56,19 @@ pub(super) fn is_success(response: &response::Parts) -> bool {
     response.status.is_success() && response.headers.get(GRPC_STATUS).is_none_or(|status| status == "0")
 }
 
-/// The messages that are to leave, and whether the response may still be changed by how they fare.
-pub(super) struct Batch {
-    pub(super) messages: Vec<Message>,
-    pub(super) success: bool,
+/// What is done before the response goes out.
+pub(super) enum End {
+    /// Nothing.
+    Done,
+    /// It is known how it ends.
+    Known(Fate),
+    /// Messages are sent, a transaction is committed.
+    Work {
+        work: Pin<Box<dyn Future<Output = Fate> + Send>>,
+        messages: usize,
+        /// The response may still be changed by how they fare.
+        success: bool,
+    },
 }
 
 /// The end of one request's queue: closes it exactly once, on a response or on the lack of one.
@@ -86,17 +97,19 @@ impl Flush {
     }
 
     /// Closes the queue; gives what it held, if anything.
-    pub(super) fn close(&mut self) -> Option<Taken> {
+    pub(super) fn close(&mut self) -> Option<Closed> {
         self.closed = true;
         self.queue.close()
     }
 
-    /// Decides which messages leave with this response, and completes them.
-    pub(super) fn decide(&self, mut taken: Taken, response: &response::Parts) -> Batch {
+    /// Decides what becomes of the messages and of the transaction with this response.
+    pub(super) fn decide(&self, closed: Closed, response: &response::Parts) -> End {
+        let Closed { mut taken, slot, held: decided } = closed;
         let guard = LostUnlessEnded { messages: taken.messages.len(), ended: false };
-        let success = (self.config.success)(response);
-        if !success {
-            drop_all_but_always(&mut taken, "status");
+        let success = (self.config.success)(response) && !matches!(slot, Slot::Handled);
+        let held = success && matches!(slot, Slot::Held);
+        if !success || held {
+            drop_all_but_always(&mut taken, if held { "held" } else { "status" });
         }
         if let (Some(enrich), Some(request)) = (&self.config.enrich, &self.request) {
             for message in &mut taken.messages {
@@ -104,19 +117,65 @@ impl Flush {
             }
         }
         guard.end();
-        Batch { messages: taken.messages, success }
+        let config = || Arc::clone(&self.config);
+        let messages = taken.messages.len();
+        let work: Pin<Box<dyn Future<Output = Fate> + Send>> = match slot {
+            Slot::Here(transaction) if success => {
+                let commit = config().commit(transaction, taken);
+                Box::pin(async move {
+                    let fate = commit.await;
+                    drop(decided);
+                    fate
+                })
+            }
+            Slot::Here(transaction) if messages == 0 => {
+                self.config.queue.in_flight.spawn(transaction.roll_back("status"));
+                return End::Done;
+            }
+            Slot::Here(transaction) => {
+                let (rolled_back, send) = (transaction.roll_back("status"), config().send(taken.messages));
+                Box::pin(async move {
+                    rolled_back.await;
+                    send.await
+                })
+            }
+            Slot::Held if held => {
+                tracing::error!(
+                    "a Tx is still alive while a response that is a success is ready: nothing is committed, and the answer is 500; \
+                     drop it before the handler returns, in spawned tasks and streaming bodies too"
+                );
+                if messages > 0 {
+                    // In SQLite that waits for whoever holds it; the response does not.
+                    self.config.queue.in_flight.spawn(config().send(taken.messages));
+                }
+                return End::Known(Fate::Failed);
+            }
+            _ if messages == 0 => return End::Done,
+            _ => Box::pin(config().send(taken.messages)),
+        };
+        End::Work { work, messages, success }
     }
 
     /// Ends a request that has no response.
     pub(super) fn abandon(&mut self, reason: &'static str) {
-        let Some(mut taken) = self.close() else { return };
+        let Some(Closed { mut taken, slot, .. }) = self.close() else { return };
         drop_all_but_always(&mut taken, reason);
-        if taken.messages.is_empty() {
+        let transaction = if let Slot::Here(transaction) = slot { Some(transaction) } else { None };
+        if taken.messages.is_empty() && transaction.is_none() {
             return;
         }
-        let send = Arc::clone(&self.config).send(taken.messages);
+        let rolled_back = transaction.map(|transaction| transaction.roll_back(reason));
+        let send = (!taken.messages.is_empty()).then(|| Arc::clone(&self.config).send(taken.messages));
+        let end = async move {
+            if let Some(rolled_back) = rolled_back {
+                rolled_back.await;
+            }
+            if let Some(send) = send {
+                send.await;
+            }
+        };
         // Without a runtime the future is dropped, and says what is lost.
-        drop(self.config.in_flight.try_spawn(send));
+        drop(self.config.queue.in_flight.try_spawn(end));
     }
 }
 
@@ -141,9 +200,50 @@ pub(super) enum Fate {
     Unsent,
     /// The messenger refused it: answer 503 whatever the setting.
     Refused,
+    /// The transaction is not committed, and may be the next time: 503.
+    Unavailable,
+    /// The transaction is not committed: 500.
+    Failed,
 }
 
 impl Config {
+    /// Commits the transaction, with the messages in it; when that fails, sends those that leave whatever happens.
+    fn commit(
+        self: Arc<Self>,
+        transaction: Box<dyn Transaction>,
+        mut taken: Taken,
+    ) -> impl Future<Output = Fate> + Send + 'static {
+        let mut always = Taken { messages: Vec::new(), always: Vec::new() };
+        if !taken.always.is_empty() {
+            always = Taken { messages: taken.messages.clone(), always: std::mem::take(&mut taken.always) };
+            always.retain_always();
+        }
+        let guard = LostUnlessEnded { messages: always.messages.len(), ended: false };
+        let others = taken.messages.len() - always.messages.len();
+        let commit = transaction.commit(taken.messages);
+        async move {
+            let transient = match caught(commit).await {
+                Some(Ok(stored)) => {
+                    if stored > 0 {
+                        self.queue.messenger.stored(stored);
+                    }
+                    guard.end();
+                    return Fate::Sent;
+                }
+                Some(Err(failure)) => failure.is_transient(),
+                None => false,
+            };
+            if others > 0 {
+                telemetry::dropped(others, "transaction");
+            }
+            guard.end();
+            if !always.messages.is_empty() {
+                let _ = caught(self.send(always.messages)).await;
+            }
+            if transient { Fate::Unavailable } else { Fate::Failed }
+        }
+    }
+
     /// Sends a batch to its end; what comes back is logged, counted and given to `on_unsent`.
     pub(super) fn send(
         self: Arc<Self>,
@@ -198,7 +298,7 @@ impl LostUnlessEnded {
 
 impl Drop for LostUnlessEnded {
     fn drop(&mut self) {
-        if !self.ended {
+        if !self.ended && self.messages > 0 {
             let cause = if std::thread::panicking() { "a panic" } else { "there is no runtime any more" };
             telemetry::lost(self.messages, &cause);
         }

@@ -4,7 +4,6 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::header::RETRY_AFTER;
@@ -14,7 +13,7 @@ use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::body::ResponseBody;
-use super::flush::{Batch, Fate, Flush, OnSendFailure};
+use super::flush::{End, Fate, Flush, OnSendFailure};
 use crate::queue::TurnedAway;
 
 /// How many seconds a client is told to wait before it asks again.
@@ -23,13 +22,23 @@ const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
 pin_project! {
     /// The future of [`MessagingService`](super::MessagingService).
     pub struct ResponseFuture<F, B> {
-        // None when the request was turned away.
+        // None when the request was refused.
         #[pin]
         inner: Option<F>,
+        refusal: Refusal,
         // None when the queue belongs to an outer layer.
         flush: Option<Flush>,
         sending: Option<Box<Sending<B>>>,
     }
+}
+
+/// Why a request was not let in.
+#[derive(Clone, Copy)]
+pub(super) enum Refusal {
+    /// Its messages could not be kept: 503.
+    TurnedAway,
+    /// Its `Idempotency-Key` is none: 400.
+    BadKey,
 }
 
 struct Sending<B> {
@@ -41,12 +50,12 @@ struct Sending<B> {
 impl<F, B> ResponseFuture<F, B> {
     #[inline]
     pub(super) fn new(inner: F, flush: Option<Flush>) -> Self {
-        Self { inner: Some(inner), flush, sending: None }
+        Self { inner: Some(inner), refusal: Refusal::TurnedAway, flush, sending: None }
     }
 
-    /// 503, without a call of the inner service.
-    pub(super) fn turned_away() -> Self {
-        Self { inner: None, flush: None, sending: None }
+    /// An answer without a call of the inner service.
+    pub(super) fn refused(refusal: Refusal) -> Self {
+        Self { inner: None, refusal, flush: None, sending: None }
     }
 }
 
@@ -68,7 +77,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         if this.sending.is_none() {
-            let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(Ok(turned_away())) };
+            let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(Ok(refused(*this.refusal))) };
             let Some(flush) = this.flush else {
                 return inner.poll(cx).map_ok(|response| response.map(ResponseBody::new));
             };
@@ -105,27 +114,28 @@ enum Begun<B> {
 /// Closes the queue and begins to send: to the end if the messenger needs no waiting, else in a
 /// task, so that nothing that must happen is left in the request's future.
 fn begin<B>(flush: &mut Flush, response: Response<B>, cx: &mut Context<'_>) -> Begun<B> {
-    let Some(taken) = flush.close() else {
+    let Some(closed) = flush.close() else {
         return Begun::Done(response.map(ResponseBody::new));
     };
     let (parts, body) = response.into_parts();
-    let Batch { messages, success } = flush.decide(taken, &parts);
+    let end = flush.decide(closed, &parts);
     let response = Response::from_parts(parts, body);
-    if messages.is_empty() {
-        return Begun::Done(response.map(ResponseBody::new));
-    }
     let config = flush.config();
-    let token = config.in_flight.token();
-    let count = messages.len();
-    let send = Arc::clone(config).send(messages);
-    let mut send: Pin<Box<dyn Future<Output = Fate> + Send>> = if tracing::enabled!(tracing::Level::DEBUG) {
-        Box::pin(send.instrument(tracing::debug_span!("send", messages = count)))
-    } else {
-        Box::pin(send)
+    let (work, messages, success) = match end {
+        End::Done => return Begun::Done(response.map(ResponseBody::new)),
+        End::Known(fate) => return Begun::Done(answer(response, true, &fate, config.on_send_failure)),
+        End::Work { work, messages, success } => (work, messages, success),
     };
-    match catch_unwind(AssertUnwindSafe(|| send.as_mut().poll(cx))) {
+    let in_flight = &config.queue.in_flight;
+    let token = in_flight.token();
+    let mut work: Pin<Box<dyn Future<Output = Fate> + Send>> = if tracing::enabled!(tracing::Level::DEBUG) {
+        Box::pin(work.instrument(tracing::debug_span!("send", messages)))
+    } else {
+        work
+    };
+    match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
         Ok(Poll::Pending) => {
-            let task = config.in_flight.spawn(send.in_current_span());
+            let task = in_flight.spawn(work.in_current_span());
             drop(token);
             Begun::Sending(Box::new(Sending { task, response, success }))
         }
@@ -143,12 +153,23 @@ fn answer<B>(
     let reject = match fate {
         Fate::Sent => false,
         Fate::Unsent => on_send_failure == OnSendFailure::Reject,
-        Fate::Refused => true,
+        Fate::Refused | Fate::Unavailable | Fate::Failed => true,
     };
     if !(reject && success) {
         return response.map(ResponseBody::new);
     }
-    if matches!(fate, Fate::Refused) { turned_away() } else { unavailable() }
+    match fate {
+        Fate::Refused => turned_away(),
+        Fate::Failed => status(StatusCode::INTERNAL_SERVER_ERROR),
+        _ => unavailable(),
+    }
+}
+
+fn refused<B>(refusal: Refusal) -> Response<ResponseBody<B>> {
+    match refusal {
+        Refusal::TurnedAway => turned_away(),
+        Refusal::BadKey => status(StatusCode::BAD_REQUEST),
+    }
 }
 
 /// 503 because the messages of a request could not be kept.
@@ -159,8 +180,13 @@ fn turned_away<B>() -> Response<ResponseBody<B>> {
 }
 
 fn unavailable<B>() -> Response<ResponseBody<B>> {
-    let mut response = Response::new(ResponseBody::empty());
-    *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+    let mut response = status(StatusCode::SERVICE_UNAVAILABLE);
     response.headers_mut().insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    response
+}
+
+fn status<B>(status: StatusCode) -> Response<ResponseBody<B>> {
+    let mut response = Response::new(ResponseBody::empty());
+    *response.status_mut() = status;
     response
 }

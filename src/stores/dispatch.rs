@@ -1,10 +1,12 @@
 //! Whose turn it is: order for each topic and key, retries, delays, leases. Positions only, all in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+#[cfg(feature = "embedded")]
 use std::hash::{BuildHasher, RandomState};
 
 use tokio::time::Instant;
 
+#[cfg(feature = "embedded")]
 use crate::message::Message;
 
 /// The messages of one topic and key.
@@ -31,6 +33,7 @@ pub(super) struct Dispatch {
     waits: HashMap<u64, Group>,
     leased: HashMap<u64, Held>,
     tokens: Tokens,
+    #[cfg(feature = "embedded")]
     hasher: RandomState,
 }
 
@@ -174,6 +177,7 @@ impl Dispatch {
     }
 
     /// Whether anything is due.
+    #[cfg(feature = "embedded")]
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()
     }
@@ -283,6 +287,7 @@ impl Dispatch {
     }
 
     /// Whether it waits for an earlier message of its group.
+    #[cfg(feature = "embedded")]
     pub(super) fn is_behind(&self, position: u64) -> bool {
         self.waits.contains_key(&position)
     }

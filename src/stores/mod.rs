@@ -17,5 +17,7 @@ pub use self::embedded::{Embedded, EmbeddedSettings, OpenError};
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "_sql")]
 pub use self::sql::DatabaseSettings;
+#[cfg(feature = "_sql")]
+pub(crate) use self::sql::Inserted;
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;

@@ -145,6 +145,7 @@ async fn what_did_not_fit_into_memory_is_read(database: Database) {
     assert!(out == messages, "each once, and in order");
     assert_nothing_due(&store).await;
     // And again as at the beginning.
+    store.close().await;
     what_was_just_stored_leaves_without_being_read(database).await;
 }
 

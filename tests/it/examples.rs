@@ -90,6 +90,18 @@ async fn quickstart_does_what_the_readme_says() {
 }
 
 #[tokio::test]
+async fn transactional_commits_a_user_and_its_event_or_neither() {
+    let mut example = Example::start("transactional", &["127.0.0.1:0"], &[]);
+    let address = example.address_in("listening on http://").await;
+    assert_eq!(request(&address, "POST /users", "Jo").await.0, 201);
+    assert_eq!(request(&address, "POST /users", "Jo").await.0, 409);
+    let (code, said) = example.end("-INT").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_eq!(said.matches("message not sent: dummy").count(), 1, "{said}");
+    assert!(said.contains("0 events wait for the next start"), "{said}");
+}
+
+#[tokio::test]
 async fn custom_messenger_runs_to_its_end() {
     let example = Example::start("custom_messenger", &[], &[]);
     let output = example.child.wait_with_output();

@@ -29,4 +29,5 @@ mod stores;
 mod support;
 mod telemetry;
 mod tower_stacks;
+mod tx;
 mod types;

@@ -3,16 +3,16 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqlitePool;
-use tower_outbox::store::StoreError;
+use tower_outbox::store::{Entry, Settlement, State, Store, StoreError};
 use tower_outbox::{DatabaseSettings, PostgresStore, SqliteStore};
 
 use crate::support::databases::{Schema, sqlite};
-
-const POSTGRES_1: &str = include_str!("../../src/stores/postgres/migrations/0001_messages.sql");
-const SQLITE_1: &str = include_str!("../../src/stores/sqlite/migrations/0001_messages.sql");
+use crate::support::stores::{confirm, dead, depth, lease_all, list, retry};
+use crate::support::{MINUTE, messages};
 
 /// The last version.
 const LAST: u32 = 2;
@@ -179,47 +179,73 @@ fn four_processes(job: &str) {
     }
 }
 
+/// Stores one message that is pending, one that waits for a retry, and one that is dead.
+async fn store_some(store: &impl Store) -> Vec<Entry> {
+    store.append(messages(["pending", "retried", "dead"])).await.unwrap();
+    let leased = lease_all(store, 3).await;
+    let settlements = [Settlement::Released, retry(60 * MINUTE), dead("for a test")];
+    let settled: Vec<_> = leased.iter().map(|one| one.lease).zip(settlements).collect();
+    store.settle(&settled).await.unwrap();
+    let entries = list(store).await;
+    store.close().await;
+    entries
+}
+
+/// They are as they were, and leave.
+async fn assert_all_leave(store: &impl Store, before: &[Entry]) {
+    let known = |entries: &[Entry]| -> Vec<_> {
+        let fields = |entry: &Entry| {
+            let id = entry.message.as_ref().unwrap().id();
+            (entry.position, id, entry.state, entry.attempts, entry.failures.len())
+        };
+        entries.iter().map(fields).collect()
+    };
+    let entries = list(store).await;
+    assert_eq!(known(&entries), known(before));
+    let states = [(State::Pending, 0), (State::Pending, 1), (State::Dead, 1)];
+    assert_eq!(entries.iter().map(|entry| (entry.state, entry.failures.len())).collect::<Vec<_>>(), states);
+    confirm(store, &lease_all(store, 1).await).await;
+    assert_eq!(store.requeue(&[before[1].position, before[2].position], Duration::ZERO).await.unwrap(), 2);
+    confirm(store, &lease_all(store, 2).await).await;
+    assert_eq!(depth(store).await, (0, 0));
+    store.close().await;
+}
+
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn four_processes_migrate_a_postgres_schema_at_once() {
-    let schema = Schema::new().await;
-    schema.run("CREATE SCHEMA {schema}; CREATE TABLE {schema}.version (version integer NOT NULL)").await;
-    schema.run("INSERT INTO {schema}.version VALUES (1)").await;
-    schema.run(POSTGRES_1).await;
-    schema.run(ROWS_POSTGRES).await;
-    four_processes(&format!("postgres {}", schema.settings.schema));
-    schema.run("SELECT 1 / (count(*) = 2)::int FROM {schema}.messages").await;
-    PostgresStore::open(schema.pool.clone(), &schema.settings).await.unwrap();
+    let old = Schema::new().await;
+    PostgresStore::migrate(&old.pool, &old.settings).await.unwrap();
+    let store = PostgresStore::open(old.pool.clone(), &old.settings).await.unwrap();
+    let before = store_some(&store).await;
+    // The tables as the first version left them.
+    old.run("DROP TABLE {schema}.inbox; UPDATE {schema}.version SET version = 1").await;
+    four_processes(&format!("postgres {}", old.settings.schema));
+    let store = PostgresStore::open(old.pool.clone(), &old.settings).await.unwrap();
+    assert_all_leave(&store, &before).await;
+    old.drop().await;
 
     // The same from nothing.
     let new = Schema::new().await;
     four_processes(&format!("postgres {}", new.settings.schema));
     PostgresStore::open(new.pool.clone(), &new.settings).await.unwrap();
     new.drop().await;
-    schema.drop().await;
 }
-
-/// One that is pending, one that waits for a retry, and one that is dead.
-const ROWS_POSTGRES: &str = "
-    INSERT INTO {schema}.messages (bucket, id, topic, details, body, size, due_at, attempts)
-    SELECT 0, gen_random_uuid(), 'a', '{}', '', 1, due_at, attempts
-    FROM (VALUES (NULL, 0), (now() + interval '1 hour', 1)) AS rows (due_at, attempts);
-    INSERT INTO {schema}.dead_letters (position, bucket, id, topic, details, body, size, stored_at, attempts)
-    VALUES (99, 0, gen_random_uuid(), 'a', '{}', '', 1, now(), 3)";
 
 #[tokio::test]
 async fn four_processes_migrate_an_sqlite_file_at_once() {
     if let Ok(job) = std::env::var(JOB) {
         return work(&job).await;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let pool = sqlite(folder.path()).await;
-    run_sqlite(
-        &pool,
-        "CREATE TABLE {schema}_version (version INTEGER); INSERT INTO {schema}_version VALUES (1)",
-    )
-    .await;
-    run_sqlite(&pool, SQLITE_1).await;
-    four_processes(&format!("sqlite {}", folder.path().display()));
-    SqliteStore::open(pool, &settings()).await.unwrap();
+    let old = tempfile::tempdir().unwrap();
+    let pool = sqlite(old.path()).await;
+    SqliteStore::migrate(&pool, &settings()).await.unwrap();
+    let before = store_some(&SqliteStore::open(pool.clone(), &settings()).await.unwrap()).await;
+    run_sqlite(&pool, "DROP TABLE {schema}_inbox; UPDATE {schema}_version SET version = 1").await;
+    four_processes(&format!("sqlite {}", old.path().display()));
+    assert_all_leave(&SqliteStore::open(pool, &settings()).await.unwrap(), &before).await;
+
+    let new = tempfile::tempdir().unwrap();
+    four_processes(&format!("sqlite {}", new.path().display()));
+    SqliteStore::open(sqlite(new.path()).await, &settings()).await.unwrap();
 }

@@ -1,5 +1,6 @@
 //! Messages in the app's own Postgres.
 
+mod inbox;
 mod insert;
 mod leases;
 mod listener;

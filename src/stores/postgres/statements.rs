@@ -4,8 +4,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 /// What follows is read of a row, in this order; a row of a message with a key is read whole only when its turn has come.
 const COLUMNS: &str = "position, bucket, id, topic, key, key_hash, size, attempts, failures";
-const WAIT: &str =
-    "CASE WHEN due_at > now() THEN ceil(extract(epoch FROM due_at - now()) * 1000000)::bigint ELSE 0 END AS wait";
+const WAIT: &str = "CASE WHEN due_at > now() THEN ceil(extract(epoch FROM due_at - now()) * 1000000)::bigint ELSE 0 END AS wait";
 
 /// The columns of a dead letter that a message has too, but for `attempts` and `failures`.
 const MOVED: &str = "position, bucket, id, topic, key, key_hash, details, body, size, stored_at";
@@ -14,6 +13,9 @@ const MOVED: &str = "position, bucket, id, topic, key, key_hash, details, body, 
 const HELD: &str = "held AS MATERIALIZED (SELECT b.bucket FROM {schema}.buckets b \
      JOIN unnest($1::smallint[], $2::bigint[]) AS h (bucket, token) ON b.bucket = h.bucket AND b.token = h.token \
      FOR KEY SHARE OF b)";
+
+/// As a list that is made once: a join would look up every row for each of the buckets.
+const IS_HELD: &str = "m.bucket = ANY (ARRAY (SELECT bucket FROM held))";
 
 /// What became of a message may be forgotten by a crash of the database server: nobody waits for its disk.
 const NO_WAIT: &str = "set_config('synchronous_commit', 'off', true)";
@@ -71,20 +73,20 @@ impl Statements {
                  AND (due_at IS NULL OR due_at <= now() OR attempts > 0) ORDER BY position LIMIT k.most) m ORDER BY position"
             )),
             done: sql(format!(
-                "WITH {HELD}, gone AS (DELETE FROM {{schema}}.messages m USING held \
-                 WHERE m.position = ANY ($3) AND m.bucket = held.bucket RETURNING m.size) \
+                "WITH {HELD}, gone AS (DELETE FROM {{schema}}.messages m \
+                 WHERE m.position = ANY ($3) AND {IS_HELD} RETURNING m.size) \
                  SELECT count(*), coalesce(sum(size), 0)::bigint, {NO_WAIT} FROM gone"
             )),
             retry: sql(format!(
                 "WITH {HELD}, failed AS (UPDATE {{schema}}.messages m SET attempts = m.attempts + 1, \
                  due_at = clock_timestamp() + f.wait * interval '1 microsecond', failures = f.failures \
-                 FROM unnest($3::bigint[], $4::text[], $5::bigint[]) AS f (position, failures, wait), held \
-                 WHERE m.position = f.position AND m.bucket = held.bucket) SELECT {NO_WAIT}"
+                 FROM unnest($3::bigint[], $4::text[], $5::bigint[]) AS f (position, failures, wait) \
+                 WHERE m.position = f.position AND {IS_HELD}) SELECT {NO_WAIT}"
             )),
             bury: sql(format!(
                 "WITH {HELD}, gone AS (DELETE FROM {{schema}}.messages m \
-                 USING unnest($3::bigint[], $4::text[]) AS f (dead, why), held \
-                 WHERE m.position = f.dead AND m.bucket = held.bucket RETURNING m.*, f.why), \
+                 USING unnest($3::bigint[], $4::text[]) AS f (dead, why) \
+                 WHERE m.position = f.dead AND {IS_HELD} RETURNING m.*, f.why), \
                  kept AS (INSERT INTO {{schema}}.dead_letters ({MOVED}, attempts, failures) \
                  SELECT {MOVED}, attempts, why FROM gone) SELECT {NO_WAIT}"
             )),

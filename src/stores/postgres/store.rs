@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio::sync::Notify;
 
+use super::inbox::Inbox;
 use super::leases::PgLeases;
 use super::migrations;
 use super::tables::PostgresTables;
@@ -18,7 +19,34 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
 ///
-/// A clone is a handle to the same store.
+/// A message is one row of `messages`: position, bucket, id, topic, key, details as JSON, body. It costs **one
+/// INSERT, in the transaction of whoever stores it, and one DELETE**, which many share, when the bus has confirmed
+/// it; no UPDATE unless an attempt fails. So the table stays as small as what waits in it: it is vacuumed after
+/// 10,000 deleted rows, whatever its size, and a message without a key and delay stands in one index only. Dead
+/// letters stand in a table of their own, where they are in nobody's way.
+///
+/// What was just stored by this process, and has no key, is sent from memory: nothing is read. All else is read in
+/// order, along the first index, some positions back from where the last read ended, and all over now and then, as
+/// transactions may commit in another order than they began. What has a key is read when the turn of its key has
+/// come, so that an earlier message of the key that was committed late leaves before a later one. Memory is
+/// bounded: about a thousand messages wait in it, 8 MiB at most, and the positions of some more.
+///
+/// **Any number of instances of the app** may open the same tables: the messages are in 16 buckets, and each
+/// instance holds its part of them. An instance that dies is replaced when its [`lease`](DatabaseSettings::lease)
+/// has run out, and one that was taken for dead changes nothing any more: each statement asks whether its holder
+/// still is the holder. So order holds for each topic and key, at least once, whatever the instances do. Limits are
+/// counted by each instance: exact for one, and about a minute late for what others do. An operator's drop, or an
+/// overflow with [`Overflow::DropOldest`](crate::store::Overflow::DropOldest), may meet a message that another
+/// instance is sending.
+///
+/// That a message has left is not waited for on the disk of the server (`synchronous_commit = off` for this
+/// alone): a crash of the server may have it sent once more. What is stored, requeued or dropped by hand is
+/// as durable as every other COMMIT.
+///
+/// A clone is a handle to the same store. Dropping the last gives up what it holds, without waiting.
+///
+/// # Cancel safety
+/// What was begun goes on to its end in tasks of the store; [`close`](Store::close) waits for them.
 #[derive(Clone)]
 pub struct PostgresStore {
     engine: Arc<Handle<PostgresTables>>,
@@ -45,7 +73,7 @@ impl PostgresStore {
         migrations::check(&pool, schema).await.map_err(StoreError::unavailable)?;
         let elsewhere = Arc::new(Notify::new());
         let leases = PgLeases::new(&pool, schema, Arc::clone(&elsewhere));
-        let tables = PostgresTables::new(pool, schema);
+        let tables = PostgresTables::new(pool, settings);
         let engine = Engine::open(tables, Arc::new(leases), elsewhere, settings).await?;
         Ok(Self { engine: Arc::new(engine) })
     }
@@ -56,8 +84,11 @@ impl PostgresStore {
         self.engine.tables().pool()
     }
 
+    pub(crate) fn inbox(&self) -> &Inbox {
+        self.engine.tables().inbox()
+    }
+
     /// Stores messages in the transaction of this connection.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions"))]
     pub(crate) async fn insert(
         &self,
         connection: &mut PgConnection,

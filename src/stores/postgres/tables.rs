@@ -7,12 +7,14 @@ use async_trait::async_trait;
 use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
 use sqlx::{Row as _, Transaction};
 
+use super::inbox::Inbox;
 use super::insert::Insert;
 use super::statements::Statements;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
-    Content, DUE, Failed, Fared, Listed, Read, Requeued, Row, Tables, message, micros, paced, time_in,
+    Content, DUE, DatabaseSettings, Failed, Fared, Listed, Read, Requeued, Row, Tables, message, micros,
+    paced, time_in,
 };
 
 #[derive(Debug)]
@@ -20,17 +22,24 @@ pub(super) struct PostgresTables {
     pool: PgPool,
     schema: String,
     insert: Insert,
+    inbox: Inbox,
     statements: Statements,
 }
 
 impl PostgresTables {
-    pub(super) fn new(pool: PgPool, schema: &str) -> Self {
+    pub(super) fn new(pool: PgPool, settings: &DatabaseSettings) -> Self {
+        let schema = &settings.schema;
         let (insert, statements) = (Insert::new(schema), Statements::new(schema));
-        Self { pool, schema: schema.to_owned(), insert, statements }
+        let inbox = Inbox::new(pool.clone(), schema, settings.inbox_retention);
+        Self { pool, schema: schema.clone(), insert, inbox, statements }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
         &self.pool
+    }
+
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.inbox
     }
 }
 
@@ -40,6 +49,14 @@ impl Tables for PostgresTables {
 
     async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
         self.pool.begin().await
+    }
+
+    async fn retain_new(
+        &self,
+        connection: &mut PgConnection,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), sqlx::Error> {
+        self.inbox.retain_new(connection, messages).await
     }
 
     async fn insert(
@@ -61,7 +78,7 @@ impl Tables for PostgresTables {
             .bind(read.bytes as i64)
             .fetch_all(&self.pool)
             .await?;
-        let rows = rows_of(rows)?;
+        let rows = rows_of(&rows)?;
         let bytes: u64 = rows.iter().filter(|row| row.key_hash.is_none()).map(|row| row.size).sum();
         let more = rows.len() >= read.limit || bytes >= read.bytes as u64;
         Ok((rows, more))
@@ -74,20 +91,24 @@ impl Tables for PostgresTables {
             .bind(DUE as i64)
             .fetch_all(&self.pool)
             .await?;
-        rows_of(rows)
+        rows_of(&rows)
     }
 
     async fn fetch(&self, positions: &[u64]) -> Result<Vec<Row>, sqlx::Error> {
         let rows =
             sqlx::query(self.statements.fetch.clone()).bind(signed(positions)).fetch_all(&self.pool).await?;
-        rows_of(rows)
+        rows_of(&rows)
     }
 
     async fn of_keys(&self, keys: &[(i64, usize)]) -> Result<Vec<Row>, sqlx::Error> {
-        let (hashes, most): (Vec<i64>, Vec<i64>) = keys.iter().map(|(hash, most)| (*hash, *most as i64)).unzip();
-        let rows =
-            sqlx::query(self.statements.of_keys.clone()).bind(hashes).bind(most).fetch_all(&self.pool).await?;
-        rows_of(rows)
+        let (hashes, most): (Vec<i64>, Vec<i64>) =
+            keys.iter().map(|(hash, most)| (*hash, *most as i64)).unzip();
+        let rows = sqlx::query(self.statements.of_keys.clone())
+            .bind(hashes)
+            .bind(most)
+            .fetch_all(&self.pool)
+            .await?;
+        rows_of(&rows)
     }
 
     async fn settle(&self, held: &[(i16, i64)], fared: &Fared) -> Result<(u64, u64), sqlx::Error> {
@@ -177,8 +198,10 @@ impl Tables for PostgresTables {
     }
 
     async fn delete(&self, positions: &[u64]) -> Result<(u64, u64, u64), sqlx::Error> {
-        let (messages, dead, bytes): (i64, i64, i64) =
-            sqlx::query_as(self.statements.delete.clone()).bind(signed(positions)).fetch_one(&self.pool).await?;
+        let (messages, dead, bytes): (i64, i64, i64) = sqlx::query_as(self.statements.delete.clone())
+            .bind(signed(positions))
+            .fetch_one(&self.pool)
+            .await?;
         Ok((messages as u64, dead as u64, bytes as u64))
     }
 
@@ -196,8 +219,10 @@ impl Tables for PostgresTables {
         connection: &mut PgConnection,
         positions: &[u64],
     ) -> Result<(u64, u64), sqlx::Error> {
-        let (messages, bytes): (i64, i64) =
-            sqlx::query_as(self.statements.overflow.clone()).bind(signed(positions)).fetch_one(connection).await?;
+        let (messages, bytes): (i64, i64) = sqlx::query_as(self.statements.overflow.clone())
+            .bind(signed(positions))
+            .fetch_one(connection)
+            .await?;
         Ok((messages as u64, bytes as u64))
     }
 
@@ -255,7 +280,7 @@ fn columns(failed: &[Failed]) -> (Vec<i64>, Vec<&str>, Vec<i64>) {
     (positions, failures, failed.iter().map(|failed| micros(failed.wait)).collect())
 }
 
-fn rows_of(rows: Vec<PgRow>) -> Result<Vec<Row>, sqlx::Error> {
+fn rows_of(rows: &[PgRow]) -> Result<Vec<Row>, sqlx::Error> {
     rows.iter().map(row_of).collect()
 }
 

@@ -6,35 +6,37 @@ mod overflow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use sqlx::Database;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use super::details::size;
 use super::inserted::{Inserted, Place};
 use super::keeper::Keeper;
 use super::leases::Leases;
+use super::row::{Content, Row};
 use super::settings::DatabaseSettings;
 use super::share::Share;
 use super::shared::Shared;
-use super::state::State;
+use super::state::{Settling, State, delay_left};
 use super::tables::Tables;
 use crate::message::Message;
 use crate::messenger::Admission;
 use crate::store::{
     Counts, Entry, Filter, Lease, Page, Settlement, State as EntryState, StoreError, Unstored,
 };
-use super::row::Content;
-use super::state::delay_left;
 
 /// How many rows are looked at for one page of a list.
 const LOOKED_AT: usize = 2_000;
 
 /// How many at once.
 const SLICE: usize = 256;
+
+/// The error is of several at once.
+type Reply = oneshot::Sender<Option<Arc<sqlx::Error>>>;
 
 /// A store over the tables of a database.
 ///
@@ -45,6 +47,9 @@ pub(crate) struct Engine<T> {
     shared: Arc<Shared>,
     /// One reader at a time.
     reading: tokio::sync::Mutex<()>,
+    /// What is to be said of leased messages, and who waits for that; and who says it.
+    settling: Mutex<Vec<(Settling, Reply)>>,
+    settled: tokio::sync::Mutex<()>,
     /// One at a time makes room.
     overflowing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -95,6 +100,8 @@ impl<T: Tables> Engine<T> {
             tables,
             shared: Arc::new(Shared::new(state, elsewhere)),
             reading: tokio::sync::Mutex::default(),
+            settling: Mutex::default(),
+            settled: tokio::sync::Mutex::default(),
             overflowing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             leases,
@@ -174,12 +181,13 @@ impl<T: Tables> Engine<T> {
         }
         let engine = Arc::clone(self);
         let task = self.tasks.spawn(async move {
+            let mut batch = batch;
             let messages = batch.len() as u64;
             let bytes = batch.iter().map(size).sum();
             let queued = engine.shared.lock().room.queue(messages, bytes);
             let stored = match queued {
-                Ok(None) => engine.store(&batch, (messages, bytes), &[]).await,
-                Ok(Some(_)) => engine.store_over(&batch, (messages, bytes)).await,
+                Ok(None) => engine.store(&mut batch, (messages, bytes), &[]).await,
+                Ok(Some(_)) => engine.store_over(&mut batch, (messages, bytes)).await,
                 Err(full) => Err(full),
             };
             match stored {
@@ -196,7 +204,7 @@ impl<T: Tables> Engine<T> {
     /// Stores a batch for which there is room, and drops others with it.
     async fn store(
         &self,
-        batch: &[Message],
+        batch: &mut Vec<Message>,
         queued: (u64, u64),
         dropped: &[u64],
     ) -> Result<Inserted, StoreError> {
@@ -209,6 +217,7 @@ impl<T: Tables> Engine<T> {
             dropped => self.tables.overflow(&mut transaction, dropped).await,
         };
         let gone = gone.map_err(StoreError::unavailable)?;
+        self.tables.retain_new(&mut transaction, batch).await.map_err(StoreError::unavailable)?;
         let inserted = self.insert(&mut transaction, batch, guard.take_queued()).await;
         let inserted = inserted.map_err(StoreError::unavailable)?;
         transaction.commit().await.map_err(StoreError::unavailable)?;
@@ -220,32 +229,66 @@ impl<T: Tables> Engine<T> {
 
     // --- settling
 
+    /// Those that come while others are under way are said together.
     pub(crate) async fn settle(self: &Arc<Self>, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
         let settling = self.shared.lock().begin_settle(settled)?;
+        let (reply, answer) = oneshot::channel();
+        lock(&self.settling).push((settling, reply));
         let engine = Arc::clone(self);
-        let task = self.tasks.spawn(async move {
-            let gone = match settling.fared.is_empty() {
-                true => Ok((0, 0)),
-                false => engine.tables.settle(&settling.held, &settling.fared).await,
-            };
-            let mut state = engine.shared.lock();
+        self.tasks.spawn(async move { engine.settle_all().await });
+        match answer.await {
+            Ok(None) => Ok(()),
+            Ok(Some(error)) => Err(StoreError::unavailable(error)),
+            Err(error) => Err(StoreError::unavailable(error)),
+        }
+    }
+
+    /// Settles what waits for it, unless another has done it.
+    ///
+    /// One at a time: rows of `buckets` that two lock at once would be locked by a list of transactions, which the database
+    /// keeps on disk, and for whose sake it must look through every table now and then.
+    async fn settle_all(&self) {
+        let _one = self.settled.lock().await;
+        let mut all = Settling::default();
+        let mut replies = Vec::new();
+        for (settling, reply) in std::mem::take(&mut *lock(&self.settling)) {
+            all.merge(settling);
+            replies.push(reply);
+        }
+        if replies.is_empty() {
+            return;
+        }
+        let gone = match all.fared.is_empty() {
+            true => Ok((0, 0)),
+            false => self.tables.settle(&all.held, &all.fared).await,
+        };
+        let error = {
+            let mut state = self.shared.lock();
             match gone {
-                Ok(gone) => state.end_settle(settling, gone),
+                Ok(gone) => {
+                    state.end_settle(all, gone);
+                    None
+                }
                 Err(error) => {
-                    state.not_settled(&settling);
-                    return Err(StoreError::unavailable(error));
+                    state.not_settled(&all);
+                    Some(Arc::new(error))
                 }
             }
-            drop(state);
-            engine.shared.changed.notify_waiters();
-            Ok(())
-        });
-        task.await.map_err(StoreError::unavailable)?
+        };
+        self.shared.changed.notify_waiters();
+        for reply in replies {
+            let _ = reply.send(error.clone());
+        }
     }
 
     // --- operating
 
-    pub(crate) async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+    pub(crate) async fn list(
+        &self,
+        filter: &Filter,
+        after: Option<u64>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
         let mut after = after.map_or(i64::MIN, |after| i64::try_from(after).unwrap_or(i64::MAX));
         let mut page = Page::default();
         let mut looked_at = 0;
@@ -265,7 +308,8 @@ impl<T: Tables> Engine<T> {
                 };
                 let mut entry = Entry::new(position, one.state, message);
                 entry.attempts = one.row.attempts;
-                entry.failures = one.row.failures.as_deref().map(crate::headers::read_failures).unwrap_or_default();
+                entry.failures =
+                    one.row.failures.as_deref().map(crate::headers::read_failures).unwrap_or_default();
                 entry.wait = wait;
                 if filter.matches(&entry) {
                     page.entries.push(entry);
@@ -283,7 +327,11 @@ impl<T: Tables> Engine<T> {
         Ok(page)
     }
 
-    pub(crate) async fn requeue(self: &Arc<Self>, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
+    pub(crate) async fn requeue(
+        self: &Arc<Self>,
+        positions: &[u64],
+        pace: Duration,
+    ) -> Result<usize, StoreError> {
         let engine = Arc::clone(self);
         let positions = positions.to_vec();
         let requeued = self.to_its_end(async move {
@@ -367,8 +415,12 @@ impl<T: Tables> Engine<T> {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Rows by what they are: to be sent, or damaged.
-fn split_damaged(rows: Vec<super::row::Row>) -> (Vec<super::row::Row>, BTreeMap<u64, String>) {
+fn split_damaged(rows: Vec<Row>) -> (Vec<Row>, BTreeMap<u64, String>) {
     let mut damaged = BTreeMap::new();
     let rows = rows
         .into_iter()

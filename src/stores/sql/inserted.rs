@@ -72,6 +72,22 @@ impl Inserted {
             self.shared.overfull.notify_one();
         }
     }
+
+    /// Whether it was committed is not known here: they are looked for.
+    pub(crate) fn look(self) {
+        let mut state = self.shared.lock();
+        let (now, mut elsewhere) = (Instant::now(), false);
+        for place in &self.places {
+            elsewhere |= state.is_elsewhere(place.bucket);
+            state.look_for_due(now + place.wait);
+        }
+        state.wake();
+        drop(state);
+        self.shared.changed.notify_waiters();
+        if elsewhere {
+            self.shared.elsewhere.notify_one();
+        }
+    }
 }
 
 impl Drop for Inserted {

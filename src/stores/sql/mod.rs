@@ -2,6 +2,7 @@
 
 mod details;
 mod engine;
+mod inbox;
 mod inserted;
 mod keeper;
 mod leases;
@@ -17,7 +18,8 @@ mod versions;
 
 pub(super) use self::details::{column_key, details, key_hash, message, size, time_in};
 pub(super) use self::engine::{Engine, Handle};
-pub(super) use self::inserted::Inserted;
+pub(super) use self::inbox::{FORGET_AT_ONCE, Record, Sweep, retain_new};
+pub(crate) use self::inserted::Inserted;
 #[cfg(all(test, feature = "sqlite"))]
 pub(super) use self::keeper::Keeper;
 pub(super) use self::leases::{Leases, Sight, SightRow};
@@ -27,5 +29,7 @@ pub use self::settings::DatabaseSettings;
 #[cfg(all(test, feature = "sqlite"))]
 pub(super) use self::share::Share;
 pub(super) use self::state::{DUE, delay_left};
-pub(super) use self::tables::{Failed, Fared, Listed, Read, Requeued, Tables, micros, paced};
+#[cfg(feature = "postgres")]
+pub(super) use self::tables::Failed;
+pub(super) use self::tables::{Fared, Listed, Read, Requeued, Tables, micros, paced};
 pub(super) use self::versions::check_version;

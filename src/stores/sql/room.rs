@@ -1,8 +1,13 @@
 //! How much is stored, as this process knows it, and how much may be.
 
+use std::time::{Duration, Instant};
+
 use crate::messenger::Admission;
 use crate::store::{Counts, Limits, Overflow, StoreError};
 use crate::telemetry;
+
+/// How often is counted what other processes stored and sent.
+const COUNT: Duration = Duration::from_secs(60);
 
 /// Exact while no other process stores and sends; a count sets it right.
 #[derive(Debug)]
@@ -18,6 +23,9 @@ pub(crate) struct Room {
     refused: (u64, u64),
     /// What has changed since a count began: pending, dead, bytes.
     counting: Option<(i64, i64, i64)>,
+    /// When the count began, and not before when the next begins.
+    count_begun: Instant,
+    next_count: Instant,
     /// Rises with each change.
     pub(crate) changes: u64,
     closed: bool,
@@ -41,6 +49,8 @@ impl Room {
             queued: (0, 0),
             refused: (0, 0),
             counting: None,
+            count_begun: Instant::now(),
+            next_count: Instant::now() + COUNT,
             changes: 0,
             closed: false,
         }
@@ -119,16 +129,32 @@ impl Room {
         self.admit();
     }
 
-    pub(crate) fn begin_count(&mut self) {
-        self.counting = Some((0, 0, 0));
+    /// Begins a count, if it is time for one and none is under way.
+    pub(crate) fn begin_count(&mut self) -> bool {
+        let now = Instant::now();
+        let begins = self.counting.is_none() && self.next_count <= now;
+        if begins {
+            self.count_begun = now;
+            self.counting = Some((0, 0, 0));
+        }
+        begins
     }
 
-    /// Takes what was counted, and what has changed meanwhile.
-    pub(crate) fn counted(&mut self, counts: &Counts) {
+    /// Takes what was counted, if it could be, and adds what has changed meanwhile.
+    pub(crate) fn end_count(&mut self, counts: Option<&Counts>) {
         let (pending, dead, bytes) = self.counting.take().unwrap_or_default();
+        // Never more than a twentieth of the time.
+        self.next_count = Instant::now() + COUNT.max(self.count_begun.elapsed() * 20);
+        let Some(counts) = counts else { return };
         self.pending = counts.pending.saturating_add_signed(pending);
         self.dead = counts.dead.saturating_add_signed(dead);
         self.bytes = counts.bytes.saturating_add_signed(bytes);
+        self.admit();
+    }
+
+    /// Takes what was counted while nothing has changed.
+    pub(crate) fn counted(&mut self, counts: &Counts) {
+        (self.pending, self.dead, self.bytes) = (counts.pending, counts.dead, counts.bytes);
         self.admit();
     }
 

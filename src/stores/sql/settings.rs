@@ -60,6 +60,23 @@ impl DatabaseSettings {
         self
     }
 
+    /// Warns when the ids of handled messages are forgotten before a consumer gives a message up: one that comes again later
+    /// would be handled twice. Says whether they are remembered long enough.
+    ///
+    /// `retries` is the consumer's [`retry_span`](crate::ConsumerSettings::retry_span).
+    pub fn check_inbox_retention(&self, consumer: &str, retries: Duration) -> bool {
+        let is_enough = self.inbox_retention > retries;
+        if !is_enough {
+            tracing::warn!(
+                consumer,
+                inbox_retention = ?self.inbox_retention,
+                ?retries,
+                "handled messages are forgotten while they may still come again: raise the inbox retention"
+            );
+        }
+        is_enough
+    }
+
     /// The name, if it can stand in a statement as it is.
     pub(crate) fn safe_schema(&self) -> Result<&str, WrongTables> {
         let mut bytes = self.schema.bytes();

@@ -20,12 +20,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn new(state: State, elsewhere: Arc<Notify>) -> Self {
-        Self {
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            elsewhere,
-            overfull: Notify::new(),
-        }
+        Self { state: Mutex::new(state), changed: Notify::new(), elsewhere, overfull: Notify::new() }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::leasing::Next;
 pub(crate) use self::reading::DUE;
-pub(crate) use self::settling::add_failure;
+pub(crate) use self::settling::{Settling, add_failure};
 use super::inserted::Place;
 use super::room::Room;
 use super::row::{Content, Row};
@@ -49,6 +49,8 @@ pub(crate) struct State {
     /// The buckets, with their tokens, and until when they are held.
     held: BTreeMap<i16, i64>,
     until: Option<Instant>,
+    /// Some of the share is not held yet.
+    deferred: bool,
     dispatch: Dispatch,
     /// Those that are not to be read again.
     known: BTreeMap<u64, Known>,
@@ -97,7 +99,6 @@ struct Out {
     bucket: i16,
     /// The token of the bucket.
     fence: i64,
-    attempts: u32,
     failures: Option<String>,
     settling: bool,
 }
@@ -119,6 +120,7 @@ impl State {
             share,
             held: BTreeMap::new(),
             until: None,
+            deferred: false,
             dispatch: Dispatch::default(),
             known: BTreeMap::new(),
             ready: BTreeMap::new(),
@@ -143,11 +145,17 @@ impl State {
 
     /// Sees to what this process holds; says whether that is anything.
     pub(crate) fn sync_share(&mut self, now: Instant) -> bool {
-        if self.share.has_changed().unwrap_or(false) || self.until.is_none() {
+        if self.share.has_changed().unwrap_or(false) || self.until.is_none() || self.deferred {
             let share = self.share.borrow_and_update().clone();
             self.until = share.until;
-            let held: BTreeMap<i16, i64> = share.buckets.into_iter().collect();
-            let lost: Vec<i16> = self.held.iter().filter(|(b, t)| held.get(b) != Some(t)).map(|(b, _)| *b).collect();
+            let mut held: BTreeMap<i16, i64> = share.buckets.into_iter().collect();
+            let offered = held.len();
+            // What comes back while something of before is out would leave beside it.
+            let is_out = |bucket: &i16| self.out.values().any(|out| out.bucket == *bucket);
+            held.retain(|bucket, token| self.held.get(bucket) == Some(token) || !is_out(bucket));
+            self.deferred = held.len() < offered;
+            let lost: Vec<i16> =
+                self.held.iter().filter(|(b, t)| held.get(b) != Some(t)).map(|(b, _)| *b).collect();
             let gained = held.iter().any(|(bucket, token)| self.held.get(bucket) != Some(token));
             if !lost.is_empty() {
                 self.forget_buckets(&lost);

@@ -19,6 +19,13 @@ pub(crate) trait Tables: Send + Sync + 'static {
     /// Begins a transaction that is going to write.
     async fn begin(&self) -> Result<Transaction<'static, Self::Database>, sqlx::Error>;
 
+    /// Removes messages that are to be stored once, and were.
+    async fn retain_new(
+        &self,
+        connection: &mut <Self::Database as Database>::Connection,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), sqlx::Error>;
+
     /// Stores messages in the transaction of this connection; gives the position and the bucket of each.
     async fn insert(
         &self,
@@ -74,6 +81,7 @@ pub(crate) trait Tables: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Read {
     pub(crate) after: u64,
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite has one"))]
     pub(crate) buckets: Vec<i16>,
     /// Not these.
     pub(crate) known: Vec<u64>,

@@ -1,5 +1,6 @@
 //! Messages in the app's own SQLite file.
 
+mod inbox;
 mod insert;
 mod leases;
 mod migrations;

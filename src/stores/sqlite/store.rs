@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnection, SqlitePool};
 
+use super::inbox::Inbox;
 use super::leases::SqliteLeases;
 use super::migrations;
 use super::tables::SqliteTables;
@@ -17,7 +18,32 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
 ///
-/// A clone is a handle to the same store.
+/// A message is one row of `messages`: position, id, topic, key, details as JSON, body. It costs **one INSERT, in
+/// the transaction of whoever stores it, and one DELETE**, which many share, when the bus has confirmed it; no
+/// UPDATE unless an attempt fails. So the table stays as small as what waits in it: SQLite uses the pages of
+/// deleted rows again. Dead letters stand in a table of their own, where they are in nobody's way.
+///
+/// What was just stored by this process, and has no key, is sent from memory: nothing is read. All else is read in
+/// order, and all over now and then. What has a key is read when the turn of its key has come, so that an earlier
+/// message of the key that was committed late leaves before a later one. Memory is bounded: about a thousand
+/// messages wait in it, 8 MiB at most, and the positions of some more.
+///
+/// **Any number of instances of the app** may open the same tables: one of them sends, and another when that one
+/// has ended. An instance that dies is replaced when its [`lease`](DatabaseSettings::lease) has run out, and one
+/// that was taken for dead changes nothing any more: each statement asks whether its holder still is the holder. So
+/// order holds for each topic and key, at least once, whatever the instances do. Limits are counted by each
+/// instance: exact for one, and about a minute late for what others do. An operator's drop, or an overflow with
+/// [`Overflow::DropOldest`](crate::store::Overflow::DropOldest), may meet a message that another instance is
+/// sending.
+///
+/// SQLite has one writer at a time, so a transaction that begins to write must do so with `BEGIN IMMEDIATE`; who
+/// waits for it waits as long as the pool's busy timeout says, and messages that left are said to be gone a little
+/// later then.
+///
+/// A clone is a handle to the same store. Dropping the last gives up what it holds, without waiting.
+///
+/// # Cancel safety
+/// What was begun goes on to its end in tasks of the store; [`close`](Store::close) waits for them.
 #[derive(Clone)]
 pub struct SqliteStore {
     pub(super) engine: Arc<Handle<SqliteTables>>,
@@ -43,7 +69,7 @@ impl SqliteStore {
         let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
         migrations::check(&pool, schema).await.map_err(StoreError::unavailable)?;
         let leases = SqliteLeases::new(&pool, schema);
-        let tables = SqliteTables::new(pool, schema);
+        let tables = SqliteTables::new(pool, settings);
         let engine = Engine::open(tables, Arc::new(leases), Arc::default(), settings).await?;
         Ok(Self { engine: Arc::new(engine) })
     }
@@ -54,8 +80,11 @@ impl SqliteStore {
         self.engine.tables().pool()
     }
 
+    pub(crate) fn inbox(&self) -> &Inbox {
+        self.engine.tables().inbox()
+    }
+
     /// Stores messages in the transaction of this connection.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for transactions"))]
     pub(crate) async fn insert(
         &self,
         connection: &mut SqliteConnection,

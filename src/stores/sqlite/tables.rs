@@ -9,12 +9,14 @@ use futures_util::TryStreamExt;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{Row as _, SqlStr, Transaction};
 
+use super::inbox::Inbox;
 use super::insert::Insert;
 use super::statements::{Statements, since_epoch};
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
-    Content, DUE, Fared, Listed, Read, Requeued, Row, Tables, message, micros, paced, time_in,
+    Content, DUE, DatabaseSettings, Fared, Listed, Read, Requeued, Row, Tables, message, micros, paced,
+    time_in,
 };
 
 #[derive(Debug)]
@@ -22,17 +24,24 @@ pub(super) struct SqliteTables {
     pool: SqlitePool,
     schema: String,
     insert: Insert,
+    inbox: Inbox,
     statements: Statements,
 }
 
 impl SqliteTables {
-    pub(super) fn new(pool: SqlitePool, schema: &str) -> Self {
+    pub(super) fn new(pool: SqlitePool, settings: &DatabaseSettings) -> Self {
+        let schema = &settings.schema;
         let (insert, statements) = (Insert::new(schema), Statements::new(schema));
-        Self { pool, schema: schema.to_owned(), insert, statements }
+        let inbox = Inbox::new(pool.clone(), schema, settings.inbox_retention);
+        Self { pool, schema: schema.clone(), insert, inbox, statements }
     }
 
     pub(super) fn pool(&self) -> &SqlitePool {
         &self.pool
+    }
+
+    pub(super) fn inbox(&self) -> &Inbox {
+        &self.inbox
     }
 }
 
@@ -43,6 +52,14 @@ impl Tables for SqliteTables {
     /// Who begins to read and writes then may find that another has written meanwhile: it is the writer from the start.
     async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
         self.pool.begin_with("BEGIN IMMEDIATE").await
+    }
+
+    async fn retain_new(
+        &self,
+        connection: &mut SqliteConnection,
+        messages: &mut Vec<Message>,
+    ) -> Result<(), sqlx::Error> {
+        self.inbox.retain_new(connection, messages).await
     }
 
     async fn insert(
@@ -88,8 +105,7 @@ impl Tables for SqliteTables {
         let mut rows = Vec::new();
         let mut connection = self.pool.acquire().await?;
         for (hash, most) in keys {
-            let query =
-                sqlx::query(self.statements.of_key.clone()).bind(now()).bind(hash).bind(*most as i64);
+            let query = sqlx::query(self.statements.of_key.clone()).bind(now()).bind(hash).bind(*most as i64);
             rows.extend(rows_of(&query.fetch_all(&mut *connection).await?)?);
         }
         Ok(rows)
@@ -170,7 +186,8 @@ impl Tables for SqliteTables {
                 false => &[&self.statements.hasten],
             };
             for statement in statements {
-                let query = sqlx::query((*statement).clone()).bind(signed(*position)).bind(now() + micros(*wait));
+                let query =
+                    sqlx::query((*statement).clone()).bind(signed(*position)).bind(now() + micros(*wait));
                 query.execute(&mut *transaction).await?;
             }
         }
@@ -181,7 +198,8 @@ impl Tables for SqliteTables {
     async fn delete(&self, positions: &[u64]) -> Result<(u64, u64, u64), sqlx::Error> {
         let mut transaction = self.begin().await?;
         let mut gone = [(0, 0); 2];
-        for (gone, statement) in gone.iter_mut().zip([&self.statements.delete, &self.statements.delete_dead]) {
+        for (gone, statement) in gone.iter_mut().zip([&self.statements.delete, &self.statements.delete_dead])
+        {
             let query = sqlx::query_as(statement.clone()).bind(list(positions));
             *gone = sum((0, 0), &query.fetch_all(&mut *transaction).await?);
         }

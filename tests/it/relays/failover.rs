@@ -1,12 +1,17 @@
 //! Processes that are killed and frozen: others go on where they were.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use sqlx::AssertSqlSafe;
+use tokio::process::Command;
 use tokio::time::sleep;
 use tower_outbox::Message;
 
 use super::process::{HOLD, Place, Process, is_process, until_empty};
 use crate::crash::random::Random;
+use crate::peers::Brokers;
+use crate::support::databases::Schema;
 
 /// How many times one is killed or frozen when `RELAY_ROUNDS` does not say.
 const ROUNDS: usize = 8;
@@ -43,7 +48,7 @@ async fn killed_and_frozen(place: Place, count: u64) {
     let store = place.store().await;
     let mut processes = Vec::new();
     for number in 0..count {
-        processes.push(Process::start(&place, number, true).await);
+        processes.push(Process::start(&place, number, "appends").await);
     }
     let mut killed = 0;
     for round in 0..rounds as u64 {
@@ -54,7 +59,7 @@ async fn killed_and_frozen(place: Place, count: u64) {
             processes.swap_remove(victim).kill().await;
             // Sometimes the next comes before its lease has run out.
             sleep(LEASE.mul_f64(random.in_range(0..200) as f64 / 100.0)).await;
-            processes.push(Process::start(&place, count + round, true).await);
+            processes.push(Process::start(&place, count + round, "appends").await);
         } else {
             processes[victim].freeze().await;
             // Mostly past its lease.
@@ -103,12 +108,12 @@ async fn passes_on(place: Place) {
     let lease = place.lease;
     let store = place.store().await;
     for (number, is_killed) in [(0, true), (10, false)] {
-        let first = Process::start(&place, number, false).await;
+        let first = Process::start(&place, number, "nothing").await;
         // Something of every bucket: it holds them all.
         let some = || (0..200).map(|n| Message::new("a", format!("0 {n} 0")).unwrap()).collect();
         store.append(some()).await.unwrap();
         until_empty(&store).await;
-        let second = Process::start(&place, number + 1, false).await;
+        let second = Process::start(&place, number + 1, "nothing").await;
         place.until_shared_by(2).await;
         let begun = Instant::now();
         if is_killed {
@@ -146,11 +151,11 @@ async fn a_process_that_thaws_past_its_lease_confirms_nothing_in_a_file() {
 
 async fn thaws(place: Place) {
     let store = place.store().await;
-    let first = Process::start(&place, 1, false).await;
+    let first = Process::start(&place, 1, "nothing").await;
     store.append(vec![Message::new(HOLD, "0 0 0").unwrap().with_key("a")]).await.unwrap();
     place.until_held_by(1).await;
     first.freeze().await;
-    let second = Process::start(&place, 2, false).await;
+    let second = Process::start(&place, 2, "nothing").await;
     place.until_held_by(2).await;
     first.thaw().await;
     place.release(1);
@@ -163,4 +168,82 @@ async fn thaws(place: Place) {
     assert_eq!(place.arrived(), [[0, 0, 0, 1], [0, 0, 0, 2]]);
     second.end().await;
     place.end().await;
+}
+
+/// The app dies, connections die, and the server dies with a killed process of its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn rows_and_events_agree_when_app_and_database_are_killed() {
+    // A server that nobody shares.
+    Brokers::running().get("POSTGRES_PID");
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
+    let rounds = number("RELAY_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
+    let seed = number("RELAY_SEED").unwrap_or_else(Random::any_seed);
+    eprintln!("relays: {rounds} rounds; once more: RELAY_SEED={seed}");
+    let (mut random, begun) = (Random::new(seed), Instant::now());
+
+    let place = Place::postgres(LEASE).await;
+    let schema = place.schema.as_ref().unwrap();
+    schema.run("CREATE TABLE {schema}.rows (process bigint, n bigint, PRIMARY KEY (process, n))").await;
+    let store = place.store().await;
+    let mut processes = Vec::new();
+    for number in 0..2 {
+        processes.push(Process::start(&place, number, "requests").await);
+    }
+    let mut faults = [0; 3];
+    for round in 0..rounds as u64 {
+        sleep(Duration::from_millis(random.in_range(0..800))).await;
+        let fault = random.in_range(0..3) as usize;
+        faults[fault] += 1;
+        match fault {
+            0 => {
+                processes.swap_remove(random.in_range(0..2) as usize).kill().await;
+                processes.push(Process::start(&place, 2 + round, "requests").await);
+            }
+            1 => drop(backends(schema, random.in_range(1..12), "pg_terminate_backend(pid)::int").await),
+            _ => {
+                for pid in backends(schema, 1, "pid").await {
+                    let kill = Command::new("kill").args(["-9", &pid.to_string()]).status();
+                    assert!(kill.await.unwrap().success());
+                }
+            }
+        }
+    }
+    for process in &mut processes {
+        process.stop_storing().await;
+    }
+    until_empty(&store).await;
+    for process in processes {
+        process.end().await;
+    }
+    let (verdict, _) = place.verdict();
+    let seconds = begun.elapsed().as_secs_f64();
+    eprintln!(
+        "relays: {rounds} rounds, app, connection, server killed {faults:?} times, {seconds:.0} s: {verdict}"
+    );
+    let sql = AssertSqlSafe(format!("SELECT process, n FROM {}.rows", schema.settings.schema));
+    let rows: Vec<(i64, i64)> = sqlx::query_as(sql).fetch_all(&schema.pool).await.unwrap();
+    let rows: BTreeSet<_> = rows.into_iter().map(|(process, n)| (process as u64, n as u64)).collect();
+    let events: BTreeSet<_> = place.arrived().iter().map(|line| (line[0], line[1])).collect();
+    if !verdict.is_good() || rows != events {
+        panic!(
+            "seed {seed}: {verdict}\n{}rows without events {:?}, events without rows {:?}; kept in {}",
+            verdict.examples(),
+            &rows - &events,
+            &events - &rows,
+            place.folder.keep().display()
+        );
+    }
+    assert!(verdict.messages > 20 * rounds as u64 && verdict.refused > 0, "{verdict}");
+    place.end().await;
+}
+
+/// This of so many other connections; none when there is no answer.
+async fn backends(schema: &Schema, count: u64, what: &'static str) -> Vec<i32> {
+    let sql = format!(
+        "SELECT {what} FROM pg_stat_activity
+         WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_type = 'client backend'
+         ORDER BY random() LIMIT {count}"
+    );
+    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_all(&schema.pool).await.unwrap_or_default()
 }

@@ -71,7 +71,7 @@ async fn who_has_lost_its_file_changes_no_row() {
     sqlx::raw_sql(AssertSqlSafe(lose)).execute(&pool).await.unwrap();
     let rows = || async {
         let sql = format!(
-            "SELECT group_concat(concat_ws(',', position, id, due_at, attempts, failures), ';'), count(*),
+            "SELECT group_concat(concat_ws(',', position, hex(id), due_at, attempts, failures), ';'), count(*),
                  (SELECT count(*) FROM {name}_dead_letters)
              FROM {name}_messages ORDER BY position"
         );

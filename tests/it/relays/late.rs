@@ -38,7 +38,8 @@ async fn what_a_transaction_commits_late_leaves_in_the_order_of_its_keys() {
         let place = Place::postgres(Duration::from_secs(15)).await;
         let store = place.store().await;
         let late = store_late(&place, &store, vec![keyed(7, 0), unkeyed(0), keyed(7, 1)]).await;
-        let processes = [Process::start(&place, 1, false).await, Process::start(&place, 2, false).await];
+        let processes =
+            [Process::start(&place, 1, "nothing").await, Process::start(&place, 2, "nothing").await];
         place.until_shared_by(2).await;
         store.append((1..=later).map(unkeyed).collect()).await.unwrap();
         until_empty(&store).await;
@@ -66,7 +67,7 @@ async fn what_a_transaction_commits_late_leaves_in_the_order_of_its_keys() {
 async fn what_a_process_stores_that_does_not_send_leaves_at_once() {
     let place = Place::postgres(Duration::from_secs(15)).await;
     let store = place.store().await;
-    let processes = [Process::start(&place, 1, false).await, Process::start(&place, 2, false).await];
+    let processes = [Process::start(&place, 1, "nothing").await, Process::start(&place, 2, "nothing").await];
     place.until_shared_by(2).await;
     let mut slowest = Duration::ZERO;
     for n in 0..50 {

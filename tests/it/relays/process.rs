@@ -9,17 +9,22 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::AssertSqlSafe;
+use axum::Router;
+use axum::body::Body;
+use axum::routing::post;
+use http::{Request, StatusCode};
+use sqlx::{AssertSqlSafe, Postgres, SqlSafeStr};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tower::ServiceExt;
 use tower_outbox::store::{Counts, Store};
 use tower_outbox::{
-    DatabaseSettings, Message, Messenger, Outbox, OutboxHandle, PostgresStore, RelaySettings, SqliteStore,
-    Unsent, async_trait,
+    DatabaseSettings, Message, MessageQueue, MessagingLayer, Messenger, Outbox, OutboxHandle, PostgresStore,
+    Relay, RelaySettings, SqliteStore, Tx, Unsent, async_trait,
 };
 
 use crate::crash::ledger::{Arrival, Ledger, Outcome, Verdict};
@@ -80,7 +85,7 @@ impl Place {
 
     fn lines(&self, name: &str) -> Vec<Vec<u64>> {
         let text = fs::read_to_string(self.folder.path().join(name)).unwrap_or_default();
-        text.lines().map(|line| line.split(' ').map(|word| word.parse().unwrap()).collect()).collect()
+        text.lines().map(numbers).collect()
     }
 
     /// What has arrived: the numbers in each body, and the process that sent it.
@@ -131,8 +136,10 @@ impl Place {
             ids.insert((process, n), ledger.begin(*key, *next, messages, process as usize));
             *next += messages;
         }
-        for line in self.lines("stored") {
-            ledger.end(ids[&(line[0], line[1])], Outcome::Accepted);
+        for (name, outcome) in [("stored", Outcome::Accepted), ("refused", Outcome::Refused)] {
+            for line in self.lines(name) {
+                ledger.end(ids[&(line[0], line[1])], outcome);
+            }
         }
         let mut senders = HashMap::new();
         let arrival = |line: Vec<u64>| -> Arrival {
@@ -152,15 +159,25 @@ impl Place {
 
 async fn open(folder: &Path, schema: Option<&str>, lease: Duration) -> Arc<dyn Store> {
     match schema {
-        Some(name) => {
-            let schema = Schema::named(name).await;
-            let settings = schema.settings.with_lease(lease);
-            Arc::new(PostgresStore::open(schema.pool, &settings).await.unwrap())
-        }
+        Some(name) => Arc::new(open_postgres(name, lease).await),
         None => {
             let settings = DatabaseSettings::default().with_lease(lease);
             Arc::new(SqliteStore::open(sqlite(folder).await, &settings).await.unwrap())
         }
+    }
+}
+
+/// Waits for a database that is just being started.
+async fn open_postgres(name: &str, lease: Duration) -> PostgresStore {
+    let schema = Schema::named(name).await;
+    let settings = schema.settings.with_lease(lease);
+    let begun = Instant::now();
+    loop {
+        match PostgresStore::open(schema.pool.clone(), &settings).await {
+            Ok(store) => return store,
+            Err(error) => assert!(begun.elapsed() < LONG, "{error:?}"),
+        }
+        sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -171,6 +188,12 @@ struct Bus {
     process: u64,
     folder: PathBuf,
     sent: Notes,
+}
+
+impl Bus {
+    fn new(folder: &Path, process: u64) -> Self {
+        Self { process, folder: folder.to_owned(), sent: Notes::open(&folder.join("sent")) }
+    }
 }
 
 #[async_trait]
@@ -197,7 +220,7 @@ impl Messenger for Bus {
 /// Is the process, if this one is to be that.
 pub async fn is_process() -> bool {
     let Ok(job) = std::env::var(JOB) else { return false };
-    let [folder, schema, process, lease, stores] = job.split(' ').collect::<Vec<_>>()[..] else {
+    let [folder, schema, process, lease, does] = job.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{job}")
     };
     let filter =
@@ -205,26 +228,36 @@ pub async fn is_process() -> bool {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let (folder, process) = (Path::new(folder), process.parse().unwrap());
     let schema = Some(schema).filter(|schema| *schema != "-");
-    let store = open(folder, schema, Duration::from_millis(lease.parse().unwrap())).await;
-    work(folder, process, store, stores == "true").await;
+    let lease = Duration::from_millis(lease.parse().unwrap());
+    match does {
+        "requests" => {
+            serve(folder, process, open_postgres(schema.unwrap(), lease).await, schema.unwrap()).await
+        }
+        does => work(folder, process, open(folder, schema, lease).await, does == "appends").await,
+    }
     true
 }
 
-async fn work(folder: &Path, process: u64, store: Arc<dyn Store>, stores: bool) {
-    let bus = Bus { process, folder: folder.to_owned(), sent: Notes::open(&folder.join("sent")) };
-    let settings = RelaySettings::default().with_window(64).with_max_backoff(Duration::from_millis(200));
-    let (outbox, relay) = Outbox::new(bus, store, settings);
+async fn work(folder: &Path, process: u64, store: Arc<dyn Store>, appends: bool) {
+    let (outbox, relay) = Outbox::new(Bus::new(folder, process), store, relay_settings());
+    let (go_on, mut tasks) = (watch::Sender::new(true), JoinSet::new());
+    for task in (0..KEYS + 1).filter(|_| appends) {
+        tasks.spawn(insert(folder.to_owned(), process, task, outbox.handle(), go_on.subscribe()));
+    }
+    obey(relay, &go_on, tasks).await;
+    outbox.close(Duration::from_secs(5)).await;
+}
+
+fn relay_settings() -> RelaySettings {
+    RelaySettings::default().with_window(64).with_max_backoff(Duration::from_millis(200))
+}
+
+/// Sends until the end of the input; a word there ends what stores.
+async fn obey<M: Messenger>(relay: Relay<M>, go_on: &watch::Sender<bool>, mut tasks: JoinSet<()>) {
     let (stop, mut stopped) = watch::channel(());
     let relay = tokio::spawn(relay.run(async move { drop(stopped.changed().await) }, Duration::from_secs(5)));
-    let (go_on, mut tasks) = (watch::channel(true).0, JoinSet::new());
-    for task in 0..KEYS + 1 {
-        if stores {
-            tasks.spawn(insert(folder.to_owned(), process, task, outbox.handle(), go_on.subscribe()));
-        }
-    }
     println!("ready");
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
-    // A word: it stops storing. The end of the input: it ends.
     while let Ok(Some(_)) = lines.next_line().await {
         go_on.send_replace(false);
         while let Some(ended) = tasks.join_next().await {
@@ -234,7 +267,67 @@ async fn work(folder: &Path, process: u64, store: Arc<dyn Store>, stores: bool) 
     }
     drop(stop);
     relay.await.unwrap();
+}
+
+/// An app: each request writes a row and enqueues messages in one transaction; one in five is then refused.
+async fn serve(folder: &Path, process: u64, store: PostgresStore, schema: &str) {
+    let (outbox, relay) = Outbox::new(Bus::new(folder, process), store, relay_settings());
+    let outbox = Arc::new(outbox);
+    let sql = AssertSqlSafe(format!("INSERT INTO {schema}.rows VALUES ($1, $2)")).into_sql_str();
+    let handle = move |mut tx: Tx<Postgres>, queue: MessageQueue, body: String| async move {
+        let [n, task, messages] = numbers(&body)[..] else { panic!("{body}") };
+        let insert = sqlx::query(sql).bind(process as i64).bind(n as i64).execute(&mut *tx).await;
+        if insert.is_err() {
+            return StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        for message in batch(process, n, task, messages) {
+            queue.enqueue(message).unwrap();
+        }
+        if n % 5 == 0 { StatusCode::UNPROCESSABLE_ENTITY } else { StatusCode::CREATED }
+    };
+    let app = Router::new().route("/", post(handle)).layer(MessagingLayer::new(Arc::clone(&outbox)));
+    let (go_on, mut tasks) = (watch::Sender::new(true), JoinSet::new());
+    for task in 0..KEYS + 1 {
+        tasks.spawn(ask(folder.to_owned(), process, task, app.clone(), go_on.subscribe()));
+    }
+    obey(relay, &go_on, tasks).await;
     outbox.close(Duration::from_secs(5)).await;
+}
+
+/// Asks it, and writes down what it is told.
+async fn ask(folder: PathBuf, process: u64, task: u64, app: Router, go_on: watch::Receiver<bool>) {
+    let note = |name: &str| Notes::open(&folder.join(name));
+    let (begun, stored, refused) = (note("begun"), note("stored"), note("refused"));
+    let mut random = Random::new(process * 10 + task);
+    for n in (task..).step_by(KEYS as usize + 1) {
+        if !*go_on.borrow() {
+            return;
+        }
+        let messages = if task < KEYS { random.in_range(1..5) } else { 1 };
+        begun.write(&format!("{process} {n} {task} {messages}"));
+        let request = Request::post("/").body(Body::from(format!("{n} {task} {messages}"))).unwrap();
+        let status = app.clone().oneshot(request).await.unwrap().status();
+        // A failure may be of a COMMIT that was done all the same.
+        match status.as_u16() {
+            201 => stored.write(&format!("{process} {n}")),
+            422 => refused.write(&format!("{process} {n}")),
+            500.. => {}
+            _ => panic!("{status}"),
+        }
+        sleep(Duration::from_millis(random.in_range(1..20))).await;
+    }
+}
+
+fn batch(process: u64, n: u64, task: u64, messages: u64) -> Vec<Message> {
+    let message = |part| {
+        let message = Message::new(format!("relay.{}", n % 2), format!("{process} {n} {part}")).unwrap();
+        if task < KEYS { message.with_key(format!("{process}-{task}")) } else { message }
+    };
+    (0..messages).map(message).collect()
+}
+
+fn numbers(line: &str) -> Vec<u64> {
+    line.split(' ').map(|word| word.parse().unwrap()).collect()
 }
 
 /// Stores batches: of one key, or, the last task, single messages without one.
@@ -253,11 +346,7 @@ async fn insert(
         }
         let messages = if task < KEYS { random.in_range(1..5) } else { 1 };
         begun.write(&format!("{process} {n} {task} {messages}"));
-        let message = |part| {
-            let message = Message::new(format!("relay.{}", n % 2), format!("{process} {n} {part}")).unwrap();
-            if task < KEYS { message.with_key(format!("{process}-{task}")) } else { message }
-        };
-        match handle.append((0..messages).map(message).collect()).await {
+        match handle.append(batch(process, n, task, messages)).await {
             Ok(()) => stored.write(&format!("{process} {n}")),
             Err(error) => tracing::warn!(%error, "not stored"),
         }
@@ -276,15 +365,15 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the process of this number, which stores or only sends.
-    pub async fn start(place: &Place, number: u64, stores: bool) -> Self {
+    /// Starts the process of this number, which `does` this beside sending: `appends`, `requests`, or `nothing`.
+    pub async fn start(place: &Place, number: u64, does: &str) -> Self {
         let test =
             format!("{}::{WORKER}", module_path!().split_once("::").unwrap().1.rsplit_once("::").unwrap().0);
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.args([&test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]);
         let schema = place.schema.as_ref().map_or("-", |schema| &schema.settings.schema);
         let (folder, lease) = (place.folder.path(), place.lease.as_millis());
-        command.env(JOB, format!("{} {schema} {number} {lease} {stores}", folder.display()));
+        command.env(JOB, format!("{} {schema} {number} {lease} {does}", folder.display()));
         let said = folder.join(format!("said-{number}"));
         command.env("RUST_BACKTRACE", "0").kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&said).unwrap());
@@ -350,11 +439,11 @@ impl Process {
 pub async fn until_empty(store: &Arc<dyn Store>) {
     let begun = Instant::now();
     loop {
-        let Counts { pending, dead, .. } = store.counts().await.unwrap();
-        if (pending, dead) == (0, 0) {
+        let counts = store.counts().await;
+        if let Ok(Counts { pending: 0, dead: 0, .. }) = counts {
             return;
         }
-        assert!(begun.elapsed() < LONG, "{pending} messages stay, and {dead} are dead");
+        assert!(begun.elapsed() < LONG, "something stays: {counts:?}");
         sleep(Duration::from_millis(10)).await;
     }
 }

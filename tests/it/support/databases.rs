@@ -23,7 +23,7 @@ impl Schema {
     /// The one of another process.
     pub async fn named(name: impl Into<String>) -> Self {
         let brokers = Brokers::running();
-        let pool = PgPoolOptions::new().max_connections(8).connect(brokers.get("POSTGRES")).await.unwrap();
+        let pool = PgPoolOptions::new().max_connections(8).connect_lazy(brokers.get("POSTGRES")).unwrap();
         Self { pool, settings: DatabaseSettings::default().with_schema(name) }
     }
 

@@ -1,6 +1,6 @@
 //! Dropping a future at each of its await points.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::task::Poll;
 
 use futures_util::poll;
@@ -16,4 +16,19 @@ pub async fn fuse<F: Future>(polls: usize, future: F) -> Option<F::Output> {
         yield_now().await;
     }
     None
+}
+
+/// Polls a future `polls` times, whenever it is woken, then drops it.
+pub async fn fuse_woken<F: Future>(polls: usize, future: F) -> Option<F::Output> {
+    let (mut future, mut left) = (Box::pin(future), polls);
+    poll_fn(|cx| {
+        if left > 0 {
+            left -= 1;
+            if let Poll::Ready(output) = future.as_mut().poll(cx) {
+                return Poll::Ready(Some(output));
+            }
+        }
+        if left == 0 { Poll::Ready(None) } else { Poll::Pending }
+    })
+    .await
 }

@@ -31,10 +31,13 @@ COMMENT ON TABLE {schema}.messages IS 'Messages to be sent. A row is deleted whe
 COMMENT ON COLUMN {schema}.messages.position IS 'The order of messages; never given twice.';
 COMMENT ON COLUMN {schema}.messages.bucket IS 'Who holds this bucket sends the message; one topic and key is in one bucket.';
 COMMENT ON COLUMN {schema}.messages.id IS 'The id of the message, the same however often it is sent.';
+COMMENT ON COLUMN {schema}.messages.topic IS 'The topic, as it was enqueued.';
 COMMENT ON COLUMN {schema}.messages.key IS 'The ordering key; NULL if there is none, or if text cannot hold it: then details has it.';
 COMMENT ON COLUMN {schema}.messages.key_hash IS 'Of topic and key (FNV-1a); NULL if there is no key.';
 COMMENT ON COLUMN {schema}.messages.details IS 'Headers, content type, time, priority, expiry, delay: JSON.';
+COMMENT ON COLUMN {schema}.messages.body IS 'The body, as it was enqueued.';
 COMMENT ON COLUMN {schema}.messages.size IS 'About how many bytes the row takes: what the limit counts.';
+COMMENT ON COLUMN {schema}.messages.stored_at IS 'When its transaction began.';
 COMMENT ON COLUMN {schema}.messages.due_at IS 'Not to be sent before: a delay, or with attempts a retry; NULL: at once.';
 COMMENT ON COLUMN {schema}.messages.attempts IS 'How many attempts have failed.';
 COMMENT ON COLUMN {schema}.messages.failures IS 'The last of them, oldest first: JSON.';
@@ -55,16 +58,20 @@ CREATE TABLE {schema}.dead_letters (
     died_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE {schema}.dead_letters IS 'Messages given up on, until they are requeued or dropped. Columns as of messages.';
+COMMENT ON COLUMN {schema}.dead_letters.died_at IS 'When it was given up on.';
 
 CREATE TABLE {schema}.overflow (untold bigint NOT NULL);
 INSERT INTO {schema}.overflow VALUES (0);
 COMMENT ON TABLE {schema}.overflow IS 'One row: how many messages were dropped for lack of room, and no message has told so yet.';
+COMMENT ON COLUMN {schema}.overflow.untold IS 'How many.';
 
 CREATE TABLE {schema}.relays (
     id uuid PRIMARY KEY,
     until timestamptz NOT NULL
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
-COMMENT ON TABLE {schema}.relays IS 'The instances of the app that send, and until when each is taken to be alive.';
+COMMENT ON TABLE {schema}.relays IS 'The instances of the app that send. One that was struck off never comes back under its id.';
+COMMENT ON COLUMN {schema}.relays.id IS 'Of one life of an instance.';
+COMMENT ON COLUMN {schema}.relays.until IS 'From then on others strike it off; its heartbeats move that on.';
 
 CREATE TABLE {schema}.buckets (
     bucket smallint PRIMARY KEY,
@@ -73,5 +80,6 @@ CREATE TABLE {schema}.buckets (
 ) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 200);
 INSERT INTO {schema}.buckets (bucket) SELECT generate_series(0, 15);
 COMMENT ON TABLE {schema}.buckets IS 'Parts of the messages, each sent by one instance at a time.';
-COMMENT ON COLUMN {schema}.buckets.owner IS 'An id of relays; NULL: free.';
+COMMENT ON COLUMN {schema}.buckets.bucket IS 'The part.';
+COMMENT ON COLUMN {schema}.buckets.owner IS 'An id of relays; NULL, or one that is not there: free.';
 COMMENT ON COLUMN {schema}.buckets.token IS 'Rises with each new owner: one of before changes nothing any more.';

@@ -13,7 +13,8 @@ use crate::stores::sql::tables::{Failed, Fared, Tables};
 use crate::telemetry;
 
 impl<T: Tables> Engine<T> {
-    pub(crate) async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
+    pub(crate) async fn lease(self: &Arc<Self>, limit: usize) -> Result<Vec<Leased>, StoreError> {
+        let limit = limit.max(1);
         let messages = self.keeper().messages();
         loop {
             let changed = self.shared.changed.notified();
@@ -51,7 +52,7 @@ impl<T: Tables> Engine<T> {
     }
 
     /// Does what is to be done first.
-    async fn read(&self, next: Next, limit: usize) -> Result<Vec<Leased>, sqlx::Error> {
+    async fn read(self: &Arc<Self>, next: Next, limit: usize) -> Result<Vec<Leased>, sqlx::Error> {
         let begun = Instant::now();
         match next {
             Next::Leased(_) | Next::Idle { .. } | Next::Reader => {}
@@ -61,6 +62,7 @@ impl<T: Tables> Engine<T> {
                 self.shared.lock().end_read(&mark, rows, more);
             }
             Next::Sweep(read) => {
+                self.recount();
                 let (rows, more) = self.tables.read(&read).await?;
                 let rows = self.bury_damaged(rows).await?;
                 self.shared.lock().end_sweep(rows, more, begun.elapsed());
@@ -87,6 +89,26 @@ impl<T: Tables> Engine<T> {
         Ok(Vec::new())
     }
 
+    /// Counts beside what goes on, when it is time to.
+    fn recount(self: &Arc<Self>) {
+        if !self.shared.lock().room.begin_count() {
+            return;
+        }
+        let engine = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let changes = engine.shared.lock().room.changes;
+            let untold = engine.tables.untold().await;
+            let counts = engine.tables.counts().await;
+            let mut state = engine.shared.lock();
+            if let Ok(untold) = untold
+                && state.room.changes == changes
+            {
+                state.set_untold(untold);
+            }
+            state.room.end_count(counts.ok().as_ref());
+        });
+    }
+
     /// Those that cannot be read become dead letters that say so.
     async fn bury_damaged(&self, rows: Vec<Row>) -> Result<Vec<Row>, sqlx::Error> {
         let (rows, damaged) = split_damaged(rows);
@@ -97,7 +119,11 @@ impl<T: Tables> Engine<T> {
         let dead = damaged.iter().map(|(position, error)| {
             let reason: Arc<str> = format!("it can no longer be read: {error}").into();
             tracing::error!(position, %reason, "a stored message cannot be read");
-            Failed { position: *position, failures: add_failure(None, &reason), wait: std::time::Duration::ZERO }
+            Failed {
+                position: *position,
+                failures: add_failure(None, &reason),
+                wait: std::time::Duration::ZERO,
+            }
         });
         let fared = Fared { dead: dead.collect(), ..Fared::default() };
         self.tables.settle(&held, &fared).await?;

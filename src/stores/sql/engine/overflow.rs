@@ -13,7 +13,11 @@ use crate::telemetry;
 
 impl<T: Tables> Engine<T> {
     /// Stores a batch for which others have to go.
-    pub(super) async fn store_over(&self, batch: &[Message], size: (u64, u64)) -> Result<Inserted, StoreError> {
+    pub(super) async fn store_over(
+        &self,
+        batch: &mut Vec<Message>,
+        size: (u64, u64),
+    ) -> Result<Inserted, StoreError> {
         let _one = self.overflowing.lock().await;
         let queued = self.shared.lock().room.queue(size.0, size.1)?;
         let Some(over) = queued else {

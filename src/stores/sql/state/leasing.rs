@@ -6,7 +6,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::reading::Mark;
-use super::{AHEAD_BYTES, Known, KNOWN, LOW, OF_A_GROUP, Out, State};
+use super::{AHEAD_BYTES, KNOWN, Known, LOW, OF_A_GROUP, Out, State};
 use crate::headers::DROPPED;
 use crate::store::{Lease, Leased, StoreError};
 use crate::stores::dispatch::Group;
@@ -18,7 +18,10 @@ use crate::stores::sql::tables::Read;
 pub(crate) enum Next {
     Leased(Vec<Leased>),
     /// Nothing is due before then, or before the share changes.
-    Idle { until: Option<Instant>, share: watch::Receiver<Share> },
+    Idle {
+        until: Option<Instant>,
+        share: watch::Receiver<Share>,
+    },
     /// What follows is for the one reader.
     Reader,
     Read(Read, Mark),
@@ -49,29 +52,29 @@ impl State {
             return Ok(Next::Idle { until: None, share: self.share.clone() });
         }
         self.dispatch.tick(now);
-        if self.ready.len() < LOW && self.ready_bytes < AHEAD_BYTES / 2 {
-            if self.is_unread() {
-                return Ok(if is_reader { Next::Read(self.to_read(), self.begin()) } else { Next::Reader });
-            }
-            if self.next_due.is_some_and(|due| due <= now) {
-                if !is_reader {
-                    return Ok(Next::Reader);
-                }
-                self.begin();
-                let (buckets, known) = self.to_look_at();
-                return Ok(Next::Due(buckets, known));
-            }
-            if self.sweep.at <= now {
-                if !is_reader {
-                    return Ok(Next::Reader);
-                }
-                self.begin();
-                return Ok(Next::Sweep(self.to_sweep()));
-            }
+        let next_due = self.next_due.filter(|_| self.known.len() < KNOWN / 2);
+        let has_room = self.ready.len() < LOW && self.ready_bytes < AHEAD_BYTES / 2;
+        let (is_due, is_unread, is_to_sweep) =
+            (next_due.is_some_and(|due| due <= now), has_room && self.is_unread(), self.sweep.at <= now);
+        if !is_reader && (is_due || is_unread || is_to_sweep) {
+            return Ok(Next::Reader);
+        }
+        if is_due {
+            self.begin();
+            let (buckets, known) = self.to_look_at();
+            return Ok(Next::Due(buckets, known));
+        }
+        if is_unread {
+            let read = self.next_read();
+            return Ok(Next::Read(read, self.begin()));
+        }
+        if is_to_sweep {
+            self.begin();
+            return Ok(Next::Sweep(self.next_sweep()));
         }
         let due = self.dispatch.due(limit);
         if due.is_empty() {
-            let timers = [self.dispatch.next_timer(), self.next_due, Some(self.sweep.at), self.until];
+            let timers = [self.dispatch.next_timer(), next_due, Some(self.sweep.at), self.until];
             return Ok(Next::Idle { until: timers.into_iter().flatten().min(), share: self.share.clone() });
         }
         let fetch = self.to_fetch(due);
@@ -129,8 +132,11 @@ impl State {
         let mut batch = self.take_ready(&fetch.due);
         let mut rows: BTreeMap<u64, Row> = rows.into_iter().map(|row| (row.position, row)).collect();
         for position in &fetch.positions {
-            let is_here = matches!(self.known.get(position), Some(Known::Here(_)));
-            if !is_here || self.dispatch.is_leased(*position) {
+            if !matches!(self.known.get(position), Some(Known::Here(_))) {
+                self.dispatch.forget(*position);
+                continue;
+            }
+            if self.dispatch.is_leased(*position) {
                 continue;
             }
             match rows.remove(position) {
@@ -156,7 +162,14 @@ impl State {
     }
 
     /// The first rows of a group, `wanted` at most: they are all there is in it up to the last of them.
-    fn meet(&mut self, group: Group, rows: Vec<Row>, wanted: usize, now: Instant, batch: &mut BTreeMap<u64, Row>) {
+    fn meet(
+        &mut self,
+        group: Group,
+        rows: Vec<Row>,
+        wanted: usize,
+        now: Instant,
+        batch: &mut BTreeMap<u64, Row>,
+    ) {
         let is_all = rows.len() < wanted;
         if is_all {
             self.more.remove(&group);
@@ -231,7 +244,7 @@ impl State {
                 continue;
             };
             if self.dispatch.take(position, group, token) {
-                let out = Out { token, bucket, fence, attempts, failures, settling: false };
+                let out = Out { token, bucket, fence, failures, settling: false };
                 self.out.insert(position, out);
                 leased.push(Leased::new(Lease::new(position, token), message, attempts));
             }

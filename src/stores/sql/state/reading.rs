@@ -31,7 +31,7 @@ impl State {
     }
 
     /// What is to be read next.
-    pub(super) fn to_read(&mut self) -> Read {
+    pub(super) fn next_read(&mut self) -> Read {
         if let Some(rewound) = self.rewound.take() {
             self.cursor = self.cursor.min(rewound);
         }
@@ -67,7 +67,7 @@ impl State {
     }
 
     /// What everything up to the cursor is looked at for.
-    pub(super) fn to_sweep(&self) -> Read {
+    pub(super) fn next_sweep(&self) -> Read {
         self.read_after(self.sweep.from, self.cursor)
     }
 
@@ -137,7 +137,8 @@ impl State {
         match row.group() {
             Some(group) => {
                 // The others are found when the turn of the group comes.
-                if self.dispatch.waiting(group).nth(OF_A_GROUP - 1).is_some() || self.known.len() > 2 * KNOWN {
+                if self.dispatch.waiting(group).nth(OF_A_GROUP - 1).is_some() || self.known.len() > 2 * KNOWN
+                {
                     self.more.insert(group);
                     if self.dispatch.waiting(group).next().is_some() {
                         return;

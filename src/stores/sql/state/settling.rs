@@ -21,6 +21,20 @@ pub(crate) struct Settling {
     settled: Vec<(Lease, Settlement)>,
 }
 
+impl Settling {
+    /// Joins those that are said to the database together.
+    pub(crate) fn merge(&mut self, other: Self) {
+        self.fared.done.extend(other.fared.done);
+        self.fared.retried.extend(other.fared.retried);
+        self.fared.dead.extend(other.fared.dead);
+        self.fared.told += other.fared.told;
+        self.held.extend(other.held);
+        self.held.sort_unstable();
+        self.held.dedup();
+        self.settled.extend(other.settled);
+    }
+}
+
 impl State {
     /// Begins to settle what is still leased so.
     pub(crate) fn begin_settle(&mut self, settled: &[(Lease, Settlement)]) -> Result<Settling, StoreError> {
@@ -60,7 +74,6 @@ impl State {
             }
             settling.settled.push((*lease, settlement.clone()));
         }
-        settling.fared.done.sort_unstable();
         settling.held = held.into_iter().collect();
         Ok(settling)
     }

@@ -1,0 +1,50 @@
+//! The header `Idempotency-Key` (draft-ietf-httpapi-idempotency-key-header-07).
+
+use http::{HeaderName, Request};
+use uuid::Uuid;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// The longest key, in bytes.
+const MAX: usize = 255;
+
+/// The header is there, and is no key.
+pub(super) struct BadKey;
+
+/// What the ids of the messages of a request are made of; none without a key.
+pub(super) fn seed<B>(request: &Request<B>) -> Result<Option<Uuid>, BadKey> {
+    let mut keys = request.headers().get_all(IDEMPOTENCY_KEY).iter();
+    let Some(key) = keys.next() else { return Ok(None) };
+    let key = key.to_str().ok().and_then(unquoted).filter(|_| keys.next().is_none());
+    let Some(key) = key else {
+        tracing::debug!("request refused: its Idempotency-Key is none");
+        return Err(BadKey);
+    };
+    // No method and no path has a line feed in it.
+    let name = format!("{}\n{}\n{key}", request.method(), request.uri().path());
+    Ok(Some(Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())))
+}
+
+/// A string of a structured field (RFC 8941, 3.3.3), or as many clients send it, without quotes.
+fn unquoted(value: &str) -> Option<&str> {
+    let value = value.trim();
+    let key = value.strip_prefix('"').map_or(Some(value), |rest| rest.strip_suffix('"'))?;
+    let is_key = (1..=MAX).contains(&key.len()) && key.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    is_key.then_some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_text_with_or_without_quotes() {
+        let long = "x".repeat(MAX);
+        for (value, key) in [("\"a b\"", "a b"), ("a", "a"), (" a ", "a"), (long.as_str(), long.as_str())] {
+            assert_eq!(unquoted(value), Some(key), "{value}");
+        }
+        for value in ["", "\"\"", "\"", "\"a", "a\tb", "ü", "x".repeat(MAX + 1).as_str()] {
+            assert_eq!(unquoted(value), None, "{value}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The transaction of a request, in the app's own database.
+
+mod database;
+mod open;
+mod persist;
+#[cfg(feature = "postgres")]
+mod postgres;
+mod rejection;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+
+use axum_core::extract::FromRequestParts;
+use http::request::Parts;
+
+use self::database::Sealed;
+pub use self::database::TxDatabase;
+use self::open::Open;
+pub use self::persist::PersistError;
+pub use self::rejection::TxRejection;
+use crate::delivery::Delivery;
+use crate::queue::MessageQueue;
+use crate::telemetry;
+use crate::transaction::Slot;
+
+/// The database transaction of a request, an extractor: what the handler writes through it and what it enqueues become
+/// true together, by one COMMIT, before the head of the response goes out.
+///
+/// It is begun when it is first extracted, on the pool of the [`PostgresStore`](crate::PostgresStore) or
+/// [`SqliteStore`](crate::SqliteStore) of the app's [`Outbox`](crate::Outbox), and belongs to the request: later
+/// extractions, as by a middleware and then by the handler, give the same one. It derefs to the connection.
+/// [`MessagingLayer`](crate::MessagingLayer) ends it:
+///
+/// | what happens | rows and messages |
+/// |---|---|
+/// | a response that is a success, by [`with_success`](crate::MessagingLayer::with_success) | the messages are put into the outbox in this transaction, which is committed; then the head goes out |
+/// | COMMIT or that fails | neither; the client gets 503 with `Retry-After` when another try may pass (connection lost, serialization failure, deadlock, SQLite busy), else 500 |
+/// | any other response, an error, a panic, a timeout outside, the client gone before the handler is done | neither: ROLLBACK |
+/// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for |
+/// | a `Tx` is still alive when a response that is a success is ready, in a spawned task or a streaming body | neither; the client gets 500, and an error is logged that says the cure |
+/// | the connection is lost during COMMIT | both or neither; the client gets 503 |
+/// | enqueued through [`always`](MessageQueue::always) | these messages leave in any case, if need be after the ROLLBACK |
+///
+/// ```
+/// # #[cfg(feature = "sqlite")]
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use axum::{Router, http::StatusCode, routing::post};
+/// use sqlx::sqlite::{Sqlite, SqlitePool};
+/// use tower_outbox::{
+///     DatabaseSettings, Dummy, Message, MessageQueue, MessagingLayer, Outbox, RelaySettings, SqliteStore, Tx,
+/// };
+///
+/// async fn create_user(mut tx: Tx<Sqlite>, queue: MessageQueue, name: String) -> StatusCode {
+///     let inserted = sqlx::query("INSERT INTO users (name) VALUES (?)").bind(&name).execute(&mut *tx).await;
+///     if inserted.is_err() {
+///         return StatusCode::CONFLICT; // neither the row nor the event
+///     }
+///     match Message::json("user.created", &name).map(|message| queue.enqueue(message)) {
+///         Ok(Ok(_)) => StatusCode::CREATED, // both
+///         _ => StatusCode::INTERNAL_SERVER_ERROR, // neither
+///     }
+/// }
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("app.db")).create_if_missing(true);
+/// let pool: SqlitePool = // ..
+/// #     SqlitePool::connect_with(options).await?;
+/// # sqlx::query("CREATE TABLE users (name TEXT UNIQUE)").execute(&pool).await?;
+/// let settings = DatabaseSettings::default();
+/// SqliteStore::migrate(&pool, &settings).await?;
+/// let store = SqliteStore::open(pool, &settings).await?;
+/// let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+/// // .. run the relay ..
+/// # drop(relay);
+/// let app: Router = Router::new().route("/users", post(create_user)).layer(MessagingLayer::new(outbox));
+/// # use tower::ServiceExt;
+/// # for status in [201, 409] {
+/// #     let request = axum::http::Request::post("/users").body("Jo".to_owned()).unwrap();
+/// #     assert_eq!(app.clone().oneshot(request).await?.status(), status);
+/// # }
+/// # Ok::<(), tower_outbox::BoxError>(())
+/// # }).unwrap();
+/// ```
+///
+/// # What it is begun with
+/// Postgres: `BEGIN`. For another isolation level, make `SET TRANSACTION ISOLATION LEVEL ..` the first statement; in a
+/// handler of a consumer, where something was written before, set `default_transaction_isolation` in the options of the pool.
+/// SQLite: `BEGIN IMMEDIATE`, since one connection writes at a time: a request that holds a `Tx` keeps other writers
+/// waiting, for at most the `busy_timeout` of the pool.
+///
+/// Do not end it by hand, with `COMMIT` or `ROLLBACK`; savepoints (`sqlx::Acquire::begin`) are fine. In Postgres a
+/// statement that fails spoils the transaction: with a response that is a success all the same, the client gets 500.
+///
+/// # A message that comes again
+/// In a request made by a [`Consumer`](crate::Consumer) the id of the message is recorded in the same transaction. When it
+/// was handled before, the handler does not run: the extractor answers 200, and the message is acknowledged. Of two
+/// deliveries at the same time one waits for the other. Ids are remembered for
+/// [`inbox_retention`](crate::DatabaseSettings::inbox_retention).
+pub struct Tx<DB: TxDatabase> {
+    /// None only while it is dropped.
+    open: Option<Box<Open<DB>>>,
+    queue: MessageQueue,
+}
+
+impl<DB: TxDatabase> Tx<DB> {
+    async fn of(parts: &Parts) -> Result<Self, TxRejection> {
+        let queue: MessageQueue = parts.extensions.get().cloned().ok_or(TxRejection::MissingLayer)?;
+        let store = queue.messenger().store().and_then(|store| DB::find(&*store));
+        let store = store.ok_or(TxRejection::NoOutbox { database: <DB as Sealed>::NAME })?;
+        let taken = match queue.take_transaction().ok_or(TxRejection::Closed)? {
+            Slot::Unused => None,
+            Slot::Here(transaction) => Some(transaction),
+            Slot::Held => return Err(TxRejection::Held),
+            Slot::Handled => return Err(TxRejection::AlreadyHandled),
+        };
+        let mut place = Place { queue: &queue, slot: Slot::Unused };
+        let open = match taken {
+            Some(transaction) => {
+                let transaction: Box<dyn std::any::Any> = transaction;
+                // One outbox has one database: there can be no other kind.
+                transaction
+                    .downcast()
+                    .map_err(|_| TxRejection::NoOutbox { database: <DB as Sealed>::NAME })?
+            }
+            None => {
+                let mut open = Open::begin(store).await.map_err(TxRejection::of::<DB>)?;
+                if let Some(delivery) = parts.extensions.get::<Delivery>()
+                    && !open.record(delivery).await.map_err(TxRejection::of::<DB>)?
+                {
+                    telemetry::already_handled(delivery.message(), delivery.source());
+                    place.slot = Slot::Handled;
+                    drop(queue.in_flight().try_spawn(open.undo()));
+                    return Err(TxRejection::AlreadyHandled);
+                }
+                Box::new(open)
+            }
+        };
+        std::mem::forget(place);
+        Ok(Self { open: Some(open), queue })
+    }
+}
+
+/// Says where the transaction is when it was not begun.
+struct Place<'a> {
+    queue: &'a MessageQueue,
+    slot: Slot,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.queue.put_back(std::mem::take(&mut self.slot));
+    }
+}
+
+impl<S: Sync, DB: TxDatabase> FromRequestParts<S> for Tx<DB> {
+    type Rejection = TxRejection;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        Self::of(parts).await
+    }
+}
+
+impl<DB: TxDatabase> Deref for Tx<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &Self::Target {
+        self.open.as_ref().expect("it is not dropped").connection()
+    }
+}
+
+impl<DB: TxDatabase> DerefMut for Tx<DB> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        self.open.as_mut().expect("it is not dropped").connection_mut()
+    }
+}
+
+impl<DB: TxDatabase> Drop for Tx<DB> {
+    fn drop(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.queue.put_back(Slot::Here(open));
+        }
+    }
+}
+
+impl<DB: TxDatabase> fmt::Debug for Tx<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").field("database", &<DB as Sealed>::NAME).finish_non_exhaustive()
+    }
+}

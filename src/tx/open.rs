@@ -1,0 +1,134 @@
+//! A transaction that was begun, and not yet ended.
+
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use sqlx::Transaction as SqlTransaction;
+use tokio::runtime::Handle;
+use tokio::time::timeout;
+
+use super::database::{TxDatabase, is_transient};
+use crate::delivery::Delivery;
+use crate::error::Chain;
+use crate::message::Message;
+use crate::messenger::Failure;
+use crate::telemetry;
+use crate::transaction::Transaction;
+
+/// How long a ROLLBACK may take before nobody waits for it any more.
+const ROLLBACK: Duration = Duration::from_secs(10);
+
+/// How far a transaction is.
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Open,
+    Committing,
+    /// Its end is counted.
+    Ended,
+}
+
+pub(super) struct Open<DB: TxDatabase> {
+    /// None when it is ended.
+    transaction: Option<SqlTransaction<'static, DB>>,
+    store: DB::Store,
+    phase: Phase,
+    /// A connection goes back to its pool by a task.
+    runtime: Handle,
+    begun: Instant,
+}
+
+impl<DB: TxDatabase> Open<DB> {
+    /// # Cancel safety
+    /// Dropped, nothing is begun.
+    pub(super) async fn begin(store: DB::Store) -> Result<Self, sqlx::Error> {
+        let connection = DB::pool(&store).acquire().await?;
+        // In a task: sqlx forgets a BEGIN that is dropped before its answer, and gives the connection to the next one as it is.
+        let begin = tokio::spawn(SqlTransaction::begin(connection, Some(DB::begin())));
+        let transaction = begin.await.map_err(|error| sqlx::Error::Io(error.into()))??;
+        let (runtime, begun) = (Handle::current(), Instant::now());
+        Ok(Self { transaction: Some(transaction), store, phase: Phase::Open, runtime, begun })
+    }
+
+    /// Records that the message is handled; false when it was before.
+    pub(super) async fn record(&mut self, delivery: &Delivery) -> Result<bool, sqlx::Error> {
+        let store = self.store.clone();
+        DB::record(&store, self.connection_mut(), delivery.source(), delivery.message().id()).await
+    }
+
+    pub(super) fn connection(&self) -> &DB::Connection {
+        self.transaction.as_ref().expect("it is not ended")
+    }
+
+    pub(super) fn connection_mut(&mut self) -> &mut DB::Connection {
+        self.transaction.as_mut().expect("it is not ended")
+    }
+
+    async fn store_and_commit(&mut self, mut messages: Vec<Message>) -> Result<usize, sqlx::Error> {
+        let store = self.store.clone();
+        let inserted = DB::insert(&store, self.connection_mut(), &mut messages).await?;
+        if let Some(transaction) = self.transaction.take() {
+            transaction.commit().await?;
+        }
+        let stored = messages.len();
+        if let Some(inserted) = inserted {
+            inserted.committed(messages);
+        }
+        Ok(stored)
+    }
+
+    /// Rolls back what is counted already.
+    pub(super) async fn undo(mut self) {
+        self.phase = Phase::Ended;
+        let Some(mut transaction) = self.transaction.take() else { return };
+        let undone = timeout(ROLLBACK, async move {
+            DB::is_over(&mut transaction).await;
+            transaction.rollback().await
+        });
+        match undone.await {
+            Ok(Ok(())) => {}
+            // A connection that is gone takes its transaction along.
+            Ok(Err(error)) => tracing::debug!(error = %Chain(&error), "ROLLBACK was not answered"),
+            Err(_) => tracing::warn!("ROLLBACK takes too long: nobody waits for it any more"),
+        }
+    }
+}
+
+#[async_trait]
+impl<DB: TxDatabase> Transaction for Open<DB> {
+    async fn commit(mut self: Box<Self>, messages: Vec<Message>) -> Result<usize, Failure> {
+        self.phase = Phase::Committing;
+        let committed = self.store_and_commit(messages).await;
+        self.phase = Phase::Ended;
+        match committed {
+            Ok(stored) => {
+                telemetry::committed(stored, self.begun.elapsed());
+                Ok(stored)
+            }
+            Err(error) => {
+                telemetry::commit_failed(&Chain(&error));
+                let transient = is_transient::<DB>(&error);
+                self.undo().await;
+                Err(if transient { Failure::transient(error) } else { Failure::rejected(error) })
+            }
+        }
+    }
+
+    async fn roll_back(self: Box<Self>, reason: &'static str) {
+        telemetry::rolled_back(reason);
+        self.undo().await;
+    }
+}
+
+impl<DB: TxDatabase> Drop for Open<DB> {
+    fn drop(&mut self) {
+        match self.phase {
+            Phase::Ended => {}
+            Phase::Open => telemetry::rolled_back("dropped"),
+            Phase::Committing => telemetry::commit_failed(
+                &"it was dropped meanwhile, by a panic, or as there is no runtime any more: rows and messages are both there, or neither",
+            ),
+        }
+        let _runtime = self.runtime.enter();
+        drop(self.transaction.take());
+    }
+}

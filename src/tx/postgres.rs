@@ -1,0 +1,56 @@
+//! Transactions in Postgres.
+
+use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::{SqlSafeStr, SqlStr};
+use uuid::Uuid;
+
+use super::database::Sealed;
+use crate::message::Message;
+use crate::stores::{Inserted, PostgresStore};
+
+impl Sealed for Postgres {
+    const NAME: &'static str = "Postgres";
+    type Store = PostgresStore;
+
+    fn pool(store: &PostgresStore) -> &PgPool {
+        store.pool()
+    }
+
+    fn begin() -> SqlStr {
+        "BEGIN".into_sql_str()
+    }
+
+    /// A transaction in which a statement has failed stays until it is rolled back.
+    async fn is_over(_: &mut PgConnection) -> bool {
+        false
+    }
+
+    async fn insert(
+        store: &PostgresStore,
+        connection: &mut PgConnection,
+        messages: &mut Vec<Message>,
+    ) -> Result<Option<Inserted>, sqlx::Error> {
+        if messages.is_empty() {
+            // COMMIT of a transaction in which a statement has failed is a ROLLBACK, and no error.
+            sqlx::raw_sql("SELECT 1").execute(connection).await?;
+            return Ok(None);
+        }
+        store.inbox().retain_new(connection, messages).await?;
+        if messages.is_empty() { Ok(None) } else { store.insert(connection, messages).await.map(Some) }
+    }
+
+    async fn record(
+        store: &PostgresStore,
+        connection: &mut PgConnection,
+        source: &str,
+        id: Uuid,
+    ) -> Result<bool, sqlx::Error> {
+        store.inbox().record(connection, source, id).await
+    }
+
+    /// Connection lost, serialization failure, deadlock, lock not available, no resources, shutdown (Postgres, appendix A).
+    fn passes(code: &str) -> bool {
+        matches!(code, "40001" | "40P01" | "55P03" | "25P03")
+            || ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+    }
+}

@@ -1,0 +1,54 @@
+//! Transactions in SQLite.
+
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{SqlSafeStr, SqlStr};
+use uuid::Uuid;
+
+use super::database::Sealed;
+use crate::message::Message;
+use crate::stores::{Inserted, SqliteStore};
+
+impl Sealed for Sqlite {
+    const NAME: &'static str = "Sqlite";
+    type Store = SqliteStore;
+
+    fn pool(store: &SqliteStore) -> &SqlitePool {
+        store.pool()
+    }
+
+    /// It takes the lock at once: a transaction that first reads could not write later.
+    fn begin() -> SqlStr {
+        "BEGIN IMMEDIATE".into_sql_str()
+    }
+
+    /// Some errors end the transaction, as `RAISE(ROLLBACK)` and a full disk; what is written then stands alone.
+    async fn is_over(connection: &mut SqliteConnection) -> bool {
+        sqlx::raw_sql("BEGIN").execute(connection).await.is_ok()
+    }
+
+    async fn insert(
+        store: &SqliteStore,
+        connection: &mut SqliteConnection,
+        messages: &mut Vec<Message>,
+    ) -> Result<Option<Inserted>, sqlx::Error> {
+        if Self::is_over(connection).await {
+            return Err(sqlx::Error::Protocol("SQLite has rolled the transaction back by itself".to_owned()));
+        }
+        store.inbox().retain_new(connection, messages).await?;
+        if messages.is_empty() { Ok(None) } else { store.insert(connection, messages).await.map(Some) }
+    }
+
+    async fn record(
+        store: &SqliteStore,
+        connection: &mut SqliteConnection,
+        source: &str,
+        id: Uuid,
+    ) -> Result<bool, sqlx::Error> {
+        store.inbox().record(connection, source, id).await
+    }
+
+    /// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_IOERR`, `SQLITE_FULL`, with their extensions in the higher bits.
+    fn passes(code: &str) -> bool {
+        code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13))
+    }
+}

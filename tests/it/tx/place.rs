@@ -1,0 +1,346 @@
+//! Where a suite of transactions runs: a database with users, orders and an outbox.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use http::Request;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
+use sqlx::{AssertSqlSafe, Database};
+use tempfile::TempDir;
+use tokio::time::timeout;
+use tower::ServiceExt;
+use tower_outbox::store::Store;
+use tower_outbox::{
+    DatabaseSettings, Dummy, Message, MessageQueue, MessagingLayer, Outbox, PersistError, PostgresStore,
+    RelaySettings, SqliteStore, TxDatabase,
+};
+
+use crate::peers::{Brokers, unique};
+use crate::support::stores::{STUCK, until};
+
+/// An order is of a user; that is looked at when it is committed.
+const TABLES: &str = "
+    CREATE TABLE users (name text PRIMARY KEY);
+    CREATE TABLE orders (name text REFERENCES users (name) DEFERRABLE INITIALLY DEFERRED);";
+
+pub type Connection<P> = <<P as Place>::Kind as Database>::Connection;
+
+/// A database of a test's own.
+pub trait Place: Clone + Send + Sync + 'static {
+    type Kind: TxDatabase;
+
+    /// A layer whose relay does not run: what is stored stays.
+    fn layer(&self) -> impl Future<Output = MessagingLayer> + Send {
+        async { MessagingLayer::new(self.outbox().await) }
+    }
+
+    fn outbox(&self) -> impl Future<Output = Outbox<Dummy>> + Send {
+        async { Outbox::new(Dummy::new(), self.store().await, RelaySettings::default()).0 }
+    }
+
+    fn store(&self) -> impl Future<Output = Arc<dyn Store>> + Send;
+
+    /// The same with a pool of one connection, for which nobody waits long.
+    fn narrow(&self) -> impl Future<Output = MessagingLayer> + Send;
+
+    fn with_retention(&self, retention: Duration) -> Self;
+
+    /// Writes a row and persists the event in a transaction of the app's own, which ends as it says.
+    fn own(
+        &self,
+        queue: &MessageQueue,
+        commit: bool,
+    ) -> impl Future<Output = Result<usize, PersistError>> + Send;
+
+    /// Persists through a connection that is in no transaction.
+    fn bare(&self, queue: &MessageQueue) -> impl Future<Output = Result<usize, PersistError>> + Send;
+
+    fn execute(
+        connection: &mut Connection<Self>,
+        sql: &str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// In a savepoint, which ends as it says.
+    fn nested(
+        connection: &mut Connection<Self>,
+        sql: &str,
+        commit: bool,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    /// As another client sees it.
+    fn number(&self, sql: &str) -> impl Future<Output = i64> + Send;
+
+    /// The one text of each row, as another client sees it.
+    fn texts(&self, sql: &str) -> impl Future<Output = Vec<String>> + Send;
+
+    /// The name of a table of the outbox.
+    fn table(&self, name: &str) -> String;
+
+    /// A statement that ends or spoils the transaction it fails in.
+    fn spoil() -> &'static str;
+
+    fn seconds_ago(seconds: u64) -> String;
+
+    fn rows(&self) -> impl Future<Output = i64> + Send {
+        async { self.number("SELECT count(*) FROM users").await }
+    }
+
+    fn events(&self) -> impl Future<Output = Vec<String>> + Send {
+        async { self.texts(&format!("SELECT topic FROM {} ORDER BY position", self.table("messages"))).await }
+    }
+
+    fn clear_rows(&self) -> impl Future<Output = ()> + Send {
+        async {
+            self.texts("DELETE FROM users RETURNING name").await;
+        }
+    }
+
+    fn clear(&self) -> impl Future<Output = ()> + Send {
+        async {
+            self.texts("DELETE FROM users RETURNING name").await;
+            self.texts(&format!("DELETE FROM {} RETURNING topic", self.table("messages"))).await;
+        }
+    }
+
+    /// No connection stands in a transaction that nobody ends.
+    fn assert_nothing_is_left_open(&self) -> impl Future<Output = ()> + Send;
+
+    /// Both are there once, or neither is.
+    fn assert(&self, both: bool, why: &str) -> impl Future<Output = ()> + Send {
+        let why = why.to_owned();
+        async move {
+            let events: &[&str] = if both { &["user.created"] } else { &[] };
+            assert_eq!((self.rows().await, self.events().await), (i64::from(both), strings(events)), "{why}");
+        }
+    }
+}
+
+pub fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|&text| text.to_owned()).collect()
+}
+
+pub async fn insert<P: Place>(connection: &mut Connection<P>, name: &str) {
+    P::execute(connection, &format!("INSERT INTO users VALUES ('{name}')")).await.unwrap();
+}
+
+pub fn created(queue: &MessageQueue) {
+    queue.enqueue(Message::json("user.created", &serde_json::json!({"name": "Jo"})).unwrap()).unwrap();
+}
+
+/// A row and its event.
+pub async fn both<P: Place>(connection: &mut Connection<P>, queue: &MessageQueue) {
+    insert::<P>(connection, "Jo").await;
+    created(queue);
+}
+
+pub async fn ask(app: &Router, request: Request<Body>) -> Response {
+    timeout(STUCK, app.clone().oneshot(request)).await.expect("it is answered").unwrap()
+}
+
+pub async fn post(app: &Router) -> Response {
+    ask(app, Request::post("/").body(Body::empty()).unwrap()).await
+}
+
+/// Waits until nothing is in flight any more.
+pub async fn quiet(layer: &MessagingLayer) {
+    timeout(STUCK, layer.in_flight().idle()).await.expect("it comes to an end");
+}
+
+/// A schema of its own.
+#[derive(Clone)]
+pub struct Pg {
+    pub options: PgConnectOptions,
+    pub pool: PgPool,
+    pub settings: DatabaseSettings,
+}
+
+impl Pg {
+    pub async fn new() -> Self {
+        let schema = unique("tx").replace('-', "_");
+        let options: PgConnectOptions = Brokers::running().get("POSTGRES").parse().unwrap();
+        // What the tests ask for.
+        let options = options.application_name(&schema).options([("search_path", schema.as_str())]);
+        let pool = PgPoolOptions::new().max_connections(10).connect_with(options.clone()).await.unwrap();
+        let settings = DatabaseSettings::default().with_schema(&schema);
+        PostgresStore::migrate(&pool, &settings).await.unwrap();
+        sqlx::raw_sql(TABLES).execute(&pool).await.unwrap();
+        Self { options, pool, settings }
+    }
+
+    /// How many connections stand in a transaction and do nothing.
+    pub async fn idle_in_transaction(&self) -> i64 {
+        let name = &self.settings.schema;
+        self.number(&format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND state LIKE 'idle in%'"
+        ))
+        .await
+    }
+}
+
+impl Place for Pg {
+    type Kind = Postgres;
+
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(PostgresStore::open(self.pool.clone(), &self.settings).await.unwrap())
+    }
+
+    async fn narrow(&self) -> MessagingLayer {
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_millis(100));
+        let pool = pool.connect_with(self.options.clone()).await.unwrap();
+        let store = PostgresStore::open(pool, &self.settings).await.unwrap();
+        MessagingLayer::new(Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0)
+    }
+
+    fn with_retention(&self, retention: Duration) -> Self {
+        Self { settings: self.settings.clone().with_inbox_retention(retention), ..self.clone() }
+    }
+
+    async fn own(&self, queue: &MessageQueue, commit: bool) -> Result<usize, PersistError> {
+        let mut transaction = self.pool.begin().await.unwrap();
+        insert::<Self>(&mut transaction, "Jo").await;
+        let persisted = queue.persist(&mut *transaction).await?;
+        if commit { transaction.commit().await } else { transaction.rollback().await }.unwrap();
+        Ok(persisted)
+    }
+
+    async fn bare(&self, queue: &MessageQueue) -> Result<usize, PersistError> {
+        queue.persist(&mut *self.pool.acquire().await.unwrap()).await
+    }
+
+    async fn execute(connection: &mut PgConnection, sql: &str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(drop)
+    }
+
+    async fn nested(connection: &mut PgConnection, sql: &str, commit: bool) -> Result<(), sqlx::Error> {
+        let mut nested = sqlx::Connection::begin(connection).await?;
+        Self::execute(&mut nested, sql).await?;
+        if commit { nested.commit().await } else { nested.rollback().await }
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let mut other: PgConnection = sqlx::ConnectOptions::connect(&self.options).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut other).await.unwrap()
+    }
+
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut other: PgConnection = sqlx::ConnectOptions::connect(&self.options).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut other).await.unwrap()
+    }
+
+    async fn assert_nothing_is_left_open(&self) {
+        until("no connection is in a transaction", async || self.idle_in_transaction().await == 0).await;
+    }
+
+    fn table(&self, name: &str) -> String {
+        format!("{}.{name}", self.settings.schema)
+    }
+
+    fn spoil() -> &'static str {
+        "SELECT 1 / 0"
+    }
+
+    fn seconds_ago(seconds: u64) -> String {
+        format!("now() - interval '{seconds} seconds'")
+    }
+}
+
+/// A file of its own.
+#[derive(Clone)]
+pub struct Lite {
+    options: SqliteConnectOptions,
+    pool: SqlitePool,
+    pub settings: DatabaseSettings,
+    _folder: Arc<TempDir>,
+}
+
+impl Lite {
+    pub async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(folder.path().join("app.db"))
+            .create_if_missing(true)
+            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
+            .busy_timeout(STUCK);
+        let pool = SqlitePoolOptions::new().max_connections(10).connect_with(options.clone()).await.unwrap();
+        let settings = DatabaseSettings::default();
+        SqliteStore::migrate(&pool, &settings).await.unwrap();
+        sqlx::raw_sql(TABLES).execute(&pool).await.unwrap();
+        let spoil = "CREATE TABLE spoilt (name text);
+            CREATE TRIGGER spoil BEFORE INSERT ON spoilt BEGIN SELECT RAISE(ROLLBACK, 'spoilt'); END;";
+        sqlx::raw_sql(spoil).execute(&pool).await.unwrap();
+        Self { options, pool, settings, _folder: Arc::new(folder) }
+    }
+}
+
+impl Place for Lite {
+    type Kind = Sqlite;
+
+    async fn store(&self) -> Arc<dyn Store> {
+        Arc::new(SqliteStore::open(self.pool.clone(), &self.settings).await.unwrap())
+    }
+
+    async fn narrow(&self) -> MessagingLayer {
+        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(Duration::from_millis(100));
+        let pool = pool.connect_with(self.options.clone()).await.unwrap();
+        let store = SqliteStore::open(pool, &self.settings).await.unwrap();
+        MessagingLayer::new(Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0)
+    }
+
+    fn with_retention(&self, retention: Duration) -> Self {
+        Self { settings: self.settings.clone().with_inbox_retention(retention), ..self.clone() }
+    }
+
+    async fn own(&self, queue: &MessageQueue, commit: bool) -> Result<usize, PersistError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        insert::<Self>(&mut transaction, "Jo").await;
+        let persisted = queue.persist(&mut *transaction).await?;
+        if commit { transaction.commit().await } else { transaction.rollback().await }.unwrap();
+        Ok(persisted)
+    }
+
+    async fn bare(&self, queue: &MessageQueue) -> Result<usize, PersistError> {
+        queue.persist(&mut *self.pool.acquire().await.unwrap()).await
+    }
+
+    async fn execute(connection: &mut SqliteConnection, sql: &str) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(connection).await.map(drop)
+    }
+
+    async fn nested(connection: &mut SqliteConnection, sql: &str, commit: bool) -> Result<(), sqlx::Error> {
+        let mut nested = sqlx::Connection::begin(connection).await?;
+        Self::execute(&mut nested, sql).await?;
+        if commit { nested.commit().await } else { nested.rollback().await }
+    }
+
+    async fn number(&self, sql: &str) -> i64 {
+        let mut other: SqliteConnection = sqlx::ConnectOptions::connect(&self.options).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut other).await.unwrap()
+    }
+
+    async fn texts(&self, sql: &str) -> Vec<String> {
+        let mut other: SqliteConnection = sqlx::ConnectOptions::connect(&self.options).await.unwrap();
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut other).await.unwrap()
+    }
+
+    /// Who writes finds the lock.
+    async fn assert_nothing_is_left_open(&self) {
+        self.clear().await;
+    }
+
+    fn table(&self, name: &str) -> String {
+        format!("{}_{name}", self.settings.schema)
+    }
+
+    fn spoil() -> &'static str {
+        "INSERT INTO spoilt VALUES ('x')"
+    }
+
+    fn seconds_ago(seconds: u64) -> String {
+        format!("unixepoch() - {seconds}")
+    }
+}
