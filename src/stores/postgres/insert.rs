@@ -13,19 +13,30 @@ use crate::stores::sql::{column_key, delay_left, details, key_hash, micros, size
 pub(super) const BUCKETS: i16 = 16;
 
 #[derive(Debug)]
-pub(super) struct Insert(SqlStr);
+pub(super) struct Insert {
+    /// Most requests store one message, and a row of values is planned once for all.
+    one: SqlStr,
+    many: SqlStr,
+}
 
 impl Insert {
     pub(super) fn new(schema: &str) -> Self {
+        let sql = |sql: String| AssertSqlSafe(sql).into_sql_str();
+        let into = format!(
+            "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size, due_at)"
+        );
         // The time of the transaction may have begun long before.
-        let sql = format!(
-            "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size, due_at) \
-             SELECT bucket, id, topic, key, key_hash, details, body, size, clock_timestamp() + wait * interval '1 microsecond' \
+        let one = format!(
+            "{into} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + $9::bigint * interval '1 microsecond') \
+             RETURNING position"
+        );
+        let many = format!(
+            "{into} SELECT bucket, id, topic, key, key_hash, details, body, size, clock_timestamp() + wait * interval '1 microsecond' \
              FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::int[], $9::bigint[]) \
              AS m (bucket, id, topic, key, key_hash, details, body, size, wait) \
              RETURNING position"
         );
-        Self(AssertSqlSafe(sql).into_sql_str())
+        Self { one: sql(one), many: sql(many) }
     }
 
     /// Gives the position and the bucket of each, in the order of the messages.
@@ -35,10 +46,38 @@ impl Insert {
         messages: &[Message],
         own: &[i16],
     ) -> Result<Vec<(u64, i16)>, sqlx::Error> {
-        if messages.is_empty() {
-            return Ok(Vec::new());
-        }
         let now = SystemTime::now();
+        let wait =
+            |message: &Message| Some(delay_left(message, now)).filter(|wait| !wait.is_zero()).map(micros);
+        let message = match messages {
+            [] => return Ok(Vec::new()),
+            [message] => message,
+            _ => return self.many(connection, messages, own, wait).await,
+        };
+        let hash = key_hash(message);
+        let bucket = bucket(message, hash, own);
+        let (position,): (i64,) = sqlx::query_as(self.one.clone())
+            .bind(bucket)
+            .bind(message.id())
+            .bind(message.topic().as_str())
+            .bind(column_key(message.key()))
+            .bind(hash)
+            .bind(details(message))
+            .bind(&message.body()[..])
+            .bind(size(message) as i32)
+            .bind(wait(message))
+            .fetch_one(connection)
+            .await?;
+        Ok(vec![(position as u64, bucket)])
+    }
+
+    async fn many(
+        &self,
+        connection: &mut PgConnection,
+        messages: &[Message],
+        own: &[i16],
+        wait: impl Fn(&Message) -> Option<i64>,
+    ) -> Result<Vec<(u64, i16)>, sqlx::Error> {
         let hashes: Vec<Option<i64>> = messages.iter().map(key_hash).collect();
         let buckets: Vec<i16> =
             messages.iter().zip(&hashes).map(|(message, hash)| bucket(message, *hash, own)).collect();
@@ -48,11 +87,8 @@ impl Insert {
         let rest: Vec<String> = messages.iter().map(details).collect();
         let bodies: Vec<&[u8]> = messages.iter().map(|message| &message.body()[..]).collect();
         let sizes: Vec<i32> = messages.iter().map(|message| size(message) as i32).collect();
-        let waits: Vec<Option<i64>> = messages
-            .iter()
-            .map(|message| Some(delay_left(message, now)).filter(|wait| !wait.is_zero()).map(micros))
-            .collect();
-        let positions: Vec<(i64,)> = sqlx::query_as(self.0.clone())
+        let waits: Vec<Option<i64>> = messages.iter().map(wait).collect();
+        let positions: Vec<(i64,)> = sqlx::query_as(self.many.clone())
             .bind(&buckets)
             .bind(ids)
             .bind(topics)

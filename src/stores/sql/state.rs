@@ -204,7 +204,8 @@ impl State {
 
     // --- positions
 
-    /// Forgets a position in every way: it is there no more, or no more ours.
+    /// Forgets a position in every way: it is there no more, or no more ours. If a read under way finds it, and it is ours
+    /// again, it is to be taken: what is behind it must not pass it.
     fn forget(&mut self, position: u64) {
         self.dispatch.abandon(position);
         if let Some(row) = self.ready.remove(&position) {
@@ -215,6 +216,11 @@ impl State {
     }
 
     fn unknow(&mut self, position: u64) {
+        self.known.remove(&position);
+    }
+
+    /// A position is settled, or put off: a read that is under way may still find it as it was.
+    fn be_gone(&mut self, position: u64) {
         if self.known.remove(&position).is_some()
             && let Some(gone) = &mut self.gone
         {

@@ -4,11 +4,11 @@
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WrongTables {
     #[error(
-        "the tables of the outbox are missing in {place}: call `migrate` before `open`, or install them by hand"
+        "the tables of the outbox are missing in {place}: run `tower-outbox migrate`, or call `migrate` before `open`"
     )]
     Missing { place: String },
     #[error(
-        "the tables of the outbox in {place} are of version {found}, and this app needs {needed}: call `migrate` before `open`"
+        "the tables of the outbox in {place} are of version {found}, and this app needs {needed}: run `tower-outbox migrate`, or call `migrate` before `open`"
     )]
     Older { place: String, found: i32, needed: i32 },
     #[error(

@@ -123,13 +123,15 @@ pub(super) async fn order_is_kept_over_a_reopen(place: Place) {
     let messages = vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "l"), keyed("a", "l")];
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&store, 4).await;
-    settle(&store, &out[..1], retry(Duration::from_millis(300))).await;
+    settle(&store, &out[..1], retry(Duration::from_secs(3_600))).await;
     settle(&store, &out[3..], Settlement::Released).await;
     let store = place.close_and_reopen(store).await;
     // The first of a key waits for its retry; those of the other were out.
     let out = lease_all(&store, 2).await;
     assert_eq!(ids_of(&out), ids(&messages[2..]));
     confirm(&store, &out).await;
+    let first = find(&store, messages[0].id()).await;
+    assert_eq!(store.requeue(&[first.position], Duration::ZERO).await.unwrap(), 1);
     assert_eq!(ids_of(&lease_all(&store, 2).await), ids(&messages[..2]));
 }
 

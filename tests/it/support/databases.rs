@@ -7,6 +7,7 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 use tower_outbox::DatabaseSettings;
 
+use super::stores::STUCK;
 use crate::peers::{Brokers, unique};
 
 /// A schema of its own in the real Postgres.
@@ -43,6 +44,8 @@ pub async fn sqlite(folder: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(folder.join("app.db"))
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal);
+        .journal_mode(SqliteJournalMode::Wal)
+        // Many tests at once are slow.
+        .busy_timeout(STUCK);
     SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap()
 }

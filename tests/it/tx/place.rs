@@ -190,7 +190,7 @@ impl Place for Pg {
     }
 
     async fn narrow(&self) -> MessagingLayer {
-        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_millis(100));
+        let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(1));
         let pool = pool.connect_with(self.options.clone()).await.unwrap();
         let store = PostgresStore::open(pool, &self.settings).await.unwrap();
         MessagingLayer::new(Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0)
@@ -285,7 +285,7 @@ impl Place for Lite {
     }
 
     async fn narrow(&self) -> MessagingLayer {
-        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(Duration::from_millis(100));
+        let pool = SqlitePoolOptions::new().max_connections(1).acquire_timeout(Duration::from_secs(1));
         let pool = pool.connect_with(self.options.clone()).await.unwrap();
         let store = SqliteStore::open(pool, &self.settings).await.unwrap();
         MessagingLayer::new(Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0)

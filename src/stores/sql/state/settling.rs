@@ -102,7 +102,7 @@ impl State {
             self.teller.take_if(|(teller, _)| *teller == position);
             match settlement {
                 Settlement::Confirmed | Settlement::Dropped | Settlement::Dead { .. } => {
-                    self.unknow(position);
+                    self.be_gone(position);
                     self.dispatch.gone(group);
                 }
                 Settlement::Released => self.dispatch.back(position, group, None),
@@ -114,7 +114,7 @@ impl State {
                     }
                     self.look_for_due(at);
                     match group {
-                        None => self.unknow(position),
+                        None => self.be_gone(position),
                         Some(group) => {
                             self.dispatch.back(position, Some(group), Some(at));
                             self.forget_if_held(group);
@@ -144,7 +144,7 @@ impl State {
     /// They are dropped, or are not.
     pub(crate) fn end_condemned(&mut self, positions: &[u64], dropped: bool) {
         for position in positions {
-            self.unknow(*position);
+            self.be_gone(*position);
         }
         if let (false, Some(first)) = (dropped, positions.iter().min()) {
             self.rewind(first.saturating_sub(1));
