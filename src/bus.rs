@@ -1,6 +1,8 @@
 //! From settings to a running bus: the one place that knows all parts.
 
 mod backend;
+#[cfg(feature = "_sql")]
+mod database;
 mod source;
 
 use std::collections::BTreeMap;
@@ -14,6 +16,8 @@ use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 
 use self::backend::Backend;
+#[cfg(feature = "_sql")]
+pub(crate) use self::database::{Database, DatabaseStore};
 use self::source::Sources;
 use crate::background::Background;
 use crate::consumer::Consumer;
@@ -49,6 +53,9 @@ pub struct Bus {
     worker: Mutex<Option<Worker>>,
     outbox: Option<OutboxHandle>,
     sources: Sources,
+    /// Of a transactional outbox.
+    #[cfg(feature = "_sql")]
+    database: Option<crate::DatabaseSettings>,
     #[cfg(feature = "chaos")]
     chaos: crate::ChaosSettings,
     #[cfg(feature = "admin")]
@@ -66,8 +73,11 @@ struct Worker {
 enum Left {
     /// In memory.
     Messages(Vec<Message>),
-    /// On disk.
-    #[cfg_attr(not(feature = "embedded"), expect(dead_code, reason = "nothing else stores"))]
+    /// On disk, or in the database.
+    #[cfg_attr(
+        not(any(feature = "embedded", feature = "_sql")),
+        expect(dead_code, reason = "nothing else stores")
+    )]
     Stored(Counts),
 }
 
@@ -82,7 +92,12 @@ impl Bus {
 
     /// Starts with backends of the app's own.
     pub fn builder(settings: &Settings) -> BusBuilder<'_> {
-        BusBuilder { settings, backends: BTreeMap::new() }
+        BusBuilder {
+            settings,
+            backends: BTreeMap::new(),
+            #[cfg(feature = "_sql")]
+            database: None,
+        }
     }
 
     /// The layer for the app's routes.
@@ -127,7 +142,12 @@ impl Bus {
     ) -> Result<Consumer<MessagingService<S>>, SettingsError> {
         let layer = self.layer().with_on_send_failure(OnSendFailure::Reject);
         let consumer = Consumer::new(self.source(name)?, layer.layer(service));
-        Ok(consumer.with_settings(self.sources.settings(name)?))
+        let settings = self.sources.settings(name)?;
+        #[cfg(feature = "_sql")]
+        if let Some(database) = &self.database {
+            database.check_inbox_retention(name, settings.retry_span());
+        }
+        Ok(consumer.with_settings(settings))
     }
 
     /// The source of the table `CONSUMERS.<name>`, for a [`Consumer`] of the app's own.
@@ -151,13 +171,13 @@ impl Bus {
         self.messenger.health().await
     }
 
-    /// A handle to the durable outbox, if that is how messages are delivered.
+    /// A handle to the durable or transactional outbox, if that is how messages are delivered.
     #[must_use]
     pub fn outbox(&self) -> Option<OutboxHandle> {
         self.outbox.clone()
     }
 
-    /// A router to look into the durable outbox and to operate on it, which the app nests where it likes. It is mounted
+    /// A router to look into the durable or transactional outbox and to operate on it, which the app nests where it likes. It is mounted
     /// nowhere by itself, and knows no passwords: **put it behind a layer that lets in operators only**.
     ///
     /// ```
@@ -188,7 +208,7 @@ impl Bus {
     ///
     /// # Routes
     /// Everything is JSON, sent as `application/json`; every error is `{"error": ".."}`. Without
-    /// [`DeliveryMode::Durable`] there is only `/status`.
+    /// an outbox there is only `/status`.
     ///
     /// | route | gives |
     /// |---|---|
@@ -286,6 +306,8 @@ type Factory = Box<dyn FnOnce(&BackendTable) -> Result<Arc<dyn Messenger>, BoxEr
 pub struct BusBuilder<'a> {
     settings: &'a Settings,
     backends: BTreeMap<String, Factory>,
+    #[cfg(feature = "_sql")]
+    database: Option<Database>,
 }
 
 impl BusBuilder<'_> {
@@ -304,6 +326,24 @@ impl BusBuilder<'_> {
         self
     }
 
+    /// Keeps messages in the app's own Postgres, for [`DeliveryMode::Transactional`], in place of `OUTBOX.DATABASE_URL`.
+    ///
+    /// A relay holds one connection of it to listen, and a second while it reads or settles.
+    #[cfg(feature = "postgres")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
+    pub fn with_postgres(mut self, pool: sqlx::PgPool) -> Self {
+        self.database = Some(Database::Postgres(pool));
+        self
+    }
+
+    /// Keeps messages in the app's own SQLite file, for [`DeliveryMode::Transactional`], in place of `OUTBOX.DATABASE_URL`.
+    #[cfg(feature = "sqlite")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
+    pub fn with_sqlite(mut self, pool: sqlx::SqlitePool) -> Self {
+        self.database = Some(Database::Sqlite(pool));
+        self
+    }
+
     /// Starts it.
     ///
     /// # Errors
@@ -318,7 +358,7 @@ impl BusBuilder<'_> {
                 Err(_) => std::future::pending().await,
             }
         };
-        let (messenger, task, outbox): (Arc<dyn Messenger>, _, _) = match self.settings.delivery {
+        let (messenger, task, outbox): Running = match self.settings.delivery {
             DeliveryMode::Direct => (messenger, None, None),
             DeliveryMode::Background => {
                 let (background, worker) = Background::new(messenger, self.settings.background.clone());
@@ -330,18 +370,42 @@ impl BusBuilder<'_> {
             }
             #[cfg(feature = "embedded")]
             DeliveryMode::Durable => {
-                let settings = self.settings.outbox.store();
-                let store = crate::stores::Embedded::open(&settings)
-                    .await
-                    .map_err(|error| SettingsError::Outbox { source: error.into() })?;
-                let (outbox, relay) = crate::Outbox::new(messenger, store, self.settings.outbox.relay());
-                let handle = outbox.handle();
-                let run = async { Left::Stored(relay.run_until(stopped).await) };
-                (Arc::new(outbox), Some(tokio::spawn(run)), Some(handle))
+                let fault = |error: crate::OpenError| SettingsError::Outbox {
+                    delivery: "durable",
+                    source: error.into(),
+                };
+                let settings = &self.settings.outbox;
+                let store = crate::stores::Embedded::open(&settings.store()).await.map_err(fault)?;
+                stored(messenger, store, settings, true, stopped)
             }
             #[cfg(not(feature = "embedded"))]
             DeliveryMode::Durable => {
                 return Err(SettingsError::DeliveryNotCompiled { delivery: "durable", feature: "embedded" });
+            }
+            #[cfg(feature = "_sql")]
+            DeliveryMode::Transactional => {
+                let settings = &self.settings.outbox;
+                let database = match self.database {
+                    Some(database) => database,
+                    None => Database::connect(settings).await?,
+                };
+                match database.open(settings).await? {
+                    #[cfg(feature = "postgres")]
+                    DatabaseStore::Postgres(store) => {
+                        stored(messenger, store, settings, settings.relay, stopped)
+                    }
+                    #[cfg(feature = "sqlite")]
+                    DatabaseStore::Sqlite(store) => {
+                        stored(messenger, store, settings, settings.relay, stopped)
+                    }
+                }
+            }
+            #[cfg(not(feature = "_sql"))]
+            DeliveryMode::Transactional => {
+                return Err(SettingsError::DeliveryNotCompiled {
+                    delivery: "transactional",
+                    feature: "postgres\" or \"sqlite",
+                });
             }
         };
         let worker = task.map(|task| Worker { stop, task });
@@ -350,6 +414,7 @@ impl BusBuilder<'_> {
             .with_on_send_failure(self.settings.on_send_failure)
             .with_max_messages(request.max_messages)
             .with_max_bytes(request.max_bytes);
+        let layer = if request.idempotency_key { layer.with_idempotency_key() } else { layer };
         let warm_up = Arc::clone(&messenger);
         tokio::spawn(async move {
             if let Health::Down { reason } = warm_up.health().await {
@@ -362,6 +427,9 @@ impl BusBuilder<'_> {
             worker: Mutex::new(worker),
             outbox,
             sources: Sources::new(self.settings, source),
+            #[cfg(feature = "_sql")]
+            database: (self.settings.delivery == DeliveryMode::Transactional)
+                .then(|| self.settings.outbox.database()),
             #[cfg(feature = "chaos")]
             chaos: self.settings.chaos.clone(),
             #[cfg(feature = "admin")]
@@ -385,6 +453,23 @@ impl BusBuilder<'_> {
             factory(table).map_err(|source| SettingsError::Backend { name: name.to_owned(), source })?;
         Ok(Backend { messenger, source: None })
     }
+}
+
+type Running = (Arc<dyn Messenger>, Option<JoinHandle<Left>>, Option<OutboxHandle>);
+
+/// An outbox before the messenger, with its relay if this process is to send.
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+fn stored(
+    messenger: Arc<dyn Messenger>,
+    store: impl crate::store::Store,
+    settings: &crate::settings::OutboxSettings,
+    relays: bool,
+    stopped: impl Future<Output = Instant> + Send + 'static,
+) -> Running {
+    let (outbox, relay) = crate::Outbox::new(messenger, store, settings.relay_settings());
+    let handle = outbox.handle();
+    let task = relays.then(|| tokio::spawn(async { Left::Stored(relay.run_until(stopped).await) }));
+    (Arc::new(outbox), task, Some(handle))
 }
 
 impl fmt::Debug for BusBuilder<'_> {

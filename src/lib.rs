@@ -118,7 +118,8 @@ pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Rel
 pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
 #[cfg(feature = "settings")]
 pub use self::settings::{
-    BackendTable, ConsumerTable, DeliveryMode, OutboxSettings, RequestSettings, Settings, SettingsError,
+    BackendTable, ConsumerTable, DatabaseUrl, DeliveryMode, OutboxSettings, RequestSettings, Settings,
+    SettingsError,
 };
 #[cfg(feature = "_sql")]
 pub use self::stores::DatabaseSettings;

@@ -1,16 +1,19 @@
 //! `MESSAGE_BUS`: which messenger, and how sure is sent, from a file and the environment.
 
 mod keys;
+mod outbox;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use config::{Config, Environment, File};
 use serde::{Deserialize, Deserializer, Serialize};
 
+#[cfg(feature = "embedded")]
+pub(crate) use self::outbox::QueueSettings;
+pub use self::outbox::{DatabaseUrl, OutboxSettings};
 pub use self::table::BackendTable;
 use self::table::Table;
 use crate::background::BackgroundSettings;
@@ -19,10 +22,6 @@ use crate::chaos::ChaosSettings;
 use crate::consumer::ConsumerSettings;
 use crate::error::BoxError;
 use crate::layer::OnSendFailure;
-use crate::outbox::{Expired, RelaySettings};
-use crate::store::{Limits, Overflow};
-#[cfg(feature = "embedded")]
-use crate::stores::EmbeddedSettings;
 
 /// The name of the table, and the prefix of the environment variables.
 const MESSAGE_BUS: &str = "MESSAGE_BUS";
@@ -53,7 +52,7 @@ pub struct Settings {
     pub request: RequestSettings,
     /// The table `BACKGROUND`: the buffer of [`DeliveryMode::Background`].
     pub background: BackgroundSettings,
-    /// The table `OUTBOX`: the store and the relay of [`DeliveryMode::Durable`].
+    /// The table `OUTBOX`: the store and the relay of [`DeliveryMode::Durable`] and [`DeliveryMode::Transactional`].
     pub outbox: OutboxSettings,
     /// The tables `CONSUMERS.<name>`: what [`Bus::consumer`](crate::Bus::consumer) receives from.
     pub consumers: BTreeMap<String, ConsumerTable>,
@@ -87,6 +86,9 @@ pub enum DeliveryMode {
     Background,
     /// The response waits until the messages are on the local disk; a relay sends what is stored. Needs the feature `embedded`.
     Durable,
+    /// The response waits until the messages are committed in the app's own database, with what the handler wrote there; a
+    /// relay sends what is stored. Needs the feature `postgres` or `sqlite`.
+    Transactional,
 }
 
 impl fmt::Display for DeliveryMode {
@@ -95,114 +97,12 @@ impl fmt::Display for DeliveryMode {
             Self::Direct => "direct",
             Self::Background => "background",
             Self::Durable => "durable",
+            Self::Transactional => "transactional",
         })
     }
 }
 
-/// The durable outbox.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct OutboxSettings {
-    /// The folder, `outbox` by default; its parent must exist.
-    pub path: PathBuf,
-    /// How many messages it may hold, pending and dead; 1,000,000 by default.
-    pub max_messages: u64,
-    /// How many bytes it may hold; 1 GiB by default.
-    #[serde(deserialize_with = "crate::units::size_u64")]
-    pub max_bytes: u64,
-    /// What happens when it is full; [`Overflow::Refuse`] by default.
-    #[serde(deserialize_with = "crate::units::word")]
-    pub when_full: Overflow,
-    /// How long a message may wait in it; for ever by default.
-    #[serde(deserialize_with = "crate::units::optional_duration")]
-    pub expiry: Option<Duration>,
-    /// What happens to a message that has expired; [`Expired::DeadLetter`] by default.
-    #[serde(deserialize_with = "crate::units::word")]
-    pub when_expired: Expired,
-    /// How many attempts a message gets before it is a dead letter; 50 by default.
-    pub max_attempts: u32,
-    /// The longest wait before another attempt; one minute by default.
-    #[serde(deserialize_with = "crate::units::duration")]
-    pub max_backoff: Duration,
-    /// How many messages may await their confirm; 1,024 by default.
-    pub window: usize,
-}
-
-impl Default for OutboxSettings {
-    fn default() -> Self {
-        let (limits, relay) = (Limits::default(), RelaySettings::default());
-        Self {
-            path: "outbox".into(),
-            max_messages: limits.max_messages,
-            max_bytes: limits.max_bytes,
-            when_full: limits.overflow,
-            expiry: relay.expiry,
-            when_expired: relay.when_expired,
-            max_attempts: relay.max_attempts,
-            max_backoff: relay.max_backoff,
-            window: relay.window,
-        }
-    }
-}
-
-#[cfg(feature = "embedded")]
-impl OutboxSettings {
-    /// What of it concerns the store.
-    #[must_use]
-    pub fn store(&self) -> EmbeddedSettings {
-        let mut limits = Limits::default();
-        (limits.max_messages, limits.max_bytes, limits.overflow) =
-            (self.max_messages, self.max_bytes, self.when_full);
-        EmbeddedSettings::new(&self.path).with_limits(limits)
-    }
-
-    /// What of it concerns the relay.
-    #[must_use]
-    pub fn relay(&self) -> RelaySettings {
-        let mut relay = RelaySettings::default()
-            .with_when_expired(self.when_expired)
-            .with_max_attempts(self.max_attempts)
-            .with_max_backoff(self.max_backoff)
-            .with_window(self.window);
-        relay.expiry = self.expiry;
-        relay
-    }
-}
-
-/// The keys of the backend `embedded`: a queue in a store of its own.
-#[cfg(feature = "embedded")]
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct QueueSettings {
-    path: PathBuf,
-    max_messages: u64,
-    #[serde(deserialize_with = "crate::units::size_u64")]
-    max_bytes: u64,
-    #[serde(deserialize_with = "crate::units::word")]
-    when_full: Overflow,
-}
-
-#[cfg(feature = "embedded")]
-impl Default for QueueSettings {
-    fn default() -> Self {
-        let limits = Limits::default();
-        let Limits { max_messages, max_bytes, overflow: when_full } = limits;
-        Self { path: "queue".into(), max_messages, max_bytes, when_full }
-    }
-}
-
-#[cfg(feature = "embedded")]
-impl QueueSettings {
-    pub(crate) fn store(&self) -> EmbeddedSettings {
-        let mut limits = Limits::default();
-        (limits.max_messages, limits.max_bytes, limits.overflow) =
-            (self.max_messages, self.max_bytes, self.when_full);
-        EmbeddedSettings::new(&self.path).with_limits(limits)
-    }
-}
-
-/// How much one request may enqueue.
+/// What one request may do.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -212,11 +112,14 @@ pub struct RequestSettings {
     /// How many bytes; 8 MiB by default.
     #[serde(deserialize_with = "crate::units::size")]
     pub max_bytes: usize,
+    /// Whether the header `Idempotency-Key` makes the ids of its messages; false by default. See
+    /// [`MessagingLayer::with_idempotency_key`](crate::MessagingLayer::with_idempotency_key).
+    pub idempotency_key: bool,
 }
 
 impl Default for RequestSettings {
     fn default() -> Self {
-        Self { max_messages: 1_000, max_bytes: 8 << 20 }
+        Self { max_messages: 1_000, max_bytes: 8 << 20, idempotency_key: false }
     }
 }
 
@@ -377,9 +280,11 @@ pub enum SettingsError {
         feature: &'static str,
     },
     /// The outbox cannot be opened.
-    #[error("the durable outbox of DELIVERY \"durable\" cannot be opened")]
+    #[error("the outbox of DELIVERY {delivery:?} cannot be opened")]
     Outbox {
-        /// Which file, why, and what to do.
+        /// The delivery in the settings.
+        delivery: &'static str,
+        /// Which file or table, why, and what to do.
         source: BoxError,
     },
     /// There is no such consumer.
@@ -414,6 +319,8 @@ impl SettingsError {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn environment(variables: &[(&str, &str)]) -> HashMap<String, String> {

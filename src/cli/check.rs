@@ -17,14 +17,20 @@ use super::output::{aligned, count, harmless};
 use super::{Context, Failure};
 use crate::admin::{HealthReport, StatusReport};
 use crate::bus::Bus;
+#[cfg(feature = "_sql")]
+use crate::bus::{Database, DatabaseStore};
 use crate::error::Chain;
 use crate::messenger::Health;
+#[cfg(feature = "_sql")]
+use crate::settings::OutboxSettings;
 use crate::settings::{DeliveryMode, Settings, SettingsError};
+#[cfg(feature = "_sql")]
+use crate::store::Store;
 
 /// How long closing connections may take.
 const CLOSE: Duration = Duration::from_secs(5);
 
-/// Check settings, certificates and their expiry dates, every broker, and the outbox folder
+/// Check settings, certificates and their expiry dates, every broker, and the outbox
 #[derive(Args)]
 #[command(
     after_help = "It connects to every broker, and sends nothing. With --url it also asks the running app."
@@ -95,8 +101,13 @@ impl Check {
                 #[cfg(feature = "_brokers")]
                 certificates::check(&settings, &mut findings);
                 context.runtime.block_on(brokers(&settings, &mut findings));
-                if settings.delivery == DeliveryMode::Durable {
-                    outbox(&settings.outbox.path, &mut findings);
+                match settings.delivery {
+                    DeliveryMode::Durable => outbox(&settings.outbox.path, &mut findings),
+                    #[cfg(feature = "_sql")]
+                    DeliveryMode::Transactional => {
+                        context.runtime.block_on(database(&settings.outbox, &mut findings));
+                    }
+                    _ => {}
                 }
             }
             Err(error) => findings.fail("SETTINGS", Chain(&error).to_string()),
@@ -148,6 +159,21 @@ async fn brokers(settings: &Settings, findings: &mut Findings) {
         }
     }
     let _ = bus.close(CLOSE).await;
+}
+
+/// Whether the database can be reached, and has the tables.
+#[cfg(feature = "_sql")]
+async fn database(outbox: &OutboxSettings, findings: &mut Findings) {
+    let mut outbox = outbox.clone();
+    outbox.migrate = false;
+    let opened = async { Database::connect(&outbox).await?.open(&outbox).await }.await;
+    match opened.map(DatabaseStore::into_store) {
+        Ok(store) => {
+            findings.ok("OUTBOX", format!("{} can be reached, and has the tables", store.place()));
+            store.close().await;
+        }
+        Err(error) => findings.fail("OUTBOX", Chain(&error).to_string()),
+    }
 }
 
 /// Whether the outbox can be written, without opening it: the app may have it open.

@@ -7,6 +7,8 @@ mod failure;
 mod filter;
 mod import;
 mod list;
+#[cfg(feature = "_sql")]
+mod migrate;
 mod output;
 mod queue;
 mod send;
@@ -30,9 +32,10 @@ use self::target::Target;
 use crate::settings::Settings;
 
 const ABOUT: &str = "\
-Look into the durable outbox of an app, and operate on it.
+Look into the outbox of an app, and operate on it.
 
-Without --url it opens the outbox that the settings name, which no running app may have open. \
+Without --url it opens the outbox that the settings name: a durable one no running app may have open, one in a database may \
+be in use. \
 With --url it asks a running app, where that has nested `bus.admin()`.";
 
 const EXIT_CODES: &str = "\
@@ -96,6 +99,8 @@ enum Command {
     Drop(act::Drop),
     Export(export::Export),
     Import(import::Import),
+    #[cfg(feature = "_sql")]
+    Migrate(migrate::Migrate),
 }
 
 fn app_url(text: &str) -> Result<Url, String> {
@@ -186,6 +191,8 @@ fn run(global: Global, output: Output, command: &Command) -> Result<(), Failure>
         Command::Drop(drop) => drop.run(&context),
         Command::Export(export) => export.run(&context),
         Command::Import(import) => import.run(&context),
+        #[cfg(feature = "_sql")]
+        Command::Migrate(migrate) => migrate.run(&context),
     }
 }
 

@@ -83,7 +83,7 @@ impl Send {
         }
         let settings = context.settings()?;
         match settings.delivery {
-            DeliveryMode::Durable => {
+            DeliveryMode::Durable | DeliveryMode::Transactional => {
                 store(context, &Target::stopped(&settings, true, context.runtime.handle())?, &message)
             }
             _ => send(context, &settings, message),

@@ -22,10 +22,13 @@ use super::failure::Failure;
 use crate::admin::Admin;
 use crate::backends::Dummy;
 use crate::bus::Bus;
+#[cfg(feature = "_sql")]
+use crate::bus::{Database, DatabaseStore};
 use crate::error::Chain;
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
 use crate::settings::{DeliveryMode, Settings};
+use crate::store::Store;
 use crate::stores::{Embedded, OpenError};
 
 /// How long closing a store may take.
@@ -73,6 +76,11 @@ impl Target {
         let (messenger, outbox): (Arc<dyn Messenger>, _) = match settings.delivery {
             DeliveryMode::Durable => {
                 let (messenger, handle) = open(settings, to_store, runtime)?;
+                (messenger, Some(handle))
+            }
+            #[cfg(feature = "_sql")]
+            DeliveryMode::Transactional => {
+                let (messenger, handle) = open_database(settings, to_store, runtime)?;
                 (messenger, Some(handle))
             }
             _ => (Arc::new(Dummy), None),
@@ -233,13 +241,41 @@ fn open(
         OpenError::InUse { .. } => Failure::unreachable(error),
         error => Failure::error(&error),
     })?;
+    Ok(stopped(settings, store, to_store, runtime))
+}
+
+/// Opens the outbox in the database, whose tables must be there. The app may run.
+#[cfg(feature = "_sql")]
+fn open_database(
+    settings: &Settings,
+    to_store: bool,
+    runtime: &Handle,
+) -> Result<(Arc<dyn Messenger>, OutboxHandle), Failure> {
+    let mut outbox = settings.outbox.clone();
+    outbox.migrate = false;
+    let store = runtime.block_on(async { Database::connect(&outbox).await?.open(&outbox).await });
+    match store.map_err(|error| Failure::unreachable(Chain(&error).to_string()))? {
+        #[cfg(feature = "postgres")]
+        DatabaseStore::Postgres(store) => Ok(stopped(settings, store, to_store, runtime)),
+        #[cfg(feature = "sqlite")]
+        DatabaseStore::Sqlite(store) => Ok(stopped(settings, store, to_store, runtime)),
+    }
+}
+
+/// An outbox without its relay.
+fn stopped(
+    settings: &Settings,
+    store: impl Store,
+    to_store: bool,
+    runtime: &Handle,
+) -> (Arc<dyn Messenger>, OutboxHandle) {
     let _runtime = runtime.enter();
     // Nothing leaves by the bus: it says what it could never send, if its settings are good.
     let bus = if to_store { runtime.block_on(Bus::builder(settings).messenger()).ok() } else { None };
     let bus = bus.unwrap_or_else(|| Arc::new(Dummy));
     let (outbox, _relay) = Outbox::new(bus, store, RelaySettings::default());
     let handle = outbox.handle();
-    Ok((Arc::new(outbox), handle))
+    (Arc::new(outbox), handle)
 }
 
 /// The roots of the system, or of `SSL_CERT_FILE`.

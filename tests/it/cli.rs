@@ -1,6 +1,7 @@
 //! The command line tool, run as a user runs it: on a stopped app's outbox, and on a running app.
 
 mod check;
+mod database;
 mod queue;
 
 use std::path::PathBuf;

@@ -2,6 +2,7 @@
 
 mod breaker;
 mod bus;
+mod database;
 mod expiry;
 mod handle;
 mod layer;

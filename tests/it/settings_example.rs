@@ -44,8 +44,9 @@ fn commented_keys_show_their_defaults() {
     assert_eq!((&every.request, &every.background), (&defaults.request, &defaults.background));
     assert_eq!(every.background.when_full, WhenFull::Wait);
     let mut outbox = every.outbox.clone();
-    // The one that has no default to show.
+    // Those that have no default to show.
     assert_eq!(outbox.expiry.take().map(|expiry| expiry.as_secs()), Some(86_400));
+    assert!(outbox.database_url.take().is_some_and(|url| url.expose().starts_with("postgres://")));
     assert_eq!(outbox, defaults.outbox);
     let users = &every.consumers["users"];
     assert_eq!(users.settings, ConsumerSettings::default());

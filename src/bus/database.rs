@@ -1,0 +1,114 @@
+//! The app's own database, from its URL or its pool, as a store.
+
+use crate::error::BoxError;
+use crate::settings::{DatabaseUrl, OutboxSettings, SettingsError};
+#[cfg(feature = "postgres")]
+use crate::stores::PostgresStore;
+#[cfg(feature = "sqlite")]
+use crate::stores::SqliteStore;
+
+/// A database to keep messages in.
+#[derive(Clone, Debug)]
+pub(crate) enum Database {
+    #[cfg(feature = "postgres")]
+    Postgres(sqlx::PgPool),
+    #[cfg(feature = "sqlite")]
+    Sqlite(sqlx::SqlitePool),
+}
+
+/// A store in one of them.
+pub(crate) enum DatabaseStore {
+    #[cfg(feature = "postgres")]
+    Postgres(PostgresStore),
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqliteStore),
+}
+
+#[cfg(feature = "cli")]
+impl DatabaseStore {
+    pub(crate) fn into_store(self) -> std::sync::Arc<dyn crate::store::Store> {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(store) => std::sync::Arc::new(store),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(store) => std::sync::Arc::new(store),
+        }
+    }
+}
+
+impl Database {
+    /// Connects to what the settings name.
+    pub(crate) async fn connect(settings: &OutboxSettings) -> Result<Self, SettingsError> {
+        let url = settings.database_url.as_ref().map(DatabaseUrl::expose);
+        let Some(url) = url else {
+            return Err(fault(
+                "it needs OUTBOX.DATABASE_URL, or the app's pool: BusBuilder::with_postgres or with_sqlite",
+            ));
+        };
+        let scheme = url.split(':').next().unwrap_or_default();
+        match scheme {
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => {
+                let pool = sqlx::postgres::PgPoolOptions::new().max_connections(settings.max_connections);
+                pool.connect(url).await.map(Self::Postgres).map_err(fault)
+            }
+            #[cfg(feature = "sqlite")]
+            "sqlite" => {
+                use std::str::FromStr;
+
+                use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+
+                let options = SqliteConnectOptions::from_str(url).map_err(fault)?;
+                // With a write-ahead log readers do not wait for the writer.
+                let options = options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+                let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(settings.max_connections);
+                pool.connect_with(options).await.map(Self::Sqlite).map_err(fault)
+            }
+            #[cfg(not(feature = "postgres"))]
+            "postgres" | "postgresql" => Err(not_compiled("postgres")),
+            #[cfg(not(feature = "sqlite"))]
+            "sqlite" => Err(not_compiled("sqlite")),
+            _ => Err(fault(format!(
+                "OUTBOX.DATABASE_URL begins with {scheme:?}: it must be postgres://.. or sqlite:.."
+            ))),
+        }
+    }
+
+    /// Installs the tables, or brings them up to date; gives their version.
+    pub(crate) async fn migrate(&self, settings: &OutboxSettings) -> Result<u32, SettingsError> {
+        let database = settings.database();
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool) => PostgresStore::migrate(pool, &database).await.map_err(fault),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool) => SqliteStore::migrate(pool, &database).await.map_err(fault),
+        }
+    }
+
+    /// Opens the store in it, whose tables are brought up to date first if the settings say so.
+    pub(crate) async fn open(self, settings: &OutboxSettings) -> Result<DatabaseStore, SettingsError> {
+        if settings.migrate {
+            self.migrate(settings).await?;
+        }
+        let database = settings.database();
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool) => {
+                PostgresStore::open(pool, &database).await.map(DatabaseStore::Postgres).map_err(fault)
+            }
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool) => {
+                SqliteStore::open(pool, &database).await.map(DatabaseStore::Sqlite).map_err(fault)
+            }
+        }
+    }
+}
+
+fn fault(source: impl Into<BoxError>) -> SettingsError {
+    SettingsError::Outbox { delivery: "transactional", source: source.into() }
+}
+
+#[cfg(not(all(feature = "postgres", feature = "sqlite")))]
+fn not_compiled(feature: &'static str) -> SettingsError {
+    SettingsError::DeliveryNotCompiled { delivery: "transactional", feature }
+}

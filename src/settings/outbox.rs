@@ -1,0 +1,207 @@
+//! The table `OUTBOX`: where messages are stored, and how they are sent from there.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use crate::outbox::{Expired, RelaySettings};
+use crate::store::{Limits, Overflow};
+#[cfg(feature = "_sql")]
+use crate::stores::DatabaseSettings;
+#[cfg(feature = "embedded")]
+use crate::stores::EmbeddedSettings;
+
+/// The outbox of the deliveries `durable` and `transactional`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct OutboxSettings {
+    /// Durable: the folder, `outbox` by default; its parent must exist.
+    pub path: PathBuf,
+    /// Transactional: the app's own database, unless the app hands its pool to
+    /// [`BusBuilder`](crate::BusBuilder); none by default.
+    pub database_url: Option<DatabaseUrl>,
+    /// Transactional: how many connections the pool made for `database_url` may have; 10 by default.
+    pub max_connections: u32,
+    /// Transactional: where the tables are, a schema in Postgres and a prefix of their names in SQLite; `tower_outbox`
+    /// by default.
+    pub schema: String,
+    /// Transactional: whether the tables are installed and brought up to date at the start; true by default. Else
+    /// `tower-outbox migrate` does it.
+    pub migrate: bool,
+    /// Transactional: whether this process sends what is stored; true by default. Without it, others must.
+    pub relay: bool,
+    /// Transactional: how long an instance of the app may be silent before others send what it was to send;
+    /// 15 seconds by default.
+    #[serde(deserialize_with = "crate::units::duration")]
+    pub lease: Duration,
+    /// Transactional: how long the ids of handled messages are remembered; seven days by default.
+    #[serde(deserialize_with = "crate::units::duration")]
+    pub inbox_retention: Duration,
+    /// How many messages it may hold, pending and dead; 1,000,000 by default.
+    pub max_messages: u64,
+    /// How many bytes it may hold; 1 GiB by default.
+    #[serde(deserialize_with = "crate::units::size_u64")]
+    pub max_bytes: u64,
+    /// What happens when it is full; [`Overflow::Refuse`] by default.
+    #[serde(deserialize_with = "crate::units::word")]
+    pub when_full: Overflow,
+    /// How long a message may wait in it; for ever by default.
+    #[serde(deserialize_with = "crate::units::optional_duration")]
+    pub expiry: Option<Duration>,
+    /// What happens to a message that has expired; [`Expired::DeadLetter`] by default.
+    #[serde(deserialize_with = "crate::units::word")]
+    pub when_expired: Expired,
+    /// How many attempts a message gets before it is a dead letter; 50 by default.
+    pub max_attempts: u32,
+    /// The longest wait before another attempt; one minute by default.
+    #[serde(deserialize_with = "crate::units::duration")]
+    pub max_backoff: Duration,
+    /// How many messages may await their confirm; 1,024 by default.
+    pub window: usize,
+}
+
+impl Default for OutboxSettings {
+    fn default() -> Self {
+        let (limits, relay) = (Limits::default(), RelaySettings::default());
+        Self {
+            path: "outbox".into(),
+            database_url: None,
+            max_connections: 10,
+            schema: "tower_outbox".to_owned(),
+            migrate: true,
+            relay: true,
+            lease: Duration::from_secs(15),
+            inbox_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            max_messages: limits.max_messages,
+            max_bytes: limits.max_bytes,
+            when_full: limits.overflow,
+            expiry: relay.expiry,
+            when_expired: relay.when_expired,
+            max_attempts: relay.max_attempts,
+            max_backoff: relay.max_backoff,
+            window: relay.window,
+        }
+    }
+}
+
+impl OutboxSettings {
+    /// What of it concerns the embedded store.
+    #[cfg(feature = "embedded")]
+    #[must_use]
+    pub fn store(&self) -> EmbeddedSettings {
+        EmbeddedSettings::new(&self.path).with_limits(self.limits())
+    }
+
+    /// What of it concerns a store in a database.
+    #[cfg(feature = "_sql")]
+    #[must_use]
+    pub fn database(&self) -> DatabaseSettings {
+        DatabaseSettings::default()
+            .with_schema(&self.schema)
+            .with_lease(self.lease)
+            .with_inbox_retention(self.inbox_retention)
+            .with_limits(self.limits())
+    }
+
+    /// What of it concerns the relay.
+    #[cfg(any(feature = "embedded", feature = "_sql"))]
+    #[must_use]
+    pub fn relay_settings(&self) -> RelaySettings {
+        let mut relay = RelaySettings::default()
+            .with_when_expired(self.when_expired)
+            .with_max_attempts(self.max_attempts)
+            .with_max_backoff(self.max_backoff)
+            .with_window(self.window);
+        relay.expiry = self.expiry;
+        relay
+    }
+
+    #[cfg(any(feature = "embedded", feature = "_sql"))]
+    fn limits(&self) -> Limits {
+        limits(self.max_messages, self.max_bytes, self.when_full)
+    }
+}
+
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+fn limits(max_messages: u64, max_bytes: u64, overflow: Overflow) -> Limits {
+    Limits { max_messages, max_bytes, overflow }
+}
+
+/// The URL of a database: `postgres://user:password@host/name`, `sqlite:path/to/file.db`.
+///
+/// `Debug` shows its scheme alone: it may hold a password.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct DatabaseUrl(String);
+
+impl DatabaseUrl {
+    /// The URL itself, with its password.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<U: Into<String>> From<U> for DatabaseUrl {
+    fn from(url: U) -> Self {
+        Self(url.into())
+    }
+}
+
+impl fmt::Debug for DatabaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:..", self.0.split(':').next().unwrap_or_default())
+    }
+}
+
+/// The keys of the backend `embedded`: a queue in a store of its own.
+#[cfg(feature = "embedded")]
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct QueueSettings {
+    path: PathBuf,
+    max_messages: u64,
+    #[serde(deserialize_with = "crate::units::size_u64")]
+    max_bytes: u64,
+    #[serde(deserialize_with = "crate::units::word")]
+    when_full: Overflow,
+}
+
+#[cfg(feature = "embedded")]
+impl Default for QueueSettings {
+    fn default() -> Self {
+        let limits = Limits::default();
+        let Limits { max_messages, max_bytes, overflow: when_full } = limits;
+        Self { path: "queue".into(), max_messages, max_bytes, when_full }
+    }
+}
+
+#[cfg(feature = "embedded")]
+impl QueueSettings {
+    pub(crate) fn store(&self) -> EmbeddedSettings {
+        EmbeddedSettings::new(&self.path).with_limits(limits(
+            self.max_messages,
+            self.max_bytes,
+            self.when_full,
+        ))
+    }
+}
+
+#[cfg(all(test, feature = "_sql"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_those_of_the_store() {
+        assert_eq!(OutboxSettings::default().database(), DatabaseSettings::default());
+    }
+
+    #[test]
+    fn a_password_does_not_print() {
+        let url = DatabaseUrl::from("postgres://jo:geheim@h/db");
+        assert_eq!(format!("{url:?}"), "postgres:..");
+    }
+}
