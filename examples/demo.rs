@@ -12,8 +12,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -21,12 +22,13 @@ use bytes::Bytes;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde::Deserialize;
 use serde_json::{json, value::RawValue};
+use sqlx::Postgres;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_outbox::{BoxError, Bus, EnqueueError, Health, Message, MessageError, MessageQueue, Settings};
+use tower_outbox::{BoxError, Bus, EnqueueError, Health, Message, MessageError, MessageQueue, Settings, Tx};
 use tracing_subscriber::EnvFilter;
 
 const HELP: &str = "\
@@ -46,6 +48,8 @@ POST /events/TOPIC  enqueues the JSON body under TOPIC and answers 201. In the q
     panic=1         panics after it enqueued, and waited
     late=1          enqueues once the response is decided, which must fail: see demo_late_total
     always=1        enqueues what leaves whatever the outcome
+    row=N           inserts N into the table demo_rows in the transaction of the request; for the delivery
+                    transactional in Postgres
   400: the body is not JSON, or the query is wrong. 413: more than one request may enqueue. 422: the topic is
   not one, or the message can never be sent. 503: not sent, and the settings say to answer so.
 GET /health         200, or 503 and the reason
@@ -163,12 +167,29 @@ struct Wishes {
     panic: Option<u8>,
     late: Option<u8>,
     always: Option<u8>,
+    row: Option<i64>,
 }
 
 async fn enqueue(
     queue: MessageQueue,
     Path(topic): Path<String>,
     Query(wishes): Query<Wishes>,
+    mut parts: Parts,
+    body: Bytes,
+) -> Result<StatusCode, Response> {
+    if let Some(row) = wishes.row {
+        let mut tx =
+            Tx::<Postgres>::from_request_parts(&mut parts, &()).await.map_err(IntoResponse::into_response)?;
+        let insert = sqlx::query("INSERT INTO demo_rows (row) VALUES ($1)").bind(row).execute(&mut *tx).await;
+        insert.map_err(|error| Refusal(StatusCode::SERVICE_UNAVAILABLE, chain(&error)).into_response())?;
+    }
+    Ok(fill(queue, topic, wishes, body).await?)
+}
+
+async fn fill(
+    queue: MessageQueue,
+    topic: String,
+    wishes: Wishes,
     body: Bytes,
 ) -> Result<StatusCode, Refusal> {
     let asked = |wish: Option<u8>| wish.is_some_and(|wish| wish != 0);
@@ -238,6 +259,12 @@ async fn health(State(bus): State<Arc<Bus>>) -> Response {
 async fn render(State(metrics): State<PrometheusHandle>) -> String {
     metrics.run_upkeep();
     metrics.render()
+}
+
+impl From<Refusal> for Response {
+    fn from(refusal: Refusal) -> Self {
+        refusal.into_response()
+    }
 }
 
 /// An error as a response that says what is wrong.

@@ -1,9 +1,10 @@
-//! The demo killed again and again under load, and its broker with it: see `scripts/chaos`.
+//! The demo killed again and again under load, and its broker and database with it: see `scripts/chaos`.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -29,8 +30,10 @@ const STUCK: Duration = Duration::from_secs(60);
 
 /// A round is one life of the app, from its start to SIGKILL.
 struct Round {
-    /// Kills the broker too, so long after the app is killed or listens; it comes back when it can.
+    /// Kills the broker too, so long after the app is started or listens; it comes back when it can.
     broker: Option<Duration>,
+    /// The same of the database.
+    database: Option<(Fall, Duration)>,
     /// Waits for a broker that is on its way back before it kills anything.
     patient: bool,
     kill: Kill,
@@ -43,19 +46,41 @@ enum Kill {
     AfterReady(Duration),
 }
 
+/// How a database falls.
+#[derive(Clone, Copy)]
+enum Fall {
+    /// It ends one connection.
+    Connection,
+    /// One of its processes is killed; it then ends all others, and recovers.
+    Process,
+    /// All of it is killed.
+    Server,
+}
+
 impl Round {
-    /// So many of them, half of them with the broker.
-    fn plan(rounds: usize, random: &mut Random) -> Vec<Self> {
+    /// So many of them, half of them with the broker, and half with the database if there is one.
+    fn plan(rounds: usize, with_database: bool, random: &mut Random) -> Vec<Self> {
         let mut brokers: Vec<_> = (0..rounds).map(|n| n % 2 == 1).collect();
         random.shuffle(&mut brokers);
-        let mut round = |broker: bool| Self {
-            broker: broker.then(|| milliseconds(random, 400)),
-            patient: broker || random.percent(50),
-            kill: match random.in_range(0..10) {
+        let mut round = |broker: bool| {
+            let kill = match random.in_range(0..10) {
                 0 | 1 => Kill::AfterStart(milliseconds(random, 100)),
                 2 => Kill::AfterReady(milliseconds(random, 2_000)),
                 _ => Kill::AfterReady(milliseconds(random, 500)),
-            },
+            };
+            // An app that loses its database while it starts ends by itself.
+            let with_database = with_database && matches!(kill, Kill::AfterReady(_)) && random.percent(60);
+            let fall = |random: &mut Random| match random.in_range(0..10) {
+                0..5 => Fall::Connection,
+                5..8 => Fall::Process,
+                _ => Fall::Server,
+            };
+            Self {
+                broker: broker.then(|| milliseconds(random, 400)),
+                database: with_database.then(|| (fall(random), milliseconds(random, 400))),
+                patient: broker || random.percent(50),
+                kill,
+            }
         };
         brokers.into_iter().map(&mut round).collect()
     }
@@ -65,42 +90,103 @@ fn milliseconds(random: &mut Random, most: u64) -> Duration {
     Duration::from_micros(random.in_range(0..most * 1_000))
 }
 
-/// The broker, which dies and comes back.
-struct Broker {
+/// The broker or the database, which dies and comes back.
+struct Victim {
+    name: &'static str,
     returning: Option<JoinHandle<()>>,
     kills: usize,
 }
 
-impl Broker {
+impl Victim {
+    fn new(name: &'static str) -> Self {
+        Self { name, returning: None, kills: 0 }
+    }
+
     async fn ready(&mut self) {
         if let Some(returning) = self.returning.take() {
-            returning.await.expect("the broker comes back");
+            returning.await.expect("it comes back");
         }
     }
 
-    /// Kills it after this time, and lets it come back without waiting for that.
-    async fn kill(&mut self, after: Duration) {
-        sleep(after).await;
-        brokers("kill").await;
+    /// Kills it, and lets it come back without waiting for that.
+    async fn kill(&mut self) {
+        brokers("kill", self.name).await;
         self.kills += 1;
-        self.returning = Some(tokio::spawn(brokers("start")));
+        self.returning = Some(tokio::spawn(brokers("start", self.name)));
     }
 }
 
 /// A command of `scripts/brokers`, which is heard only when it fails.
-async fn brokers(command: &str) {
-    let output =
-        Command::new(root().join("scripts/brokers")).args([command, "rabbit1"]).output().await.unwrap();
+async fn brokers(command: &str, name: &'static str) {
+    let arguments = [command, name].into_iter().filter(|argument| !argument.is_empty());
+    let output = Command::new(root().join("scripts/brokers")).args(arguments).output().await.unwrap();
     assert!(
         output.status.success(),
-        "scripts/brokers {command}: {}",
+        "scripts/brokers {command} {name}: {}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+/// The app's database.
+struct Database {
+    url: String,
+    victim: Victim,
+}
+
+impl Database {
+    /// With an empty table of the demo.
+    async fn make(url: &str) -> Self {
+        let database = Self { url: url.to_owned(), victim: Victim::new("postgres") };
+        database.run("DROP TABLE IF EXISTS demo_rows; CREATE TABLE demo_rows (row bigint PRIMARY KEY)").await;
+        database.run("DROP SCHEMA IF EXISTS tower_outbox CASCADE").await;
+        database
+    }
+
+    async fn run(&self, sql: &str) {
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection).await.unwrap();
+    }
+
+    async fn fall(&mut self, fall: Fall) {
+        self.victim.ready().await;
+        let others = "FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() \
+                      ORDER BY random() LIMIT 1";
+        match fall {
+            Fall::Connection => self.run(&format!("SELECT pg_terminate_backend(pid) {others}")).await,
+            Fall::Process => {
+                let mut connection = PgConnection::connect(&self.url).await.unwrap();
+                let pid = sqlx::query_scalar::<_, i32>(AssertSqlSafe(format!("SELECT pid {others}")));
+                let Some(pid) = pid.fetch_optional(&mut connection).await.unwrap() else { return };
+                drop(connection);
+                // It may have ended by itself.
+                let _ = Command::new("kill").args(["-KILL", &pid.to_string()]).output().await.unwrap();
+                self.victim.returning = Some(tokio::spawn(brokers("up", "")));
+            }
+            Fall::Server => self.victim.kill().await,
+        }
+    }
+
+    /// The requests whose rows are there.
+    async fn rows(&self) -> BTreeSet<u64> {
+        let mut connection = PgConnection::connect(&self.url).await.unwrap();
+        let rows = sqlx::query_scalar::<_, i64>("SELECT row FROM demo_rows").fetch_all(&mut connection).await;
+        rows.unwrap().into_iter().map(|row| row as u64).collect()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn nothing_acknowledged_is_lost_when_app_and_broker_are_killed_at_any_moment() {
+    chaos(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn rows_and_events_agree_when_app_database_and_broker_are_killed_at_any_moment() {
+    chaos(true).await;
+}
+
+async fn chaos(transactional: bool) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
     let rounds = number("CHAOS_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
     let seed = number("CHAOS_SEED").unwrap_or_else(Random::any_seed);
@@ -116,44 +202,60 @@ async fn nothing_acknowledged_is_lost_when_app_and_broker_are_killed_at_any_mome
         queues.push_back((Queue::declare(url, &topic).await, topic));
     }
     // Only a broker that ends in order has written down what was declared just now.
-    self::brokers("restart").await;
+    self::brokers("restart", "rabbit1").await;
+    let mut database = match transactional {
+        true => Some(Database::make(brokers.get("POSTGRES")).await),
+        false => None,
+    };
     let folder = tempfile::Builder::new().prefix("tower-outbox-chaos").tempdir().unwrap();
     let outbox = folder.path().join("outbox");
+    let (delivery, place) = match &database {
+        Some(Database { url, .. }) => ("transactional", format!("DATABASE_URL = \"{url}\"\nLEASE = 2")),
+        None => ("durable", format!("PATH = \"{}\"", outbox.display())),
+    };
     let home = Home::new(
         folder.path(),
         &format!(
-            "BACKEND = \"amqp091\"\nDELIVERY = \"durable\"\nURLS = \"{url}\"\nMANDATORY = true\n\
-             CONNECTION_TIMEOUT = 5\nSEND_TIMEOUT = 10\n[MESSAGE_BUS.OUTBOX]\nPATH = \"{}\"\nMAX_BACKOFF = 1\n",
-            outbox.display()
+            "BACKEND = \"amqp091\"\nDELIVERY = \"{delivery}\"\nURLS = \"{url}\"\nMANDATORY = true\n\
+             CONNECTION_TIMEOUT = 5\nSEND_TIMEOUT = 10\n[MESSAGE_BUS.OUTBOX]\n{place}\nMAX_BACKOFF = 1\n",
         ),
     );
 
     let mut random = Random::new(seed);
-    let plan = Round::plan(rounds, &mut random);
-    let load = Load::start(CLIENTS, &mut random);
-    let mut broker = Broker { returning: None, kills: 0 };
+    let plan = Round::plan(rounds, transactional, &mut random);
+    let load = Load::start(CLIENTS, transactional, &mut random);
+    let mut broker = Victim::new("rabbit1");
     let (begun, mut arrivals) = (Instant::now(), Vec::new());
     for (n, round) in plan.iter().enumerate() {
         load.set_topic(&queues[0].1);
-        live_and_die(&home, &load, &mut broker, n + 1, round).await;
+        live_and_die(&home, &load, &mut broker, database.as_mut(), n + 1, round).await;
         if (n + 1) % STRETCH != 0 && n + 1 != rounds {
             continue;
         }
         broker.ready().await;
+        if let Some(database) = &mut database {
+            database.victim.ready().await;
+        }
         let left = empty(&home, n + 1).await;
         let (queue, _) = queues.pop_front().unwrap();
         arrivals.extend(queue.drain().await);
         queue.delete().await;
         let verdict = load.verdict(&arrivals);
+        let torn = match &database {
+            Some(database) => load.torn(&database.rows().await, &arrivals),
+            None => Vec::new(),
+        };
         let (unexpected, kills) = (load.unexpected(), broker.kills);
         let took = begun.elapsed().as_secs_f64();
         eprintln!("chaos: {took:.0} s, {} rounds, {kills} with the broker: {verdict}", n + 1);
-        if left > 0 || !verdict.is_good() || !unexpected.is_empty() {
+        if left > 0 || !verdict.is_good() || !torn.is_empty() || !unexpected.is_empty() {
             let folder = folder.keep();
             std::fs::write(folder.join("arrivals"), load.describe(&arrivals)).unwrap();
             panic!(
-                "seed {seed}: {left} messages stay stored; {verdict}; {} unexpected answers {:?}\n{}\
+                "seed {seed}: {left} messages stay stored; {verdict}; {} torn {:?}; {} unexpected answers {:?}\n{}\
                  the outbox, what the app said and what arrived is kept in {}",
+                torn.len(),
+                torn.iter().take(10).collect::<Vec<_>>(),
                 unexpected.len(),
                 unexpected.iter().take(10).collect::<Vec<_>>(),
                 verdict.examples(),
@@ -172,7 +274,18 @@ async fn nothing_acknowledged_is_lost_when_app_and_broker_are_killed_at_any_mome
     assert!(verdict.messages > 10 * rounds as u64 && verdict.unanswered > rounds as u64 / 2, "{verdict}");
 }
 
-async fn live_and_die(home: &Home, load: &Load, broker: &mut Broker, number: usize, round: &Round) {
+async fn live_and_die(
+    home: &Home,
+    load: &Load,
+    broker: &mut Victim,
+    mut database: Option<&mut Database>,
+    number: usize,
+    round: &Round,
+) {
+    if let Some(database) = &mut database {
+        // Without it the app does not start.
+        database.victim.ready().await;
+    }
     let mut app = App::start(home, &format!("round {number}"));
     let after = match round.kill {
         Kill::AfterReady(after) => {
@@ -192,10 +305,17 @@ async fn live_and_die(home: &Home, load: &Load, broker: &mut Broker, number: usi
     let kill_broker = async {
         if let Some(after) = round.broker {
             broker.ready().await;
-            broker.kill(after).await;
+            sleep(after).await;
+            broker.kill().await;
         }
     };
-    tokio::join!(kill_app, kill_broker);
+    let kill_database = async {
+        if let (Some(database), Some((fall, after))) = (database, round.database) {
+            sleep(after).await;
+            database.fall(fall).await;
+        }
+    };
+    tokio::join!(kill_app, kill_broker, kill_database);
 }
 
 /// Lets the app send what it has stored, which nobody adds to, and gives how much it left.

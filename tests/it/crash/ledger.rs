@@ -73,6 +73,21 @@ impl Ledger {
         arrivals.iter().map(describe).collect()
     }
 
+    /// The requests whose row is there without all of their messages, or some of their messages without the row.
+    pub fn torn(&self, rows: &BTreeSet<u64>, arrivals: &[Arrival]) -> Vec<String> {
+        let arrived: BTreeSet<_> = arrivals.iter().collect();
+        let here = |id, request: &Request| {
+            (0..request.messages).filter(|part| arrived.contains(&(id, *part))).count() as u64
+        };
+        let requests = self.requests.iter().enumerate().map(|(id, request)| (id as u64, request));
+        let torn = requests.filter_map(|(id, request)| {
+            let (row, here) = (rows.contains(&id), here(id, request));
+            let whole = here == if row { request.messages } else { 0 };
+            (!whole).then(|| format!("row: {row}, {here} messages arrived of request {id}, {request}"))
+        });
+        torn.collect()
+    }
+
     pub fn verdict(&self, arrivals: &[Arrival]) -> Verdict {
         let mut verdict = Verdict { requests: self.requests.len() as u64, ..Verdict::default() };
         // The highest number of each key so far, in the order of arrival.
@@ -246,6 +261,17 @@ fn each_fault_is_seen() {
         assert_eq!(verdict.is_good(), expected[..3] == [0; 3] && expected[4] == 0);
         assert_eq!(verdict.examples().is_empty(), verdict.is_good());
     }
+}
+
+#[test]
+fn a_row_without_its_messages_is_seen_and_messages_without_their_row() {
+    use Outcome::{Accepted, Unanswered};
+    let ledger = ledger([Accepted, Unanswered, Unanswered]);
+    let both = [(0, 0), (0, 1), (2, 0), (2, 1)];
+    assert_eq!(ledger.torn(&[0, 2].into(), &both), Vec::<String>::new());
+    assert_eq!(ledger.torn(&[0, 1, 2].into(), &both).len(), 1);
+    assert_eq!(ledger.torn(&[0].into(), &both).len(), 1);
+    assert_eq!(ledger.torn(&[0, 2].into(), &both[..3]).len(), 1);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Clients that keep an app busy through all its lives, and write down what they were told.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +34,8 @@ pub struct Load {
 
 struct Shared {
     topic: Mutex<String>,
+    /// Each request inserts a row of its number, in a database that may be away: then it may be answered 503 or 500.
+    with_rows: bool,
     ledger: Mutex<Ledger>,
     round: AtomicUsize,
     /// Answers that were not those asked for.
@@ -41,9 +44,10 @@ struct Shared {
 
 impl Load {
     /// Clients that wait for an app.
-    pub fn start(clients: usize, random: &mut Random) -> Self {
+    pub fn start(clients: usize, with_rows: bool, random: &mut Random) -> Self {
         let shared = Arc::new(Shared {
             topic: Mutex::default(),
+            with_rows,
             ledger: Mutex::default(),
             round: AtomicUsize::new(0),
             unexpected: Mutex::default(),
@@ -69,6 +73,10 @@ impl Load {
 
     pub fn verdict(&self, arrivals: &[Arrival]) -> Verdict {
         self.shared.ledger.lock().unwrap().verdict(arrivals)
+    }
+
+    pub fn torn(&self, rows: &BTreeSet<u64>, arrivals: &[Arrival]) -> Vec<String> {
+        self.shared.ledger.lock().unwrap().torn(rows, arrivals)
     }
 
     pub fn describe(&self, arrivals: &[Arrival]) -> String {
@@ -102,6 +110,15 @@ impl Wish {
             18..20 => Self::HalfAsked,
             20..24 => Self::HangUp { sleep: sleep.unwrap_or_default(), patience: random.in_range(0..10) },
             _ => Self::Answer { status: 201, sleep },
+        }
+    }
+
+    /// The answer it gets when all goes well.
+    fn status(&self) -> u16 {
+        match self {
+            Self::Answer { status, .. } => *status,
+            Self::Panic => 500,
+            Self::HalfAsked | Self::HangUp { .. } => 201,
         }
     }
 
@@ -163,8 +180,9 @@ impl Client {
         let large = self.random.percent(20);
         let padding = "x".repeat(self.random.in_range(0..if large { PADDING } else { 500 }) as usize);
         let body = format!(r#"{{"request":{id},"key":{key},"first":{first},"padding":"{padding}"}}"#);
+        let row = if self.shared.with_rows { format!("&row={id}") } else { String::new() };
         let request = format!(
-            "POST /events/{}?n={messages}&key=key-{key}{} HTTP/1.1\r\nhost: app\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /events/{}?n={messages}&key=key-{key}{}{row} HTTP/1.1\r\nhost: app\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             self.shared.topic.lock().unwrap(),
             wish.query(),
             body.len()
@@ -184,10 +202,17 @@ impl Client {
         }
         let mut status = None;
         let answered = timeout(patience, answer(stream, &mut status)).await;
-        if let Some(status) = status {
+        // The database may have been lost while it committed.
+        let unknown = self.shared.with_rows && matches!(status, Some(500 | 503)) && wish.status() == 201;
+        if unknown {
+            self.keys[turn] = self.new_key();
+        } else if let Some(status) = status {
             let accepted = (200..300).contains(&status);
             self.end(id, if accepted { Outcome::Accepted } else { Outcome::Refused });
-            self.expect(id, &wish, &status.to_string());
+            // Without a database no handler comes to its end.
+            if !(self.shared.with_rows && status == 503) {
+                self.expect(id, &wish, &status.to_string());
+            }
         }
         match answered {
             Ok(answered) => answered.is_ok(),
@@ -211,11 +236,7 @@ impl Client {
     }
 
     fn expect(&self, id: u64, wish: &Wish, answer: &str) {
-        let expected = match wish {
-            Wish::Answer { status, .. } => *status,
-            Wish::Panic => 500,
-            Wish::HalfAsked | Wish::HangUp { .. } => 201,
-        };
+        let expected = wish.status();
         if answer != expected.to_string() {
             let text = format!("request {id} was answered {answer}, and asked for {expected}");
             self.shared.unexpected.lock().unwrap().push(text);
