@@ -14,27 +14,24 @@
 
 mod support;
 
-use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use axum::http::Method;
 use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use support::broker::{Broker, Rates, Turn, app};
 use support::group_commit::{GroupCommit, bare};
+use support::latency::{amqp091, message};
 use support::load::Load;
 use support::raw::{Raw, Until};
 use support::relay::relay;
 use support::{Event, Spread, disk, processor_time, quick};
-use tokio::sync::oneshot;
-use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
 use tower_outbox::{
-    Dummy, Embedded, EmbeddedSettings, Health, Message, Messenger, Outbox, OutboxHandle, RelaySettings,
-    Unsent, async_trait,
+    Dummy, Embedded, EmbeddedSettings, Message, Messenger, Outbox, OutboxHandle, RelaySettings, Unsent,
+    async_trait,
 };
-use uuid::Uuid;
 
 const CONNECTIONS: [usize; 2] = [64, 256];
 const HTTP: [&str; 3] = ["durable", "dummy", "bare"];
@@ -47,9 +44,7 @@ const TARGETS: [&str; 3] = ["", "target >= 0.85", ""];
 const ROUNDS: usize = 7;
 const BACKLOG: u64 = 60_000;
 
-const AT_A_TIME: [usize; 2] = [1, 16];
 const LATENCY_ROUNDS: usize = 21;
-const SENDS: usize = 320;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
@@ -186,15 +181,6 @@ async fn backlog() {
     amqp091.close(Duration::from_secs(5)).await;
 }
 
-fn amqp091(broker: &Broker) -> Amqp091 {
-    Amqp091::new(&Amqp091Settings::new([broker.url.as_str()])).expect("the settings are right")
-}
-
-fn message(broker: &Broker, event: &bytes::Bytes) -> Message {
-    let message = Message::new(broker.topic, event.clone()).expect("the topic is one");
-    message.with_content_type("application/json")
-}
-
 /// As `Amqp091` has it.
 fn encode(event: &Event) -> (Vec<u8>, BasicProperties) {
     let body = serde_json::to_vec(event).expect("it is JSON");
@@ -213,122 +199,5 @@ async fn latency() {
     let rounds = if quick() { 3 } else { LATENCY_ROUNDS };
     let broker = Broker::find("bench.latency");
     let folder = disk::folder("outbox");
-    let direct = Arc::new(amqp091(&broker));
-    let awaited = Awaited::default();
-    let timed = Timed { inner: Arc::clone(&direct), awaited: Arc::clone(&awaited) };
-    let (outbox, relay) = Outbox::new(timed, open(folder.path()).await, RelaySettings::default());
-    let relay = tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
-    let outbox = Arc::new(outbox);
-    for at_a_time in AT_A_TIME {
-        println!(
-            "latency to RabbitMQ, AMQP 0-9-1, {at_a_time} at a time, {rounds} rounds of {SENDS} sends each"
-        );
-        // Of each round: direct, from the end of append to the confirm, append.
-        let mut medians = [Vec::new(), Vec::new(), Vec::new()];
-        let (mut after_append, mut in_all) = (Vec::new(), Vec::new());
-        for round in 0..=rounds {
-            let mut of_round = [0.0; 3];
-            for who in [round % 2, (round + 1) % 2] {
-                let tasks: Vec<_> = (0..at_a_time)
-                    .map(|_| {
-                        let event = Event::new().bytes();
-                        let messages: Vec<_> =
-                            (0..SENDS / at_a_time).map(|_| message(&broker, &event)).collect();
-                        if who == 0 {
-                            tokio::spawn(send(Arc::clone(&direct), messages))
-                        } else {
-                            tokio::spawn(store(Arc::clone(&outbox), Arc::clone(&awaited), messages))
-                        }
-                    })
-                    .collect();
-                let mut times = [Vec::new(), Vec::new()];
-                for task in tasks {
-                    for both in task.await.expect("it does not panic") {
-                        times.iter_mut().zip(both).for_each(|(times, time)| times.push(time));
-                    }
-                }
-                let [first, second] = times.map(|times| Spread::of(times).median);
-                if who == 0 {
-                    of_round[0] = first;
-                } else {
-                    (of_round[1], of_round[2]) = (second, first);
-                }
-            }
-            broker.check_and_empty(((2 * (SENDS / at_a_time) * at_a_time) as u64, 0.0), 0);
-            // The first one connects.
-            if round > 0 {
-                medians.iter_mut().zip(of_round).for_each(|(medians, median)| medians.push(median));
-                after_append.push(of_round[1] / of_round[0]);
-                in_all.push((of_round[1] + of_round[2]) / of_round[0]);
-            }
-        }
-        let [direct, confirm, append] = medians.map(Spread::of);
-        println!("  direct send         {direct:.0} µs");
-        println!("  append              {append:.0} µs");
-        println!("  append to confirm   {confirm:.0} µs");
-        println!("  append to confirm / direct   {:.2}   target <= 1.5", Spread::of(after_append));
-        println!("  both together / direct       {:.2}", Spread::of(in_all));
-    }
-    relay.abort();
-    direct.close(Duration::from_secs(5)).await;
-}
-
-/// Microseconds of each send.
-async fn send(messenger: Arc<Amqp091>, messages: Vec<Message>) -> Vec<[f64; 2]> {
-    let mut times = Vec::new();
-    for message in messages {
-        let begun = Instant::now();
-        messenger.send(vec![message]).await.expect("the broker takes it");
-        times.push([micros(begun.elapsed()), 0.0]);
-    }
-    times
-}
-
-/// Microseconds of each append, and from there to the confirm.
-async fn store<M: Messenger>(
-    outbox: Arc<Outbox<M>>,
-    awaited: Awaited,
-    messages: Vec<Message>,
-) -> Vec<[f64; 2]> {
-    let mut times = Vec::new();
-    for message in messages {
-        let (confirmed, confirm) = oneshot::channel();
-        awaited.lock().expect("nobody panics").insert(message.id(), confirmed);
-        let begun = Instant::now();
-        outbox.send(vec![message]).await.expect("there is room");
-        let appended = Instant::now();
-        let confirmed = confirm.await.expect("it is sent");
-        times.push([appended - begun, confirmed.saturating_duration_since(appended)].map(micros));
-    }
-    times
-}
-
-fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
-}
-
-type Awaited = Arc<Mutex<HashMap<Uuid, oneshot::Sender<Instant>>>>;
-
-/// Says when each message was confirmed.
-struct Timed<M> {
-    inner: M,
-    awaited: Awaited,
-}
-
-#[async_trait]
-impl<M: Messenger> Messenger for Timed<M> {
-    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
-        let ids: Vec<_> = batch.iter().map(Message::id).collect();
-        self.inner.send(batch).await?;
-        let now = Instant::now();
-        let mut awaited = self.awaited.lock().expect("nobody panics");
-        for confirmed in ids.iter().filter_map(|id| awaited.remove(id)) {
-            let _ = confirmed.send(now);
-        }
-        Ok(())
-    }
-
-    async fn health(&self) -> Health {
-        self.inner.health().await
-    }
+    support::latency::latency(&broker, open(folder.path()).await, rounds).await;
 }

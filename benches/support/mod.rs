@@ -4,6 +4,7 @@
 pub(crate) mod broker;
 pub(crate) mod disk;
 pub(crate) mod group_commit;
+pub(crate) mod latency;
 pub(crate) mod load;
 pub(crate) mod raw;
 pub(crate) mod relay;
