@@ -4,6 +4,8 @@
 mod dispatch;
 #[cfg(feature = "embedded")]
 mod embedded;
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+mod epoch;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "_sql")]

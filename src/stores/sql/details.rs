@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::error::BoxError;
 use crate::message::{Message, Scalar};
+use crate::stores::epoch::{from_epoch, since_epoch};
 use crate::topic::Topic;
 
 #[derive(Serialize, Deserialize)]
@@ -128,26 +129,4 @@ pub(crate) fn message(
 /// The time of the message of these details.
 pub(crate) fn time_in(details: &str) -> Option<SystemTime> {
     from_epoch(serde_json::from_str::<Details<'_>>(details).ok()?.time)
-}
-
-fn since_epoch(time: SystemTime) -> (i64, u32) {
-    match time.duration_since(SystemTime::UNIX_EPOCH) {
-        Ok(since) => (since.as_secs() as i64, since.subsec_nanos()),
-        Err(before) => {
-            let before = before.duration();
-            let nanos = before.subsec_nanos();
-            let seconds = -(before.as_secs() as i64) - i64::from(nanos > 0);
-            (seconds, if nanos > 0 { 1_000_000_000 - nanos } else { 0 })
-        }
-    }
-}
-
-fn from_epoch((seconds, nanos): (i64, u32)) -> Option<SystemTime> {
-    let whole = Duration::from_secs(seconds.unsigned_abs());
-    let time = if seconds < 0 {
-        SystemTime::UNIX_EPOCH.checked_sub(whole)
-    } else {
-        SystemTime::UNIX_EPOCH.checked_add(whole)
-    };
-    time?.checked_add(Duration::from_nanos(u64::from(nanos)))
 }

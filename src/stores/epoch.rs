@@ -1,0 +1,27 @@
+//! Times as stores write them.
+
+use std::time::{Duration, SystemTime};
+
+/// Seconds since 1970, and nanoseconds; exact, also before.
+pub(super) fn since_epoch(time: SystemTime) -> (i64, u32) {
+    match time.duration_since(SystemTime::UNIX_EPOCH) {
+        Ok(since) => (since.as_secs() as i64, since.subsec_nanos()),
+        Err(before) => {
+            let before = before.duration();
+            let nanos = before.subsec_nanos();
+            let seconds = -(before.as_secs() as i64) - i64::from(nanos > 0);
+            (seconds, if nanos > 0 { 1_000_000_000 - nanos } else { 0 })
+        }
+    }
+}
+
+/// None when the clock cannot show it.
+pub(super) fn from_epoch((seconds, nanos): (i64, u32)) -> Option<SystemTime> {
+    let whole = Duration::from_secs(seconds.unsigned_abs());
+    let time = if seconds < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(whole)
+    };
+    time?.checked_add(Duration::from_nanos(u64::from(nanos)))
+}
