@@ -107,6 +107,9 @@ pub trait Place: Clone + Send + Sync + 'static {
         }
     }
 
+    /// Sees to it that the next request finds a connection in the pool.
+    fn warm(&self) -> impl Future<Output = ()> + Send;
+
     /// No connection stands in a transaction that nobody ends.
     fn assert_nothing_is_left_open(&self) -> impl Future<Output = ()> + Send;
 
@@ -156,6 +159,8 @@ pub async fn quiet(layer: &MessagingLayer) {
 pub struct Pg {
     pub options: PgConnectOptions,
     pub pool: PgPool,
+    /// Of another client.
+    pub other: PgPool,
     pub settings: DatabaseSettings,
 }
 
@@ -164,12 +169,14 @@ impl Pg {
         let schema = unique("tx").replace('-', "_");
         let options: PgConnectOptions = Brokers::running().get("POSTGRES").parse().unwrap();
         // What the tests ask for.
-        let options = options.application_name(&schema).options([("search_path", schema.as_str())]);
+        let options = options.options([("search_path", schema.as_str())]);
+        let other = PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await.unwrap();
+        let options = options.application_name(&schema);
         let pool = PgPoolOptions::new().max_connections(10).connect_with(options.clone()).await.unwrap();
         let settings = DatabaseSettings::default().with_schema(&schema);
         PostgresStore::migrate(&pool, &settings).await.unwrap();
         sqlx::raw_sql(TABLES).execute(&pool).await.unwrap();
-        Self { options, pool, settings }
+        Self { options, pool, other, settings }
     }
 
     /// How many connections stand in a transaction and do nothing.
@@ -223,13 +230,16 @@ impl Place for Pg {
     }
 
     async fn number(&self, sql: &str) -> i64 {
-        let mut other: PgConnection = sqlx::ConnectOptions::connect(&self.options).await.unwrap();
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut other).await.unwrap()
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&self.other).await.unwrap()
     }
 
     async fn texts(&self, sql: &str) -> Vec<String> {
-        let mut other: PgConnection = sqlx::ConnectOptions::connect(&self.options).await.unwrap();
-        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut other).await.unwrap()
+        sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&self.other).await.unwrap()
+    }
+
+    async fn warm(&self) {
+        drop(self.pool.acquire().await.unwrap());
+        until("a connection is free", async || self.pool.num_idle() > 0).await;
     }
 
     async fn assert_nothing_is_left_open(&self) {
@@ -326,6 +336,9 @@ impl Place for Lite {
         let mut other: SqliteConnection = sqlx::ConnectOptions::connect(&self.options).await.unwrap();
         sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_all(&mut other).await.unwrap()
     }
+
+    /// Opening a file is soon done.
+    async fn warm(&self) {}
 
     /// Who writes finds the lock.
     async fn assert_nothing_is_left_open(&self) {
