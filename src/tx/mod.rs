@@ -40,7 +40,7 @@ use crate::transaction::Slot;
 /// | any other response, an error, a panic, a timeout outside, the client gone before the handler is done | neither: ROLLBACK |
 /// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for |
 /// | a `Tx` is still alive when a response that is a success is ready, in a spawned task or a streaming body | neither; the client gets 500, and an error is logged that says the cure |
-/// | the connection is lost during COMMIT | both or neither; the client gets 503 |
+/// | the connection is lost during COMMIT, or COMMIT takes more than 30 seconds | both or neither; the client gets 503 |
 /// | enqueued through [`always`](MessageQueue::always) | these messages leave in any case, if need be after the ROLLBACK |
 ///
 /// ```

@@ -1,5 +1,6 @@
 //! A transaction that was begun, and not yet ended.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -15,7 +16,10 @@ use crate::messenger::Failure;
 use crate::telemetry;
 use crate::transaction::Transaction;
 
-/// How long a ROLLBACK may take before nobody waits for it any more.
+/// How long storing the messages and COMMIT may take before nobody waits for them any more.
+const COMMIT: Duration = Duration::from_secs(30);
+
+/// How long a ROLLBACK may.
 const ROLLBACK: Duration = Duration::from_secs(10);
 
 /// How far a transaction is.
@@ -97,7 +101,13 @@ impl<DB: TxDatabase> Open<DB> {
 impl<DB: TxDatabase> Transaction for Open<DB> {
     async fn commit(mut self: Box<Self>, messages: Vec<Message>) -> Result<usize, Failure> {
         self.phase = Phase::Committing;
-        let committed = self.store_and_commit(messages).await;
+        let committed = match timeout(COMMIT, self.store_and_commit(messages)).await {
+            Ok(committed) => committed,
+            Err(_) => Err(sqlx::Error::Io(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "the database does not answer: rows and messages are both there, or neither",
+            ))),
+        };
         self.phase = Phase::Ended;
         match committed {
             Ok(stored) => {

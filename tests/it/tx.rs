@@ -122,6 +122,12 @@ mod postgres_alone {
 
         #[test]
         #[ignore = "needs brokers: ./scripts/test"]
+        fn a_commit_that_is_not_answered_is_503_and_not_waited_for() {
+            crate::tx::killed::a_commit_that_is_not_answered_is_503_and_not_waited_for();
+        }
+
+        #[test]
+        #[ignore = "needs brokers: ./scripts/test"]
         fn a_runtime_that_ends_while_it_is_committed_is_said() {
             crate::tx::killed::a_runtime_that_ends_while_it_is_committed_is_said();
         }

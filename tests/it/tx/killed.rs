@@ -13,6 +13,7 @@ use http::{Request, StatusCode};
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Postgres};
 use tokio::sync::Mutex;
+use tower::ServiceExt;
 use tower_outbox::{MessageQueue, MessagingLayer, Tx};
 
 use super::place::{Pg, Place, both, created, insert, post, quiet};
@@ -100,6 +101,27 @@ pub async fn a_connection_killed_during_the_commit_leaves_neither_and_answers_50
     assert_503(&request.await.unwrap());
     quiet(&layer).await;
     place.assert(false, "killed during").await;
+}
+
+pub fn a_commit_that_is_not_answered_is_503_and_not_waited_for() {
+    block_on(async {
+        let place = Pg::new().await;
+        let layer = place.layer().await;
+        let mut gate = Gate::closed(&place).await;
+        let app = app(&layer);
+        // It is waited for as long as it takes.
+        let request = tokio::spawn(app.oneshot(Request::post("/").body(Body::empty()).unwrap()));
+        gate.reached().await;
+        tokio::time::pause();
+        // So much nobody waits.
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert_503(&request.await.unwrap().unwrap());
+        tokio::time::resume();
+        quiet(&layer).await;
+        gate.open().await;
+        until("the server has committed", async || place.rows().await == 1).await;
+        place.assert(true, "both or neither").await;
+    });
 }
 
 pub async fn a_client_gone_while_it_is_committed_has_both(place: Pg) {
