@@ -121,6 +121,11 @@ impl Dispatch {
         self.waits.get(&position).copied()
     }
 
+    /// How many messages without a key, and groups, are due.
+    pub(super) fn turns_due(&self) -> usize {
+        self.due.len()
+    }
+
     /// Forgets a message, leased or not.
     pub(super) fn abandon(&mut self, position: u64) {
         match self.leased.get(&position).map(|held| held.token) {

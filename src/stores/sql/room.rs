@@ -189,3 +189,55 @@ impl Room {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(pending: u64, dead: u64, bytes: u64) -> Counts {
+        Counts { pending, dead, bytes, oldest: None }
+    }
+
+    /// One whose time for a count has come.
+    fn room() -> Room {
+        let mut room = Room::new(Limits { max_messages: 10, ..Limits::default() });
+        assert!(!room.begin_count(), "not at once");
+        room.next_count = Instant::now();
+        room
+    }
+
+    #[test]
+    fn a_count_knows_what_changed_meanwhile() {
+        let mut room = room();
+        room.change(3, 0, 300);
+        assert!(room.begin_count());
+        assert!(!room.begin_count(), "one at a time");
+        room.change(2, 1, 300);
+        room.change(-1, 0, -100);
+        room.end_count(Some(&counts(4, 2, 1_000)));
+        assert_eq!((room.pending, room.dead, room.bytes), (5, 3, 1_200));
+        assert!(!room.begin_count(), "not again at once");
+    }
+
+    #[test]
+    fn a_count_that_failed_changes_nothing_and_is_made_again() {
+        let mut room = room();
+        room.change(3, 0, 300);
+        assert!(room.begin_count());
+        room.end_count(None);
+        assert_eq!((room.pending, room.dead, room.bytes), (3, 0, 300));
+        room.next_count = Instant::now();
+        assert!(room.begin_count());
+    }
+
+    #[test]
+    fn what_others_stored_and_sent_turns_requests_away_and_lets_them_in() {
+        let mut room = room();
+        for (pending, open) in [(10, false), (3, true)] {
+            room.next_count = Instant::now();
+            assert!(room.begin_count());
+            room.end_count(Some(&counts(pending, 0, 0)));
+            assert_eq!(room.admission.is_open(), open);
+        }
+    }
+}

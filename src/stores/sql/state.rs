@@ -314,3 +314,6 @@ pub(crate) fn delay_left(message: &Message, now: SystemTime) -> Duration {
 
 /// What is beyond all clocks is a century away.
 const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
+#[cfg(test)]
+mod tests;

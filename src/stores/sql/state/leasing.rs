@@ -53,7 +53,9 @@ impl State {
         }
         self.dispatch.tick(now);
         let next_due = self.next_due.filter(|_| self.known.len() < KNOWN / 2);
-        let has_room = self.ready.len() < LOW && self.ready_bytes < AHEAD_BYTES / 2;
+        // What has a key waits in the database, but for its position.
+        let has_room =
+            self.ready.len() < LOW && self.ready_bytes < AHEAD_BYTES / 2 && self.dispatch.turns_due() < KNOWN;
         let (is_due, is_unread, is_to_sweep) =
             (next_due.is_some_and(|due| due <= now), has_room && self.is_unread(), self.sweep.at <= now);
         if !is_reader && (is_due || is_unread || is_to_sweep) {
