@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
+use sqlx::postgres::PgPool;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::peers::{Brokers, RabbitQueue, sequence, unique};
+use crate::support::databases::Database;
 
 /// An example's process, and what it has said.
 struct Example {
@@ -33,19 +35,24 @@ impl Example {
         Self { child, output, said: String::new() }
     }
 
-    /// Reads lines until one has this text, and gives the address in it.
-    async fn address_in(&mut self, text: &str) -> String {
+    /// Reads lines until one has this text, and gives what follows it.
+    async fn said(&mut self, text: &str) -> String {
         let found = timeout(Duration::from_secs(20), async {
             loop {
                 let mut line = String::new();
                 assert!(self.output.read_line(&mut line).await.unwrap() > 0, "it ended: {}", self.said);
                 self.said += &line;
                 if let Some((_, rest)) = line.split_once(text) {
-                    return rest.split(['/', ' ', '\n']).next().unwrap().to_owned();
+                    return rest.to_owned();
                 }
             }
         });
-        found.await.expect("it says where it listens")
+        found.await.unwrap_or_else(|_| panic!("it says {text:?}: {}", self.said))
+    }
+
+    /// The address that follows this text.
+    async fn address_in(&mut self, text: &str) -> String {
+        self.said(text).await.split(['/', ' ', '\n']).next().unwrap().to_owned()
     }
 
     /// Ends it by signal; gives its exit code and all it said on both outputs.
@@ -91,10 +98,33 @@ async fn quickstart_does_what_the_readme_says() {
 
 #[tokio::test]
 async fn transactional_commits_a_user_and_its_event_or_neither() {
-    let mut example = Example::start("transactional", &["127.0.0.1:0"], &[]);
+    transactional(&[]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn transactional_does_the_same_in_postgres() {
+    let database = Database::new().await;
+    for events in 1..=2 {
+        // The second time its tables are there.
+        transactional(&[("DATABASE_URL", &database.url)]).await;
+        let found = "SELECT (SELECT string_agg(name, ',') FROM users),
+            (SELECT last_value FROM tower_outbox.messages_position_seq), (SELECT count(*) FROM tower_outbox.messages)";
+        let pool = PgPool::connect(&database.url).await.unwrap();
+        let found: (String, i64, i64) = sqlx::query_as(found).fetch_one(&pool).await.unwrap();
+        assert_eq!(found, ("Jo".to_owned(), events, 0));
+        sqlx::query("DELETE FROM users").execute(&pool).await.unwrap();
+        pool.close().await;
+    }
+    database.drop().await;
+}
+
+async fn transactional(environment: &[(&str, &str)]) {
+    let mut example = Example::start("transactional", &["127.0.0.1:0"], environment);
     let address = example.address_in("listening on http://").await;
     assert_eq!(request(&address, "POST /users", "Jo").await.0, 201);
     assert_eq!(request(&address, "POST /users", "Jo").await.0, 409);
+    example.said("message not sent: dummy").await;
     let (code, said) = example.end("-INT").await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(said.matches("message not sent: dummy").count(), 1, "{said}");

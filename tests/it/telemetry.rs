@@ -1,7 +1,5 @@
 //! What operators see: counters, and logs without bodies.
 
-use std::collections::BTreeMap;
-use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -15,39 +13,11 @@ use tower_outbox::{
     Background, BackgroundSettings, Dummy, Failure, Message, MessageQueue, MessagingLayer, Messenger, Unsent,
 };
 
+use crate::support::counters::{counted, expect};
 use crate::support::messengers::{down, fake, panicking};
 use crate::support::{answering, app, enqueue, enqueue_a, get, logs, messages, service};
 
 const SECRET: &str = "the-body";
-
-/// What is counted while this runs: `name` or `name{label}` to the count, or the number of samples.
-///
-/// Everything runs on this thread, which alone has this recorder; the runtime is dropped before the end.
-fn counted(test: impl Future<Output = ()>) -> BTreeMap<String, u64> {
-    let recorder = DebuggingRecorder::new();
-    let snapshotter = recorder.snapshotter();
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-    metrics::with_local_recorder(&recorder, move || runtime.block_on(test));
-    let metrics = snapshotter.snapshot().into_vec().into_iter();
-    let count = |(key, _, _, value): (metrics_util::CompositeKey, _, _, _)| {
-        let key = key.key();
-        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
-        let name = key.name().strip_prefix("tower_outbox_").unwrap().to_owned();
-        let name = if labels.is_empty() { name } else { format!("{name}{{{}}}", labels.join(",")) };
-        let count = match value {
-            DebugValue::Counter(count) => count,
-            DebugValue::Histogram(samples) => samples.len() as u64,
-            DebugValue::Gauge(_) => panic!("{name} is a gauge"),
-        };
-        (name, count)
-    };
-    metrics.map(count).collect()
-}
-
-fn expect<const N: usize>(counts: [(&str, u64); N]) -> BTreeMap<String, u64> {
-    counts.map(|(name, count)| (name.to_owned(), count)).into()
-}
 
 #[test]
 fn messages_enqueued_and_sent_are_counted() {

@@ -2,6 +2,7 @@
 //!
 //! One suite, on both databases.
 
+mod counting;
 mod dropping;
 mod ending;
 mod handled;
@@ -57,6 +58,7 @@ suite! {
     relayed:
         rows_and_sent_events_agree_whatever_happened
         what_is_committed_is_sent_at_once
+        the_oldest_make_room_for_what_is_committed
         what_is_persisted_is_sent_when_the_response_is_there;
     dropping:
         a_request_dropped_anywhere_leaves_both_or_neither

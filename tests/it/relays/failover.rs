@@ -8,9 +8,10 @@ use tokio::process::Command;
 use tokio::time::sleep;
 use tower_outbox::Message;
 
-use super::process::{HOLD, Place, Process, is_process, until_empty};
+use super::bus::{HOLD, Notes, SENDER};
+use super::process::{Place, Process, WINDOW, is_process, until_empty};
 use crate::crash::random::Random;
-use crate::peers::Brokers;
+use crate::peers::{Brokers, RabbitQueue, unique};
 use crate::support::databases::Schema;
 
 /// How many times one is killed or frozen when `RELAY_ROUNDS` does not say.
@@ -38,9 +39,39 @@ async fn two_processes_on_one_file_of_which_one_is_killed_or_frozen_lose_nothing
     killed_and_frozen(Place::sqlite(LEASE).await, 2).await;
 }
 
+/// What reaches a queue of the real RabbitMQ, and not only what the processes say they sent.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn two_processes_that_send_to_rabbitmq_lose_nothing_and_keep_the_order_there() {
+    let mut place = Place::postgres(LEASE).await;
+    let (brokers, topics) = (Brokers::running(), unique("relays"));
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &format!("{topics}.#")).await;
+    place.topics = Some(topics);
+    let faults = kill_and_freeze(&place, 2, ROUNDS / 2).await;
+    let sent = Notes::open(&place.folder.path().join("sent"));
+    for message in queue.drain().await {
+        sent.write(&format!("{} {}", message["body"].as_str().unwrap(), message["headers"][SENDER]));
+    }
+    judge(place, 2, &faults).await;
+}
+
 async fn killed_and_frozen(place: Place, count: u64) {
+    let faults = kill_and_freeze(&place, count, ROUNDS).await;
+    judge(place, count, &faults).await;
+}
+
+/// What was done to the processes.
+struct Faults {
+    seed: u64,
+    rounds: u64,
+    killed: u64,
+    begun: Instant,
+}
+
+/// Kills or freezes one process after the other, and waits until everything has left.
+async fn kill_and_freeze(place: &Place, count: u64, rounds: usize) -> Faults {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
-    let rounds = number("RELAY_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
+    let rounds = number("RELAY_ROUNDS").unwrap_or(rounds as u64);
     let seed = number("RELAY_SEED").unwrap_or_else(Random::any_seed);
     eprintln!("relays: {rounds} rounds; once more: RELAY_SEED={seed}");
     let (mut random, begun) = (Random::new(seed), Instant::now());
@@ -48,10 +79,10 @@ async fn killed_and_frozen(place: Place, count: u64) {
     let store = place.store().await;
     let mut processes = Vec::new();
     for number in 0..count {
-        processes.push(Process::start(&place, number, "appends").await);
+        processes.push(Process::start(place, number, "appends").await);
     }
     let mut killed = 0;
-    for round in 0..rounds as u64 {
+    for round in 0..rounds {
         sleep(Duration::from_millis(random.in_range(0..1_000))).await;
         let victim = random.in_range(0..count) as usize;
         if random.percent(50) {
@@ -59,7 +90,7 @@ async fn killed_and_frozen(place: Place, count: u64) {
             processes.swap_remove(victim).kill().await;
             // Sometimes the next comes before its lease has run out.
             sleep(LEASE.mul_f64(random.in_range(0..200) as f64 / 100.0)).await;
-            processes.push(Process::start(&place, count + round, "appends").await);
+            processes.push(Process::start(place, count + round, "appends").await);
         } else {
             processes[victim].freeze().await;
             // Mostly past its lease.
@@ -74,9 +105,15 @@ async fn killed_and_frozen(place: Place, count: u64) {
     for process in processes {
         process.end().await;
     }
+    Faults { seed, rounds, killed, begun }
+}
+
+/// Nothing is lost or out of order, and twice only what was out when something was done to a process.
+async fn judge(place: Place, count: u64, faults: &Faults) {
+    let Faults { seed, rounds, killed, begun } = faults;
     let (verdict, senders) = place.verdict();
     eprintln!("relays: {rounds} rounds, {killed} killed, {:.0} s: {verdict}", begun.elapsed().as_secs_f64());
-    if !verdict.is_good() {
+    if !verdict.is_good() || verdict.duplicated > rounds * count * WINDOW as u64 {
         let schema = place.schema.map(|schema| schema.settings.schema);
         panic!(
             "seed {seed}: {verdict}\n{}kept in {} {schema:?}",
@@ -85,7 +122,7 @@ async fn killed_and_frozen(place: Place, count: u64) {
         );
     }
     // There was something to lose, and every process sent.
-    assert!(verdict.messages > 20 * rounds as u64, "{verdict}");
+    assert!(verdict.messages > 20 * rounds, "{verdict}");
     if place.schema.is_some() {
         assert!(senders.len() as u64 >= count, "{senders:?}");
     }

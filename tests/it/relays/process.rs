@@ -1,8 +1,7 @@
 //! A process that stores and sends, with others, and writes down what it does.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -24,9 +23,10 @@ use tower::ServiceExt;
 use tower_outbox::store::{Counts, Store};
 use tower_outbox::{
     DatabaseSettings, Message, MessageQueue, MessagingLayer, Messenger, Outbox, OutboxHandle, PostgresStore,
-    Relay, RelaySettings, SqliteStore, Tx, Unsent, async_trait,
+    Relay, RelaySettings, SqliteStore, Tx,
 };
 
+use super::bus::{self, Bus, Notes};
 use crate::crash::ledger::{Arrival, Ledger, Outcome, Verdict};
 use crate::crash::random::Random;
 use crate::support::databases::{Schema, sqlite};
@@ -38,43 +38,32 @@ const JOB: &str = "TOWER_OUTBOX_TEST_RELAY";
 /// How long a process may take to do what it is told.
 const LONG: Duration = Duration::from_secs(60);
 
-/// The topic of messages that a process holds until it is told to release them.
-pub const HOLD: &str = "hold";
+/// How many messages a process has out at once.
+pub const WINDOW: usize = 64;
 
 /// How many keys each process uses.
 const KEYS: u64 = 3;
-
-/// Writes down what happens, a line at once: only the process dies, not the machine.
-pub struct Notes(File);
-
-impl Notes {
-    pub fn open(path: &Path) -> Self {
-        Self(OpenOptions::new().create(true).append(true).open(path).unwrap())
-    }
-
-    pub fn write(&self, line: &str) {
-        (&self.0).write_all(format!("{line}\n").as_bytes()).unwrap();
-    }
-}
 
 /// Where everything is: the folder of the notes, and the schema in Postgres; without one it is SQLite in that folder.
 pub struct Place {
     pub folder: TempDir,
     pub schema: Option<Schema>,
     pub lease: Duration,
+    /// What stands before the topics in the real RabbitMQ; without it what is sent is only written down.
+    pub topics: Option<String>,
 }
 
 impl Place {
     pub async fn postgres(lease: Duration) -> Self {
         let schema = Schema::new().await;
         PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), schema: Some(schema), lease }
+        Self { folder: tempfile::tempdir().unwrap(), schema: Some(schema), lease, topics: None }
     }
 
     pub async fn sqlite(lease: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
         SqliteStore::migrate(&sqlite(folder.path()).await, &DatabaseSettings::default()).await.unwrap();
-        Self { folder, schema: None, lease }
+        Self { folder, schema: None, lease, topics: None }
     }
 
     /// A store of this process, which does not send.
@@ -183,44 +172,10 @@ async fn open_postgres(name: &str, lease: Duration) -> PostgresStore {
 
 // ---- the process itself
 
-/// The bus: it takes its time, and what it confirms is written down first.
-struct Bus {
-    process: u64,
-    folder: PathBuf,
-    sent: Notes,
-}
-
-impl Bus {
-    fn new(folder: &Path, process: u64) -> Self {
-        Self { process, folder: folder.to_owned(), sent: Notes::open(&folder.join("sent")) }
-    }
-}
-
-#[async_trait]
-impl Messenger for Bus {
-    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
-        for (n, message) in batch.iter().enumerate() {
-            if n % 16 == 0 {
-                sleep(Duration::from_millis(1)).await;
-            }
-            let body = std::str::from_utf8(message.body()).unwrap();
-            if message.topic().as_str() == HOLD {
-                File::create(self.folder.join(format!("held-{}", self.process))).unwrap();
-                let release = self.folder.join(format!("release-{}", self.process));
-                while !release.exists() {
-                    sleep(Duration::from_millis(5)).await;
-                }
-            }
-            self.sent.write(&format!("{body} {}", self.process));
-        }
-        Ok(())
-    }
-}
-
 /// Is the process, if this one is to be that.
 pub async fn is_process() -> bool {
     let Ok(job) = std::env::var(JOB) else { return false };
-    let [folder, schema, process, lease, does] = job.split(' ').collect::<Vec<_>>()[..] else {
+    let [folder, schema, process, lease, topics, does] = job.split(' ').collect::<Vec<_>>()[..] else {
         panic!("{job}")
     };
     let filter =
@@ -229,17 +184,18 @@ pub async fn is_process() -> bool {
     let (folder, process) = (Path::new(folder), process.parse().unwrap());
     let schema = Some(schema).filter(|schema| *schema != "-");
     let lease = Duration::from_millis(lease.parse().unwrap());
+    let bus = bus::open(folder, process, Some(topics).filter(|topics| *topics != "-"));
     match does {
         "requests" => {
-            serve(folder, process, open_postgres(schema.unwrap(), lease).await, schema.unwrap()).await
+            serve(folder, process, bus, open_postgres(schema.unwrap(), lease).await, schema.unwrap()).await
         }
-        does => work(folder, process, open(folder, schema, lease).await, does == "appends").await,
+        does => work(folder, process, bus, open(folder, schema, lease).await, does == "appends").await,
     }
     true
 }
 
-async fn work(folder: &Path, process: u64, store: Arc<dyn Store>, appends: bool) {
-    let (outbox, relay) = Outbox::new(Bus::new(folder, process), store, relay_settings());
+async fn work(folder: &Path, process: u64, bus: Bus, store: Arc<dyn Store>, appends: bool) {
+    let (outbox, relay) = Outbox::new(bus, store, relay_settings());
     let (go_on, mut tasks) = (watch::Sender::new(true), JoinSet::new());
     for task in (0..KEYS + 1).filter(|_| appends) {
         tasks.spawn(insert(folder.to_owned(), process, task, outbox.handle(), go_on.subscribe()));
@@ -249,7 +205,7 @@ async fn work(folder: &Path, process: u64, store: Arc<dyn Store>, appends: bool)
 }
 
 fn relay_settings() -> RelaySettings {
-    RelaySettings::default().with_window(64).with_max_backoff(Duration::from_millis(200))
+    RelaySettings::default().with_window(WINDOW).with_max_backoff(Duration::from_millis(200))
 }
 
 /// Sends until the end of the input; a word there ends what stores.
@@ -270,8 +226,8 @@ async fn obey<M: Messenger>(relay: Relay<M>, go_on: &watch::Sender<bool>, mut ta
 }
 
 /// An app: each request writes a row and enqueues messages in one transaction; one in five is then refused.
-async fn serve(folder: &Path, process: u64, store: PostgresStore, schema: &str) {
-    let (outbox, relay) = Outbox::new(Bus::new(folder, process), store, relay_settings());
+async fn serve(folder: &Path, process: u64, bus: Bus, store: PostgresStore, schema: &str) {
+    let (outbox, relay) = Outbox::new(bus, store, relay_settings());
     let outbox = Arc::new(outbox);
     let sql = AssertSqlSafe(format!("INSERT INTO {schema}.rows VALUES ($1, $2)")).into_sql_str();
     let handle = move |mut tx: Tx<Postgres>, queue: MessageQueue, body: String| async move {
@@ -373,7 +329,8 @@ impl Process {
         command.args([&test, "--exact", "--include-ignored", "--nocapture", "--test-threads=1"]);
         let schema = place.schema.as_ref().map_or("-", |schema| &schema.settings.schema);
         let (folder, lease) = (place.folder.path(), place.lease.as_millis());
-        command.env(JOB, format!("{} {schema} {number} {lease} {does}", folder.display()));
+        let topics = place.topics.as_deref().unwrap_or("-");
+        command.env(JOB, format!("{} {schema} {number} {lease} {topics} {does}", folder.display()));
         let said = folder.join(format!("said-{number}"));
         command.env("RUST_BACKTRACE", "0").kill_on_drop(true);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(File::create(&said).unwrap());

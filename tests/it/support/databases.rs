@@ -39,6 +39,29 @@ impl Schema {
     }
 }
 
+/// A database of its own in the real Postgres.
+pub struct Database {
+    server: PgPool,
+    name: String,
+    pub url: String,
+}
+
+impl Database {
+    pub async fn new() -> Self {
+        let (brokers, name) = (Brokers::running(), unique("test"));
+        let server = brokers.get("POSTGRES");
+        let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
+        let server = PgPool::connect(server).await.unwrap();
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&server).await.unwrap();
+        Self { server, name, url }
+    }
+
+    pub async fn drop(self) {
+        let drop = AssertSqlSafe(format!("DROP DATABASE \"{}\" WITH (FORCE)", self.name));
+        sqlx::raw_sql(drop).execute(&self.server).await.unwrap();
+    }
+}
+
 /// As an app would open its own file.
 pub async fn sqlite(folder: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()

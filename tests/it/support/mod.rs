@@ -1,5 +1,6 @@
 //! What the tests share.
 
+pub mod counters;
 pub mod databases;
 pub mod fuse;
 pub mod logs;

@@ -22,7 +22,7 @@ use crate::support::{enqueue, logs};
 type Calls = Arc<AtomicUsize>;
 
 /// Lets a consumer handle messages until there are none; gives how many it acknowledged.
-async fn consume(app: &Router, messages: &[Message]) -> u64 {
+pub async fn consume(app: &Router, messages: &[Message]) -> u64 {
     let bus = Memory::new();
     bus.send(messages.to_vec()).await.unwrap();
     let settings = ConsumerSettings::default().with_concurrency(4);

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -17,6 +16,7 @@ use tower::ServiceExt;
 use tower_outbox::{MessageQueue, MessagingLayer, Tx};
 
 use super::place::{Pg, Place, both, created, insert, post, quiet};
+use crate::support::counters::counted_meanwhile;
 use crate::support::fuse::fuse_woken;
 use crate::support::logs;
 use crate::support::stores::until;
@@ -198,15 +198,14 @@ pub fn a_runtime_that_ends_while_it_is_committed_is_said() {
         let gate = Gate::closed(&place).await;
         (place, gate)
     });
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
+    let counts = counted_meanwhile(async {
         let pool = sqlx::postgres::PgPoolOptions::new().connect_with(place.options.clone()).await.unwrap();
         let app = app(&Pg { pool, ..place.clone() }.layer().await);
         let request = tokio::spawn(async move { post(&app).await });
         gate.reached().await;
         request.abort();
     });
-    runtime.shutdown_timeout(Duration::ZERO);
+    assert_eq!(counts["transactions_total{outcome=failed}"], 1);
     let said = log.with("transaction not committed");
     assert!(
         said.len() == 1 && said[0].starts_with("ERROR") && said[0].contains("both there, or neither"),

@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Database};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tower::ServiceExt;
-use tower_outbox::store::Store;
+use tower_outbox::store::{Limits, Store};
 use tower_outbox::{
     DatabaseSettings, Dummy, Message, MessageQueue, MessagingLayer, Outbox, PersistError, PostgresStore,
     RelaySettings, SqliteStore, TxDatabase,
@@ -49,6 +49,8 @@ pub trait Place: Clone + Send + Sync + 'static {
     fn narrow(&self) -> impl Future<Output = MessagingLayer> + Send;
 
     fn with_retention(&self, retention: Duration) -> Self;
+
+    fn with_limits(&self, limits: Limits) -> Self;
 
     /// Writes a row and persists the event in a transaction of the app's own, which ends as it says.
     fn own(
@@ -207,6 +209,10 @@ impl Place for Pg {
         Self { settings: self.settings.clone().with_inbox_retention(retention), ..self.clone() }
     }
 
+    fn with_limits(&self, limits: Limits) -> Self {
+        Self { settings: self.settings.clone().with_limits(limits), ..self.clone() }
+    }
+
     async fn own(&self, queue: &MessageQueue, commit: bool) -> Result<usize, PersistError> {
         let mut transaction = self.pool.begin().await.unwrap();
         insert::<Self>(&mut transaction, "Jo").await;
@@ -303,6 +309,10 @@ impl Place for Lite {
 
     fn with_retention(&self, retention: Duration) -> Self {
         Self { settings: self.settings.clone().with_inbox_retention(retention), ..self.clone() }
+    }
+
+    fn with_limits(&self, limits: Limits) -> Self {
+        Self { settings: self.settings.clone().with_limits(limits), ..self.clone() }
     }
 
     async fn own(&self, queue: &MessageQueue, commit: bool) -> Result<usize, PersistError> {
