@@ -1,11 +1,11 @@
 //! From settings to a running bus: the one place that knows all parts.
 
 mod backend;
+mod builder;
 #[cfg(feature = "_sql")]
 mod database;
 mod source;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,18 +15,18 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 
-use self::backend::Backend;
+pub use self::builder::BusBuilder;
 #[cfg(feature = "_sql")]
 pub(crate) use self::database::{Database, DatabaseStore};
 use self::source::Sources;
-use crate::background::Background;
 use crate::consumer::Consumer;
-use crate::error::BoxError;
 use crate::layer::{MessagingLayer, MessagingService, OnSendFailure};
 use crate::message::Message;
 use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
-use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError};
+#[cfg(feature = "admin")]
+use crate::settings::DeliveryMode;
+use crate::settings::{Settings, SettingsError};
 use crate::source::Source;
 use crate::store::Counts;
 
@@ -92,12 +92,7 @@ impl Bus {
 
     /// Starts with backends of the app's own.
     pub fn builder(settings: &Settings) -> BusBuilder<'_> {
-        BusBuilder {
-            settings,
-            backends: BTreeMap::new(),
-            #[cfg(feature = "_sql")]
-            database: None,
-        }
+        BusBuilder::new(settings)
     }
 
     /// The layer for the app's routes.
@@ -296,184 +291,5 @@ impl Shutdown {
     #[must_use]
     pub fn is_clean(&self) -> bool {
         self.left.is_empty() && self.sends == 0
-    }
-}
-
-type Factory = Box<dyn FnOnce(&BackendTable) -> Result<Arc<dyn Messenger>, BoxError> + Send>;
-
-/// Builds a [`Bus`] that knows backends of the app's own.
-#[must_use]
-pub struct BusBuilder<'a> {
-    settings: &'a Settings,
-    backends: BTreeMap<String, Factory>,
-    #[cfg(feature = "_sql")]
-    database: Option<Database>,
-}
-
-impl BusBuilder<'_> {
-    /// Registers a backend under the name that `BACKEND` gives it, such as `acme.Kafka`.
-    pub fn with_backend<M, E, F>(mut self, name: impl Into<String>, factory: F) -> Self
-    where
-        M: Messenger,
-        E: Into<BoxError>,
-        F: FnOnce(&BackendTable) -> Result<M, E> + Send + 'static,
-    {
-        let factory = |table: &BackendTable| match factory(table) {
-            Ok(messenger) => Ok(Arc::new(messenger) as Arc<dyn Messenger>),
-            Err(error) => Err(error.into()),
-        };
-        self.backends.insert(name.into(), Box::new(factory));
-        self
-    }
-
-    /// Keeps messages in the app's own Postgres, for [`DeliveryMode::Transactional`], in place of `OUTBOX.DATABASE_URL`.
-    ///
-    /// A relay holds one connection of it to listen, and a second while it reads or settles.
-    #[cfg(feature = "postgres")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "postgres")))]
-    pub fn with_postgres(mut self, pool: sqlx::PgPool) -> Self {
-        self.database = Some(Database::Postgres(pool));
-        self
-    }
-
-    /// Keeps messages in the app's own SQLite file, for [`DeliveryMode::Transactional`], in place of `OUTBOX.DATABASE_URL`.
-    #[cfg(feature = "sqlite")]
-    #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
-    pub fn with_sqlite(mut self, pool: sqlx::SqlitePool) -> Self {
-        self.database = Some(Database::Sqlite(pool));
-        self
-    }
-
-    /// Starts it.
-    ///
-    /// # Errors
-    /// As [`Bus::start`].
-    pub async fn start(mut self) -> Result<Bus, SettingsError> {
-        let Backend { messenger, source } = self.backend().await?;
-        let (stop, stopped) = oneshot::channel();
-        let stopped = async {
-            match stopped.await {
-                Ok(until) => until,
-                // The bus was dropped: its work goes on.
-                Err(_) => std::future::pending().await,
-            }
-        };
-        let (messenger, task, outbox): Running = match self.settings.delivery {
-            DeliveryMode::Direct => (messenger, None, None),
-            DeliveryMode::Background => {
-                let (background, worker) = Background::new(messenger, self.settings.background.clone());
-                let stopped = async {
-                    stopped.await;
-                };
-                let run = async { Left::Messages(worker.run(stopped, Duration::ZERO).await) };
-                (Arc::new(background), Some(tokio::spawn(run)), None)
-            }
-            #[cfg(feature = "embedded")]
-            DeliveryMode::Durable => {
-                let fault = |error: crate::OpenError| SettingsError::Outbox {
-                    delivery: "durable",
-                    source: error.into(),
-                };
-                let settings = &self.settings.outbox;
-                let store = crate::stores::Embedded::open(&settings.store()).await.map_err(fault)?;
-                stored(messenger, store, settings, true, stopped)
-            }
-            #[cfg(not(feature = "embedded"))]
-            DeliveryMode::Durable => {
-                return Err(SettingsError::DeliveryNotCompiled { delivery: "durable", feature: "embedded" });
-            }
-            #[cfg(feature = "_sql")]
-            DeliveryMode::Transactional => {
-                let settings = &self.settings.outbox;
-                let database = match self.database {
-                    Some(database) => database,
-                    None => Database::connect(settings).await?,
-                };
-                match database.open(settings).await? {
-                    #[cfg(feature = "postgres")]
-                    DatabaseStore::Postgres(store) => {
-                        stored(messenger, store, settings, settings.relay, stopped)
-                    }
-                    #[cfg(feature = "sqlite")]
-                    DatabaseStore::Sqlite(store) => {
-                        stored(messenger, store, settings, settings.relay, stopped)
-                    }
-                }
-            }
-            #[cfg(not(feature = "_sql"))]
-            DeliveryMode::Transactional => {
-                return Err(SettingsError::DeliveryNotCompiled {
-                    delivery: "transactional",
-                    feature: "postgres\" or \"sqlite",
-                });
-            }
-        };
-        let worker = task.map(|task| Worker { stop, task });
-        let request = &self.settings.request;
-        let layer = MessagingLayer::new(Arc::clone(&messenger))
-            .with_on_send_failure(self.settings.on_send_failure)
-            .with_max_messages(request.max_messages)
-            .with_max_bytes(request.max_bytes);
-        let layer = if request.idempotency_key { layer.with_idempotency_key() } else { layer };
-        let warm_up = Arc::clone(&messenger);
-        tokio::spawn(async move {
-            if let Health::Down { reason } = warm_up.health().await {
-                tracing::warn!(%reason, "no broker answers yet");
-            }
-        });
-        Ok(Bus {
-            messenger,
-            layer,
-            worker: Mutex::new(worker),
-            outbox,
-            sources: Sources::new(self.settings, source),
-            #[cfg(feature = "_sql")]
-            database: (self.settings.delivery == DeliveryMode::Transactional)
-                .then(|| self.settings.outbox.database()),
-            #[cfg(feature = "chaos")]
-            chaos: self.settings.chaos.clone(),
-            #[cfg(feature = "admin")]
-            delivery: self.settings.delivery,
-        })
-    }
-
-    /// The messenger alone, without anything that runs beside it.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn messenger(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {
-        self.backend().await.map(|backend| backend.messenger)
-    }
-
-    async fn backend(&mut self) -> Result<Backend, SettingsError> {
-        let (name, table) = (self.settings.backend.as_str(), &self.settings.backend_keys);
-        let Some(factory) = self.backends.remove(name) else {
-            let own: Vec<String> = self.backends.keys().cloned().collect();
-            return Backend::of(name, table, own).await;
-        };
-        let messenger =
-            factory(table).map_err(|source| SettingsError::Backend { name: name.to_owned(), source })?;
-        Ok(Backend { messenger, source: None })
-    }
-}
-
-type Running = (Arc<dyn Messenger>, Option<JoinHandle<Left>>, Option<OutboxHandle>);
-
-/// An outbox before the messenger, with its relay if this process is to send.
-#[cfg(any(feature = "embedded", feature = "_sql"))]
-fn stored(
-    messenger: Arc<dyn Messenger>,
-    store: impl crate::store::Store,
-    settings: &crate::settings::OutboxSettings,
-    relays: bool,
-    stopped: impl Future<Output = Instant> + Send + 'static,
-) -> Running {
-    let (outbox, relay) = crate::Outbox::new(messenger, store, settings.relay_settings());
-    let handle = outbox.handle();
-    let task = relays.then(|| tokio::spawn(async { Left::Stored(relay.run_until(stopped).await) }));
-    (Arc::new(outbox), task, Some(handle))
-}
-
-impl fmt::Debug for BusBuilder<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BusBuilder").field("backends", &self.backends.keys()).finish_non_exhaustive()
     }
 }
