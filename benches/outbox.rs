@@ -27,7 +27,7 @@ use support::latency::{amqp091, message};
 use support::load::Load;
 use support::raw::{Raw, Until};
 use support::relay::relay;
-use support::{Event, Spread, disk, processor_time, quick};
+use support::{Event, Spread, asked, disk, processor_time, quick};
 use tower_outbox::{
     Dummy, Embedded, EmbeddedSettings, Message, Messenger, Outbox, OutboxHandle, RelaySettings, Unsent,
     async_trait,
@@ -48,10 +48,6 @@ const LATENCY_ROUNDS: usize = 21;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
-    let asked = |part: &str| {
-        let mut parts = std::env::args().skip(1).filter(|argument| !argument.contains('-')).peekable();
-        parts.peek().is_none() || parts.any(|argument| argument == part)
-    };
     if asked("http") {
         http().await;
     }

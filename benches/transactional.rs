@@ -33,7 +33,7 @@ use support::latency::{amqp091, message};
 use support::load::Load;
 use support::raw::{Raw, Until};
 use support::relay::relay;
-use support::{Event, NoOp, Spread, quick};
+use support::{Event, NoOp, Spread, asked, quick};
 use tower_outbox::{
     DatabaseSettings, EnqueueError, Message, MessageQueue, MessagingLayer, Messenger, Outbox, OutboxHandle,
     PostgresStore, RelaySettings, Tx,
@@ -50,10 +50,6 @@ const BLOAT: u64 = 10_000_000;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
-    let asked = |part: &str| {
-        let mut parts = std::env::args().skip(1).filter(|argument| !argument.contains('-')).peekable();
-        parts.peek().is_none() || parts.any(|argument| argument == part)
-    };
     if asked("request") {
         request().await;
     }

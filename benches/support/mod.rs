@@ -42,6 +42,12 @@ pub(crate) fn quick() -> bool {
     std::env::args().any(|argument| argument == "--quick")
 }
 
+/// Whether a part of the bench is to run: it is named, or none is.
+pub(crate) fn asked(part: &str) -> bool {
+    let mut parts = std::env::args().skip(1).filter(|argument| !argument.contains('-')).peekable();
+    parts.peek().is_none() || parts.any(|argument| argument == part)
+}
+
 /// Seconds of processor time this process has used, in steps of a hundredth.
 pub(crate) fn processor_time() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").expect("this is Linux");
