@@ -20,6 +20,6 @@ pub use self::postgres::PostgresStore;
 #[cfg(feature = "_sql")]
 pub use self::sql::DatabaseSettings;
 #[cfg(feature = "_sql")]
-pub(crate) use self::sql::Inserted;
+pub(crate) use self::sql::{Inserted, Turn};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::message::Message;
 use crate::store::Store;
-use crate::stores::Inserted;
+use crate::stores::{Inserted, Turn};
 
 /// A database that has transactions for requests: `sqlx::Postgres` and `sqlx::Sqlite`.
 #[allow(private_bounds, reason = "nobody else implements it")]
@@ -23,6 +23,9 @@ pub(crate) trait Sealed: Database {
     type Store: Clone + Send + Sync + 'static;
 
     fn pool(store: &Self::Store) -> &Pool<Self>;
+
+    /// The turn to write, where there is one writer at a time; it is held until the transaction is over.
+    fn turn(store: &Self::Store) -> impl Future<Output = Result<Turn, sqlx::Error>> + Send;
 
     /// The statement that begins a transaction.
     fn begin() -> sqlx::SqlStr;

@@ -88,7 +88,9 @@ use crate::transaction::Slot;
 /// Postgres: `BEGIN`. For another isolation level, make `SET TRANSACTION ISOLATION LEVEL ..` the first statement; in a
 /// handler of a consumer, where something was written before, set `default_transaction_isolation` in the options of the pool.
 /// SQLite: `BEGIN IMMEDIATE`, since one connection writes at a time: a request that holds a `Tx` keeps other writers
-/// waiting, for at most the `busy_timeout` of the pool.
+/// waiting, those of this crate for at most the pool's `acquire_timeout`, first come, first served. So a handler that has a
+/// `Tx` should not wait for something else that writes, as for a message that it sends past its queue: that fails when the
+/// time is over.
 ///
 /// Do not end it by hand, with `COMMIT` or `ROLLBACK`; savepoints (`sqlx::Acquire::begin`) are fine. In Postgres a
 /// statement that fails spoils the transaction: with a response that is a success all the same, the client gets 500.

@@ -13,6 +13,7 @@ use crate::delivery::Delivery;
 use crate::error::Chain;
 use crate::message::Message;
 use crate::messenger::Failure;
+use crate::stores::Turn;
 use crate::telemetry;
 use crate::transaction::Transaction;
 
@@ -39,18 +40,24 @@ pub(super) struct Open<DB: TxDatabase> {
     /// A connection goes back to its pool by a task.
     runtime: Handle,
     begun: Instant,
+    /// Given up after the transaction.
+    _turn: Turn,
 }
 
 impl<DB: TxDatabase> Open<DB> {
     /// # Cancel safety
     /// Dropped, nothing is begun.
     pub(super) async fn begin(store: DB::Store) -> Result<Self, sqlx::Error> {
+        let turn = DB::turn(&store).await?;
         let connection = DB::pool(&store).acquire().await?;
         // In a task: sqlx forgets a BEGIN that is dropped before its answer, and gives the connection to the next one as it is.
-        let begin = tokio::spawn(SqlTransaction::begin(connection, Some(DB::begin())));
-        let transaction = begin.await.map_err(|error| sqlx::Error::Io(error.into()))??;
+        let begin = tokio::spawn(async move {
+            let transaction = SqlTransaction::begin(connection, Some(DB::begin())).await?;
+            Ok::<_, sqlx::Error>((transaction, turn))
+        });
+        let (transaction, turn) = begin.await.map_err(|error| sqlx::Error::Io(error.into()))??;
         let (runtime, begun) = (Handle::current(), Instant::now());
-        Ok(Self { transaction: Some(transaction), store, phase: Phase::Open, runtime, begun })
+        Ok(Self { transaction: Some(transaction), store, phase: Phase::Open, runtime, begun, _turn: turn })
     }
 
     /// Records that the message is handled; false when it was before.

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::database::Sealed;
 use crate::message::Message;
-use crate::stores::{Inserted, PostgresStore};
+use crate::stores::{Inserted, PostgresStore, Turn};
 
 impl Sealed for Postgres {
     const NAME: &'static str = "Postgres";
@@ -14,6 +14,10 @@ impl Sealed for Postgres {
 
     fn pool(store: &PostgresStore) -> &PgPool {
         store.pool()
+    }
+
+    async fn turn(_: &PostgresStore) -> Result<Turn, sqlx::Error> {
+        Ok(None)
     }
 
     fn begin() -> SqlStr {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::database::Sealed;
 use crate::message::Message;
-use crate::stores::{Inserted, SqliteStore};
+use crate::stores::{Inserted, SqliteStore, Turn};
 
 impl Sealed for Sqlite {
     const NAME: &'static str = "Sqlite";
@@ -14,6 +14,10 @@ impl Sealed for Sqlite {
 
     fn pool(store: &SqliteStore) -> &SqlitePool {
         store.pool()
+    }
+
+    async fn turn(store: &SqliteStore) -> Result<Turn, sqlx::Error> {
+        store.turn().await
     }
 
     /// It takes the lock at once: a transaction that first reads could not write later.

@@ -11,6 +11,7 @@ mod persisting;
 mod place;
 mod relayed;
 mod sharing;
+mod writers;
 
 /// Each behaviour as a test on each database.
 macro_rules! suite {
@@ -82,7 +83,9 @@ suite! {
         without_a_transaction_it_is_an_error_and_the_messages_stay
         without_an_outbox_in_this_database_it_is_an_error_and_the_messages_stay
         after_the_response_it_is_an_error
-        messages_that_cannot_be_stored_are_in_the_queue_again;
+        messages_that_cannot_be_stored_are_in_the_queue_again
+        what_is_persisted_takes_room
+        what_is_persisted_makes_the_oldest_go;
     handled:
         a_retention_shorter_than_the_retries_is_warned_about
         a_message_that_comes_again_is_handled_once
@@ -99,6 +102,23 @@ suite! {
         a_try_that_failed_does_not_count
         keys_that_are_none_are_400
         without_the_setting_the_header_means_nothing;
+}
+
+/// What only SQLite has.
+mod sqlite_alone {
+    macro_rules! tests {
+        ($($behaviour:ident)*) => { $(
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                crate::tx::writers::$behaviour(crate::tx::place::Lite::new().await).await;
+            }
+        )* };
+    }
+
+    tests! {
+        writers_of_all_kinds_at_once_wait_for_their_turns
+        who_has_its_turn_keeps_others_waiting_no_longer_than_a_connection_would
+    }
 }
 
 /// What only Postgres has.

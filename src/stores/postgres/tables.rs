@@ -13,8 +13,8 @@ use super::statements::Statements;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
-    Content, DUE, DatabaseSettings, Failed, Fared, Listed, Read, Requeued, Row, Tables, message, micros,
-    paced, time_in,
+    Content, DUE, DatabaseSettings, Failed, Fared, Listed, Read, Requeued, Row, Tables, Turn, message,
+    micros, paced, time_in,
 };
 
 #[derive(Debug)]
@@ -47,8 +47,8 @@ impl PostgresTables {
 impl Tables for PostgresTables {
     type Database = Postgres;
 
-    async fn begin(&self) -> Result<Transaction<'static, Postgres>, sqlx::Error> {
-        self.pool.begin().await
+    async fn begin(&self) -> Result<(Turn, Transaction<'static, Postgres>), sqlx::Error> {
+        Ok((None, self.pool.begin().await?))
     }
 
     async fn retain_new(

@@ -172,26 +172,26 @@ impl<T: Tables> Engine<T> {
         if let Err(closed) = self.open_or_closed() {
             return Err(Unstored::new(closed, batch));
         }
-        let engine = Arc::clone(self);
+        // Here they are also when the task panics.
+        let batch = Arc::new(tokio::sync::Mutex::new(batch));
+        let (engine, lent) = (Arc::clone(self), Arc::clone(&batch));
         let task = self.tasks.spawn(async move {
-            let mut batch = batch;
+            let mut batch = lent.lock().await;
             let messages = batch.len() as u64;
             let bytes = batch.iter().map(size).sum();
             let queued = engine.shared.lock().room.queue(messages, bytes);
-            let stored = match queued {
-                Ok(None) => engine.store(&mut batch, (messages, bytes), &[]).await,
-                Ok(Some(_)) => engine.store_over(&mut batch, (messages, bytes)).await,
-                Err(full) => Err(full),
+            let inserted = match queued? {
+                None => engine.store(&mut batch, (messages, bytes), &[]).await?,
+                Some(_) => engine.store_over(&mut batch, (messages, bytes)).await?,
             };
-            match stored {
-                Ok(inserted) => {
-                    inserted.committed(batch);
-                    Ok(())
-                }
-                Err(error) => Err(Unstored::new(error, batch)),
-            }
+            inserted.committed(std::mem::take(&mut *batch));
+            Ok(())
         });
-        task.await.unwrap_or_else(|error| Err(Unstored::new(StoreError::unavailable(error), Vec::new())))
+        let stored = task.await.unwrap_or_else(|error| Err(StoreError::unavailable(error)));
+        match stored {
+            Ok(()) => Ok(()),
+            Err(error) => Err(Unstored::new(error, std::mem::take(&mut *batch.lock().await))),
+        }
     }
 
     /// Stores a batch for which there is room, and drops others with it.
@@ -203,7 +203,7 @@ impl<T: Tables> Engine<T> {
     ) -> Result<Inserted, StoreError> {
         // If it fails before they are inserted, the room is given back.
         let mut guard = Inserted::new(Arc::clone(&self.shared), Vec::new(), queued);
-        let mut transaction = self.tables.begin().await.map_err(StoreError::unavailable)?;
+        let (_turn, mut transaction) = self.tables.begin().await.map_err(StoreError::unavailable)?;
         self.open_or_closed()?;
         let gone = match dropped {
             [] => Ok((0, 0)),

@@ -57,7 +57,7 @@ impl Inserted {
             let now = Instant::now();
             state.room.unqueue(self.queued.0, self.queued.1);
             state.room.change(count, 0, bytes as i64);
-            over |= state.room.drops_oldest() && state.room.over(0, 0).is_some();
+            over |= state.room.is_overfull();
             for (place, message) in places.into_iter().zip(messages) {
                 elsewhere |= state.is_elsewhere(place.bucket);
                 state.hand_over(&place, message, now);
@@ -82,6 +82,7 @@ impl Inserted {
             state.look_for_due(now + place.wait);
         }
         state.wake();
+        state.count_soon();
         drop(state);
         self.shared.changed.notify_waiters();
         if elsewhere {

@@ -31,5 +31,6 @@ pub(super) use self::share::Share;
 pub(super) use self::state::{DUE, delay_left};
 #[cfg(feature = "postgres")]
 pub(super) use self::tables::Failed;
+pub(crate) use self::tables::Turn;
 pub(super) use self::tables::{Fared, Listed, Read, Requeued, Tables, micros, paced};
 pub(super) use self::versions::check_version;

@@ -23,9 +23,12 @@ pub(crate) struct Room {
     refused: (u64, u64),
     /// What has changed since a count began: pending, dead, bytes.
     counting: Option<(i64, i64, i64)>,
-    /// When the count began, and not before when the next begins.
+    /// When the count began, when the next may begin, and when it is due.
     count_begun: Instant,
+    may_count: Instant,
     next_count: Instant,
+    /// It is due as soon as it may be.
+    count_soon: bool,
     /// Rises with each change.
     pub(crate) changes: u64,
     closed: bool,
@@ -50,7 +53,9 @@ impl Room {
             refused: (0, 0),
             counting: None,
             count_begun: Instant::now(),
+            may_count: Instant::now(),
             next_count: Instant::now() + COUNT,
+            count_soon: false,
             changes: 0,
             closed: false,
         }
@@ -91,8 +96,9 @@ impl Room {
         (over.messages > 0 || over.bytes > 0).then_some(over)
     }
 
-    pub(crate) fn drops_oldest(&self) -> bool {
-        self.limits.overflow == Overflow::DropOldest
+    /// Whether the oldest have to go, for what has come without being asked.
+    pub(crate) fn is_overfull(&self) -> bool {
+        self.limits.overflow == Overflow::DropOldest && self.over(0, 0).is_some()
     }
 
     pub(crate) fn full(&mut self, messages: u64, bytes: u64) -> StoreError {
@@ -129,11 +135,18 @@ impl Room {
         self.admit();
     }
 
+    /// Something may have come that nothing here tells of.
+    pub(crate) fn count_soon(&mut self) {
+        self.count_soon = true;
+    }
+
     /// Begins a count, if it is time for one and none is under way.
     pub(crate) fn begin_count(&mut self) -> bool {
         let now = Instant::now();
-        let begins = self.counting.is_none() && self.next_count <= now;
+        let due = if self.count_soon { self.may_count } else { self.next_count };
+        let begins = self.counting.is_none() && due <= now;
         if begins {
+            self.count_soon = false;
             self.count_begun = now;
             self.counting = Some((0, 0, 0));
         }
@@ -144,7 +157,9 @@ impl Room {
     pub(crate) fn end_count(&mut self, counts: Option<&Counts>) {
         let (pending, dead, bytes) = self.counting.take().unwrap_or_default();
         // Never more than a twentieth of the time.
-        self.next_count = Instant::now() + COUNT.max(self.count_begun.elapsed() * 20);
+        let pause = self.count_begun.elapsed() * 20;
+        self.may_count = Instant::now() + pause;
+        self.next_count = Instant::now() + COUNT.max(pause);
         let Some(counts) = counts else { return };
         self.pending = counts.pending.saturating_add_signed(pending);
         self.dead = counts.dead.saturating_add_signed(dead);

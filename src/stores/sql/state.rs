@@ -180,6 +180,12 @@ impl State {
         self.sweep.busy = true;
     }
 
+    /// Something may be there that was not counted.
+    pub(crate) fn count_soon(&mut self) {
+        self.room.count_soon();
+        self.sweep.at = self.sweep.at.min(Instant::now() + SWEEP_BUSY);
+    }
+
     /// Something may be due that was not before.
     pub(crate) fn look_for_due(&mut self, at: Instant) {
         self.next_due = Some(self.next_due.map_or(at, |next| next.min(at)));

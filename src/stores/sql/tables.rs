@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::{Database, Transaction};
+use tokio::sync::OwnedMutexGuard;
 
 use super::row::Row;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
+
+/// Keeps other writers of this process waiting, where the database has one at a time; dropped when the transaction is over.
+pub(crate) type Turn = Option<OwnedMutexGuard<()>>;
 
 /// The statements of one database. Each that changes messages as their sender says which buckets it holds, by which tokens: rows of
 /// others stay as they are.
@@ -17,7 +21,7 @@ pub(crate) trait Tables: Send + Sync + 'static {
     type Database: Database;
 
     /// Begins a transaction that is going to write.
-    async fn begin(&self) -> Result<Transaction<'static, Self::Database>, sqlx::Error>;
+    async fn begin(&self) -> Result<(Turn, Transaction<'static, Self::Database>), sqlx::Error>;
 
     /// Removes messages that are to be stored once, and were.
     async fn retain_new(

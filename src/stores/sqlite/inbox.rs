@@ -7,12 +7,14 @@ use sqlx::sqlite::{SqliteConnection, SqlitePool};
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
+use super::writers::Writers;
 use crate::message::Message;
 use crate::stores::sql::{FORGET_AT_ONCE, Record, Sweep, retain_new};
 
 #[derive(Debug)]
 pub(crate) struct Inbox {
     pool: SqlitePool,
+    writers: Writers,
     record: SqlStr,
     forget: SqlStr,
     retention: Duration,
@@ -20,7 +22,7 @@ pub(crate) struct Inbox {
 }
 
 impl Inbox {
-    pub(super) fn new(pool: SqlitePool, schema: &str, retention: Duration) -> Self {
+    pub(super) fn new(pool: SqlitePool, writers: Writers, schema: &str, retention: Duration) -> Self {
         let record = format!("INSERT INTO {schema}_inbox (source, id) VALUES (?, ?) ON CONFLICT DO NOTHING");
         let forget = format!(
             "DELETE FROM {schema}_inbox WHERE (source, id) IN ( \
@@ -28,7 +30,7 @@ impl Inbox {
              ORDER BY handled_at LIMIT {FORGET_AT_ONCE})"
         );
         let sql = |sql: String| AssertSqlSafe(sql).into_sql_str();
-        Self { pool, record: sql(record), forget: sql(forget), retention, sweep: Sweep::default() }
+        Self { pool, writers, record: sql(record), forget: sql(forget), retention, sweep: Sweep::default() }
     }
 
     /// Records that a message is handled; false when it was before.
@@ -52,11 +54,14 @@ impl Inbox {
 
     /// Forgets, now and then and in the background, what is older than the retention.
     fn forget_handled(&self) {
-        let (forget, pool) = (self.forget.clone(), self.pool.clone());
+        let (forget, pool, writers) = (self.forget.clone(), self.pool.clone(), self.writers.clone());
         let retention = i64::try_from(self.retention.as_secs()).unwrap_or(i64::MAX);
         self.sweep.begin(move || {
-            let (forget, pool) = (forget.clone(), pool.clone());
-            async move { Ok(sqlx::query(forget).bind(retention).execute(&pool).await?.rows_affected()) }
+            let (forget, pool, writers) = (forget.clone(), pool.clone(), writers.clone());
+            async move {
+                let _turn = writers.turn().await?;
+                Ok(sqlx::query(forget).bind(retention).execute(&pool).await?.rows_affected())
+            }
         });
     }
 }

@@ -9,10 +9,13 @@ use uuid::Uuid;
 
 use super::own_pool::own_pool;
 use super::watcher::watch;
+use super::writers::Writers;
 use crate::stores::sql::{Leases, Listening, Sight, SightRow};
 
 pub(super) struct SqliteLeases {
     pool: SqlitePool,
+    /// What is said too late is a lease that is lost: it goes before others.
+    writers: Writers,
     schema: String,
     join: SqlStr,
     beat: SqlStr,
@@ -26,12 +29,13 @@ pub(super) struct SqliteLeases {
 
 impl SqliteLeases {
     /// For the file of an app's pool.
-    pub(super) fn new(pool: &SqlitePool, schema: &str) -> Self {
+    pub(super) fn new(pool: &SqlitePool, writers: Writers, schema: &str) -> Self {
         let now = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
         let sql =
             |text: &str| AssertSqlSafe(text.replace("{schema}", schema).replace("{now}", now)).into_sql_str();
         Self {
             pool: own_pool(pool),
+            writers,
             schema: schema.to_owned(),
             join: sql("INSERT INTO {schema}_relays (id, until) VALUES (?1, {now} + ?2)"),
             beat: sql("UPDATE {schema}_relays SET until = {now} + ?2 WHERE id = ?1"),
@@ -54,11 +58,13 @@ impl SqliteLeases {
 #[async_trait]
 impl Leases for SqliteLeases {
     async fn join(&self, id: Uuid, lease: Duration) -> Result<(), sqlx::Error> {
+        let _turn = self.writers.next_turn().await?;
         let join = sqlx::query(self.join.clone()).bind(id).bind(lease.as_millis() as i64);
         join.execute(&self.pool).await.map(drop)
     }
 
     async fn beat(&self, id: Uuid, lease: Duration) -> Result<Option<Sight>, sqlx::Error> {
+        let _turn = self.writers.next_turn().await?;
         // What it then sees nobody else changes.
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let beat = sqlx::query(self.beat.clone()).bind(id).bind(lease.as_millis() as i64);
@@ -72,10 +78,12 @@ impl Leases for SqliteLeases {
     }
 
     async fn strike_off(&self) -> Result<(), sqlx::Error> {
+        let _turn = self.writers.next_turn().await?;
         sqlx::query(self.strike_off.clone()).execute(&self.pool).await.map(drop)
     }
 
     async fn take(&self, id: Uuid, free: &[(i16, i64)]) -> Result<Vec<(i16, i64)>, sqlx::Error> {
+        let _turn = self.writers.next_turn().await?;
         let mut taken = Vec::new();
         for (bucket, token) in free {
             let take = sqlx::query_as(self.take.clone()).bind(id).bind(bucket).bind(token);
@@ -86,6 +94,7 @@ impl Leases for SqliteLeases {
     }
 
     async fn free(&self, id: Uuid, buckets: &[i16]) -> Result<(), sqlx::Error> {
+        let _turn = self.writers.next_turn().await?;
         for bucket in buckets {
             sqlx::query(self.free.clone()).bind(id).bind(bucket).execute(&self.pool).await?;
         }
@@ -93,6 +102,7 @@ impl Leases for SqliteLeases {
     }
 
     async fn leave(&self, id: Uuid) -> Result<(), sqlx::Error> {
+        let _turn = self.writers.next_turn().await?;
         // In this order: once it is struck off, its bucket is free anyway.
         sqlx::query(self.strike_off_one.clone()).bind(id).execute(&self.pool).await?;
         sqlx::query(self.free_all.clone()).bind(id).execute(&self.pool).await.map(drop)
@@ -122,7 +132,7 @@ mod tests {
         let options = SqliteConnectOptions::new().filename(folder.join("app.db")).create_if_missing(true);
         let pool = SqlitePool::connect_with(options).await.unwrap();
         migrate(&pool, "outbox").await.unwrap();
-        let leases = Arc::new(SqliteLeases::new(&pool, "outbox"));
+        let leases = Arc::new(SqliteLeases::new(&pool, Writers::of(&pool), "outbox"));
         let (sender, share) = channel(Share::default());
         (pool, Keeper::start(leases, LEASE, sender, Arc::new(|_| true)), share)
     }

@@ -11,5 +11,6 @@ mod tables;
 #[cfg(test)]
 mod tests;
 mod watcher;
+mod writers;
 
 pub use self::store::SqliteStore;

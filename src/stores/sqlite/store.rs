@@ -11,10 +11,11 @@ use super::inbox::Inbox;
 use super::leases::SqliteLeases;
 use super::migrations;
 use super::tables::SqliteTables;
+use super::writers::Writers;
 use crate::message::Message;
 use crate::messenger::Admission;
 use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, StoreError, Unstored};
-use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
+use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables, Turn};
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
 ///
@@ -36,9 +37,10 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
 /// [`Overflow::DropOldest`](crate::store::Overflow::DropOldest), may meet a message that another instance is
 /// sending.
 ///
-/// SQLite has one writer at a time, so a transaction that begins to write must do so with `BEGIN IMMEDIATE`; who
-/// waits for it waits as long as the pool's busy timeout says, and messages that left are said to be gone a little
-/// later then.
+/// SQLite has one writer at a time, so a transaction of the app that is going to write must begin with `BEGIN
+/// IMMEDIATE`. What this crate writes in one process, each [`Tx`](crate::Tx) included, takes turns: first come, first
+/// served, for at most the pool's `acquire_timeout`. The app's own transactions and other processes are waited for as
+/// SQLite does it: without any order, for at most the pool's `busy_timeout`.
 ///
 /// A clone is a handle to the same store. Dropping the last gives up what it holds, without waiting.
 ///
@@ -68,8 +70,9 @@ impl SqliteStore {
     pub async fn open(pool: SqlitePool, settings: &DatabaseSettings) -> Result<Self, StoreError> {
         let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
         migrations::check(&pool, schema).await.map_err(StoreError::unavailable)?;
-        let leases = SqliteLeases::new(&pool, schema);
-        let tables = SqliteTables::new(pool, settings);
+        let writers = Writers::of(&pool);
+        let leases = SqliteLeases::new(&pool, writers.clone(), schema);
+        let tables = SqliteTables::new(pool, writers, settings);
         let engine = Engine::open(tables, Arc::new(leases), Arc::default(), settings).await?;
         Ok(Self { engine: Arc::new(engine) })
     }
@@ -82,6 +85,11 @@ impl SqliteStore {
 
     pub(crate) fn inbox(&self) -> &Inbox {
         self.engine.tables().inbox()
+    }
+
+    /// The turn to write, to be waited for before a transaction is begun.
+    pub(crate) async fn turn(&self) -> Result<Turn, sqlx::Error> {
+        self.engine.tables().writers().turn().await
     }
 
     /// Stores messages in the transaction of this connection.

@@ -12,16 +12,18 @@ use sqlx::{Row as _, SqlStr, Transaction};
 use super::inbox::Inbox;
 use super::insert::Insert;
 use super::statements::{Statements, since_epoch};
+use super::writers::Writers;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
-    Content, DUE, DatabaseSettings, Fared, Listed, Read, Requeued, Row, Tables, message, micros, paced,
+    Content, DUE, DatabaseSettings, Fared, Listed, Read, Requeued, Row, Tables, Turn, message, micros, paced,
     time_in,
 };
 
 #[derive(Debug)]
 pub(super) struct SqliteTables {
     pool: SqlitePool,
+    writers: Writers,
     schema: String,
     insert: Insert,
     inbox: Inbox,
@@ -29,11 +31,11 @@ pub(super) struct SqliteTables {
 }
 
 impl SqliteTables {
-    pub(super) fn new(pool: SqlitePool, settings: &DatabaseSettings) -> Self {
+    pub(super) fn new(pool: SqlitePool, writers: Writers, settings: &DatabaseSettings) -> Self {
         let schema = &settings.schema;
         let (insert, statements) = (Insert::new(schema), Statements::new(schema));
-        let inbox = Inbox::new(pool.clone(), schema, settings.inbox_retention);
-        Self { pool, schema: schema.clone(), insert, inbox, statements }
+        let inbox = Inbox::new(pool.clone(), writers.clone(), schema, settings.inbox_retention);
+        Self { pool, writers, schema: schema.clone(), insert, inbox, statements }
     }
 
     pub(super) fn pool(&self) -> &SqlitePool {
@@ -43,6 +45,10 @@ impl SqliteTables {
     pub(super) fn inbox(&self) -> &Inbox {
         &self.inbox
     }
+
+    pub(super) fn writers(&self) -> &Writers {
+        &self.writers
+    }
 }
 
 #[async_trait]
@@ -50,8 +56,9 @@ impl Tables for SqliteTables {
     type Database = Sqlite;
 
     /// Who begins to read and writes then may find that another has written meanwhile: it is the writer from the start.
-    async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
-        self.pool.begin_with("BEGIN IMMEDIATE").await
+    async fn begin(&self) -> Result<(Turn, Transaction<'static, Sqlite>), sqlx::Error> {
+        let turn = self.writers.turn().await?;
+        Ok((turn, self.pool.begin_with("BEGIN IMMEDIATE").await?))
     }
 
     async fn retain_new(
@@ -114,7 +121,7 @@ impl Tables for SqliteTables {
     async fn settle(&self, held: &[(i16, i64)], fared: &Fared) -> Result<(u64, u64), sqlx::Error> {
         // There is one bucket; another token may be of a lease that another process has by now.
         let mut gone = (0, 0);
-        let mut transaction = self.begin().await?;
+        let (_turn, mut transaction) = self.begin().await?;
         for (_, token) in held {
             let query = sqlx::query_as(self.statements.done.clone()).bind(token).bind(list(&fared.done));
             let sizes: Vec<(i64,)> = query.fetch_all(&mut *transaction).await?;
@@ -174,7 +181,7 @@ impl Tables for SqliteTables {
     }
 
     async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<Vec<Requeued>, sqlx::Error> {
-        let mut transaction = self.begin().await?;
+        let (_turn, mut transaction) = self.begin().await?;
         let query = sqlx::query_as(self.statements.meant.clone()).bind(list(positions)).bind(now());
         let meant: Vec<(i64, bool)> = query.fetch_all(&mut *transaction).await?;
         let meant: BTreeMap<u64, bool> =
@@ -196,7 +203,7 @@ impl Tables for SqliteTables {
     }
 
     async fn delete(&self, positions: &[u64]) -> Result<(u64, u64, u64), sqlx::Error> {
-        let mut transaction = self.begin().await?;
+        let (_turn, mut transaction) = self.begin().await?;
         let mut gone = [(0, 0); 2];
         for (gone, statement) in gone.iter_mut().zip([&self.statements.delete, &self.statements.delete_dead])
         {

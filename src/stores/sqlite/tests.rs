@@ -1,5 +1,7 @@
-//! Transactions that are not the store's own.
+//! Transactions that are not the store's own, and hooks that are not.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
@@ -87,4 +89,26 @@ async fn what_is_committed_is_found_though_nobody_says_so() {
     transaction.commit().await.unwrap();
     drop(inserted);
     assert!(are(&lease(&store, 10).await, &messages));
+}
+
+#[tokio::test]
+async fn a_panic_while_messages_are_stored_gives_them_back() {
+    let panics = Arc::new(AtomicBool::new(false));
+    let hook = Arc::clone(&panics);
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(folder.path().join("app.db")).create_if_missing(true);
+    let pool = SqlitePoolOptions::new().before_acquire(move |_, _| {
+        assert!(!hook.load(Ordering::SeqCst), "a hook of the app panics");
+        Box::pin(async { Ok(true) })
+    });
+    let (pool, settings) = (pool.connect_with(options).await.unwrap(), DatabaseSettings::default());
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let store = SqliteStore::open(pool, &settings).await.unwrap();
+    let messages = messages(3);
+    panics.store(true, Ordering::SeqCst);
+    let unstored = store.append(messages.clone()).await.unwrap_err();
+    assert_eq!(unstored.batch, messages);
+    panics.store(false, Ordering::SeqCst);
+    store.append(unstored.batch).await.unwrap();
+    assert_eq!(store.counts().await.unwrap().pending, 3);
 }

@@ -7,7 +7,6 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 use tower_outbox::DatabaseSettings;
 
-use super::stores::STUCK;
 use crate::peers::{Brokers, unique};
 
 /// A schema of its own in the real Postgres.
@@ -67,8 +66,6 @@ pub async fn sqlite(folder: &Path) -> SqlitePool {
     let options = SqliteConnectOptions::new()
         .filename(folder.join("app.db"))
         .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal)
-        // Many tests at once are slow.
-        .busy_timeout(STUCK);
+        .journal_mode(SqliteJournalMode::Wal);
     SqlitePoolOptions::new().max_connections(4).connect_with(options).await.unwrap()
 }

@@ -1,13 +1,18 @@
 //! Messages in a transaction that the app has begun itself.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use axum::Router;
 use axum::routing::any;
 use http::StatusCode;
-use tower_outbox::{Dummy, MessageQueue, MessagingLayer, PersistError, Tx};
+use tower_outbox::store::{Overflow, Store};
+use tower_outbox::{Dummy, MessageQueue, MessagingLayer, Outbox, PersistError, RelaySettings, Tx};
 
 use super::place::{Place, both, created, insert, post, quiet, strings};
 use crate::support::enqueue;
 use crate::support::messengers::recording;
+use crate::support::stores::{depth, limits, retry, settle, until};
 
 /// An app that persists its event with a row, in a transaction that ends so, and answers so.
 fn app<P: Place>(place: &P, layer: MessagingLayer, commit: bool, status: StatusCode) -> Router {
@@ -125,4 +130,37 @@ pub async fn messages_that_cannot_be_stored_are_in_the_queue_again<P: Place>(pla
     assert_eq!(post(&app).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     quiet(&layer).await;
     assert_eq!((place.rows().await, place.events().await), (0, strings(&["audit"])));
+}
+
+/// A store of this size into which five messages are persisted; and who looks after it, as a relay does.
+async fn overfull<P: Place>(place: P, overflow: Overflow) -> Arc<dyn Store> {
+    let place = place.with_limits(limits(3, overflow));
+    let store = place.store().await;
+    let looking_after = Arc::clone(&store);
+    tokio::spawn(async move {
+        loop {
+            let out = looking_after.lease(10).await.unwrap();
+            settle(&looking_after, &out, retry(Duration::from_secs(3_600))).await;
+        }
+    });
+    let layer =
+        MessagingLayer::new(Outbox::new(Dummy::new(), Arc::clone(&store), RelaySettings::default()).0);
+    let handler = move |queue: MessageQueue| async move {
+        (0..5).for_each(|_| created(&queue));
+        assert_eq!(place.own(&queue, true).await.unwrap(), 5);
+    };
+    assert_eq!(post(&Router::new().route("/", any(handler)).layer(layer)).await.status(), StatusCode::OK);
+    store
+}
+
+pub async fn what_is_persisted_takes_room<P: Place>(place: P) {
+    let store = overfull(place, Overflow::Refuse).await;
+    // Well before the next count that is due anyway.
+    until("requests are turned away", async || !store.admission().unwrap().is_open()).await;
+    assert_eq!(depth(&store).await, (5, 0));
+}
+
+pub async fn what_is_persisted_makes_the_oldest_go<P: Place>(place: P) {
+    let store = overfull(place, Overflow::DropOldest).await;
+    until("the oldest have gone", async || depth(&store).await == (3, 0)).await;
 }

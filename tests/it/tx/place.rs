@@ -280,8 +280,7 @@ impl Lite {
         let options = SqliteConnectOptions::new()
             .filename(folder.path().join("app.db"))
             .create_if_missing(true)
-            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal)
-            .busy_timeout(STUCK);
+            .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
         let pool = SqlitePoolOptions::new().max_connections(10).connect_with(options.clone()).await.unwrap();
         let settings = DatabaseSettings::default();
         SqliteStore::migrate(&pool, &settings).await.unwrap();
@@ -290,6 +289,13 @@ impl Lite {
             CREATE TRIGGER spoil BEFORE INSERT ON spoilt BEGIN SELECT RAISE(ROLLBACK, 'spoilt'); END;";
         sqlx::raw_sql(spoil).execute(&pool).await.unwrap();
         Self { options, pool, settings, _folder: Arc::new(folder) }
+    }
+
+    /// The same with another pool: of so many connections, for which it waits so long, as for the end of another writer.
+    pub async fn with_pool(&self, connections: u32, acquire: Duration, busy: Duration) -> Self {
+        let options = self.options.clone().busy_timeout(busy);
+        let pool = SqlitePoolOptions::new().max_connections(connections).acquire_timeout(acquire);
+        Self { pool: pool.connect_with(options).await.unwrap(), ..self.clone() }
     }
 }
 

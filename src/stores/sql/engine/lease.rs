@@ -106,6 +106,9 @@ impl<T: Tables> Engine<T> {
                 state.set_untold(untold);
             }
             state.room.end_count(counts.ok().as_ref());
+            if state.room.is_overfull() {
+                engine.shared.overfull.notify_one();
+            }
         });
     }
 

@@ -99,7 +99,7 @@ impl<T: Tables> Engine<T> {
         let Some(over) = self.shared.lock().room.over(0, 0) else { return Ok(()) };
         let Some(dropped) = self.choose(over).await? else { return Ok(()) };
         let gone = async {
-            let mut transaction = self.tables.begin().await?;
+            let (_turn, mut transaction) = self.tables.begin().await?;
             let gone = self.tables.overflow(&mut transaction, &dropped).await?;
             transaction.commit().await?;
             Ok(gone)
