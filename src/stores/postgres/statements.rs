@@ -119,7 +119,8 @@ impl Statements {
                  SELECT (SELECT count(*) FROM m), (SELECT count(*) FROM d), \
                  (SELECT coalesce(sum(size), 0)::bigint FROM (SELECT size FROM m UNION ALL SELECT size FROM d) s)"
                 .to_owned()),
-            oldest: sql("SELECT position, size FROM {schema}.messages WHERE position <> ALL ($1) ORDER BY position LIMIT $2"
+            oldest: sql("SELECT position, size FROM {schema}.messages WHERE position <> ALL ($1) \
+                 AND (bucket = ANY ($2) OR cardinality($2::smallint[]) = 0) ORDER BY position LIMIT $3"
                 .to_owned()),
             overflow: sql("WITH gone AS (DELETE FROM {schema}.messages WHERE position = ANY ($1) RETURNING size), \
                  noted AS (UPDATE {schema}.overflow SET untold = untold + (SELECT count(*) FROM gone)) \

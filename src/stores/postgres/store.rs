@@ -35,9 +35,10 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
 /// instance holds its part of them. An instance that dies is replaced when its [`lease`](DatabaseSettings::lease)
 /// has run out, and one that was taken for dead changes nothing any more: each statement asks whether its holder
 /// still is the holder. So order holds for each topic and key, at least once, whatever the instances do. Limits are
-/// counted by each instance: exact for one, and about a minute late for what others do. An operator's drop, or an
-/// overflow with [`Overflow::DropOldest`](crate::store::Overflow::DropOldest), may meet a message that another
-/// instance is sending.
+/// counted by each instance: exact for one, and about a minute late for what others do. With
+/// [`Overflow::DropOldest`](crate::store::Overflow::DropOldest) an instance drops the oldest of what it is to send
+/// itself, and of all when that is not enough. What is another's to send then, or is dropped by an operator, may be on
+/// its way: it may leave all the same.
 ///
 /// That a message has left is not waited for on the disk of the server (`synchronous_commit = off` for this
 /// alone): a crash of the server may have it sent once more. What is stored, requeued or dropped by hand is

@@ -205,9 +205,15 @@ impl Tables for PostgresTables {
         Ok((messages as u64, dead as u64, bytes as u64))
     }
 
-    async fn oldest(&self, but: &[u64], limit: usize) -> Result<Vec<(u64, u64)>, sqlx::Error> {
+    async fn oldest(
+        &self,
+        but: &[u64],
+        buckets: &[i16],
+        limit: usize,
+    ) -> Result<Vec<(u64, u64)>, sqlx::Error> {
         let oldest: Vec<(i64, i32)> = sqlx::query_as(self.statements.oldest.clone())
             .bind(signed(but))
+            .bind(buckets)
             .bind(limit as i64)
             .fetch_all(&self.pool)
             .await?;

@@ -62,8 +62,13 @@ pub(crate) trait Tables: Send + Sync + 'static {
     /// Drops rows of either table; gives how many messages, how many dead letters, and how many bytes both had.
     async fn delete(&self, positions: &[u64]) -> Result<(u64, u64, u64), sqlx::Error>;
 
-    /// The positions and sizes of the oldest rows, but for some.
-    async fn oldest(&self, but: &[u64], limit: usize) -> Result<Vec<(u64, u64)>, sqlx::Error>;
+    /// The positions and sizes of the oldest rows, but for some; those of some buckets, or all when that is none.
+    async fn oldest(
+        &self,
+        but: &[u64],
+        buckets: &[i16],
+        limit: usize,
+    ) -> Result<Vec<(u64, u64)>, sqlx::Error>;
 
     /// Drops rows to make room, and notes how many; gives how many messages and bytes it was.
     async fn overflow(

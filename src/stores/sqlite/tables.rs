@@ -214,7 +214,7 @@ impl Tables for SqliteTables {
         Ok((gone[0].0, gone[1].0, gone[0].1 + gone[1].1))
     }
 
-    async fn oldest(&self, but: &[u64], limit: usize) -> Result<Vec<(u64, u64)>, sqlx::Error> {
+    async fn oldest(&self, but: &[u64], _: &[i16], limit: usize) -> Result<Vec<(u64, u64)>, sqlx::Error> {
         let query = sqlx::query_as(self.statements.oldest.clone()).bind(list(but)).bind(limit as i64);
         let oldest: Vec<(i64, i64)> = query.fetch_all(&self.pool).await?;
         Ok(oldest.into_iter().map(|(position, size)| (position as u64, size as u64)).collect())

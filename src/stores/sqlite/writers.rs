@@ -20,7 +20,7 @@ static FILES: LazyLock<Mutex<HashMap<PathBuf, Weak<Queue>>>> = LazyLock::new(Mut
 /// SQLite has one writer at a time, and lets others look now and then whether it is their turn: who is unlucky looks in vain until its
 /// busy timeout is over, the sooner the more there are. Other processes and the app's own transactions are met in that way still.
 #[derive(Clone, Debug)]
-pub(crate) struct Writers {
+pub(super) struct Writers {
     queue: Arc<Queue>,
     limit: Duration,
 }
@@ -50,7 +50,7 @@ impl Writers {
     /// Waits for its turn, which is taken before a connection: those that wait need none.
     ///
     /// It fails when that takes too long, as for who waits, in its turn, for what is done in another.
-    pub(crate) async fn turn(&self) -> Result<Turn, sqlx::Error> {
+    pub(super) async fn turn(&self) -> Result<Turn, sqlx::Error> {
         self.within_limit(async {
             let _first = self.queue.first.lock().await;
             Arc::clone(&self.queue.turn).lock_owned().await

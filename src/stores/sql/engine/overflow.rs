@@ -39,9 +39,11 @@ impl<T: Tables> Engine<T> {
     /// The oldest that are not out, as many as have to go, condemned; none if there are not enough.
     async fn choose(&self, over: Over) -> Result<Option<Vec<u64>>, sqlx::Error> {
         let mut limit = over.messages as usize + 64;
+        // Those of other instances may be on their way: they go only when there are not enough.
+        let mut buckets = self.shared.lock().own();
         loop {
             let but = self.shared.lock().undroppable();
-            let oldest = self.tables.oldest(&but, limit).await?;
+            let oldest = self.tables.oldest(&but, &buckets, limit).await?;
             let found = oldest.len();
             let (mut chosen, mut bytes) = (Vec::new(), 0);
             for (position, size) in oldest {
@@ -52,10 +54,11 @@ impl<T: Tables> Engine<T> {
                 chosen.push(position);
             }
             if (chosen.len() as u64) < over.messages || bytes < over.bytes {
-                if found < limit {
-                    return Ok(None);
+                match found < limit {
+                    false => limit *= 2,
+                    true if buckets.is_empty() => return Ok(None),
+                    true => buckets.clear(),
                 }
-                limit *= 2;
                 continue;
             }
             let mut state = self.shared.lock();
