@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
 
 use super::backend::Backend;
 #[cfg(feature = "_sql")]
@@ -195,7 +194,7 @@ fn stored(
     store: impl crate::store::Store,
     settings: &crate::settings::OutboxSettings,
     relays: bool,
-    stopped: impl Future<Output = Instant> + Send + 'static,
+    stopped: impl Future<Output = tokio::time::Instant> + Send + 'static,
 ) -> Running {
     let (outbox, relay) = crate::Outbox::new(messenger, store, settings.relay_settings());
     let handle = outbox.handle();
