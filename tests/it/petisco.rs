@@ -13,6 +13,7 @@ use tower_outbox::Envelope;
 use tower_outbox::amqp091::{Amqp091Settings, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Topology};
 
 use crate::peers::{Brokers, Peer, unique};
+use crate::support::stores::STUCK;
 
 /// A virtual host of its own: some queues of petisco have the same name everywhere.
 struct Vhost<'a> {
@@ -63,9 +64,13 @@ impl<'a> Vhost<'a> {
 
     /// The consumer of petisco, which fails the first `fail` messages.
     async fn petisco_consumer(&self, retries: u32, fail: u32) -> Peer {
-        let (retries, fail) = (retries.to_string(), fail.to_string());
-        let (url, script) = (self.url(), "petisco_peer.py");
-        let (peer, ready) = self.brokers.start(script, &[&url, "consume", &retries, &fail]).await;
+        self.petisco_consume(&[&retries.to_string(), &fail.to_string()]).await
+    }
+
+    async fn petisco_consume(&self, args: &[&str]) -> Peer {
+        let url = self.url();
+        let args = [&[url.as_str(), "consume"], args].concat();
+        let (peer, ready) = self.brokers.start("petisco_peer.py", &args).await;
         assert_eq!(ready, json!({"event": "ready"}));
         peer
     }
@@ -75,7 +80,7 @@ impl<'a> Vhost<'a> {
         let look = async {
             while self.brokers.python("rabbit.py", &[&self.url(), "count", queue]).await[0] != messages {}
         };
-        timeout(Duration::from_secs(20), look).await.unwrap_or_else(|_| panic!("{messages} in {queue}"));
+        timeout(STUCK, look).await.unwrap_or_else(|_| panic!("{messages} in {queue}"));
     }
 
     /// What is in a queue, and is gone then.

@@ -3,7 +3,8 @@
     petisco_peer.py URL configure [TTL]       declares all it needs; queues keep messages for TTL ms (5000)
     petisco_peer.py URL publish [COUNT]       publishes COUNT (1) events, and prints each as it is on the wire
     petisco_peer.py URL dispatch              the same for one command
-    petisco_peer.py URL consume RETRIES FAIL  prints what it gets until stdin ends; fails the first FAIL handlings
+    petisco_peer.py URL consume RETRIES FAIL [hold]   prints what it gets until stdin ends; fails the first FAIL
+                                              handlings, and with "hold" never ends the next
 
 URL: amqp://127.0.0.1:PORT/VHOST
 """
@@ -44,6 +45,7 @@ from petisco.extra.rabbitmq import (  # noqa: E402
 
 SERVICE = ("acme", "registration")
 failures = 0
+holds = False
 started = time.monotonic()
 
 
@@ -78,6 +80,8 @@ def handle(by, message):
             "type": message.get_message_type(),
         }
     )
+    if holds and not failed:
+        threading.Event().wait()
     return isFailure if failed else isSuccess
 
 
@@ -126,9 +130,9 @@ def dispatch():
     say(command.format())
 
 
-def consume(retries, fail):
-    global failures
-    failures = int(fail)
+def consume(retries, fail, hold=""):
+    global failures, holds
+    failures, holds = int(fail), hold == "hold"
     consumer = RabbitMqMessageConsumer(*SERVICE, int(retries))
     consumer.add_subscribers([SendMailOnUserCreated, PersistUserHandler])
     threading.Thread(target=lambda: (sys.stdin.read(), os._exit(0)), daemon=True).start()
