@@ -24,7 +24,9 @@
 //! What is published in answer goes over a connection of its own, persistent, with the properties and headers it had and
 //! those of [`headers`](crate::headers); without its `expiration`, which would bring it back early and delete dead
 //! letters, without `user_id`, which must be our own, and without `CC`. If it is not confirmed, the message is handed
-//! back after a second. Between the confirm and the `basic.ack` a crash doubles it.
+//! back after a second. Between the confirm and the `basic.ack` a crash doubles it. RabbitMQ brings a message back from a
+//! retry queue without confirms (<https://www.rabbitmq.com/docs/dlx#safety>): should it be killed at that very moment, the
+//! message may be lost.
 //!
 //! | what is received | of the message |
 //! |---|---|

@@ -25,7 +25,7 @@ use crate::peers::{Brokers, unique};
 const NODE: &str = "RABBIT1_AMQP";
 
 /// Long enough for a broker to start.
-const SOON: Duration = Duration::from_secs(50);
+const SOON: Duration = Duration::from_secs(100);
 
 /// Long enough for nothing more to come.
 const QUIET: Duration = Duration::from_millis(300);
