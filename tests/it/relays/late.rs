@@ -69,16 +69,17 @@ async fn what_a_process_stores_that_does_not_send_leaves_at_once() {
     let store = place.store().await;
     let processes = [Process::start(&place, 1, "nothing").await, Process::start(&place, 2, "nothing").await];
     place.until_shared_by(2).await;
-    let mut slowest = Duration::ZERO;
+    let mut took = Vec::new();
     for n in 0..50 {
         let begun = Instant::now();
         store.append(vec![keyed(n, 0), unkeyed(n)]).await.unwrap();
         until_empty(&store).await;
-        slowest = slowest.max(begun.elapsed());
+        took.push(begun.elapsed());
     }
-    eprintln!("relays: the slowest left after {slowest:?}");
-    // Long before anything is looked for.
-    assert!(slowest < Duration::from_millis(1_500), "{slowest:?}");
+    took.sort_unstable();
+    eprintln!("relays: half left within {:?}, all within {:?}", took[25], took[49]);
+    // What is only looked for leaves two seconds later.
+    assert!(took[25] < Duration::from_secs(1), "{took:?}");
     assert_eq!(place.arrived().len(), 100);
     for process in processes {
         process.end().await;

@@ -49,13 +49,12 @@ pub(super) async fn a_pace_spreads_what_is_requeued(place: Place) {
     assert_eq!(depth(&store).await, (4, 0));
     let mut out = Vec::new();
     for (n, message) in messages.iter().enumerate() {
-        let one = lease(&store, 10).await;
+        let one = lease(&store, 1).await;
         assert_eq!(ids_of(&one), [message.id()]);
         let elapsed = begun.elapsed();
         assert!(elapsed >= PACE * n as u32, "{n} came after {elapsed:?}");
         out.extend(one);
     }
-    assert!(begun.elapsed() < PACE * 40, "{:?}", begun.elapsed());
     confirm(&store, &out).await;
     assert_eq!(depth(&store).await, (0, 0));
 }
@@ -77,7 +76,7 @@ pub(super) async fn what_waits_for_its_retry_is_due_at_once_when_requeued(place:
 }
 
 pub(super) async fn a_retry_after_a_requeue_waits_its_own_time(place: Place) {
-    const AFTER: Duration = Duration::from_millis(250);
+    const AFTER: Duration = Duration::from_secs(1);
     let store = place.open().await;
     for message in [message("a"), keyed("a", "k")] {
         store.append(vec![message]).await.unwrap();
