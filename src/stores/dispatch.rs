@@ -297,6 +297,11 @@ impl Dispatch {
         self.waits.contains_key(&position)
     }
 
+    /// Whether a leased message may have others behind it.
+    pub(super) fn is_keyed(&self, position: u64) -> bool {
+        self.leased.get(&position).is_some_and(|leased| leased.group.is_some())
+    }
+
     /// Ends a lease; none if it is not, or no longer, this one. Then follow [`gone`](Self::gone) or [`back`](Self::back).
     pub(super) fn settle(&mut self, position: u64, token: u64) -> Option<Option<Group>> {
         if self.leased.get(&position)?.token != token {

@@ -40,6 +40,8 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
 /// itself, and of all when that is not enough. What is another's to send then, or is dropped by an operator, may be on
 /// its way: it may leave all the same.
 ///
+/// Confirms of messages without a key are written down together, five milliseconds after the first, as each statement costs
+/// more than storing a message did: what a crash of the app catches in that time is sent once more.
 /// That a message has left is not waited for on the disk of the server (`synchronous_commit = off` for this
 /// alone): a crash of the server may have it sent once more. What is stored, requeued or dropped by hand is
 /// as durable as every other COMMIT.

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use sqlx::Database;
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::details::size;
@@ -31,6 +32,13 @@ use crate::store::{Lease, Settlement, StoreError, Unstored};
 /// The error is of several at once.
 type Reply = oneshot::Sender<Option<Arc<sqlx::Error>>>;
 
+/// How long the confirms of a few messages wait for those of others: a statement for each would cost the database more
+/// than storing them did. A crash may send those once more.
+const LINGER: Duration = Duration::from_millis(5);
+
+/// So many wait no longer.
+const MANY: usize = 128;
+
 /// A store over the tables of a database.
 ///
 /// What is leased is kept in memory alone; what became of it is said to the database in tasks of their own, which end
@@ -43,6 +51,8 @@ pub(crate) struct Engine<T> {
     /// What is to be said of leased messages, and who waits for that; and who says it.
     settling: Mutex<Vec<(Settling, Reply)>>,
     settled: tokio::sync::Mutex<()>,
+    /// What is to be said waits for no more.
+    hurry: Notify,
     /// One at a time makes room.
     overflowing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
@@ -95,6 +105,7 @@ impl<T: Tables> Engine<T> {
             reading: tokio::sync::Mutex::default(),
             settling: Mutex::default(),
             settled: tokio::sync::Mutex::default(),
+            hurry: Notify::new(),
             overflowing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             leases,
@@ -227,6 +238,9 @@ impl<T: Tables> Engine<T> {
         let settling = self.shared.lock().begin_settle(settled)?;
         let (reply, answer) = oneshot::channel();
         lock(&self.settling).push((settling, reply));
+        if !self.may_linger() {
+            self.hurry.notify_one();
+        }
         let engine = Arc::clone(self);
         self.tasks.spawn(async move { engine.settle_all().await });
         match answer.await {
@@ -236,12 +250,22 @@ impl<T: Tables> Engine<T> {
         }
     }
 
+    /// Whether what is to be said can wait for more.
+    fn may_linger(&self) -> bool {
+        let settling = lock(&self.settling);
+        let messages: usize = settling.iter().map(|(settling, _)| settling.len()).sum();
+        (1..MANY).contains(&messages) && settling.iter().all(|(settling, _)| settling.may_wait())
+    }
+
     /// Settles what waits for it, unless another has done it.
     ///
     /// One at a time: rows of `buckets` that two lock at once would be locked by a list of transactions, which the database
     /// keeps on disk, and for whose sake it must look through every table now and then.
     async fn settle_all(&self) {
         let _one = self.settled.lock().await;
+        if self.may_linger() {
+            let _ = timeout(LINGER, self.hurry.notified()).await;
+        }
         let mut all = Settling::default();
         let mut replies = Vec::new();
         for (settling, reply) in std::mem::take(&mut *lock(&self.settling)) {

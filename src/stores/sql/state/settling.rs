@@ -19,9 +19,20 @@ pub(crate) struct Settling {
     pub(crate) fared: Fared,
     pub(crate) held: Vec<(i16, i64)>,
     settled: Vec<(Lease, Settlement)>,
+    /// Somebody waits for it: another message of its key, or whoever is to hear of a failure.
+    is_urgent: bool,
 }
 
 impl Settling {
+    /// Whether others may still join before it is said.
+    pub(crate) fn may_wait(&self) -> bool {
+        !self.is_urgent
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.settled.len()
+    }
+
     /// Joins those that are said to the database together.
     pub(crate) fn merge(&mut self, other: Self) {
         self.fared.done.extend(other.fared.done);
@@ -51,6 +62,7 @@ impl State {
             }
             out.settling = true;
             held.insert((out.bucket, out.fence));
+            settling.is_urgent |= *settlement != Settlement::Confirmed || self.dispatch.is_keyed(position);
             let fared = &mut settling.fared;
             match settlement {
                 Settlement::Confirmed | Settlement::Dropped => {

@@ -123,6 +123,26 @@ fn so_many_transactions_that_are_open_are_kept_in_mind_and_the_others_found() {
 }
 
 #[test]
+fn only_confirms_for_which_nobody_waits_may_wait_for_others() {
+    for (key, settlement, may_wait) in [
+        (None, Settlement::Confirmed, true),
+        (Some(7), Settlement::Confirmed, false),
+        (None, retry(), false),
+        (None, Settlement::Dropped, false),
+    ] {
+        let (mut state, _share) = state();
+        let place = Place { position: 1, bucket: 0, size: 100, wait: Duration::ZERO, reserved: false };
+        assert!(lease(&mut state, 1, 0, |_| None).is_empty());
+        state.hand_over(&place, Message::new("a", "").unwrap(), Instant::now());
+        let leased = match key {
+            None => lease(&mut state, 1, 1, |_| None),
+            Some(_) => lease(&mut state, 1, 1, |_| Some(1)),
+        };
+        assert_eq!(settle(&mut state, &leased, &settlement).may_wait(), may_wait, "{key:?} {settlement:?}");
+    }
+}
+
+#[test]
 fn a_bucket_that_comes_back_is_held_when_nothing_of_before_is_out() {
     let (mut state, sender) = state();
     sender.send_replace(share(&[(0, 1), (1, 1)]));
