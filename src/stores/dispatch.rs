@@ -189,21 +189,26 @@ impl Dispatch {
 
     /// The first positions that are due, at most `limit`.
     pub(super) fn due(&self, limit: usize) -> Vec<u64> {
-        let mut due = Vec::new();
-        for turn in self.due.values() {
-            match turn {
-                Turn::Message(position) => due.push(*position),
-                Turn::Group(group) => {
-                    let waiting = self.groups.get(group).into_iter().flat_map(|members| &members.waiting);
-                    due.extend(waiting.take(limit - due.len()));
-                }
-            }
-            if due.len() >= limit {
+        let mut due = BTreeSet::new();
+        for (first, turn) in &self.due {
+            // A group may have later ones than others that are due.
+            if due.len() >= limit && due.last().is_some_and(|last| last < first) {
                 break;
             }
+            match turn {
+                Turn::Message(position) => {
+                    due.insert(*position);
+                }
+                Turn::Group(group) => {
+                    let waiting = self.groups.get(group).into_iter().flat_map(|members| &members.waiting);
+                    due.extend(waiting.take(limit));
+                }
+            }
+            while due.len() > limit {
+                due.pop_last();
+            }
         }
-        due.sort_unstable();
-        due
+        due.into_iter().collect()
     }
 
     /// Leases a message that comes up at the cursor or is [due](Self::due); or lets it wait for its group.
@@ -213,11 +218,11 @@ impl Dispatch {
         }
         if let Some(group) = group {
             let members = self.groups.entry(group).or_default();
-            let waited = members.waiting.remove(&position);
+            members.waiting.remove(&position);
             self.waits.remove(&position);
             let first = members.waiting.first().is_none_or(|first| *first > position);
             let free = if members.out == 0 { members.retries.is_empty() } else { members.lease == lease };
-            if !(free && first && (waited || members.waiting.is_empty())) {
+            if !(free && first) {
                 members.waiting.insert(position);
                 self.waits.insert(position, group);
                 return false;
@@ -393,6 +398,46 @@ mod tests {
         assert!(dispatch.take(4, A, lease));
         assert!(dispatch.take(6, A, lease));
         assert!(due(&dispatch).is_empty());
+    }
+
+    #[test]
+    fn one_that_comes_back_goes_before_later_ones_that_wait() {
+        let mut dispatch = Dispatch::default();
+        let lease = dispatch.lease();
+        assert!(dispatch.take(1, A, lease));
+        let other = dispatch.lease();
+        assert!(!dispatch.take(3, A, other));
+        let group = dispatch.settle(1, lease).unwrap();
+        dispatch.gone(group);
+        // A dead letter.
+        let now = Instant::now();
+        dispatch.requeue(2, now);
+        dispatch.tick(now);
+        assert_eq!(due(&dispatch), [2, 3]);
+        let lease = dispatch.lease();
+        assert!(dispatch.take(2, A, lease));
+        assert!(dispatch.take(3, A, lease));
+        assert!(due(&dispatch).is_empty());
+    }
+
+    #[test]
+    fn the_first_that_are_due_are_in_order_though_a_group_has_later_ones() {
+        let mut dispatch = Dispatch::default();
+        let lease = dispatch.lease();
+        assert!(dispatch.take(0, A, lease));
+        let other = dispatch.lease();
+        assert!(!dispatch.take(1, A, other) && !dispatch.take(5, A, other) && !dispatch.take(7, A, other));
+        let group = dispatch.settle(0, lease).unwrap();
+        dispatch.gone(group);
+        // Dead letters, which may be of the same group.
+        let now = Instant::now();
+        for position in [3, 9] {
+            dispatch.requeue(position, now);
+        }
+        dispatch.tick(now);
+        assert_eq!(dispatch.due(2), [1, 3]);
+        assert_eq!(dispatch.due(3), [1, 3, 5]);
+        assert_eq!(due(&dispatch), [1, 3, 5, 7, 9]);
     }
 
     #[test]

@@ -295,7 +295,8 @@ impl<'a> Run<'a> {
         if let Some(oldest) = positions(certain) {
             assert!(
                 leased.iter().any(|one| one.lease.position <= oldest),
-                "the oldest, at {oldest}, is left out"
+                "the oldest, at {oldest}, is left out: {:?}",
+                self.of_its_group(oldest, now)
             );
         }
         for one in leased {
@@ -306,6 +307,21 @@ impl<'a> Run<'a> {
                 _ => 0,
             };
         }
+    }
+
+    /// It and all of its key: position, stage, and how long ago the last retry was over.
+    fn of_its_group(&self, position: u64, now: Instant) -> Vec<(Option<u64>, Stage, Option<Duration>)> {
+        let group = self.known.iter().find(|known| known.position == Some(position)).and_then(Known::group);
+        let is_one =
+            |known: &&Known| known.position == Some(position) || (group.is_some() && known.group() == group);
+        let tell = |known: &Known| {
+            (
+                known.position,
+                known.stage,
+                known.waited_until.map(|until| now.saturating_duration_since(until)),
+            )
+        };
+        self.known.iter().filter(is_one).map(tell).collect()
     }
 
     async fn settle(&mut self) {
