@@ -25,6 +25,19 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
 /// 10,000 deleted rows, whatever its size, and a message without a key and delay stands in one index only. Dead
 /// letters stand in a table of their own, where they are in nobody's way.
 ///
+/// Measured: 10 million messages of 300 bytes, stored and sent at 5,000 a second, Postgres 15 as it comes (2026-11-22, 2 cores;
+/// `cargo bench --bench transactional -- bloat`). Dead rows are those of a minute, as autovacuum looks once a minute:
+///
+/// | millions | table | indexes | dead rows | rows | autovacuums |
+/// |---|---|---|---|---|---|
+/// | 0.5 | 146 MB | 7 MB | 90,710 | 0 | 2 |
+/// | 1 | 148 MB | 9 MB | 290,807 | 0 | 3 |
+/// | 2 | 147 MB | 9 MB | 92,357 | 0 | 7 |
+/// | 4 | 148 MB | 9 MB | 289,888 | 25 | 13 |
+/// | 6 | 149 MB | 14 MB | 189,294 | 0 | 20 |
+/// | 8 | 149 MB | 14 MB | 89,260 | 0 | 27 |
+/// | 10 | 149 MB | 14 MB | 287,442 | 25 | 33 |
+///
 /// What was just stored by this process, and has no key, is sent from memory: nothing is read. All else is read in
 /// order, along the first index, some positions back from where the last read ended, and all over now and then, as
 /// transactions may commit in another order than they began. What has a key is read when the turn of its key has
