@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 
 pub use self::builder::BusBuilder;
-#[cfg(feature = "_sql")]
+#[cfg(all(feature = "_sql", feature = "cli"))]
 pub(crate) use self::database::{Database, DatabaseStore};
 use self::source::Sources;
 use crate::consumer::Consumer;

@@ -126,6 +126,11 @@ impl Dispatch {
         self.due.len()
     }
 
+    /// Whether a leased message may have others behind it.
+    pub(super) fn is_keyed(&self, position: u64) -> bool {
+        self.leased.get(&position).is_some_and(|leased| leased.group.is_some())
+    }
+
     /// Forgets a message, leased or not.
     pub(super) fn abandon(&mut self, position: u64) {
         match self.leased.get(&position).map(|held| held.token) {
@@ -300,11 +305,6 @@ impl Dispatch {
     #[cfg(feature = "embedded")]
     pub(super) fn is_behind(&self, position: u64) -> bool {
         self.waits.contains_key(&position)
-    }
-
-    /// Whether a leased message may have others behind it.
-    pub(super) fn is_keyed(&self, position: u64) -> bool {
-        self.leased.get(&position).is_some_and(|leased| leased.group.is_some())
     }
 
     /// Ends a lease; none if it is not, or no longer, this one. Then follow [`gone`](Self::gone) or [`back`](Self::back).
