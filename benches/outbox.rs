@@ -16,16 +16,14 @@ mod support;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::http::Method;
-use lapin::BasicProperties;
-use lapin::types::FieldTable;
 use support::broker::{Broker, Rates, Turn, app};
 use support::group_commit::{GroupCommit, bare};
 use support::latency::{amqp091, message};
 use support::load::Load;
-use support::raw::{Raw, Until};
+use support::raw::{Raw, Until, encode};
 use support::relay::relay;
 use support::{Event, Spread, asked, disk, processor_time, quick};
 use tower_outbox::{
@@ -175,20 +173,6 @@ async fn backlog() {
     rates.print(TARGETS);
     raw.close().await;
     amqp091.close(Duration::from_secs(5)).await;
-}
-
-/// As `Amqp091` has it.
-fn encode(event: &Event) -> (Vec<u8>, BasicProperties) {
-    let body = serde_json::to_vec(event).expect("it is JSON");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
-    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
-    let properties = BasicProperties::default()
-        .with_message_id(id.into())
-        .with_content_type("application/json".into())
-        .with_delivery_mode(2)
-        .with_timestamp(now.as_secs())
-        .with_headers(FieldTable::default());
-    (body, properties)
 }
 
 async fn latency() {

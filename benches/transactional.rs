@@ -19,19 +19,17 @@ mod support;
 
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
 use axum::routing::post;
-use lapin::BasicProperties;
-use lapin::types::FieldTable;
 use sqlx::postgres::{PgPool, PgPoolOptions, Postgres};
 use support::broker::Broker;
 use support::latency::{amqp091, message};
 use support::load::Load;
-use support::raw::{Raw, Until};
+use support::raw::{Raw, Until, encode};
 use support::relay::relay;
 use support::{Event, NoOp, Spread, asked, quick};
 use tower_outbox::{
@@ -278,20 +276,6 @@ fn rival_of(broker: &Broker, rival: &str, backlog: u64) -> (u64, f64) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("it prints JSON");
     (messages, report["seconds"].as_f64().expect("it says how long it took"))
-}
-
-/// As `Amqp091` has it.
-fn encode(event: &Event) -> (Vec<u8>, BasicProperties) {
-    let body = serde_json::to_vec(event).expect("it is JSON");
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
-    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
-    let properties = BasicProperties::default()
-        .with_message_id(id.into())
-        .with_content_type("application/json".into())
-        .with_delivery_mode(2)
-        .with_timestamp(now.as_secs())
-        .with_headers(FieldTable::default());
-    (body, properties)
 }
 
 /// Eight writers append 25 messages at a time, 5,000 a second in all; a relay sends them to nowhere.

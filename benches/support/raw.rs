@@ -1,10 +1,11 @@
 //! What one would write with lapin alone: one channel, [`WINDOW`] confirms awaited at most.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, PublisherConfirm};
 
 use super::Event;
@@ -87,4 +88,18 @@ async fn publish(
     let (exchange, options) = ("amq.topic".into(), BasicPublishOptions::default());
     let publish = channel.basic_publish(exchange, topic.into(), options, &body, properties);
     publish.await.expect("the channel is open")
+}
+
+/// As `Amqp091` has it.
+pub(crate) fn encode(event: &Event) -> (Vec<u8>, BasicProperties) {
+    let body = serde_json::to_vec(event).expect("it is JSON");
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("it is after 1970");
+    let id = uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
+    let properties = BasicProperties::default()
+        .with_message_id(id.into())
+        .with_content_type("application/json".into())
+        .with_delivery_mode(2)
+        .with_timestamp(now.as_secs())
+        .with_headers(FieldTable::default());
+    (body, properties)
 }

@@ -1,10 +1,7 @@
 //! The store in Postgres itself.
 
-use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use async_trait::async_trait;
 use sqlx::postgres::{PgConnection, PgPool};
 use tokio::sync::Notify;
 
@@ -13,9 +10,8 @@ use super::leases::PgLeases;
 use super::migrations;
 use super::tables::PostgresTables;
 use crate::message::Message;
-use crate::messenger::Admission;
-use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, StoreError, Unstored};
-use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
+use crate::store::StoreError;
+use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, store_of_engine};
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
 ///
@@ -62,7 +58,7 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, Tables};
 /// A clone is a handle to the same store. Dropping the last gives up what it holds, without waiting.
 ///
 /// # Cancel safety
-/// What was begun goes on to its end in tasks of the store; [`close`](Store::close) waits for them.
+/// What was begun goes on to its end in tasks of the store; [`close`](crate::store::Store::close) waits for them.
 #[derive(Clone)]
 pub struct PostgresStore {
     engine: Arc<Handle<PostgresTables>>,
@@ -114,51 +110,4 @@ impl PostgresStore {
     }
 }
 
-impl fmt::Debug for PostgresStore {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStore").field("place", &self.place()).finish_non_exhaustive()
-    }
-}
-
-#[async_trait]
-impl Store for PostgresStore {
-    async fn append(&self, batch: Vec<Message>) -> Result<(), Unstored> {
-        self.engine.append(batch).await
-    }
-
-    async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
-        self.engine.lease(limit).await
-    }
-
-    async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
-        self.engine.settle(settled).await
-    }
-
-    async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
-        self.engine.list(filter, after, limit).await
-    }
-
-    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
-        self.engine.requeue(positions, pace).await
-    }
-
-    async fn drop_messages(&self, positions: &[u64]) -> Result<usize, StoreError> {
-        self.engine.drop_messages(positions).await
-    }
-
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        self.engine.counts().await
-    }
-
-    fn place(&self) -> String {
-        self.engine.tables().place()
-    }
-
-    fn admission(&self) -> Option<Admission> {
-        Some(self.engine.admission())
-    }
-
-    async fn close(&self) {
-        self.engine.close().await;
-    }
-}
+store_of_engine!(PostgresStore);

@@ -13,8 +13,8 @@ use super::statements::Statements;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
-    Content, DUE, DatabaseSettings, Failed, Fared, Listed, Read, Requeued, Row, Tables, Turn, message,
-    micros, paced, time_in,
+    DUE, DatabaseSettings, Failed, Fared, Listed, Read, Requeued, Row, Tables, Turn, Wanted, counts_of,
+    micros, paced,
 };
 
 #[derive(Debug)]
@@ -151,26 +151,21 @@ impl Tables for PostgresTables {
     }
 
     async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error> {
-        let plain = |text: &Option<String>| text.clone().filter(|text| !text.contains('\0'));
-        let topic = plain(&filter.topic);
-        let (prefix, topic) = match topic.as_deref().and_then(|topic| topic.strip_suffix('*')) {
-            Some(prefix) => (Some(prefix.to_owned()), None),
-            None => (None, topic),
-        };
+        let wanted = Wanted::by(filter);
         let rows = sqlx::query(self.statements.list.clone())
             .bind(after)
             .bind(limit as i64)
             .bind(filter.state != Some(State::Dead))
             .bind(filter.state != Some(State::Pending))
             .bind(filter.id)
-            .bind(topic)
-            .bind(prefix)
-            .bind(plain(&filter.key))
+            .bind(wanted.topic)
+            .bind(wanted.prefix)
+            .bind(wanted.key)
             .fetch_all(&self.pool)
             .await?;
         let listed = rows.into_iter().map(|row| {
             let state = if row.try_get(12)? { State::Dead } else { State::Pending };
-            Ok(Listed { behind: row.try_get(13)?, state, row: row_of(&row)? })
+            Ok(Listed { behind: row.try_get(13)?, state, row: Row::of(&row)? })
         });
         listed.collect()
     }
@@ -238,12 +233,8 @@ impl Tables for PostgresTables {
     }
 
     async fn counts(&self) -> Result<Counts, sqlx::Error> {
-        let (pending, dead, bytes, oldest): (i64, i64, i64, Option<String>) =
-            sqlx::query_as(self.statements.counts.clone()).fetch_one(&self.pool).await?;
-        let mut counts = Counts::default();
-        (counts.pending, counts.dead, counts.bytes) = (pending as u64, dead as u64, bytes as u64);
-        counts.oldest = oldest.as_deref().and_then(time_in);
-        Ok(counts)
+        let row = sqlx::query_as(self.statements.counts.clone()).fetch_one(&self.pool).await?;
+        Ok(counts_of(row))
     }
 
     fn place(&self) -> String {
@@ -287,29 +278,5 @@ fn columns(failed: &[Failed]) -> (Vec<i64>, Vec<&str>, Vec<i64>) {
 }
 
 fn rows_of(rows: &[PgRow]) -> Result<Vec<Row>, sqlx::Error> {
-    rows.iter().map(row_of).collect()
-}
-
-fn row_of(row: &PgRow) -> Result<Row, sqlx::Error> {
-    let details: Option<&str> = row.try_get(10)?;
-    let content = match details {
-        None => Content::Unread,
-        Some(details) => {
-            let body: Vec<u8> = row.try_get(11)?;
-            match message(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, details, body) {
-                Ok(message) => Content::Message(message),
-                Err(error) => Content::Damaged(error),
-            }
-        }
-    };
-    Ok(Row {
-        position: row.try_get::<i64, _>(0)? as u64,
-        bucket: row.try_get(1)?,
-        key_hash: row.try_get(5)?,
-        size: row.try_get::<i32, _>(6)? as u64,
-        attempts: row.try_get::<i32, _>(7)? as u32,
-        failures: row.try_get(8)?,
-        wait: Duration::from_micros(row.try_get::<i64, _>(9)? as u64),
-        content,
-    })
+    rows.iter().map(Row::of).collect()
 }

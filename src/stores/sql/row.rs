@@ -2,6 +2,10 @@
 
 use std::time::Duration;
 
+use sqlx::{ColumnIndex, Decode, Type};
+use uuid::Uuid;
+
+use super::details::message;
 use crate::error::BoxError;
 use crate::message::Message;
 use crate::stores::dispatch::Group;
@@ -34,6 +38,40 @@ pub(crate) enum Content {
 }
 
 impl Row {
+    /// What the statements read: position, bucket, id, topic, key, key_hash, size, attempts, failures, wait, details, body.
+    pub(crate) fn of<'r, R>(row: &'r R) -> Result<Self, sqlx::Error>
+    where
+        R: sqlx::Row,
+        usize: ColumnIndex<R>,
+        i16: Decode<'r, R::Database> + Type<R::Database>,
+        i32: Decode<'r, R::Database> + Type<R::Database>,
+        i64: Decode<'r, R::Database> + Type<R::Database>,
+        &'r str: Decode<'r, R::Database> + Type<R::Database>,
+        String: Decode<'r, R::Database> + Type<R::Database>,
+        Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
+        Uuid: Decode<'r, R::Database> + Type<R::Database>,
+    {
+        let content = match row.try_get(10)? {
+            None => Content::Unread,
+            Some(details) => {
+                match message(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, details, row.try_get(11)?) {
+                    Ok(message) => Content::Message(message),
+                    Err(error) => Content::Damaged(error),
+                }
+            }
+        };
+        Ok(Self {
+            position: row.try_get::<i64, _>(0)? as u64,
+            bucket: row.try_get(1)?,
+            key_hash: row.try_get(5)?,
+            size: row.try_get::<i32, _>(6)? as u64,
+            attempts: row.try_get::<i32, _>(7)? as u32,
+            failures: row.try_get(8)?,
+            wait: Duration::from_micros(row.try_get::<i64, _>(9)? as u64),
+            content,
+        })
+    }
+
     pub(crate) fn group(&self) -> Option<Group> {
         self.key_hash.map(Group::of_hash)
     }

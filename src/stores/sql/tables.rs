@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use sqlx::{Database, Transaction};
 use tokio::sync::OwnedMutexGuard;
 
+use super::details::time_in;
 use super::row::Row;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
@@ -163,4 +164,29 @@ pub(crate) fn paced(positions: &[u64], meant: &BTreeMap<u64, bool>, pace: Durati
 pub(crate) fn micros(wait: Duration) -> i64 {
     const CENTURY: i64 = 100 * 365 * 24 * 60 * 60 * 1_000_000;
     i64::try_from(wait.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
+}
+
+/// What a filter says that an index may know; the rest of it is asked of what was read.
+pub(crate) struct Wanted {
+    pub(crate) topic: Option<String>,
+    pub(crate) prefix: Option<String>,
+    pub(crate) key: Option<String>,
+}
+
+impl Wanted {
+    pub(crate) fn by(filter: &Filter) -> Self {
+        // No text of a database has NUL in it.
+        let plain = |text: &Option<String>| text.clone().filter(|text| !text.contains('\0'));
+        let (topic, key) = (plain(&filter.topic), plain(&filter.key));
+        match topic.as_deref().and_then(|topic| topic.strip_suffix('*')) {
+            Some(prefix) => Self { prefix: Some(prefix.to_owned()), topic: None, key },
+            None => Self { prefix: None, topic, key },
+        }
+    }
+}
+
+/// Of pending messages, dead letters, bytes, and the details of the oldest.
+pub(crate) fn counts_of((pending, dead, bytes, oldest): (i64, i64, i64, Option<String>)) -> Counts {
+    let oldest = oldest.as_deref().and_then(time_in);
+    Counts { pending: pending as u64, dead: dead as u64, bytes: bytes as u64, oldest }
 }

@@ -16,8 +16,7 @@ use super::writers::Writers;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
-    Content, DUE, DatabaseSettings, Fared, Listed, Read, Requeued, Row, Tables, Turn, message, micros, paced,
-    time_in,
+    DUE, DatabaseSettings, Fared, Listed, Read, Requeued, Row, Tables, Turn, Wanted, counts_of, micros, paced,
 };
 
 #[derive(Debug)]
@@ -88,7 +87,7 @@ impl Tables for SqliteTables {
             .fetch(&self.pool);
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.try_next().await? {
-            let row = row_of(&row)?;
+            let row = Row::of(&row)?;
             bytes += if row.key_hash.is_none() { row.size as usize } else { 0 };
             rows.push(row);
             if rows.len() >= read.limit || bytes >= read.bytes {
@@ -155,12 +154,7 @@ impl Tables for SqliteTables {
     }
 
     async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error> {
-        let plain = |text: &Option<String>| text.clone().filter(|text| !text.contains('\0'));
-        let topic = plain(&filter.topic);
-        let (prefix, topic) = match topic.as_deref().and_then(|topic| topic.strip_suffix('*')) {
-            Some(prefix) => (Some(prefix.to_owned()), None),
-            None => (None, topic),
-        };
+        let wanted = Wanted::by(filter);
         let rows = sqlx::query(self.statements.list.clone())
             .bind(now())
             .bind(after)
@@ -168,14 +162,14 @@ impl Tables for SqliteTables {
             .bind(filter.state != Some(State::Dead))
             .bind(filter.state != Some(State::Pending))
             .bind(filter.id)
-            .bind(topic)
-            .bind(prefix)
-            .bind(plain(&filter.key))
+            .bind(wanted.topic)
+            .bind(wanted.prefix)
+            .bind(wanted.key)
             .fetch_all(&self.pool)
             .await?;
         let listed = rows.into_iter().map(|row| {
             let state = if row.try_get(12)? { State::Dead } else { State::Pending };
-            Ok(Listed { behind: row.try_get(13)?, state, row: row_of(&row)? })
+            Ok(Listed { behind: row.try_get(13)?, state, row: Row::of(&row)? })
         });
         listed.collect()
     }
@@ -237,12 +231,8 @@ impl Tables for SqliteTables {
     }
 
     async fn counts(&self) -> Result<Counts, sqlx::Error> {
-        let (pending, dead, bytes, oldest): (i64, i64, i64, Option<String>) =
-            sqlx::query_as(self.statements.counts.clone()).fetch_one(&self.pool).await?;
-        let mut counts = Counts::default();
-        (counts.pending, counts.dead, counts.bytes) = (pending as u64, dead as u64, bytes as u64);
-        counts.oldest = oldest.as_deref().and_then(time_in);
-        Ok(counts)
+        let row = sqlx::query_as(self.statements.counts.clone()).fetch_one(&self.pool).await?;
+        Ok(counts_of(row))
     }
 
     fn place(&self) -> String {
@@ -276,29 +266,5 @@ fn sum((count, bytes): (u64, u64), sizes: &[(i64,)]) -> (u64, u64) {
 }
 
 fn rows_of(rows: &[SqliteRow]) -> Result<Vec<Row>, sqlx::Error> {
-    rows.iter().map(row_of).collect()
-}
-
-fn row_of(row: &SqliteRow) -> Result<Row, sqlx::Error> {
-    let details: Option<&str> = row.try_get(10)?;
-    let content = match details {
-        None => Content::Unread,
-        Some(details) => {
-            let body: Vec<u8> = row.try_get(11)?;
-            match message(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, details, body) {
-                Ok(message) => Content::Message(message),
-                Err(error) => Content::Damaged(error),
-            }
-        }
-    };
-    Ok(Row {
-        position: row.try_get::<i64, _>(0)? as u64,
-        bucket: row.try_get(1)?,
-        key_hash: row.try_get(5)?,
-        size: row.try_get::<i64, _>(6)? as u64,
-        attempts: row.try_get::<i64, _>(7)? as u32,
-        failures: row.try_get(8)?,
-        wait: Duration::from_micros(row.try_get::<i64, _>(9)? as u64),
-        content,
-    })
+    rows.iter().map(Row::of).collect()
 }
