@@ -16,6 +16,7 @@ mod examples;
 mod failover;
 mod fallback;
 mod faults;
+mod hostile;
 mod layer;
 mod migrations;
 mod outbox;

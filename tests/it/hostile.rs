@@ -1,0 +1,13 @@
+//! Hostile and odd input harms only itself: one file for each kind of input, each row on the real peer where it can show it.
+
+mod amqp10;
+mod blame;
+mod bounds;
+mod databases;
+mod enqueue;
+mod log;
+mod panics;
+mod sent_on;
+mod settings;
+mod strangers;
+mod unreadable;

@@ -1,0 +1,1 @@
+//! One message is at fault: its neighbours are not blamed.

@@ -1,0 +1,1 @@
+//! Memory and work stay bounded, whatever clients do.

@@ -1,0 +1,1 @@
+//! What a database refuses, and ids that strangers chose.

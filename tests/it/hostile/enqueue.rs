@@ -1,0 +1,1 @@
+//! What the protocol can never carry is refused at enqueue.

@@ -1,0 +1,1 @@
+//! Bytes in the files of the embedded store that look like something else.

@@ -1,0 +1,1 @@
+//! Code of the app that panics, and times without end.

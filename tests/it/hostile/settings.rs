@@ -1,0 +1,1 @@
+//! Settings, certificates and secrets as people write them.

@@ -1,0 +1,1 @@
+//! Headers only we may set are not believed from a stranger.

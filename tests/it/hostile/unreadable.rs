@@ -1,0 +1,1 @@
+//! What a publisher of AMQP 0-9-1 sends that cannot be read.
