@@ -6,10 +6,12 @@ One JSON line when all are accepted. SHAPE:
     typed     one message with properties of every type, a uuid as its id
     bodies    one message each: two data sections, a binary, a map, a list, a sequence, a number, null
     undecodable  bytes that are no AMQP message, then a good one
+    nested    three messages, of lists, maps and described values 5,000 deep in each other
     to        one message with nothing but a body and the address it is sent to
 """
 
 import json
+import struct
 import sys
 import uuid
 
@@ -41,6 +43,17 @@ def bodies(_):
 
 def undecodable(_):
     return [b"\x00\x53\x73\xc0\x03\x01\xff\xff", Message(body="good", subject="good")]
+
+
+def nested(_):
+    def compound(code, key=b""):
+        value = b"\x40"
+        for _ in range(5_000):
+            value = bytes([code]) + struct.pack(">II", 4 + len(key) + len(value), 2 if key else 1) + key + value
+        return value
+
+    values = [compound(0xD0), compound(0xD1, b"\xa1\x01k"), b"\x00\x53\x01" * 5_000 + b"\x40"]
+    return [b"\x00\x53\x77" + value for value in values]
 
 
 def to(address):
@@ -78,7 +91,7 @@ class Send(MessagingHandler):
 
 if __name__ == "__main__":
     url, address, shape = sys.argv[1:]
-    shapes = {"typed": typed, "bodies": bodies, "undecodable": undecodable, "to": to}
+    shapes = {"nested": nested, "typed": typed, "bodies": bodies, "undecodable": undecodable, "to": to}
     send = Send(url, address, shapes[shape](address))
     Container(send).run()
     sys.exit(1 if send.open else 0)

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::envelope::AmqpMessage;
 use super::failure::{ConnectionClosed, LinkLost, describe};
+use super::guard::{Guarded, MAX_FRAME_SIZE};
 use super::link::{self, Job, LinkOptions, Sequence};
 use super::sasl::{self, Identity, Mechanism, SaslError};
 use super::settings::Amqp10Settings;
@@ -68,7 +69,8 @@ async fn try_open(
         .container_id(container_id.map_or_else(unique, str::to_owned))
         .hostname(url.host())
         .idle_time_out(idle)
-        .open_with_stream(stream)
+        .max_frame_size(MAX_FRAME_SIZE)
+        .open_with_stream(Guarded::new(stream))
         .await
         .map_err(OpenError::Open)?;
 

@@ -41,14 +41,25 @@
 //! A body is data, or a text or binary as amqp-value. The topic is the subject, or else `to`, or else the name in the address
 //! of the subscription, without scheme, `Consumer.NAME.` and wildcards; all without `TOPIC_PREFIX`. (rhmsg sets neither subject
 //! nor `to`: behind a wildcard its topics can be told only if the broker sets `to`.)
-//! The id is the message-id, key the group-id. What cannot be read is a poison delivery; what is not even AMQP cannot be sent to
-//! `DEAD_LETTER_ADDRESS`, and is `rejected`.
+//! The id is the message-id, key the group-id. What cannot be read is a poison delivery; what cannot even be decoded goes to
+//! `DEAD_LETTER_ADDRESS` as one data section, its bytes as they came.
+//!
+//! # Hostile messages
+//! A message is decoded only once its bytes were checked: sections that are known, in their order and not twice, values not
+//! more than 64 deep in each other, at most 65,536 values, sizes and counts that are true, texts that are UTF-8. An array of lists,
+//! maps, arrays or described values is refused. A performative that breaks this costs the connection, not the process. A frame may
+//! hold 256 KiB. Of a message over 128 MiB the rest is dropped as it arrives, and it is `rejected`.
+//!
+//! The client library needs this (fe2o3-amqp 0.18.4, serde_amqp 0.18.0): it decodes by recursion without a limit, so that 15 kB of
+//! values in each other overflow the stack and end the process; it takes the element type of an empty array for the next value,
+//! and keeps the element type of an array while it reads maps in it; it decodes messages before they can be looked at.
 
 mod attempts;
 mod connection;
 mod dead_letters;
 mod envelope;
 mod failure;
+mod guard;
 mod inbox;
 mod link;
 mod messenger;

@@ -5,11 +5,14 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use fe2o3_amqp_types::messaging::message::DecodeIntoMessage;
 use fe2o3_amqp_types::messaging::{AmqpValue, Body, Data, Header, MessageId, Properties};
-use fe2o3_amqp_types::primitives::{Binary, SimpleValue, Timestamp, Value};
+use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
+use serde_amqp::read::SliceReader;
 use uuid::Uuid;
 
-use super::envelope::AmqpMessage;
+use super::envelope::{AmqpMessage, assemble};
+use super::guard;
 use crate::envelope::Envelope;
 use crate::headers;
 use crate::message::{self, Message, Scalar};
@@ -37,10 +40,18 @@ impl Reader {
     pub(super) const RHMSG: [&'static str; 2] = ["application/json"; 2];
 
     /// The message, or why it cannot be read.
-    pub(super) fn read(&self, received: AmqpMessage) -> (Original, Result<Message, Arc<str>>) {
-        let original = Original::new(received);
-        let message = self.message(&original).map_err(Arc::from);
-        (original, message)
+    pub(super) fn read(&self, received: Bytes) -> (Original, Result<Message, Arc<str>>) {
+        match decode(&received) {
+            Ok(decoded) => {
+                let original = Original::new(decoded);
+                let message = self.message(&original).map_err(Arc::from);
+                (original, message)
+            }
+            Err(reason) => (
+                Original::undecoded(received),
+                Err(format!("it is no AMQP message that can be decoded: {reason}").into()),
+            ),
+        }
     }
 
     fn message(&self, original: &Original) -> Result<Message, String> {
@@ -124,6 +135,13 @@ fn named(address: &str) -> &str {
     name.trim_end_matches(['.', '>', '*', '#'])
 }
 
+/// The message in these bytes, or why there is none.
+fn decode(received: &[u8]) -> Result<AmqpMessage, String> {
+    guard::check(received).map_err(|flaw| flaw.to_string())?;
+    let decoded = Body::<Value>::decode_message_from_reader(SliceReader::new(received));
+    decoded.map_err(|error| error.to_string())
+}
+
 /// A message as it came, for whoever gets it when it is given up on.
 pub(super) struct Original {
     /// All but a body that was read.
@@ -152,6 +170,14 @@ impl Original {
             }
         };
         Self { rest: received, body }
+    }
+
+    /// What could not be decoded: its bytes are the body.
+    fn undecoded(received: Bytes) -> Self {
+        let properties =
+            Properties { content_type: Some(Symbol::from(Reader::PLAIN[0])), ..Properties::default() };
+        let rest = assemble(Header::default(), Some(properties), OrderedMap::new(), Body::Empty);
+        Self { rest, body: OriginalBody::Data(received) }
     }
 
     /// What its sender called it, if anything.
@@ -243,7 +269,8 @@ impl Original {
     }
 }
 
-fn joined(mut sections: impl ExactSizeIterator<Item = Data>) -> Bytes {
+/// The bytes of data sections.
+pub(super) fn joined(mut sections: impl ExactSizeIterator<Item = Data>) -> Bytes {
     if sections.len() == 1
         && let Some(Data(only)) = sections.next()
     {

@@ -4,23 +4,22 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use fe2o3_amqp::Receiver;
-use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::link::delivery::DeliveryInfo;
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::definitions::{self, AmqpError};
-use fe2o3_amqp_types::messaging::{Accepted, Body, Modified, Rejected, Released};
-use fe2o3_amqp_types::primitives::Value;
+use fe2o3_amqp_types::messaging::{Accepted, Batch, Data, Modified, Rejected, Released};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::attempts::Attempts;
 use super::connection::Connection;
 use super::dead_letters::{DeadLetters, Reply, Sent};
-use super::envelope::AmqpMessage;
 use super::failure::{Unsettled, receive_failure, session_failure};
+use super::guard::MAX_MESSAGE;
 use super::inbox::{Content, Fetched, Inbox};
-use super::reading::Reader;
+use super::reading::{Reader, joined};
 use super::settle::{Answered, Letter, Ticket};
 use super::waiting::Waiting;
 use crate::error::Chain;
@@ -144,18 +143,11 @@ impl<'a> Link<'a> {
             Some(sent) = self.dead_letters.next() => self.dead_letter_sent(sent).await?,
             () = self.waiting.wait() => self.end_waits().await?,
             () = self.served.inbox.emptied() => {}
-            received = self.receiver.recv::<Body<Value>>() => match received {
-                Ok(delivery) => {
-                    let (info, message) = delivery.into_parts();
-                    self.arrived(info, message);
-                }
-                Err(RecvError::MessageDecode(error)) => {
-                    let reason = format!("it is no AMQP message that can be decoded: {}", error.source);
-                    let letter = Letter { info: error.info, id: None, attempt: 1, original: None };
-                    self.fetched(letter, Err(reason.into()));
-                }
-                Err(error) => return Err(receive_failure(error)),
-            },
+            // Whatever was sent, it comes as data: the guard packs it so.
+            received = self.receiver.recv::<Batch<Data>>() => {
+                let (info, message) = received.map_err(receive_failure)?.into_parts();
+                self.arrived(info, joined(message.body.into_iter()));
+            }
         }
         Ok(None)
     }
@@ -173,7 +165,12 @@ impl<'a> Link<'a> {
         self.receiver.set_credit(room).await.map_err(unsettled)
     }
 
-    fn arrived(&mut self, info: DeliveryInfo, message: AmqpMessage) {
+    fn arrived(&mut self, info: DeliveryInfo, message: Bytes) {
+        if message.len() > MAX_MESSAGE {
+            let reason = format!("it is larger than {MAX_MESSAGE} bytes, and was not received whole");
+            let letter = Letter { info, id: None, attempt: 1, original: None };
+            return self.fetched(letter, Err(reason.into()));
+        }
         let (original, message) = self.served.reader.read(message);
         let attempts = &self.served.attempts;
         // Where the broker does not count, what has no id is known by its body.

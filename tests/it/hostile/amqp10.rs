@@ -1,1 +1,201 @@
-//! What a peer of AMQP 1.0 sends that cannot be read, or that is not what it seems.
+//! AMQP 1.0: what strangers send harms only itself.
+
+mod raw_broker;
+
+use std::time::Duration;
+
+use fe2o3_amqp_types::messaging::DeliveryState;
+use tokio::time::timeout;
+use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
+use tower_outbox::source::{Delivery, Source};
+use tower_outbox::{Message, Messenger};
+
+use self::raw_broker::{RawBroker, frame, transfers};
+use crate::peers::{Brokers, RabbitQueue, unique};
+
+const LONG: Duration = Duration::from_secs(20);
+
+async fn next(source: &Amqp10Source) -> Delivery {
+    timeout(LONG, source.receive(1)).await.expect("a message in time").unwrap().remove(0)
+}
+
+async fn send(settings: &Amqp10Settings, address: &str, message: Message) {
+    let mut settings = settings.clone();
+    settings.address = Some(address.to_owned());
+    let messenger = Amqp10::new(&settings).unwrap();
+    messenger.send(vec![message]).await.unwrap();
+    messenger.close(LONG).await;
+}
+
+/// `depth` lists in each other.
+fn lists(depth: usize) -> Vec<u8> {
+    compounds(depth, 0xd0, &[])
+}
+
+/// `depth` maps in each other.
+fn maps(depth: usize) -> Vec<u8> {
+    compounds(depth, 0xd1, b"\xa1\x01k")
+}
+
+fn compounds(depth: usize, code: u8, key: &[u8]) -> Vec<u8> {
+    let count = if key.is_empty() { 1_u32 } else { 2 };
+    (0..depth).fold(vec![0x40], |inner, _| {
+        let size = ((key.len() + inner.len()) as u32 + 4).to_be_bytes();
+        [&[code][..], &size, &count.to_be_bytes(), key, &inner].concat()
+    })
+}
+
+/// `depth` described values in each other.
+fn described(depth: usize) -> Vec<u8> {
+    [&b"\x00\x53\x01".repeat(depth)[..], b"\x40"].concat()
+}
+
+/// A map of one entry.
+fn pair(key: &[u8], value: &[u8]) -> Vec<u8> {
+    let inner = [key, value].concat();
+    [&[0xd1][..], &(inner.len() as u32 + 4).to_be_bytes(), &2_u32.to_be_bytes(), &inner].concat()
+}
+
+fn section(code: u8, value: &[u8]) -> Vec<u8> {
+    [&[0, 0x53, code], value].concat()
+}
+
+fn data(body: &[u8]) -> Vec<u8> {
+    section(0x75, &[&[0xb0][..], &(body.len() as u32).to_be_bytes(), body].concat())
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_body_of_values_in_each_other_is_one_dead_letter_and_the_next_is_handled() {
+    // ActiveMQ ends the connection of whoever sends it such a body.
+    let brokers = Brokers::running();
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &unique("nested")).await;
+    let dead = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &unique("nested-dead")).await;
+    let settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
+    brokers.python("proton_send.py", &[brokers.get("RABBIT1_AMQP"), &queue.address(), "nested"]).await;
+    send(&settings, &queue.address(), Message::new("good", "good").unwrap()).await;
+    let subscription = Amqp10Subscription::new(queue.address()).with_dead_letter_address(dead.address());
+    let source = Amqp10Source::new(&settings, &subscription).unwrap();
+    for _ in 0..3 {
+        let delivery = next(&source).await;
+        let reason = delivery.view().unwrap_err().to_string();
+        assert!(reason.contains("more than 64 deep"), "{reason}");
+        delivery.reject(reason).await.unwrap();
+    }
+    let delivery = next(&source).await;
+    assert_eq!(&delivery.view().unwrap().message().body()[..], b"good");
+    delivery.ack().await.unwrap();
+    source.close(LONG).await;
+
+    let letters = Amqp10Source::new(&settings, &Amqp10Subscription::new(dead.address())).unwrap();
+    for _ in 0..3 {
+        let letter = next(&letters).await;
+        let size = letter.view().unwrap().message().body().len();
+        assert!(size > 15_000, "it is kept whole, not {size} bytes");
+        letter.ack().await.unwrap();
+    }
+    letters.close(LONG).await;
+}
+
+#[tokio::test]
+async fn whatever_a_message_is_made_of_it_harms_only_itself() {
+    let annotation = |value: &[u8]| pair(b"\xa3\x03x-a", value);
+    let many: Vec<u8> = (0..100_000_u32)
+        .flat_map(|n| [&b"\xa1\x04"[..], format!("{n:04x}").as_bytes()[..4].as_ref(), b"\x40"].concat())
+        .collect();
+    let many =
+        [&[0xd1][..], &(many.len() as u32 + 4).to_be_bytes(), &200_000_u32.to_be_bytes(), &many].concat();
+    let bad: Vec<(&str, Vec<u8>)> = vec![
+        ("lists", section(0x77, &lists(5_000))),
+        ("maps", section(0x77, &maps(5_000))),
+        ("described values", section(0x77, &described(5_000))),
+        ("delivery annotations", [section(0x71, &annotation(&lists(5_000))), data(b"x")].concat()),
+        ("message annotations", [section(0x72, &annotation(&maps(5_000))), data(b"x")].concat()),
+        (
+            "application properties",
+            [section(0x74, &pair(b"\xa1\x01k", &described(5_000))), data(b"x")].concat(),
+        ),
+        ("footer", [data(b"x"), section(0x78, &annotation(&lists(5_000)))].concat()),
+        ("sequence", section(0x76, &lists(5_000))),
+        ("properties", [section(0x73, &lists(5_000)), data(b"x")].concat()),
+        ("sections out of order", [data(b"x"), section(0x73, &[0x45])].concat()),
+        ("a section twice", [section(0x73, &[0x45]), section(0x73, &[0x45]), data(b"x")].concat()),
+        ("two bodies", [section(0x77, &[0x40]), data(b"x")].concat()),
+        ("a truncated value", section(0x77, b"\xa1\xffx")),
+        ("a truncated data section", b"\x00\x53\x75\xb0\xff\xff\xff\xffx".to_vec()),
+        ("a list8 of many", section(0x77, b"\xc0\x01\xff")),
+        ("a list32 of billions", section(0x77, b"\xd0\0\0\0\x04\xff\xff\xff\xff")),
+        ("a map32 of billions", section(0x74, b"\xd1\0\0\0\x04\xff\xff\xff\xfe")),
+        ("an array32 of billions", section(0x77, b"\xf0\0\0\0\x05\xff\xff\xff\xff\x40")),
+        ("an array of maps", section(0x77, b"\xe0\x06\x01\xc1\x03\x02\x40\x40")),
+        ("a text that is none", section(0x77, b"\xa1\x02\xff\xfe")),
+        ("a symbol that is none", section(0x77, b"\xa3\x02\xff\xfe")),
+        (
+            "a subject that is no text",
+            [section(0x73, b"\xc0\x08\x04\x40\x40\x40\xa1\x02\xff\xfe"), data(b"x")].concat(),
+        ),
+        ("a character that is none", section(0x77, b"\x73\0\0\xd8\0")),
+        ("100,000 properties", [section(0x74, &many), data(b"x")].concat()),
+        ("an unknown section", b"\x00\x53\x79\x40".to_vec()),
+        ("no section", b"hello".to_vec()),
+        ("an unknown type", section(0x77, b"\xff")),
+        ("a header of texts", [section(0x70, b"\xc0\x04\x01\xa1\x01x"), data(b"x")].concat()),
+    ];
+    let good = [section(0x75, b"\xa0\x02go"), section(0x75, b"\xa0\x02od")].concat();
+    let mut frames = Vec::new();
+    for (n, (_, message)) in bad.iter().enumerate() {
+        frames.extend(transfers(n as u8, message, if n % 2 == 0 { 7_000 } else { 200_000 }));
+    }
+    // As they may be: two data sections, none, and an empty one.
+    let count = bad.len() as u8;
+    for (n, message) in [&good[..], b"", &data(b"")].into_iter().enumerate() {
+        frames.extend(transfers(count + n as u8, message, 5));
+    }
+    let mut broker = RawBroker::start(vec![frames]).await;
+    let source = Amqp10Source::new(&broker.settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
+    for (what, _) in &bad {
+        let delivery = next(&source).await;
+        let reason = delivery.view().expect_err(what).to_string();
+        assert!(reason.starts_with("it is no AMQP message that can be decoded: "), "{what}: {reason}");
+        delivery.reject(reason).await.unwrap();
+        let answer = broker.disposition().await;
+        assert!(matches!(answer.state, Some(DeliveryState::Rejected(_))), "{what}: {answer:?}");
+    }
+    for body in [&b"good"[..], b"", b""] {
+        let delivery = next(&source).await;
+        assert_eq!(&delivery.view().unwrap().message().body()[..], body);
+        delivery.ack().await.unwrap();
+        assert!(matches!(broker.disposition().await.state, Some(DeliveryState::Accepted(_))));
+    }
+    source.close(LONG).await;
+}
+
+#[tokio::test]
+async fn a_frame_that_cannot_be_read_costs_its_connection_and_no_more() {
+    let error = |info: &[u8]| {
+        // A detach with an error whose info is this.
+        let fields = [&b"\xa3\x01c\x40"[..], info].concat();
+        let error =
+            [&b"\x00\x53\x1d\xd0"[..], &(fields.len() as u32 + 4).to_be_bytes(), b"\0\0\0\x03", &fields]
+                .concat();
+        let list = [&b"\x43\x41"[..], &error].concat();
+        frame(
+            &[&b"\x00\x53\x16\xd0"[..], &(list.len() as u32 + 4).to_be_bytes(), b"\0\0\0\x03", &list]
+                .concat(),
+        )
+    };
+    let last = transfers(0, &data(b"good"), 1_000);
+    let mut broker = RawBroker::start(vec![
+        vec![error(&pair(b"\xa3\x01k", &lists(5_000)))],
+        vec![frame(&[&b"\x00\x53\x12\xd0\0\0\x9c\x40\0\0\0\x01"[..], &lists(4_444)].concat())],
+        vec![b"\x7f\xff\xff\xff\x02\0\0\0".to_vec()],
+        last,
+    ])
+    .await;
+    let source = Amqp10Source::new(&broker.settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
+    let delivery = next(&source).await;
+    assert_eq!(&delivery.view().unwrap().message().body()[..], b"good");
+    delivery.ack().await.unwrap();
+    assert!(matches!(broker.disposition().await.state, Some(DeliveryState::Accepted(_))));
+    source.close(LONG).await;
+}

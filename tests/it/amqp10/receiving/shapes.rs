@@ -200,8 +200,8 @@ async fn what_is_no_message_at_all_does_not_stop_the_others() {
     brokers.python("rabbit.py", &[url, "garble", garbled.name()]).await;
     let settings = Amqp10Settings::new([url]);
     send(&settings, &garbled.address(), numbered("good", 1)).await;
-    let subscription =
-        Amqp10Subscription::new(garbled.address()).with_dead_letter_address("/amq/queue/unused");
+    let dead = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &unique("garbled-dead")).await;
+    let subscription = Amqp10Subscription::new(garbled.address()).with_dead_letter_address(dead.address());
     let source = Amqp10Source::new(&settings, &subscription).unwrap();
     let delivery = next(&source).await;
     let reason = delivery.view().unwrap_err();
@@ -213,4 +213,6 @@ async fn what_is_no_message_at_all_does_not_stop_the_others() {
     nothing_comes(&source).await;
     source.close(LONG).await;
     assert_eq!(garbled.count().await, 0);
+    let letters = dead.drain().await;
+    assert_eq!(letters.len(), 1, "{letters:?}");
 }
