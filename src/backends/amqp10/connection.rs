@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::envelope::AmqpMessage;
-use super::failure::{ConnectionClosed, LinkLost, describe};
+use super::failure::{ConnectionClosed, ConnectionGone, LinkLost, SessionLost, describe};
 use super::guard::{Guarded, MAX_FRAME_SIZE};
 use super::link::{self, Job, LinkOptions, Sequence};
 use super::sasl::{self, Identity, Mechanism, SaslError};
@@ -153,8 +154,9 @@ impl Connection {
         Batch { connection: self, joined, links: Vec::new() }
     }
 
+    /// Whether nothing new may go over it.
     pub(super) fn is_closed(&self) -> bool {
-        self.lifeline.failure().is_some()
+        self.lifeline.failure().is_some() || self.lifeline.retired.load(Ordering::Acquire)
     }
 
     /// Closes links, sessions and connection, in this order, once every outcome is known.
@@ -315,9 +317,20 @@ async fn own(
 pub(super) struct Lifeline {
     cut: CancellationToken,
     failure: Arc<OnceLock<Failure>>,
+    /// Whether only what goes over it already may end there.
+    retired: Arc<AtomicBool>,
 }
 
 impl Lifeline {
+    /// After a session that was lost over no fault of the address, the next try takes a new connection; the links of
+    /// other addresses go on over this one.
+    pub(super) fn retire_if_over(&self, failure: &Failure) {
+        let cause = failure.cause();
+        if cause.is::<SessionLost>() || cause.is::<ConnectionGone>() || cause.is::<ConnectionClosed>() {
+            self.retired.store(true, Ordering::Release);
+        }
+    }
+
     /// The first cause stays.
     pub(super) fn cut(&self, failure: &Failure) {
         let _ = self.failure.set(failure.clone());

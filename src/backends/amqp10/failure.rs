@@ -75,22 +75,30 @@ pub(super) fn detach_failure(error: DetachError) -> Failure {
 
 pub(super) fn stop_failure(reason: SessionStopReason) -> Failure {
     match reason {
-        SessionStopReason::RemoteEndedWithError(error) => by_condition(&error),
+        SessionStopReason::RemoteEndedWithError(error) => ended(&error),
         SessionStopReason::ConnectionStopped(ConnectionStopReason::RemoteClosedWithError(error)) => {
-            Failure::transient(LinkLost(describe(&error)))
+            Failure::transient(ConnectionClosed(describe(&error)))
         }
-        SessionStopReason::RemoteEnded => {
-            Failure::transient(LinkLost("the broker ended the session".to_owned()))
-        }
+        SessionStopReason::RemoteEnded => Failure::transient(SessionLost("the broker ended it".to_owned())),
         _ => Failure::transient(ConnectionGone),
     }
 }
 
 pub(super) fn session_failure(result: Result<(), SessionError>) -> Failure {
     match result {
-        Err(SessionError::RemoteEndedWithError(error)) => by_condition(&error),
+        Err(SessionError::RemoteEndedWithError(error)) => ended(&error),
         Err(SessionError::RemoteEnded) => stop_failure(SessionStopReason::RemoteEnded),
         _ => Failure::transient(ConnectionGone),
+    }
+}
+
+/// RabbitMQ 3.10 ends the sessions of a connection that an operator closes so, and leaves the connection open.
+fn ended(error: &definitions::Error) -> Failure {
+    match &error.condition {
+        ErrorCondition::AmqpError(AmqpError::InternalError) => {
+            Failure::transient(SessionLost(describe(error)))
+        }
+        _ => by_condition(error),
     }
 }
 
@@ -127,6 +135,11 @@ pub(super) struct LinkLost(pub(super) String);
 #[derive(Debug, thiserror::Error)]
 #[error("the broker closed the connection ({0})")]
 pub(super) struct ConnectionClosed(pub(super) String);
+
+/// The broker ended the session over a fault of its own: the connection is of no more use.
+#[derive(Debug, thiserror::Error)]
+#[error("the session was lost: {0}")]
+pub(super) struct SessionLost(pub(super) String);
 
 /// The session went with its connection; whoever owns that is about to say why.
 #[derive(Debug, thiserror::Error)]

@@ -128,6 +128,7 @@ pub(super) async fn run(
             failure
         }
     };
+    lifeline.retire_if_over(&failure);
     jobs.close();
     while let Ok(job) = jobs.try_recv() {
         job.reply.answer(Err(failure.clone()));
@@ -229,6 +230,7 @@ impl Link {
     /// The link is lost: answers all that is on it.
     async fn fail(mut self, mut failure: Failure) {
         self.jobs.close();
+        self.lifeline.retire_if_over(&failure);
         if failure.cause().is::<ConnectionGone>()
             && let Ok(reason) = timeout(FAREWELL, self.lifeline.lost()).await
         {

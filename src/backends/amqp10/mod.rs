@@ -11,6 +11,9 @@
 //! | `released`, `modified`, lost link or connection, none within `SEND_TIMEOUT` | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
 //! | the address is refused: not found, not allowed, invalid | [`Rejected`](crate::Failure::Rejected) |
 //!
+//! A session that the broker ends over no fault of an address (`close_all_connections` of RabbitMQ 3.10) is followed by one more try
+//! over a new connection, as a connection that is lost is: at least once, a message may come twice then.
+//!
 //! The first message of a topic attaches a link to its address; up to 64 links are kept on a connection.
 //!
 //! # Receiving

@@ -2,6 +2,8 @@
 
 mod raw_broker;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use fe2o3_amqp_types::messaging::DeliveryState;
@@ -11,7 +13,7 @@ use tower_outbox::source::{Delivery, Source};
 use tower_outbox::{Message, Messenger};
 
 use self::raw_broker::{RawBroker, frame, transfers};
-use crate::peers::{Brokers, RabbitQueue, unique};
+use crate::peers::{Brokers, RabbitQueue, numbered, unique};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -198,4 +200,48 @@ async fn a_frame_that_cannot_be_read_costs_its_connection_and_no_more() {
     delivery.ack().await.unwrap();
     assert!(matches!(broker.disposition().await.state, Some(DeliveryState::Accepted(_))));
     source.close(LONG).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn failover_connections_that_an_operator_closes_cost_no_send() {
+    let brokers = Brokers::all_up().await;
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &unique("closed")).await;
+    let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
+    settings.address = Some(queue.address());
+    let messenger = Arc::new(Amqp10::new(&settings).unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let senders: Vec<_> = (0..20)
+        .map(|_| {
+            let (messenger, stop) = (Arc::clone(&messenger), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let (mut sent, mut failed) = (0, Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    match messenger.send(numbered("closed", 1)).await {
+                        Ok(()) => sent += 1,
+                        Err(unsent) => failed.push(unsent.to_string()),
+                    }
+                }
+                (sent, failed)
+            })
+        })
+        .collect();
+    for _ in 0..3 {
+        let before = queue.count().await;
+        let grown = async { while queue.count().await < before + 100 {} };
+        timeout(LONG, grown).await.expect("messages come");
+        brokers.command("disconnect rabbit1").await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    let (mut sent, mut failed) = (0, Vec::new());
+    for sender in senders {
+        let (some, more) = sender.await.unwrap();
+        sent += some;
+        failed.extend(more);
+    }
+    assert_eq!(failed, [""; 0], "beside {sent} sends");
+    // Each connection that was closed may have cost each sender one message twice, no more.
+    let came = queue.count().await;
+    assert!((sent..=sent + 60).contains(&came), "{came} of {sent}");
+    messenger.close(LONG).await;
 }
