@@ -7,6 +7,7 @@ One JSON line when all are accepted. SHAPE:
     bodies    one message each: two data sections, a binary, a map, a list, a sequence, a number, null
     undecodable  bytes that are no AMQP message, then a good one
     nested    three messages, of lists, maps and described values 5,000 deep in each other
+    one_id    12 messages of one id, each with another body, then 8 that are the same, without an id
     to        one message with nothing but a body and the address it is sent to
 """
 
@@ -56,6 +57,11 @@ def nested(_):
     return [b"\x00\x53\x77" + value for value in values]
 
 
+def one_id(_):
+    different = [Message(body=f"{number}", id="1") for number in range(12)]
+    return different + [Message(body="{}") for _ in range(8)]
+
+
 def to(address):
     return [Message(body="{}", address=address)]
 
@@ -91,7 +97,7 @@ class Send(MessagingHandler):
 
 if __name__ == "__main__":
     url, address, shape = sys.argv[1:]
-    shapes = {"nested": nested, "typed": typed, "bodies": bodies, "undecodable": undecodable, "to": to}
+    shapes = {"nested": nested, "one_id": one_id, "typed": typed, "bodies": bodies, "undecodable": undecodable, "to": to}
     send = Send(url, address, shapes[shape](address))
     Container(send).run()
     sys.exit(1 if send.open else 0)

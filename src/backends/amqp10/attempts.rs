@@ -14,51 +14,94 @@ const MESSAGES: usize = 10_000;
 const FAILURES: usize = 10;
 
 /// The failed attempts of messages that come again.
+///
+/// A record belongs to one message that is here or was given back. What comes again takes one of its content, so
+/// messages of one id are told apart, and those that are the same in every byte never share one.
 #[derive(Default)]
 pub(super) struct Attempts {
-    by_id: HashMap<Uuid, Failed>,
-    oldest: BTreeMap<u64, Uuid>,
+    by_content: HashMap<Uuid, Vec<u64>>,
+    records: BTreeMap<u64, Record>,
     next: u64,
 }
 
-#[derive(Default)]
-struct Failed {
+struct Record {
+    content: Uuid,
     count: u32,
     last: Vec<FailedAttempt>,
-    number: u64,
+    /// Whether its message is here.
+    taken: bool,
 }
 
 impl Attempts {
-    pub(super) fn failed(&mut self, id: Uuid, reason: Arc<str>) {
-        let failed = self.by_id.entry(id).or_default();
-        failed.count = failed.count.saturating_add(1);
-        if failed.last.len() == FAILURES {
-            failed.last.remove(0);
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// A message came again: the record of one of this content that was given back.
+    pub(super) fn take(&mut self, content: Uuid) -> Option<u64> {
+        let numbers = self.by_content.get(&content)?;
+        let number = *numbers.iter().find(|number| !self.records[number].taken)?;
+        self.records.get_mut(&number)?.taken = true;
+        Some(number)
+    }
+
+    /// An attempt failed; gives the record of it.
+    pub(super) fn failed(&mut self, record: Option<u64>, content: Uuid, reason: Arc<str>) -> u64 {
+        let record = record.and_then(|number| self.remove(number));
+        let mut record = record.unwrap_or(Record { content, count: 0, last: Vec::new(), taken: true });
+        record.count = record.count.saturating_add(1);
+        if record.last.len() == FAILURES {
+            record.last.remove(0);
         }
-        failed.last.push(FailedAttempt::new(SystemTime::now(), reason));
-        self.oldest.remove(&failed.number);
+        record.last.push(FailedAttempt::new(SystemTime::now(), reason));
         self.next += 1;
-        failed.number = self.next;
-        self.oldest.insert(self.next, id);
-        if self.by_id.len() > MESSAGES
-            && let Some((_, oldest)) = self.oldest.pop_first()
+        self.by_content.entry(record.content).or_default().push(self.next);
+        self.records.insert(self.next, record);
+        if self.records.len() > MESSAGES
+            && let Some((oldest, _)) = self.records.first_key_value()
         {
-            self.by_id.remove(&oldest);
+            self.remove(*oldest);
+        }
+        self.next
+    }
+
+    pub(super) fn count(&self, record: Option<u64>) -> u32 {
+        self.record(record).map_or(0, |record| record.count)
+    }
+
+    pub(super) fn last(&self, record: Option<u64>) -> &[FailedAttempt] {
+        self.record(record).map_or(&[], |record| &record.last)
+    }
+
+    /// Its message is the broker's again.
+    pub(super) fn give_back(&mut self, record: Option<u64>) {
+        if let Some(record) = record.and_then(|number| self.records.get_mut(&number)) {
+            record.taken = false;
         }
     }
 
-    pub(super) fn count(&self, id: Uuid) -> u32 {
-        self.by_id.get(&id).map_or(0, |failed| failed.count)
+    /// All messages are the broker's again.
+    pub(super) fn give_all_back(&mut self) {
+        self.records.values_mut().for_each(|record| record.taken = false);
     }
 
-    pub(super) fn last(&self, id: Uuid) -> &[FailedAttempt] {
-        self.by_id.get(&id).map_or(&[], |failed| &failed.last)
+    pub(super) fn forget(&mut self, record: Option<u64>) {
+        record.and_then(|number| self.remove(number));
     }
 
-    pub(super) fn forget(&mut self, id: Uuid) {
-        if let Some(failed) = self.by_id.remove(&id) {
-            self.oldest.remove(&failed.number);
+    fn record(&self, record: Option<u64>) -> Option<&Record> {
+        self.records.get(&record?)
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Record> {
+        let record = self.records.remove(&number)?;
+        if let Some(numbers) = self.by_content.get_mut(&record.content) {
+            numbers.retain(|known| *known != number);
+            if numbers.is_empty() {
+                self.by_content.remove(&record.content);
+            }
         }
+        Some(record)
     }
 }
 
@@ -69,23 +112,45 @@ mod tests {
     #[test]
     fn the_last_failures_are_kept_and_all_are_counted() {
         let mut attempts = Attempts::default();
-        let id = Uuid::from_u128(1);
-        (0..12).for_each(|n| attempts.failed(id, n.to_string().into()));
-        assert_eq!((attempts.count(id), attempts.last(id).len()), (12, 10));
-        assert_eq!(&*attempts.last(id)[9].reason, "11");
-        attempts.forget(id);
-        assert!(attempts.count(id) == 0 && attempts.oldest.is_empty());
+        let content = Uuid::from_u128(1);
+        let mut record = None;
+        for n in 0..12 {
+            record = Some(attempts.failed(record, content, n.to_string().into()));
+            attempts.give_back(record);
+            assert_eq!(attempts.take(content), record);
+        }
+        assert_eq!((attempts.count(record), attempts.last(record).len()), (12, 10));
+        assert_eq!(&*attempts.last(record)[9].reason, "11");
+        attempts.forget(record);
+        assert!(attempts.is_empty() && attempts.by_content.is_empty());
+    }
+
+    #[test]
+    fn messages_of_one_content_never_share_a_record() {
+        let mut attempts = Attempts::default();
+        let content = Uuid::from_u128(1);
+        assert_eq!(attempts.take(content), None);
+        let records = [(); 3].map(|()| Some(attempts.failed(None, content, "x".into())));
+        assert_eq!(attempts.take(content), None, "none of them was given back");
+        records.iter().for_each(|record| attempts.give_back(*record));
+        let mut again = [(); 3].map(|()| attempts.take(content));
+        again.sort();
+        assert_eq!((again, attempts.take(content)), (records, None));
+        assert!(again.iter().all(|record| attempts.count(*record) == 1));
+        attempts.give_all_back();
+        assert_eq!(attempts.take(content), records[0]);
     }
 
     #[test]
     fn the_one_that_failed_longest_ago_makes_room() {
         let mut attempts = Attempts::default();
+        let mut first = None;
         for n in 0..=MESSAGES as u128 {
-            attempts.failed(Uuid::from_u128(n), "x".into());
-            attempts.failed(Uuid::from_u128(0), "x".into());
+            attempts.failed(None, Uuid::from_u128(n + 1), "x".into());
+            first = Some(attempts.failed(first, Uuid::from_u128(0), "x".into()));
         }
-        assert_eq!((attempts.by_id.len(), attempts.oldest.len()), (MESSAGES, MESSAGES));
-        assert_eq!(attempts.count(Uuid::from_u128(0)), MESSAGES as u32 + 2);
-        assert_eq!(attempts.count(Uuid::from_u128(1)), 0);
+        assert_eq!((attempts.records.len(), attempts.by_content.len()), (MESSAGES, MESSAGES));
+        assert_eq!(attempts.count(first), MESSAGES as u32 + 1);
+        assert_eq!(attempts.take(Uuid::from_u128(1)), None);
     }
 }

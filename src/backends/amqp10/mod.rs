@@ -38,14 +38,28 @@
 //! | selectors | yes | none: the source says so |
 //! | a wait of more than 30 min | | ends the link by its `consumer_timeout`: what waits comes again |
 //!
-//! Attempts are also counted here, for the last 10,000 messages that failed, by id, or by body where there is none and the
-//! broker does not count. A paused source closes its link once everything it gave out is answered.
+//! Attempts are also counted here, for the last 10,000 messages that failed. A record of them belongs to one message: one that
+//! comes again takes one record of the same properties, application properties and body, so that ids that are not unique and messages
+//! without one are never counted together. A paused source closes its link once everything it gave out is answered.
 //!
-//! A body is data, or a text or binary as amqp-value. The topic is the subject, or else `to`, or else the name in the address
-//! of the subscription, without scheme, `Consumer.NAME.` and wildcards; all without `TOPIC_PREFIX`. (rhmsg sets neither subject
-//! nor `to`: behind a wildcard its topics can be told only if the broker sets `to`.)
+//! A body is data, or a text or binary as amqp-value. The topic is the annotation `x-routing-key`, which RabbitMQ 4 sets (not where
+//! `x-exchange` is the default exchange, whose keys are names of queues), or else the subject, or else `to`, or else the name in the
+//! address of the subscription, without scheme, `Consumer.NAME.` and wildcards; all without `TOPIC_PREFIX`. (rhmsg sets neither
+//! subject nor `to`: behind a wildcard its topics can be told only if the broker sets `to`.)
+//! Of what arrives, our own [headers](crate::headers) (`TOPIC`, `ATTEMPT`, `FAILURES`, `KEY`, ..) are not believed: no retry goes
+//! through a queue here. Of a dead letter of another address [`failures`](crate::Delivery::failures) shows what is written there,
+//! by whomever, and nothing is decided by it. A dead letter without a subject gets its topic as one, so that it is known by it when it is sent back.
 //! The id is the message-id, key the group-id. What cannot be read is a poison delivery; what cannot even be decoded goes to
 //! `DEAD_LETTER_ADDRESS` as one data section, its bytes as they came.
+//!
+//! # Both protocols on one queue of RabbitMQ
+//! | from, to | RabbitMQ 3.10 | RabbitMQ 4 |
+//! |---|---|---|
+//! | 0-9-1, 1.0 | headers are lost: with them the key, `traceparent`, and binary CloudEvents, which are dead letters (structured ones are read) | all but the key, a header of ours |
+//! | 1.0, 0-9-1 | headers are lost in `x-amqp-1.0-app-properties`, undecoded; the key in `x-amqp-1.0-properties`. A body as amqp-value comes undecoded | all but the key |
+//!
+//! RabbitMQ 3.10 takes seconds of 0-9-1 for milliseconds of 1.0, and the other way round. Both sources read such times right: from
+//! it, those of 1.0 before 1973 are seconds, and those of 0-9-1 after the year 5138 milliseconds.
 //!
 //! # Hostile messages
 //! A message is decoded only once its bytes were checked: sections that are known, in their order and not twice, values not

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use fe2o3_amqp_types::messaging::annotations::OwnedKey;
 use fe2o3_amqp_types::messaging::message::DecodeIntoMessage;
 use fe2o3_amqp_types::messaging::{AmqpValue, Body, Data, Header, MessageId, Properties};
 use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
@@ -21,7 +22,9 @@ use crate::topic::Topic;
 
 /// The priority of messages that do not say theirs (3.2.1).
 const DEFAULT_PRIORITY: u8 = 4;
-/// Headers of ours that are no part of the message.
+/// Below it, a time is one of seconds that was taken for milliseconds: 1973, or the year 5138.
+const FEW_MILLISECONDS: i64 = 100_000_000_000;
+/// Headers of ours that are no part of the message, and are believed of nobody: nothing of ours comes back with them.
 const OURS: [&str; 6] =
     [headers::KEY, headers::TOPIC, headers::QUEUE, headers::ATTEMPT, headers::FAILURES, headers::REASON];
 
@@ -40,10 +43,15 @@ impl Reader {
     pub(super) const RHMSG: [&'static str; 2] = ["application/json"; 2];
 
     /// The message, or why it cannot be read.
-    pub(super) fn read(&self, received: Bytes) -> (Original, Result<Message, Arc<str>>) {
+    ///
+    /// RabbitMQ 3.10 gives the seconds of AMQP 0-9-1 as if they were milliseconds.
+    pub(super) fn read(&self, received: Bytes, is_rabbitmq_3: bool) -> (Original, Result<Message, Arc<str>>) {
         match decode(&received) {
             Ok(decoded) => {
-                let original = Original::new(decoded);
+                let mut original = Original::new(decoded);
+                if is_rabbitmq_3 {
+                    original.read_seconds();
+                }
                 let message = self.message(&original).map_err(Arc::from);
                 (original, message)
             }
@@ -86,8 +94,7 @@ impl Reader {
         if let Some(priority) = header.map(|header| header.priority.0).filter(|it| *it != DEFAULT_PRIORITY) {
             message = message.with_priority(priority);
         }
-        let key = properties.group_id.as_deref().or_else(|| original.header(headers::KEY));
-        if let Some(key) = key {
+        if let Some(key) = properties.group_id.as_deref() {
             message = message.with_key(key);
         }
         for (name, value) in original.headers().filter(|(name, _)| !OURS.contains(&name.as_str())) {
@@ -98,11 +105,12 @@ impl Reader {
         self.envelope.open(message).map_err(|error| crate::error::Chain(error.as_ref()).to_string())
     }
 
-    /// As its sender called it, or as it was addressed, or at least where it was received.
+    /// The routing key the broker vouches for, or as its sender called it, or as it was addressed, or at least where it
+    /// was received.
     fn topic(&self, original: &Original) -> Option<Topic> {
         let properties = original.rest.properties.as_ref();
         let candidates = [
-            original.header(headers::TOPIC),
+            original.routing_key(),
             properties.and_then(|properties| properties.subject.as_deref()),
             properties.and_then(|properties| properties.to.as_deref()),
             Some(&*self.address),
@@ -192,13 +200,39 @@ impl Original {
         })
     }
 
-    /// What tells it from others, by its body.
-    pub(super) fn fingerprint(&self) -> Uuid {
+    fn read_seconds(&mut self) {
+        let time = self.rest.properties.as_mut().and_then(|properties| properties.creation_time.as_mut());
+        if let Some(time) = time.filter(|time| (0..FEW_MILLISECONDS).contains(&time.milliseconds())) {
+            *time = Timestamp::from_milliseconds(time.milliseconds() * 1_000);
+        }
+    }
+
+    /// What it was published with at RabbitMQ 4. At the default exchange that is but the name of a queue.
+    fn routing_key(&self) -> Option<&str> {
+        match self.annotation("x-exchange") {
+            Some("") => None,
+            _ => self.annotation("x-routing-key"),
+        }
+    }
+
+    fn annotation(&self, name: &str) -> Option<&str> {
+        let annotations = self.rest.message_annotations.as_ref()?;
+        let named = |key: &OwnedKey| matches!(key, OwnedKey::Symbol(symbol) if symbol.0 == name);
+        match annotations.0.iter().find(|(key, _)| named(key))?.1 {
+            Value::String(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// What tells it from others when it comes again: all that no broker changes.
+    pub(super) fn content(&self) -> Uuid {
         let body: &[u8] = match &self.body {
             OriginalBody::Data(bytes) | OriginalBody::Binary(bytes) | OriginalBody::Text(bytes) => bytes,
             OriginalBody::Unread => &[],
         };
-        Uuid::new_v5(&Uuid::NAMESPACE_OID, body)
+        let AmqpMessage { properties, application_properties, body: unread, .. } = &self.rest;
+        let rest = format!("{properties:?} {application_properties:?} {unread:?}");
+        Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, rest.as_bytes()), body)
     }
 
     /// How often it was given out before, as far as the broker counts that.
@@ -211,9 +245,13 @@ impl Original {
         self.rest.header.as_ref().is_some_and(|header| header.first_acquirer)
     }
 
-    /// Those it brought with it.
-    pub(super) fn failures(&self) -> Vec<FailedAttempt> {
-        self.header(headers::FAILURES).map(headers::read_failures).unwrap_or_default()
+    /// The failures of a dead letter of another address, for whoever looks at it. Nothing is decided by them, and they go
+    /// no further: anyone may have written them.
+    pub(super) fn told_failures(&self, address: &str) -> Vec<FailedAttempt> {
+        let is_dead_letter = self.header(headers::REASON).is_some()
+            && self.header(headers::QUEUE).is_some_and(|from| from != address);
+        let told = self.header(headers::FAILURES).filter(|_| is_dead_letter);
+        told.map(headers::read_failures).unwrap_or_default()
     }
 
     /// What is sent of it when it is given up on: as it came, with why; it does not expire any more.
@@ -234,6 +272,11 @@ impl Original {
         });
         if let Some(properties) = &mut self.rest.properties {
             properties.absolute_expiry_time = None;
+        }
+        if let Some(topic) = &topic {
+            // Sent back from there, it is to be known by it.
+            let properties = self.rest.properties.get_or_insert_default();
+            properties.subject.get_or_insert_with(|| topic.to_string());
         }
         self.rest.body = match self.body {
             OriginalBody::Data(bytes) => Body::from(Data(Binary::from(bytes.to_vec()))),

@@ -21,7 +21,7 @@ use super::guard::MAX_MESSAGE;
 use super::inbox::{Content, Fetched, Inbox};
 use super::reading::{Reader, joined};
 use super::settle::{Answered, Letter, Ticket};
-use super::waiting::Waiting;
+use super::waiting::{Held, Waiting};
 use crate::error::Chain;
 use crate::headers;
 use crate::messenger::Failure;
@@ -168,22 +168,22 @@ impl<'a> Link<'a> {
     fn arrived(&mut self, info: DeliveryInfo, message: Bytes) {
         if message.len() > MAX_MESSAGE {
             let reason = format!("it is larger than {MAX_MESSAGE} bytes, and was not received whole");
-            let letter = Letter { info, id: None, attempt: 1, original: None };
+            let letter = Letter { info, record: None, attempt: 1, original: None };
             return self.fetched(letter, Err(reason.into()));
         }
-        let (original, message) = self.served.reader.read(message);
-        let attempts = &self.served.attempts;
-        // Where the broker does not count, what has no id is known by its body.
-        let id = original.id().or_else(|| (!self.modifies).then(|| original.fingerprint()));
-        let failed = id.map_or(0, |id| attempts.count(id)).max(original.delivery_count());
+        let (original, message) = self.served.reader.read(message, !self.modifies);
+        let attempts = &mut *self.served.attempts;
+        let comes_again = !original.is_first() && !attempts.is_empty();
+        let record = if comes_again { attempts.take(original.content()) } else { None };
+        let failed = attempts.count(record).max(original.delivery_count());
         let attempt = failed.saturating_add(1);
         let content = message.map(|message| Content {
             message,
             attempt,
             redelivered: attempt > 1 || !original.is_first(),
-            failures: failures(attempts, id, &original.failures()),
+            failures: [&original.told_failures(&self.served.reader.address), attempts.last(record)].concat(),
         });
-        self.fetched(Letter { info, id, attempt, original: Some(original) }, content);
+        self.fetched(Letter { info, record, attempt, original: Some(original) }, content);
     }
 
     fn fetched(&mut self, letter: Letter, content: Result<Content, Arc<str>>) {
@@ -198,15 +198,18 @@ impl<'a> Link<'a> {
         for Answered { letter, answer, reply } in answers {
             match answer {
                 Answer::Ack => {
-                    self.forget(letter.id);
+                    self.served.attempts.forget(letter.record);
                     accepted.push(letter.info);
                 }
-                Answer::Release => released.push(letter.info),
+                Answer::Release => {
+                    self.served.attempts.give_back(letter.record);
+                    released.push(letter.info);
+                }
                 Answer::Retry { after, reason } => {
-                    if let Some(id) = letter.id {
-                        self.served.attempts.failed(id, reason);
-                    }
-                    self.retry(letter.info, after).await?;
+                    let record = letter.original.map(|original| {
+                        self.served.attempts.failed(letter.record, original.content(), reason)
+                    });
+                    self.retry(letter.info, record, after).await?;
                 }
                 Answer::Reject { reason } => {
                     self.reject(letter, &reason, reply).await?;
@@ -225,7 +228,12 @@ impl<'a> Link<'a> {
     }
 
     /// Brokers give a message again at once: it stays here, unsettled and without holding credit, until it is due.
-    async fn retry(&mut self, info: DeliveryInfo, after: Duration) -> Result<(), Failure> {
+    async fn retry(
+        &mut self,
+        info: DeliveryInfo,
+        record: Option<u64>,
+        after: Duration,
+    ) -> Result<(), Failure> {
         let outcome = match self.modifies {
             true => Modified {
                 delivery_failed: Some(true),
@@ -237,16 +245,21 @@ impl<'a> Link<'a> {
         };
         self.held -= 1;
         if self.waiting.len() < MAX_WAITING {
-            self.waiting.insert(after, info, outcome);
+            self.waiting.insert(after, (info, outcome, record));
             return Ok(());
         }
         tracing::warn!(address = %self.served.reader.address, limit = MAX_WAITING, "too many messages wait for their retry: one comes again at once");
+        self.give_back((info, outcome, record)).await
+    }
+
+    async fn give_back(&mut self, (info, outcome, record): Held) -> Result<(), Failure> {
+        self.served.attempts.give_back(record);
         self.receiver.dispose(info, outcome).await.map_err(unsettled)
     }
 
     async fn end_waits(&mut self) -> Result<(), Failure> {
-        while let Some((info, outcome)) = self.waiting.pop_due() {
-            self.receiver.dispose(info, outcome).await.map_err(unsettled)?;
+        while let Some(held) = self.waiting.pop_due() {
+            self.give_back(held).await?;
         }
         Ok(())
     }
@@ -255,7 +268,7 @@ impl<'a> Link<'a> {
         if let Some(address) = self.served.dead_letter_address
             && let Some(original) = letter.original.take()
         {
-            let mut history = failures(self.served.attempts, letter.id, &original.failures());
+            let mut history = self.served.attempts.last(letter.record).to_vec();
             history.push(FailedAttempt::new(SystemTime::now(), Arc::clone(reason)));
             let message = original.into_dead_letter(self.served.reader, letter.attempt, &history, reason);
             self.dead_letters.send(&self.connection, address, message, letter, reply);
@@ -263,7 +276,7 @@ impl<'a> Link<'a> {
         }
         let description = headers::start_of(reason, REASON_LEN).to_owned();
         let error = definitions::Error::new(AmqpError::PreconditionFailed, description, None);
-        self.forget(letter.id);
+        self.served.attempts.forget(letter.record);
         self.held -= 1;
         self.receiver.dispose(letter.info, Rejected { error: Some(error) }).await.map_err(unsettled)?;
         let _ = reply.send(Ok(()));
@@ -274,14 +287,14 @@ impl<'a> Link<'a> {
         let Sent { letter, reply, result } = sent;
         self.held -= 1;
         let Err(failure) = result else {
-            self.forget(letter.id);
+            self.served.attempts.forget(letter.record);
             self.receiver.dispose(letter.info, Accepted {}).await.map_err(unsettled)?;
             let _ = reply.send(Ok(()));
             return Ok(());
         };
         let cause = Chain(failure.cause()).to_string();
         tracing::warn!(address = self.served.dead_letter_address, %cause, "a message could not be sent to the dead letters: it comes again");
-        self.waiting.insert(DEAD_LETTER_PAUSE, letter.info, Released {}.into());
+        self.waiting.insert(DEAD_LETTER_PAUSE, (letter.info, Released {}.into(), letter.record));
         let _ = reply.send(Err(SourceError::unavailable(cause)));
         Ok(())
     }
@@ -290,7 +303,12 @@ impl<'a> Link<'a> {
     async fn hand_back(&mut self) -> Result<(), Failure> {
         let fetched = self.served.inbox.take_all();
         self.held -= fetched.len() as u32;
-        let infos = fetched.into_iter().map(|fetched| fetched.ticket.letter.info);
+        let letters = fetched.into_iter().map(|fetched| fetched.ticket.letter);
+        let infos = letters.map(|letter| {
+            self.served.attempts.give_back(letter.record);
+            letter.info
+        });
+        let infos: Vec<_> = infos.collect();
         self.receiver.release_all(infos).await.map_err(unsettled)
     }
 
@@ -309,8 +327,8 @@ impl<'a> Link<'a> {
                 None => break,
             }
         }
-        while let Some((info, outcome)) = self.waiting.pop() {
-            self.receiver.dispose(info, outcome).await.map_err(unsettled)?;
+        while let Some(held) = self.waiting.pop() {
+            self.give_back(held).await?;
         }
         Ok(())
     }
@@ -331,18 +349,6 @@ impl<'a> Link<'a> {
         let _ = timeout(FAREWELL, self.session.end()).await;
         end
     }
-
-    fn forget(&mut self, id: Option<uuid::Uuid>) {
-        if let Some(id) = id {
-            self.served.attempts.forget(id);
-        }
-    }
-}
-
-/// The failed attempts that are known: what it brought with it, then our own.
-fn failures(attempts: &Attempts, id: Option<uuid::Uuid>, brought: &[FailedAttempt]) -> Vec<FailedAttempt> {
-    let known = id.map_or(&[][..], |id| attempts.last(id));
-    [brought, known].concat()
 }
 
 /// RabbitMQ 3.10 lists what it knows, without `modified`, and goes wrong when it is told that.

@@ -3,7 +3,6 @@
 use async_trait::async_trait;
 use fe2o3_amqp::link::delivery::DeliveryInfo;
 use tokio::sync::{mpsc, oneshot};
-use uuid::Uuid;
 
 use super::reading::Original;
 use crate::source::{Answer, Settle, SourceError};
@@ -11,10 +10,10 @@ use crate::source::{Answer, Settle, SourceError};
 /// What a link has to know of a delivery to carry out its answer.
 pub(super) struct Letter {
     pub(super) info: DeliveryInfo,
-    /// What its failed attempts are known by, if by anything.
-    pub(super) id: Option<Uuid>,
+    /// The record of its failed attempts, if there were any.
+    pub(super) record: Option<u64>,
     pub(super) attempt: u32,
-    /// Absent when it could not be decoded.
+    /// Absent when it was not received whole.
     pub(super) original: Option<Original>,
 }
 

@@ -10,26 +10,29 @@ use tokio::time::{Instant, sleep_until};
 /// Longer than a process runs.
 const FAR: Duration = Duration::from_secs(86_400 * 365);
 
+/// A delivery, what the broker is told of it when its time has come, and the record of its failed attempts.
+pub(super) type Held = (DeliveryInfo, TerminalDeliveryState, Option<u64>);
+
 /// Brokers give a message again at once. Unsettled, it stays theirs, and comes again when this process dies.
 #[derive(Default)]
 pub(super) struct Waiting {
-    by_due: BTreeMap<(Instant, u64), (DeliveryInfo, TerminalDeliveryState)>,
+    by_due: BTreeMap<(Instant, u64), Held>,
     number: u64,
 }
 
 impl Waiting {
-    pub(super) fn insert(&mut self, after: Duration, info: DeliveryInfo, outcome: TerminalDeliveryState) {
+    pub(super) fn insert(&mut self, after: Duration, held: Held) {
         let now = Instant::now();
         self.number += 1;
-        self.by_due.insert((now.checked_add(after).unwrap_or(now + FAR), self.number), (info, outcome));
+        self.by_due.insert((now.checked_add(after).unwrap_or(now + FAR), self.number), held);
     }
 
     /// The next one, whenever it is due.
-    pub(super) fn pop(&mut self) -> Option<(DeliveryInfo, TerminalDeliveryState)> {
+    pub(super) fn pop(&mut self) -> Option<Held> {
         self.by_due.pop_first().map(|(_, waiting)| waiting)
     }
 
-    pub(super) fn pop_due(&mut self) -> Option<(DeliveryInfo, TerminalDeliveryState)> {
+    pub(super) fn pop_due(&mut self) -> Option<Held> {
         self.due().filter(|due| *due <= Instant::now()).and_then(|_| self.pop())
     }
 

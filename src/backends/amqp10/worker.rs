@@ -76,6 +76,7 @@ impl Worker {
                     let end = self.serve(&mut attempts, Arc::clone(&connection), session, receiver).await;
                     // What came over it can no more be answered, and comes again.
                     drop(self.inbox.take_all());
+                    attempts.give_all_back();
                     let _ = timeout(FAREWELL, connection.close()).await;
                     if begun.elapsed() > LIVED {
                         failures = 0;

@@ -4,11 +4,12 @@ mod raw_broker;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use fe2o3_amqp_types::messaging::DeliveryState;
 use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
+use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::source::{Delivery, Source};
 use tower_outbox::{Message, Messenger};
 
@@ -244,4 +245,160 @@ async fn failover_connections_that_an_operator_closes_cost_no_send() {
     let came = queue.count().await;
     assert!((sent..=sent + 60).contains(&came), "{came} of {sent}");
     messenger.close(LONG).await;
+}
+
+/// A queue at each kind of broker, and where it is.
+async fn queues(brokers: &Brokers, test: &str) -> Vec<(Amqp10Settings, String)> {
+    let queue = RabbitQueue::declare(brokers, "RABBIT1_AMQP", &unique("hostile")).await;
+    let mut queues = vec![(Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]), queue.address())];
+    if !brokers.without_activemq(test) {
+        let settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
+        queues.push((settings, format!("queue://{}", unique("hostile"))));
+    }
+    queues
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn attempts_belong_to_one_delivery_whatever_its_id() {
+    let brokers = Brokers::running();
+    for (settings, address) in queues(&brokers, "attempts_belong_to_one_delivery_whatever_its_id").await {
+        brokers.python("proton_send.py", &[&settings.urls[0], &address, "one_id"]).await;
+        let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(&address)).unwrap();
+        for attempt in 1..=4 {
+            // All are here before one is given back.
+            let mut deliveries = Vec::new();
+            for _ in 0..20 {
+                deliveries.push(next(&source).await);
+            }
+            for delivery in deliveries {
+                let view = delivery.view().unwrap();
+                assert_eq!(view.attempt(), attempt, "{address}: {:?}", view.message().body());
+                assert_eq!(view.failures().len(), attempt as usize - 1);
+                match attempt {
+                    4 => delivery.ack().await.unwrap(),
+                    _ => delivery.retry(Duration::from_millis(20), "an outage").await.unwrap(),
+                }
+            }
+        }
+        source.close(LONG).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_new_message_that_looks_like_one_that_failed_has_its_own_attempts() {
+    let brokers = Brokers::running();
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &unique("alike")).await;
+    let settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
+    let publish = ["publish", "", queue.name(), "{}"];
+    let publish = [&[brokers.get("RABBIT1_AMQP")][..], &publish].concat();
+    brokers.python("rabbit.py", &publish).await;
+    let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(queue.address())).unwrap();
+    let first = next(&source).await;
+    assert_eq!(first.view().unwrap().attempt(), 1);
+    first.retry(Duration::from_millis(500), "an outage").await.unwrap();
+    brokers.python("rabbit.py", &publish).await;
+    let second = next(&source).await;
+    assert_eq!(second.view().unwrap().attempt(), 1);
+    let first = next(&source).await;
+    assert_eq!(first.view().unwrap().attempt(), 2);
+    first.ack().await.unwrap();
+    second.ack().await.unwrap();
+    source.close(LONG).await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_strangers_say_in_our_headers_is_not_believed() {
+    let brokers = Brokers::running();
+    for (settings, address) in queues(&brokers, "what_strangers_say_in_our_headers_is_not_believed").await {
+        let message = Message::new("user.created", "{}")
+            .unwrap()
+            .with_header("tower-outbox-topic", "admin.delete_all")
+            .with_header("tower-outbox-attempt", 999_999)
+            .with_header("tower-outbox-key", "of another")
+            .with_header("tower-outbox-queue", "secret.commands")
+            .with_header(
+                "tower-outbox-failures",
+                r#"[{"at":"2026-11-21T06:15:24.925Z","reason":"invented"}]"#,
+            );
+        send(&settings, &address, message).await;
+        let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(&address)).unwrap();
+        let delivery = next(&source).await;
+        let view = delivery.view().unwrap();
+        assert_eq!((view.message().topic().as_str(), view.attempt()), ("user.created", 1));
+        assert_eq!((view.message().key(), view.failures()), (None, &[][..]));
+        assert_eq!(view.message().headers().count(), 0, "{:?}", view.message());
+        delivery.ack().await.unwrap();
+        source.close(LONG).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn the_routing_key_of_rabbitmq_is_the_topic() {
+    let brokers = Brokers::running();
+    let key = format!("v.{}", unique("x"));
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &key).await;
+    let url = brokers.get("RABBIT1_AMQP");
+    brokers.python("rabbit.py", &[url, "publish", "amq.topic", &key, "{}"]).await;
+    let settings = Amqp10Settings::new([url]);
+    let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(queue.address())).unwrap();
+    let delivery = next(&source).await;
+    assert_eq!(delivery.view().unwrap().message().topic().as_str(), key);
+    delivery.ack().await.unwrap();
+    source.close(LONG).await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn the_time_of_a_message_is_right_between_both_protocols_of_rabbitmq() {
+    let brokers = Brokers::running();
+    let key = format!("time.{}", unique("x"));
+    let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+    let message = || {
+        Message::new(key.clone(), "{}")
+            .unwrap()
+            .with_time(time)
+            .with_key("k")
+            .with_header("h", 7)
+            .with_header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+    };
+    let queues = [
+        RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &key).await,
+        RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &key).await,
+    ];
+    let url = brokers.get("RABBIT1_AMQP");
+    let mut settings = Amqp10Settings::new([url]);
+    settings.address = Some("/topic/{topic}".to_owned());
+    Amqp10::new(&settings).unwrap().send(vec![message()]).await.unwrap();
+    Amqp091::new(&Amqp091Settings::new([url])).unwrap().send(vec![message()]).await.unwrap();
+    let sources: [Box<dyn Source>; 2] = [
+        Box::new(Amqp10Source::new(&settings, &Amqp10Subscription::new(queues[0].address())).unwrap()),
+        Box::new(
+            Amqp091Source::new(&Amqp091Settings::new([url]), &Amqp091Subscription::new(queues[1].name()))
+                .unwrap(),
+        ),
+    ];
+    for source in sources {
+        for from in ["1.0", "0-9-1"] {
+            let delivery =
+                timeout(LONG, source.receive(1)).await.expect("a message in time").unwrap().remove(0);
+            let message = delivery.view().unwrap().message();
+            println!(
+                "from {from} to {}: {message:?} {:?}",
+                source.name(),
+                message.headers().collect::<Vec<_>>()
+            );
+            assert_eq!(
+                (message.time(), message.topic().as_str()),
+                (time, key.as_str()),
+                "from {from} to {}",
+                source.name()
+            );
+            delivery.ack().await.unwrap();
+        }
+        source.close(LONG).await;
+    }
 }
