@@ -61,6 +61,7 @@ impl Database {
                 let options = SqliteConnectOptions::from_str(url).map_err(fault)?;
                 // With a write-ahead log readers do not wait for the writer.
                 let options = options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
+                create_for_us_alone(url, options.get_filename());
                 let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(settings.max_connections);
                 pool.connect_with(options).await.map(Self::Sqlite).map_err(fault)
             }
@@ -101,6 +102,22 @@ impl Database {
                 SqliteStore::open(pool, &database).await.map(DatabaseStore::Sqlite).map_err(fault)
             }
         }
+    }
+}
+
+/// Creates a database file that is not there so that only this user may read it. What cannot be done SQLite will say.
+#[cfg(feature = "sqlite")]
+fn create_for_us_alone(url: &str, path: &std::path::Path) {
+    let in_memory = path.as_os_str().as_encoded_bytes().starts_with(b"file:");
+    if in_memory || url.contains("mode=memory") || url.contains("mode=ro") || path.exists() {
+        return;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    if let Err(error) = options.open(path) {
+        tracing::debug!(path = %path.display(), %error, "the database is not created beforehand");
     }
 }
 

@@ -23,10 +23,10 @@ use uuid::Uuid;
 use crate::support::stores::{STUCK, batch, confirm, depth, lease_all, list_by, open};
 
 /// Says to a process that it plays the other part of a test, and with what.
-const PART: &str = "TOWER_OUTBOX_TEST_PART";
+pub const PART: &str = "TOWER_OUTBOX_TEST_PART";
 
 /// This test again, as a process of its own that is given `part`; it stops when we do.
-fn again(test: &str, part: &str) -> Command {
+pub fn again(test: &str, part: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([test, "--exact", "--nocapture", "--include-ignored"]).env(PART, part);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -34,37 +34,37 @@ fn again(test: &str, part: &str) -> Command {
 }
 
 /// What this process was given, if it plays the other part.
-fn part() -> Option<String> {
+pub fn part() -> Option<String> {
     std::env::var(PART).ok()
 }
 
 /// An embedded store in a folder of its own.
-struct Place {
-    settings: EmbeddedSettings,
+pub struct Place {
+    pub settings: EmbeddedSettings,
     _folder: TempDir,
 }
 
 impl Place {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { settings: EmbeddedSettings::new(folder.path().join("outbox")), _folder: folder }
     }
 
-    fn with_segment_bytes(mut self, bytes: u64) -> Self {
+    pub fn with_segment_bytes(mut self, bytes: u64) -> Self {
         self.settings = self.settings.with_segment_bytes(bytes);
         self
     }
 
-    fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.settings.path
     }
 
-    async fn open(&self) -> Embedded {
+    pub async fn open(&self) -> Embedded {
         open(&self.settings).await.unwrap()
     }
 
     /// A copy of all files as they are now: what a process that is killed now leaves.
-    fn copy(&self) -> Self {
+    pub fn copy(&self) -> Self {
         let copy = Self::new().with_segment_bytes(self.settings.segment_bytes);
         fs::create_dir(copy.path()).unwrap();
         for entry in fs::read_dir(self.path()).unwrap() {
@@ -76,12 +76,12 @@ impl Place {
         copy
     }
 
-    fn journal(&self) -> PathBuf {
+    pub fn journal(&self) -> PathBuf {
         self.path().join("state")
     }
 
     /// The files of messages, oldest first.
-    fn logs(&self) -> Vec<PathBuf> {
+    pub fn logs(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().path());
         let mut logs: Vec<_> =
             entries.filter(|path| path.extension().is_some_and(|kind| kind == "log")).collect();
@@ -89,13 +89,13 @@ impl Place {
         logs
     }
 
-    fn last_log(&self) -> PathBuf {
+    pub fn last_log(&self) -> PathBuf {
         self.logs().pop().unwrap()
     }
 }
 
 /// Lets everything leave; gives the ids in that order.
-async fn drain(store: &impl Store) -> Vec<Uuid> {
+pub async fn drain(store: &impl Store) -> Vec<Uuid> {
     let (mut left, begun) = (Vec::new(), Instant::now());
     while depth(store).await.0 > 0 {
         assert!(begun.elapsed() < STUCK, "something pending does not leave");
@@ -110,7 +110,7 @@ async fn drain(store: &impl Store) -> Vec<Uuid> {
 }
 
 /// How many dead letters there are whose message cannot be read any more.
-async fn unreadable(store: &impl Store) -> usize {
+pub async fn unreadable(store: &impl Store) -> usize {
     let dead = list_by(store, &Filter::state(State::Dead), 100).await;
     dead.iter()
         .filter(|entry| {
@@ -121,29 +121,29 @@ async fn unreadable(store: &impl Store) -> usize {
 }
 
 /// Those of `all` that are not in `some`.
-fn without(all: &[Uuid], some: &[Uuid]) -> Vec<Uuid> {
+pub fn without(all: &[Uuid], some: &[Uuid]) -> Vec<Uuid> {
     all.iter().copied().filter(|id| !some.contains(id)).collect()
 }
 
 /// What a file has before the zeros that were written ahead.
-fn written(path: &Path) -> Vec<u8> {
+pub fn written(path: &Path) -> Vec<u8> {
     let mut bytes = fs::read(path).unwrap();
     bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
     bytes
 }
 
-fn flip(path: &Path, at: usize, with: u8) {
+pub fn flip(path: &Path, at: usize, with: u8) {
     let mut bytes = fs::read(path).unwrap();
     bytes[at] ^= with;
     fs::write(path, bytes).unwrap();
 }
 
-fn cut(path: &Path, len: usize) {
+pub fn cut(path: &Path, len: usize) {
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len as u64).unwrap();
 }
 
 /// Still takes messages, and gives them out.
-async fn assert_works(store: &impl Store) {
+pub async fn assert_works(store: &impl Store) {
     let (before, more) = (depth(store).await.0, batch("more", 3));
     assert_eq!(before, 0, "it is empty");
     store.append(more.clone()).await.unwrap();

@@ -1,9 +1,10 @@
 //! Rewriting files of which little is left: dead letters and messages that wait long must not keep what has left.
 
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write};
 use std::sync::{Arc, PoisonError};
 
+use super::files;
 use super::positions::Positions;
 use super::scan::Found;
 use super::segment::{INDEX_STEP, MAGIC, Segment};
@@ -85,7 +86,7 @@ fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
 
     let fresh = shared.folder.join(FRESH);
     let path = shared.folder.join(Segment::compacted_name(base, end));
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&fresh)?;
+    let mut file = files::create(&fresh)?;
     let mut written = MAGIC.to_vec();
     let (mut len, mut index): (u64, Vec<(u64, u64)>) = (0, Vec::new());
     let mut wanted = live.iter().copied().peekable();

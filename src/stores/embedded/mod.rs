@@ -13,6 +13,7 @@
 mod compact;
 mod error;
 mod event;
+mod files;
 mod open;
 mod positions;
 mod record;

@@ -1,7 +1,7 @@
 //! Opening a store: what is on disk, and what of it still counts.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::ops::Range;
 use std::path::Path;
@@ -12,6 +12,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::error::OpenError;
 use super::event::Event;
+use super::files;
 use super::record::{HEADER, Header};
 use super::scan::{Found, Scan, read_at};
 use super::segment::{MAGIC, Segment};
@@ -20,19 +21,26 @@ use super::state::{Reply, State};
 use super::writer::{self, JOURNAL, Shared, Writer};
 use crate::telemetry;
 
+const LOCK: &str = "lock";
+
+/// Files that were being written when a process died.
+const LEFTOVERS: [&str; 2] = ["state.new", "compacted.new"];
+
 /// Opens the store in this folder. Blocks.
 pub(super) fn open(
     settings: &EmbeddedSettings,
     replies: UnboundedSender<Vec<Reply>>,
 ) -> Result<(Arc<Shared>, Writer), OpenError> {
     let folder = &settings.path;
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {}
+    match files::create_folder(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && folder.is_dir() => {
+            files::tighten_folder(folder, is_ours);
+        }
         Err(error) => return Err(OpenError::io("create", folder)(error)),
         Ok(()) => {}
     }
     let lock = lock(folder)?;
-    for leftover in ["state.new", "compacted.new"] {
+    for leftover in LEFTOVERS {
         let path = folder.join(leftover);
         if path.exists() {
             fs::remove_file(&path).map_err(OpenError::io("delete", &path))?;
@@ -91,10 +99,16 @@ pub(super) fn open(
     Ok((shared, writer))
 }
 
+/// Whether a name in the folder is one of ours.
+fn is_ours(name: &str) -> bool {
+    name == LOCK || name == JOURNAL || LEFTOVERS.contains(&name) || Segment::parse_name(name).is_some()
+}
+
 fn lock(folder: &Path) -> Result<File, OpenError> {
-    let path = folder.join("lock");
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+    let path = folder.join(LOCK);
+    let file = files::writable().create(true).truncate(false).open(&path);
     let file = file.map_err(OpenError::io("write", &path))?;
+    files::tighten(&path, &file);
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(OpenError::InUse { path: folder.to_owned() }),
@@ -167,8 +181,8 @@ fn segments(folder: &Path) -> Result<(Segments, Vec<Range<u64>>), OpenError> {
     kept.sort();
     let ends: Vec<u64> = kept.iter().skip(1).map(|(base, ..)| *base).collect();
     for (at, (base, end, path)) in kept.into_iter().enumerate() {
-        let file =
-            OpenOptions::new().read(true).write(true).open(&path).map_err(OpenError::io("open", &path))?;
+        let file = files::writable().open(&path).map_err(OpenError::io("open", &path))?;
+        files::tighten(&path, &file);
         let len = file.metadata().map_err(OpenError::io("read", &path))?.len();
         let next = ends.get(at).copied();
         let end = end.or(next).unwrap_or(base);

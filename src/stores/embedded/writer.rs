@@ -1,6 +1,6 @@
 //! The thread that writes: whatever batches wait become one write and one sync.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -13,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::compact;
 use super::error::OpenError;
 use super::event::Event;
+use super::files;
 use super::record;
 use super::segment::{MAGIC, Segment};
 use super::state::{Append, Reply, State};
@@ -421,15 +422,17 @@ impl Writer {
 
     /// From here on memory is ahead of the journal; a snapshot will bring it up.
     fn journal_failed(&mut self, error: &io::Error) {
-        let mut state = self.shared.lock();
-        if !state.journal_broken {
+        // It is said once, not at each further try.
+        if self.next_try.is_none() {
             tracing::error!(
                 error = %explained("the journal of the outbox", error),
                 "what left the outbox cannot be noted; it would leave once more if the process died now"
             );
         }
+        let mut state = self.shared.lock();
         state.journal_broken = true;
         state.journal.clear();
+        drop(state);
         self.journal = None;
         self.next_try = Some(Instant::now() + REFUSED);
     }
@@ -443,17 +446,28 @@ impl Writer {
 
     /// Replaces the journal by all there is to know.
     fn snapshot(&mut self, end: Option<(u64, u64)>) -> io::Result<()> {
+        let bytes = self.copy(end);
+        self.replace(&bytes)
+    }
+
+    /// Copies all there is to know; from here on the journal goes on behind it.
+    fn copy(&self, end: Option<(u64, u64)>) -> Vec<u8> {
         let mut bytes = Vec::new();
-        {
-            let mut state = self.shared.lock();
-            state.snapshot(end).write(&mut bytes, state.events);
-            state.events += 1;
-            // All of it is in the snapshot.
-            state.journal.clear();
-        }
+        let mut state = self.shared.lock();
+        state.snapshot(end).write(&mut bytes, state.events);
+        state.events += 1;
+        // All of it is in the snapshot.
+        state.journal.clear();
+        // What happens while the snapshot is written must be noted behind it.
+        state.journal_broken = false;
+        bytes
+    }
+
+    /// Puts a snapshot in the place of the journal.
+    fn replace(&mut self, bytes: &[u8]) -> io::Result<()> {
         let (path, fresh) = (self.shared.folder.join(JOURNAL), self.shared.folder.join("state.new"));
-        let mut file = File::create(&fresh)?;
-        if let Err(error) = file.write_all(&bytes).and_then(|()| file.sync_all()) {
+        let mut file = files::create(&fresh)?;
+        if let Err(error) = file.write_all(bytes).and_then(|()| file.sync_all()) {
             // Half of it is no use, and takes room that may be short.
             let _ = std::fs::remove_file(&fresh);
             return Err(error);
@@ -466,7 +480,6 @@ impl Writer {
         self.journal_len = bytes.len() as u64;
         self.snapshot_len = self.journal_len;
         self.next_try = None;
-        self.shared.lock().journal_broken = false;
         self.delete();
         Ok(())
     }
@@ -522,7 +535,7 @@ pub(super) fn answer(replies: Vec<Reply>) {
 
 /// A new file of messages, and its length.
 pub(super) fn create(path: &Path) -> io::Result<(Arc<File>, u64)> {
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+    let file = files::create(path)?;
     if let Err(error) = write_at(&file, MAGIC, 0).and_then(|()| file.sync_all()) {
         // An empty one would say that its messages had left.
         let _ = std::fs::remove_file(path);
@@ -554,4 +567,80 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 fn explained(what: &str, error: &io::Error) -> BoxError {
     let cure = if is_full(error) { "; make room on that file system" } else { "" };
     format!("{what} cannot be written: {error}{cure}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::open::open;
+    use super::super::settings::EmbeddedSettings;
+    use super::*;
+    use crate::message::Message;
+
+    fn batch(count: usize) -> Append {
+        let batch: Vec<_> = (0..count).map(|_| Message::new("a", "").unwrap()).collect();
+        let mut records = Vec::new();
+        record::push_batch(&mut records, &batch).unwrap();
+        Append { records, batch, reply: None }
+    }
+
+    fn opened(settings: &EmbeddedSettings) -> (Arc<Shared>, Writer) {
+        open(settings, tokio::sync::mpsc::unbounded_channel().0).unwrap()
+    }
+
+    /// Writes what waits, as the thread does.
+    fn write(shared: &Shared, writer: &mut Writer) {
+        let (queue, events, next) = {
+            let mut state = shared.lock();
+            (state.take_queue(), std::mem::take(&mut state.journal), state.next)
+        };
+        writer.append(queue, next);
+        writer.write_journal(&events, false);
+    }
+
+    #[test]
+    fn what_an_operator_does_while_a_broken_journal_is_written_anew_is_noted() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = EmbeddedSettings::new(folder.path().join("outbox"));
+        let (shared, mut writer) = opened(&settings);
+        shared.lock().enqueue(batch(4)).unwrap();
+        write(&shared, &mut writer);
+        writer.journal_failed(&io::Error::other("no room"));
+        shared.lock().drop_messages(&[1]).unwrap();
+        let snapshot = writer.copy(None);
+        shared.lock().drop_messages(&[2]).unwrap();
+        shared.lock().damaged(3);
+        shared.lock().requeue(&[3], Duration::ZERO).unwrap();
+        writer.replace(&snapshot).unwrap();
+        write(&shared, &mut writer);
+        drop((shared, writer));
+        let (shared, _writer) = opened(&settings);
+        let state = shared.lock();
+        assert_eq!(state.live.iter().collect::<Vec<_>>(), [3, 4]);
+        assert_eq!((state.count, state.dead), (2, 0));
+    }
+
+    #[test]
+    fn a_snapshot_that_fails_leaves_the_journal_broken() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = EmbeddedSettings::new(folder.path().join("outbox"));
+        let (shared, mut writer) = opened(&settings);
+        shared.lock().enqueue(batch(2)).unwrap();
+        write(&shared, &mut writer);
+        // Nothing can be written there.
+        std::fs::create_dir(settings.path.join("state.new")).unwrap();
+        let written = writer.snapshot(None);
+        assert!(written.is_err());
+        writer.note(written);
+        shared.lock().drop_messages(&[1]).unwrap();
+        write(&shared, &mut writer);
+        assert!(shared.lock().journal_broken);
+        std::fs::remove_dir(settings.path.join("state.new")).unwrap();
+        writer.write_journal(&[], true);
+        assert!(!shared.lock().journal_broken);
+        drop((shared, writer));
+        let (shared, _writer) = opened(&settings);
+        assert_eq!(shared.lock().live.iter().collect::<Vec<_>>(), [2]);
+    }
 }

@@ -2,20 +2,24 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use sqlx::{AssertSqlSafe, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, PgConnection, PgPool};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
+use tower_outbox::store::{Filter, State, Store};
+use tower_outbox::{DatabaseSettings, EmbeddedSettings, PostgresStore};
 
 use super::app::{App, Home};
 use super::load::Load;
 use super::queue::Queue;
 use super::random::Random;
 use crate::peers::{Brokers, root, unique};
+use crate::support::stores::{list_by, open};
 
 const CLIENTS: usize = 8;
 
@@ -237,6 +241,7 @@ async fn chaos(transactional: bool) {
             database.victim.ready().await;
         }
         let left = empty(&home, n + 1).await;
+        let dead = dead_letters(&outbox, database.as_ref()).await;
         let (queue, _) = queues.pop_front().unwrap();
         arrivals.extend(queue.drain().await);
         queue.delete().await;
@@ -248,12 +253,14 @@ async fn chaos(transactional: bool) {
         let (unexpected, kills) = (load.unexpected(), broker.kills);
         let took = begun.elapsed().as_secs_f64();
         eprintln!("chaos: {took:.0} s, {} rounds, {kills} with the broker: {verdict}", n + 1);
-        if left > 0 || !verdict.is_good() || !torn.is_empty() || !unexpected.is_empty() {
+        if left > 0 || !dead.is_empty() || !verdict.is_good() || !torn.is_empty() || !unexpected.is_empty() {
             let folder = folder.keep();
             std::fs::write(folder.join("arrivals"), load.describe(&arrivals)).unwrap();
             panic!(
-                "seed {seed}: {left} messages stay stored; {verdict}; {} torn {:?}; {} unexpected answers {:?}\n{}\
-                 the outbox, what the app said and what arrived is kept in {}",
+                "seed {seed}: {left} messages stay stored; {} dead letters {:#?}; {verdict}; {} torn {:?}; \
+                 {} unexpected answers {:?}\n{}the outbox, what the app said and what arrived is kept in {}",
+                dead.len(),
+                dead.iter().take(10).collect::<Vec<_>>(),
                 torn.len(),
                 torn.iter().take(10).collect::<Vec<_>>(),
                 unexpected.len(),
@@ -331,6 +338,20 @@ async fn empty(home: &Home, round: usize) -> u64 {
         sleep(Duration::from_millis(20)).await;
     }
     app.terminate().await
+}
+
+/// Why each dead letter of the outbox, which no app has open, was given up on.
+async fn dead_letters(outbox: &Path, database: Option<&Database>) -> Vec<String> {
+    let store: Box<dyn Store> = match database {
+        None => Box::new(open(&EmbeddedSettings::new(outbox)).await.unwrap()),
+        Some(database) => {
+            let pool = PgPool::connect(&database.url).await.unwrap();
+            Box::new(PostgresStore::open(pool, &DatabaseSettings::default()).await.unwrap())
+        }
+    };
+    let dead = list_by(&*store, &Filter::state(State::Dead), 100).await;
+    store.close().await;
+    dead.iter().map(|entry| format!("{}: {}", entry.position, entry.explain())).collect()
 }
 
 /// How many messages wait in its outbox, by its metrics.

@@ -190,7 +190,9 @@ async fn work(folder: &Path, job: Job) {
             send(relay, &handle, ready(())).await;
             let (filter, dead) = (Filter::default(), Notes::open(&folder.join("dead")));
             for entry in handle.list(&filter, None, usize::MAX).await.unwrap().entries {
-                let (Batch(number), _) = Batch::parse(&entry.message.unwrap());
+                let why = entry.explain();
+                let (Batch(number), _) = Batch::parse(&entry.message.expect(&why));
+                assert!(matches!(Batch(number).kind(), Kind::Rejected) && why.ends_with("not now"), "{why}");
                 dead.write(&number.to_string());
             }
             handle.requeue(&filter, Duration::ZERO).await.unwrap();

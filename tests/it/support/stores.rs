@@ -85,7 +85,7 @@ pub fn dead(reason: &str) -> Settlement {
 }
 
 /// All that is meant, page by page.
-pub async fn list_by(store: &impl Store, filter: &Filter, page: usize) -> Vec<Entry> {
+pub async fn list_by(store: &(impl Store + ?Sized), filter: &Filter, page: usize) -> Vec<Entry> {
     let (mut entries, mut after) = (Vec::new(), None);
     loop {
         let page = store.list(filter, after, page).await.unwrap();
