@@ -8,7 +8,8 @@ use crate::store::Limits;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EmbeddedSettings {
-    /// The folder, which is created if its parent exists.
+    /// The folder, which is created if its parent exists. Folder and files are for this user alone (0700 and 0600): a
+    /// folder that was there is tightened if only files of the store are in it, else a warning says the cure.
     pub path: PathBuf,
     /// How much it may hold.
     pub limits: Limits,

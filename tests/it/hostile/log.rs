@@ -86,5 +86,5 @@ async fn nobody_else_may_read_a_database_file_that_the_bus_creates() {
         assert_eq!(mode(&path), 0o600, "{}", path.display());
     }
     assert_eq!(mode(&path), 0o600);
-    bus.shutdown(std::time::Duration::from_secs(5)).await;
+    assert!(bus.shutdown(std::time::Duration::from_secs(5)).await.is_clean());
 }
