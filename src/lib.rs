@@ -74,7 +74,7 @@ mod message;
 mod messenger;
 mod outbox;
 mod queue;
-#[cfg(feature = "_brokers")]
+#[cfg(any(feature = "settings", feature = "_brokers"))]
 mod secret;
 #[cfg(feature = "settings")]
 mod settings;
@@ -82,6 +82,8 @@ pub mod source;
 pub mod store;
 mod stores;
 mod telemetry;
+#[cfg(any(feature = "settings", feature = "_brokers"))]
+mod text_file;
 #[cfg(feature = "_brokers")]
 mod tls;
 mod topic;

@@ -5,10 +5,10 @@ mod outbox;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use config::{Config, Environment, File};
 use serde::{Deserialize, Deserializer, Serialize};
 
 #[cfg(feature = "embedded")]
@@ -20,8 +20,9 @@ use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
 use crate::consumer::ConsumerSettings;
-use crate::error::BoxError;
+use crate::error::{BoxError, Chain};
 use crate::layer::OnSendFailure;
+use crate::secret::redacted;
 
 /// The name of the table, and the prefix of the environment variables.
 const MESSAGE_BUS: &str = "MESSAGE_BUS";
@@ -149,27 +150,18 @@ impl Settings {
     /// # Errors
     /// [`SettingsError`] when the file cannot be read, or a key or value has no meaning.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
-        Self::load_with(file, std::env::vars().collect())
+        Self::load_with(file, std::env::vars_os())
     }
 
-    fn load_with(file: Option<&Path>, environment: HashMap<String, String>) -> Result<Self, SettingsError> {
+    fn load_with(
+        file: Option<&Path>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
         let mut table = match file {
-            Some(path) => {
-                let read = |source: config::ConfigError| SettingsError::Read {
-                    path: path.to_owned(),
-                    source: source.into(),
-                };
-                let file = Config::builder().add_source(File::from(path)).build().map_err(read)?;
-                Table::from_config(file).map_err(read)?.take_table(MESSAGE_BUS)?
-            }
+            Some(path) => Table::read(path)?.take_table(MESSAGE_BUS)?,
             None => Table::default(),
         };
-        let source = Environment::with_prefix(MESSAGE_BUS)
-            .prefix_separator("__")
-            .separator("__")
-            .source(Some(environment));
-        let environment = Config::builder().add_source(source).build().and_then(Table::from_config);
-        table.merge(environment.map_err(SettingsError::value)?);
+        table.merge(Table::of_environment(environment)?);
         Self::from_table(table)
     }
 
@@ -212,11 +204,9 @@ impl ConsumerTable {
     fn of(name: &str, table: Table) -> Result<Self, SettingsError> {
         let names = keys::of::<ConsumerSettings>();
         let (common, source_keys) = table.split(&names);
-        let settings = common.parse().map_err(SettingsError::value)?;
-        Ok(Self {
-            settings,
-            source_keys: BackendTable::within(format!("consumers.{name}."), source_keys, names),
-        })
+        let source_keys = BackendTable::within(format!("consumers.{name}."), source_keys, names);
+        let settings: ConsumerSettings = common.parse().map_err(|error| source_keys.value_error(&error))?;
+        Ok(Self { settings, source_keys })
     }
 }
 
@@ -244,6 +234,14 @@ pub enum SettingsError {
         path: PathBuf,
         /// What is wrong with it.
         source: BoxError,
+    },
+    /// A variable of the environment cannot be used.
+    #[error("the environment variable {name} {problem}")]
+    Environment {
+        /// Its name.
+        name: String,
+        /// What is wrong with it, and what to write.
+        problem: &'static str,
     },
     /// A key has no meaning.
     #[error("{MESSAGE_BUS} has an unknown key {key}{}", nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
@@ -313,7 +311,8 @@ pub enum SettingsError {
 
 impl SettingsError {
     fn value(source: impl Into<BoxError>) -> Self {
-        Self::Value { source: source.into() }
+        let text = Chain(source.into().as_ref()).to_string();
+        Self::Value { source: redacted(&text).into() }
     }
 }
 
@@ -323,8 +322,8 @@ mod tests {
 
     use super::*;
 
-    fn environment(variables: &[(&str, &str)]) -> HashMap<String, String> {
-        variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
+        variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
     }
 
     fn load(text: &str, variables: &[(&str, &str)]) -> Result<Settings, SettingsError> {
@@ -338,7 +337,7 @@ mod tests {
     fn without_a_table_it_is_the_dummy() {
         let settings = load("[other]\nx = 1", &[]).unwrap();
         assert_eq!((settings.backend.as_str(), settings.delivery), ("dummy", DeliveryMode::Direct));
-        assert_eq!(Settings::load_with(None, HashMap::new()).unwrap().backend, "dummy");
+        assert_eq!(Settings::load_with(None, []).unwrap().backend, "dummy");
         assert_eq!(Settings::default().backend, "dummy");
     }
 
@@ -361,7 +360,7 @@ mod tests {
         ] {
             let file = folder.path().join(name);
             std::fs::write(&file, text).unwrap();
-            assert_eq!(Settings::load_with(Some(&file), HashMap::new()).unwrap().backend, "rhmsg");
+            assert_eq!(Settings::load_with(Some(&file), []).unwrap().backend, "rhmsg");
         }
     }
 
@@ -397,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = Settings::load_with(Some(Path::new("/nowhere/s.toml")), HashMap::new()).unwrap_err();
+        let error = Settings::load_with(Some(Path::new("/nowhere/s.toml")), []).unwrap_err();
         assert!(error.to_string().contains("/nowhere/s.toml"));
     }
 

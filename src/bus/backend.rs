@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::backends::{Dummy, Memory};
 use crate::error::BoxError;
 use crate::messenger::Messenger;
+use crate::secret::redacted_error;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
 
@@ -76,7 +77,7 @@ fn made<M: Messenger>(
     allow(dead_code, reason = "the others never fail")
 )]
 pub(super) fn fault(name: &str, source: impl Into<BoxError>) -> SettingsError {
-    SettingsError::Backend { name: name.to_owned(), source: source.into() }
+    SettingsError::Backend { name: name.to_owned(), source: redacted_error(source.into()) }
 }
 
 #[cfg_attr(all(feature = "_brokers", feature = "embedded"), allow(dead_code, reason = "all are compiled in"))]

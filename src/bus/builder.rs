@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::backend::Backend;
+use super::backend::{Backend, fault};
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
 use super::source::Sources;
@@ -179,8 +179,7 @@ impl<'a> BusBuilder<'a> {
             let own: Vec<String> = self.backends.keys().cloned().collect();
             return Backend::of(name, table, own).await;
         };
-        let messenger =
-            factory(table).map_err(|source| SettingsError::Backend { name: name.to_owned(), source })?;
+        let messenger = factory(table).map_err(|error| fault(name, error))?;
         Ok(Backend { messenger, source: None })
     }
 }

@@ -1,6 +1,7 @@
 //! The app's own database, from its URL or its pool, as a store.
 
 use crate::error::BoxError;
+use crate::secret::redacted_error;
 use crate::settings::{DatabaseUrl, OutboxSettings, SettingsError};
 #[cfg(feature = "postgres")]
 use crate::stores::PostgresStore;
@@ -45,7 +46,7 @@ impl Database {
                 "it needs OUTBOX.DATABASE_URL, or the app's pool: BusBuilder::with_postgres or with_sqlite",
             ));
         };
-        let scheme = url.split(':').next().unwrap_or_default();
+        let scheme = DatabaseUrl::scheme_of(url);
         match scheme {
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
@@ -70,7 +71,7 @@ impl Database {
             #[cfg(not(feature = "sqlite"))]
             "sqlite" => Err(not_compiled("sqlite")),
             _ => Err(fault(format!(
-                "OUTBOX.DATABASE_URL begins with {scheme:?}: it must be postgres://.. or sqlite:.."
+                "OUTBOX.DATABASE_URL is of the scheme {scheme:?}: write postgres://.. or sqlite:.."
             ))),
         }
     }
@@ -122,7 +123,7 @@ fn create_for_us_alone(url: &str, path: &std::path::Path) {
 }
 
 fn fault(source: impl Into<BoxError>) -> SettingsError {
-    SettingsError::Outbox { delivery: "transactional", source: source.into() }
+    SettingsError::Outbox { delivery: "transactional", source: redacted_error(source.into()) }
 }
 
 #[cfg(not(all(feature = "postgres", feature = "sqlite")))]

@@ -20,6 +20,7 @@ use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Args, Parser, Subcommand};
 use http::{HeaderName, HeaderValue};
 use tokio::runtime::Runtime;
@@ -126,6 +127,15 @@ fn http_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
     Ok((name, value))
 }
 
+/// An address and an HTTP header may hold a password, also when they are refused.
+fn without_secrets(mut error: clap::Error) -> clap::Error {
+    let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+    if argument.contains("--url") || argument.contains("--http-header") {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("***".to_owned()));
+    }
+    error
+}
+
 /// What every command is given.
 struct Context {
     global: Global,
@@ -164,7 +174,7 @@ impl Context {
 /// Runs the tool with the arguments of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    let Cli { global, command } = Cli::parse();
+    let Cli { global, command } = Cli::try_parse().unwrap_or_else(|error| without_secrets(error).exit());
     let output = Output { json: global.json, quiet: global.quiet };
     log(output);
     match run(global, output, &command) {

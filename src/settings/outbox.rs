@@ -143,6 +143,15 @@ impl DatabaseUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// The scheme, if it has one; else nothing, as its beginning may be a user or a password.
+    pub(crate) fn scheme_of(url: &str) -> &str {
+        match url.split_once(':') {
+            Some(("sqlite", _)) => "sqlite",
+            Some((scheme, rest)) if rest.starts_with("//") => scheme,
+            _ => "",
+        }
+    }
 }
 
 impl<U: Into<String>> From<U> for DatabaseUrl {
@@ -153,7 +162,7 @@ impl<U: Into<String>> From<U> for DatabaseUrl {
 
 impl fmt::Debug for DatabaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:..", self.0.split(':').next().unwrap_or_default())
+        write!(f, "{}:..", Self::scheme_of(&self.0))
     }
 }
 

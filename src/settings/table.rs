@@ -1,24 +1,95 @@
 //! A table of settings whose keys are in any case.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::Path;
 
-use config::{Config, ConfigError, Map, Value, ValueKind};
+use config::{ConfigError, FileFormat, Format, Map, Value, ValueKind};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
 use super::{SettingsError, keys};
+use crate::secret::redacted;
+use crate::text_file::{self, toml_fault};
+
+/// How the names of our environment variables begin, in lower case.
+const PREFIX: &str = "message_bus__";
 
 /// Keys in lower case, in tables at every depth.
 #[derive(Clone, Default)]
 pub(super) struct Table(Map<String, Value>);
 
 impl Table {
-    pub(super) fn from_config(config: Config) -> Result<Self, ConfigError> {
-        config.cache.into_table().and_then(lower).map(Self)
+    /// Reads a TOML, YAML or JSON file.
+    pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
+        let fault = |source: String| SettingsError::Read { path: path.to_owned(), source: source.into() };
+        let bytes = text_file::read(path).map_err(|error| fault(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+                .iter()
+                .filter(|byte| **byte == b'\n')
+                .count();
+            fault(format!("line {line} is not UTF-8: save it as UTF-8"))
+        })?;
+        let extension = path.extension().and_then(|it| it.to_str()).unwrap_or_default().to_lowercase();
+        let table: Map<String, Value> = match extension.as_str() {
+            "toml" => toml::from_str(&text).map_err(|error| fault(toml_fault(&text, &error)))?,
+            "json" => serde_json::from_str(&text).map_err(|error| fault(redacted(&error.to_string())))?,
+            "yaml" | "yml" => {
+                let table = FileFormat::Yaml.parse(None, &text);
+                table.map_err(|error| fault(redacted(&error.to_string())))?
+            }
+            _ => return Err(fault("its name ends neither in .toml, .yaml, .yml nor .json".to_owned())),
+        };
+        let origin = path.display().to_string();
+        lower(table, Some(&origin)).map(Self).map_err(|error| fault(redacted(&error.to_string())))
+    }
+
+    /// The variables of the environment that are ours; others may hold anything.
+    pub(super) fn of_environment(
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
+        let mut table = Self::default();
+        for (name, value) in variables {
+            let name = name.to_string_lossy();
+            let lowered = name.to_lowercase();
+            let Some(key) = lowered.strip_prefix(PREFIX) else { continue };
+            let fault = |problem| SettingsError::Environment { name: name.to_string(), problem };
+            let value = value.into_string().map_err(|_| fault("is not UTF-8 text: write it anew"))?;
+            if name.contains('\u{fffd}') || key.split("__").any(str::is_empty) {
+                return Err(fault("names no key: write MESSAGE_BUS__KEY or MESSAGE_BUS__TABLE__KEY"));
+            }
+            let origin = name.to_string();
+            let is_new = table.insert(key, Value::new(Some(&origin), value));
+            if !is_new {
+                return Err(fault(
+                    "is given twice, in different case or as both a value and a table: keep one",
+                ));
+            }
+        }
+        Ok(table)
+    }
+
+    /// Sets the value at a path of keys; whether there was none.
+    fn insert(&mut self, path: &str, value: Value) -> bool {
+        let mut table = &mut self.0;
+        let (tables, key) = match path.rsplit_once("__") {
+            Some((tables, key)) => (tables.split("__").collect(), key),
+            None => (Vec::new(), path),
+        };
+        for name in tables {
+            let inner = table
+                .entry(name.to_owned())
+                .or_insert_with(|| Value::new(None, ValueKind::Table(Map::new())));
+            let ValueKind::Table(inner) = &mut inner.kind else { return false };
+            table = inner;
+        }
+        table.insert(key.to_owned(), value).is_none()
     }
 
     /// The table of this name, or an empty one.
     pub(super) fn take_table(mut self, name: &str) -> Result<Self, SettingsError> {
         match self.0.remove(&name.to_lowercase()) {
+            Some(Value { kind: ValueKind::Nil, .. }) => Ok(Self::default()),
             Some(value) => value.into_table().map(Self).map_err(SettingsError::value),
             None => Ok(Self::default()),
         }
@@ -51,17 +122,22 @@ impl Table {
 impl<'de> Deserialize<'de> for Table {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let table = Map::<String, Value>::deserialize(deserializer)?;
-        lower(table).map(Self).map_err(serde::de::Error::custom)
+        lower(table, None).map(Self).map_err(serde::de::Error::custom)
     }
 }
 
-fn lower(table: Map<String, Value>) -> Result<Map<String, Value>, ConfigError> {
+fn lower(table: Map<String, Value>, origin: Option<&String>) -> Result<Map<String, Value>, ConfigError> {
     let mut lowered = Map::new();
-    for (key, mut value) in table {
-        if let ValueKind::Table(inner) = value.kind {
-            value.kind = ValueKind::Table(lower(inner)?);
-        }
+    for (key, value) in table {
         let key = key.to_lowercase();
+        let kind = match value.kind {
+            ValueKind::Table(inner) => ValueKind::Table(lower(inner, origin)?),
+            ValueKind::Float(number) if !number.is_finite() => {
+                return Err(ConfigError::Message(format!("the key {key} is {number}: write a number")));
+            }
+            kind => kind,
+        };
+        let value = Value::new(origin, kind);
         if lowered.contains_key(&key) {
             return Err(ConfigError::Message(format!("the key {key} is given twice, in different case")));
         }
@@ -122,7 +198,14 @@ impl BackendTable {
     /// [`SettingsError::UnknownKey`] for a key the struct has not, [`SettingsError::Value`] for a value it cannot have.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
         check_keys::<T>(&self.table.0, &self.path, &self.others)?;
-        self.table.clone().parse().map_err(SettingsError::value)
+        self.table.clone().parse().map_err(|error| self.value_error(&error))
+    }
+
+    pub(super) fn value_error(&self, error: &ConfigError) -> SettingsError {
+        match self.path.strip_suffix('.') {
+            Some(table) => SettingsError::value(format!("{error}, of the table {}", table.to_uppercase())),
+            None => SettingsError::value(error.to_string()),
+        }
     }
 }
 

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::backends::brokers::{Sasl, redacted};
+use crate::backends::brokers::Sasl;
 use crate::envelope::{Envelope, Origin};
+use crate::secret::redacted_url;
 use crate::tls::TlsSettings;
 
 /// Where the brokers are and how to talk to them.
@@ -112,7 +113,7 @@ impl Amqp091Settings {
 /// Shows where messages go, without passwords.
 impl fmt::Debug for Amqp091Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let urls: Vec<_> = self.urls.iter().map(|url| redacted(url)).collect();
+        let urls: Vec<_> = self.urls.iter().map(|url| redacted_url(url)).collect();
         f.debug_struct("Amqp091Settings")
             .field("urls", &urls)
             .field("exchange", &self.exchange)

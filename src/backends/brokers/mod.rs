@@ -21,5 +21,5 @@ pub(super) use self::hand_over::hand_over;
 pub(super) use self::messenger::broker_messenger;
 pub use self::settings::Sasl;
 pub(super) use self::settings::one_or_many;
+pub(super) use self::url::BrokerUrl;
 pub use self::url::UrlError;
-pub(super) use self::url::{BrokerUrl, redacted};

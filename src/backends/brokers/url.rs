@@ -4,7 +4,7 @@ use std::fmt;
 
 use url::Url;
 
-use crate::secret::Secret;
+use crate::secret::{Secret, redacted_url};
 
 /// The address of a broker, and who we are there. It prints without the password.
 #[derive(Clone)]
@@ -24,14 +24,14 @@ impl BrokerUrl {
         match url.vhost {
             None => Ok(url),
             Some(_) => {
-                Err(UrlError { url: redacted(text), problem: "it has a path, which has no meaning here" })
+                Err(UrlError { url: redacted_url(text), problem: "it has a path, which has no meaning here" })
             }
         }
     }
 
     /// An address whose path is a percent-encoded virtual host, as in AMQP 0-9-1; a query is left alone.
     pub(crate) fn parse_with_vhost(text: &str) -> Result<Self, UrlError> {
-        let fault = |problem| UrlError { url: redacted(text), problem };
+        let fault = |problem| UrlError { url: redacted_url(text), problem };
         let url = Url::parse(text).map_err(|_| fault("it is not a URL"))?;
         let (tls, default_port) = match url.scheme() {
             "amqp" => (false, 5672),
@@ -94,15 +94,6 @@ impl fmt::Debug for BrokerUrl {
 pub struct UrlError {
     url: String,
     problem: &'static str,
-}
-
-/// The text with whatever may be a password left out.
-pub(crate) fn redacted(text: &str) -> String {
-    match (text.find("://"), text.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &text[..scheme + 3], &text[at..]),
-        (None, Some(at)) => format!("***{}", &text[at..]),
-        _ => text.to_owned(),
-    }
 }
 
 fn percent_decode(text: &str) -> Option<String> {

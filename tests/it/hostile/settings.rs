@@ -1,1 +1,229 @@
 //! Settings, certificates and secrets as people write them.
+
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use tempfile::TempDir;
+use tower_outbox::{BoxError, Bus, Settings};
+
+/// What an error says, in every way it can be printed.
+fn said(error: impl std::error::Error + Send + Sync + 'static) -> String {
+    let debug = format!("{error:?}");
+    let error: BoxError = error.into();
+    let mut text = format!("{error} {debug}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause} {cause:?}"));
+        source = cause.source();
+    }
+    text
+}
+
+/// A folder with a file of settings.
+fn file(name: &str, content: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    (folder, path)
+}
+
+/// Why a bus cannot be started with these settings.
+async fn refusal(text: &str) -> String {
+    refusal_of("settings.toml", text).await
+}
+
+async fn refusal_of(name: &str, text: &str) -> String {
+    let (_folder, path) = file(name, text);
+    match Settings::load(Some(&path)) {
+        Err(error) => said(error),
+        Ok(settings) => match Bus::start(&settings).await {
+            Err(error) => format!("{} {settings:?}", said(error)),
+            Ok(_) => panic!("it starts: {text}"),
+        },
+    }
+}
+
+fn tool(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox"));
+    command.args(arguments).envs(variables.iter().copied()).env_remove("RUST_LOG").output().unwrap()
+}
+
+fn printed(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+// ---- secrets
+
+#[tokio::test]
+async fn a_file_that_is_no_toml_gives_the_position_and_not_the_line() {
+    let text = refusal(
+        "[MESSAGE_BUS]\nDELIVERY = \"transactional\"\n[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = \"postgres://app:geheim@h/app\nX = 1\n",
+    )
+    .await;
+    assert!(text.contains("settings.toml") && text.contains("line 4, column"), "{text}");
+    assert!(!text.contains("geheim"), "{text}");
+}
+
+#[tokio::test]
+async fn no_fault_in_a_file_prints_a_password() {
+    let url = "amqp://jo:geheim@h";
+    for (name, content) in [
+        ("s.toml", format!("[MESSAGE_BUS]\nURLS = \"{url}\"\nURLS = \"{url}\"")),
+        ("s.toml", format!("[MESSAGE_BUS]\nURLS = '{url}' {url}")),
+        ("s.toml", format!("[MESSAGE_BUS]\n{url} = 1")),
+        ("s.toml", format!("[MESSAGE_BUS]\nWINDOW = \"{url}\"\nBACKEND = \"amqp10\"\nURLS = \"{url}\"")),
+        ("s.toml", format!("[MESSAGE_BUS]\nDELIVERY = \"{url}\"")),
+        ("s.toml", format!("[MESSAGE_BUS]\nOUTBOX = \"{url}\"")),
+        ("s.toml", format!("MESSAGE_BUS = \"{url}\"")),
+        ("s.toml", format!("[MESSAGE_BUS.REQUEST]\nMAX_BYTES = \"{url}\"")),
+        ("s.toml", format!("[MESSAGE_BUS.OUTBOX]\nLEASE = \"{url}\"")),
+        ("s.toml", format!("[MESSAGE_BUS.CONSUMERS.a]\nCONCURRENCY = \"{url}\"")),
+        ("s.toml", format!("[MESSAGE_BUS]\nBACKEND = \"amqp091\"\nURLS = [[\"{url}\"]]")),
+        ("s.toml", "[MESSAGE_BUS]\nBACKEND = \"amqp091\"\nURLS = \"amqp://jo:geheim\"".to_owned()),
+        ("s.toml", "[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"jo:geheim\"".to_owned()),
+        ("s.toml", "[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://jo:x,geheim@h y\"".to_owned()),
+        ("s.toml", "[MESSAGE_BUS]\nBACKEND = \"amqp091\"\nURLS = \"http://h?password=geheim\"".to_owned()),
+        ("s.toml", format!("[MESSAGE_BUS]\nBACKEND = \"rhmsg\"\nURLS = \"{url}/path\"")),
+        ("s.toml", format!("[MESSAGE_BUS]\nDELIVERY = \"transactional\"\n[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = \"{url}\"")),
+        ("s.toml", "[MESSAGE_BUS]\nDELIVERY = \"transactional\"\n[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = \"geheim\"".to_owned()),
+        ("s.toml", "[MESSAGE_BUS]\nDELIVERY = \"transactional\"\n[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = \"geheim:x@h/app\"".to_owned()),
+        ("s.toml", "[MESSAGE_BUS]\nDELIVERY = \"transactional\"\n[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = \"postgres://jo:geheim@h:x/app\"".to_owned()),
+        ("s.toml", "[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqps://h\"\nCERTIFICATE = \"-----BEGIN PRIVATE KEY-----\\ngeheim\"".to_owned()),
+        ("s.toml", "[MESSAGE_BUS]\nWINDOW = \"-----BEGIN PRIVATE KEY-----\\ngeheim\"\nBACKEND = \"amqp10\"\nURLS = \"amqp://h\"".to_owned()),
+        ("s.yaml", format!("MESSAGE_BUS:\n  URLS: \"{url}\n  X: 1")),
+        ("s.yaml", format!("MESSAGE_BUS:\n  URLS: {url}: x: *{url}")),
+        ("s.yaml", format!("MESSAGE_BUS:\n  OUTBOX: {url}")),
+        ("s.yaml", format!("MESSAGE_BUS: *{url}")),
+        ("s.yaml", format!("MESSAGE_BUS: !{url} x")),
+        ("s.yaml", format!("MESSAGE_BUS: &{url} x\nA: {{")),
+        ("s.json", format!("{{\"MESSAGE_BUS\": {{\"URLS\": \"{url}\"}}")),
+        ("s.json", format!("{{\"MESSAGE_BUS\": {{\"URLS\": \"{url}\n\"}}")),
+        ("s.json", format!("{{\"MESSAGE_BUS\": {{\"REQUEST\": \"{url}\"}}}}")),
+        ("s.json", format!("\"{url}\"")),
+    ] {
+        let text = refusal_of(name, &content).await;
+        assert!(!text.contains("geheim"), "{content}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_configuration_of_fedora_messaging_prints_no_password() {
+    for content in [
+        "amqp_url = \"amqps://jo:geheim@h",
+        "publish_priority = \"amqps://jo:geheim@h\"",
+        "amqp_url = \"amqps://jo:geheim\"",
+        "amqp_url = \"jo:geheim@h\"",
+    ] {
+        let (_folder, path) = file("config.toml", content);
+        let text = refusal(&format!("[MESSAGE_BUS]\nBACKEND = \"fedmsg\"\nCONFIG = {path:?}")).await;
+        assert!(!text.contains("geheim"), "{content}\n{text}");
+        assert!(text.contains("config.toml") || text.contains("URLS"), "{text}");
+    }
+}
+
+#[test]
+fn the_tool_prints_no_password() {
+    let (_folder, path) = file("s.toml", "[MESSAGE_BUS]\nURLS = \"amqp://jo:geheim@h");
+    let path = path.to_str().unwrap();
+    for (arguments, variables) in [
+        (&["check", "--settings", path][..], &[][..]),
+        (&["status", "--settings", path], &[]),
+        (&["check", "--url", "http://jo:geheim@h"], &[]),
+        (&["check", "--url", "http://h?password=geheim"], &[]),
+        (&["check", "--url", "geheim@h"], &[]),
+        (&["check", "--http-header", "authorization geheim"], &[]),
+        (&["check"], &[("TOWER_OUTBOX_URL", "http://jo:geheim@h")]),
+        (&["check"], &[("TOWER_OUTBOX_HTTP_HEADER", "geheim")]),
+        (
+            &["--help"],
+            &[("TOWER_OUTBOX_URL", "http://jo:geheim@h"), ("TOWER_OUTBOX_HTTP_HEADER", "a: geheim")],
+        ),
+        (&["check"], &[("MESSAGE_BUS__OUTBOX__MAX_MESSAGES", "amqp://jo:geheim@h")]),
+        (&["check"], &[("MESSAGE_BUS__BACKEND", "amqp091"), ("MESSAGE_BUS__URLS", "amqp://jo:geheim@h:x")]),
+    ] {
+        let output = tool(arguments, variables);
+        let text = printed(&output);
+        assert!(
+            !text.contains("geheim") && !text.contains("panicked"),
+            "{arguments:?} {variables:?}\n{text}"
+        );
+        assert_ne!(text, "");
+    }
+}
+
+// ---- the environment
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_is_ignored_unless_it_is_ours() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+
+    let check = |name: &[u8], value: &[u8]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox"));
+        command.arg("check").env(OsStr::from_bytes(name), OsStr::from_bytes(value));
+        let output = command.output().unwrap();
+        (output.status.code(), printed(&output))
+    };
+    for (name, value) in [(&b"OTHER"[..], &b"\xff"[..]), (b"\xff", b"1"), (b"MESSAGE_BUSY", b"\xff")] {
+        let (code, text) = check(name, value);
+        assert!(code == Some(0) && text.contains("dummy"), "{text}");
+    }
+    for (name, value) in [
+        (&b"MESSAGE_BUS__BACKEND"[..], &b"\xff"[..]),
+        (b"message_bus__URLS", b"amqp://jo:\xff@h"),
+        (b"MESSAGE_BUS__\xff", b"1"),
+    ] {
+        let (code, text) = check(name, value);
+        let named = text.to_lowercase().contains("environment variable message_bus__");
+        assert!(code == Some(1) && named && !text.contains("jo:"), "{text}");
+    }
+}
+
+#[test]
+fn odd_names_of_variables_are_refused_by_name() {
+    for (variables, why) in [
+        (&[("MESSAGE_BUS__", "1")][..], "names no key"),
+        (&[("MESSAGE_BUS__OUTBOX__", "1")], "names no key"),
+        (
+            &[("MESSAGE_BUS__URLS[9000000000]", "amqp://h"), ("MESSAGE_BUS__BACKEND", "amqp10")],
+            "URLS[9000000000]",
+        ),
+        (&[("MESSAGE_BUS__BACKEND", "dummy"), ("message_bus__backend", "rhmsg")], "given twice"),
+        (&[("MESSAGE_BUS__OUTBOX", "x"), ("MESSAGE_BUS__OUTBOX__PATH", "y")], "given twice"),
+    ] {
+        let text = printed(&tool(&["check"], variables));
+        assert!(text.contains("FAILED") && text.contains(why), "{variables:?}: {text}");
+    }
+}
+
+// ---- files
+
+#[tokio::test]
+async fn a_file_of_settings_is_read_as_editors_write_it() {
+    let text = "[MESSAGE_BUS]\nBACKEND = \"memory\"\n";
+    let yaml = "MESSAGE_BUS:\n  BACKEND: memory\n";
+    let json = r#"{"MESSAGE_BUS": {"BACKEND": "memory"}}"#;
+    for (name, content) in [
+        ("s.toml", format!("\u{feff}{text}")),
+        ("S.TOML", text.replace('\n', "\r\n")),
+        ("s.json", format!("\u{feff}{json}")),
+        ("s.yml", format!("\u{feff}{yaml}")),
+        ("s.yaml", yaml.replace('\n', "\r\n")),
+    ] {
+        let (_folder, path) = file(name, content);
+        assert_eq!(Settings::load(Some(&path)).unwrap().backend, "memory", "{name}");
+    }
+    for (name, content, why) in [
+        ("s.toml", text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>(), "UTF-16"),
+        ("s.toml", b"[MESSAGE_BUS]\nX = \"\xff\"".to_vec(), "line 2 is not UTF-8"),
+        ("s.ini", text.as_bytes().to_vec(), ".yaml"),
+        ("s.toml", vec![b' '; (16 << 20) + 1], "larger than 16 MiB"),
+    ] {
+        let (_folder, path) = file(name, content);
+        let said = said(Settings::load(Some(&path)).unwrap_err());
+        assert!(said.contains(why) && said.contains(name), "{said}");
+    }
+    let folder = tempfile::tempdir().unwrap();
+    assert!(said(Settings::load(Some(folder.path())).unwrap_err()).contains("directory"));
+}
