@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::envelope::AmqpMessage;
 use super::failure::{ConnectionClosed, ConnectionGone, LinkLost, SessionLost, describe};
-use super::guard::{Guarded, MAX_FRAME_SIZE};
+use super::guard::{Guarded, HeldBytes, MAX_FRAME_SIZE};
 use super::link::{self, Job, LinkOptions, Sequence};
 use super::sasl::{self, Identity, Mechanism, SaslError};
 use super::settings::Amqp10Settings;
@@ -66,12 +66,13 @@ async fn try_open(
     sasl::authenticate(&mut stream, &identity, mechanism).await.map_err(OpenError::Sasl)?;
     let unique = || uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
     let idle = u32::try_from(settings.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+    let held = Arc::new(HeldBytes::default());
     let handle = AmqpConnection::builder()
         .container_id(container_id.map_or_else(unique, str::to_owned))
         .hostname(url.host())
         .idle_time_out(idle)
         .max_frame_size(MAX_FRAME_SIZE)
-        .open_with_stream(Guarded::new(stream))
+        .open_with_stream(Guarded::new(stream, Arc::clone(&held)))
         .await
         .map_err(OpenError::Open)?;
 
@@ -86,6 +87,7 @@ async fn try_open(
         tasks: TaskTracker::new(),
         window: settings.window as usize,
         send_timeout: settings.send_timeout,
+        held,
     })
 }
 
@@ -134,6 +136,7 @@ pub(super) struct Connection {
     tasks: TaskTracker,
     window: usize,
     send_timeout: Duration,
+    held: Arc<HeldBytes>,
 }
 
 #[derive(Default)]
@@ -207,6 +210,11 @@ impl Connection {
 
     pub(super) fn lifeline(&self) -> &Lifeline {
         &self.lifeline
+    }
+
+    /// The bytes of messages that came over it and are still here.
+    pub(super) fn held(&self) -> Arc<HeldBytes> {
+        Arc::clone(&self.held)
     }
 
     /// A session for one link.

@@ -65,7 +65,8 @@
 //! A message is decoded only once its bytes were checked: sections that are known, in their order and not twice, values not
 //! more than 64 deep in each other, at most 65,536 values, sizes and counts that are true, texts that are UTF-8. An array of lists,
 //! maps, arrays or described values is refused. A performative that breaks this costs the connection, not the process. A frame may
-//! hold 256 KiB. Of a message over 128 MiB the rest is dropped as it arrives, and it is `rejected`.
+//! hold 256 KiB. At most twice `PREFETCH_BYTES` of messages, and one more, are here at a time; a message beyond is handed back
+//! unread, and more come as there is room for those of the largest size of late. Of a message over 128 MiB the rest is dropped as it arrives, and it is `rejected`.
 //!
 //! The client library needs this (fe2o3-amqp 0.18.4, serde_amqp 0.18.0): it decodes by recursion without a limit, so that 15 kB of
 //! values in each other overflow the stack and end the process; it takes the element type of an empty array for the next value,
@@ -83,6 +84,7 @@ mod messenger;
 mod reading;
 mod receiving;
 mod rhmsg;
+mod room;
 mod sasl;
 mod settings;
 mod settle;

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use fe2o3_amqp::Receiver;
+use fe2o3_amqp::link::RecvError;
 use fe2o3_amqp::link::delivery::DeliveryInfo;
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::definitions::{self, AmqpError};
@@ -20,6 +21,7 @@ use super::failure::{Unsettled, receive_failure, session_failure};
 use super::guard::MAX_MESSAGE;
 use super::inbox::{Content, Fetched, Inbox};
 use super::reading::{Reader, joined};
+use super::room::Room;
 use super::settle::{Answered, Letter, Ticket};
 use super::waiting::{Held, Waiting};
 use crate::error::Chain;
@@ -62,6 +64,7 @@ pub(super) struct Served<'a> {
     pub(super) attempts: &'a mut Attempts,
     pub(super) demand: &'a mut watch::Receiver<Demand>,
     pub(super) credit: u32,
+    pub(super) prefetch_bytes: usize,
     pub(super) dead_letter_address: Option<&'a str>,
     /// Whether the link is to be found again.
     pub(super) durable: bool,
@@ -77,6 +80,7 @@ pub(super) struct Link<'a> {
     answers: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
     /// How many hold credit: they came, and are neither answered nor waiting.
     held: u32,
+    room: Room,
     waiting: Waiting,
     dead_letters: DeadLetters,
     /// Whether the broker knows `modified`, and so counts attempts.
@@ -91,6 +95,7 @@ impl<'a> Link<'a> {
         receiver: Receiver,
     ) -> Self {
         let modifies = knows_modified(&receiver);
+        let room = Room::new(served.credit, served.prefetch_bytes, connection.held());
         Self {
             served,
             connection,
@@ -98,6 +103,7 @@ impl<'a> Link<'a> {
             receiver: ManuallyDrop::new(receiver),
             answers: mpsc::unbounded_channel(),
             held: 0,
+            room,
             waiting: Waiting::default(),
             dead_letters: DeadLetters::default(),
             modifies,
@@ -144,9 +150,13 @@ impl<'a> Link<'a> {
             () = self.waiting.wait() => self.end_waits().await?,
             () = self.served.inbox.emptied() => {}
             // Whatever was sent, it comes as data: the guard packs it so.
-            received = self.receiver.recv::<Batch<Data>>() => {
-                let (info, message) = received.map_err(receive_failure)?.into_parts();
-                self.arrived(info, joined(message.body.into_iter()));
+            received = self.receiver.recv::<Batch<Data>>() => match received {
+                Ok(delivery) => {
+                    let (info, message) = delivery.into_parts();
+                    self.arrived(info, joined(message.body.into_iter()));
+                }
+                Err(RecvError::MessageDecode(dropped)) => self.no_room_for(dropped.info).await?,
+                Err(error) => return Err(receive_failure(error)),
             }
         }
         Ok(None)
@@ -157,18 +167,26 @@ impl<'a> Link<'a> {
     /// Not sooner: RabbitMQ 3.10 sends more than it may when it is given credit while it has some, which the client
     /// library drops. And not for a few, while there are others to take: each grant costs a round trip.
     async fn grant(&mut self) -> Result<(), Failure> {
-        let room = self.served.credit.saturating_sub(self.held);
-        let few = room < self.served.credit.div_ceil(2) && !self.served.inbox.is_empty();
-        if room == 0 || few || self.receiver.credit() > 0 {
+        let (room, few) = self.room.more(self.held);
+        if room == 0 || (few && !self.served.inbox.is_empty()) || self.receiver.credit() > 0 {
             return Ok(());
         }
+        self.room.granted();
         self.receiver.set_credit(room).await.map_err(unsettled)
     }
 
+    /// The guard dropped it, as too much was here.
+    async fn no_room_for(&mut self, info: DeliveryInfo) -> Result<(), Failure> {
+        tracing::warn!(address = %self.served.reader.address, limit = self.served.prefetch_bytes, "messages are larger than those before them: one was handed back unread");
+        self.receiver.dispose(info, Released {}).await.map_err(unsettled)
+    }
+
     fn arrived(&mut self, info: DeliveryInfo, message: Bytes) {
+        let size = message.len();
+        self.room.arrived(size);
         if message.len() > MAX_MESSAGE {
             let reason = format!("it is larger than {MAX_MESSAGE} bytes, and was not received whole");
-            let letter = Letter { info, record: None, attempt: 1, original: None };
+            let letter = Letter { info, record: None, attempt: 1, size, original: None };
             return self.fetched(letter, Err(reason.into()));
         }
         let (original, message) = self.served.reader.read(message, !self.modifies);
@@ -183,7 +201,7 @@ impl<'a> Link<'a> {
             redelivered: attempt > 1 || !original.is_first(),
             failures: [&original.told_failures(&self.served.reader.address), attempts.last(record)].concat(),
         });
-        self.fetched(Letter { info, record, attempt, original: Some(original) }, content);
+        self.fetched(Letter { info, record, attempt, size, original: Some(original) }, content);
     }
 
     fn fetched(&mut self, letter: Letter, content: Result<Content, Arc<str>>) {
@@ -193,15 +211,23 @@ impl<'a> Link<'a> {
             .push(Fetched { content, ticket: Ticket { letter, answers: self.answers.0.clone() } });
     }
 
+    /// Its content is no longer here.
+    fn let_go(&mut self, size: usize) {
+        self.held -= 1;
+        self.room.left(size);
+    }
+
     async fn answer(&mut self, answers: Vec<Answered>) -> Result<(), Failure> {
         let (mut accepted, mut released, mut given) = (Vec::new(), Vec::new(), Vec::new());
         for Answered { letter, answer, reply } in answers {
             match answer {
                 Answer::Ack => {
+                    self.let_go(letter.size);
                     self.served.attempts.forget(letter.record);
                     accepted.push(letter.info);
                 }
                 Answer::Release => {
+                    self.let_go(letter.size);
                     self.served.attempts.give_back(letter.record);
                     released.push(letter.info);
                 }
@@ -209,6 +235,7 @@ impl<'a> Link<'a> {
                     let record = letter.original.map(|original| {
                         self.served.attempts.failed(letter.record, original.content(), reason)
                     });
+                    self.let_go(letter.size);
                     self.retry(letter.info, record, after).await?;
                 }
                 Answer::Reject { reason } => {
@@ -218,7 +245,6 @@ impl<'a> Link<'a> {
             }
             given.push(reply);
         }
-        self.held -= (accepted.len() + released.len()) as u32;
         self.receiver.accept_all(accepted).await.map_err(unsettled)?;
         self.receiver.release_all(released).await.map_err(unsettled)?;
         for reply in given {
@@ -243,7 +269,6 @@ impl<'a> Link<'a> {
             .into(),
             false => Released {}.into(),
         };
-        self.held -= 1;
         if self.waiting.len() < MAX_WAITING {
             self.waiting.insert(after, (info, outcome, record));
             return Ok(());
@@ -277,7 +302,7 @@ impl<'a> Link<'a> {
         let description = headers::start_of(reason, REASON_LEN).to_owned();
         let error = definitions::Error::new(AmqpError::PreconditionFailed, description, None);
         self.served.attempts.forget(letter.record);
-        self.held -= 1;
+        self.let_go(letter.size);
         self.receiver.dispose(letter.info, Rejected { error: Some(error) }).await.map_err(unsettled)?;
         let _ = reply.send(Ok(()));
         Ok(())
@@ -285,7 +310,7 @@ impl<'a> Link<'a> {
 
     async fn dead_letter_sent(&mut self, sent: Sent) -> Result<(), Failure> {
         let Sent { letter, reply, result } = sent;
-        self.held -= 1;
+        self.let_go(letter.size);
         let Err(failure) = result else {
             self.served.attempts.forget(letter.record);
             self.receiver.dispose(letter.info, Accepted {}).await.map_err(unsettled)?;
@@ -301,14 +326,13 @@ impl<'a> Link<'a> {
 
     /// Releases what nobody was given.
     async fn hand_back(&mut self) -> Result<(), Failure> {
-        let fetched = self.served.inbox.take_all();
-        self.held -= fetched.len() as u32;
-        let letters = fetched.into_iter().map(|fetched| fetched.ticket.letter);
-        let infos = letters.map(|letter| {
+        let mut infos = Vec::new();
+        for fetched in self.served.inbox.take_all() {
+            let letter = fetched.ticket.letter;
+            self.let_go(letter.size);
             self.served.attempts.give_back(letter.record);
-            letter.info
-        });
-        let infos: Vec<_> = infos.collect();
+            infos.push(letter.info);
+        }
         self.receiver.release_all(infos).await.map_err(unsettled)
     }
 

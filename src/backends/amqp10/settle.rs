@@ -13,6 +13,8 @@ pub(super) struct Letter {
     /// The record of its failed attempts, if there were any.
     pub(super) record: Option<u64>,
     pub(super) attempt: u32,
+    /// How many bytes came.
+    pub(super) size: usize,
     /// Absent when it was not received whole.
     pub(super) original: Option<Original>,
 }

@@ -97,7 +97,9 @@ impl Amqp10Source {
 
 fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
     let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));
-    let Amqp10Subscription { address, selector, durable, credit, dead_letter_address, .. } = subscription;
+    let Amqp10Subscription {
+        address, selector, durable, credit, prefetch_bytes, dead_letter_address, ..
+    } = subscription;
     let is_empty = |text: &Option<String>| text.as_ref().is_some_and(|text| text.trim().is_empty());
     if address.trim().is_empty() {
         return fault(
@@ -107,6 +109,9 @@ fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
     }
     if *credit == 0 {
         return fault("CREDIT", "is 0: nothing could be received; write 1 or more");
+    }
+    if *prefetch_bytes == 0 {
+        return fault("PREFETCH_BYTES", "is 0: nothing could be received; write \"1MiB\" or more");
     }
     if is_empty(selector) {
         return fault("SELECTOR", "is empty: leave it out to receive everything");

@@ -28,6 +28,10 @@ pub struct Amqp10Subscription {
     pub durable: Option<String>,
     /// How many messages may be here and unanswered, 256 by default. Those that wait for a retry do not count.
     pub credit: u32,
+    /// How many bytes of messages may be here, 64 MiB by default: less are let come when they are large. As their sizes are
+    /// known only once they come, it may be twice that and one message; what is beyond is handed back unread.
+    #[serde(deserialize_with = "crate::units::size")]
+    pub prefetch_bytes: usize,
     /// Where dead letters go, an address that may be written to; by default the broker is told that they are rejected,
     /// and may drop them.
     pub dead_letter_address: Option<String>,
@@ -60,6 +64,13 @@ impl Amqp10Subscription {
         self
     }
 
+    /// Sets how many bytes of messages may be here.
+    #[must_use]
+    pub fn with_prefetch_bytes(mut self, prefetch_bytes: usize) -> Self {
+        self.prefetch_bytes = prefetch_bytes;
+        self
+    }
+
     /// Sets where dead letters go.
     #[must_use]
     pub fn with_dead_letter_address(mut self, address: impl Into<String>) -> Self {
@@ -70,6 +81,13 @@ impl Amqp10Subscription {
 
 impl Default for Amqp10Subscription {
     fn default() -> Self {
-        Self { address: String::new(), selector: None, durable: None, credit: 256, dead_letter_address: None }
+        Self {
+            address: String::new(),
+            selector: None,
+            durable: None,
+            credit: 256,
+            prefetch_bytes: 64 << 20,
+            dead_letter_address: None,
+        }
     }
 }

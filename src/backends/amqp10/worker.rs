@@ -118,6 +118,7 @@ impl Worker {
             attempts,
             demand: &mut self.demand,
             credit: subscription.credit,
+            prefetch_bytes: subscription.prefetch_bytes,
             dead_letter_address: subscription.dead_letter_address.as_deref(),
             durable: subscription.durable.is_some(),
         };

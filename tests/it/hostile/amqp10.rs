@@ -147,12 +147,12 @@ async fn whatever_a_message_is_made_of_it_harms_only_itself() {
     let good = [section(0x75, b"\xa0\x02go"), section(0x75, b"\xa0\x02od")].concat();
     let mut frames = Vec::new();
     for (n, (_, message)) in bad.iter().enumerate() {
-        frames.extend(transfers(n as u8, message, if n % 2 == 0 { 7_000 } else { 200_000 }));
+        frames.push(transfers(n as u8, message, if n % 2 == 0 { 7_000 } else { 200_000 }));
     }
     // As they may be: two data sections, none, and an empty one.
     let count = bad.len() as u8;
     for (n, message) in [&good[..], b"", &data(b"")].into_iter().enumerate() {
-        frames.extend(transfers(count + n as u8, message, 5));
+        frames.push(transfers(count + n as u8, message, 5));
     }
     let mut broker = RawBroker::start(vec![frames]).await;
     let source = Amqp10Source::new(&broker.settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
@@ -192,7 +192,7 @@ async fn a_frame_that_cannot_be_read_costs_its_connection_and_no_more() {
         vec![error(&pair(b"\xa3\x01k", &lists(5_000)))],
         vec![frame(&[&b"\x00\x53\x12\xd0\0\0\x9c\x40\0\0\0\x01"[..], &lists(4_444)].concat())],
         vec![b"\x7f\xff\xff\xff\x02\0\0\0".to_vec()],
-        last,
+        vec![last],
     ])
     .await;
     let source = Amqp10Source::new(&broker.settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
@@ -400,5 +400,48 @@ async fn the_time_of_a_message_is_right_between_both_protocols_of_rabbitmq() {
             delivery.ack().await.unwrap();
         }
         source.close(LONG).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn large_bodies_do_not_fill_the_memory_and_all_come() {
+    const LARGE: usize = 1 << 20;
+    let brokers = Brokers::running();
+    for (settings, address) in queues(&brokers, "large_bodies_do_not_fill_the_memory_and_all_come").await {
+        let mut to = settings.clone();
+        to.address = Some(address.clone());
+        let messenger = Amqp10::new(&to).unwrap();
+        let large = || Message::new("large", vec![7; LARGE]).unwrap();
+        let subscription = Amqp10Subscription::new(&address).with_prefetch_bytes(4 * LARGE);
+        let source = Amqp10Source::new(&settings, &subscription).unwrap();
+        // With nothing known of sizes, then after hundreds of small ones.
+        for small in [0, 400] {
+            let mut batch = numbered("small", small);
+            batch.extend((0..20).map(|_| large()));
+            messenger.send(batch).await.unwrap();
+            for _ in 0..small {
+                next(&source).await.ack().await.unwrap();
+            }
+            let mut here = Vec::new();
+            while let Ok(more) = timeout(Duration::from_millis(300), source.receive(100)).await {
+                here.extend(more.unwrap());
+            }
+            assert!((1..=9).contains(&here.len()), "{address}: {} are here after {small}", here.len());
+            let mut handled = 0;
+            loop {
+                for delivery in here.drain(..) {
+                    assert_eq!(delivery.view().unwrap().message().body().len(), LARGE);
+                    delivery.ack().await.unwrap();
+                    handled += 1;
+                }
+                if handled == 20 {
+                    break;
+                }
+                here = timeout(LONG, source.receive(100)).await.expect("the rest comes").unwrap();
+            }
+        }
+        source.close(LONG).await;
+        messenger.close(LONG).await;
     }
 }

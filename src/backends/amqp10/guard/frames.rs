@@ -1,9 +1,11 @@
 //! Frames as they come from a broker, made safe for the client library (AMQP 1.0, 2.3 and 2.7).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
 
+use super::held::HeldBytes;
 use super::values::{Flaw, Walk, descriptor, number};
 
 /// The largest frame a broker may send: what is announced to it.
@@ -18,6 +20,10 @@ pub(crate) const MAX_MESSAGE: usize = 128 << 20;
 const MAX_PARTIAL: usize = 256;
 
 const HEADER: usize = 8;
+/// The start of a data section, without its length.
+const DATA: &[u8] = b"\x00\x53\x75\xb0";
+/// Stands for a message there was no room for: an amqp-value, which nobody else can send.
+const NO_ROOM: &[u8] = b"\x00\x53\x77\x40";
 const TRANSFER: u64 = 0x14;
 const TRANSFER_FIELDS: usize = 11;
 
@@ -44,16 +50,29 @@ impl From<Flaw> for FrameError {
 ///
 /// So the client library never decodes a message: it gets the message's bytes as the bytes of data sections, one for each
 /// frame, and [`sections::check`](super::sections::check) sees them before anything decodes them. Of a message
-/// over [`MAX_MESSAGE`] the rest is dropped as it arrives.
+/// over [`MAX_MESSAGE`] the rest is dropped as it arrives, and one for which there is no room is dropped whole.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     begun: bool,
     walk: Walk,
-    /// The bytes so far of deliveries that are not all here, by channel and handle.
-    partial: HashMap<(u16, u32), usize>,
+    /// The deliveries that are not all here, by channel and handle.
+    partial: HashMap<(u16, u32), Partial>,
+    held: Arc<HeldBytes>,
+}
+
+/// What is here of a delivery.
+#[derive(Clone, Copy, Debug)]
+struct Partial {
+    size: usize,
+    /// Whether there was room for it.
+    taken: bool,
 }
 
 impl Frames {
+    pub(crate) fn new(held: Arc<HeldBytes>) -> Self {
+        Self { held, ..Self::default() }
+    }
+
     /// Takes every whole frame out of `input` and appends to `output` what the client library may read.
     ///
     /// # Errors
@@ -104,31 +123,37 @@ impl Frames {
             return Ok(());
         }
         let Transfer { handle, more, aborted } = self.transfer(performative, list)?;
-        let passed = match self.taken(channel, handle, payload.len(), more && !aborted)? {
-            true => payload,
-            false => &[],
-        };
-        put_header(output, channel, performative.len() + ADDED + passed.len());
-        output.put(performative);
-        output.put(&b"\x00\x53\x75\xb0"[..]);
-        output.put_u32(passed.len() as u32);
-        output.put(passed);
-        Ok(())
-    }
-
-    /// Whether the bytes of a transfer are taken: the delivery they are of was not too large before them.
-    fn taken(&mut self, channel: [u8; 2], handle: u32, size: usize, more: bool) -> Result<bool, FrameError> {
         let key = (u16::from_be_bytes(channel), handle);
-        if !more {
-            return Ok(self.partial.remove(&key).is_none_or(|before| before <= MAX_MESSAGE));
+        let known = self.partial.remove(&key);
+        if aborted {
+            self.held.subtract(known.map_or(0, |known| known.size));
+            put_header(output, channel, performative.len());
+            output.put(performative);
+            return Ok(());
         }
-        if self.partial.len() == MAX_PARTIAL && !self.partial.contains_key(&key) {
-            return Err(FrameError::Partial);
+        let mut delivery = known.unwrap_or_else(|| Partial { size: 0, taken: self.held.has_room() });
+        let passed = if delivery.taken && delivery.size <= MAX_MESSAGE { payload } else { &[] };
+        delivery.size += passed.len();
+        self.held.add(passed.len());
+        if more {
+            if self.partial.len() == MAX_PARTIAL {
+                return Err(FrameError::Partial);
+            }
+            self.partial.insert(key, delivery);
         }
-        let so_far = self.partial.entry(key).or_default();
-        let taken = *so_far <= MAX_MESSAGE;
-        *so_far = so_far.saturating_add(size);
-        Ok(taken)
+        if delivery.taken {
+            put_header(output, channel, performative.len() + ADDED + passed.len());
+            output.put(performative);
+            output.put(DATA);
+            output.put_u32(passed.len() as u32);
+            output.put(passed);
+        } else {
+            let instead = if more { b"" } else { NO_ROOM };
+            put_header(output, channel, performative.len() + instead.len());
+            output.put(performative);
+            output.put(instead);
+        }
+        Ok(())
     }
 
     /// What has to be known of a transfer, whose values are checked.
@@ -242,6 +267,26 @@ mod tests {
         ] {
             assert_eq!(pass(input), Err(error));
         }
+    }
+
+    #[test]
+    fn a_message_for_which_there_is_no_room_is_dropped_whole() {
+        let held = Arc::new(HeldBytes::default());
+        held.limit(3);
+        let mut frames = Frames::new(Arc::clone(&held));
+        let mut output = BytesMut::new();
+        let begun = [PROTOCOL, &transfer(true, b"ab"), &transfer(false, b"cd")].concat();
+        frames.pass(&mut begun[..].into(), &mut output).unwrap();
+        assert_eq!(held.count(), 4);
+        output.clear();
+        let other = [transfer(true, b"ef"), transfer(false, b"gh"), transfer(false, b"")].concat();
+        frames.pass(&mut other[..].into(), &mut output).unwrap();
+        let expected = [transfer(true, b""), transfer(false, NO_ROOM), transfer(false, NO_ROOM)].concat();
+        assert_eq!((&output[..], held.count()), (&expected[..], 4));
+        held.subtract(4);
+        output.clear();
+        frames.pass(&mut transfer(false, b"ij")[..].into(), &mut output).unwrap();
+        assert_eq!(output, transfer(false, &data(b"ij"))[..]);
     }
 
     #[test]

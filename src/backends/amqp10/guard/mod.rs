@@ -4,10 +4,12 @@
 //! decodes a message before any code of ours sees it: 25 kB of lists in each other end the process.
 
 mod frames;
+mod held;
 mod sections;
 mod stream;
 mod values;
 
 pub(super) use self::frames::MAX_MESSAGE;
+pub(super) use self::held::HeldBytes;
 pub(super) use self::sections::check;
 pub(super) use self::stream::{Guarded, MAX_FRAME_SIZE};

@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::frames::{ADDED, FrameError, Frames, MAX_FRAME, PROTOCOL_HEADER};
+use super::held::HeldBytes;
 use super::values::number;
 
 /// The frame size the client library has to be built with. The broker is told a smaller one, as frames grow on their way.
@@ -46,10 +48,10 @@ enum Opening {
 }
 
 impl<S> Guarded<S> {
-    pub(crate) fn new(stream: S) -> Self {
+    pub(crate) fn new(stream: S, held: Arc<HeldBytes>) -> Self {
         Self {
             stream,
-            frames: Frames::default(),
+            frames: Frames::new(held),
             input: BytesMut::new(),
             output: BytesMut::new(),
             error: None,

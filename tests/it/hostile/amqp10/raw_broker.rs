@@ -18,16 +18,16 @@ pub struct RawBroker {
 }
 
 impl RawBroker {
-    /// Gives out the frames of the first element over the first connection, as soon as there is credit, and so on.
+    /// Gives out what is in the first element over the first connection, so many parts as there is credit, and so on.
     pub async fn start(connections: Vec<Vec<Vec<u8>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let settings = Amqp10Settings::new([format!("amqp://{}", listener.local_addr().unwrap())]);
         let (seen, dispositions) = mpsc::unbounded_channel();
         tokio::spawn(async move {
-            for frames in connections {
+            for parts in connections {
                 let (stream, _) = listener.accept().await.unwrap();
                 // A client that goes away is none of its business.
-                let _ = serve(stream, frames, &seen).await;
+                let _ = serve(stream, parts, &seen).await;
             }
         });
         Self { settings, dispositions }
@@ -40,10 +40,10 @@ impl RawBroker {
 
 async fn serve(
     mut stream: TcpStream,
-    frames: Vec<Vec<u8>>,
+    parts: Vec<Vec<u8>>,
     seen: &mpsc::UnboundedSender<Disposition>,
 ) -> std::io::Result<()> {
-    let mut frames = Some(frames);
+    let mut parts = parts.into_iter();
     let mut header = [0; 8];
     stream.read_exact(&mut header).await?;
     stream.write_all(&[SASL, MECHANISMS].concat()).await?;
@@ -66,9 +66,9 @@ async fn serve(
                 initial_delivery_count: Some(0),
                 ..attach
             }),
-            Performative::Flow(flow) if flow.link_credit.is_some_and(|credit| credit > 0) => {
-                for frame in frames.take().into_iter().flatten() {
-                    stream.write_all(&frame).await?;
+            Performative::Flow(flow) => {
+                for part in parts.by_ref().take(flow.link_credit.unwrap_or_default() as usize) {
+                    stream.write_all(&part).await?;
                 }
                 continue;
             }
@@ -97,7 +97,7 @@ pub fn frame(body: &[u8]) -> Vec<u8> {
 }
 
 /// The transfers of one message, of at most so many bytes each.
-pub fn transfers(id: u8, message: &[u8], most: usize) -> Vec<Vec<u8>> {
+pub fn transfers(id: u8, message: &[u8], most: usize) -> Vec<u8> {
     let mut parts: Vec<_> = message.chunks(most).collect();
     if parts.is_empty() {
         parts.push(&[]);
@@ -108,5 +108,5 @@ pub fn transfers(id: u8, message: &[u8], most: usize) -> Vec<Vec<u8>> {
         let performative = [0, 0x53, 0x14, 0xc0, 10, 6, 0x43, 0x52, id, 0xa0, 1, id, 0x43, 0x42, more];
         frame(&[&performative[..], part].concat())
     };
-    parts.into_iter().enumerate().map(transfer).collect()
+    parts.into_iter().enumerate().flat_map(transfer).collect()
 }
