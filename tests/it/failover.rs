@@ -154,8 +154,9 @@ async fn frozen(brokers: &Brokers, messenger: &dyn Messenger, limit: Duration) {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_broker_that_comes_back_is_used_again() {
     let brokers = Brokers::all_up().await;
+    let queue = RabbitQueue::declare(&brokers, NODES[1], &unique("back")).await;
     let mut settings = Amqp10Settings::new([brokers.get(NODES[1])]);
-    settings.address = Some("/topic/{topic}".to_owned());
+    settings.address = Some(queue.address());
     let messenger = Amqp10::new(&settings).unwrap();
     messenger.send(numbered("back", 1)).await.unwrap();
     assert_eq!(messenger.health().await, Health::Up);

@@ -41,6 +41,11 @@ impl Brokers {
         self.0.get(key).unwrap_or_else(|| panic!("{key} in the file env of the brokers"))
     }
 
+    /// Whether the RabbitMQ nodes are 4.x: `scripts/test --rabbit4`.
+    pub fn rabbitmq_4(&self) -> bool {
+        self.0.get("RABBIT").is_some_and(|version| version == "4")
+    }
+
     /// Says in one line that a test is left out; `scripts/test` repeats these lines at its end.
     pub fn without_activemq(&self, test: &str) -> bool {
         let skipped = self.get("ACTIVEMQ") == "skipped";

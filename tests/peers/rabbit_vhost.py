@@ -33,6 +33,11 @@ def delete(url, vhost):
     call(url, "DELETE", f"vhosts/{vhost}")
 
 
+def arguments(queue):
+    """RabbitMQ 4 lists the default type as if it had been declared."""
+    return {key: value for key, value in queue["arguments"].items() if (key, value) != ("x-queue-type", "classic")}
+
+
 def describe(url, vhost):
     exchanges = [
         [exchange["name"], exchange["type"], exchange["durable"], exchange["arguments"]]
@@ -40,7 +45,7 @@ def describe(url, vhost):
         if exchange["name"] and not exchange["name"].startswith("amq.")
     ]
     queues = [
-        [queue["name"], queue["durable"], queue["arguments"]]
+        [queue["name"], queue["durable"], arguments(queue)]
         for queue in call(url, "GET", f"queues/{vhost}?disable_stats=true&enable_queue_totals=true")
     ]
     bindings = [

@@ -36,6 +36,15 @@
 //! | `content_type`, `priority`, `expiration`, header [`KEY`](crate::headers::KEY) | content type, priority, expiry, key |
 //! | headers that are not tables, arrays or bytes, nor say how it travelled | headers |
 //! | headers [`ATTEMPT`](crate::headers::ATTEMPT) or `redelivery_count`, [`FAILURES`](crate::headers::FAILURES) | attempt, failures |
+//!
+//! # RabbitMQ 3.10 and 4
+//! All tests of this backend run on both (3.10.8 and 4.0.5). These differ:
+//!
+//! | | RabbitMQ 3.10 | RabbitMQ 4 |
+//! |---|---|---|
+//! | largest message by default | 128 MiB | 16 MiB |
+//! | a quorum queue gives a message up | with `x-delivery-limit` | after 20 deliveries by default |
+//! | a queue declared without `x-queue-type` | is listed without it | may be listed as `classic`, which is no difference to a plan |
 
 mod any_broker;
 mod connection;

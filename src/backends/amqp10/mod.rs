@@ -71,6 +71,19 @@
 //! The client library needs this (fe2o3-amqp 0.18.4, serde_amqp 0.18.0): it decodes by recursion without a limit, so that 15 kB of
 //! values in each other overflow the stack and end the process; it takes the element type of an empty array for the next value,
 //! and keeps the element type of an array while it reads maps in it; it decodes messages before they can be looked at.
+//!
+//! # RabbitMQ 3.10 and 4
+//! All tests of this backend run on both (3.10.8 and 4.0.5). These differ:
+//!
+//! | | RabbitMQ 3.10 | RabbitMQ 4 |
+//! |---|---|---|
+//! | nothing is bound for the topic | accepted and dropped | released: transient, it is tried again |
+//! | addresses `/exchanges/..`, `/queues/..` (v2) | refused | taken, as are `/exchange/..`, `/topic/..`, `/amq/queue/..` |
+//! | memory alarm | is not told, and accepts | answers once it is over: transient after `SEND_TIMEOUT` |
+//! | largest message by default | 128 MiB | 16 MiB |
+//! | `modified` | not known | known; quorum queues count it, classic ones do not |
+//! | a quorum queue gives a message up | with `x-delivery-limit` | after 20 deliveries by default |
+//! | published over 0-9-1 with the type `amqp-1.0`, and no AMQP 1.0 | a dead letter | ends the session at the broker, each time: take it out over 0-9-1 |
 
 mod attempts;
 mod connection;

@@ -7,7 +7,7 @@ use fe2o3_amqp::Receiver;
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::definitions::SenderSettleMode;
-use fe2o3_amqp_types::messaging::{Source, TerminusDurability, TerminusExpiryPolicy};
+use fe2o3_amqp_types::messaging::{Outcome, Source, TerminusDurability, TerminusExpiryPolicy};
 use fe2o3_amqp_types::primitives::{Symbol, Value};
 use rand::seq::SliceRandom;
 use serde_amqp::described::Described;
@@ -22,7 +22,7 @@ use super::failure::{
 };
 use super::inbox::Inbox;
 use super::reading::Reader;
-use super::receiving::{Demand, End, Link, Served, knows_modified};
+use super::receiving::{Demand, End, Link, Served};
 use super::settings::Amqp10Settings;
 use super::subscription::Amqp10Subscription;
 use crate::backends::brokers::{BrokerUrl, Dialer};
@@ -201,8 +201,8 @@ impl Setup {
         let attached = timeout(settings.send_timeout, lifeline.while_alive(attaching)).await;
         let failure = match attached {
             Ok(attached) => match attached? {
-                // RabbitMQ 3.10 takes any filter, and heeds none.
-                Ok(receiver) if subscription.selector.is_some() && !knows_modified(&receiver) => {
+                // RabbitMQ, at least up to 4.0, takes any filter, and heeds none.
+                Ok(receiver) if subscription.selector.is_some() && is_rabbitmq(&receiver) => {
                     let _ = timeout(FAREWELL, receiver.close()).await;
                     Failure::rejected(NoSelectors)
                 }
@@ -237,4 +237,11 @@ impl Setup {
         }
         source.build()
     }
+}
+
+/// RabbitMQ's name is only in the open frame, which the client library keeps to itself; its links are known by the outcome
+/// of a delivery nobody answers, in 3.10 and 4.0.
+fn is_rabbitmq(receiver: &Receiver) -> bool {
+    let outcome = receiver.source().as_ref().and_then(|source| source.default_outcome.as_ref());
+    matches!(outcome, Some(Outcome::Released(_)))
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Sasl};
 use tower_outbox::{Health, Message, Messenger};
 
-use crate::peers::{Brokers, Peer};
+use crate::peers::{Brokers, Peer, RabbitQueue, unique};
 
 /// Nothing connects; the error of a send, which health gives too.
 async fn refusal(settings: &Amqp10Settings) -> String {
@@ -159,8 +159,9 @@ async fn tls_to_a_plain_port_and_the_reverse_say_so() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn certificate_and_key_are_taken_in_either_order_or_from_two_files() {
     let brokers = Brokers::running();
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &unique("pem")).await;
     let mut settings = brokers.mutual_tls(&["RABBIT1_AMQPS"]);
-    settings.address = Some("/topic/{topic}".to_owned());
+    settings.address = Some(queue.address());
     settings.sasl = Sasl::External;
     for (certificate, key) in
         [("client.pem", None), ("client-key-first.pem", None), ("client-cert.pem", Some("client-key.pem"))]
@@ -169,4 +170,5 @@ async fn certificate_and_key_are_taken_in_either_order_or_from_two_files() {
         settings.private_key = key.map(|key| brokers.certificate(key));
         Amqp10::new(&settings).unwrap().send(vec![Message::new("a", "x").unwrap()]).await.unwrap();
     }
+    assert_eq!(queue.drain().await.len(), 3);
 }
