@@ -447,6 +447,12 @@ pub enum MessageError {
     Serialize(#[source] serde_json::Error),
 }
 
+/// The id of a message from a bus. One that is no UUID is unique at best for its publisher and topic, so these are part of the name.
+#[cfg(feature = "_brokers")]
+pub(crate) fn foreign_id(publisher: &str, topic: &Topic, id: &str) -> Uuid {
+    Uuid::try_parse(id).unwrap_or_else(|_| id_of(&format!("{publisher}\0{topic}\0{id}")))
+}
+
 /// The id that a bus gave as a text: a UUID as it is, anything else by its name (UUIDv5; RFC 9562, section 5.5).
 #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only a bus gives texts"))]
 pub(crate) fn id_of(text: &str) -> Uuid {

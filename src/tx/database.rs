@@ -49,6 +49,9 @@ pub(crate) trait Sealed: Database {
         id: Uuid,
     ) -> impl Future<Output = Result<bool, sqlx::Error>> + Send;
 
+    /// The transaction was rolled back: its connection may lead to a server that cannot be written any more.
+    fn rolled_back(_: &Self::Store) {}
+
     /// Whether an error of the database with this code may pass.
     fn passes(code: &str) -> bool;
 

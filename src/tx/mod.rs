@@ -36,7 +36,7 @@ use crate::transaction::Slot;
 /// | what happens | rows and messages |
 /// |---|---|
 /// | a response that is a success, by [`with_success`](crate::MessagingLayer::with_success) | the messages are put into the outbox in this transaction, which is committed; then the head goes out |
-/// | COMMIT or that fails | neither; the client gets 503 with `Retry-After` when another try may pass (connection lost, serialization failure, deadlock, SQLite busy), else 500 |
+/// | COMMIT or that fails | neither; the client gets 503 with `Retry-After` when another try may pass (connection lost, read-only or shutting down, time limit, serialization failure, deadlock, SQLite busy), else 500 |
 /// | any other response, an error, a panic, a timeout outside, the client gone before the handler is done | neither: ROLLBACK |
 /// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for |
 /// | a `Tx` is still alive when a response that is a success is ready, in a spawned task or a streaming body | neither; the client gets 500, and an error is logged that says the cure |
@@ -97,7 +97,11 @@ use crate::transaction::Slot;
 ///
 /// # A message that comes again
 /// In a request made by a [`Consumer`](crate::Consumer) the id of the message is recorded in the same transaction. When it
-/// was handled before, the handler does not run: the extractor answers 200, and the message is acknowledged. Of two
+/// was handled before, the handler does not run: the extractor answers 200, and the message is acknowledged. A message is the
+/// same if it came from the same queue, with the same id, and with the same `source` of CloudEvents and `app-id`, where it has
+/// these; an id that is no UUID counts for its topic and `app-id` (0-9-1) or `user-id` (1.0) only. So publishers that number
+/// their messages from 1 do not hide each other's. But a publisher that may write to the queue can send the id and source of
+/// another: where you do not trust them all, give each a queue or exchange of its own. Of two
 /// deliveries at the same time one waits for the other. Ids are remembered for
 /// [`inbox_retention`](crate::DatabaseSettings::inbox_retention).
 pub struct Tx<DB: TxDatabase> {

@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use sqlx::Transaction as SqlTransaction;
 use tokio::runtime::Handle;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::database::{TxDatabase, is_transient};
 use crate::delivery::Delivery;
@@ -63,7 +64,7 @@ impl<DB: TxDatabase> Open<DB> {
     /// Records that the message is handled; false when it was before.
     pub(super) async fn record(&mut self, delivery: &Delivery) -> Result<bool, sqlx::Error> {
         let store = self.store.clone();
-        DB::record(&store, self.connection_mut(), delivery.source(), delivery.message().id()).await
+        DB::record(&store, self.connection_mut(), delivery.source(), inbox_id(delivery.message())).await
     }
 
     pub(super) fn connection(&self) -> &DB::Connection {
@@ -95,13 +96,25 @@ impl<DB: TxDatabase> Open<DB> {
             DB::is_over(&mut transaction).await;
             transaction.rollback().await
         });
-        match undone.await {
+        let undone = undone.await;
+        DB::rolled_back(&self.store);
+        match undone {
             Ok(Ok(())) => {}
             // A connection that is gone takes its transaction along.
             Ok(Err(error)) => tracing::debug!(error = %Chain(&error), "ROLLBACK was not answered"),
             Err(_) => tracing::warn!("ROLLBACK takes too long: nobody waits for it any more"),
         }
     }
+}
+
+/// What tells a message from others of its queue: its id, and the publisher as far as it is said. Another publisher's message
+/// with the same id is another message. Headers of any length become part of an id, which always fits an index.
+fn inbox_id(message: &Message) -> Uuid {
+    let said =
+        ["ce-source", "app-id"].into_iter().filter_map(|name| Some((name, message.header(name)?.as_str()?)));
+    said.fold(message.id(), |id, (name, publisher)| {
+        Uuid::new_v5(&id, format!("{name} {publisher}").as_bytes())
+    })
 }
 
 #[async_trait]
@@ -146,6 +159,9 @@ impl<DB: TxDatabase> Drop for Open<DB> {
             ),
         }
         let _runtime = self.runtime.enter();
-        drop(self.transaction.take());
+        if let Some(transaction) = self.transaction.take() {
+            drop(transaction);
+            DB::rolled_back(&self.store);
+        }
     }
 }

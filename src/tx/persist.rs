@@ -1,10 +1,11 @@
 //! Storing messages in a transaction that the app has begun itself.
 
 use axum_core::response::{IntoResponse, Response};
-use http::StatusCode;
+use http::header::RETRY_AFTER;
+use http::{HeaderValue, StatusCode};
 use sqlx::Connection;
 
-use super::database::{Sealed, TxDatabase};
+use super::database::{Sealed, TxDatabase, is_transient};
 use crate::error::{BoxError, Chain};
 use crate::message::Message;
 use crate::queue::MessageQueue;
@@ -62,7 +63,10 @@ impl MessageQueue {
         let mut taken = Returned { queue: self, messages };
         let mut new = taken.messages.clone();
         let inserted = C::Database::insert(&store, connection, &mut new).await;
-        let inserted = inserted.map_err(|error| PersistError::Failed(error.into()))?;
+        let inserted = inserted.map_err(|error| match is_transient::<C::Database>(&error) {
+            true => PersistError::Unavailable(error.into()),
+            false => PersistError::Failed(error.into()),
+        })?;
         taken.messages.clear();
         if let Some(inserted) = inserted {
             self.hold(Box::new(Undecided(Some(inserted))));
@@ -97,7 +101,8 @@ impl Drop for Returned<'_> {
     }
 }
 
-/// Why messages were not put into the outbox by [`MessageQueue::persist`]. As a response it is a 500 whose body does not give the details.
+/// Why messages were not put into the outbox by [`MessageQueue::persist`]. As a response it is a 503 with `Retry-After`
+/// when another try may pass, else a 500; the body does not give the details.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PersistError {
@@ -115,6 +120,9 @@ pub enum PersistError {
         /// Of which database the connection is.
         database: &'static str,
     },
+    /// The database cannot store now, and may the next time: roll the transaction back.
+    #[error("the messages cannot be stored now; roll the transaction back")]
+    Unavailable(#[source] BoxError),
     /// The database refused: roll the transaction back.
     #[error("the messages could not be stored; roll the transaction back")]
     Failed(#[source] BoxError),
@@ -122,6 +130,11 @@ pub enum PersistError {
 
 impl IntoResponse for PersistError {
     fn into_response(self) -> Response {
+        if let Self::Unavailable(_) = &self {
+            tracing::warn!(error = %Chain(&self), "messages not stored");
+            let after = [(RETRY_AFTER, HeaderValue::from_static("5"))];
+            return (StatusCode::SERVICE_UNAVAILABLE, after).into_response();
+        }
         tracing::error!(error = %Chain(&self), "messages not stored");
         (StatusCode::INTERNAL_SERVER_ERROR, "the events of this request could not be stored").into_response()
     }

@@ -52,9 +52,14 @@ impl Sealed for Postgres {
         store.inbox().record(connection, source, id).await
     }
 
-    /// Connection lost, serialization failure, deadlock, lock not available, no resources, shutdown (Postgres, appendix A).
+    fn rolled_back(store: &PostgresStore) {
+        store.shedder().look();
+    }
+
+    /// Connection lost, transaction rolled back by the database, read-only since a fail-over, a time limit, no resources, lock not
+    /// available, shutdown, fault of the system (Postgres, appendix A).
     fn passes(code: &str) -> bool {
-        matches!(code, "40001" | "40P01" | "55P03" | "25P03")
-            || ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+        matches!(code, "25006" | "25P03" | "25P04" | "40001" | "40003" | "40P01" | "55P03" | "57014")
+            || ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
     }
 }

@@ -8,7 +8,7 @@ use lapin::types::AMQPValue;
 
 use crate::error::BoxError;
 use crate::headers::{ATTEMPT, EXPIRY, FAILURES, KEY, QUEUE, TOPIC, read_failures};
-use crate::message::{Message, Scalar, id_of, uuid_v7};
+use crate::message::{Message, Scalar, foreign_id, uuid_v7};
 use crate::store::FailedAttempt;
 use crate::topic::Topic;
 
@@ -46,7 +46,8 @@ impl Incoming {
         };
         let id = text(self.properties.message_id()).filter(|id| !id.is_empty());
         let time = self.time(dialect)?.unwrap_or_else(SystemTime::now);
-        let id = id.map_or_else(|| uuid_v7(SystemTime::now()), |id| id_of(&id));
+        let publisher = text(self.properties.app_id()).unwrap_or_default();
+        let id = id.map_or_else(|| uuid_v7(SystemTime::now()), |id| foreign_id(&publisher, &topic, &id));
         let mut message = Message::restore(id, topic, self.body.clone(), content_type, time);
         for (name, value) in self.headers() {
             match (name, scalar(value)) {

@@ -80,7 +80,7 @@ impl Reader {
             None => Cow::Borrowed(content_type),
         };
         let time = properties.creation_time.as_ref().and_then(system_time).unwrap_or_else(SystemTime::now);
-        let id = original.id();
+        let id = original.id(&topic);
         let mut message = match id {
             Some(id) => Message::restore(id, topic, body.clone(), content_type, time),
             None => Message::fresh(topic, body.clone(), content_type, time),
@@ -189,14 +189,16 @@ impl Original {
     }
 
     /// What its sender called it, if anything.
-    pub(super) fn id(&self) -> Option<Uuid> {
-        Some(match self.rest.properties.as_ref()?.message_id.as_ref()? {
+    fn id(&self, topic: &Topic) -> Option<Uuid> {
+        let properties = self.rest.properties.as_ref()?;
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        let user = properties.user_id.as_ref().map(|user| hex(user)).unwrap_or_default();
+        let named = |id: &str| message::foreign_id(&user, topic, id);
+        Some(match properties.message_id.as_ref()? {
             MessageId::Uuid(id) => Uuid::from_bytes(id.clone().into_inner()),
-            MessageId::String(text) => message::id_of(text),
-            MessageId::Ulong(number) => message::id_of(&number.to_string()),
-            MessageId::Binary(bytes) => {
-                message::id_of(&bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
-            }
+            MessageId::String(text) => named(text),
+            MessageId::Ulong(number) => named(&number.to_string()),
+            MessageId::Binary(bytes) => named(&hex(bytes)),
         })
     }
 

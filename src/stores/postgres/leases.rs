@@ -11,12 +11,15 @@ use uuid::Uuid;
 
 use super::listener::listen;
 use super::own_pool::own_pool;
+use super::shedder::Shedder;
+use super::statements::quoted;
 use super::teller::{BUCKETS, Teller, channel};
 use crate::stores::sql::{Leases, Listening, Sight, SightRow};
 
 pub(super) struct PgLeases {
     pool: PgPool,
     schema: String,
+    shedder: Shedder,
     _teller: Teller,
     join: SqlStr,
     beat: SqlStr,
@@ -31,12 +34,14 @@ impl PgLeases {
     pub(super) fn new(pool: &PgPool, schema: &str, elsewhere: Arc<Notify>) -> Self {
         let pool = own_pool(pool);
         let tell = format!("SELECT pg_notify('{}', '{BUCKETS}')", channel(schema));
+        let quoted = quoted(schema);
         let sql = |text: &str| {
-            AssertSqlSafe(text.replace("{schema}", schema).replace("{tell}", &tell)).into_sql_str()
+            AssertSqlSafe(text.replace("{schema}", &quoted).replace("{tell}", &tell)).into_sql_str()
         };
         Self {
             _teller: Teller::start(pool.clone(), schema, elsewhere),
             schema: schema.to_owned(),
+            shedder: Shedder::new(pool.clone()),
             pool,
             join: sql("WITH entered AS (
                      INSERT INTO {schema}.relays (id, until)
@@ -85,13 +90,13 @@ impl PgLeases {
 impl Leases for PgLeases {
     async fn join(&self, id: Uuid, lease: Duration) -> Result<(), sqlx::Error> {
         let join = sqlx::query(self.join.clone()).bind(id).bind(lease.as_secs_f64());
-        join.execute(&self.pool).await.map(drop)
+        join.execute(&self.pool).await.map(drop).inspect_err(|error| self.shedder.refused(error))
     }
 
     async fn beat(&self, id: Uuid, lease: Duration) -> Result<Option<Sight>, sqlx::Error> {
         let beat = sqlx::query_as(self.beat.clone()).bind(id).bind(lease.as_secs_f64());
-        let rows: Vec<SightRow> = beat.fetch_all(&self.pool).await?;
-        Ok(Sight::from_rows(rows))
+        let rows: Result<Vec<SightRow>, _> = beat.fetch_all(&self.pool).await;
+        rows.map(Sight::from_rows).inspect_err(|error| self.shedder.refused(error))
     }
 
     async fn strike_off(&self) -> Result<(), sqlx::Error> {

@@ -3,6 +3,7 @@
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
+use super::statements::quoted;
 use crate::error::BoxError;
 use crate::stores::sql::check_version;
 
@@ -29,7 +30,8 @@ pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<u32, BoxError
     if check(pool, schema).await.is_ok() {
         return Ok(MIGRATIONS.len() as u32);
     }
-    let sql = |text: &str| AssertSqlSafe(text.replace("{schema}", schema));
+    let quoted = quoted(schema);
+    let sql = |text: &str| AssertSqlSafe(text.replace("{schema}", &quoted));
     // Each statement must see what the process before has committed.
     let mut transaction = pool.begin_with("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
     sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('tower_outbox.' || $1, 0))")
@@ -55,7 +57,7 @@ pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<u32, BoxError
 
 /// Whether the tables are of the last version.
 pub(super) async fn check(pool: &PgPool, schema: &str) -> Result<(), BoxError> {
-    let version = format!("SELECT version FROM {schema}.version");
+    let version = format!("SELECT version FROM {}.version", quoted(schema));
     let version: Option<i32> = match sqlx::query_scalar(AssertSqlSafe(version)).fetch_optional(pool).await {
         Ok(version) => version,
         Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| MISSING.contains(&&*code)) => {

@@ -20,6 +20,11 @@ const IS_HELD: &str = "m.bucket = ANY (ARRAY (SELECT bucket FROM held))";
 /// What became of a message may be forgotten by a crash of the database server: nobody waits for its disk.
 const NO_WAIT: &str = "set_config('synchronous_commit', 'off', true)";
 
+/// The name of a schema as it stands in a statement: it may be a word of SQL, or have upper case.
+pub(super) fn quoted(schema: &str) -> String {
+    format!("\"{}\"", schema.replace('"', "\"\""))
+}
+
 #[derive(Debug)]
 pub(super) struct Statements {
     pub(super) read: SqlStr,

@@ -8,6 +8,7 @@ use tokio::sync::Notify;
 use super::inbox::Inbox;
 use super::leases::PgLeases;
 use super::migrations;
+use super::shedder::Shedder;
 use super::tables::PostgresTables;
 use crate::message::Message;
 use crate::store::StoreError;
@@ -98,6 +99,11 @@ impl PostgresStore {
 
     pub(crate) fn inbox(&self) -> &Inbox {
         self.engine.tables().inbox()
+    }
+
+    /// Closes connections to a server that has become read-only.
+    pub(crate) fn shedder(&self) -> &Shedder {
+        self.engine.tables().shedder()
     }
 
     /// Stores messages in the transaction of this connection.

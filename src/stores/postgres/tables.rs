@@ -9,7 +9,8 @@ use sqlx::{Row as _, Transaction};
 
 use super::inbox::Inbox;
 use super::insert::Insert;
-use super::statements::Statements;
+use super::shedder::Shedder;
+use super::statements::{Statements, quoted};
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
@@ -24,14 +25,16 @@ pub(super) struct PostgresTables {
     insert: Insert,
     inbox: Inbox,
     statements: Statements,
+    shedder: Shedder,
 }
 
 impl PostgresTables {
     pub(super) fn new(pool: PgPool, settings: &DatabaseSettings) -> Self {
-        let schema = &settings.schema;
-        let (insert, statements) = (Insert::new(schema), Statements::new(schema));
-        let inbox = Inbox::new(pool.clone(), schema, settings.inbox_retention);
-        Self { pool, schema: schema.clone(), insert, inbox, statements }
+        let schema = quoted(&settings.schema);
+        let (insert, statements) = (Insert::new(&schema), Statements::new(&schema));
+        let inbox = Inbox::new(pool.clone(), &schema, settings.inbox_retention);
+        let shedder = Shedder::new(pool.clone());
+        Self { pool, schema: settings.schema.clone(), insert, inbox, statements, shedder }
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -40,6 +43,10 @@ impl PostgresTables {
 
     pub(super) fn inbox(&self) -> &Inbox {
         &self.inbox
+    }
+
+    pub(super) fn shedder(&self) -> &Shedder {
+        &self.shedder
     }
 }
 
@@ -65,7 +72,7 @@ impl Tables for PostgresTables {
         messages: &[Message],
         own: &[i16],
     ) -> Result<Vec<(u64, i16)>, sqlx::Error> {
-        self.insert.run(connection, messages, own).await
+        self.insert.run(connection, messages, own).await.inspect_err(|error| self.shedder.refused(error))
     }
 
     async fn read(&self, read: &Read) -> Result<(Vec<Row>, bool), sqlx::Error> {
@@ -112,42 +119,7 @@ impl Tables for PostgresTables {
     }
 
     async fn settle(&self, held: &[(i16, i64)], fared: &Fared) -> Result<(u64, u64), sqlx::Error> {
-        if fared.retried.is_empty() && fared.dead.is_empty() && fared.told == 0 {
-            return self.done(&mut *self.pool.acquire().await?, held, &fared.done).await;
-        }
-        let mut transaction = self.pool.begin().await?;
-        let (buckets, tokens): (Vec<i16>, Vec<i64>) = held.iter().copied().unzip();
-        let gone = match fared.done.is_empty() {
-            true => (0, 0),
-            false => self.done(&mut transaction, held, &fared.done).await?,
-        };
-        if !fared.retried.is_empty() {
-            let (positions, failures, waits) = columns(&fared.retried);
-            sqlx::query(self.statements.retry.clone())
-                .bind(&buckets)
-                .bind(&tokens)
-                .bind(positions)
-                .bind(failures)
-                .bind(waits)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        if !fared.dead.is_empty() {
-            let (positions, failures, _) = columns(&fared.dead);
-            sqlx::query(self.statements.bury.clone())
-                .bind(&buckets)
-                .bind(&tokens)
-                .bind(positions)
-                .bind(failures)
-                .execute(&mut *transaction)
-                .await?;
-        }
-        if fared.told > 0 {
-            let told = signed_one(fared.told);
-            sqlx::query(self.statements.told.clone()).bind(told).execute(&mut *transaction).await?;
-        }
-        transaction.commit().await?;
-        Ok(gone)
+        self.write(held, fared).await.inspect_err(|error| self.shedder.refused(error))
     }
 
     async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error> {
@@ -245,6 +217,45 @@ impl Tables for PostgresTables {
 }
 
 impl PostgresTables {
+    async fn write(&self, held: &[(i16, i64)], fared: &Fared) -> Result<(u64, u64), sqlx::Error> {
+        if fared.retried.is_empty() && fared.dead.is_empty() && fared.told == 0 {
+            return self.done(&mut *self.pool.acquire().await?, held, &fared.done).await;
+        }
+        let mut transaction = self.pool.begin().await?;
+        let (buckets, tokens): (Vec<i16>, Vec<i64>) = held.iter().copied().unzip();
+        let gone = match fared.done.is_empty() {
+            true => (0, 0),
+            false => self.done(&mut transaction, held, &fared.done).await?,
+        };
+        if !fared.retried.is_empty() {
+            let (positions, failures, waits) = columns(&fared.retried);
+            sqlx::query(self.statements.retry.clone())
+                .bind(&buckets)
+                .bind(&tokens)
+                .bind(positions)
+                .bind(failures)
+                .bind(waits)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if !fared.dead.is_empty() {
+            let (positions, failures, _) = columns(&fared.dead);
+            sqlx::query(self.statements.bury.clone())
+                .bind(&buckets)
+                .bind(&tokens)
+                .bind(positions)
+                .bind(failures)
+                .execute(&mut *transaction)
+                .await?;
+        }
+        if fared.told > 0 {
+            let told = signed_one(fared.told);
+            sqlx::query(self.statements.told.clone()).bind(told).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(gone)
+    }
+
     async fn done(
         &self,
         connection: &mut PgConnection,

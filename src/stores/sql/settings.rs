@@ -10,7 +10,7 @@ use crate::store::Limits;
 #[non_exhaustive]
 pub struct DatabaseSettings {
     /// Where the tables are: a schema in Postgres, a prefix of their names in SQLite; `tower_outbox` by default.
-    /// Letters, digits and underscores.
+    /// Letters, digits and underscores; upper case and words of SQL stay as they are.
     pub schema: String,
     /// How much it may hold; see [`Limits`].
     pub limits: Limits,
@@ -83,7 +83,11 @@ impl DatabaseSettings {
         // 63 bytes is what Postgres keeps of a name; the longest suffix of ours takes some of them.
         let is_safe = self.schema.len() <= 40
             && bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
-            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        if is_safe { Ok(&self.schema) } else { Err(WrongTables::BadSchema) }
+            && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !["pg_", "sqlite"].iter().any(|of_system| self.schema.to_lowercase().starts_with(of_system));
+        if is_safe {
+            return Ok(&self.schema);
+        }
+        Err(WrongTables::BadSchema { name: self.schema.chars().take(64).collect() })
     }
 }

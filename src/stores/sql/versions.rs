@@ -16,8 +16,11 @@ pub(crate) enum WrongTables {
          build it with the tower-outbox that migrated them, or a later one"
     )]
     Newer { place: String, found: i32, needed: i32 },
-    #[error("a schema is named by letters, digits and underscores, 40 at most")]
-    BadSchema,
+    #[error(
+        "the schema {name:?} cannot be used: write OUTBOX.SCHEMA with letters, digits and underscores, 40 at most, none of the digits \
+         first, and not beginning as the names of the database's own do (pg_, sqlite)"
+    )]
+    BadSchema { name: String },
 }
 
 /// Says what is wrong with tables of the version `found`, if they are there, for an app that needs `needed`.

@@ -1,1 +1,262 @@
 //! What a database refuses, and ids that strangers chose.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use http::header::RETRY_AFTER;
+use http::{Request, StatusCode};
+use lapin::options::{BasicPublishOptions, QueueDeclareOptions};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
+use sqlx::AssertSqlSafe;
+use sqlx::postgres::{PgPool, PgPoolOptions, Postgres};
+use sqlx::sqlite::Sqlite;
+use tokio::time::timeout;
+use tower::ServiceExt;
+use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
+use tower_outbox::store::{Store, StoreError};
+use tower_outbox::{
+    Consumer, ConsumerSettings, DatabaseSettings, Dummy, MessageQueue, MessagingLayer, Outbox, PostgresStore,
+    RelaySettings, SqliteStore, Tx,
+};
+
+use crate::peers::{Brokers, unique};
+use crate::support::databases::{self, Database};
+use crate::support::enqueue;
+use crate::support::stores::{STUCK, batch, confirm, depth, lease_all, until};
+
+const AMQP: &str = "RABBIT1_AMQP";
+
+// ---- names
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_schema_may_be_a_word_of_sql_or_have_upper_case() {
+    let database = Database::new().await;
+    let pool = PgPoolOptions::new().max_connections(4).connect(&database.url).await.unwrap();
+    for name in ["user", "select", "Group", "public"] {
+        let settings = DatabaseSettings::default().with_schema(name);
+        PostgresStore::migrate(&pool, &settings).await.unwrap();
+        PostgresStore::migrate(&pool, &settings).await.unwrap();
+        let store = Arc::new(PostgresStore::open(pool.clone(), &settings).await.unwrap()) as Arc<dyn Store>;
+        store.append(batch("a", 3)).await.unwrap();
+        confirm(&store, &lease_all(&store, 3).await).await;
+        assert_eq!(depth(&store).await, (0, 0), "{name}");
+        store.close().await;
+        let there = AssertSqlSafe(format!("SELECT version FROM \"{name}\".version"));
+        assert!(sqlx::query_scalar::<_, i32>(there).fetch_one(&pool).await.unwrap() > 0);
+    }
+    pool.close().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+async fn a_schema_that_is_no_name_is_refused_with_its_cure() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = databases::sqlite(folder.path()).await;
+    for name in
+        ["", "a b", "a.b", "a\"b", "a'; DROP TABLE x; --", "a\0b", "1a", "sqlite_x", "pg_x", &"x".repeat(64)]
+    {
+        let settings = DatabaseSettings::default().with_schema(name);
+        let Err(StoreError::Unavailable(error)) = SqliteStore::migrate(&pool, &settings).await else {
+            panic!("{name:?} is taken")
+        };
+        let said = error.to_string();
+        assert!(said.contains("OUTBOX.SCHEMA") && said.contains(&format!("{name:?}")), "{said}");
+    }
+    let settings = DatabaseSettings::default().with_schema("select");
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    SqliteStore::open(pool, &settings).await.unwrap();
+}
+
+// ---- a database that refuses for now
+
+/// An app whose handler enqueues in a transaction.
+async fn app(pool: &PgPool) -> Router {
+    let settings = DatabaseSettings::default();
+    PostgresStore::migrate(pool, &settings).await.unwrap();
+    let store = PostgresStore::open(pool.clone(), &settings).await.unwrap();
+    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let handler = async |_: Tx<Postgres>, queue: MessageQueue| enqueue(&queue, ["a"]);
+    Router::new().route("/", post(handler)).layer(MessagingLayer::new(outbox))
+}
+
+/// The status of a response, and whether it says when to come again.
+async fn ask(app: &Router) -> (StatusCode, bool) {
+    let request = Request::post("/").body(axum::body::Body::empty()).unwrap();
+    let response = app.clone().oneshot(request).await.unwrap();
+    (response.status(), response.headers().contains_key(RETRY_AFTER))
+}
+
+const AGAIN: (StatusCode, bool) = (StatusCode::SERVICE_UNAVAILABLE, true);
+
+async fn run(pool: &PgPool, sql: &str) {
+    sqlx::raw_sql(AssertSqlSafe(sql.to_owned())).execute(pool).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_database_that_has_become_read_only_is_503_and_its_connections_are_closed() {
+    let database = Database::new().await;
+    let name = database.url.rsplit_once('/').unwrap().1.to_owned();
+    let pool = PgPoolOptions::new().max_connections(3).connect(&database.url).await.unwrap();
+    let operator = PgPool::connect(Brokers::running().get("POSTGRES")).await.unwrap();
+    let app = app(&pool).await;
+    assert_eq!(ask(&app).await.0, StatusCode::OK);
+    run(&operator, &format!("ALTER DATABASE \"{name}\" SET default_transaction_read_only = on")).await;
+    let others = format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'");
+    run(&operator, &others).await;
+    until("it refuses to write", async || ask(&app).await.0 != StatusCode::OK).await;
+    for _ in 0..10 {
+        assert_eq!(ask(&app).await, AGAIN);
+    }
+    run(&operator, &format!("ALTER DATABASE \"{name}\" RESET default_transaction_read_only")).await;
+    // Nobody ends the connections that were made meanwhile.
+    until("it writes again", async || ask(&app).await.0 == StatusCode::OK).await;
+    until("all connections write", async || {
+        for _ in 0..10 {
+            if ask(&app).await.0 != StatusCode::OK {
+                return false;
+            }
+        }
+        true
+    })
+    .await;
+    pool.close().await;
+    database.drop().await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_time_limit_of_the_database_is_503() {
+    for limit in ["statement_timeout", "lock_timeout"] {
+        let database = Database::new().await;
+        let pool = PgPoolOptions::new().max_connections(1).connect(&database.url).await.unwrap();
+        let app = app(&pool).await;
+        let other = PgPool::connect(&database.url).await.unwrap();
+        let mut lock = other.begin().await.unwrap();
+        sqlx::raw_sql("LOCK TABLE tower_outbox.messages").execute(&mut *lock).await.unwrap();
+        run(&pool, &format!("SET {limit} = '200ms'")).await;
+        assert_eq!(ask(&app).await, AGAIN, "{limit}");
+        lock.rollback().await.unwrap();
+        until("it stores", async || ask(&app).await.0 == StatusCode::OK).await;
+        pool.close().await;
+        other.close().await;
+        database.drop().await;
+    }
+}
+
+// ---- ids
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn the_same_id_of_another_publisher_or_topic_is_another_message() {
+    let brokers = Brokers::running();
+    let (queue, topic, other) = (unique("inbox"), unique("topic"), unique("topic"));
+    let url = brokers.get(AMQP);
+    let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let pool = databases::sqlite(folder.path()).await;
+    let settings = DatabaseSettings::default();
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let store = SqliteStore::open(pool, &settings).await.unwrap();
+    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let calls = Arc::new(AtomicUsize::default());
+    let handler = {
+        let calls = Arc::clone(&calls);
+        // Each message fails once: it comes again with the id it had.
+        move |mut tx: Tx<Sqlite>, delivery: tower_outbox::Delivery| async move {
+            sqlx::query("SELECT 1").execute(&mut *tx).await.unwrap();
+            if delivery.attempt() == 1 {
+                return (StatusCode::SERVICE_UNAVAILABLE, [(RETRY_AFTER, "0")]);
+            }
+            calls.fetch_add(1, Ordering::SeqCst);
+            (StatusCode::OK, [(RETRY_AFTER, "0")])
+        }
+    };
+    let app = Router::new().fallback(handler).layer(MessagingLayer::new(outbox));
+    let subscription = Amqp091Subscription::new(&queue).with_binding(&topic).with_binding(&other);
+    let source = Amqp091Source::new(&Amqp091Settings::new([url]), &subscription).unwrap();
+    let consumer = Consumer::new(source, app).with_settings(ConsumerSettings::default().with_concurrency(1));
+    let handle = consumer.handle();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(consumer.run(
+        async {
+            let _ = stopped.await;
+        },
+        STUCK,
+    ));
+    let publish = async |topic: &str, app: Option<&str>, id: &str| {
+        let properties = BasicProperties::default().with_message_id(id.into());
+        let properties = match app {
+            Some(app) => properties.with_app_id(app.into()),
+            None => properties,
+        };
+        let options = BasicPublishOptions { mandatory: true, ..Default::default() };
+        channel.basic_publish("amq.topic".into(), topic.into(), options, b"{}", properties).await.unwrap();
+    };
+    until("the queue is consumed", async || {
+        let channel = connection.create_channel().await.unwrap();
+        let options = QueueDeclareOptions { passive: true, ..Default::default() };
+        let declared = channel.queue_declare(queue.clone().into(), options, Default::default()).await;
+        declared.is_ok_and(|queue| queue.consumer_count() == 1)
+    })
+    .await;
+    for (topic, app, id) in [
+        (&topic, Some("a"), "1"),
+        (&topic, Some("b"), "1"),
+        (&topic, None, "1"),
+        (&other, None, "1"),
+        (&other, None, "2"),
+    ] {
+        publish(topic, app, id).await;
+    }
+    until("all are handled", async || handle.status().acked == 5).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 5);
+    // Those that come again are not.
+    publish(&topic, Some("b"), "1").await;
+    publish(&other, None, "1").await;
+    until("they are acknowledged", async || handle.status().acked == 7).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 5);
+    stop.send(()).unwrap();
+    timeout(STUCK, running).await.unwrap().unwrap();
+    for name in [queue.clone(), format!("{queue}.dead")] {
+        channel.queue_delete(name.into(), Default::default()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_same_id_of_another_event_source_is_another_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let pool = databases::sqlite(folder.path()).await;
+    let settings = DatabaseSettings::default();
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let store = SqliteStore::open(pool, &settings).await.unwrap();
+    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let calls = Arc::new(AtomicUsize::default());
+    let handler = {
+        let calls = Arc::clone(&calls);
+        move |_: Tx<Sqlite>| async move {
+            calls.fetch_add(1, Ordering::SeqCst);
+        }
+    };
+    let app = Router::new().fallback(handler).layer(MessagingLayer::new(outbox));
+    let bus = tower_outbox::Memory::new();
+    let message = crate::support::message("user.asked");
+    let long = "x".repeat(10_000);
+    let sources = ["/a", "/b", "\0", &long, "/a", &long, "\0"];
+    let messages = sources.map(|source| message.clone().with_header("ce-source", source.to_owned()));
+    tower_outbox::Messenger::send(&bus, messages.to_vec()).await.unwrap();
+    let consumer =
+        Consumer::new(bus.clone(), app).with_settings(ConsumerSettings::default().with_concurrency(1));
+    let handle = consumer.handle();
+    let idle = {
+        let bus = bus.clone();
+        async move { bus.idle().await }
+    };
+    timeout(Duration::from_secs(60), consumer.run(idle, STUCK)).await.unwrap();
+    assert_eq!((handle.status().acked, calls.load(Ordering::SeqCst)), (7, 4));
+}
