@@ -4,6 +4,7 @@ mod explain;
 mod identity;
 #[cfg(feature = "cli")]
 mod inspect;
+mod pem;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,13 +12,13 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 pub(crate) use self::explain::explain;
 #[cfg(feature = "cli")]
 pub(crate) use self::inspect::{Certificate, inspect};
+use self::pem::PemFile;
 
 /// What a backend's settings say about TLS.
 #[derive(Clone, Debug, Default)]
@@ -60,8 +61,12 @@ fn roots(cacert: Option<&Path>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     match cacert {
         Some(path) => {
-            for certificate in read_certificates(path, "CACERT")? {
-                roots.add(certificate).map_err(TlsError::Setup)?;
+            let file = PemFile::read("CACERT", path)?;
+            for (index, certificate) in file.certificates()?.into_iter().enumerate() {
+                let added = roots.add(certificate);
+                added.map_err(|error| {
+                    file.bad_certificate(index + 1, format!("cannot be trusted: {error}"))
+                })?;
             }
         }
         None => {
@@ -72,16 +77,6 @@ fn roots(cacert: Option<&Path>) -> Result<RootCertStore, TlsError> {
         }
     }
     Ok(roots)
-}
-
-fn read_certificates(path: &Path, setting: &'static str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let read = |source| TlsError::Read { setting, path: path.to_owned(), source };
-    let pem = std::fs::read(path).map_err(read)?;
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        _ => Err(TlsError::NoCertificate { setting, path: path.to_owned() }),
-    }
 }
 
 /// Checks a server certificate in all but its name.
@@ -150,28 +145,55 @@ pub enum TlsError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The setting has the text of a PEM in place of a path.
+    #[error(
+        "{setting} holds the text of a PEM itself: write that into a file, and the path of the file here"
+    )]
+    NotAPath {
+        /// The name of the setting.
+        setting: &'static str,
+    },
     /// A file that should hold certificates holds none.
-    #[error("{setting} {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----)", .path.display())]
+    #[error("{setting} {} holds no certificate in PEM form (-----BEGIN CERTIFICATE-----): {found}", .path.display())]
     NoCertificate {
         /// The name of the setting.
         setting: &'static str,
         /// The file.
         path: PathBuf,
+        /// What it holds, and what to do.
+        found: String,
+    },
+    /// One certificate of a file cannot be used.
+    #[error("certificate {number} in {setting} {} {problem}: take it out, or copy it there again", .path.display())]
+    BadCertificate {
+        /// The name of the setting.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Which of the certificates in it, from 1.
+        number: usize,
+        /// What is wrong with it.
+        problem: String,
     },
     /// No private key was found.
     #[error(
-        "{} holds no private key in PEM form: put the key into CERTIFICATE beside the certificate, \
+        "{setting} {} holds no private key in PEM form: {found}. Put the key into CERTIFICATE beside the certificate, \
          or name its file in PRIVATE_KEY (an encrypted key must be decrypted first)", .path.display()
     )]
     NoPrivateKey {
+        /// The name of the setting.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
+        /// What it holds.
+        found: String,
     },
     /// There is a key, but no certificate.
     #[error("PRIVATE_KEY is set without CERTIFICATE: set both, or neither")]
     KeyWithoutCertificate,
     /// Certificate and key do not make a client identity; most often they do not match.
-    #[error("the key in {} does not fit the certificate in {}: use the pair that was issued together",
+    #[error("the key in {} does not fit certificate 1 in CERTIFICATE {}: use the pair that was issued together, the certificate of \
+         the key before those of its authorities",
         .key.display(), .certificate.display())]
     Identity {
         /// The file of the certificate.
@@ -182,7 +204,7 @@ pub enum TlsError {
         source: rustls::Error,
     },
     /// The certificate is not valid now.
-    #[error("the certificate in {} {problem}: renew it", .path.display())]
+    #[error("certificate 1 in CERTIFICATE {} {problem}: renew it", .path.display())]
     NotValidNow {
         /// The file.
         path: PathBuf,

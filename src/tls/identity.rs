@@ -2,30 +2,29 @@
 
 use std::path::Path;
 
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{TlsError, read_certificates};
+use super::TlsError;
+use super::pem::PemFile;
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// Reads a certificate chain and its key: from one PEM in either order, or from two files.
 pub(super) fn load(certificate: &Path, private_key: Option<&Path>) -> Result<Identity, TlsError> {
-    let chain = read_certificates(certificate, "CERTIFICATE")?;
+    let file = PemFile::read("CERTIFICATE", certificate)?;
+    let chain = file.certificates()?;
     check_validity(certificate, &chain[0])?;
-    let path = private_key.unwrap_or(certificate);
-    let setting = if private_key.is_some() { "PRIVATE_KEY" } else { "CERTIFICATE" };
-    let pem =
-        std::fs::read(path).map_err(|source| TlsError::Read { setting, path: path.to_owned(), source })?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&pem).map_err(|_| TlsError::NoPrivateKey { path: path.to_owned() })?;
+    let key = match private_key {
+        Some(path) => PemFile::read("PRIVATE_KEY", path)?.key()?,
+        None => file.key()?,
+    };
     Ok((chain, key))
 }
 
 fn check_validity(path: &Path, certificate: &CertificateDer<'_>) -> Result<(), TlsError> {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
-        return Err(TlsError::NoCertificate { setting: "CERTIFICATE", path: path.to_owned() });
+        return Ok(());
     };
     let validity = certificate.validity();
     if validity.is_valid() {

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{TlsError, read_certificates};
+use super::TlsError;
+use super::pem::PemFile;
 
 /// One certificate; times are Unix seconds.
 #[derive(Clone, Debug)]
@@ -16,10 +17,11 @@ pub(crate) struct Certificate {
 
 /// The certificates in the PEM file that a setting names, in its order.
 pub(crate) fn inspect(path: &Path, setting: &'static str) -> Result<Vec<Certificate>, TlsError> {
-    let certificates = read_certificates(path, setting)?;
-    let inspect = |der| {
+    let file = PemFile::read(setting, path)?;
+    let certificates = file.certificates()?;
+    let inspect = |(index, der)| {
         let (_, certificate) = X509Certificate::from_der(der)
-            .map_err(|_| TlsError::NoCertificate { setting, path: path.to_owned() })?;
+            .map_err(|_| file.bad_certificate(index + 1, "is no X.509 certificate".to_owned()))?;
         let validity = certificate.validity();
         Ok(Certificate {
             subject: certificate.subject().to_string(),
@@ -27,5 +29,5 @@ pub(crate) fn inspect(path: &Path, setting: &'static str) -> Result<Vec<Certific
             not_after: validity.not_after.timestamp(),
         })
     };
-    certificates.iter().map(|der| inspect(der.as_ref())).collect()
+    certificates.iter().map(AsRef::as_ref).enumerate().map(inspect).collect()
 }

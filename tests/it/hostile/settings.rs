@@ -227,3 +227,111 @@ async fn a_file_of_settings_is_read_as_editors_write_it() {
     let folder = tempfile::tempdir().unwrap();
     assert!(said(Settings::load(Some(folder.path())).unwrap_err()).contains("directory"));
 }
+
+// ---- certificates
+
+/// A certificate and its key.
+fn pair() -> (String, String) {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["h".to_owned()]).unwrap();
+    (cert.pem(), signing_key.serialize_pem())
+}
+
+/// Why the backend cannot be set up with these files, if so.
+async fn tls(keys: &str) -> Option<String> {
+    let text = format!("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqps://127.0.0.1:1\"\n{keys}");
+    let (_folder, path) = file("s.toml", text);
+    Bus::start(&Settings::load(Some(&path)).unwrap()).await.err().map(said)
+}
+
+#[tokio::test]
+async fn a_certificate_is_read_as_editors_and_tools_write_it() {
+    let (certificate, key) = pair();
+    let both = format!("{certificate}{key}");
+    for content in [
+        both.clone(),
+        format!("\u{feff}{both}"),
+        both.replace('\n', "\r\n"),
+        both.replace('\n', "  \r\n"),
+        both.replace('\n', "\n   "),
+        both.replace('\n', "\r"),
+        format!("Bag Attributes\n  friendlyName: jo\n{both}\n\ntext after it"),
+        format!("{key}{certificate}{certificate}"),
+        both.trim_end().to_owned(),
+    ] {
+        let (_folder, path) = file("pair.pem", &content);
+        assert_eq!(tls(&format!("CERTIFICATE = {path:?}\nCACERT = {path:?}")).await, None, "{content}");
+    }
+    let mut latin = b"subject=/O=M\xfcller\n".to_vec();
+    latin.extend(both.as_bytes());
+    let (_folder, path) = file("pair.pem", latin);
+    assert_eq!(tls(&format!("CERTIFICATE = {path:?}")).await, None);
+}
+
+#[tokio::test]
+async fn every_fault_of_a_certificate_names_setting_file_number_and_cure() {
+    let (certificate, key) = pair();
+    let (other, _) = pair();
+    let utf16 = |text: &str| text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>();
+    let marked: Vec<u8> = [0xff, 0xfe].into_iter().chain(utf16(&certificate)).collect();
+    let half = certificate.len() / 2;
+    let spoilt = certificate.replacen("MII", "QUJ", 1);
+    let encrypted = key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
+    let legacy = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nAAAA\n-----END RSA PRIVATE KEY-----\n";
+    for (content, whys) in [
+        (Vec::new(), &["CACERT", "it is empty"][..]),
+        (b" \n\n".to_vec(), &["it is empty"]),
+        (utf16(&certificate), &["UTF-16", "save it as UTF-8"]),
+        (marked, &["UTF-16"]),
+        (vec![0x30, 0x82, 1, 2, 3], &["DER", "openssl"]),
+        (key.clone().into_bytes(), &["holds no certificate", "PRIVATE KEY"]),
+        (encrypted.clone().into_bytes(), &["encrypted", "openssl pkey"]),
+        (b"hello".to_vec(), &["another text"]),
+        (certificate.as_bytes()[..half].to_vec(), &["certificate 1", "cut off"]),
+        (format!("{certificate}{spoilt}").into_bytes(), &["certificate 2", "no X.509"]),
+        (
+            format!("{certificate}{certificate}-----BEGIN CERTIFICATE-----\n!!\n-----END CERTIFICATE-----")
+                .into_bytes(),
+            &["certificate 3", "base64"],
+        ),
+        (vec![b'\n'; (16 << 20) + 1], &["larger than 16 MiB"]),
+    ] {
+        let (folder, path) = file("ca.pem", content);
+        let said = tls(&format!("CACERT = {path:?}")).await.unwrap();
+        let check = {
+            let text = format!(
+                "[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqps://127.0.0.1:1\"\nCACERT = {path:?}"
+            );
+            let settings = folder.path().join("s.toml");
+            std::fs::write(&settings, text).unwrap();
+            printed(&tool(&["check", "--settings", settings.to_str().unwrap()], &[]))
+        };
+        for said in [said, check] {
+            assert!(said.contains("CACERT") && said.contains("ca.pem"), "{said}");
+            assert!(whys.iter().all(|why| said.contains(why)), "{whys:?}: {said}");
+        }
+    }
+    let (_folder, good) = file("good.pem", &certificate);
+    for (content, whys) in [
+        (other.as_str(), &["PRIVATE_KEY", "holds no private key", "holds a CERTIFICATE"][..]),
+        (&encrypted, &["its key is encrypted", "openssl pkey"]),
+        (legacy, &["its key is encrypted"]),
+        ("", &["it is empty"]),
+        ("-----BEGIN PRIVATE KEY-----\n!!geheim\n-----END PRIVATE KEY-----", &["base64"]),
+        ("-----BEGIN PRIVATE KEY-----\nAAAA", &["cut off"]),
+    ] {
+        let (_folder, path) = file("key.pem", content);
+        let said = tls(&format!("CERTIFICATE = {good:?}\nPRIVATE_KEY = {path:?}")).await.unwrap();
+        assert!(whys.iter().all(|why| said.contains(why)) && said.contains("key.pem"), "{whys:?}: {said}");
+        assert!(!said.contains("geheim"), "{said}");
+    }
+    let (_other, path) = file("key.pem", pair().1);
+    let said = tls(&format!("CERTIFICATE = {good:?}\nPRIVATE_KEY = {path:?}")).await.unwrap();
+    assert!(said.contains("does not fit certificate 1") && said.contains("good.pem"), "{said}");
+    let folder = tempfile::tempdir().unwrap();
+    let said = tls(&format!("CACERT = {:?}", folder.path())).await.unwrap();
+    assert!(said.contains("CACERT") && said.contains("directory"), "{said}");
+    let inline = key.replace('\n', "\\n");
+    let said = tls(&format!("CERTIFICATE = {good:?}\nPRIVATE_KEY = \"{inline}\"")).await.unwrap();
+    assert!(said.contains("PRIVATE_KEY holds the text of a PEM") && !said.contains(&key[40..60]), "{said}");
+}
