@@ -5,9 +5,11 @@ use std::io::{self, Write};
 use std::sync::{Arc, PoisonError};
 
 use super::files;
+use super::head::Head;
 use super::positions::Positions;
+use super::record;
 use super::scan::Found;
-use super::segment::{INDEX_STEP, MAGIC, Segment};
+use super::segment::{INDEX_STEP, Segment};
 use super::state::State;
 use super::writer::{Shared, sync_folder};
 use crate::crash;
@@ -87,7 +89,8 @@ fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
     let fresh = shared.folder.join(FRESH);
     let path = shared.folder.join(Segment::compacted_name(base, end));
     let mut file = files::create(&fresh)?;
-    let mut written = MAGIC.to_vec();
+    let head = Head::log(shared.store, base, Some(end));
+    let mut written = head.to_bytes().to_vec();
     let (mut len, mut index): (u64, Vec<(u64, u64)>) = (0, Vec::new());
     let mut wanted = live.iter().copied().peekable();
     for segment in run {
@@ -103,7 +106,9 @@ fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
             if index.last().is_none_or(|(_, last)| offset - last >= INDEX_STEP) {
                 index.push((header.position, offset));
             }
+            let at = written.len();
             written.extend_from_slice(scan.raw());
+            record::place(&mut written[at..], &head.key(), offset, header.position);
             if written.len() >= 1 << 20 {
                 if shared.lock().closed {
                     return Ok(());
@@ -126,16 +131,9 @@ fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
     let old: Vec<Segment> = run.iter().filter_map(|segment| state.segments.remove(&segment.base)).collect();
     let live_bytes: u64 = old.iter().map(|segment| segment.live_bytes).sum();
     let live = state.live.count_within(base..end);
-    let segment = Segment {
-        base,
-        end,
-        path: path.clone(),
-        file: Arc::new(file),
-        len,
-        live,
-        live_bytes,
-        index: Some(Arc::new(index)),
-    };
+    let index = Some(Arc::new(index));
+    let segment =
+        Segment { live, live_bytes, index, ..Segment::new(head, path.clone(), Arc::new(file), len) };
     if live == 0 {
         state.empty.push(base);
     }

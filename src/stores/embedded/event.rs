@@ -1,15 +1,16 @@
 //! What happened to stored messages: the records of the journal.
 //!
 //! The journal is the file `state`: a snapshot, then what happened since. Its records are those of
-//! [`record`](super::record), whose positions count the events.
+//! [`record`](super::record), whose positions count the events of the file, from 0 on.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
-use super::record;
+use super::record::{self, MAX_POSITION};
 use crate::error::BoxError;
 use crate::store::FailedAttempt;
 
@@ -77,7 +78,7 @@ pub(super) struct Fate {
 
 impl Fate {
     pub(super) fn failed(&mut self, at: SystemTime, after: Duration, reason: Arc<str>) {
-        self.attempts += 1;
+        self.attempts = self.attempts.saturating_add(1);
         self.due = Some((at, after));
         self.remember(at, reason);
     }
@@ -110,20 +111,30 @@ impl Fate {
 }
 
 impl Event {
-    /// Appends it to `journal` as the event of this number.
-    pub(super) fn write(&self, journal: &mut Vec<u8>, number: u64) {
-        let start = journal.len();
-        let written: Result<(), BoxError> = record::push(journal, true, |journal| {
+    /// Appends it to `journal`, without its number and place.
+    pub(super) fn write(&self, journal: &mut Vec<u8>, seed: u32) {
+        let written: Result<(), BoxError> = record::push(journal, seed, true, |journal| {
             let taken = std::mem::take(journal);
             *journal = postcard::to_extend(self, taken)?;
             Ok(())
         });
         written.expect("an event can be serialised");
-        record::place(&mut journal[start..], number);
     }
 
+    /// What a record of the journal says, if it is something that can have happened.
     pub(super) fn read(payload: &[u8]) -> Result<Self, BoxError> {
-        Ok(postcard::from_bytes(payload)?)
+        let event: Self = postcard::from_bytes(payload)?;
+        let possible = match &event {
+            Self::Snapshot(snapshot) => {
+                let live = RoaringTreemap::deserialize_from(&snapshot.live[..])?;
+                let last = live.max().unwrap_or_default();
+                [snapshot.next, snapshot.last, last].iter().all(|position| *position <= MAX_POSITION)
+            }
+            Self::Done(runs) => runs.iter().all(|(first, len)| first.saturating_add(*len) <= MAX_POSITION),
+            Self::Begun(base) => *base <= MAX_POSITION,
+            _ => true,
+        };
+        if possible { Ok(event) } else { Err("no store has that many messages".into()) }
     }
 }
 

@@ -13,9 +13,11 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::error::OpenError;
 use super::event::Event;
 use super::files;
-use super::record::{HEADER, Header};
+use super::head::{HEAD, Head};
+use super::inventory::{ASIDE, Inventory};
+use super::record::HEADER;
 use super::scan::{Found, Scan, read_at};
-use super::segment::{MAGIC, Segment};
+use super::segment::Segment;
 use super::settings::EmbeddedSettings;
 use super::state::{Reply, State};
 use super::writer::{self, JOURNAL, Shared, Writer};
@@ -25,6 +27,9 @@ const LOCK: &str = "lock";
 
 /// Files that were being written when a process died.
 const LEFTOVERS: [&str; 2] = ["state.new", "compacted.new"];
+
+/// How many messages may have been stored since the last snapshot: the journal grows with them, and is written anew.
+const AFTER_SNAPSHOT: u64 = 1 << 32;
 
 /// Opens the store in this folder. Blocks.
 pub(super) fn open(
@@ -46,15 +51,15 @@ pub(super) fn open(
             fs::remove_file(&path).map_err(OpenError::io("delete", &path))?;
         }
     }
-    let mut state = State::new(settings.limits.clone());
-    let journal = read_journal(folder)?;
-    let emptied;
-    (state.segments, emptied) = segments(folder)?;
+    let Inventory { store, segments, emptied } = Inventory::of(folder)?;
+    let mut state = State::new(settings.limits.clone(), Head::journal(store).key().payload);
+    state.segments = segments;
+    let journal = read_journal(folder, store)?;
     let snapshot = match journal.first() {
         Some(Event::Snapshot(snapshot)) => Some((snapshot.next, snapshot.end)),
         _ => None,
     };
-    let on_disk = positions(&mut state.segments, snapshot)?;
+    let on_disk = OnDisk::of(&mut state.segments, snapshot)?;
     if snapshot.is_none() {
         if !on_disk.is_empty() {
             tracing::error!(
@@ -62,7 +67,7 @@ pub(super) fn open(
                 "the journal of the outbox is missing or damaged: what had left already leaves once more"
             );
         }
-        state.live = on_disk.clone();
+        state.live = on_disk.exact.clone();
     }
     for event in journal {
         let next = if let Event::Snapshot(snapshot) = &event { Some(snapshot.next) } else { None };
@@ -71,7 +76,7 @@ pub(super) fn open(
         if let Some(next) = next {
             // Every position up to the last: what is not on disk and has not left is missing.
             let end = state.segments.last_key_value().map_or(next, |(_, last)| last.end);
-            state.live.insert_range(next..end.max(next));
+            state.live.insert_range(next..end.clamp(next, next.saturating_add(AFTER_SNAPSHOT)));
         }
     }
     let newest = state.segments.last_key_value().map_or(0, |(base, _)| *base);
@@ -82,26 +87,27 @@ pub(super) fn open(
     for range in emptied {
         state.live.remove_range(range);
     }
-    let missing = state.live.len() - state.live.intersection_len(&on_disk);
-    if missing > 0 {
+    let missing = on_disk.missing(&state.live);
+    if !missing.is_empty() {
         let cause = format!("a file of the outbox {} is missing or damaged", folder.display());
-        telemetry::lost(usize::try_from(missing).unwrap_or(usize::MAX), &cause);
-        state.live &= on_disk;
+        telemetry::lost(usize::try_from(missing.len()).unwrap_or(usize::MAX), &cause);
+        state.live -= missing;
     }
     let last = state.segments.last_entry();
     state.next = state.next.max(last.map_or(1, |last| last.get().end));
-    take_last(folder, &mut state, settings.segment_bytes)?;
+    take_last(folder, store, &mut state, settings.segment_bytes)?;
     state.begin();
     let (pending, dead) = (state.count - state.dead, state.dead);
     tracing::info!(pending, dead, folder = %folder.display(), "outbox opened");
-    let shared = Arc::new(Shared::new(folder.clone(), settings.segment_bytes, state, replies));
+    let shared = Arc::new(Shared::new(folder.clone(), settings.segment_bytes, store, state, replies));
     let writer = Writer::open(Arc::clone(&shared), lock)?;
     Ok((shared, writer))
 }
 
 /// Whether a name in the folder is one of ours.
 fn is_ours(name: &str) -> bool {
-    name == LOCK || name == JOURNAL || LEFTOVERS.contains(&name) || Segment::parse_name(name).is_some()
+    let ours = [LOCK, JOURNAL].contains(&name) || LEFTOVERS.contains(&name);
+    ours || name.contains(ASIDE) || Segment::parse_name(name).is_some()
 }
 
 fn lock(folder: &Path) -> Result<File, OpenError> {
@@ -117,7 +123,7 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
 }
 
 /// The events of the journal, from its snapshot on.
-fn read_journal(folder: &Path) -> Result<Vec<Event>, OpenError> {
+fn read_journal(folder: &Path, store: u64) -> Result<Vec<Event>, OpenError> {
     let path = folder.join(JOURNAL);
     let file = match File::open(&path) {
         Ok(file) => file,
@@ -127,22 +133,22 @@ fn read_journal(folder: &Path) -> Result<Vec<Event>, OpenError> {
     let read = OpenError::io("read", &path);
     let scanned = (|| {
         let len = file.metadata()?.len();
-        let mut scan = Scan::new(Arc::new(file), 0, len);
-        let (mut events, mut unread) = (Vec::new(), 0);
+        let mut scan = Scan::new(Arc::new(file), Head::journal(store).key(), (0, HEAD), len);
+        // The numbers of the events show how many are missing; at the end it is what was being written when the process
+        // died.
+        let (mut events, mut unread, mut expected) = (Vec::new(), 0, 0);
         while let Some(found) = scan.next()? {
-            match found {
-                Found::Record(_) => match Event::read(scan.payload()) {
-                    Ok(event) => events.push(event),
-                    Err(_) => unread += 1,
-                },
-                // At the end it is what was being written when the process died.
-                Found::Damage(range) if range.end == len => {}
-                Found::Damage(_) => unread += 1,
+            let Found::Record(header) = found else { continue };
+            unread += header.position - expected;
+            expected = header.position + 1;
+            match Event::read(scan.payload()) {
+                Ok(event) => events.push(event),
+                Err(_) => unread += 1,
             }
         }
         if unread > 0 {
             tracing::error!(
-                path = %path.display(), places = unread,
+                path = %path.display(), events = unread,
                 "the journal of the outbox is damaged: some of what had left may leave once more"
             );
         }
@@ -151,93 +157,49 @@ fn read_journal(folder: &Path) -> Result<Vec<Event>, OpenError> {
     scanned.map_err(read)
 }
 
-type Segments = BTreeMap<u64, Segment>;
-
-/// The files of messages, without those that were rewritten into another; and the positions of those that were emptied.
-fn segments(folder: &Path) -> Result<(Segments, Vec<Range<u64>>), OpenError> {
-    let mut names: Vec<(u64, Option<u64>, std::path::PathBuf)> = Vec::new();
-    for entry in fs::read_dir(folder).map_err(OpenError::io("read", folder))? {
-        let entry = entry.map_err(OpenError::io("read", folder))?;
-        if let Some((base, end)) = entry.file_name().to_str().and_then(Segment::parse_name) {
-            names.push((base, end, entry.path()));
-        }
-    }
-    let covers = |base: u64, end: Option<u64>| {
-        names.iter().any(|(from, to, _)| {
-            to.is_some_and(|to| {
-                (*from, Some(to)) != (base, end)
-                    && *from <= base
-                    && base < to
-                    && end.is_none_or(|end| end <= to)
-            })
-        })
-    };
-    let (mut segments, mut emptied) = (BTreeMap::new(), Vec::new());
-    let (leftovers, mut kept): (Vec<_>, Vec<_>) =
-        names.iter().cloned().partition(|(base, end, _)| covers(*base, *end));
-    for (_, _, path) in leftovers {
-        fs::remove_file(&path).map_err(OpenError::io("delete", &path))?;
-    }
-    kept.sort();
-    let ends: Vec<u64> = kept.iter().skip(1).map(|(base, ..)| *base).collect();
-    for (at, (base, end, path)) in kept.into_iter().enumerate() {
-        let file = files::writable().open(&path).map_err(OpenError::io("open", &path))?;
-        files::tighten(&path, &file);
-        let len = file.metadata().map_err(OpenError::io("read", &path))?.len();
-        let next = ends.get(at).copied();
-        let end = end.or(next).unwrap_or(base);
-        if len < MAGIC.len() as u64 {
-            // Emptied because all of it had left, or begun and not yet used.
-            emptied.push(base..end);
-            if next.is_none() {
-                fs::remove_file(&path).map_err(OpenError::io("delete", &path))?;
-            } else {
-                // It says so until the journal does.
-                let file = Arc::new(file);
-                let empty = Segment { base, end, path, file, len: 0, live: 0, live_bytes: 0, index: None };
-                segments.insert(base, empty);
-            }
-            continue;
-        }
-        let mut begin = [0; MAGIC.len() + HEADER];
-        let read = read_at(&file, &mut begin, 0).map_err(OpenError::io("read", &path))?;
-        let (magic, first) = begin[..read].split_at(MAGIC.len().min(read));
-        if magic != MAGIC {
-            // A record of ours shows that it is a flipped byte that says otherwise.
-            let other_version = magic.starts_with(&MAGIC[..7]) && matches!(magic[7], b'2'..=b'9');
-            if other_version && Header::read(first).is_none() {
-                return Err(OpenError::Version { path });
-            }
-            tracing::error!(path = %path.display(), "the head of a file of the outbox is damaged");
-        }
-        let file = Arc::new(file);
-        segments.insert(base, Segment { base, end, path, file, len, live: 0, live_bytes: 0, index: None });
-    }
-    Ok((segments, emptied))
+/// The positions there may be on disk.
+struct OnDisk {
+    /// Of files that are read when their turn comes.
+    ranges: Vec<Range<u64>>,
+    /// Of those that were read.
+    exact: RoaringTreemap,
 }
 
-/// The positions there may be, and exactly those of the last file, which is cut where what was being written ends.
-fn positions(
-    segments: &mut Segments,
-    snapshot: Option<(u64, Option<(u64, u64)>)>,
-) -> Result<RoaringTreemap, OpenError> {
-    let mut positions = RoaringTreemap::new();
-    let last = segments.last_key_value().map(|(base, _)| *base);
-    for segment in segments.values_mut() {
-        let compacted = segment.path.file_name().and_then(|name| name.to_str()).and_then(Segment::parse_name);
-        let compacted = compacted.is_some_and(|(_, end)| end.is_some());
-        if Some(segment.base) == last && !compacted && segment.len > 0 {
-            let synced = snapshot.and_then(|(_, end)| end.filter(|(base, _)| *base == segment.base));
-            let synced = synced.zip(snapshot).map(|((_, len), (next, _))| (next, len));
-            scan_last(segment, synced, &mut positions).map_err(OpenError::io("read", &segment.path))?;
-        } else if snapshot.is_some() {
-            positions.insert_range(segment.base..segment.end);
-        } else {
-            let scanned = every_position(segment, &mut positions);
-            scanned.map_err(OpenError::io("read", &segment.path))?;
+impl OnDisk {
+    /// The last file is read, and cut where what was being written ends; without a journal every file is read.
+    fn of(
+        segments: &mut BTreeMap<u64, Segment>,
+        snapshot: Option<(u64, Option<(u64, u64)>)>,
+    ) -> Result<Self, OpenError> {
+        let (mut ranges, mut exact) = (Vec::new(), RoaringTreemap::new());
+        let last = segments.last_key_value().map(|(base, _)| *base);
+        for segment in segments.values_mut() {
+            if Some(segment.base) == last && segment.head.end.is_none() && segment.len > 0 {
+                let synced = snapshot.and_then(|(_, end)| end.filter(|(base, _)| *base == segment.base));
+                let synced = synced.zip(snapshot).map(|((_, len), (next, _))| (next, len));
+                scan_last(segment, synced, &mut exact).map_err(OpenError::io("read", &segment.path))?;
+            } else if snapshot.is_some() {
+                ranges.push(segment.base..segment.end);
+            } else {
+                let scanned = every_position(segment, &mut exact);
+                scanned.map_err(OpenError::io("read", &segment.path))?;
+            }
         }
+        Ok(Self { ranges, exact })
     }
-    Ok(positions)
+
+    fn is_empty(&self) -> bool {
+        self.ranges.is_empty() && self.exact.is_empty()
+    }
+
+    /// Those of `live` that are nowhere.
+    fn missing(&self, live: &RoaringTreemap) -> RoaringTreemap {
+        let mut missing = live - &self.exact;
+        for range in &self.ranges {
+            missing.remove_range(range.clone());
+        }
+        missing
+    }
 }
 
 fn every_position(segment: &Segment, positions: &mut RoaringTreemap) -> io::Result<()> {
@@ -260,34 +222,30 @@ fn scan_last(
     closed: Option<(u64, u64)>,
     positions: &mut RoaringTreemap,
 ) -> io::Result<()> {
-    let mut scan = segment.scan(segment.base);
+    let mut scan = segment.scan_to_end();
     // What belongs to a batch whose end has not been seen.
     let (mut batch, mut whole, mut expected) = (Vec::new(), scan.offset(), segment.base);
     let mut damage: Vec<Range<u64>> = Vec::new();
-    let mut begins = scan.offset();
+    let mut found_here = RoaringTreemap::new();
     while let Some(found) = scan.next()? {
         match found {
             Found::Record(header) => {
                 // A hole is a message that was damaged: it counts, and will be found missing.
-                let most = expected + (scan.offset() - begins) / HEADER as u64;
-                if !(expected..=most).contains(&header.position) {
-                    damage.push(begins..scan.offset());
-                    continue;
-                }
                 batch.extend(expected..=header.position);
                 expected = header.position + 1;
-                begins = scan.offset();
                 if header.ends_batch {
-                    positions.extend(batch.drain(..));
+                    found_here.extend(batch.drain(..));
                     whole = scan.offset();
                 }
             }
             Found::Damage(range) => damage.push(range),
         }
     }
-    if let Some((next, len)) = closed.filter(|(_, len)| *len > whole) {
+    // No file holds more than it has room for.
+    let fits = |next: u64| next.saturating_sub(segment.base) <= segment.len / HEADER as u64;
+    if let Some((next, len)) = closed.filter(|(next, len)| *len > whole && fits(*next)) {
         // Its end is damaged: that costs what cannot be read, not the batch.
-        positions.insert_range(segment.base..next.max(segment.base));
+        found_here.insert_range(segment.base..next.max(segment.base));
         whole = len.min(segment.len);
     }
     for range in damage.iter().filter(|range| range.start < whole) {
@@ -299,7 +257,8 @@ fn scan_last(
             "the newest file of the outbox ends in the middle of a batch, as when the process dies while it writes; that is cut off"
         );
     }
-    segment.end = positions.max().map_or(segment.base, |last| (last + 1).max(segment.base));
+    segment.end = found_here.max().map_or(segment.base, |last| last + 1);
+    *positions |= found_here;
     segment.file.set_len(whole)?;
     segment.file.sync_all()?;
     segment.len = whole;
@@ -327,24 +286,97 @@ fn say_damage(segment: &Segment, range: &Range<u64>) {
 }
 
 /// Goes on with the last file if it has room, or the disk has none for another; else begins one.
-fn take_last(folder: &Path, state: &mut State, segment_bytes: u64) -> Result<(), OpenError> {
+fn take_last(folder: &Path, store: u64, state: &mut State, segment_bytes: u64) -> Result<(), OpenError> {
     let usable = state.segments.last_key_value().is_some_and(|(base, segment)| {
-        let name = segment.path.file_name().and_then(|name| name.to_str()).and_then(Segment::parse_name);
-        name == Some((*base, None)) && segment.end == state.next && segment.len > 0
+        segment.head == Head::log(store, *base, None) && segment.end == state.next && segment.len > 0
     });
-    let has_room = state.segments.last_key_value().is_some_and(|(_, segment)| segment.len < segment_bytes);
+    let has_room =
+        state.segments.last_key_value().is_some_and(|(_, segment)| segment.len < segment_bytes.max(HEAD + 1));
     if usable && has_room {
         return Ok(());
     }
-    let (base, path) = (state.next, folder.join(Segment::name(state.next)));
-    let (file, len) = match writer::create(&path) {
+    let (head, path) = (Head::log(store, state.next, None), folder.join(Segment::name(state.next)));
+    let (file, len) = match writer::create(&path, head) {
         // What leaves makes some.
         Err(error) if usable && writer::is_full(&error) => return Ok(()),
         created => created.map_err(OpenError::io("write", &path))?,
     };
     writer::sync_folder(folder).map_err(OpenError::io("write", folder))?;
-    state
-        .segments
-        .insert(base, Segment { base, end: base, path, file, len, live: 0, live_bytes: 0, index: None });
+    state.segments.insert(head.base, Segment::new(head, path, file, len));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::{Duration, SystemTime};
+
+    use super::super::event::{Fate, Snapshot};
+    use super::super::record::{self, MAX_POSITION};
+    use super::*;
+
+    fn opened(settings: &EmbeddedSettings) -> Arc<Shared> {
+        open(settings, tokio::sync::mpsc::unbounded_channel().0).unwrap().0
+    }
+
+    /// A store whose journal says this, with all checksums right.
+    fn with_journal(events: &[Event]) -> Arc<Shared> {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = EmbeddedSettings::new(folder.path().join("outbox"));
+        let head = Head::journal(opened(&settings).store);
+        let mut bytes = head.to_bytes().to_vec();
+        for event in events {
+            event.write(&mut bytes, head.key().payload);
+        }
+        record::place(&mut bytes[HEAD as usize..], &head.key(), HEAD, 0);
+        fs::write(settings.path.join(JOURNAL), bytes).unwrap();
+        drop(opened(&settings));
+        opened(&settings)
+    }
+
+    fn snapshot(next: u64, live: impl IntoIterator<Item = u64>, end: Option<(u64, u64)>) -> Event {
+        let mut bytes = Vec::new();
+        live.into_iter().collect::<RoaringTreemap>().serialize_into(&mut bytes).unwrap();
+        let fate = Fate { attempts: u32::MAX, dead: true, ..Fate::default() };
+        let fates: BTreeMap<u64, Fate> = [(1, fate.clone()), (u64::MAX, fate)].into();
+        Event::Snapshot(Snapshot { next, live: bytes, fates, untold: u64::MAX, last: 0, end })
+    }
+
+    #[test]
+    fn what_no_store_can_have_is_no_panic_and_takes_no_memory() {
+        let (at, wait) = (SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 50), Duration::MAX);
+        let reason: Arc<str> = "x".into();
+        let events = || {
+            vec![
+                Event::Done(vec![(0, u64::MAX), (u64::MAX, u64::MAX), (5, 0)]),
+                Event::Failed { position: 1, at, after: wait, reason: Arc::clone(&reason) },
+                Event::Dead { position: u64::MAX, at, reason: Arc::clone(&reason) },
+                Event::Requeued { positions: vec![1, u64::MAX], at, pace: wait },
+                Event::Overflowed(u64::MAX),
+                Event::Overflowed(u64::MAX),
+                Event::Told(u64::MAX),
+                Event::Begun(u64::MAX),
+                Event::Begun(MAX_POSITION),
+            ]
+        };
+        let mut no_bitmap = Vec::new();
+        no_bitmap.extend_from_slice(&u64::MAX.to_le_bytes());
+        let broken = Snapshot { live: no_bitmap, ..Snapshot::default() };
+        for first in [
+            None,
+            Some(snapshot(1, [], None)),
+            Some(snapshot(MAX_POSITION, [1, MAX_POSITION], Some((1, u64::MAX)))),
+            Some(snapshot(1 << 61, [], Some((1, 80)))),
+            Some(snapshot(u64::MAX, [u64::MAX], Some((u64::MAX, u64::MAX)))),
+            Some(Event::Snapshot(broken)),
+        ] {
+            let mut all: Vec<Event> = first.into_iter().collect();
+            all.extend(events());
+            let shared = with_journal(&all);
+            let mut state = shared.lock();
+            assert!(state.next <= MAX_POSITION && state.live.len() <= state.next);
+            assert_eq!(state.count, state.live.len());
+            state.lease(10).unwrap();
+        }
+    }
 }

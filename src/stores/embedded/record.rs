@@ -13,7 +13,9 @@
 //! | 20..24 | CRC-32 of the bytes 0..20 |
 //!
 //! The payload of a message is [`Stored`] in postcard's wire format. With the two checksums, one
-//! flipped byte costs one record: the next is found by its header.
+//! flipped byte costs one record: the next is found by its header. Both begin with what a [`Key`] makes of the store's
+//! random number, and the second with the place of the record too: no body that looks like a record is one, and no record
+//! counts in another place or file.
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -30,6 +32,41 @@ use crate::topic::Topic;
 pub(super) const HEADER: usize = 24;
 const MAGIC: [u8; 2] = [0xB7, 0x0B];
 
+/// The largest position there may be: with a margin, so that counting on from it does not overflow.
+pub(super) const MAX_POSITION: u64 = 1 << 62;
+
+/// What the checksums of a file's records begin with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Key {
+    /// For payloads: that of the store, since a payload is made before its file is known.
+    pub(super) payload: u32,
+    header: u64,
+}
+
+impl Key {
+    /// From the random number of a store, and the place of a file in it.
+    pub(super) fn new(store: u64, place: u64) -> Self {
+        Self { payload: mix(store) as u32, header: mix(store.rotate_left(32) ^ mix(place)) }
+    }
+
+    fn of_header(&self, header: &[u8], offset: u64) -> u32 {
+        checksum((mix(self.header ^ offset) >> 32) as u32, header)
+    }
+}
+
+/// The last steps of SplitMix64.
+fn mix(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    word ^ (word >> 31)
+}
+
+fn checksum(seed: u32, bytes: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed);
+    hasher.update(bytes);
+    hasher.finalize()
+}
+
 /// What a header says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Header {
@@ -40,25 +77,26 @@ pub(super) struct Header {
 }
 
 impl Header {
-    /// `None` when these bytes are not a whole header.
-    pub(super) fn read(bytes: &[u8]) -> Option<Self> {
+    /// `None` when these bytes are not a whole header of this place.
+    pub(super) fn read(bytes: &[u8], key: &Key, offset: u64) -> Option<Self> {
         let bytes = bytes.first_chunk::<HEADER>()?;
         let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-        if bytes[..2] != MAGIC || word(20) != crc32fast::hash(&bytes[..20]) {
+        if bytes[..2] != MAGIC || word(20) != key.of_header(&bytes[..20], offset) {
             return None;
         }
         let position = u64::from(word(8)) | u64::from(word(12)) << 32;
         Some(Self { ends_batch: bytes[2] == 1, len: word(4), position, payload_crc: word(16) })
     }
 
-    pub(super) fn is_of(&self, payload: &[u8]) -> bool {
-        self.payload_crc == crc32fast::hash(payload)
+    pub(super) fn is_of(&self, payload: &[u8], key: &Key) -> bool {
+        self.payload_crc == checksum(key.payload, payload)
     }
 }
 
-/// Appends a record whose position is not known yet.
+/// Appends a record whose position and place are not known yet; `seed` is [`Key::payload`].
 pub(super) fn push(
     records: &mut Vec<u8>,
+    seed: u32,
     ends_batch: bool,
     payload: impl FnOnce(&mut Vec<u8>) -> Result<(), BoxError>,
 ) -> Result<(), BoxError> {
@@ -70,28 +108,31 @@ pub(super) fn push(
     header[..2].copy_from_slice(&MAGIC);
     header[2] = u8::from(ends_batch);
     header[4..8].copy_from_slice(&len.to_le_bytes());
-    header[16..20].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    header[16..20].copy_from_slice(&checksum(seed, payload).to_le_bytes());
     Ok(())
 }
 
-/// Gives the records their positions, from `position` on, and with them their last checksum.
-pub(super) fn place(records: &mut [u8], mut position: u64) {
+/// Gives the records their positions, from `position` on, and with the places from `offset` on their last checksum; says
+/// the position after them.
+pub(super) fn place(records: &mut [u8], key: &Key, mut offset: u64, mut position: u64) -> u64 {
     let mut rest = records;
     while !rest.is_empty() {
         let header = &mut rest[..HEADER];
         header[8..16].copy_from_slice(&position.to_le_bytes());
-        let crc = crc32fast::hash(&header[..20]);
+        let crc = key.of_header(&header[..20], offset);
         header[20..24].copy_from_slice(&crc.to_le_bytes());
-        let len = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
-        rest = &mut rest[HEADER + len..];
+        let len = HEADER + u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
+        rest = &mut rest[len..];
+        offset += len as u64;
         position += 1;
     }
+    position
 }
 
 /// Appends a batch.
-pub(super) fn push_batch(records: &mut Vec<u8>, batch: &[Message]) -> Result<(), BoxError> {
+pub(super) fn push_batch(records: &mut Vec<u8>, seed: u32, batch: &[Message]) -> Result<(), BoxError> {
     for (index, message) in batch.iter().enumerate() {
-        push(records, index + 1 == batch.len(), |records| {
+        push(records, seed, index + 1 == batch.len(), |records| {
             let taken = std::mem::take(records);
             *records = postcard::to_extend(&Stored::of(message), taken)?;
             Ok(())
@@ -222,37 +263,59 @@ mod tests {
             .with_header("text", "Grüße")
     }
 
+    const KEY: Key = Key { payload: 7, header: 9 };
+
     #[test]
     fn a_message_comes_back_as_it_was() {
         let batch = [full(), Message::json("user.created", &7).unwrap()];
         let mut records = Vec::new();
-        push_batch(&mut records, &batch).unwrap();
-        place(&mut records, u64::MAX - 2);
-        let mut rest = records.as_slice();
+        push_batch(&mut records, KEY.payload, &batch).unwrap();
+        assert_eq!(place(&mut records, &KEY, 80, MAX_POSITION - 2), MAX_POSITION);
+        let (mut rest, mut offset) = (records.as_slice(), 80);
         for (index, wanted) in batch.iter().enumerate() {
-            let header = Header::read(rest).unwrap();
+            let header = Header::read(rest, &KEY, offset).unwrap();
             let payload = &rest[HEADER..HEADER + header.len as usize];
-            assert_eq!(header.position, u64::MAX - 2 + index as u64);
+            assert_eq!(header.position, MAX_POSITION - 2 + index as u64);
             assert_eq!(header.ends_batch, index == 1);
-            assert!(header.is_of(payload) && has_id(payload, wanted.id()));
+            assert!(header.is_of(payload, &KEY) && has_id(payload, wanted.id()));
             assert_eq!(message(payload).unwrap(), *wanted);
             rest = &rest[HEADER + header.len as usize..];
+            offset += (HEADER + header.len as usize) as u64;
         }
         assert!(rest.is_empty());
+    }
+
+    fn is_whole(records: &[u8], key: &Key, offset: u64) -> bool {
+        Header::read(records, key, offset).is_some_and(|header| {
+            let payload = records.get(HEADER..HEADER + header.len as usize);
+            payload.is_some_and(|payload| header.is_of(payload, key))
+        })
     }
 
     #[test]
     fn every_flipped_byte_of_a_record_is_seen() {
         let mut records = Vec::new();
-        push_batch(&mut records, &[full()]).unwrap();
-        place(&mut records, 9);
+        push_batch(&mut records, KEY.payload, &[full()]).unwrap();
+        place(&mut records, &KEY, 0, 9);
+        assert!(is_whole(&records, &KEY, 0));
         for at in 0..records.len() {
             records[at] ^= 0x10;
-            let whole = Header::read(&records).is_some_and(|header| {
-                records.get(HEADER..HEADER + header.len as usize).is_some_and(|payload| header.is_of(payload))
-            });
-            assert!(!whole, "byte {at}");
+            assert!(!is_whole(&records, &KEY, 0), "byte {at}");
             records[at] ^= 0x10;
+        }
+    }
+
+    #[test]
+    fn a_record_counts_only_in_its_place_in_its_file_in_its_store() {
+        let key = Key::new(5, 1);
+        let mut records = Vec::new();
+        push_batch(&mut records, key.payload, &[full()]).unwrap();
+        place(&mut records, &key, 80, 9);
+        assert!(is_whole(&records, &key, 80));
+        for (other, offset) in [(key, 81), (key, 80 + (1 << 32)), (Key::new(5, 2), 80), (Key::new(6, 1), 80)]
+        {
+            assert!(!is_whole(&records, &other, offset));
+            assert_eq!(Header::read(&records, &other, offset), None);
         }
     }
 }

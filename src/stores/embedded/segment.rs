@@ -8,12 +8,10 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::record;
+use super::head::{HEAD, Head};
+use super::record::{self, MAX_POSITION};
 use super::scan::{Found, Scan};
 use crate::message::Message;
-
-/// What every file of messages begins with.
-pub(super) const MAGIC: &[u8; 8] = b"TOBXLOG1";
 
 /// How far apart the entries of an index are, in bytes.
 pub(super) const INDEX_STEP: u64 = 16 << 10;
@@ -24,6 +22,7 @@ pub(super) struct Segment {
     pub(super) base: u64,
     /// The position after its last.
     pub(super) end: u64,
+    pub(super) head: Head,
     pub(super) path: PathBuf,
     pub(super) file: Arc<File>,
     /// How many bytes are committed.
@@ -46,13 +45,27 @@ impl Segment {
         format!("{base:020}-{end:020}.log")
     }
 
-    /// The base, and the end if it is compacted, by the name of its file.
+    /// The name of the file with this head.
+    pub(super) fn name_of(head: &Head) -> String {
+        head.end.map_or_else(|| Self::name(head.base), |end| Self::compacted_name(head.base, end))
+    }
+
+    /// The base, and the end if it is compacted, by the name of its file; none for names we do not give.
     pub(super) fn parse_name(name: &str) -> Option<(u64, Option<u64>)> {
         let stem = name.strip_suffix(".log")?;
-        match stem.split_once('-') {
-            None => Some((stem.parse().ok()?, None)),
-            Some((base, end)) => Some((base.parse().ok()?, Some(end.parse().ok()?))),
-        }
+        let (base, end) = match stem.split_once('-') {
+            None => (stem.parse().ok()?, None),
+            Some((base, end)) => (base.parse().ok()?, Some(end.parse().ok()?)),
+        };
+        let ours = Self::name_of(&Head::log(0, base, end)) == name;
+        (ours && base <= MAX_POSITION && end.is_none_or(|end| base <= end && end <= MAX_POSITION))
+            .then_some((base, end))
+    }
+
+    /// A file of messages that holds none yet.
+    pub(super) fn new(head: Head, path: PathBuf, file: Arc<File>, len: u64) -> Self {
+        let (base, end) = (head.base, head.end.unwrap_or(head.base));
+        Self { base, end, head, path, file, len, live: 0, live_bytes: 0, index: None }
     }
 
     /// A message of it is gone.
@@ -63,21 +76,31 @@ impl Segment {
         bytes
     }
 
-    /// Where to begin to look for a position.
-    fn start(&self, position: u64) -> u64 {
+    /// Where to begin to look for a position: that of an earlier record, and where that begins.
+    fn start(&self, position: u64) -> (u64, u64) {
         let index = self.index.as_deref().map_or(&[][..], Vec::as_slice);
         let after = index.partition_point(|(indexed, _)| *indexed <= position);
-        after.checked_sub(1).map_or(MAGIC.len() as u64, |at| index[at].1)
+        after.checked_sub(1).map_or((self.base, HEAD), |at| index[at])
     }
 
     /// A scan from the last known place not after `position`.
     pub(super) fn scan(&self, position: u64) -> Scan {
-        Scan::new(Arc::clone(&self.file), self.start(position), self.len)
+        self.scan_from(self.start(position)).before(self.end)
+    }
+
+    /// A scan to see where it ends.
+    pub(super) fn scan_to_end(&self) -> Scan {
+        self.scan_from((self.base, HEAD))
+    }
+
+    fn scan_from(&self, start: (u64, u64)) -> Scan {
+        let scan = Scan::new(Arc::clone(&self.file), self.head.key(), start, self.len);
+        scan.with_gaps(self.head.end.is_some())
     }
 
     /// Looks where its records begin.
     pub(super) fn make_index(&self) -> io::Result<Arc<Vec<(u64, u64)>>> {
-        let mut scan = Scan::new(Arc::clone(&self.file), MAGIC.len() as u64, self.len);
+        let mut scan = self.scan_from((self.base, HEAD)).before(self.end);
         let mut index: Vec<(u64, u64)> = Vec::new();
         let mut offset = scan.offset();
         while let Some(found) = scan.next()? {

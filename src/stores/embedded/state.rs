@@ -100,7 +100,8 @@ pub(super) struct State {
     /// Messages and bytes of a batch that did not fit: requests are let in when it would.
     refused: (u64, u64),
     pub(super) journal: Vec<u8>,
-    pub(super) events: u64,
+    /// What the checksums of payloads begin with.
+    seed: u32,
     /// Since when there is something in it.
     pub(super) journal_since: Option<std::time::Instant>,
     /// Who waits until the journal is on disk.
@@ -130,7 +131,7 @@ pub(super) enum Next {
 }
 
 impl State {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(super) fn new(limits: Limits, seed: u32) -> Self {
         Self {
             limits,
             admission: Admission::default(),
@@ -158,7 +159,7 @@ impl State {
             queued: (0, 0),
             refused: (0, 0),
             journal: Vec::new(),
-            events: 0,
+            seed,
             journal_since: None,
             syncs: Vec::new(),
             empty: Vec::new(),
@@ -455,13 +456,11 @@ impl State {
         }
         self.ahead = read.into_iter().filter(|(position, _)| self.live.contains(*position)).collect();
         self.ahead_end = to;
-        if self.live.count_within(from..to) != self.ahead.len() as u64 {
-            let found: RoaringTreemap = self.ahead.iter().map(|(position, _)| *position).collect();
-            let missing: Vec<u64> =
-                self.live.within(from..to).filter(|position| !found.contains(*position)).collect();
-            for position in missing {
-                self.damaged(position);
-            }
+        let mut found = self.ahead.iter().map(|(position, _)| *position).peekable();
+        let is_missing = |position: &u64| found.next_if_eq(position).is_none();
+        let missing: Vec<u64> = self.live.within(from..to).filter(is_missing).collect();
+        for position in missing {
+            self.damaged(position);
         }
     }
 
@@ -685,9 +684,8 @@ impl State {
             if self.journal.is_empty() {
                 self.journal_since = Some(std::time::Instant::now());
             }
-            event.write(&mut self.journal, self.events);
+            event.write(&mut self.journal, self.seed);
         }
-        self.events += 1;
     }
 
     /// All there is to know, in one event.
@@ -735,7 +733,7 @@ impl State {
                 self.begun = base;
                 self.next = self.next.max(base);
             }
-            Event::Overflowed(count) => self.untold += count,
+            Event::Overflowed(count) => self.untold = self.untold.saturating_add(count),
             Event::Told(count) => self.untold = self.untold.saturating_sub(count),
         }
         Ok(())

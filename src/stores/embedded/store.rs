@@ -140,7 +140,7 @@ impl Store for Embedded {
             return Ok(());
         }
         let mut records = Vec::with_capacity(batch.iter().map(|message| message.size() + 128).sum());
-        if let Err(error) = record::push_batch(&mut records, &batch) {
+        if let Err(error) = record::push_batch(&mut records, self.shared().seed(), &batch) {
             return Err(Unstored::new(StoreError::Unavailable(error), batch));
         }
         let (reply, stored) = oneshot::channel();

@@ -14,8 +14,9 @@ use super::compact;
 use super::error::OpenError;
 use super::event::Event;
 use super::files;
+use super::head::{HEAD, Head};
 use super::record;
-use super::segment::{MAGIC, Segment};
+use super::segment::Segment;
 use super::state::{Append, Reply, State};
 use crate::crash;
 use crate::error::BoxError;
@@ -42,6 +43,8 @@ const JOURNAL_BYTES: u64 = 16 << 20;
 pub(super) struct Shared {
     pub(super) folder: PathBuf,
     pub(super) segment_bytes: u64,
+    /// The store's random number.
+    pub(super) store: u64,
     state: Mutex<State>,
     /// Wakes the writer.
     work: Condvar,
@@ -57,12 +60,14 @@ impl Shared {
     pub(super) fn new(
         folder: PathBuf,
         segment_bytes: u64,
+        store: u64,
         state: State,
         replies: UnboundedSender<Vec<Reply>>,
     ) -> Self {
         Self {
             folder,
             segment_bytes,
+            store,
             state: Mutex::new(state),
             work: Condvar::new(),
             compaction: Mutex::default(),
@@ -73,6 +78,11 @@ impl Shared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the checksums of payloads begin with.
+    pub(super) fn seed(&self) -> u32 {
+        Head::journal(self.store).key().payload
     }
 
     /// Wakes the writer.
@@ -95,14 +105,17 @@ impl Shared {
 /// Writes until the store is closed.
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
-    /// The file that is written, and its length.
+    /// The file that is written, its head and its length.
     file: Arc<File>,
+    head: Head,
     len: u64,
     /// Up to where it has its length and its blocks.
     prepared: u64,
     /// None while it cannot be written.
     journal: Option<File>,
     journal_len: u64,
+    /// The number of the next event.
+    events: u64,
     /// How long the snapshot was.
     snapshot_len: u64,
     /// What is to be written next: kept, for its memory.
@@ -139,15 +152,17 @@ impl Writer {
             .lock()
             .segments
             .last_key_value()
-            .map(|(_, segment)| (Arc::clone(&segment.file), segment.len));
-        let (file, len) = last.expect("a file is open");
+            .map(|(_, segment)| (Arc::clone(&segment.file), segment.head, segment.len));
+        let (file, head, len) = last.expect("a file is open");
         let mut writer = Self {
             shared,
             file,
+            head,
             len,
             prepared: len,
             journal: None,
             journal_len: 0,
+            events: 0,
             snapshot_len: 0,
             buffer: Vec::new(),
             next_try: None,
@@ -169,7 +184,7 @@ impl Writer {
             let work = self.wait();
             let ended = work.ended && work.appends.is_empty();
             self.append(work.appends, work.next);
-            self.write_journal(&work.journal, work.journal_broken);
+            self.write_journal(work.journal, work.journal_broken);
             if !work.syncs.is_empty() {
                 let synced = self
                     .sync_journal()
@@ -245,14 +260,7 @@ impl Writer {
             return;
         }
         crash::point("append_before_write");
-        self.buffer.clear();
-        let mut position = first;
-        for append in &mut appends {
-            record::place(&mut append.records, position);
-            position += append.batch.len() as u64;
-            self.buffer.extend_from_slice(&append.records);
-        }
-        match self.commit(first) {
+        match self.commit(&mut appends, first) {
             Ok(offset) => {
                 crash::point("append_before_reply");
                 let mut replies = Vec::with_capacity(appends.len());
@@ -268,12 +276,13 @@ impl Writer {
             }
             Err(error) => {
                 let messages = appends.iter().map(|append| append.batch.len() as u64).sum();
+                let bytes = appends.iter().map(|append| append.records.len() as u64).sum();
                 let path = self.shared.folder.display().to_string();
                 tracing::error!(error = %explained(&path, &error), messages, "messages cannot be stored");
                 {
                     let mut state = self.shared.lock();
                     state.refused_until = Some(Instant::now() + REFUSED);
-                    state.not_stored(messages, self.buffer.len() as u64);
+                    state.not_stored(messages, bytes);
                 }
                 for mut append in appends {
                     let (reply, batch) = (append.reply.take(), std::mem::take(&mut append.batch));
@@ -287,14 +296,20 @@ impl Writer {
         }
     }
 
-    /// Makes what is in the buffer durable, and gives where it stands; or leaves the file as it was.
-    fn commit(&mut self, first: u64) -> io::Result<u64> {
-        if self.len >= self.shared.segment_bytes {
+    /// Makes batches durable, and gives where they stand; or leaves the file as it was.
+    fn commit(&mut self, appends: &mut [Append], first: u64) -> io::Result<u64> {
+        if self.len > HEAD && self.len >= self.shared.segment_bytes {
             crash::point("segment_before_roll");
             self.roll(first)?;
         }
+        let (offset, key, mut position) = (self.len, self.head.key(), first);
+        self.buffer.clear();
+        for append in appends {
+            let at = offset + self.buffer.len() as u64;
+            position = record::place(&mut append.records, &key, at, position);
+            self.buffer.extend_from_slice(&append.records);
+        }
         self.prepare();
-        let offset = self.len;
         #[cfg(feature = "_crash_points")]
         if crash::armed("append_half_written") {
             let _ = write_at(&self.file, &self.buffer[..self.buffer.len() / 2], offset);
@@ -364,7 +379,8 @@ impl Writer {
     fn roll(&mut self, first: u64) -> io::Result<()> {
         self.trim();
         let path = self.shared.folder.join(Segment::name(first));
-        let (file, len) = create(&path)?;
+        let head = Head::log(self.shared.store, first, None);
+        let (file, len) = create(&path, head)?;
         sync_folder(&self.shared.folder)?;
         let mut state = self.shared.lock();
         let sealed = state.segments.last_entry().map(|entry| (*entry.key(), entry.get().live));
@@ -374,25 +390,16 @@ impl Writer {
             Some((base, 0)) => state.empty.push(base),
             _ => {}
         }
-        let segment = Segment {
-            base: first,
-            end: first,
-            path,
-            file: Arc::clone(&file),
-            len,
-            live: 0,
-            live_bytes: 0,
-            index: None,
-        };
+        let segment = Segment::new(head, path, Arc::clone(&file), len);
         state.segments.insert(first, segment);
         state.log(&Event::Begun(first));
         drop(state);
-        (self.file, self.len, self.prepared) = (file, len, len);
+        (self.file, self.head, self.len, self.prepared) = (file, head, len, len);
         compact::begin(&self.shared);
         Ok(())
     }
 
-    fn write_journal(&mut self, events: &[u8], try_again: bool) {
+    fn write_journal(&mut self, mut events: Vec<u8>, try_again: bool) {
         if try_again {
             let written = self.snapshot(None);
             self.note(written);
@@ -402,13 +409,15 @@ impl Writer {
         if events.is_empty() {
             return;
         }
+        let key = Head::journal(self.shared.store).key();
+        self.events = record::place(&mut events, &key, self.journal_len, self.events);
         crash::point("settled_before_journal");
         #[cfg(feature = "_crash_points")]
         if crash::armed("journal_half_written") {
             let _ = journal.write_all(&events[..events.len() / 2]);
             std::process::abort();
         }
-        match journal.write_all(events) {
+        match journal.write_all(&events) {
             Ok(()) => self.journal_len += events.len() as u64,
             Err(error) => self.journal_failed(&error),
         }
@@ -452,14 +461,16 @@ impl Writer {
 
     /// Copies all there is to know; from here on the journal goes on behind it.
     fn copy(&self, end: Option<(u64, u64)>) -> Vec<u8> {
-        let mut bytes = Vec::new();
+        let head = Head::journal(self.shared.store);
+        let mut bytes = head.to_bytes().to_vec();
         let mut state = self.shared.lock();
-        state.snapshot(end).write(&mut bytes, state.events);
-        state.events += 1;
+        state.snapshot(end).write(&mut bytes, head.key().payload);
         // All of it is in the snapshot.
         state.journal.clear();
         // What happens while the snapshot is written must be noted behind it.
         state.journal_broken = false;
+        drop(state);
+        record::place(&mut bytes[HEAD as usize..], &head.key(), HEAD, 0);
         bytes
     }
 
@@ -478,6 +489,7 @@ impl Writer {
         sync_folder(&self.shared.folder)?;
         self.journal = Some(file);
         self.journal_len = bytes.len() as u64;
+        self.events = 1;
         self.snapshot_len = self.journal_len;
         self.next_try = None;
         self.delete();
@@ -505,9 +517,10 @@ impl Writer {
             if self.journal.is_some() {
                 self.journal_failed(&error);
             }
-            // An empty file says so too, and makes the room the journal may lack.
+            // A head that says so does too, and the rest makes the room the journal may lack.
             for segment in segments {
-                let _ = segment.file.set_len(0);
+                let emptied = Head { emptied: true, ..segment.head }.to_bytes();
+                let _ = write_at(&segment.file, &emptied, 0).and_then(|()| segment.file.set_len(HEAD));
             }
             return;
         }
@@ -534,14 +547,13 @@ pub(super) fn answer(replies: Vec<Reply>) {
 }
 
 /// A new file of messages, and its length.
-pub(super) fn create(path: &Path) -> io::Result<(Arc<File>, u64)> {
+pub(super) fn create(path: &Path, head: Head) -> io::Result<(Arc<File>, u64)> {
     let file = files::create(path)?;
-    if let Err(error) = write_at(&file, MAGIC, 0).and_then(|()| file.sync_all()) {
-        // An empty one would say that its messages had left.
+    if let Err(error) = write_at(&file, &head.to_bytes(), 0).and_then(|()| file.sync_all()) {
         let _ = std::fs::remove_file(path);
         return Err(error);
     }
-    Ok((Arc::new(file), MAGIC.len() as u64))
+    Ok((Arc::new(file), HEAD))
 }
 
 /// Makes the names in a folder durable.
@@ -550,12 +562,12 @@ pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
 }
 
 #[cfg(unix)]
-fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+pub(super) fn write_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
 #[cfg(windows)]
-fn write_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+pub(super) fn write_at(mut file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
     io::Seek::seek(&mut file, io::SeekFrom::Start(offset))?;
     file.write_all(bytes)
 }
@@ -578,10 +590,10 @@ mod tests {
     use super::*;
     use crate::message::Message;
 
-    fn batch(count: usize) -> Append {
+    fn batch(shared: &Shared, count: usize) -> Append {
         let batch: Vec<_> = (0..count).map(|_| Message::new("a", "").unwrap()).collect();
         let mut records = Vec::new();
-        record::push_batch(&mut records, &batch).unwrap();
+        record::push_batch(&mut records, shared.seed(), &batch).unwrap();
         Append { records, batch, reply: None }
     }
 
@@ -596,7 +608,7 @@ mod tests {
             (state.take_queue(), std::mem::take(&mut state.journal), state.next)
         };
         writer.append(queue, next);
-        writer.write_journal(&events, false);
+        writer.write_journal(events, false);
     }
 
     #[test]
@@ -604,7 +616,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = EmbeddedSettings::new(folder.path().join("outbox"));
         let (shared, mut writer) = opened(&settings);
-        shared.lock().enqueue(batch(4)).unwrap();
+        shared.lock().enqueue(batch(&shared, 4)).unwrap();
         write(&shared, &mut writer);
         writer.journal_failed(&io::Error::other("no room"));
         shared.lock().drop_messages(&[1]).unwrap();
@@ -626,7 +638,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = EmbeddedSettings::new(folder.path().join("outbox"));
         let (shared, mut writer) = opened(&settings);
-        shared.lock().enqueue(batch(2)).unwrap();
+        shared.lock().enqueue(batch(&shared, 2)).unwrap();
         write(&shared, &mut writer);
         // Nothing can be written there.
         std::fs::create_dir(settings.path.join("state.new")).unwrap();
@@ -637,7 +649,7 @@ mod tests {
         write(&shared, &mut writer);
         assert!(shared.lock().journal_broken);
         std::fs::remove_dir(settings.path.join("state.new")).unwrap();
-        writer.write_journal(&[], true);
+        writer.write_journal(Vec::new(), true);
         assert!(!shared.lock().journal_broken);
         drop((shared, writer));
         let (shared, _writer) = opened(&settings);

@@ -5,11 +5,12 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use tower_outbox::store::{Settlement, Store};
-use tower_outbox::{Bus, Settings};
+use tower_outbox::{Bus, Embedded, Message, OpenError, Settings};
+use uuid::Uuid;
 
-use crate::faults::Place;
-use crate::support::logs;
-use crate::support::stores::{batch, confirm, lease_all, settle};
+use crate::faults::{Place, assert_works, cut, drain, flip, unreadable, without, written};
+use crate::support::logs::{self, Logs};
+use crate::support::stores::{batch, confirm, depth, ids, lease_all, settle};
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().mode() & 0o777
@@ -87,4 +88,278 @@ async fn nobody_else_may_read_a_database_file_that_the_bus_creates() {
     }
     assert_eq!(mode(&path), 0o600);
     assert!(bus.shutdown(std::time::Duration::from_secs(5)).await.is_clean());
+}
+
+/// Opens it and lets everything leave; gives how many of `ids` did not, each of which is counted.
+async fn missing(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> usize {
+    let store = place.open().await;
+    let left = drain(&store).await;
+    assert!(without(&left, ids).is_empty(), "{what}: something else leaves");
+    assert!(left.is_sorted_by_key(|id| ids.iter().position(|other| other == id)), "{what}: in order");
+    let missing = without(ids, &left).len();
+    assert_eq!(left.len() + missing, ids.len(), "{what}: nothing leaves twice");
+    let said = log.alarms(place.path().to_str().unwrap());
+    let lost = said.iter().filter_map(|line| {
+        line.split_once("messages lost messages=")?.1.split(' ').next()?.parse::<usize>().ok()
+    });
+    let (lost, dead) = (lost.sum::<usize>(), unreadable(&store).await);
+    assert_eq!(lost + dead, missing, "{what}: {said:?}");
+    assert_works(&store).await;
+    store.close().await;
+    missing
+}
+
+/// What the log of a store with `before` messages has for one more: a record of the next position, as a body can have it.
+async fn forged(place: &Place, before: usize) -> (Vec<u8>, Uuid) {
+    let store = place.open().await;
+    store.append(batch("a", before)).await.unwrap();
+    let message = Message::new("admin.delete_all", "forged").unwrap();
+    store.append(vec![message.clone()]).await.unwrap();
+    store.close().await;
+    (fs::read(place.last_log()).unwrap(), message.id())
+}
+
+#[tokio::test]
+async fn a_body_that_is_a_record_is_not_taken_for_one_when_a_byte_before_it_flips() {
+    let log = logs::listen();
+    for (close, before) in [(true, 2), (false, 2), (true, 0), (false, 0)] {
+        // Of a store as old, and of one with every record the true one might have.
+        let (body, forged) = forged(&Place::new(), before).await;
+        let place = Place::new();
+        let store = place.open().await;
+        let messages =
+            [batch("a", before), vec![Message::new("a", body.clone()).unwrap()], batch("a", 2)].concat();
+        store.append(messages[..before].to_vec()).await.unwrap();
+        let begins = written(&place.last_log()).len();
+        for message in &messages[before..] {
+            store.append(vec![message.clone()]).await.unwrap();
+        }
+        if close {
+            store.close().await;
+        }
+        let ids = ids(&messages);
+        assert!(!ids.contains(&forged));
+        let bytes = written(&place.last_log());
+        let body_begins = bytes.windows(body.len()).position(|window| window == body).unwrap();
+        for at in (begins..body_begins).step_by(7) {
+            let damaged = place.copy();
+            flip(&damaged.last_log(), at, 0x41);
+            let what = format!("close: {close}, {before} before, byte {at}");
+            // The head of the file stands there too when nothing is before.
+            let missing = missing(&damaged, &ids, &log, &what).await;
+            assert!(missing <= 1, "{what}: {missing} missing");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_this_very_store_in_a_body_is_not_taken_for_one() {
+    let log = logs::listen();
+    let place = Place::new();
+    let first = place.open().await;
+    let messages = batch("a", 2);
+    first.append(messages.clone()).await.unwrap();
+    first.close().await;
+    // The same store goes on in two ways; the body has all that one of them wrote.
+    let (one, other) = (place.copy(), place.copy());
+    let store = one.open().await;
+    store.append(vec![Message::new("admin.delete_all", "forged").unwrap()]).await.unwrap();
+    store.close().await;
+    let begins = written(&other.last_log()).len();
+    let store = other.open().await;
+    let body = Message::new("a", fs::read(one.last_log()).unwrap()).unwrap();
+    let messages = [messages, vec![body], batch("a", 3)].concat();
+    store.append(messages[2..].to_vec()).await.unwrap();
+    store.close().await;
+    for at in begins..begins + 60 {
+        let damaged = other.copy();
+        flip(&damaged.last_log(), at, 0x41);
+        assert_eq!(missing(&damaged, &ids(&messages), &log, &format!("byte {at}")).await, 1);
+    }
+}
+
+/// A store with a few files, closed; and the ids of what is in it.
+async fn of_several_files(place: &Place) -> Vec<Uuid> {
+    let store = place.open().await;
+    let messages = batch("a", 12);
+    for message in &messages {
+        store.append(vec![message.clone()]).await.unwrap();
+    }
+    store.close().await;
+    assert!(place.logs().len() >= 4);
+    ids(&messages)
+}
+
+#[tokio::test]
+async fn a_file_of_another_store_is_not_read_and_not_deleted() {
+    let log = logs::listen();
+    let place = Place::new().with_segment_bytes(300);
+    let ids = of_several_files(&place).await;
+    let foreign = Place::new().with_segment_bytes(300);
+    of_several_files(&foreign).await;
+    for file in 0..place.logs().len() {
+        let damaged = place.copy();
+        let bytes = fs::read(&foreign.logs()[file]).unwrap();
+        fs::write(&damaged.logs()[file], &bytes).unwrap();
+        missing(&damaged, &ids, &log, &format!("file {file}")).await;
+        let kept = fs::read_dir(damaged.path())
+            .unwrap()
+            .any(|entry| fs::read(entry.unwrap().path()).unwrap() == bytes);
+        assert!(kept, "file {file} is not kept");
+    }
+    // Its journal knows nothing of ours: everything leaves.
+    let damaged = place.copy();
+    fs::copy(foreign.journal(), damaged.journal()).unwrap();
+    assert_eq!(missing(&damaged, &ids, &log, "journal").await, 0);
+}
+
+#[tokio::test]
+async fn a_file_in_the_place_of_another_costs_what_was_there_and_no_more() {
+    let log = logs::listen();
+    let place = Place::new().with_segment_bytes(300);
+    let ids = of_several_files(&place).await;
+    let files = place.logs().len();
+    for (from, to) in [(0, 1), (1, 0), (0, files - 1), (files - 2, 0)] {
+        let damaged = place.copy();
+        fs::copy(&damaged.logs()[from], &damaged.logs()[to]).unwrap();
+        let cost = missing(&damaged, &ids, &log, &format!("a copy of {from} in the place of {to}")).await;
+        assert!((usize::from(to + 1 < files)..=4).contains(&cost), "{cost}");
+        let damaged = place.copy();
+        fs::copy(&damaged.logs()[from], damaged.journal()).unwrap();
+        assert_eq!(missing(&damaged, &ids, &log, "a log in the place of the journal").await, 0);
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_renamed_has_its_name_again() {
+    let log = logs::listen();
+    let place = Place::new().with_segment_bytes(300);
+    let ids = of_several_files(&place).await;
+    for (file, name) in [
+        (0, "09000000000000000000.log"),
+        (3, "backup.log"),
+        (1, "00000000000000000001-09000000000000000000.log"),
+        (2, "00000000000000000777.log"),
+    ] {
+        let damaged = place.copy();
+        fs::rename(&damaged.logs()[file], damaged.path().join(name)).unwrap();
+        assert_eq!(missing(&damaged, &ids, &log, name).await, 0);
+    }
+    // Two that have each other's.
+    let damaged = place.copy();
+    let (one, other) = (damaged.logs()[0].clone(), damaged.logs()[2].clone());
+    fs::rename(&one, damaged.path().join("x")).unwrap();
+    fs::rename(&other, &one).unwrap();
+    fs::rename(damaged.path().join("x"), &other).unwrap();
+    assert_eq!(missing(&damaged, &ids, &log, "exchanged").await, 0);
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_short_or_emptied_costs_what_was_in_it_and_is_counted() {
+    let log = logs::listen();
+    let place = Place::new().with_segment_bytes(300);
+    let ids = of_several_files(&place).await;
+    let files = place.logs().len();
+    for file in 0..files {
+        let len = fs::metadata(&place.logs()[file]).unwrap().len() as usize;
+        for cut_at in [0, 1, 7, 8, 30, len / 2, len - 1] {
+            let damaged = place.copy();
+            cut(&damaged.logs()[file], cut_at.min(len));
+            let cost = missing(&damaged, &ids, &log, &format!("file {file} cut at {cut_at} of {len}")).await;
+            assert!(cost >= usize::from(file + 1 < files), "file {file} cut at {cut_at}: nothing is missing");
+        }
+    }
+}
+
+#[tokio::test]
+async fn names_that_claim_every_position_cost_nothing() {
+    let log = logs::listen();
+    let place = Place::new().with_segment_bytes(300);
+    let ids = of_several_files(&place).await;
+    for name in [
+        "00000000000000000000-18446744073709551615.log",
+        "00000000000000000001-04611686018427387904.log",
+        "18446744073709551615.log",
+        "04611686018427387904.log",
+        "99999999999999999999.log",
+        "1.log",
+    ] {
+        for content in [&b""[..], b"nothing of ours", &[0; 5_000], &[0xB7; 300]] {
+            let damaged = place.copy();
+            fs::write(damaged.path().join(name), content).unwrap();
+            assert_eq!(missing(&damaged, &ids, &log, &format!("{name}, {} bytes", content.len())).await, 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_stands_in_the_files_is_no_panic_and_what_is_lost_is_counted() {
+    let log = logs::listen();
+    let place = Place::new().with_segment_bytes(600);
+    let store = place.open().await;
+    let messages = batch("a", 12);
+    for message in &messages {
+        store.append(vec![message.clone()]).await.unwrap();
+    }
+    let out = lease_all(&store, 12).await;
+    settle(&store, &out[..1], Settlement::Dead { reason: "no".into() }).await;
+    settle(&store, &out[1..], Settlement::Released).await;
+    store.close().await;
+    let ids = ids(&messages);
+    let mut word = 1_u64;
+    let mut random = |below: usize| {
+        word = word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (word >> 33) as usize % below
+    };
+    for round in 0..150 {
+        let damaged = place.copy();
+        let mut paths = damaged.logs();
+        paths.push(damaged.journal());
+        for _ in 0..=random(3) {
+            let source = fs::read(&paths[random(paths.len())]).unwrap();
+            let target = &paths[random(paths.len())];
+            let mut bytes = fs::read(target).unwrap();
+            let (from, to) = (random(source.len().max(1)), random(bytes.len().max(1)));
+            let len =
+                random(200).min(source.len() - from.min(source.len())).min(bytes.len() - to.min(bytes.len()));
+            match random(5) {
+                0 => bytes[to..to + len].copy_from_slice(&source[from..from + len]),
+                1 => bytes[to..to + len].fill(0xFF),
+                2 => bytes[to..to + len].fill(0),
+                3 => drop(bytes.splice(to..to, source[from..from + len].iter().copied())),
+                _ => bytes.truncate(to),
+            }
+            fs::write(target, bytes).unwrap();
+        }
+        let store: Embedded = damaged.open().await;
+        let left = drain(&store).await;
+        assert!(without(&left, &ids).is_empty(), "round {round}: something else leaves");
+        let gone = without(&ids, &left).len();
+        let said = log.alarms(damaged.path().to_str().unwrap());
+        let (pending, dead) = depth(&store).await;
+        assert!(
+            pending == 0 && (gone as u64 <= dead || !said.is_empty()),
+            "round {round}: {gone} {dead} {said:?}"
+        );
+        assert_works(&store).await;
+        store.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_store_of_another_version_is_refused_and_left_as_it_is() {
+    for (name, content) in [
+        ("00000000000000000001.log", &b"TOBXLOG1\xB7\x0B\x01\x00rest"[..]),
+        ("00000000000000000001.log", b"TOBXLOG3 and what comes with it"),
+        ("state", b"\xB7\x0B\x01\x00\x05\x00\x00\x00"),
+    ] {
+        let place = Place::new();
+        fs::create_dir(place.path()).unwrap();
+        fs::write(place.path().join(name), content).unwrap();
+        match Embedded::open(&place.settings).await {
+            Err(error @ OpenError::Version { .. }) => assert!(error.to_string().contains(name), "{error}"),
+            other => panic!("{name}: {other:?}"),
+        }
+        assert_eq!(fs::read(place.path().join(name)).unwrap(), content);
+    }
 }
