@@ -9,7 +9,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{HeaderName, Request, Response, request, response};
+use http::{Request, Response, request, response};
 use tower_layer::Layer;
 use tower_service::Service;
 
@@ -25,8 +25,7 @@ use crate::message::Message;
 use crate::messenger::{Messenger, Unsent};
 use crate::queue::{MessageQueue, QueueConfig};
 use crate::telemetry;
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+use crate::trace_context::TraceContext;
 
 /// Puts a [`MessageQueue`] into every request and sends what is in it when the response is a success.
 ///
@@ -222,8 +221,8 @@ where
                 Err(BadKey) => return ResponseFuture::refused(Refusal::BadKey),
             };
         }
-        let traceparent = request.headers().get(TRACEPARENT).cloned();
-        let queue = MessageQueue::new(Arc::clone(&self.config.queue), traceparent, cause, seed);
+        let trace = TraceContext::of(request.headers());
+        let queue = MessageQueue::new(Arc::clone(&self.config.queue), trace, cause, seed);
         request.extensions_mut().insert(queue.clone());
         let parts = self.config.enrich.as_ref().map(|_| Box::new(parts(&request)));
         let flush = Flush::new(Arc::clone(&self.config), queue, parts);

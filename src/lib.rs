@@ -88,6 +88,7 @@ mod text_file;
 mod tls;
 mod topic;
 #[cfg_attr(not(feature = "_sql"), allow(dead_code, reason = "only databases have transactions"))]
+mod trace_context;
 mod transaction;
 #[cfg(feature = "_sql")]
 mod tx;

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum_core::extract::{FromRequestParts, OptionalFromRequestParts};
 use axum_core::response::{IntoResponse, Response};
+use http::StatusCode;
 use http::request::Parts;
-use http::{HeaderValue, StatusCode};
 use uuid::Uuid;
 
 use crate::delivery::Delivery;
@@ -19,6 +19,7 @@ use crate::message::{Event, Message, MessageError, Scalar};
 use crate::messenger::Messenger;
 use crate::telemetry;
 use crate::topic::TopicError;
+use crate::trace_context::TraceContext;
 use crate::transaction::Slot;
 
 /// The messages of one request, which leave when the request succeeds.
@@ -45,7 +46,7 @@ pub struct MessageQueue {
 struct Shared {
     state: Mutex<State>,
     config: Arc<QueueConfig>,
-    traceparent: Option<HeaderValue>,
+    trace: TraceContext,
     /// The message that is being handled.
     cause: Option<Delivery>,
     /// What the ids of the messages are made of, if a retry of the request is to make the same.
@@ -110,11 +111,11 @@ impl MessageQueue {
     #[inline]
     pub(crate) fn new(
         config: Arc<QueueConfig>,
-        traceparent: Option<HeaderValue>,
+        trace: TraceContext,
         cause: Option<Delivery>,
         seed: Option<Uuid>,
     ) -> Self {
-        let shared = Shared { state: Mutex::default(), config, traceparent, cause, seed };
+        let shared = Shared { state: Mutex::default(), config, trace, cause, seed };
         Self { shared: Arc::new(shared), always: false }
     }
 
@@ -125,12 +126,8 @@ impl MessageQueue {
     /// # Errors
     /// [`EnqueueError`]: the queue is closed, a limit is reached, or the messenger can never send this message.
     pub fn enqueue(&self, mut message: Message) -> Result<Uuid, EnqueueError> {
-        let Shared { config, traceparent, cause, .. } = &*self.shared;
-        if let Some(Ok(traceparent)) = traceparent.as_ref().map(HeaderValue::to_str)
-            && message.header("traceparent").is_none()
-        {
-            message.set_header("traceparent", traceparent.to_owned());
-        }
+        let Shared { config, trace, cause, .. } = &*self.shared;
+        trace.complete(&mut message);
         if let Some(cause) = cause {
             follow(&mut message, cause.message());
         }
@@ -303,11 +300,16 @@ impl MessageQueue {
     }
 }
 
+/// The longest correlation id that is taken over from the message that is handled, in bytes.
+const MAX_CORRELATION: usize = 255;
+
 /// Says what a message follows from, unless it says so itself.
 fn follow(message: &mut Message, cause: &Message) {
     let id = || cause.id().to_string();
     if message.header(CORRELATION_ID).is_none() {
-        let correlation = cause.header(CORRELATION_ID).map_or_else(id, Scalar::to_string);
+        // Anybody may have sent it: one of any length would make every message of the handler impossible.
+        let correlation = cause.header(CORRELATION_ID).map(Scalar::to_string);
+        let correlation = correlation.filter(|text| text.len() <= MAX_CORRELATION).unwrap_or_else(id);
         message.set_header(CORRELATION_ID, correlation);
     }
     if message.header(CAUSATION_ID).is_none() {
