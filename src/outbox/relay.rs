@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -37,7 +38,7 @@ const LAST_LEASE: Duration = Duration::from_millis(200);
 /// | what the bus says | then |
 /// |---|---|
 /// | confirmed | forgotten |
-/// | rejected | a dead letter at once, with the reason |
+/// | rejected, or refused by [`check`](Messenger::check) before it is sent | a dead letter at once, with the reason |
 /// | transient | another attempt, after exponential backoff with full jitter; a dead letter after [`max_attempts`](RelaySettings::max_attempts) |
 /// | transient, and [`health`](Messenger::health) is down | the breaker opens: no attempt is counted, nothing is sent; the health is asked again after a backoff, then one message goes first |
 /// | the messenger panics | each message goes out alone, and the one it panics over is a dead letter |
@@ -338,10 +339,21 @@ impl<M: Messenger> Worker<M> {
         for Leased { lease, message, attempts } in leased {
             if self.has_expired(&message, now) {
                 settled.push((lease, self.expire(&message)));
-            } else {
-                leases.push((lease, message.id(), attempts));
-                messages.push(if message.delay().is_some() { message.without_delay() } else { message });
+                continue;
             }
+            let message = if message.delay().is_some() { message.without_delay() } else { message };
+            // What came into the store by another way than `enqueue`, or when the settings were others.
+            let refused = match catch_unwind(AssertUnwindSafe(|| self.inner.check(&message))) {
+                Ok(Err(error)) => Some(Failure::rejected(error)),
+                _ => None,
+            };
+            if let Some(refused) = refused {
+                self.status.failed(refused.to_string());
+                settled.push((lease, dead(&message.id(), &refused)));
+                continue;
+            }
+            leases.push((lease, message.id(), attempts));
+            messages.push(message);
         }
         if messages.is_empty() {
             self.settle(&settled).await;
@@ -415,11 +427,7 @@ impl<M: Messenger> Worker<M> {
             });
             let settlement = match failure {
                 None => Settlement::Confirmed,
-                Some(failure @ Failure::Rejected(_)) => {
-                    let reason: Arc<str> = failure.to_string().into();
-                    telemetry::dead(id, &reason);
-                    Settlement::Dead { reason }
-                }
+                Some(failure @ Failure::Rejected(_)) => dead(id, &failure),
                 Some(_) if down => Settlement::Released,
                 Some(failure) if attempts + 1 >= self.settings.max_attempts => {
                     let reason: Arc<str> =
@@ -477,4 +485,11 @@ impl<M: Messenger> Worker<M> {
             attempt += 1;
         }
     }
+}
+
+/// Gives a message up, and says so.
+fn dead(id: &Uuid, failure: &Failure) -> Settlement {
+    let reason: Arc<str> = failure.to_string().into();
+    telemetry::dead(id, &reason);
+    Settlement::Dead { reason }
 }
