@@ -11,6 +11,7 @@ use super::connection::{self, Connection, Publish};
 use super::envelope::{Envelope as Shape, Plain};
 use super::fedora::Fedora;
 use super::fedora_config;
+use super::limits::{Limits, MAX_EXPIRY, fields};
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{
     self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_envelope,
@@ -41,20 +42,28 @@ struct Transport<E: Shape> {
     failover: Failover<LapinConnector<E>>,
     settings: Arc<Amqp091Settings>,
     urls: Vec<BrokerUrl>,
+    limits: Limits,
 }
 
 impl<E: Shape> Transport<E> {
     fn new(settings: &Amqp091Settings) -> Result<Self, BrokersError> {
         let (settings, urls, tls) = checked(settings, E::WRAPS)?;
-        let connector = LapinConnector { settings: Arc::clone(&settings), tls, envelope: PhantomData };
+        let limits = Limits::default();
+        let connector = LapinConnector {
+            settings: Arc::clone(&settings),
+            tls,
+            limits: limits.clone(),
+            envelope: PhantomData,
+        };
         let failover = Failover::new(connector, urls.clone(), settings.connection_timeout);
-        Ok(Self { failover, settings, urls })
+        Ok(Self { failover, settings, urls, limits })
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
         let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
         check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
-        E::check(&sealed)
+        E::check(&sealed)?;
+        Ok(self.limits.check(&sealed, || E::encode(&self.settings, &sealed))?)
     }
 }
 
@@ -69,6 +78,9 @@ pub(super) fn checked(settings: &Amqp091Settings, wraps: bool) -> Result<Checked
     }
     if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
         return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
+    }
+    if settings.ttl.is_some_and(|ttl| ttl > MAX_EXPIRY) {
+        return Err(BrokersError::setting("TTL", "is longer than ten years (3650d), the longest of brokers"));
     }
     let (urls, tls) = access(&settings).check()?;
     Ok((Arc::new(settings), urls, tls))
@@ -95,6 +107,7 @@ fn access(settings: &Amqp091Settings) -> Access<'_> {
 struct LapinConnector<E> {
     settings: Arc<Amqp091Settings>,
     tls: Option<Arc<ClientConfig>>,
+    limits: Limits,
     envelope: PhantomData<E>,
 }
 
@@ -103,7 +116,9 @@ impl<E: Shape> Connector for LapinConnector<E> {
     type Connection = EnvelopeConnection<E>;
 
     async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError> {
-        let connection = connection::open(&self.settings, self.tls.clone(), broker).await?;
+        let mut connection = connection::open(&self.settings, self.tls.clone(), broker).await?;
+        self.limits.renew(connection.frame_max());
+        connection.limits = self.limits.clone();
         Ok(EnvelopeConnection { connection, settings: Arc::clone(&self.settings), envelope: PhantomData })
     }
 }
@@ -118,6 +133,8 @@ struct EnvelopeConnection<E> {
 impl<E: Shape> EnvelopeConnection<E> {
     fn encode(&self, message: &Message) -> Result<Publish, BoxError> {
         let message = &*self.settings.envelope.seal(message, self.settings.origin())?;
+        check_message(self.settings.topic_prefix.as_deref(), message)?;
+        fields(message)?;
         Ok(Publish {
             exchange: self.settings.exchange.clone().unwrap_or_else(|| "amq.topic".to_owned()),
             routing_key: prefixed(self.settings.topic_prefix.as_deref(), message.topic()),
@@ -151,6 +168,10 @@ impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
 
     fn is_closed(&self) -> bool {
         self.connection.is_closed()
+    }
+
+    fn is_given_up(&self) -> bool {
+        self.connection.is_given_up()
     }
 
     fn blocked(&self) -> Option<String> {

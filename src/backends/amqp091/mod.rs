@@ -8,8 +8,10 @@
 //! | `basic.ack` | confirmed |
 //! | `basic.return` (with `MANDATORY`: no queue is bound) | [`Rejected`](crate::Failure::Rejected) |
 //! | `basic.nack` (a full queue, an internal error) | [`Transient`](crate::Failure::Transient) |
-//! | channel closed with 403, 404, 406 | [`Rejected`](crate::Failure::Rejected) |
-//! | connection lost, channel closed otherwise, no confirm within `SEND_TIMEOUT`, publishers blocked by an alarm | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
+//! | channel closed (403, 404) over the exchange, or over the routing key it names | [`Rejected`](crate::Failure::Rejected) |
+//! | channel closed otherwise, such as 406 over a body larger than `max_message_size` | all that were on it go out again over a channel that no others use, alone if need be: the one it is closed over again is [`Rejected`](crate::Failure::Rejected) |
+//! | connection closed over a fault of ours (501 to 505, 540, 541), or two lost within ten minutes with messages out | these go out again over a connection that no others use, each alone: the one over which the broker closes that twice is [`Rejected`](crate::Failure::Rejected), and one with which it is lost otherwise is [`Transient`](crate::Failure::Transient) |
+//! | connection lost or closed otherwise, no confirm within `SEND_TIMEOUT`, publishers blocked by an alarm | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
 //!
 //! # Receiving
 //! [`Amqp091Source`] consumes a queue of RabbitMQ. It makes the queue when it is missing, and binds it.
@@ -51,13 +53,16 @@ mod connection;
 #[cfg(feature = "cli")]
 mod dead_letters;
 mod envelope;
+mod failure;
 mod fedora;
 mod fedora_config;
 mod incoming;
 mod json_lines;
+mod limits;
 mod link;
 mod messenger;
 mod outgoing;
+mod publishing;
 mod session;
 mod settings;
 mod settle;

@@ -10,6 +10,7 @@ use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Time
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::prefixed;
 use crate::error::BoxError;
+use crate::headers::start_of;
 use crate::message::{Message, Scalar};
 use crate::topic::Topic;
 
@@ -29,6 +30,31 @@ pub(super) trait Envelope: Send + Sync + 'static {
     fn encode(header: Header, message: &Message) -> Result<AmqpMessage, BoxError>;
 }
 
+/// What brokers that also speak AMQP 0-9-1 carry as content type and as names.
+const SHORT: usize = 255;
+
+/// What no header may be: RabbitMQ ends the session over it.
+pub(super) fn check_headers(message: &Message) -> Result<(), BoxError> {
+    for (name, value) in message.headers() {
+        if name.len() > SHORT {
+            let (start, len) = (start_of(name, 40), name.len());
+            return Err(format!(
+                "the name of the header {start:?} is {len} bytes long; brokers take {SHORT}: shorten it"
+            )
+            .into());
+        }
+        if let Scalar::Float(value) = value
+            && !value.is_finite()
+        {
+            return Err(format!(
+                "the header {name:?} is {value}, which brokers cannot read: send a finite number"
+            )
+            .into());
+        }
+    }
+    Ok(())
+}
+
 /// As AMQP users expect it: a data section, and properties that say what it is (AMQP 1.0, 3.2.4).
 #[derive(Debug)]
 pub(super) struct Plain;
@@ -38,7 +64,18 @@ impl Envelope for Plain {
     const DURABLE: bool = true;
     const WRAPS: bool = true;
 
-    fn check(_: &Message) -> Result<(), BoxError> {
+    fn check(message: &Message) -> Result<(), BoxError> {
+        let content_type = message.content_type();
+        if content_type.len() > SHORT || !content_type.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+            let (start, len) = (start_of(content_type, 40), content_type.len());
+            return Err(format!(
+                "the content type {start:?} is {len} bytes long; it may be {SHORT} of printable ASCII"
+            )
+            .into());
+        }
+        if message.time() < SystemTime::UNIX_EPOCH {
+            return Err("the time is before 1970, which brokers do not know: set another".into());
+        }
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 
 use super::connection::{self, Connection};
 use super::envelope::{self, Envelope, Plain};
+use super::failure::{NoCredit, NoOutcome};
 use super::rhmsg::Rhmsg;
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{
@@ -62,6 +63,7 @@ impl<E: Envelope> Transport<E> {
     fn check(&self, message: &Message) -> Result<(), BoxError> {
         let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
         check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
+        envelope::check_headers(&sealed)?;
         E::check(&sealed)
     }
 }
@@ -112,6 +114,10 @@ impl<E: Envelope> EnvelopeConnection<E> {
     ) -> Result<connection::Answer, Failure> {
         let sealed = self.settings.envelope.seal(message, self.settings.origin());
         let message = &*sealed.map_err(Failure::rejected)?;
+        let carried = check_message(self.settings.topic_prefix.as_deref(), message)
+            .and_then(|()| envelope::check_headers(message))
+            .and_then(|()| E::check(message));
+        carried.map_err(Failure::rejected)?;
         let durable = self.settings.durable.unwrap_or(E::DURABLE);
         let header = envelope::header(&self.settings, durable, message);
         let encoded = E::encode(header, message).map_err(Failure::rejected)?;
@@ -146,6 +152,11 @@ impl<E: Envelope> brokers::Connection for EnvelopeConnection<E> {
 
     fn is_closed(&self) -> bool {
         self.connection.is_closed()
+    }
+
+    fn is_given_up(&self) -> bool {
+        let failure = self.connection.lifeline().failure();
+        failure.is_some_and(|failure| failure.cause().is::<NoOutcome>() || failure.cause().is::<NoCredit>())
     }
 
     async fn close(&self) {

@@ -1,7 +1,7 @@
 //! Which of several brokers takes a batch: the one place that picks a broker and keeps it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,6 +10,7 @@ use rand::seq::SliceRandom;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::alone::{Alone, ConnectionEnded};
 use super::url::BrokerUrl;
 use crate::backoff::Backoff;
 use crate::error::{BoxError, Chain};
@@ -22,6 +23,9 @@ const NONE: usize = usize::MAX;
 
 /// How long a health check waits for a connection.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long it is remembered that a connection ended with messages out: these may wait as long for another try.
+const SHORT_TIME: Duration = Duration::from_secs(600);
 
 /// Opens connections of one protocol.
 #[async_trait]
@@ -40,6 +44,11 @@ pub(crate) trait Connection: Send + Sync + 'static {
     /// Whether it is of no more use.
     fn is_closed(&self) -> bool;
 
+    /// Whether it was ended on our side, as the broker did not answer in time.
+    fn is_given_up(&self) -> bool {
+        false
+    }
+
     /// Why the broker takes nothing although the connection is open, if so.
     fn blocked(&self) -> Option<String> {
         None
@@ -53,32 +62,61 @@ pub(crate) trait Connection: Send + Sync + 'static {
 /// fresh random order, those that failed of late last and after their backoff.
 ///
 /// One `send` tries each broker once, and once more the one whose kept connection turned out to
-/// be dead. Only what is unconfirmed moves on, in its order.
+/// be dead. Only what is unconfirmed moves on, in its order. What was out when a connection ended over
+/// a message, or when a second one of a broker ended within a short time, goes out alone.
 pub(crate) struct Failover<C: Connector> {
     connector: C,
-    brokers: Vec<Broker<C::Connection>>,
-    connection_timeout: Duration,
+    pub(super) brokers: Vec<Broker<C::Connection>>,
+    pub(super) connection_timeout: Duration,
     current: AtomicUsize,
     closed: AtomicBool,
 }
 
-struct Broker<T> {
-    url: BrokerUrl,
+pub(super) struct Broker<T> {
+    pub(super) url: BrokerUrl,
+    /// Held by a batch whose messages go out alone.
+    pub(super) alone: Mutex<()>,
     state: Mutex<State<T>>,
     /// When it may be tried again, after it could not be reached.
     retry_at: std::sync::Mutex<Option<Instant>>,
+    /// The last connection that ended with messages out.
+    ended: std::sync::Mutex<Option<Ended<T>>>,
+}
+
+struct Ended<T> {
+    which: Weak<T>,
+    at: Instant,
+    /// Whether one before it ended so a short time ago.
+    is_second: bool,
 }
 
 impl<T> Broker<T> {
     fn new(url: BrokerUrl) -> Self {
         let state = State { connection: None, failures: 0, last_failure: None };
-        Self { url, state: Mutex::new(state), retry_at: std::sync::Mutex::default() }
+        Self {
+            url,
+            alone: Mutex::default(),
+            state: Mutex::new(state),
+            retry_at: std::sync::Mutex::default(),
+            ended: std::sync::Mutex::default(),
+        }
     }
 
     /// The end of its backoff, if that is still to come.
     fn cooling(&self) -> Option<Instant> {
         let retry_at = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
         retry_at.filter(|retry_at| *retry_at > Instant::now())
+    }
+
+    /// Notes that this connection ended with messages out; whether another one did so a short time before.
+    fn ended_before(&self, connection: &Arc<T>) -> bool {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(ended) = ended.as_ref().filter(|ended| ended.which.as_ptr() == Arc::as_ptr(connection)) {
+            return ended.is_second;
+        }
+        let is_second = ended.as_ref().is_some_and(|ended| ended.at.elapsed() < SHORT_TIME);
+        *ended = Some(Ended { which: Arc::downgrade(connection), at: Instant::now(), is_second });
+        is_second
     }
 
     fn cool_until(&self, retry_at: Option<Instant>) {
@@ -132,8 +170,23 @@ impl<C: Connector> Failover<C> {
                 return rejected.into_result();
             };
             let reason = format!("{}: {}", broker.url, Chain(failure.cause()));
+            let is_blamed = transient.iter().any(|(_, failure)| failure.cause().is::<ConnectionEnded>());
+            let is_ended = connection.is_closed() && !connection.is_given_up();
+            let is_second = is_ended && broker.ended_before(&connection);
             if connection.is_closed() {
                 let _ = self.current.compare_exchange(index, NONE, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            if is_blamed || is_second {
+                telemetry::retried(transient.len(), &reason);
+                reasons.push(reason);
+                let Alone { unsent, untried, why } = self.send_alone(index, transient.into_messages()).await;
+                rejected.extend(unsent);
+                reasons.extend(why.map(|why| format!("{}: {why}", broker.url)));
+                batch = untried;
+                if batch.is_empty() {
+                    return rejected.into_result();
+                }
+                continue;
             }
             if kept && connection.is_closed() && !order[..next - 1].contains(&index) {
                 order.push(index);
@@ -190,7 +243,7 @@ impl<C: Connector> Failover<C> {
         blocked.map_or(Ok(()), Err)
     }
 
-    async fn connect(&self, url: &BrokerUrl) -> Result<C::Connection, String> {
+    pub(super) async fn connect(&self, url: &BrokerUrl) -> Result<C::Connection, String> {
         match timeout(self.connection_timeout, self.connector.connect(url)).await {
             Ok(connected) => connected.map_err(|error| Chain(error.as_ref()).to_string()),
             Err(_) => Err(format!("no connection within {:?}", self.connection_timeout)),

@@ -1,6 +1,7 @@
 //! What every backend with several brokers shares: where they are, how to reach and keep one.
 
 mod access;
+mod alone;
 #[cfg(feature = "amqp10")]
 mod dial;
 mod error;
@@ -12,6 +13,8 @@ mod settings;
 mod url;
 
 pub(super) use self::access::{Access, check_envelope, check_message, prefixed};
+#[cfg(feature = "amqp091")]
+pub(super) use self::alone::ConnectionEnded;
 #[cfg(feature = "amqp10")]
 pub(super) use self::dial::Dialer;
 pub use self::error::BrokersError;

@@ -2,6 +2,7 @@
 
 pub mod counters;
 pub mod databases;
+pub mod frames;
 pub mod fuse;
 pub mod logs;
 pub mod messengers;

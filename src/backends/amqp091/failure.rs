@@ -1,0 +1,142 @@
+//! What became of published messages: worth another try, or not, and whose fault it is.
+
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::{Confirmation, ErrorKind};
+
+use super::connection::{Publish, Results};
+use crate::backends::brokers::ConnectionEnded;
+use crate::messenger::Failure;
+
+pub(super) fn outcome(confirmation: lapin::Result<Confirmation>, publish: &Publish) -> Result<(), Failure> {
+    match confirmation {
+        Ok(Confirmation::Ack(None)) => Ok(()),
+        Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
+            let (code, text) = (returned.reply_code, returned.reply_text);
+            let id = returned.delivery.properties.message_id().as_ref().map(ToString::to_string);
+            Err(Failure::rejected(Returned {
+                id,
+                why: format!("{code} {text}"),
+                routing_key: publish.routing_key.clone(),
+            }))
+        }
+        Ok(Confirmation::Nack(None)) => Err(Failure::transient(
+            "the broker did not take it (basic.nack): a queue is full, or it failed inside",
+        )),
+        Ok(Confirmation::NotRequested) => Err(Failure::transient("the broker does not confirm")),
+        Err(error) => Err(failure(&error, publish)),
+    }
+}
+
+/// A channel or a connection closed over a fault takes every message on it down. Only a fault of the exchange, or one
+/// that names the routing key, is this message's for certain.
+pub(super) fn failure(error: &lapin::Error, publish: &Publish) -> Failure {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else {
+        return match error.kind() {
+            ErrorKind::InvalidChannelState(..) => Failure::transient(ChannelLost(error.to_string())),
+            _ => Failure::transient(error.clone()),
+        };
+    };
+    use AMQPSoftError::{ACCESSREFUSED, NOTFOUND};
+    let text = amqp.get_message().as_str();
+    match amqp.kind() {
+        AMQPErrorKind::Soft(ACCESSREFUSED | NOTFOUND) => match topic_in(text) {
+            // RabbitMQ's topic authorisation names the one routing key it refuses.
+            Some(topic) if topic == publish.routing_key => Failure::rejected(format!(
+                "the broker refuses it ({text}): check what this client may write to"
+            )),
+            Some(_) => Failure::transient(ChannelLost(text.to_owned())),
+            None if names_exchange(text, &publish.exchange) => {
+                Failure::rejected(ExchangeRefused(text.to_owned()))
+            }
+            None => Failure::transient(ChannelClosed(text.to_owned())),
+        },
+        AMQPErrorKind::Soft(_) => Failure::transient(ChannelClosed(text.to_owned())),
+        AMQPErrorKind::Hard(hard) if blames_us(hard) => Failure::transient(ConnectionEnded(text.to_owned())),
+        AMQPErrorKind::Hard(_) => Failure::transient(error.clone()),
+    }
+}
+
+/// The routing key in "access to topic 'a.b' in exchange ..."; no topic has a blank in it.
+fn topic_in(text: &str) -> Option<&str> {
+    Some(text.split_once("to topic '")?.1.split_once("' in exchange '")?.0)
+}
+
+fn names_exchange(text: &str, exchange: &str) -> bool {
+    let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
+    text.contains(&format!("exchange '{exchange}'"))
+}
+
+/// Whether a broker closes a connection so over something that we sent, and not over its own state, its operator, the
+/// virtual host or the user (AMQP 0-9-1, 1.2).
+fn blames_us(hard: &AMQPHardError) -> bool {
+    use AMQPHardError::{CONNECTIONFORCED, INVALIDPATH, NOTALLOWED, RESOURCEERROR};
+    !matches!(hard, CONNECTIONFORCED | INVALIDPATH | NOTALLOWED | RESOURCEERROR)
+}
+
+/// Moves what was returned from those it was handed to, to those whose ids it has.
+pub(super) fn give_returns_to_their_owners(batch: &[Publish], results: &mut Results) {
+    let mut returned = Vec::new();
+    for (index, result) in results.iter_mut().enumerate() {
+        if let Err(failure) = result
+            && let Some(Returned { id, why, .. }) = failure.cause().downcast_ref::<Returned>()
+        {
+            returned.push((index, id.clone(), why.clone()));
+            *result = Ok(());
+        }
+    }
+    for (handed_to, id, why) in returned {
+        let is_owner = |index: &usize| {
+            let own = batch[*index].properties.message_id().as_ref().map(ToString::to_string);
+            id.is_some() && own == id && results[*index].is_ok()
+        };
+        let index = (0..batch.len()).find(is_owner).unwrap_or(handed_to);
+        let routing_key = batch[index].routing_key.clone();
+        results[index] = Err(Failure::rejected(Returned { id, why, routing_key }));
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker returned it ({why}): no queue is bound for {routing_key:?}")]
+struct Returned {
+    id: Option<String>,
+    why: String,
+    routing_key: String,
+}
+
+/// The channel went before the message had left, or over a message that is known.
+#[derive(Debug, thiserror::Error)]
+#[error("the channel was lost: {0}")]
+pub(super) struct ChannelLost(String);
+
+/// The broker closed the channel over one of the messages on it.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker closed the channel ({0})")]
+pub(super) struct ChannelClosed(pub(super) String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker refuses it ({0}): check EXCHANGE and what this client may write to")]
+pub(super) struct ExchangeRefused(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_topic_is_read_whole() {
+        let text = |key: &str| {
+            format!(
+                "ACCESS_REFUSED - access to topic '{key}' in exchange 'amq.topic' in vhost '/' refused for user 'x'"
+            )
+        };
+        assert_eq!(topic_in(&text("a.b")), Some("a.b"));
+        assert_eq!(topic_in(&text("b'a'c")), Some("b'a'c"));
+        assert_eq!(topic_in("NOT_FOUND - no exchange 'a' in vhost '/'"), None);
+    }
+
+    #[test]
+    fn an_exchange_is_known_by_its_whole_name() {
+        let text = "NOT_FOUND - no exchange 'orders' in vhost '/'";
+        assert!(names_exchange(text, "orders"));
+        assert!(!names_exchange(text, "order") && !names_exchange(text, ""));
+    }
+}

@@ -1,0 +1,245 @@
+//! Publishing over a connection: every message gets its own answer, whatever its neighbours do.
+
+use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::{Arc, PoisonError};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use lapin::Channel;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use tokio::time::{Instant, timeout_at};
+
+use super::connection::{Connection, Publish, Results};
+use super::failure::{
+    ChannelClosed, ChannelLost, ExchangeRefused, failure, give_returns_to_their_owners, outcome,
+};
+use super::limits::Limits;
+use crate::messenger::Failure;
+
+/// How many messages are published together where one of them may be at fault.
+const TOGETHER: usize = 16;
+
+impl Connection {
+    /// Publishes in order and awaits every confirm. Messages that a channel took down with another's
+    /// fault are published once more, where only the one at fault can fail.
+    pub(super) async fn publish(&self, batch: &[Publish]) -> Results {
+        let deadline = Instant::now() + self.send_timeout;
+        // lapin hands a returned message to whichever is confirmed next: only alone can a batch tell whose it is.
+        let _alone = if batch.iter().any(|publish| publish.mandatory) {
+            let Ok(alone) = timeout_at(deadline, self.mandatory.lock()).await else {
+                return batch.iter().map(|_| Err(self.overdue())).collect();
+            };
+            Some(alone)
+        } else {
+            None
+        };
+        let mut results: Results = batch.iter().map(|publish| self.check(publish)).collect();
+        let open: Vec<usize> = (0..batch.len()).filter(|index| results[*index].is_ok()).collect();
+        if open.is_empty() {
+            return results;
+        }
+        let channel = {
+            let mut kept = self.channel.lock().await;
+            self.channel_in(&mut kept, deadline).await
+        };
+        let outcomes = match channel {
+            Ok(channel) => self.publish_on(&channel, batch, &open, deadline).await,
+            Err(failure) => open.iter().map(|index| (*index, Err(failure.clone()))).collect(),
+        };
+        let lost = self.settle(outcomes, batch, &mut results);
+        if !lost.is_empty() && !self.is_closed() {
+            self.find_out(batch, lost, &mut results).await;
+        }
+        give_returns_to_their_owners(batch, &mut results);
+        results
+    }
+
+    fn check(&self, publish: &Publish) -> Result<(), Failure> {
+        self.limits.check_publish(publish, self.frame_max()).map_err(Failure::rejected)
+    }
+
+    /// Notes how messages fared; gives those that a channel took down, in order, unless all are refused for one reason.
+    fn settle(
+        &self,
+        outcomes: Vec<(usize, Result<(), Failure>)>,
+        batch: &[Publish],
+        results: &mut Results,
+    ) -> Vec<usize> {
+        let (mut lost, mut refused) = (Vec::new(), None);
+        for (index, outcome) in outcomes {
+            if let Err(failure) = &outcome {
+                let cause = failure.cause();
+                if let Some(ChannelClosed(text)) = cause.downcast_ref()
+                    && let Some(limit) = Limits::largest_body(text)
+                    && batch.iter().any(|publish| publish.body.len() > limit)
+                {
+                    self.limits.set_largest_body(limit);
+                }
+                if cause.is::<ChannelClosed>() || cause.is::<ChannelLost>() {
+                    lost.push(index);
+                } else if cause.is::<ExchangeRefused>() {
+                    refused = Some(failure.clone());
+                }
+            }
+            results[index] = outcome;
+        }
+        // All go to one exchange: a fault of it is a fault for all.
+        if let Some(refused) = refused {
+            lost.drain(..).for_each(|index| results[index] = Err(refused.clone()));
+        }
+        lost.sort_unstable();
+        lost
+    }
+
+    /// Publishes again what a channel took down, over a channel that no other batch uses. Should the broker close that
+    /// one too, the messages on it go out alone, so that its answer is about one message.
+    async fn find_out(&self, batch: &[Publish], lost: Vec<usize>, results: &mut Results) {
+        let mut left = VecDeque::from(lost);
+        // Others may look for theirs.
+        let turn = timeout_at(Instant::now() + self.send_timeout, self.trial.lock()).await;
+        let Ok(mut kept) = turn else { return };
+        let mut alone = 0_usize;
+        while let Some(&first) = left.front() {
+            let size = if alone > 0 { 1 } else { TOGETHER.min(left.len()) };
+            alone = alone.saturating_sub(size);
+            let mut open: Vec<usize> = left.drain(..size).collect();
+            open.retain(|index| {
+                results[*index] = self.check(&batch[*index]);
+                results[*index].is_ok()
+            });
+            if open.is_empty() {
+                continue;
+            }
+            let deadline = Instant::now() + self.send_timeout;
+            let outcomes = match self.channel_in(&mut kept, deadline).await {
+                Ok(channel) => self.publish_on(&channel, batch, &open, deadline).await,
+                Err(failure) => open.iter().map(|index| (*index, Err(failure.clone()))).collect(),
+            };
+            let lost = self.settle(outcomes, batch, results);
+            if self.is_closed() {
+                let failure = results[first].clone().err().filter(Failure::is_transient);
+                let failure = failure.unwrap_or_else(|| Failure::transient("the connection was lost"));
+                left.into_iter().for_each(|index| results[index] = Err(failure.clone()));
+                return;
+            }
+            if lost.is_empty() {
+                continue;
+            }
+            *kept = None;
+            if open.len() > 1 {
+                alone = lost.len();
+                lost.into_iter().rev().for_each(|index| left.push_front(index));
+            } else if let Err(failure) = &results[first]
+                && let Some(ChannelClosed(text)) = failure.cause().downcast_ref()
+            {
+                results[first] = Err(Failure::rejected(AtFault(text.clone())));
+            }
+        }
+    }
+
+    /// The channel that is kept, or a new one.
+    async fn channel_in(&self, kept: &mut Option<Channel>, deadline: Instant) -> Result<Channel, Failure> {
+        if let Some(channel) = kept.as_ref().filter(|channel| channel.status().connected()) {
+            return Ok(channel.clone());
+        }
+        let open = async {
+            let channel = self.new_channel().await?;
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
+            lapin::Result::Ok(channel)
+        };
+        match timeout_at(deadline, open).await {
+            Ok(Ok(channel)) => Ok(kept.insert(channel).clone()),
+            Ok(Err(error)) => Err(Failure::transient(error)),
+            Err(_) => {
+                self.give_up();
+                Err(Failure::transient("the broker opened no channel within SEND_TIMEOUT"))
+            }
+        }
+    }
+
+    async fn publish_on(
+        &self,
+        channel: &Channel,
+        batch: &[Publish],
+        open: &[usize],
+        deadline: Instant,
+    ) -> Vec<(usize, Result<(), Failure>)> {
+        let mut done = Vec::with_capacity(open.len());
+        let mut confirms = FuturesUnordered::new();
+        let mut left = open.iter().copied();
+        let overdue = 'publish: {
+            for index in left.by_ref() {
+                let publish = &batch[index];
+                let permit = loop {
+                    tokio::select! {
+                        biased;
+                        Some(outcome) = confirms.next() => done.push(outcome),
+                        permit = self.room() => break permit,
+                        () = tokio::time::sleep_until(deadline) => {
+                            done.push((index, Err(self.overdue())));
+                            break 'publish true;
+                        }
+                    }
+                };
+                let mut sent = pin!(channel.basic_publish(
+                    publish.exchange.as_str().into(),
+                    publish.routing_key.as_str().into(),
+                    BasicPublishOptions { mandatory: publish.mandatory, ..BasicPublishOptions::default() },
+                    &publish.body,
+                    publish.properties.clone(),
+                ));
+                // The first poll numbers the message and queues it. Two threads that do so at once would mix the
+                // numbers up, and with them whose confirm is whose.
+                let mut queued = false;
+                let sent = poll_fn(|cx| {
+                    if queued {
+                        return sent.as_mut().poll(cx);
+                    }
+                    queued = true;
+                    let _turn = self.numbering.lock().unwrap_or_else(PoisonError::into_inner);
+                    sent.as_mut().poll(cx)
+                });
+                match timeout_at(deadline, sent).await {
+                    Ok(Ok(confirm)) => confirms.push(async move {
+                        let outcome = outcome(confirm.await, publish);
+                        drop(permit);
+                        (index, outcome)
+                    }),
+                    Ok(Err(error)) => done.push((index, Err(failure(&error, publish)))),
+                    Err(_) => {
+                        done.push((index, Err(self.overdue())));
+                        break 'publish true;
+                    }
+                }
+            }
+            loop {
+                match timeout_at(deadline, confirms.next()).await {
+                    Ok(Some(outcome)) => done.push(outcome),
+                    Ok(None) => break 'publish false,
+                    Err(_) => break 'publish true,
+                }
+            }
+        };
+        if overdue {
+            let settled: std::collections::HashSet<usize> = done.iter().map(|(index, _)| *index).collect();
+            let unsettled = open.iter().filter(|index| !settled.contains(index));
+            let failure = self.overdue();
+            done.extend(unsettled.map(|index| (*index, Err(failure.clone()))).collect::<Vec<_>>());
+            if self.blocked().is_none() {
+                self.give_up();
+            }
+        }
+        done
+    }
+
+    /// A place in the window, while the broker takes messages.
+    async fn room(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        let _ = self.blocked.clone().wait_for(Option::is_none).await;
+        Arc::clone(&self.window).acquire_owned().await.ok()
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker closes the channel over it ({0})")]
+struct AtFault(String);
