@@ -20,6 +20,7 @@ pub use self::builder::BusBuilder;
 pub(crate) use self::database::{Database, DatabaseStore};
 use self::source::Sources;
 use crate::consumer::Consumer;
+use crate::deadline::after;
 use crate::layer::{MessagingLayer, MessagingService, OnSendFailure};
 use crate::message::Message;
 use crate::messenger::{Health, Messenger};
@@ -235,7 +236,7 @@ impl Bus {
     /// # Cancel safety
     /// Dropping the future leaves the bus half stopped; what is in flight goes on.
     pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
-        let until = Instant::now() + deadline;
+        let until = after(Instant::now(), deadline);
         let in_flight = self.layer.in_flight();
         let _ = timeout_at(until, in_flight.idle()).await;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -22,6 +22,7 @@ use self::attempt::Worker;
 pub use self::handle::{ConsumerHandle, ConsumerStatus};
 pub use self::settings::ConsumerSettings;
 use crate::caught::caught;
+use crate::deadline::after;
 use crate::error::{BoxError, Chain};
 use crate::source::{self, Source, SourceError};
 use crate::telemetry;
@@ -48,8 +49,9 @@ use crate::topic::Topic;
 /// sent. While the layer turns requests away because the outbox is full, messages wait, and no attempt is counted.
 ///
 /// Up to [`concurrency`](ConsumerSettings::concurrency) messages are handled at a time. Those of one topic and key are handled one
-/// after the other, in the order they come; a message that waits for its retry lets later ones pass, unless the
-/// source keeps them back, as an embedded store does.
+/// after the other, in the order they come. Others pass them while no more than 4 times `concurrency` messages are held here,
+/// as far as the source gives them out. A message that waits for its retry lets later ones pass, unless the source keeps
+/// them back, as an embedded store does.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -142,7 +144,7 @@ impl<S> Consumer<S> {
             () = running.work() => {}
             () = shutdown => {}
         }
-        let until = Instant::now() + deadline;
+        let until = after(Instant::now(), deadline);
         let unfinished = running.drain(until).await;
         source.close(until.saturating_duration_since(Instant::now())).await;
         if unfinished > 0 {
@@ -162,6 +164,9 @@ impl<S> fmt::Debug for Consumer<S> {
             .finish_non_exhaustive()
     }
 }
+
+/// How many messages are held at most for each that may be handled, those that wait behind their keys included.
+const HELD: usize = 4;
 
 /// What is handled in order.
 type Key = (Topic, String);
@@ -219,10 +224,14 @@ impl Running {
         }
     }
 
-    /// How many more messages may come: one key must not fill all there is to fill.
+    /// How many more messages may come: those of a standing key are looked past, as far as there is room to hold them.
     fn room(&self) -> usize {
-        let concurrency = self.worker.settings.concurrency;
-        if self.waiting >= 3 * concurrency { 0 } else { concurrency.saturating_sub(self.tasks.len()) }
+        let ConsumerSettings { concurrency, .. } = self.worker.settings;
+        let held = self.tasks.len() + self.waiting;
+        concurrency
+            .saturating_mul(HELD)
+            .saturating_sub(held)
+            .min(concurrency.saturating_sub(self.tasks.len()))
     }
 
     fn take(&mut self, delivery: source::Delivery) {

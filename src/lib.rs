@@ -61,6 +61,7 @@ mod chaos;
 pub mod cli;
 mod consumer;
 mod crash;
+mod deadline;
 mod delivery;
 #[cfg(feature = "_brokers")]
 mod envelope;

@@ -176,7 +176,7 @@ impl Health {
 }
 
 /// Why a message was not confirmed.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 #[non_exhaustive]
 pub enum Failure {
     /// It may pass later: connection lost, timed out, throttled, released by the broker.
@@ -214,6 +214,12 @@ impl Failure {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         if self.is_transient() { "transient" } else { "rejected" }
+    }
+}
+
+impl fmt::Debug for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Failure({self})")
     }
 }
 

@@ -143,7 +143,7 @@ impl MessageQueue {
         if state.taken.messages.len() >= config.max_messages {
             return Err(EnqueueError::TooManyMessages { limit: config.max_messages });
         }
-        if size > config.max_bytes - state.bytes {
+        if size > config.max_bytes.saturating_sub(state.bytes) {
             return Err(EnqueueError::TooManyBytes { limit: config.max_bytes });
         }
         if let Some(seed) = &self.shared.seed {
@@ -396,5 +396,30 @@ impl IntoResponse for EnqueueError {
     fn into_response(self) -> Response {
         tracing::error!(error = %crate::error::Chain(&self), "message not enqueued");
         (StatusCode::INTERNAL_SERVER_ERROR, "an event of this request could not be enqueued").into_response()
+    }
+}
+
+#[cfg(all(test, feature = "_sql"))]
+mod tests {
+    use super::*;
+    use crate::backends::Dummy;
+
+    fn message(bytes: usize) -> Message {
+        Message::new("a.b", vec![b'x'; bytes]).expect("a topic")
+    }
+
+    #[test]
+    fn limits_hold_after_persist_failed_while_a_clone_enqueued() {
+        let (messenger, in_flight) = (Arc::new(Dummy::new()), InFlight::default());
+        let config = QueueConfig { messenger, in_flight, max_messages: 100, max_bytes: 1_000 };
+        let queue = MessageQueue::new(Arc::new(config), None, None, None);
+        queue.enqueue(message(700)).unwrap();
+        let persisting = queue.take_messages().unwrap();
+        queue.clone().enqueue(message(700)).unwrap();
+        assert!(queue.put_back_messages(persisting).is_empty());
+        for bytes in [1, 50_000_000] {
+            let refused = queue.enqueue(message(bytes));
+            assert!(matches!(refused, Err(EnqueueError::TooManyBytes { limit: 1_000 })), "{refused:?}");
+        }
     }
 }

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::deadline;
 use crate::message::Message;
 use crate::messenger::{Failure, Messenger, Unsent};
 use crate::source::{Answer, Delivery, Settle, Source, SourceError};
@@ -158,7 +159,7 @@ impl Messenger for Memory {
                 for message in &batch {
                     let held = Held::new(message.clone());
                     match message.delay() {
-                        Some(delay) => state.waiting.push((now + delay, held)),
+                        Some(delay) => state.waiting.push((deadline::after(now, delay), held)),
                         None => state.ready.push_back(held),
                     }
                 }
@@ -246,7 +247,7 @@ impl Out {
                 Answer::Release => state.ready.push_front(held),
                 Answer::Retry { after, reason } => {
                     held.failures.push(FailedAttempt::new(SystemTime::now(), reason));
-                    state.waiting.push((Instant::now() + after, held));
+                    state.waiting.push((deadline::after(Instant::now(), after), held));
                 }
                 Answer::Reject { reason } => {
                     let Held { message, mut failures, .. } = held;

@@ -16,6 +16,7 @@ use super::status::{Breaker, Status};
 use crate::backoff::Backoff;
 use crate::caught::caught;
 use crate::crash;
+use crate::deadline::after;
 use crate::error::Chain;
 use crate::message::Message;
 use crate::messenger::{Failure, Health, Messenger, Unsent};
@@ -122,7 +123,7 @@ impl<M: Messenger> Relay<M> {
     pub async fn run(self, shutdown: impl Future<Output = ()>, deadline: Duration) -> Counts {
         self.run_until(async move {
             shutdown.await;
-            Instant::now() + deadline
+            after(Instant::now(), deadline)
         })
         .await
     }

@@ -15,6 +15,7 @@ use super::failure::{
     ChannelClosed, ChannelLost, ExchangeRefused, failure, give_returns_to_their_owners, outcome,
 };
 use super::limits::Limits;
+use crate::deadline::after;
 use crate::messenger::Failure;
 
 /// How many messages are published together where one of them may be at fault.
@@ -24,7 +25,7 @@ impl Connection {
     /// Publishes in order and awaits every confirm. Messages that a channel took down with another's
     /// fault are published once more, where only the one at fault can fail.
     pub(super) async fn publish(&self, batch: &[Publish]) -> Results {
-        let deadline = Instant::now() + self.send_timeout;
+        let deadline = after(Instant::now(), self.send_timeout);
         // lapin hands a returned message to whichever is confirmed next: only alone can a batch tell whose it is.
         let _alone = if batch.iter().any(|publish| publish.mandatory) {
             let Ok(alone) = timeout_at(deadline, self.mandatory.lock()).await else {
@@ -97,7 +98,7 @@ impl Connection {
     async fn find_out(&self, batch: &[Publish], lost: Vec<usize>, results: &mut Results) {
         let mut left = VecDeque::from(lost);
         // Others may look for theirs.
-        let turn = timeout_at(Instant::now() + self.send_timeout, self.trial.lock()).await;
+        let turn = timeout_at(after(Instant::now(), self.send_timeout), self.trial.lock()).await;
         let Ok(mut kept) = turn else { return };
         let mut alone = 0_usize;
         while let Some(&first) = left.front() {
@@ -111,7 +112,7 @@ impl Connection {
             if open.is_empty() {
                 continue;
             }
-            let deadline = Instant::now() + self.send_timeout;
+            let deadline = after(Instant::now(), self.send_timeout);
             let outcomes = match self.channel_in(&mut kept, deadline).await {
                 Ok(channel) => self.publish_on(&channel, batch, &open, deadline).await,
                 Err(failure) => open.iter().map(|index| (*index, Err(failure.clone()))).collect(),

@@ -21,6 +21,7 @@ use super::link::{self, Job, LinkOptions, Sequence};
 use super::sasl::{self, Identity, Mechanism, SaslError};
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{BrokerUrl, Dialer, Sasl};
+use crate::deadline::after;
 use crate::error::BoxError;
 use crate::messenger::Failure;
 use crate::tls;
@@ -251,7 +252,7 @@ pub(super) struct Batch<'a> {
 impl Batch<'_> {
     /// Hands one message to the link of its address.
     pub(super) async fn send(&mut self, address: String, message: AmqpMessage) -> Result<Answer, Failure> {
-        let deadline = Instant::now() + self.connection.send_timeout;
+        let deadline = after(Instant::now(), self.connection.send_timeout);
         if let Some((_, jobs, sequence)) = self.links.iter().find(|(known, ..)| *known == address) {
             let (job, answer) = Job::new(message, deadline, sequence.clone());
             // A job that cannot be handed over answers that its link was lost.

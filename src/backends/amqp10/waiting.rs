@@ -7,8 +7,7 @@ use fe2o3_amqp::link::delivery::DeliveryInfo;
 use fe2o3_amqp::link::receiver::TerminalDeliveryState;
 use tokio::time::{Instant, sleep_until};
 
-/// Longer than a process runs.
-const FAR: Duration = Duration::from_secs(86_400 * 365);
+use crate::deadline;
 
 /// A delivery, what the broker is told of it when its time has come, and the record of its failed attempts.
 pub(super) type Held = (DeliveryInfo, TerminalDeliveryState, Option<u64>);
@@ -24,7 +23,7 @@ impl Waiting {
     pub(super) fn insert(&mut self, after: Duration, held: Held) {
         let now = Instant::now();
         self.number += 1;
-        self.by_due.insert((now.checked_add(after).unwrap_or(now + FAR), self.number), held);
+        self.by_due.insert((deadline::after(now, after), self.number), held);
     }
 
     /// The next one, whenever it is due.

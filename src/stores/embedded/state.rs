@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::ops::Add;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -14,6 +13,7 @@ use tokio::time::Instant;
 use super::event::{self, Event, Fate, Snapshot};
 use super::positions::Positions;
 use super::segment::{INDEX_STEP, Read, Segment};
+use crate::deadline::after;
 use crate::headers::DROPPED;
 use crate::message::Message;
 use crate::messenger::Admission;
@@ -738,11 +738,6 @@ impl State {
         }
         Ok(())
     }
-}
-
-/// A time so long after another; what is beyond all clocks is a century away.
-fn after<T: Copy + Add<Duration, Output = T>>(time: T, wait: Duration) -> T {
-    time + wait.min(Duration::from_secs(100 * 365 * 24 * 60 * 60))
 }
 
 /// How long a message is still held back; a clock that jumped cannot make it longer than its delay.

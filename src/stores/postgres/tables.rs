@@ -11,6 +11,7 @@ use super::inbox::Inbox;
 use super::insert::Insert;
 use super::shedder::Shedder;
 use super::statements::{Statements, quoted};
+use crate::deadline::FOR_EVER;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
@@ -32,7 +33,7 @@ impl PostgresTables {
     pub(super) fn new(pool: PgPool, settings: &DatabaseSettings) -> Self {
         let schema = quoted(&settings.schema);
         let (insert, statements) = (Insert::new(&schema), Statements::new(&schema));
-        let inbox = Inbox::new(pool.clone(), &schema, settings.inbox_retention);
+        let inbox = Inbox::new(pool.clone(), &schema, settings.inbox_retention.min(FOR_EVER));
         let shedder = Shedder::new(pool.clone());
         Self { pool, schema: settings.schema.clone(), insert, inbox, statements, shedder }
     }

@@ -53,7 +53,7 @@ impl Keeper {
         let lease = lease.max(Duration::from_millis(100));
         let keeping = Keeping {
             leases,
-            lease,
+            lease: lease.min(crate::deadline::FOR_EVER),
             listening,
             is_idle,
             share,

@@ -259,7 +259,7 @@ pub(crate) fn delay_left(message: &Message, now: SystemTime) -> Duration {
 }
 
 /// What is beyond all clocks is a century away.
-const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+const CENTURY: Duration = crate::deadline::FOR_EVER;
 
 #[cfg(test)]
 mod tests;

@@ -13,6 +13,7 @@ use super::inbox::Inbox;
 use super::insert::Insert;
 use super::statements::{Statements, since_epoch};
 use super::writers::Writers;
+use crate::deadline::FOR_EVER;
 use crate::message::Message;
 use crate::store::{Counts, Filter, State};
 use crate::stores::sql::{
@@ -33,7 +34,7 @@ impl SqliteTables {
     pub(super) fn new(pool: SqlitePool, writers: Writers, settings: &DatabaseSettings) -> Self {
         let schema = &settings.schema;
         let (insert, statements) = (Insert::new(schema), Statements::new(schema));
-        let inbox = Inbox::new(pool.clone(), writers.clone(), schema, settings.inbox_retention);
+        let inbox = Inbox::new(pool.clone(), writers.clone(), schema, settings.inbox_retention.min(FOR_EVER));
         Self { pool, writers, schema: schema.clone(), insert, inbox, statements }
     }
 

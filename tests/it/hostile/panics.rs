@@ -1,1 +1,206 @@
 //! Code of the app that panics, and times without end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use http::StatusCode;
+use tokio::sync::oneshot;
+use tower_outbox::store::{Filter, State};
+use tower_outbox::{
+    Background, BackgroundSettings, Bus, Consumer, EmbeddedSettings, Failure, Memory, Message,
+    MessagingLayer, Messenger, OnSendFailure, Outbox, RelaySettings, Settings, Unsent,
+};
+
+use crate::support::messengers::{fake, recording};
+use crate::support::stores::{STUCK, open, until};
+use crate::support::{MINUTE, app, enqueue_a, get, logs, message, messages, soon};
+
+/// An error that nobody can read.
+struct Unreadable(&'static str);
+
+impl fmt::Debug for Unreadable {
+    fn fmt(&self, _: &mut fmt::Formatter<'_>) -> fmt::Result {
+        panic!("Debug panics")
+    }
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        assert!(self.0 != "Display", "Display panics");
+        f.write_str("it says something")
+    }
+}
+
+impl std::error::Error for Unreadable {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self.0 {
+            "source" => panic!("source() panics"),
+            // Its own cause, for ever.
+            "cycle" => Some(self),
+            _ => None,
+        }
+    }
+}
+
+const UNREADABLE: [&str; 3] = ["Display", "source", "cycle"];
+
+/// Hands back messages of the topic `odd`, each time with an error that nobody can read; sends the others.
+fn unreadable(
+    kind: &'static str,
+    failure: fn(Unreadable) -> Failure,
+) -> (impl Messenger, tower_outbox::Sent) {
+    let (inner, sent) = recording();
+    let inner = Arc::new(inner);
+    let messenger = fake(move |batch: Vec<Message>| {
+        let inner = Arc::clone(&inner);
+        async move {
+            let (odd, even) = batch.into_iter().partition(|message| message.topic().as_str() == "odd");
+            inner.send(even).await.unwrap();
+            Unsent::new(odd, &failure(Unreadable(kind))).into_result()
+        }
+    });
+    (messenger, sent)
+}
+
+#[tokio::test]
+async fn a_relay_goes_on_when_an_error_of_its_messenger_cannot_be_read() {
+    for kind in UNREADABLE {
+        for failure in [|error| Failure::rejected(error), |error| Failure::transient(error)] {
+            let folder = tempfile::tempdir().unwrap();
+            let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+            let (messenger, sent) = unreadable(kind, failure);
+            let settings = RelaySettings::default().with_max_attempts(2);
+            let (outbox, relay) = Outbox::new(messenger, store, settings);
+            let handle = outbox.handle();
+            let (stop, stopped) = oneshot::channel::<()>();
+            let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+            outbox.send(messages(["a", "odd", "b"])).await.unwrap();
+            let mut dead = Filter::default();
+            dead.state = Some(State::Dead);
+            until("odd is a dead letter", async || handle.count(&dead).await.unwrap() == 1).await;
+            until("the others have left", async || sent.topics().len() == 2).await;
+            outbox.send(messages(["c"])).await.unwrap();
+            until("the next leaves", async || sent.topics() == ["a", "b", "c"]).await;
+            assert!(outbox.health().await.is_up());
+            stop.send(()).unwrap();
+            assert_eq!(relay.await.unwrap().pending, 0, "{kind}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_background_worker_goes_on_when_an_error_of_its_messenger_cannot_be_read() {
+    for kind in UNREADABLE {
+        let (messenger, sent) = unreadable(kind, Failure::rejected);
+        let (background, worker) = Background::new(messenger, BackgroundSettings::default());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, MINUTE));
+        background.send(messages(["a", "odd", "b"])).await.unwrap();
+        background.send(messages(["c"])).await.unwrap();
+        soon(sent.flushed()).await;
+        assert!(background.health().await.is_up());
+        stop.send(()).unwrap();
+        assert!(worker.await.unwrap().is_empty());
+        assert_eq!(sent.topics(), ["a", "b", "c"], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_answered_when_an_error_of_the_messenger_cannot_be_read() {
+    for kind in UNREADABLE {
+        let failing =
+            fake(move |batch| async move { Err(Unsent::new(batch, &Failure::transient(Unreadable(kind)))) });
+        let layer = MessagingLayer::new(failing).with_on_send_failure(OnSendFailure::Reject);
+        let response = get(app(layer, enqueue_a)).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_log_line_holds_no_line_breaks_and_has_an_end() {
+    let log = logs::listen();
+    let failing = fake(move |batch| async move {
+        let error = format!("first\nERROR forged line\u{1b}[31m {}", "x".repeat(100_000));
+        Err(Unsent::new(batch, &Failure::transient(error)))
+    });
+    get(app(MessagingLayer::new(failing), enqueue_a)).await;
+    assert!(!log.lines().iter().any(|line| line.starts_with("ERROR forged")), "{:?}", log.lines());
+    let lines = log.with("message unsent");
+    assert!(lines.len() == 1 && lines[0].len() < 5_000 && !lines[0].contains('\u{1b}'), "{lines:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_goes_on_when_an_error_of_its_service_cannot_be_read() {
+    for kind in UNREADABLE {
+        let bus = Memory::new();
+        bus.send(messages(["a"])).await.unwrap();
+        let service = tower::service_fn(move |_: axum::extract::Request| async move {
+            Err::<axum::response::Response, _>(Unreadable(kind))
+        });
+        let idle = bus.clone();
+        soon(Consumer::new(bus.clone(), service).run(async move { idle.idle().await }, MINUTE)).await;
+        assert_eq!(bus.dead_letters().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_after_without_end_is_a_long_wait() {
+    let bus = Memory::new();
+    bus.send(messages(["a", "b"])).await.unwrap();
+    let later = || async { (StatusCode::SERVICE_UNAVAILABLE, [("retry-after", u64::MAX.to_string())]) };
+    let router = Router::new().route("/a", post(later)).route("/b", post(|| async {}));
+    let consumer = Consumer::new(bus.clone(), router);
+    let handle = consumer.handle();
+    let settled = async move {
+        while handle.status().retried + handle.status().acked < 2 || handle.status().handling > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    soon(consumer.run(settled, Duration::MAX)).await;
+    assert_eq!(bus.len(), 1);
+}
+
+#[tokio::test]
+async fn a_shutdown_with_a_deadline_without_end_waits_for_all() {
+    for delivery in ["direct", "background", "durable"] {
+        let folder = tempfile::tempdir().unwrap();
+        let text = format!(
+            "BACKEND = 'memory'\nDELIVERY = '{delivery}'\n[OUTBOX]\nPATH = {:?}\nMAX_BACKOFF = '{}s'\nEXPIRY = '{}s'",
+            folder.path().join("outbox"),
+            u64::MAX,
+            u64::MAX,
+        );
+        let settings: Settings = toml::from_str(&text).unwrap();
+        let bus = Bus::start(&settings).await.unwrap();
+        assert_eq!(get(app(bus.layer(), enqueue_a)).await.status(), StatusCode::OK);
+        let left = tokio::time::timeout(STUCK, bus.shutdown(Duration::MAX)).await.unwrap();
+        assert!(left.is_clean() && left.stored == 0, "{delivery}: {left:?}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_lease_without_end_is_one() {
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+    use tower_outbox::{DatabaseSettings, SqliteStore};
+
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new().filename(folder.path().join("app.db")).create_if_missing(true);
+    let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+    let settings = DatabaseSettings::default().with_lease(Duration::MAX).with_inbox_retention(Duration::MAX);
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let store = SqliteStore::open(pool, &settings).await.unwrap();
+    let (inner, sent) = recording();
+    let settings = RelaySettings::default().with_max_backoff(Duration::MAX).with_expiry(Duration::MAX);
+    let (outbox, relay) = Outbox::new(inner, store, settings);
+    let (stop, stopped) = oneshot::channel::<()>();
+    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::MAX));
+    let never = message("never").with_delay(Duration::MAX);
+    outbox.send(vec![message("a"), never]).await.unwrap();
+    until("it leaves", async || sent.topics() == ["a"]).await;
+    stop.send(()).unwrap();
+    assert_eq!(tokio::time::timeout(STUCK, relay).await.unwrap().unwrap().pending, 1);
+}
