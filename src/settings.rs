@@ -1,6 +1,7 @@
 //! `MESSAGE_BUS`: which messenger, and how sure is sent, from a file and the environment.
 
 mod keys;
+mod limits;
 mod outbox;
 mod table;
 
@@ -181,7 +182,9 @@ impl Settings {
         let consumers = std::mem::take(&mut common.consumers).into_iter();
         let consumers = consumers.map(|(name, table)| Ok((name.clone(), ConsumerTable::of(&name, table)?)));
         let consumers = consumers.collect::<Result<_, SettingsError>>()?;
-        Ok(Self { consumers, ..Self::new(common, BackendTable::new(backend_keys, names)) })
+        let settings = Self { consumers, ..Self::new(common, BackendTable::new(backend_keys, names)) };
+        limits::check(&settings)?;
+        Ok(settings)
     }
 
     fn new(common: Common, backend_keys: BackendTable) -> Self {

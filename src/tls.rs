@@ -192,7 +192,7 @@ pub enum TlsError {
     #[error("PRIVATE_KEY is set without CERTIFICATE: set both, or neither")]
     KeyWithoutCertificate,
     /// Certificate and key do not make a client identity; most often they do not match.
-    #[error("the key in {} does not fit certificate 1 in CERTIFICATE {}: use the pair that was issued together, the certificate of \
+    #[error("the key in {} does not fit the certificate in {}: use the pair that was issued together, the certificate of \
          the key before those of its authorities",
         .key.display(), .certificate.display())]
     Identity {

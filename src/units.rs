@@ -4,8 +4,11 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
+/// The longest duration that has a meaning in settings: a thousand years.
+const LONGEST: Duration = Duration::from_secs(1_000 * 31_557_600);
+
 #[derive(serde::Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "it must be a number, or a text such as \"30s\" or \"8MiB\"")]
 enum Written {
     Whole(u64),
     Fraction(f64),
@@ -14,17 +17,24 @@ enum Written {
 
 /// `"30s"`, `"1d"`, or plain seconds.
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = match Written::deserialize(deserializer)? {
-        Written::Whole(seconds) => return Ok(Duration::from_secs(seconds)),
-        Written::Fraction(seconds) => return Duration::try_from_secs_f64(seconds).map_err(D::Error::custom),
-        Written::Text(text) => text,
+    let fault = |written: &dyn std::fmt::Debug, error: &dyn std::fmt::Display| {
+        let text = format!("{written:?} is not a duration ({error}); write \"30s\" or plain seconds");
+        D::Error::custom(text)
     };
-    if let Ok(seconds) = text.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).map_err(D::Error::custom);
+    let seconds =
+        |seconds: f64| Duration::try_from_secs_f64(seconds).map_err(|error| fault(&seconds, &error));
+    let duration = match Written::deserialize(deserializer)? {
+        Written::Whole(seconds) => Duration::from_secs(seconds),
+        Written::Fraction(number) => seconds(number)?,
+        Written::Text(text) => match text.parse::<f64>() {
+            Ok(number) => seconds(number)?,
+            Err(_) => humantime::parse_duration(&text).map_err(|error| fault(&text, &error))?,
+        },
+    };
+    match duration <= LONGEST {
+        true => Ok(duration),
+        false => Err(fault(&duration, &"it is longer than 1,000 years")),
     }
-    humantime::parse_duration(&text).map_err(|error| {
-        D::Error::custom(format!("{text:?} is not a duration ({error}); write \"30s\" or plain seconds"))
-    })
 }
 
 /// As [`duration`], for a key that may be left out.
@@ -68,7 +78,11 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, 
             })?
             .as_u64(),
     };
-    usize::try_from(bytes).map_err(D::Error::custom)
+    // What is written with more digits than fit comes as the largest number.
+    match usize::try_from(bytes) {
+        Ok(bytes) if (bytes as u64) < u64::MAX => Ok(bytes),
+        _ => Err(D::Error::custom("a size must be below 16EiB; write \"8MiB\" or plain bytes")),
+    }
 }
 
 #[cfg(all(test, feature = "settings"))]

@@ -51,7 +51,10 @@ impl Database {
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
                 let pool = sqlx::postgres::PgPoolOptions::new().max_connections(settings.max_connections);
-                pool.connect(url).await.map(Self::Postgres).map_err(fault)
+                // PgBouncer refuses this parameter, which sqlx sets by default: it matters only to servers before version 12.
+                let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(fault)?;
+                let options = options.extra_float_digits(None);
+                pool.connect_with(options).await.map(Self::Postgres).map_err(fault)
             }
             #[cfg(feature = "sqlite")]
             "sqlite" => {

@@ -39,11 +39,20 @@ impl BrokerUrl {
             _ => return Err(fault("its scheme is neither amqp nor amqps")),
         };
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| fault("it has no host"))?;
+        if host.contains('%') {
+            return Err(fault("its host is not in ASCII; write its form that begins with xn--"));
+        }
+        if url.port() == Some(0) {
+            return Err(fault("its port is 0"));
+        }
         if url.fragment().is_some() {
             return Err(fault("a fragment has no meaning in it"));
         }
-        let decode =
-            |text: &str| percent_decode(text).ok_or_else(|| fault("it is not percent-encoded UTF-8"));
+        let decode = |text: &str| {
+            let decoded = percent_decode(text).ok_or_else(|| fault("it is not percent-encoded UTF-8"))?;
+            // It stands between user and password on the wire (SASL PLAIN).
+            if decoded.contains('\0') { Err(fault("it has a NUL character")) } else { Ok(decoded) }
+        };
         let credentials = match (url.username(), url.password()) {
             ("", None) => None,
             (user, password) => Some((decode(user)?, Secret::new(decode(password.unwrap_or_default())?))),
@@ -102,7 +111,8 @@ fn percent_decode(text: &str) -> Option<String> {
     while let Some((&first, tail)) = rest.split_first() {
         rest = tail;
         if first == b'%' {
-            let digits = std::str::from_utf8(rest.get(..2)?).ok()?;
+            let digits =
+                std::str::from_utf8(rest.get(..2)?).ok().filter(|digits| !digits.starts_with('+'))?;
             bytes.push(u8::from_str_radix(digits, 16).ok()?);
             rest = &rest[2..];
         } else {

@@ -3,6 +3,7 @@
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
+use super::pooler::{self, SharedConnections};
 use super::statements::quoted;
 use crate::error::BoxError;
 use crate::stores::sql::check_version;
@@ -27,8 +28,10 @@ const MISSING: [&str; 2] = ["42P01", "3F000"];
 /// Brings the tables to the last version, one process at a time, all or nothing.
 pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<u32, BoxError> {
     // When nothing is to be done, no right to create anything is needed.
-    if check(pool, schema).await.is_ok() {
-        return Ok(MIGRATIONS.len() as u32);
+    match check(pool, schema).await {
+        Ok(()) => return Ok(MIGRATIONS.len() as u32),
+        Err(error) if error.is::<SharedConnections>() => return Err(error),
+        Err(_) => {}
     }
     let quoted = quoted(schema);
     let sql = |text: &str| AssertSqlSafe(text.replace("{schema}", &quoted));
@@ -57,6 +60,7 @@ pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<u32, BoxError
 
 /// Whether the tables are of the last version.
 pub(super) async fn check(pool: &PgPool, schema: &str) -> Result<(), BoxError> {
+    pooler::refuse(pool).await?;
     let version = format!("SELECT version FROM {}.version", quoted(schema));
     let version: Option<i32> = match sqlx::query_scalar(AssertSqlSafe(version)).fetch_optional(pool).await {
         Ok(version) => version,

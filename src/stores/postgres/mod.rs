@@ -6,6 +6,7 @@ mod leases;
 mod listener;
 mod migrations;
 mod own_pool;
+mod pooler;
 mod shedder;
 mod statements;
 mod store;

@@ -56,6 +56,9 @@ use crate::stores::sql::{DatabaseSettings, Engine, Handle, Inserted, store_of_en
 /// alone): a crash of the server may have it sent once more. What is stored, requeued or dropped by hand is
 /// as durable as every other COMMIT.
 ///
+/// **Behind a pooler** such as PgBouncer it works with `pool_mode = session`. With `transaction` or `statement` it does not start, and
+/// says so: prepared statements and `LISTEN` need a connection that stays.
+///
 /// A clone is a handle to the same store. Dropping the last gives up what it holds, without waiting.
 ///
 /// # Cancel safety

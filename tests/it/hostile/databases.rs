@@ -148,6 +148,81 @@ async fn a_time_limit_of_the_database_is_503() {
     }
 }
 
+// ---- a pooler
+
+/// PgBouncer before the Postgres of the tests, in this mode, with one connection to the server.
+struct PgBouncer {
+    process: std::process::Child,
+    _folder: tempfile::TempDir,
+    url: String,
+}
+
+impl PgBouncer {
+    async fn start(database: &str, mode: &str) -> Self {
+        let server = url::Url::parse(database).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let name = server.path().trim_start_matches('/');
+        // It does not run as root.
+        let is_root = std::os::unix::fs::MetadataExt::uid(&folder.path().metadata().unwrap()) == 0;
+        let config = format!(
+            "[databases]\n{name} = host=127.0.0.1 port={} user={} password={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\n\
+             listen_port = {port}\nauth_type = any\npool_mode = {mode}\nunix_socket_dir =\n{}",
+            server.port().unwrap(),
+            server.username(),
+            server.password().unwrap(),
+            if is_root { "user = nobody\n" } else { "" },
+        );
+        let file = folder.path().join("pgbouncer.ini");
+        std::fs::write(&file, config).unwrap();
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let process = std::process::Command::new("/usr/sbin/pgbouncer").arg("-q").arg(&file).spawn();
+        let process = process.expect("PgBouncer is installed");
+        let url = format!("postgres://{}@127.0.0.1:{port}/{name}", server.username());
+        until("PgBouncer listens", async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_ok()
+        })
+        .await;
+        Self { process, _folder: folder, url }
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn bus_over(url: &str) -> Result<tower_outbox::Bus, String> {
+    let text = format!("DELIVERY = \"transactional\"\n[OUTBOX]\nDATABASE_URL = \"{url}\"");
+    let started = tower_outbox::Bus::start(&toml::from_str(&text).unwrap()).await;
+    started.map_err(|error| {
+        let (mut text, mut cause) = (error.to_string(), std::error::Error::source(&error));
+        while let Some(error) = cause {
+            text.push_str(&format!(": {error}"));
+            cause = error.source();
+        }
+        text
+    })
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_pooler_that_lends_connections_for_a_transaction_is_refused_with_the_cure() {
+    let database = Database::new().await;
+    for mode in ["transaction", "statement"] {
+        let pooler = PgBouncer::start(&database.url, mode).await;
+        let said = bus_over(&pooler.url).await.unwrap_err();
+        assert!(said.contains("pool_mode = session") && said.contains("OUTBOX.DATABASE_URL"), "{said}");
+    }
+    let pooler = PgBouncer::start(&database.url, "session").await;
+    let bus = bus_over(&pooler.url).await.unwrap();
+    tower_outbox::Messenger::send(&*bus.messenger(), vec![crate::support::message("a")]).await.unwrap();
+    let _ = bus.shutdown(STUCK).await;
+    database.drop().await;
+}
+
 // ---- ids
 
 #[tokio::test]

@@ -327,11 +327,118 @@ async fn every_fault_of_a_certificate_names_setting_file_number_and_cure() {
     }
     let (_other, path) = file("key.pem", pair().1);
     let said = tls(&format!("CERTIFICATE = {good:?}\nPRIVATE_KEY = {path:?}")).await.unwrap();
-    assert!(said.contains("does not fit certificate 1") && said.contains("good.pem"), "{said}");
+    assert!(said.contains("does not fit the certificate") && said.contains("good.pem"), "{said}");
     let folder = tempfile::tempdir().unwrap();
     let said = tls(&format!("CACERT = {:?}", folder.path())).await.unwrap();
     assert!(said.contains("CACERT") && said.contains("directory"), "{said}");
     let inline = key.replace('\n', "\\n");
     let said = tls(&format!("CERTIFICATE = {good:?}\nPRIVATE_KEY = \"{inline}\"")).await.unwrap();
     assert!(said.contains("PRIVATE_KEY holds the text of a PEM") && !said.contains(&key[40..60]), "{said}");
+}
+
+// ---- values
+
+#[tokio::test]
+async fn a_value_without_sense_is_refused_by_its_key_and_with_the_cure() {
+    let broker = "BACKEND = \"amqp10\"\nURLS = \"amqp://127.0.0.1:1\"\n";
+    for (text, whys) in [
+        ("[MESSAGE_BUS.REQUEST]\nMAX_MESSAGES = 0", &["REQUEST.MAX_MESSAGES is 0", "1 or more"][..]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_MESSAGES = -1", &["max_messages", "-1"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_MESSAGES = nan", &["max_messages", "NaN"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_MESSAGES = inf", &["max_messages", "inf"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_MESSAGES = [1]", &["max_messages", "sequence"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_MESSAGES = 99999999999999999999999999", &["request.max_messages"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_BYTES = \"1e30GiB\"", &["max_bytes", "1e30GiB", "8MiB"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_BYTES = \"99999999999999GiB\"", &["max_bytes", "8MiB"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_BYTES = \"-5MiB\"", &["max_bytes", "-5MiB"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_BYTES = -5", &["max_bytes", "-5"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_BYTES = \"\"", &["max_bytes"]),
+        ("[MESSAGE_BUS.REQUEST]\nMAX_BYTES = []", &["max_bytes", "8MiB"]),
+        ("[MESSAGE_BUS.REQUEST]\nIDEMPOTENCY_KEY = \"maybe\"", &["idempotency_key", "maybe"]),
+        ("[MESSAGE_BUS.BACKGROUND]\nMAX_MESSAGES = 0", &["BACKGROUND.MAX_MESSAGES is 0"]),
+        ("[MESSAGE_BUS.BACKGROUND]\nMAX_MESSAGES = 4294967296", &["max_messages", "4294967296"]),
+        ("[MESSAGE_BUS.OUTBOX]\nWINDOW = 0", &["OUTBOX.WINDOW is 0", "1 or more"]),
+        ("[MESSAGE_BUS.OUTBOX]\nWINDOW = 9223372036854775807", &["OUTBOX.WINDOW", "1000000 or less"]),
+        ("[MESSAGE_BUS.OUTBOX]\nMAX_CONNECTIONS = 0", &["OUTBOX.MAX_CONNECTIONS is 0"]),
+        ("[MESSAGE_BUS.OUTBOX]\nMAX_CONNECTIONS = 4294967295", &["OUTBOX.MAX_CONNECTIONS", "10000 or less"]),
+        ("[MESSAGE_BUS.OUTBOX]\nMAX_ATTEMPTS = 0", &["OUTBOX.MAX_ATTEMPTS is 0"]),
+        ("[MESSAGE_BUS.OUTBOX]\nLEASE = 0", &["OUTBOX.LEASE is 0", "or more"]),
+        ("[MESSAGE_BUS.OUTBOX]\nLEASE = \"10 years\"", &["OUTBOX.LEASE", "or less"]),
+        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = 0", &["OUTBOX.EXPIRY is 0"]),
+        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = \"99999999999999 y\"", &["expiry", "99999999999999 y", "30s"]),
+        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = 9223372036854775807", &["expiry", "1,000 years"]),
+        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = \"1e300\"", &["expiry", "30s"]),
+        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = \"NaN\"", &["expiry", "30s"]),
+        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = -0.5", &["expiry", "-0.5", "30s"]),
+        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = true", &["expiry", "30s"]),
+        ("[MESSAGE_BUS.OUTBOX]\nPATH = \"\"", &["OUTBOX.PATH is empty"]),
+        ("[MESSAGE_BUS.OUTBOX]\nWHEN_FULL = \"\"", &["when_full", "drop_oldest"]),
+        ("[MESSAGE_BUS.OUTBUX]\nPATH = \"x\"", &["OUTBUX", "did you mean OUTBOX?"]),
+        ("[MESSAGE_BUS]\nDelivery = \"direct\"\nDELIVERY = \"direct\"", &["delivery", "twice"]),
+        ("[MESSAGE_BUS]\nBACKEND = \"\"", &["BACKEND", "known are"]),
+        ("[MESSAGE_BUS]\nBACKEND = [\"amqp10\"]", &["backend", "sequence"]),
+        ("[MESSAGE_BUS.CONSUMERS.a]\nCONCURRENCY = 0", &["CONSUMERS.A.CONCURRENCY is 0"]),
+        (
+            "[MESSAGE_BUS.CONSUMERS.a]\nCONCURRENCY = 9223372036854775807",
+            &["CONSUMERS.A.CONCURRENCY", "or less"],
+        ),
+        ("[MESSAGE_BUS.CONSUMERS.a]\nMAX_ATTEMPTS = 0", &["CONSUMERS.A.MAX_ATTEMPTS is 0"]),
+        ("[MESSAGE_BUS.CONSUMERS.a]\nTIMEOUT = 0", &["CONSUMERS.A.TIMEOUT is 0"]),
+        ("[MESSAGE_BUS.CONSUMERS.a]\nTIMEOUT = \"soon\"", &["timeout", "CONSUMERS.A"]),
+        ("[MESSAGE_BUS.CHAOS]\nFAILED = 1.5", &["CHAOS.FAILED is 1.5"]),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = []", &["URLS is empty"]),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"\"", &["URLS is empty"]),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = [\"\"]", &["URLS", "not a URL"]),
+        (
+            "[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://h:99999\"",
+            &["amqp://h:99999", "amqps://host:5671"],
+        ),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://h:0\"", &["amqp://h:0", "port is 0"]),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = [\"amqp://h h\"]", &["URLS", "amqps://host:5671"]),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://bücher.example\"", &["xn--"]),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://jo:a%00b@h\"", &["NUL", "amqp://***@h"]),
+        (
+            "[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://jo:a%zz@h\"",
+            &["percent-encoded", "amqp://***@h"],
+        ),
+        ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://[::1\"", &["URLS"]),
+    ] {
+        let said = refusal(text).await;
+        assert!(whys.iter().all(|why| said.contains(why)), "{text}\n{whys:?}\n{said}");
+    }
+    for (key, why) in [
+        ("WINDOW = 0", "WINDOW"),
+        ("WINDOW = -1", "window"),
+        ("CONNECTION_TIMEOUT = 0", "CONNECTION_TIMEOUT"),
+        ("CONNECTION_TIMEOUT = \"99999999999999 y\"", "connection_timeout"),
+        ("PRIORITY = 256", "priority"),
+        ("WINDOWS = 1", "did you mean WINDOW?"),
+        ("TOPIC_PREFIX = \"a b\\u0000\"", "TOPIC_PREFIX"),
+        ("CERTIFICATE = [1]", "certificate"),
+    ] {
+        let said = refusal(&format!("[MESSAGE_BUS]\n{broker}{key}")).await;
+        assert!(said.contains(why), "{key}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn the_largest_values_are_taken_and_nothing_panics() {
+    let most = i64::MAX;
+    let text = format!(
+        "[MESSAGE_BUS]\nBACKEND = \"memory\"\nDELIVERY = \"background\"\n[MESSAGE_BUS.REQUEST]\nMAX_MESSAGES = {most}\nMAX_BYTES = {most}\n\
+         [MESSAGE_BUS.BACKGROUND]\nMAX_MESSAGES = 4294967295\nMAX_BYTES = 4294967295\n\
+         [MESSAGE_BUS.CONSUMERS.a]\nCONCURRENCY = 1000000\nMAX_ATTEMPTS = 4294967295\nTIMEOUT = \"1000 years\"\nMAX_BACKOFF = \"1000 years\"\nMAX_BYTES = {most}"
+    );
+    let (_folder, path) = file("s.toml", text);
+    let variables = [
+        ("MESSAGE_BUS__OUTBOX__MAX_MESSAGES", "18446744073709551615"),
+        ("MESSAGE_BUS__OUTBOX__MAX_ATTEMPTS", "7"),
+    ];
+    let output = tool(&["check", "--settings", path.to_str().unwrap()], &variables);
+    assert!(output.status.success(), "{}", printed(&output));
+    let bus = Bus::start(&Settings::load(Some(&path)).unwrap()).await.unwrap();
+    let consumer = bus.consumer("a", axum::Router::new()).unwrap();
+    let running = tokio::spawn(consumer.run(std::future::ready(()), std::time::Duration::from_secs(5)));
+    running.await.unwrap();
+    let _ = bus.shutdown(std::time::Duration::from_secs(5)).await;
 }

@@ -1,0 +1,62 @@
+//! Numbers that would make a bus stand still, or take more memory than there is.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use super::{ConsumerTable, OutboxSettings, Settings, SettingsError};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Checks the tables that are no backend's.
+pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
+    within("REQUEST.MAX_MESSAGES", settings.request.max_messages, 1..=usize::MAX)?;
+    within("REQUEST.MAX_BYTES", settings.request.max_bytes, 1..=usize::MAX)?;
+    within("BACKGROUND.MAX_MESSAGES", settings.background.max_messages, 1..=u32::MAX)?;
+    within("BACKGROUND.MAX_BYTES", settings.background.max_bytes, 1..=u32::MAX)?;
+    outbox(&settings.outbox)?;
+    settings.consumers.iter().try_for_each(|(name, table)| consumer(&name.to_uppercase(), table))?;
+    #[cfg(feature = "chaos")]
+    for (key, share) in [("CHAOS.NACKED", settings.chaos.nacked), ("CHAOS.FAILED", settings.chaos.failed)] {
+        within(key, share, 0.0..=1.0)?;
+    }
+    Ok(())
+}
+
+fn outbox(outbox: &OutboxSettings) -> Result<(), SettingsError> {
+    if outbox.path.as_os_str().is_empty() {
+        return Err(SettingsError::value("OUTBOX.PATH is empty: write the path of a folder"));
+    }
+    within("OUTBOX.MAX_CONNECTIONS", outbox.max_connections, 1..=10_000)?;
+    within("OUTBOX.MAX_MESSAGES", outbox.max_messages, 1..=u64::MAX)?;
+    within("OUTBOX.MAX_BYTES", outbox.max_bytes, 1..=u64::MAX)?;
+    within("OUTBOX.MAX_ATTEMPTS", outbox.max_attempts, 1..=u32::MAX)?;
+    within("OUTBOX.WINDOW", outbox.window, 1..=1_000_000)?;
+    within("OUTBOX.LEASE", outbox.lease, Duration::from_millis(100)..=DAY)?;
+    within("OUTBOX.INBOX_RETENTION", outbox.inbox_retention, Duration::from_secs(1)..=Duration::MAX)?;
+    if outbox.expiry.is_some_and(|expiry| expiry.is_zero()) {
+        return Err(SettingsError::value("OUTBOX.EXPIRY is 0: every message would expire; leave it out"));
+    }
+    Ok(())
+}
+
+fn consumer(name: &str, table: &ConsumerTable) -> Result<(), SettingsError> {
+    let settings = &table.settings;
+    let key = |key: &str| format!("CONSUMERS.{name}.{key}");
+    within(&key("CONCURRENCY"), settings.concurrency, 1..=1_000_000)?;
+    within(&key("MAX_ATTEMPTS"), settings.max_attempts, 1..=u32::MAX)?;
+    within(&key("MAX_BYTES"), settings.max_bytes, 1..=usize::MAX)?;
+    within(&key("TIMEOUT"), settings.timeout, Duration::from_millis(1)..=Duration::MAX)
+}
+
+fn within<T: PartialOrd + Debug + Copy>(
+    key: &str,
+    value: T,
+    range: std::ops::RangeInclusive<T>,
+) -> Result<(), SettingsError> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    let (least, most) = range.into_inner();
+    let bound = if value < least { format!("{least:?} or more") } else { format!("{most:?} or less") };
+    Err(SettingsError::value(format!("{key} is {value:?}: write {bound}")))
+}
