@@ -64,7 +64,7 @@ pub(crate) fn size_u64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64
 }
 
 /// `"8MiB"` or plain bytes.
-#[cfg(feature = "settings")]
+#[cfg(any(feature = "settings", feature = "amqp10"))]
 pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let bytes = match Written::deserialize(deserializer)? {
         Written::Whole(bytes) => bytes,
