@@ -412,7 +412,7 @@ mod tests {
     fn limits_hold_after_persist_failed_while_a_clone_enqueued() {
         let (messenger, in_flight) = (Arc::new(Dummy::new()), InFlight::default());
         let config = QueueConfig { messenger, in_flight, max_messages: 100, max_bytes: 1_000 };
-        let queue = MessageQueue::new(Arc::new(config), None, None, None);
+        let queue = MessageQueue::new(Arc::new(config), TraceContext::default(), None, None);
         queue.enqueue(message(700)).unwrap();
         let persisting = queue.take_messages().unwrap();
         queue.clone().enqueue(message(700)).unwrap();

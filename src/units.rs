@@ -15,26 +15,32 @@ enum Written {
     Text(String),
 }
 
-/// `"30s"`, `"1d"`, or plain seconds.
+/// `"30s"`, `"1d"`, or plain seconds; at most a thousand years.
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let fault = |written: &dyn std::fmt::Debug, error: &dyn std::fmt::Display| {
-        let text = format!("{written:?} is not a duration ({error}); write \"30s\" or plain seconds");
-        D::Error::custom(text)
-    };
-    let seconds =
-        |seconds: f64| Duration::try_from_secs_f64(seconds).map_err(|error| fault(&seconds, &error));
-    let duration = match Written::deserialize(deserializer)? {
-        Written::Whole(seconds) => Duration::from_secs(seconds),
-        Written::Fraction(number) => seconds(number)?,
-        Written::Text(text) => match text.parse::<f64>() {
-            Ok(number) => seconds(number)?,
-            Err(_) => humantime::parse_duration(&text).map_err(|error| fault(&text, &error))?,
-        },
-    };
+    let duration = any_duration(deserializer)?;
     match duration <= LONGEST {
         true => Ok(duration),
-        false => Err(fault(&duration, &"it is longer than 1,000 years")),
+        false => Err(not_a_duration(&duration, &"it is longer than 1,000 years")),
     }
+}
+
+/// As [`duration`], of any length: messages carry what an app gave them.
+pub(crate) fn any_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let fault = not_a_duration;
+    let seconds =
+        |seconds: f64| Duration::try_from_secs_f64(seconds).map_err(|error| fault(&seconds, &error));
+    match Written::deserialize(deserializer)? {
+        Written::Whole(seconds) => Ok(Duration::from_secs(seconds)),
+        Written::Fraction(number) => seconds(number),
+        Written::Text(text) => match text.parse::<f64>() {
+            Ok(number) => seconds(number),
+            Err(_) => humantime::parse_duration(&text).map_err(|error| fault(&text, &error)),
+        },
+    }
+}
+
+fn not_a_duration<E: Error>(written: &dyn std::fmt::Debug, error: &dyn std::fmt::Display) -> E {
+    E::custom(format!("{written:?} is not a duration ({error}); write \"30s\" or plain seconds"))
 }
 
 /// As [`duration`], for a key that may be left out.

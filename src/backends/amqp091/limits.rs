@@ -233,8 +233,9 @@ mod tests {
             .with_message_id("an id".into())
             .with_timestamp(7)
             .with_app_id("app".into());
-        let mut wire = std::io::Cursor::new(vec![0; 4_096]);
-        let written = lapin::protocol::basic::gen_properties(&properties)((&mut wire).into()).unwrap();
+        let mut wire = [0; 4_096];
+        let wire = std::io::Cursor::new(&mut wire[..]);
+        let written = lapin::protocol::basic::gen_properties(&properties)(wire.into()).unwrap();
         // The flags are among what is written.
         assert_eq!(size_of(&properties) - OVERHEAD, written.position as usize - 2);
     }
