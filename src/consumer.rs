@@ -32,7 +32,9 @@ use crate::topic::Topic;
 ///
 /// A message of the topic `user.created` becomes `POST /user/created`: its headers are the request's, as are the attributes
 /// of CloudEvents (`ce-id`, `ce-type`, `ce-source`, `ce-time`), its body is as it came, and the extractors
-/// [`Delivery`](crate::Delivery) and [`MessageId`](crate::MessageId) say the rest. The response decides:
+/// [`Delivery`](crate::Delivery) and [`MessageId`](crate::MessageId) say the rest. Headers that would be taken for facts about
+/// an HTTP request (`host`, `content-length`, `authorization`, `cookie`, `x-forwarded-*` and the like) are not the request's:
+/// they are among those of [`Delivery::message`](crate::Delivery::message). The response decides:
 ///
 /// | what the service does | the message |
 /// |---|---|

@@ -40,6 +40,8 @@ struct Received {
     redelivered: bool,
     source: Arc<str>,
     failures: Vec<FailedAttempt>,
+    /// Whether it came as a CloudEvent.
+    is_event: bool,
 }
 
 impl Delivery {
@@ -50,7 +52,19 @@ impl Delivery {
         source: Arc<str>,
         failures: Vec<FailedAttempt>,
     ) -> Self {
-        Self(Arc::new(Received { message, attempt, redelivered, source, failures }))
+        Self(Arc::new(Received { message, attempt, redelivered, source, failures, is_event: false }))
+    }
+
+    /// Says that it came as a CloudEvent, whose source is in its header `ce-source`; to be said before it is cloned.
+    #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers open envelopes"))]
+    pub(crate) fn set_event(&mut self) {
+        if let Some(received) = Arc::get_mut(&mut self.0) {
+            received.is_event = true;
+        }
+    }
+
+    pub(crate) fn is_event(&self) -> bool {
+        self.0.is_event
     }
 
     /// The message.

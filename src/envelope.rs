@@ -66,6 +66,11 @@ impl Envelope {
         }
     }
 
+    /// Whether it says in its own attributes where a message is from.
+    pub(crate) fn is_event(self) -> bool {
+        matches!(self, Self::CloudEvents | Self::CloudEventsStructured)
+    }
+
     /// What is sent of a message.
     pub(crate) fn seal<'a>(
         self,

@@ -1,14 +1,16 @@
 //! The headers of ours that travel with messages.
 //!
+//! Those marked "own" count only on a message that came back by a way of our own; from anyone else they are ignored.
+//!
 //! | header | says |
 //! |---|---|
 //! | [`KEY`] | the ordering key, on a bus that has no place for it |
-//! | [`TOPIC`] | the topic, of a message that went through a retry or dead-letter queue |
-//! | [`QUEUE`] | the queue it was received from then, and goes back to |
-//! | [`EXPIRY`] | how long it is worth delivering, in milliseconds, of a message that went through one |
-//! | [`ATTEMPT`] | how many attempts have failed |
-//! | [`FAILURES`] | the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
-//! | [`REASON`] | of a dead letter: why it was given up on |
+//! | [`TOPIC`] | own: the topic, of a message that went through a retry or dead-letter queue |
+//! | [`QUEUE`] | own: the queue it was received from then, and goes back to |
+//! | [`EXPIRY`] | own: how long it is worth delivering, in milliseconds, of a message that went through one |
+//! | [`ATTEMPT`] | own: how many attempts have failed |
+//! | [`FAILURES`] | own: the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
+//! | [`REASON`] | own: of a dead letter: why it was given up on |
 //! | [`DROPPED`] | how many messages were dropped before it, as the store was full |
 //! | [`CORRELATION_ID`] | what it is a part of: that of the message whose handling enqueued it, or else the id of that |
 //! | [`CAUSATION_ID`] | the id of the message whose handling enqueued it |
@@ -38,6 +40,9 @@ pub const CORRELATION_ID: &str = "correlation_id";
 /// The message that caused it.
 pub const CAUSATION_ID: &str = "causation_id";
 
+/// Those that count only on a message that came back by a way of our own.
+pub(crate) const OWN: [&str; 6] = [TOPIC, QUEUE, EXPIRY, ATTEMPT, FAILURES, REASON];
+
 /// How many failed attempts travel, and how many bytes of each reason.
 const KEPT: usize = 10;
 const REASON_LEN: usize = 300;
@@ -65,6 +70,13 @@ pub(crate) fn write_failures(failures: &[FailedAttempt]) -> String {
 pub(crate) fn read_failures(value: &str) -> Vec<FailedAttempt> {
     let failed: Vec<Failed> = serde_json::from_str(value).unwrap_or_default();
     failed.into_iter().map(|failed| FailedAttempt::new(failed.at, failed.reason.into())).collect()
+}
+
+/// Whether the property `content-encoding` of a broker names a content coding. Many write the character set there.
+#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers have it"))]
+pub(crate) fn is_coding(text: &str) -> bool {
+    let others = ["", "utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "latin1", "binary", "8bit", "7bit"];
+    !others.iter().any(|other| text.eq_ignore_ascii_case(other))
 }
 
 /// The start of a text, at most this many bytes.

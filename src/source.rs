@@ -93,6 +93,15 @@ impl Delivery {
         Self { content: Ok(view), settle: Some(Box::new(settle)) }
     }
 
+    /// For sources that open envelopes: whether it came as a CloudEvent.
+    #[cfg(feature = "_brokers")]
+    pub(crate) fn with_event(mut self, is_event: bool) -> Self {
+        if let (true, Ok(view)) = (is_event, &mut self.content) {
+            view.set_event();
+        }
+        self
+    }
+
     /// For sources: something that was received and cannot be read as a message, and why.
     #[must_use]
     pub fn poison(reason: impl Into<Arc<str>>, settle: impl Settle) -> Self {

@@ -22,6 +22,10 @@ pub(super) struct FromQueue {
     /// Publish with this routing key
     #[arg(long, help_heading = FROM, value_name = "KEY", requires = "exchange")]
     routing_key: Option<String>,
+    /// Let dead letters that name this queue go back there; may be repeated. By default they go back only to the queue that
+    /// the one given is for: to 'orders' from 'orders.dead' or 'dead_letter.orders'
+    #[arg(long, help_heading = FROM, value_name = "QUEUE", conflicts_with = "exchange")]
+    back_to: Vec<String>,
     /// Requeue at most this many
     #[arg(long, help_heading = FROM, value_name = "N")]
     limit: Option<u64>,
@@ -41,11 +45,15 @@ fn name_and_value(text: &str) -> Result<(String, String), String> {
 impl FromQueue {
     /// Whether it is what is meant.
     pub(super) fn is_given(&self) -> Result<bool, Failure> {
-        let options =
-            self.exchange.is_some() || self.limit.is_some() || self.wait.is_some() || !self.header.is_empty();
+        let options = self.exchange.is_some()
+            || !self.back_to.is_empty()
+            || self.limit.is_some()
+            || self.wait.is_some()
+            || !self.header.is_empty();
         match (&self.queue, options) {
             (None, true) => {
-                let message = "--exchange, --routing-key, --limit, --wait and --header are for --queue only";
+                let message =
+                    "--exchange, --routing-key, --back-to, --limit, --wait and --header are for --queue only";
                 Err(Failure { code: 2, message: Some(message.to_owned()) })
             }
             (queue, _) => Ok(queue.is_some()),
@@ -93,7 +101,39 @@ mod moving {
         messages: u64,
         /// Those that were looked at and put back.
         left: u64,
+        /// Those that were meant and have nowhere to go; why the first has not.
+        #[serde(skip_serializing_if = "is_zero")]
+        refused: u64,
+        #[serde(skip)]
+        refusal: Option<DeadLettersError>,
+        /// Where they would go.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        targets: Vec<Target>,
         dry_run: bool,
+    }
+
+    /// Where dead letters would go, and how many.
+    #[derive(Serialize)]
+    struct Target {
+        exchange: String,
+        routing_key: String,
+        messages: u64,
+    }
+
+    impl Done {
+        fn add_target(&mut self, (exchange, routing_key): (String, String)) {
+            let is_same =
+                |known: &&mut Target| known.exchange == exchange && known.routing_key == routing_key;
+            match self.targets.iter_mut().find(is_same) {
+                Some(target) => target.messages += 1,
+                None => self.targets.push(Target { exchange, routing_key, messages: 1 }),
+            }
+        }
+    }
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    fn is_zero(count: &u64) -> bool {
+        *count == 0
     }
 
     impl Run<'_> {
@@ -103,22 +143,37 @@ mod moving {
             let mut done = Done { dry_run: self.dry_run, ..Done::default() };
             let moved = self.move_all(&mut letters, &mut done).await;
             letters.close().await;
-            match moved {
-                Ok(()) if self.output.json => self.output.document(&done),
-                Ok(()) => {
-                    let verb = if self.dry_run { "would requeue" } else { "requeued" };
-                    self.output.line(format!("{verb} {}", count(done.messages, "dead letter")))
+            if let Err(error) = moved {
+                let Failure { code, message } = failure(&error);
+                let before = count(done.messages, "dead letter");
+                let message = message.map(|message| match self.dry_run {
+                    true => message,
+                    false => format!("{message}; {before} requeued before, the others are where they were"),
+                });
+                return Err(Failure { code, message });
+            }
+            if self.output.json {
+                self.output.document(&done)?;
+            } else if done.messages > 0 || done.refused == 0 {
+                let verb = if self.dry_run { "would requeue" } else { "requeued" };
+                self.output.line(format!("{verb} {}", count(done.messages, "dead letter")))?;
+                for Target { exchange, routing_key, messages } in &done.targets {
+                    let to = match exchange.as_str() {
+                        "" => format!("the queue {routing_key:?}"),
+                        exchange => format!("the exchange {exchange:?} with the routing key {routing_key:?}"),
+                    };
+                    self.output.line(format!("  {messages} to {to}"))?;
                 }
-                Err(error) => {
+            }
+            match done.refusal {
+                None => Ok(()),
+                Some(error) => {
                     let Failure { code, message } = failure(&error);
-                    let before = count(done.messages, "dead letter");
-                    let message = message.map(|message| match self.dry_run {
-                        true => message,
-                        false => {
-                            format!("{message}; {before} requeued before, the others are where they were")
-                        }
-                    });
-                    Err(Failure { code, message })
+                    let left = count(done.refused, "dead letter");
+                    Err(Failure {
+                        code,
+                        message: message.map(|message| format!("{message}; {left} left so")),
+                    })
                 }
             }
         }
@@ -133,10 +188,21 @@ mod moving {
                     continue;
                 }
                 let target = match (&self.from.exchange, &self.from.routing_key) {
-                    (Some(exchange), Some(routing_key)) => (exchange.clone(), routing_key.clone()),
-                    _ => letters.target(&letter)?,
+                    (Some(exchange), Some(routing_key)) => Ok((exchange.clone(), routing_key.clone())),
+                    _ => letters.target(&letter, &self.from.back_to),
                 };
-                if !self.dry_run {
+                let target = match target {
+                    Ok(target) => target,
+                    // One that has nowhere to go holds no other up.
+                    Err(error) => {
+                        done.refused += 1;
+                        done.refusal.get_or_insert(error);
+                        continue;
+                    }
+                };
+                if self.dry_run {
+                    done.add_target(target);
+                } else {
                     letters.requeue(letter, target).await?;
                 }
                 done.messages += 1;

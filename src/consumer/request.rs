@@ -9,22 +9,53 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use uuid::Uuid;
 
 use crate::delivery::Delivery;
-use crate::message::{Message, Scalar};
+use crate::message::Scalar;
 
-/// Headers that speak of the HTTP message itself (RFC 9110, RFC 9112), and would mislead here.
-const OF_HTTP: [&str; 12] = [
+/// Headers that are not copied, as a handler or a layer would take them for facts about an HTTP request: those that speak
+/// of the HTTP message itself (RFC 9110, RFC 9112), credentials, and what a proxy says of the client.
+const OF_HTTP: [&str; 23] = [
+    "client-ip",
     "connection",
     "content-length",
     "content-type",
     "expect",
     "host",
+    "http2-settings",
     "keep-alive",
-    "proxy-authorization",
-    "proxy-connection",
+    "remote-user",
     "te",
     "trailer",
     "transfer-encoding",
+    "true-client-ip",
     "upgrade",
+    "via",
+    "x-access-token",
+    "x-api-key",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-csrf-token",
+    "x-http-method-override",
+    "x-real-ip",
+    "x-rewrite-url",
+];
+
+/// Parts and beginnings of the names of more such headers.
+const PARTS: [&str; 4] = ["authenticat", "authorization", "cookie", "forwarded"];
+const BEGINNINGS: [&str; 14] = [
+    "cf-",
+    "fastly-",
+    "proxy-",
+    "sec-",
+    "ssl-client-",
+    "x-amzn-oidc-",
+    "x-auth-",
+    "x-client-cert",
+    "x-envoy-",
+    "x-forwarded-",
+    "x-goog-iap-",
+    "x-original-",
+    "x-remote-",
+    "x-ssl-",
 ];
 
 const CE_ID: HeaderName = HeaderName::from_static("ce-id");
@@ -42,7 +73,7 @@ pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Option<Reque
     let mut request = Request::new(Body::from(message.body().clone()));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = uri(message.topic().as_str())?;
-    *request.headers_mut() = headers(delivery.message(), source);
+    *request.headers_mut() = headers(delivery, source);
     request.extensions_mut().insert(delivery.clone());
     Some(request)
 }
@@ -65,24 +96,13 @@ pub(super) fn source(name: &str) -> HeaderValue {
     encoded(name).filter(|value| !value.is_empty()).unwrap_or(HeaderValue::from_static("/"))
 }
 
-fn headers(message: &Message, source: &HeaderValue) -> HeaderMap {
+fn headers(delivery: &Delivery, source: &HeaderValue) -> HeaderMap {
+    let message = delivery.message();
     let mut headers = HeaderMap::with_capacity(6 + message.headers().len());
-    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-    insert(&mut headers, CE_ID, hyphenated(message.id(), &mut id));
-    insert(&mut headers, CE_TYPE, message.topic().as_str());
     headers.insert(CE_SOURCE, source.clone());
-    headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
-    // Times before 1970 cannot be written so.
-    if message.time() >= SystemTime::UNIX_EPOCH {
-        let mut time = String::with_capacity(27);
-        // Nor can those after 9999.
-        if write!(time, "{}", humantime::format_rfc3339_micros(message.time())).is_ok() {
-            insert(&mut headers, CE_TIME, &time);
-        }
-    }
     for (name, value) in message.headers() {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
-        if OF_HTTP.contains(&name.as_str()) {
+        if is_of_http(name.as_str()) || is_ours(name.as_str(), delivery) {
             continue;
         }
         match value {
@@ -98,6 +118,18 @@ fn headers(message: &Message, source: &HeaderValue) -> HeaderMap {
             other => insert(&mut headers, name, &other.to_string()),
         }
     }
+    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+    insert(&mut headers, CE_ID, hyphenated(message.id(), &mut id));
+    insert(&mut headers, CE_TYPE, message.topic().as_str());
+    headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
+    // Times before 1970 cannot be written so.
+    if message.time() >= SystemTime::UNIX_EPOCH {
+        let mut time = String::with_capacity(27);
+        // Nor can those after 9999.
+        if write!(time, "{}", humantime::format_rfc3339_micros(message.time())).is_ok() {
+            insert(&mut headers, CE_TIME, &time);
+        }
+    }
     let content_type = match message.content_type() {
         "application/json" => Ok(HeaderValue::from_static("application/json")),
         other => HeaderValue::from_str(other),
@@ -106,6 +138,22 @@ fn headers(message: &Message, source: &HeaderValue) -> HeaderMap {
         headers.insert(CONTENT_TYPE, content_type);
     }
     headers
+}
+
+/// Whether a header would be taken for a fact about an HTTP request. The name is in lower case.
+fn is_of_http(name: &str) -> bool {
+    OF_HTTP.contains(&name)
+        || PARTS.iter().any(|part| name.contains(part))
+        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
+/// Whether a header is for us to say. Only an event names its source itself.
+fn is_ours(name: &str, delivery: &Delivery) -> bool {
+    match name {
+        "ce-id" | "ce-specversion" | "ce-time" | "ce-type" => true,
+        "ce-source" => !delivery.is_event(),
+        _ => false,
+    }
 }
 
 fn hyphenated(id: Uuid, buffer: &mut [u8; uuid::fmt::Hyphenated::LENGTH]) -> &str {
@@ -143,6 +191,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::message::Message;
 
     fn made_of(message: Message) -> Request<Body> {
         request(&Delivery::new(message, 1, false, "the queue".into(), Vec::new()), &source("the queue"))
@@ -184,8 +233,15 @@ mod tests {
             .with_header("not a name", 1)
             .with_header("nothing", Scalar::Null)
             .with_header("line", "a\nb")
+            .with_header("ce-subject", "/über")
             .with_header("ce-source", "/über");
-        let request = made_of(message);
+        let mut delivery = Delivery::new(message, 1, false, "q".into(), Vec::new());
+        let request = super::request(&delivery, &source("q")).unwrap();
+        assert_eq!(request.headers()["ce-subject"], "/%C3%BCber");
+        assert_eq!(request.headers()["ce-source"], "q");
+        drop(request);
+        delivery.set_event();
+        let request = super::request(&delivery, &source("q")).unwrap();
         assert_eq!(request.headers()["ce-source"], "/%C3%BCber");
         for name in ["content-length", "transfer-encoding", "nothing", "line"] {
             assert!(!request.headers().contains_key(name), "{name}");

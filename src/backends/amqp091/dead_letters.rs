@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use lapin::options::{BasicAckOptions, BasicGetOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
@@ -12,11 +10,11 @@ use lapin::{Acker, Channel, ErrorKind};
 use super::any_broker;
 use super::connection::{Connection, Publish};
 use super::incoming::{Dialect, Incoming, REDELIVERY_COUNT};
-use super::outgoing::kept;
+use super::outgoing::{goes_along, kept};
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
 use crate::error::Chain;
-use crate::headers::{ATTEMPT, FAILURES, QUEUE, REASON};
+use crate::headers::{EXPIRY, QUEUE, REASON, TOPIC};
 use crate::message::Message;
 
 /// A queue whose messages are taken one by one. What is not requeued is put back in its place when it is closed or dropped.
@@ -46,6 +44,11 @@ pub(crate) enum DeadLettersError {
     NoQueue(String),
     #[error("where a message goes back to cannot be told: give --exchange and --routing-key")]
     NoTarget,
+    #[error(
+        "a message names the queue {0:?} to go back to, which this queue is not known to be for: if it is yours, give \
+         --back-to {0:?}"
+    )]
+    Foreign(String),
     #[error(
         "a message was not taken by the exchange {exchange:?} with the routing key {routing_key:?}: {reason}"
     )]
@@ -84,11 +87,8 @@ impl DeadLetters {
         self.left = left;
         let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default()).await?;
         Ok(got.map(|got| {
-            let delivery = got.delivery;
-            let routing_key = delivery.routing_key.to_string();
-            let body = Bytes::from(delivery.data);
-            let incoming = Incoming { routing_key, properties: delivery.properties, body };
-            DeadLetter { incoming, acker: delivery.acker }
+            let (incoming, acker) = Incoming::new(got.delivery, &self.queue);
+            DeadLetter { incoming, acker }
         }))
     }
 
@@ -103,18 +103,31 @@ impl DeadLetters {
     ///
     /// Ours says the queue in a header, to which the default exchange leads. Petisco's goes to the retry exchange; its
     /// queue is in a header, or in the name of this one. What RabbitMQ gave up on goes back to the queue it was in first.
-    pub(crate) fn target(&self, letter: &DeadLetter) -> Result<(String, String), DeadLettersError> {
+    /// Anyone may have written these headers: they count if they name the queue that this one is for, or one of `also`.
+    pub(crate) fn target(
+        &self,
+        letter: &DeadLetter,
+        also: &[String],
+    ) -> Result<(String, String), DeadLettersError> {
         let text = |name| letter.incoming.header(name).map(|value| value.to_string());
+        let of_petisco = self.queue.strip_prefix("dead_letter.");
+        let ours_to_use = |named: String| {
+            let is_base = of_petisco.or_else(|| self.queue.strip_suffix(".dead")) == Some(named.as_str());
+            match is_base || also.contains(&named) {
+                true => Ok(named),
+                false => Err(DeadLettersError::Foreign(named)),
+            }
+        };
         if let Some(queue) = text(QUEUE) {
-            return Ok((String::new(), queue));
+            return Ok((String::new(), ours_to_use(queue)?));
         }
         let petisco = text("queue").filter(|_| text(REDELIVERY_COUNT).is_some());
-        let petisco = petisco.or_else(|| self.queue.strip_prefix("dead_letter.").map(str::to_owned));
+        let petisco = petisco.or_else(|| of_petisco.map(str::to_owned));
         if let Some(exchange) = petisco.as_deref().and_then(petisco_retry_exchange) {
-            return Ok((exchange, format!("retry.{}", petisco.unwrap_or_default())));
+            return Ok((exchange, format!("retry.{}", ours_to_use(petisco.unwrap_or_default())?)));
         }
         match text("x-first-death-queue").filter(|queue| petisco.is_none() && *queue != self.queue) {
-            Some(queue) => Ok((String::new(), queue)),
+            Some(queue) => Ok((String::new(), ours_to_use(queue)?)),
             None => Err(DeadLettersError::NoTarget),
         }
     }
@@ -157,17 +170,18 @@ impl DeadLetter {
         self.header(REASON).or_else(|| self.header("x-first-death-reason"))
     }
 
-    /// Its headers without those that count attempts; none if there are no others.
+    /// Its headers without those that count attempts, or that are not believed; none if there are no others.
     fn fresh_headers(&self) -> Option<FieldTable> {
         let counted = self.incoming.header(REDELIVERY_COUNT).is_some();
-        let of_attempts = |name: &str| match name {
-            ATTEMPT | FAILURES | QUEUE | REASON | REDELIVERY_COUNT | "x-death" => true,
-            "queue" => counted,
-            _ => name.starts_with("x-first-death-") || name.starts_with("x-last-death-"),
+        let stays = |name: &str| match name {
+            TOPIC | EXPIRY => self.incoming.is_ours,
+            REDELIVERY_COUNT => false,
+            "queue" => !counted,
+            _ => goes_along(name),
         };
         let headers = self.incoming.properties.headers().as_ref()?.inner();
         let mut fresh = FieldTable::default();
-        for (name, value) in headers.iter().filter(|(name, _)| !of_attempts(name.as_str())) {
+        for (name, value) in headers.iter().filter(|(name, _)| stays(name.as_str())) {
             fresh.insert(name.clone(), AMQPValue::clone(value));
         }
         (!fresh.inner().is_empty()).then_some(fresh)

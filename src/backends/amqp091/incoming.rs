@@ -3,17 +3,24 @@
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use lapin::BasicProperties;
+use lapin::message::Delivery;
 use lapin::types::AMQPValue;
+use lapin::{Acker, BasicProperties};
 
 use crate::error::BoxError;
-use crate::headers::{ATTEMPT, EXPIRY, FAILURES, KEY, QUEUE, TOPIC, read_failures};
+use crate::headers::{self, ATTEMPT, EXPIRY, FAILURES, KEY, TOPIC, is_coding, read_failures};
 use crate::message::{Message, Scalar, foreign_id, uuid_v7};
 use crate::store::FailedAttempt;
 use crate::topic::Topic;
 
 /// How many failed attempts petisco counted.
 pub(super) const REDELIVERY_COUNT: &str = "redelivery_count";
+
+/// Where RabbitMQ notes the queues it expired in or was rejected from.
+pub(super) const DEATHS: &str = "x-death";
+
+/// How many deliveries a quorum queue counted that were not acknowledged.
+const DELIVERY_COUNT: &str = "x-delivery-count";
 
 /// What the messages of a bus look like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +34,31 @@ pub(super) struct Incoming {
     pub(super) routing_key: String,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
+    /// Whether it came back by a way of our own: only then do the headers of [`headers::OWN`] count.
+    pub(super) is_ours: bool,
+    /// Whether it came back by the retry queue of petisco.
+    was_retried_by_petisco: bool,
+    redelivered: bool,
 }
 
 impl Incoming {
+    /// What came from `queue`, and what answers it.
+    pub(super) fn new(delivery: Delivery, queue: &str) -> (Self, Acker) {
+        let (exchange, routing_key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
+        let is_store = queue == "store" && routing_key == "store";
+        let incoming = Self {
+            is_ours: exchange.is_empty()
+                && routing_key == queue
+                && last_expired_in_ours(&delivery.properties, queue),
+            was_retried_by_petisco: is_store || routing_key.strip_prefix("retry.") == Some(queue),
+            redelivered: delivery.redelivered,
+            routing_key: routing_key.to_owned(),
+            properties: delivery.properties,
+            body: Bytes::from(delivery.data),
+        };
+        (incoming, delivery.acker)
+    }
+
     /// The message in it. `queue` stands for the topic when there is no routing key.
     pub(super) fn decode(
         &self,
@@ -52,9 +81,14 @@ impl Incoming {
         for (name, value) in self.headers() {
             match (name, scalar(value)) {
                 (KEY, Some(Scalar::String(key))) => message = message.with_key(key),
-                (_, Some(value)) if !is_hidden(name, dialect) => message.set_header(name.to_owned(), value),
+                (_, Some(value)) if !self.is_hidden(name, dialect) => {
+                    message.set_header(name.to_owned(), value)
+                }
                 _ => {}
             }
+        }
+        for (name, value) in self.texts() {
+            message.set_header(name, value);
         }
         if let Some(priority) = self.properties.priority() {
             message = message.with_priority(*priority);
@@ -65,9 +99,10 @@ impl Incoming {
         Ok(message)
     }
 
-    /// The topic as a message of ours says it, or else the routing key without the prefix.
+    /// The topic as a message of ours says it, or else the routing key without the prefix: that is what the broker
+    /// let its publisher write to.
     pub(super) fn topic(&self, prefix: Option<&str>, queue: &str) -> String {
-        if let Some(topic) = self.header(TOPIC) {
+        if let Some(topic) = self.own_header(TOPIC) {
             return topic.to_string();
         }
         if self.routing_key.is_empty() {
@@ -76,6 +111,20 @@ impl Incoming {
         let prefix = prefix.unwrap_or_default().trim_matches('.');
         let topic = self.routing_key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix('.'));
         topic.filter(|_| !prefix.is_empty()).unwrap_or(&self.routing_key).to_owned()
+    }
+
+    /// The properties that a message has no other place for, as headers.
+    fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let properties = &self.properties;
+        let coding = properties.content_encoding().as_ref().filter(|coding| is_coding(coding.as_str()));
+        let texts = [
+            ("content-encoding", coding),
+            ("correlation-id", properties.correlation_id().as_ref()),
+            ("reply-to", properties.reply_to().as_ref()),
+            ("type", properties.kind().as_ref()),
+            ("app-id", properties.app_id().as_ref()),
+        ];
+        texts.into_iter().filter_map(|(name, text)| Some((name, text?.to_string())))
     }
 
     fn time(&self, dialect: Dialect) -> Result<Option<SystemTime>, BoxError> {
@@ -96,27 +145,46 @@ impl Incoming {
     pub(super) fn expiry(&self) -> Option<u64> {
         let text = match self.properties.expiration() {
             Some(expiration) => expiration.to_string(),
-            None => self.header(EXPIRY)?.to_string(),
+            None => self.own_header(EXPIRY)?.to_string(),
         };
         text.parse().ok()
     }
 
-    /// How many attempts have failed.
+    /// How many attempts have failed: those that were sent on, and those that ended without an answer, as far as the
+    /// broker counts them.
     pub(super) fn failed(&self) -> u32 {
-        let count = |name| match self.header(name)? {
+        let number = |value| match value {
             Scalar::Int(count) => u32::try_from(count).ok(),
             other => other.to_string().parse().ok(),
         };
-        count(ATTEMPT).or_else(|| count(REDELIVERY_COUNT)).unwrap_or(0)
+        let petisco = || self.header(REDELIVERY_COUNT).filter(|_| self.was_retried_by_petisco);
+        let sent_on = self.own_header(ATTEMPT).or_else(petisco).and_then(number).unwrap_or(0);
+        // A quorum queue writes it over one that a publisher set, but not before it delivers again.
+        let unanswered = self.header(DELIVERY_COUNT).filter(|_| self.redelivered).and_then(number);
+        sent_on.saturating_add(unanswered.unwrap_or(0))
     }
 
     /// Those of them that are known.
     pub(super) fn failures(&self) -> Vec<FailedAttempt> {
-        self.header(FAILURES).map(|failures| read_failures(&failures.to_string())).unwrap_or_default()
+        self.own_header(FAILURES).map(|failures| read_failures(&failures.to_string())).unwrap_or_default()
+    }
+
+    /// A header of [`headers::OWN`], if it counts.
+    pub(super) fn own_header(&self, name: &str) -> Option<Scalar> {
+        self.header(name).filter(|_| self.is_ours)
     }
 
     pub(super) fn header(&self, name: &str) -> Option<Scalar> {
         self.headers().find(|(known, _)| *known == name).and_then(|(_, value)| scalar(value))
+    }
+
+    /// What says how the message travelled, and not what it is.
+    fn is_hidden(&self, name: &str, dialect: Dialect) -> bool {
+        match name {
+            headers::REASON => !self.is_ours,
+            "sent-at" | "priority" => dialect == Dialect::Fedora,
+            _ => headers::OWN.contains(&name) || name == KEY || is_of_broker(name),
+        }
     }
 
     fn headers(&self) -> impl Iterator<Item = (&str, &AMQPValue)> {
@@ -125,13 +193,27 @@ impl Incoming {
     }
 }
 
-/// What says how the message travelled, and not what it is.
-fn is_hidden(name: &str, dialect: Dialect) -> bool {
-    match name {
-        ATTEMPT | EXPIRY | FAILURES | KEY | QUEUE | TOPIC | "x-delivery-count" => true,
-        "sent-at" | "priority" => dialect == Dialect::Fedora,
-        _ => name.starts_with("x-first-death-") || name.starts_with("x-last-death-"),
-    }
+/// Whether it is for the broker to write: how the message travelled, and where else it is to go.
+pub(super) fn is_of_broker(name: &str) -> bool {
+    matches!(name, "CC" | "BCC" | DEATHS | DELIVERY_COUNT | "x-acquired-count")
+        || name.starts_with("x-first-death-")
+        || name.starts_with("x-last-death-")
+}
+
+/// Whether the last queue it expired in is one for retries of `queue`; also if it expired nowhere.
+///
+/// RabbitMQ puts that queue first, before whatever a publisher wrote there: what another dead-letter exchange leads here
+/// is not ours.
+fn last_expired_in_ours(properties: &BasicProperties, queue: &str) -> bool {
+    let Some(deaths) = properties.headers().as_ref().and_then(|headers| headers.inner().get(DEATHS)) else {
+        return true;
+    };
+    let AMQPValue::FieldArray(deaths) = deaths else { return false };
+    let Some(last) = deaths.as_slice().first() else { return true };
+    let AMQPValue::FieldTable(last) = last else { return false };
+    let Some(AMQPValue::LongString(last)) = last.inner().get("queue") else { return false };
+    let rest = last.as_bytes().strip_prefix(queue.as_bytes());
+    rest.is_some_and(|rest| rest.starts_with(b".retry."))
 }
 
 /// The value of a header; none for what is more than a scalar.

@@ -25,19 +25,32 @@
 //!
 //! What is published in answer goes over a connection of its own, persistent, with the properties and headers it had and
 //! those of [`headers`](crate::headers); without its `expiration`, which would bring it back early and delete dead
-//! letters, without `user_id`, which must be our own, and without `CC`. If it is not confirmed, the message is handed
+//! letters, without `user_id`, which must be our own, and without `CC`, `BCC` and `x-death`, which RabbitMQ acts on (petisco gets the entries of an `x-death` that RabbitMQ can have written). If it is not confirmed, the message is handed
 //! back after a second. Between the confirm and the `basic.ack` a crash doubles it. RabbitMQ brings a message back from a
 //! retry queue without confirms (<https://www.rabbitmq.com/docs/dlx#safety>): should it be killed at that very moment, the
 //! message may be lost.
 //!
 //! | what is received | of the message |
 //! |---|---|
-//! | header [`TOPIC`](crate::headers::TOPIC), else the routing key without `TOPIC_PREFIX`, else the queue's name | topic; one that is not makes it a dead letter |
+//! | the routing key without `TOPIC_PREFIX`, or the queue's name if it is empty; header [`TOPIC`](crate::headers::TOPIC) of ours | topic; one that is not makes it a dead letter |
 //! | `message_id`: a UUID, or the name of one (UUIDv5); none: a new one | id |
 //! | `timestamp`; with [`fedora`](Amqp091Source::fedora) the header `sent-at` | time |
 //! | `content_type`, `priority`, `expiration`, header [`KEY`](crate::headers::KEY) | content type, priority, expiry, key |
 //! | headers that are not tables, arrays or bytes, nor say how it travelled | headers |
-//! | headers [`ATTEMPT`](crate::headers::ATTEMPT) or `redelivery_count`, [`FAILURES`](crate::headers::FAILURES) | attempt, failures |
+//! | `content_encoding` (not a character set), `correlation_id`, `reply_to`, `type`, `app_id` | headers `content-encoding`, `correlation-id`, `reply-to`, `type`, `app-id` |
+//! | headers [`ATTEMPT`](crate::headers::ATTEMPT) and [`FAILURES`](crate::headers::FAILURES) of ours; `redelivery_count` of what came back by petisco's retry queue | attempt, failures |
+//! | `x-delivery-count` of what is delivered again: a quorum queue counts there what ended without an answer | attempt |
+//!
+//! # Whose headers are believed
+//! A header of ours but [`KEY`](crate::headers::KEY), which is a hint for the order, counts only on a message that came by the
+//! default exchange with the name of the queue as its routing key, as our retries, dead letters and requeues do, and that did
+//! not expire on its way in a queue other than ours for retries. From anyone else it is ignored, and not sent on. So this holds
+//! against everyone who may not write to the default exchange (`amq.default` in the permissions of RabbitMQ). Those who may
+//! write there can put a message of any topic into any queue: give that right to nobody but the consumers. Dead letters that go
+//! through a `DEAD_LETTER_EXCHANGE` are read like those of a stranger: their topic is the routing key, without a history.
+//!
+//! With an `ENVELOPE` of CloudEvents or petisco the topic is what the event itself says: whoever may publish to the queue
+//! chooses it.
 //!
 //! # RabbitMQ 3.10 and 4
 //! All tests of this backend run on both (3.10.8 and 4.0.5). These differ:

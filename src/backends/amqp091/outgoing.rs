@@ -7,9 +7,9 @@ use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use uuid::Uuid;
 
 use super::connection::Publish;
-use super::incoming::{Incoming, REDELIVERY_COUNT};
+use super::incoming::{DEATHS, Incoming, REDELIVERY_COUNT, is_of_broker};
 use super::subscription::{Amqp091Subscription, RetryBy};
-use crate::headers::{ATTEMPT, EXPIRY, FAILURES, QUEUE, REASON, TOPIC, start_of, write_failures};
+use crate::headers::{ATTEMPT, EXPIRY, FAILURES, OWN, QUEUE, REASON, TOPIC, start_of, write_failures};
 use crate::store::FailedAttempt;
 
 /// The longest delay that RabbitMQ's timers hold, of those we use: 23 days.
@@ -46,8 +46,7 @@ impl SendOn<'_> {
     /// To where it waits for its next attempt.
     pub(super) fn retry(&self, after: Duration, reason: &str) -> Outgoing {
         let queue = &self.subscription.queue;
-        let mut headers = self.headers(reason);
-        leave_out_deaths_in(queue, &mut headers);
+        let headers = self.headers(reason);
         match &self.subscription.retry {
             RetryBy::Delay => {
                 let ms = rounded_up(after);
@@ -92,9 +91,8 @@ impl SendOn<'_> {
     fn headers(&self, reason: &str) -> FieldTable {
         let incoming = self.incoming;
         let mut headers = FieldTable::default();
-        // `CC` would send copies to other queues.
         let had = incoming.properties.headers().iter().flat_map(|headers| headers.inner());
-        for (name, value) in had.filter(|(name, _)| name.as_str() != "CC") {
+        for (name, value) in had.filter(|(name, _)| goes_along(name.as_str())) {
             headers.insert(name.clone(), value.clone());
         }
         let failed = incoming.failed().saturating_add(1);
@@ -112,6 +110,9 @@ impl SendOn<'_> {
                 }
             }
             RetryBy::Petisco { .. } => {
+                if let Some(deaths) = deaths_but_in(&self.subscription.queue, &incoming.properties) {
+                    headers.insert(DEATHS.into(), deaths);
+                }
                 headers.insert(REDELIVERY_COUNT.into(), count);
                 if !headers.contains_key("queue") {
                     headers.insert("queue".into(), text(&self.subscription.queue));
@@ -155,19 +156,36 @@ fn service_of<'a>(queue: &str, service: &'a str) -> &'a str {
     if queue == "store" { "store" } else { service }
 }
 
-/// RabbitMQ drops a message that is about to come back from a retry queue to a queue it once expired in, and says
-/// nothing: it takes that for a cycle.
-fn leave_out_deaths_in(queue: &str, headers: &mut FieldTable) {
-    let Some(AMQPValue::FieldArray(deaths)) = headers.inner().get("x-death") else { return };
-    let is_here = |death: &&AMQPValue| match death {
-        AMQPValue::FieldTable(death) => match death.inner().get("queue") {
-            Some(AMQPValue::LongString(name)) => name.as_bytes() == queue.as_bytes(),
-            _ => false,
-        },
-        _ => false,
+/// Whether a header is kept when a message is sent on: not if only we may write it, nor if it is the broker's.
+///
+/// `CC` would send copies to other queues. An `x-death` that is no list of tables crashes a queue that the message expires
+/// in; and one that names the queue it goes back to is a cycle for RabbitMQ, which drops the message and says nothing.
+pub(super) fn goes_along(name: &str) -> bool {
+    !OWN.contains(&name) && !is_of_broker(name)
+}
+
+/// Where petisco sees a message expire, other than in its own queue: only what RabbitMQ can have written.
+fn deaths_but_in(queue: &str, properties: &BasicProperties) -> Option<AMQPValue> {
+    let Some(AMQPValue::FieldArray(deaths)) = properties.headers().as_ref()?.inner().get(DEATHS) else {
+        return None;
     };
-    let others: Vec<_> = deaths.as_slice().iter().filter(|death| !is_here(death)).cloned().collect();
-    headers.insert("x-death".into(), AMQPValue::FieldArray(FieldArray::from(others)));
+    let is_text = |value: &AMQPValue| matches!(value, AMQPValue::LongString(_));
+    let is_death = |death: &&AMQPValue| {
+        let AMQPValue::FieldTable(death) = death else { return false };
+        let fields = death.inner();
+        let mut names = ["queue", "reason", "exchange", "count", "routing-keys"].iter();
+        names.all(|name| fields.contains_key(*name))
+            && fields.iter().all(|(name, value)| match (name.as_str(), value) {
+                ("queue", AMQPValue::LongString(name)) => name.as_bytes() != queue.as_bytes(),
+                ("reason" | "exchange" | "original-expiration", AMQPValue::LongString(_))
+                | ("count", AMQPValue::LongLongInt(1..))
+                | ("time", AMQPValue::Timestamp(_)) => true,
+                ("routing-keys", AMQPValue::FieldArray(keys)) => keys.as_slice().iter().all(is_text),
+                _ => false,
+            })
+    };
+    let deaths: Vec<_> = deaths.as_slice().iter().filter(is_death).cloned().collect();
+    (!deaths.is_empty()).then(|| AMQPValue::FieldArray(FieldArray::from(deaths)))
 }
 
 /// Milliseconds, rounded up to the next of 1, 2, 5, 10, 20, 50 and so on: few queues, and each has one delay.

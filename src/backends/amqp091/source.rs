@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use rand::seq::SliceRandom;
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, watch};
@@ -265,21 +264,18 @@ fn open(shared: Arc<Shared>, failures: u32) -> Task {
 impl Shared {
     fn delivery(&self, link: &Arc<Link>, raw: lapin::message::Delivery) -> Delivery {
         let redelivered = raw.redelivered;
-        let incoming = Incoming {
-            routing_key: raw.routing_key.to_string(),
-            properties: raw.properties,
-            body: Bytes::from(raw.data),
-        };
+        let (incoming, acker) = Incoming::new(raw, &self.subscription.queue);
         let prefix = self.settings.topic_prefix.as_deref();
         let message = incoming.decode(self.dialect, prefix, &self.subscription.queue);
         let message = message.and_then(|message| self.settings.envelope.open(message));
         let (failed, failures) = (incoming.failed(), incoming.failures());
-        let unanswered = |id| Unanswered { link: Arc::clone(link), acker: raw.acker, incoming, id };
+        let unanswered = |id| Unanswered { link: Arc::clone(link), acker, incoming, id };
         match message {
             Ok(message) => {
                 let settle = unanswered(Some(message.id()));
                 let attempt = failed.saturating_add(1);
                 Delivery::new(message, attempt, redelivered, Arc::clone(&self.name), failures, settle)
+                    .with_event(self.settings.envelope.is_event())
             }
             Err(error) => Delivery::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
         }

@@ -102,6 +102,23 @@ impl Reader {
                 message.set_header(name.clone(), value);
             }
         }
+        let coding = properties.content_encoding.as_ref().map(|coding| coding.0.as_str());
+        let correlation = properties.correlation_id.as_ref().and_then(|id| match id {
+            MessageId::String(text) => Some(text.clone()),
+            MessageId::Ulong(number) => Some(number.to_string()),
+            MessageId::Uuid(uuid) => Some(Uuid::from_bytes(uuid.clone().into_inner()).to_string()),
+            MessageId::Binary(_) => None,
+        });
+        let texts = [
+            ("content-encoding", coding.filter(|coding| headers::is_coding(coding)).map(str::to_owned)),
+            ("correlation-id", correlation),
+            ("reply-to", properties.reply_to.clone()),
+        ];
+        for (name, text) in texts {
+            if let Some(text) = text {
+                message.set_header(name, text);
+            }
+        }
         self.envelope.open(message).map_err(|error| crate::error::Chain(error.as_ref()).to_string())
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::inbox::Inbox;
+use super::inbox::{Fetched, Inbox};
 use super::messenger::access;
 use super::reading::Reader;
 use super::receiving::Demand;
@@ -144,8 +144,9 @@ impl Source for Amqp10Source {
                 return Err(SourceError::Closed);
             }
             if let Some(taken) = self.inbox.take(limit.max(1)) {
-                let source = &self.setup.reader.address;
-                return Ok(taken?.into_iter().map(|fetched| fetched.into_delivery(source)).collect());
+                let (source, is_event) = (&self.setup.reader.address, self.setup.reader.envelope.is_event());
+                let delivery = |fetched: Fetched| fetched.into_delivery(source).with_event(is_event);
+                return Ok(taken?.into_iter().map(delivery).collect());
             }
             arrived.await;
         }

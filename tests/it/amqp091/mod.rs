@@ -3,7 +3,7 @@
 //! Those that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
 
 mod fedora;
-mod receiving;
+pub mod receiving;
 mod refused;
 mod settings;
 mod wire;

@@ -31,86 +31,86 @@ const SOON: Duration = Duration::from_secs(100);
 const QUIET: Duration = Duration::from_millis(300);
 
 /// The names of a test, and a driver of its own to look into its queues.
-struct Queue {
-    url: String,
-    name: String,
-    topic: String,
+pub struct Queue {
+    pub url: String,
+    pub name: String,
+    pub topic: String,
     connection: Connection,
-    channel: Channel,
+    pub channel: Channel,
 }
 
 impl Queue {
-    async fn new(brokers: &Brokers) -> Self {
+    pub async fn new(brokers: &Brokers) -> Self {
         let url = brokers.get(NODE).to_owned();
         let connection = Connection::connect(&url, ConnectionProperties::default()).await.unwrap();
         let channel = connection.create_channel().await.unwrap();
         Self { url, name: unique("receive"), topic: unique("topic"), connection, channel }
     }
 
-    fn settings(&self) -> Amqp091Settings {
+    pub fn settings(&self) -> Amqp091Settings {
         Amqp091Settings::new([&self.url])
     }
 
-    fn subscription(&self) -> Amqp091Subscription {
+    pub fn subscription(&self) -> Amqp091Subscription {
         Amqp091Subscription::new(&self.name).with_binding(&self.topic)
     }
 
     /// A source that has made the queue and consumes it.
-    async fn source(&self, subscription: &Amqp091Subscription) -> Amqp091Source {
+    pub async fn source(&self, subscription: &Amqp091Subscription) -> Amqp091Source {
         let source = Amqp091Source::new(&self.settings(), subscription).unwrap();
         consuming(&source, self).await;
         source
     }
 
-    async fn send(&self, messages: Vec<Message>) {
+    pub async fn send(&self, messages: Vec<Message>) {
         Amqp091::new(&self.settings()).unwrap().send(messages).await.unwrap();
     }
 
-    fn message(&self, body: &'static str) -> Message {
+    pub fn message(&self, body: &'static str) -> Message {
         Message::new(self.topic.clone(), body).unwrap()
     }
 
     /// Publishes to an exchange what no messenger of ours would.
-    async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
+    pub async fn publish(&self, exchange: &str, key: &str, properties: BasicProperties, body: &[u8]) {
         let options = BasicPublishOptions::default();
         self.channel.basic_publish(exchange.into(), key.into(), options, body, properties).await.unwrap();
     }
 
-    async fn declare(&self, name: &str, arguments: FieldTable) {
+    pub async fn declare(&self, name: &str, arguments: FieldTable) {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         self.channel.queue_declare(name.into(), options, arguments).await.unwrap();
     }
 
-    async fn delete(&self, name: &str) {
+    pub async fn delete(&self, name: &str) {
         self.channel.queue_delete(name.into(), QueueDeleteOptions::default()).await.unwrap();
     }
 
     /// How many messages are ready in the queue of this name, and how many consume it; none if there is none.
-    async fn look(&self, name: &str) -> Option<(u32, u32)> {
+    pub async fn look(&self, name: &str) -> Option<(u32, u32)> {
         let channel = self.connection.create_channel().await.unwrap();
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let queue = channel.queue_declare(name.into(), options, FieldTable::default()).await.ok()?;
         Some((queue.message_count(), queue.consumer_count()))
     }
 
-    async fn until_ready(&self, name: &str, count: u32) {
+    pub async fn until_ready(&self, name: &str, count: u32) {
         until(async || self.look(name).await.is_some_and(|(ready, _)| ready == count)).await;
     }
 
     /// Takes the one message out of the queue of this name.
-    async fn take(&self, name: &str) -> Raw {
+    pub async fn take(&self, name: &str) -> Raw {
         self.until_ready(name, 1).await;
         let got = self.channel.basic_get(name.into(), BasicGetOptions::default()).await.unwrap().unwrap();
         got.delivery.ack(BasicAckOptions::default()).await.unwrap();
         got.delivery
     }
 
-    fn dead(&self) -> String {
+    pub fn dead(&self) -> String {
         format!("{}.dead", self.name)
     }
 }
 
-async fn until(condition: impl AsyncFn() -> bool) {
+pub async fn until(condition: impl AsyncFn() -> bool) {
     let begun = Instant::now();
     while !condition().await {
         assert!(begun.elapsed() < SOON, "in time");
@@ -119,7 +119,7 @@ async fn until(condition: impl AsyncFn() -> bool) {
 }
 
 /// Receives, and drops that, until the broker counts a consumer.
-async fn consuming(source: &Amqp091Source, queue: &Queue) {
+pub async fn consuming(source: &Amqp091Source, queue: &Queue) {
     until(async || {
         let _ = timeout(Duration::from_millis(1), source.receive(1)).await;
         queue.look(&queue.name).await.is_some_and(|(_, consumers)| consumers == 1)
@@ -127,38 +127,38 @@ async fn consuming(source: &Amqp091Source, queue: &Queue) {
     .await;
 }
 
-async fn some(source: &Amqp091Source, limit: usize) -> Vec<Delivery> {
+pub async fn some(source: &Amqp091Source, limit: usize) -> Vec<Delivery> {
     timeout(SOON, source.receive(limit)).await.expect("in time").unwrap()
 }
 
-async fn one(source: &Amqp091Source) -> Delivery {
+pub async fn one(source: &Amqp091Source) -> Delivery {
     let mut deliveries = some(source, 1).await;
     assert_eq!(deliveries.len(), 1);
     deliveries.remove(0)
 }
 
-async fn nothing(source: &Amqp091Source) {
+pub async fn nothing(source: &Amqp091Source) {
     let received = timeout(QUIET, source.receive(10)).await;
     assert!(received.is_err(), "{received:?}");
 }
 
-fn message_of(delivery: &Delivery) -> &Message {
+pub fn message_of(delivery: &Delivery) -> &Message {
     delivery.view().unwrap().message()
 }
 
-fn body(delivery: &Delivery) -> &str {
+pub fn body(delivery: &Delivery) -> &str {
     std::str::from_utf8(message_of(delivery).body()).unwrap()
 }
 
-fn header<'a>(raw: &'a Raw, name: &str) -> Option<&'a AMQPValue> {
+pub fn header<'a>(raw: &'a Raw, name: &str) -> Option<&'a AMQPValue> {
     raw.properties.headers().as_ref()?.inner().get(name)
 }
 
-fn text(text: &str) -> AMQPValue {
+pub fn text(text: &str) -> AMQPValue {
     AMQPValue::LongString(text.as_bytes().to_vec().into())
 }
 
-fn table<const N: usize>(values: [(&str, AMQPValue); N]) -> FieldTable {
+pub fn table<const N: usize>(values: [(&str, AMQPValue); N]) -> FieldTable {
     let mut table = FieldTable::default();
     for (name, value) in values {
         table.insert(name.into(), value);

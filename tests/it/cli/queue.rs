@@ -73,7 +73,8 @@ async fn dead_letters_go_back_as_if_nobody_had_tried_them() {
     let queues = Queues::new().await;
     queues.give_up("a.b", "1", json!({"mine": 7, "x-death": [], "x-first-death-queue": "x"})).await;
     queues.give_up("a.c", "2", json!({"queue": "mine too"})).await;
-    assert_eq!(queues.requeue(&["--dry-run"]).await.ok(), "would requeue 2 dead letters\n");
+    let dry = queues.requeue(&["--dry-run"]).await.ok();
+    assert_eq!(dry, format!("would requeue 2 dead letters\n  2 to the queue {:?}\n", queues.queue));
     assert_eq!(queues.requeue(&["--wait", "1ms"]).await.ok(), "requeued 2 dead letters\n");
     assert!(queues.bodies(&queues.dead).await.is_empty());
     let back = queues.rabbit(&["drain", &queues.queue]).await;
@@ -135,9 +136,64 @@ async fn what_cannot_go_back_stays() {
     queues.requeue_from(&queues.url, "nowhere", &[]).await.fails(3, "there is no queue \"nowhere\"");
     queues.requeue_from("amqp://127.0.0.1:1", &queues.dead, &[]).await.fails(4, "no broker can be reached");
     queues.give_up("a", "2", json!({"tower-outbox-queue": "gone"})).await;
-    let one = queues.requeue(&["--header", "tower-outbox-queue=gone"]).await;
+    let one = queues.requeue(&["--header", "tower-outbox-queue=gone", "--back-to", "gone"]).await;
     one.fails(1, "0 dead letters requeued before, the others are where they were");
     assert_eq!(queues.bodies(&queues.dead).await, ["1", "2"]);
+    queues.delete().await;
+}
+
+/// Whoever may publish to the queue of dead letters writes their headers; the operator publishes.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_dead_letter_goes_nowhere_but_to_the_queue_its_own_is_for() {
+    let queues = Queues::new().await;
+    let secret = unique("secret.commands");
+    queues.rabbit(&["declare", &secret, &secret]).await;
+    let (elsewhere, copies) =
+        (json!({"tower-outbox-queue": secret}), json!({"CC": [secret], "BCC": [secret]}));
+    queues.give_up("a", "1", elsewhere.clone()).await;
+    queues
+        .rabbit(&["publish", "", &queues.dead, "2", &json!({"x-first-death-queue": secret}).to_string()])
+        .await;
+    let petisco = json!({"queue": "acme.secret.1.event.a.b", "redelivery_count": 1});
+    queues.rabbit(&["publish", "", &queues.dead, "3", &petisco.to_string()]).await;
+    queues.give_up("a", "4", json!({})).await;
+    let dry = queues.requeue(&["--dry-run"]).await;
+    assert_eq!(dry.out, format!("would requeue 1 dead letter\n  1 to the queue {:?}\n", queues.queue));
+    assert!(dry.err.contains(&format!("names the queue {secret:?} to go back to")), "{}", dry.err);
+    assert!(dry.err.contains("3 dead letters left so"), "{}", dry.err);
+    let run = queues.requeue(&[]).await;
+    assert!(run.err.contains(&format!("if it is yours, give --back-to {secret:?}")), "{}", run.err);
+    assert_eq!((run.code, run.out.as_str()), (1, "requeued 1 dead letter\n"));
+    assert_eq!(queues.bodies(&queues.queue).await, ["4"]);
+    assert!(queues.bodies(&secret).await.is_empty());
+    let dry = queues.requeue(&["--dry-run", "--json", "--limit", "2", "--back-to", &secret]).await;
+    let expected = json!([{"exchange": "", "routing_key": secret, "messages": 2}]);
+    assert_eq!(serde_json::from_str::<Value>(&dry.ok()).unwrap()["targets"], expected);
+    queues.requeue(&["--limit", "2", "--back-to", &secret]).await.ok();
+    assert_eq!(queues.bodies(&secret).await, ["1", "2"]);
+    assert_eq!(queues.bodies(&queues.dead).await, ["3"]);
+    queues.rabbit(&["publish", "", &queues.dead, "5", &copies.to_string()]).await;
+    queues.bodies(&secret).await;
+    queues.requeue(&["--exchange", "", "--routing-key", &queues.queue]).await.ok();
+    assert_eq!(queues.bodies(&queues.queue).await, ["5"]);
+    assert!(queues.bodies(&secret).await.is_empty());
+    queues.rabbit(&["delete", &secret]).await;
+    queues.delete().await;
+}
+
+/// Only what we put there ourselves: by the default exchange, to the queue of that name.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_requeue_does_not_pass_on_a_topic_that_a_stranger_wrote() {
+    let queues = Queues::new().await;
+    let forged =
+        json!({"tower-outbox-topic": "admin.delete_all", "tower-outbox-queue": queues.queue, "mine": 7});
+    // Bound to `amq.topic` by its name.
+    queues.rabbit(&["publish", "amq.topic", &queues.dead, "1", &forged.to_string()]).await;
+    queues.requeue(&[]).await.ok();
+    let back = queues.rabbit(&["drain", &queues.queue]).await;
+    assert_eq!(back[0]["headers"], json!({"mine": 7}));
     queues.delete().await;
 }
 

@@ -30,7 +30,9 @@ async fn what_petisco_gave_up_on_it_handles_after_our_requeue() {
     std::fs::write(&settings, text).unwrap();
     let requeue = ["--settings", settings.to_str().unwrap(), "requeue", "--queue", &dead_letters];
     let dry = tool(&[&requeue[..], &["--dry-run", "--topic", "user.*"]].concat()).await;
-    assert_eq!(dry.ok(), "would requeue 1 dead letter\n");
+    let to =
+        format!("\"retry.acme.registration\" with the routing key \"retry.{}\"", lasting().queue_of(&mail()));
+    assert_eq!(dry.ok(), format!("would requeue 1 dead letter\n  1 to the exchange {to}\n"));
     let other = tool(&[&requeue[..], &["--topic", "user.deleted"]].concat()).await;
     assert_eq!(other.ok(), "requeued 0 dead letters\n");
     vhost.until_in(&dead_letters, 1).await;

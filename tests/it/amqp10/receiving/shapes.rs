@@ -83,6 +83,7 @@ async fn properties_of_every_type_are_read() {
             ("double", 2.25.into()),
             ("string", "größe".into()),
             ("symbol", "red".into()),
+            ("correlation-id", "c".into()),
         ]);
         let found: BTreeMap<&str, Scalar> =
             message.headers().map(|(name, value)| (name, value.clone())).collect();
