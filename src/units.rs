@@ -4,9 +4,6 @@ use std::time::Duration;
 
 use serde::de::{Deserialize, Deserializer, Error};
 
-/// The longest duration that has a meaning in settings: a thousand years.
-const LONGEST: Duration = Duration::from_secs(1_000 * 31_557_600);
-
 #[derive(serde::Deserialize)]
 #[serde(untagged, expecting = "it must be a number, or a text such as \"30s\" or \"8MiB\"")]
 enum Written {
@@ -15,17 +12,8 @@ enum Written {
     Text(String),
 }
 
-/// `"30s"`, `"1d"`, or plain seconds; at most a thousand years.
+/// `"30s"`, `"1d"`, or plain seconds; of any length.
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let duration = any_duration(deserializer)?;
-    match duration <= LONGEST {
-        true => Ok(duration),
-        false => Err(not_a_duration(&duration, &"it is longer than 1,000 years")),
-    }
-}
-
-/// As [`duration`], of any length: messages carry what an app gave them.
-pub(crate) fn any_duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let fault = not_a_duration;
     let seconds =
         |seconds: f64| Duration::try_from_secs_f64(seconds).map_err(|error| fault(&seconds, &error));

@@ -279,7 +279,7 @@ mod span {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
-        crate::units::any_duration(deserializer).map(Some)
+        crate::units::optional_duration(deserializer)
     }
 }
 

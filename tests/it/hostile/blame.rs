@@ -248,9 +248,9 @@ async fn a_broker_that_goes_away_makes_no_dead_letters() {
         let topic = unique("blame");
         let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
         let ends = AtomicUsize::new(0);
-        // The first 40 messages that are published end the connection, wherever they are.
+        // The first 12 messages that are published end the connection, wherever they are.
         let see = move |frame: &[u8]| match frame[0] {
-            HEADER if ends.fetch_add(1, Ordering::SeqCst) < 40 => cut(),
+            HEADER if ends.fetch_add(1, Ordering::SeqCst) < 12 => cut(),
             _ => Then::Pass,
         };
         let way = Way::to(brokers.get("RABBIT1_AMQP"), see).await;

@@ -366,7 +366,6 @@ async fn a_value_without_sense_is_refused_by_its_key_and_with_the_cure() {
         ("[MESSAGE_BUS.OUTBOX]\nLEASE = \"10 years\"", &["OUTBOX.LEASE", "or less"]),
         ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = 0", &["OUTBOX.EXPIRY is 0"]),
         ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = \"99999999999999 y\"", &["expiry", "99999999999999 y", "30s"]),
-        ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = 9223372036854775807", &["expiry", "1,000 years"]),
         ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = \"1e300\"", &["expiry", "30s"]),
         ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = \"NaN\"", &["expiry", "30s"]),
         ("[MESSAGE_BUS.OUTBOX]\nEXPIRY = -0.5", &["expiry", "-0.5", "30s"]),
