@@ -1,6 +1,7 @@
 //! The middleware: a queue for every request, flushed when the request succeeds.
 
 mod body;
+mod flight;
 mod flush;
 mod future;
 mod idempotency;
@@ -14,6 +15,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 pub use self::body::ResponseBody;
+use self::flight::{Flight, FlightLimits};
 pub use self::flush::OnSendFailure;
 use self::flush::{Config, Flush};
 use self::future::Refusal;
@@ -38,7 +40,7 @@ use crate::trace_context::TraceContext;
 /// | client gone while sending | sending goes on to its end, in a task of its own |
 /// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
 /// | sending fails | by [`with_on_send_failure`](Self::with_on_send_failure): logged, or 503 |
-/// | the messenger has no room, as a full outbox | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
+/// | the messenger has no room, as a full outbox; or too much is [in flight](Self::with_max_messages_in_flight) | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
 /// | two nested layers | the inner one joins the queue of the outer one |
 ///
 /// A handler that writes to a database commits before it returns, so that what leaves is true; or it takes a `Tx` (features
@@ -67,6 +69,8 @@ impl MessagingLayer {
         Self {
             config: Arc::new(Config {
                 admission: messenger.admission(),
+                flight: Flight::default(),
+                flight_limits: FlightLimits { messages: 10_000, bytes: 64 << 20 },
                 queue: Arc::new(QueueConfig {
                     in_flight: messenger.in_flight(),
                     messenger,
@@ -103,6 +107,22 @@ impl MessagingLayer {
     /// Sets how many bytes the messages of a request may hold; 8 MiB by default.
     pub fn with_max_bytes(self, max_bytes: usize) -> Self {
         self.with_queue(|queue| queue.max_bytes = max_bytes)
+    }
+
+    /// Sets how many messages of all requests may be on their way to the messenger at a time; 10,000 by default.
+    ///
+    /// Sending goes on when a client hangs up, so a bus that hangs would gather them without end. While there are as many,
+    /// requests are answered 503 with `Retry-After` before their handler runs, but for GET and other safe methods. The
+    /// messages of a request that was let in and do not fit are handed back, logged and counted as unsent, and it is
+    /// answered 503 too. A batch larger than the limit is sent alone.
+    pub fn with_max_messages_in_flight(self, max_messages: usize) -> Self {
+        self.with(|config| config.flight_limits.messages = max_messages)
+    }
+
+    /// Sets how many bytes they may hold; 64 MiB by default. See
+    /// [`with_max_messages_in_flight`](Self::with_max_messages_in_flight).
+    pub fn with_max_bytes_in_flight(self, max_bytes: usize) -> Self {
+        self.with(|config| config.flight_limits.bytes = max_bytes)
     }
 
     /// Sets a function that completes each message when it is about to leave, from the request
@@ -210,7 +230,7 @@ where
             }
             cause = request.extensions().get().cloned();
         }
-        if self.config.admission.as_ref().is_some_and(|gate| !gate.is_open()) && !request.method().is_safe() {
+        if self.config.is_full() && !request.method().is_safe() {
             telemetry::turned_away();
             return ResponseFuture::refused(Refusal::TurnedAway);
         }

@@ -104,7 +104,7 @@ impl fmt::Display for DeliveryMode {
     }
 }
 
-/// What one request may do.
+/// What requests may do.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -114,6 +114,12 @@ pub struct RequestSettings {
     /// How many bytes; 8 MiB by default.
     #[serde(deserialize_with = "crate::units::size")]
     pub max_bytes: usize,
+    /// How many messages of all requests may be on their way at a time; 10,000 by default. See
+    /// [`MessagingLayer::with_max_messages_in_flight`](crate::MessagingLayer::with_max_messages_in_flight).
+    pub max_messages_in_flight: usize,
+    /// How many bytes they may hold; 64 MiB by default.
+    #[serde(deserialize_with = "crate::units::size")]
+    pub max_bytes_in_flight: usize,
     /// Whether the header `Idempotency-Key` makes the ids of its messages; false by default. See
     /// [`MessagingLayer::with_idempotency_key`](crate::MessagingLayer::with_idempotency_key).
     pub idempotency_key: bool,
@@ -121,7 +127,13 @@ pub struct RequestSettings {
 
 impl Default for RequestSettings {
     fn default() -> Self {
-        Self { max_messages: 1_000, max_bytes: 8 << 20, idempotency_key: false }
+        Self {
+            max_messages: 1_000,
+            max_bytes: 8 << 20,
+            max_messages_in_flight: 10_000,
+            max_bytes_in_flight: 64 << 20,
+            idempotency_key: false,
+        }
     }
 }
 

@@ -143,7 +143,9 @@ impl<'a> BusBuilder<'a> {
         let layer = MessagingLayer::new(Arc::clone(&messenger))
             .with_on_send_failure(self.settings.on_send_failure)
             .with_max_messages(request.max_messages)
-            .with_max_bytes(request.max_bytes);
+            .with_max_bytes(request.max_bytes)
+            .with_max_messages_in_flight(request.max_messages_in_flight)
+            .with_max_bytes_in_flight(request.max_bytes_in_flight);
         let layer = if request.idempotency_key { layer.with_idempotency_key() } else { layer };
         let warm_up = Arc::clone(&messenger);
         tokio::spawn(async move {

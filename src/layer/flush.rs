@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use http::{request, response};
 
+use super::flight::{Flight, FlightLimits};
 use crate::caught::caught;
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Refused, Unsent};
@@ -32,6 +33,8 @@ pub enum OnSendFailure {
 pub(super) struct Config {
     pub(super) queue: Arc<QueueConfig>,
     pub(super) admission: Option<Admission>,
+    pub(super) flight: Flight,
+    pub(super) flight_limits: FlightLimits,
     pub(super) on_send_failure: OnSendFailure,
     pub(super) success: fn(&response::Parts) -> bool,
     pub(super) idempotency_key: bool,
@@ -207,6 +210,12 @@ pub(super) enum Fate {
 }
 
 impl Config {
+    /// Whether what a request enqueues could not be taken over now.
+    #[inline]
+    pub(super) fn is_full(&self) -> bool {
+        self.admission.as_ref().is_some_and(|gate| !gate.is_open()) || self.flight.is_full(self.flight_limits)
+    }
+
     /// Commits the transaction, with the messages in it; when that fails, sends those that leave whatever happens.
     fn commit(
         self: Arc<Self>,
@@ -260,7 +269,10 @@ impl Config {
 
     async fn send_and_log(&self, messages: Vec<Message>) -> Unsent {
         let (count, begun) = (messages.len(), Instant::now());
-        let unsent = self.queue.messenger.send(messages).await.err().unwrap_or_default();
+        let unsent = match self.flight.take(&messages, self.flight_limits) {
+            Some(_flying) => self.queue.messenger.send(messages).await.err().unwrap_or_default(),
+            None => Unsent::new(messages, &Failure::transient(Refused::new(TOO_MANY))),
+        };
         if unsent.len() < count {
             telemetry::sent(count - unsent.len(), begun.elapsed());
         }
@@ -279,6 +291,10 @@ impl Config {
         if refused { Fate::Refused } else { Fate::Unsent }
     }
 }
+
+/// Why messages are not sent though their request was let in.
+const TOO_MANY: &str = "too many messages are being sent, and wait for the bus; \
+    see REQUEST.MAX_MESSAGES_IN_FLIGHT and MAX_BYTES_IN_FLIGHT";
 
 fn is_refused(failure: &Failure) -> bool {
     failure.cause().is::<Refused>()

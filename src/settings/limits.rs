@@ -11,6 +11,8 @@ const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
     within("REQUEST.MAX_MESSAGES", settings.request.max_messages, 1..=usize::MAX)?;
     within("REQUEST.MAX_BYTES", settings.request.max_bytes, 1..=usize::MAX)?;
+    within("REQUEST.MAX_MESSAGES_IN_FLIGHT", settings.request.max_messages_in_flight, 1..=usize::MAX)?;
+    within("REQUEST.MAX_BYTES_IN_FLIGHT", settings.request.max_bytes_in_flight, 1..=usize::MAX)?;
     within("BACKGROUND.MAX_MESSAGES", settings.background.max_messages, 1..=u32::MAX)?;
     within("BACKGROUND.MAX_BYTES", settings.background.max_bytes, 1..=u32::MAX)?;
     outbox(&settings.outbox)?;
