@@ -41,6 +41,7 @@ pub const CORRELATION_ID: &str = "correlation_id";
 pub const CAUSATION_ID: &str = "causation_id";
 
 /// Those that count only on a message that came back by a way of our own.
+#[cfg(feature = "amqp091")]
 pub(crate) const OWN: [&str; 6] = [TOPIC, QUEUE, EXPIRY, ATTEMPT, FAILURES, REASON];
 
 /// How many failed attempts travel, and how many bytes of each reason.

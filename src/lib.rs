@@ -88,8 +88,8 @@ mod text_file;
 #[cfg(feature = "_brokers")]
 mod tls;
 mod topic;
-#[cfg_attr(not(feature = "_sql"), allow(dead_code, reason = "only databases have transactions"))]
 mod trace_context;
+#[cfg_attr(not(feature = "_sql"), allow(dead_code, reason = "only databases have transactions"))]
 mod transaction;
 #[cfg(feature = "_sql")]
 mod tx;
