@@ -17,7 +17,9 @@ pub(super) async fn connect(
     let (settings, urls, tls) = checked(settings, true)?;
     let mut reasons = Vec::new();
     for url in &urls {
-        match timeout(settings.connection_timeout, connection::open(&settings, tls.clone(), url)).await {
+        match timeout(settings.connection_timeout, connection::open(&settings, tls.clone(), url, usize::MAX))
+            .await
+        {
             Ok(Ok(connection)) => return Ok(Ok((connection, settings))),
             Ok(Err(error)) => reasons.push(format!("{url}: {}", Chain(error.as_ref()))),
             Err(_) => reasons.push(format!("{url}: no connection within {:?}", settings.connection_timeout)),

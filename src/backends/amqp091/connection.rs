@@ -12,6 +12,7 @@ use lapin::{BasicProperties, Channel, ConnectionProperties, ErrorKind, Event};
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, Semaphore, watch};
 
+use super::guard::{self, FRAME_MAX, Findings, Guarded, GuardedRuntime};
 use super::limits::Limits;
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{BrokerUrl, Sasl};
@@ -26,6 +27,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Connection {
     connection: Arc<lapin::Connection>,
+    pub(super) findings: Arc<Findings>,
     pub(super) channel: Arc<Mutex<Option<Channel>>>,
     /// The channel of whoever finds out which message is at fault.
     pub(super) trial: Arc<Mutex<Option<Channel>>>,
@@ -52,11 +54,12 @@ pub(super) struct Publish {
     pub(super) body: bytes::Bytes,
 }
 
-/// Dials, authenticates and opens a connection.
+/// Dials, authenticates and opens a connection, with room for so many bytes of bodies that it consumes.
 pub(super) async fn open(
     settings: &Amqp091Settings,
     tls: Option<Arc<ClientConfig>>,
     url: &BrokerUrl,
+    room: usize,
 ) -> Result<Connection, BoxError> {
     let external = is_external(settings, url);
     let uri = uri(settings, url, external);
@@ -64,20 +67,19 @@ pub(super) async fn open(
     let properties = ConnectionProperties::default()
         .with_client_property("app".into(), app.as_bytes().to_vec().into())
         .with_connection_name(app.as_bytes().to_vec().into());
-    let runtime = default_runtime()?;
-    let dialling = runtime.clone();
-    let connect = async move |uri: AMQPUri, _| {
+    let dialling = default_runtime()?;
+    let findings = Arc::new(Findings::new(room));
+    let guard_findings = Arc::clone(&findings);
+    let connect = async move |uri: AMQPUri, _: GuardedRuntime| {
         let (host, port) = (uri.authority.host, uri.authority.port);
-        let stream =
+        let mut stream =
             AsyncTcpStream::connect(&dialling, dialling.to_socket_addrs((host.clone(), port))).await?;
-        match &tls {
-            Some(config) if uri.scheme == AMQPScheme::AMQPS => {
-                Ok(stream.into_rustls(&RustlsConnector::from(Arc::clone(config)), &host).await?)
-            }
-            _ => Ok(stream),
+        if let (Some(config), AMQPScheme::AMQPS) = (&tls, uri.scheme) {
+            stream = stream.into_rustls(&RustlsConnector::from(Arc::clone(config)), &host).await?;
         }
+        Ok(AsyncTcpStream::Plain(Guarded::new(stream, Arc::clone(&guard_findings))))
     };
-    let connection = lapin::Connection::connector(uri, runtime, connect, properties).await;
+    let connection = lapin::Connection::connector(uri, guard::runtime(), connect, properties).await;
     let connection = connection.map_err(|error| explained(error, external))?;
 
     let mut events = connection.events_listener();
@@ -98,6 +100,7 @@ pub(super) async fn open(
     });
     Ok(Connection {
         connection: Arc::new(connection),
+        findings,
         channel: Arc::default(),
         trial: Arc::default(),
         window: Arc::new(Semaphore::new(settings.window as usize)),
@@ -138,6 +141,8 @@ fn uri(settings: &Amqp091Settings, url: &BrokerUrl, external: bool) -> AMQPUri {
             auth_mechanism: Some(mechanism),
             // Silence of twice this long ends the connection.
             heartbeat: Some(u16::try_from(settings.idle_timeout.as_secs() / 2).unwrap_or(u16::MAX).max(1)),
+            // lapin has room for 32 frames as large as the broker says, whatever it says.
+            frame_max: u32::try_from(FRAME_MAX).ok(),
             ..AMQPQueryString::default()
         },
     }

@@ -87,6 +87,8 @@ impl DeadLetters {
         self.left = left;
         let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default()).await?;
         Ok(got.map(|got| {
+            // It was mended, and is shown so.
+            let _ = self.connection.findings.take(self.channel.id(), got.delivery.delivery_tag);
             let (incoming, acker) = Incoming::new(got.delivery, &self.queue);
             DeadLetter { incoming, acker }
         }))

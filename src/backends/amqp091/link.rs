@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use lapin::message::Delivery;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
@@ -12,6 +13,7 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::connection::{self, Connection, Publish};
+use super::guard::Finding;
 use super::outgoing::{Needed, Outgoing, text};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
@@ -36,6 +38,12 @@ pub(super) struct Link {
     turn: Mutex<()>,
 }
 
+/// A delivery, and why it cannot be read if it cannot.
+pub(super) struct Received {
+    pub(super) delivery: Delivery,
+    pub(super) fault: Option<String>,
+}
+
 /// Exchange and routing key.
 type Way = (String, String);
 
@@ -54,6 +62,16 @@ impl Link {
             waiting: std::sync::Mutex::default(),
             turn: Mutex::default(),
         }
+    }
+
+    /// A delivery that came over it, with what its guard has found.
+    pub(super) fn received(&self, delivery: Delivery) -> Received {
+        let finding = self.connection.findings.take(self.channel.id(), delivery.delivery_tag);
+        let fault = finding.map(|finding| match finding {
+            Finding::Unreadable(fault) => fault,
+            Finding::NoRoom(bytes) => format!("there was no room for its body of {bytes} bytes"),
+        });
+        Received { delivery, fault }
     }
 
     /// Sends on, and waits for the confirm.
@@ -104,7 +122,9 @@ impl Link {
         }
         let shared = &self.shared;
         let limit = shared.settings.connection_timeout;
-        let opened = timeout(limit, connection::open(&shared.settings, shared.tls.clone(), &self.url)).await;
+        let opened =
+            timeout(limit, connection::open(&shared.settings, shared.tls.clone(), &self.url, usize::MAX))
+                .await;
         let publisher = opened.map_err(|_| format!("no connection within {limit:?}"))??;
         Ok(kept.insert(publisher).clone())
     }

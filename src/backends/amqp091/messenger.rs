@@ -116,7 +116,7 @@ impl<E: Shape> Connector for LapinConnector<E> {
     type Connection = EnvelopeConnection<E>;
 
     async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError> {
-        let mut connection = connection::open(&self.settings, self.tls.clone(), broker).await?;
+        let mut connection = connection::open(&self.settings, self.tls.clone(), broker, usize::MAX).await?;
         self.limits.renew(connection.frame_max());
         connection.limits = self.limits.clone();
         Ok(EnvelopeConnection { connection, settings: Arc::clone(&self.settings), envelope: PhantomData })

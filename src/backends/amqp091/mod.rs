@@ -52,6 +52,17 @@
 //! With an `ENVELOPE` of CloudEvents or petisco the topic is what the event itself says: whoever may publish to the queue
 //! chooses it.
 //!
+//! # Hostile messages
+//! All that a broker sends is looked at before the client library sees it. Bytes that are no UTF-8 become `?` in routing key,
+//! properties and names of headers; a header that is nested more than 64 deep, or holds what cannot be read, becomes plain
+//! bytes; what cannot be told apart is cut out. Such a message is a poison delivery whose reason names the first fault: one
+//! dead letter, with all that could be read of it. A method, frame or header that no broker may send costs the connection,
+//! with an error that names it. Frames hold at most 128 KiB, which brokers are told.
+//!
+//! The client library needs this (lapin 4.12.3, amq-protocol 10.6.3): it ends the connection over a short string that is
+//! no UTF-8, as the message comes again, without end; it parses tables and arrays by recursion without a limit, so that 25 kB of
+//! arrays in each other overflow the stack and end the process; and it makes room for 32 frames of whatever size the broker says.
+//!
 //! # RabbitMQ 3.10 and 4
 //! All tests of this backend run on both (3.10.8 and 4.0.5). These differ:
 //!
@@ -69,6 +80,7 @@ mod envelope;
 mod failure;
 mod fedora;
 mod fedora_config;
+mod guard;
 mod incoming;
 mod json_lines;
 mod limits;

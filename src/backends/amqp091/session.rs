@@ -5,14 +5,13 @@ use std::sync::Arc;
 use futures_util::future::{FutureExt, join_all};
 use futures_util::stream::StreamExt;
 use lapin::Consumer;
-use lapin::message::Delivery;
 use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
 };
 use lapin::types::FieldTable;
 
 use super::connection;
-use super::link::{self, Link, is_refusal};
+use super::link::{self, Link, Received, is_refusal};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
 use crate::error::{BoxError, Chain};
@@ -35,7 +34,7 @@ pub(super) struct NoSession {
 impl Session {
     /// Dials, and makes what is missing. It consumes nothing yet.
     pub(super) async fn open(shared: &Arc<Shared>, url: &BrokerUrl) -> Result<Self, NoSession> {
-        let connection = connection::open(&shared.settings, shared.tls.clone(), url).await;
+        let connection = connection::open(&shared.settings, shared.tls.clone(), url, usize::MAX).await;
         let connection = connection.map_err(|error| NoSession { is_refusal: is_refusal(&error), error })?;
         let subscription = &shared.subscription;
         let queue = subscription.queue.as_str();
@@ -93,7 +92,7 @@ impl Session {
     }
 
     /// The next messages, at least one; or why there are no more. Dropped, it loses nothing.
-    pub(super) async fn next(&mut self, limit: usize) -> Result<Vec<Delivery>, BoxError> {
+    pub(super) async fn next(&mut self, limit: usize) -> Result<Vec<Received>, BoxError> {
         loop {
             if let Some(error) = self.ended.take() {
                 return Err(error);
@@ -104,7 +103,7 @@ impl Session {
             while let Some(item) = next {
                 match item {
                     Some(Ok(delivery)) if delivery.poisoned() => {}
-                    Some(Ok(delivery)) => deliveries.push(delivery),
+                    Some(Ok(delivery)) => deliveries.push(self.link.received(delivery)),
                     Some(Err(error)) => self.ended = Some(error.into()),
                     None => {
                         self.ended = Some("the broker cancelled the consumer: was the queue deleted?".into())
@@ -131,7 +130,7 @@ impl Session {
             cancelled.map_err(|error| lost(error.into()))?;
             let mut left = Vec::new();
             while let Some(delivery) = consumer.next().await {
-                left.push(delivery.map_err(|error| lost(error.into()))?);
+                left.push(link.received(delivery.map_err(|error| lost(error.into()))?).delivery);
             }
             let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
             for handed_back in join_all(left.iter().map(|delivery| delivery.nack(options))).await {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::incoming::{Dialect, Incoming};
-use super::link::Link;
+use super::link::{Link, Received};
 use super::messenger::checked;
 use super::session::{NoSession, Session};
 use super::settings::Amqp091Settings;
@@ -262,11 +262,15 @@ fn open(shared: Arc<Shared>, failures: u32) -> Task {
 }
 
 impl Shared {
-    fn delivery(&self, link: &Arc<Link>, raw: lapin::message::Delivery) -> Delivery {
+    fn delivery(&self, link: &Arc<Link>, received: Received) -> Delivery {
+        let Received { delivery: raw, fault } = received;
         let redelivered = raw.redelivered;
         let (incoming, acker) = Incoming::new(raw, &self.subscription.queue);
         let prefix = self.settings.topic_prefix.as_deref();
-        let message = incoming.decode(self.dialect, prefix, &self.subscription.queue);
+        let message = match fault {
+            Some(fault) => Err(fault.into()),
+            None => incoming.decode(self.dialect, prefix, &self.subscription.queue),
+        };
         let message = message.and_then(|message| self.settings.envelope.open(message));
         let (failed, failures) = (incoming.failed(), incoming.failures());
         let unanswered = |id| Unanswered { link: Arc::clone(link), acker, incoming, id };

@@ -1,1 +1,141 @@
 //! What a publisher of AMQP 0-9-1 sends that cannot be read.
+
+mod raw;
+
+use lapin::options::{QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Connection, ConnectionProperties};
+use tokio::time::timeout;
+use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
+use tower_outbox::source::{Delivery, Source};
+
+use self::raw::{RawPublisher, long, short};
+use crate::peers::{Brokers, unique};
+use crate::support::stores::STUCK;
+
+const CONTENT_TYPE: u16 = 1 << 15;
+const HEADERS: u16 = 1 << 13;
+const CORRELATION_ID: u16 = 1 << 10;
+const MESSAGE_ID: u16 = 1 << 7;
+
+/// A queue that gets what is published to the fanout exchange of its name, and its dead letters.
+struct Hostile {
+    publisher: RawPublisher,
+    source: Amqp091Source,
+    dead: Amqp091Source,
+    name: String,
+    _connection: Connection,
+}
+
+impl Hostile {
+    async fn new() -> Self {
+        let brokers = Brokers::running();
+        let (url, name) = (brokers.get("RABBIT1_AMQP"), unique("unreadable"));
+        let connection = Connection::connect(url, ConnectionProperties::default()).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        let options = lapin::options::ExchangeDeclareOptions { auto_delete: true, ..Default::default() };
+        let fanout = lapin::ExchangeKind::Fanout;
+        channel.exchange_declare(name.as_str().into(), fanout, options, FieldTable::default()).await.unwrap();
+        for queue in [name.clone(), format!("{name}.dead")] {
+            let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            channel.queue_declare(queue.as_str().into(), options, FieldTable::default()).await.unwrap();
+        }
+        let (options, table) = (QueueBindOptions::default(), FieldTable::default());
+        channel
+            .queue_bind(name.as_str().into(), name.as_str().into(), "".into(), options, table)
+            .await
+            .unwrap();
+        let settings = Amqp091Settings::new([url]);
+        let source = |queue: &str| Amqp091Source::new(&settings, &Amqp091Subscription::new(queue)).unwrap();
+        Self {
+            publisher: RawPublisher::connect(url).await,
+            source: source(&name),
+            dead: source(&format!("{name}.dead")),
+            name,
+            _connection: connection,
+        }
+    }
+
+    async fn publish(&mut self, routing_key: &[u8], flags: u16, properties: &[u8], body: &[u8]) {
+        let Self { publisher, name, .. } = self;
+        publisher.publish(name, routing_key, flags, properties, body).await;
+    }
+
+    /// Publishes it, and a message behind it that can be read: it is one dead letter, the other is handled. Gives what
+    /// comes of the dead letters, and its reason.
+    async fn becomes_a_dead_letter(
+        &mut self,
+        routing_key: &[u8],
+        flags: u16,
+        properties: &[u8],
+    ) -> (Delivery, String) {
+        self.publish(routing_key, flags, properties, b"the body").await;
+        self.publish(b"good", 0, b"", b"read").await;
+        let bad = one(&self.source).await;
+        let reason = bad.view().expect_err("it cannot be read").to_string();
+        bad.reject(reason.clone()).await.unwrap();
+        let good = one(&self.source).await;
+        assert_eq!(&good.view().unwrap().message().body()[..], b"read");
+        good.ack().await.unwrap();
+        let dead = one(&self.dead).await;
+        let view = dead.view().expect("a dead letter can be read");
+        assert_eq!(&view.message().body()[..], b"the body");
+        assert_eq!(view.message().header("tower-outbox-reason").unwrap().to_string(), reason);
+        (dead, reason)
+    }
+}
+
+async fn one(source: &Amqp091Source) -> Delivery {
+    timeout(STUCK, source.receive(1)).await.expect("nothing comes").unwrap().remove(0)
+}
+
+fn text(value: &[u8]) -> Vec<u8> {
+    [b"S", &long(value)[..]].concat()
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn strings_that_are_no_utf8_make_one_dead_letter() {
+    let mut hostile = Hostile::new().await;
+    let good = long(&[&short(b"good")[..], &text(b"kept")].concat());
+    let bad_name = long(&[&short(b"good")[..], &text(b"kept"), &short(b"\xff\xfe"), &text(b"x")].concat());
+    for (routing_key, flags, properties, reason) in [
+        (
+            &b"a"[..],
+            CONTENT_TYPE | HEADERS,
+            [short(b"\xff\xfe"), good.clone()].concat(),
+            "its content type is not UTF-8",
+        ),
+        (b"a", HEADERS, bad_name, "the name of a header is not UTF-8"),
+        (
+            b"a",
+            HEADERS | CORRELATION_ID,
+            [good.clone(), short(b"\xff")].concat(),
+            "its correlation id is not UTF-8",
+        ),
+        (b"a", HEADERS | MESSAGE_ID, [good.clone(), short(b"\xff")].concat(), "its message id is not UTF-8"),
+        (b"a\xff\xfe", HEADERS, good.clone(), "its routing key is not UTF-8"),
+    ] {
+        let (dead, found) = hostile.becomes_a_dead_letter(routing_key, flags, &properties).await;
+        assert_eq!(found, reason);
+        assert_eq!(dead.view().unwrap().message().header("good").unwrap().as_str(), Some("kept"), "{reason}");
+        dead.ack().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_header_nested_5000_deep_makes_one_dead_letter() {
+    let mut hostile = Hostile::new().await;
+    for (kind, name) in [(b'A', &b""[..]), (b'F', b"\x01a")] {
+        let mut value = [&[kind][..], &long(b"")].concat();
+        for _ in 1..5_000 {
+            value = [&[kind][..], &long(&[name, &value].concat())].concat();
+        }
+        let table = [&short(b"good")[..], &text(b"kept"), &short(b"deep"), &value].concat();
+        let (dead, reason) = hostile.becomes_a_dead_letter(b"a", HEADERS, &long(&table)).await;
+        assert_eq!(reason, "the header \"deep\" is nested deeper than 64 levels");
+        assert_eq!(dead.view().unwrap().message().header("good").unwrap().as_str(), Some("kept"));
+        dead.ack().await.unwrap();
+    }
+}

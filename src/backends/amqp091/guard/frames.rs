@@ -1,0 +1,340 @@
+//! The walk over the frames of a connection.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::{fmt, io};
+
+use super::arguments::{Argument, CHANNEL_CLOSE, CHANNEL_CLOSE_OK, DELIVER, GET_OK, RETURN, arguments};
+use super::content;
+use super::findings::{Finding, Findings};
+use super::table::{long, made_utf8, mend as mend_table, short};
+
+/// The largest frame that a broker may send, which we say to it.
+pub(crate) const FRAME_MAX: usize = 131_072;
+
+/// The largest body there is: RabbitMQ's own limit.
+const BODY_MAX: u64 = 512 << 20;
+
+/// Type, channel and size.
+const HEAD: usize = 7;
+const END: u8 = 0xCE;
+
+const METHOD: u8 = 1;
+const HEADER: u8 = 2;
+const BODY: u8 = 3;
+const HEARTBEAT: u8 = 8;
+
+const BASIC: u16 = 60;
+
+/// Walks the bytes that come over one connection, in pieces of any length.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    findings: Arc<Findings>,
+    /// The beginning of a frame whose rest has not come.
+    begun: Vec<u8>,
+    /// What is to come of the frame of a body.
+    body: Option<Rest>,
+    /// The messages that come, by channel.
+    contents: BTreeMap<u16, Content>,
+}
+
+#[derive(Debug)]
+struct Rest {
+    /// Its end included.
+    left: usize,
+    passes: bool,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// Its header is to come.
+    Announced { tag: Option<u64>, is_consumed: bool, fault: Option<String> },
+    /// This much of its body is to come.
+    Comes { left: u64, passes: bool },
+}
+
+/// Where what goes on to lapin is: at the beginning of what came in, then behind it.
+struct Out<'a> {
+    input: &'a mut [u8],
+    at: usize,
+    /// How much of the input goes on where it is; none while that is all of it so far.
+    kept: Option<usize>,
+    moved: &'a mut Vec<u8>,
+}
+
+impl Out<'_> {
+    /// The next bytes go on.
+    fn pass(&mut self, length: usize) {
+        if self.kept.is_some() {
+            self.moved.extend_from_slice(&self.input[self.at..self.at + length]);
+        }
+        self.at += length;
+    }
+
+    /// The next bytes do not go on.
+    fn skip(&mut self, length: usize) {
+        if length > 0 {
+            self.kept.get_or_insert(self.at);
+            self.at += length;
+        }
+    }
+
+    fn rest(&mut self) -> &mut [u8] {
+        &mut self.input[self.at..]
+    }
+}
+
+impl Guard {
+    pub(crate) fn new(findings: Arc<Findings>) -> Self {
+        Self { findings, begun: Vec::new(), body: None, contents: BTreeMap::new() }
+    }
+
+    /// Takes in the next bytes. Those that go on are the first of them, as many as is returned, mended in place, and
+    /// behind them those that are put into `moved`.
+    ///
+    /// # Errors
+    /// What no broker may send, and lapin must not see.
+    pub(crate) fn take(&mut self, input: &mut [u8], moved: &mut Vec<u8>) -> io::Result<usize> {
+        let mut out = Out { input, at: 0, kept: None, moved };
+        while !out.rest().is_empty() {
+            if let Some(rest) = &mut self.body {
+                let length = rest.left.min(out.rest().len());
+                rest.left -= length;
+                let passes = rest.passes;
+                if rest.left == 0 {
+                    check_end(out.rest()[length - 1])?;
+                    self.body = None;
+                }
+                if passes { out.pass(length) } else { out.skip(length) }
+            } else if self.begun.is_empty() {
+                self.begin(&mut out)?;
+            } else {
+                self.go_on(&mut out)?;
+            }
+        }
+        Ok(out.kept.unwrap_or(out.at))
+    }
+
+    /// Takes a frame that begins in what came.
+    fn begin(&mut self, out: &mut Out<'_>) -> io::Result<()> {
+        let frame = out.rest();
+        let head = frame.first_chunk().map(Head::read).transpose()?;
+        match head {
+            Some(head) if head.kind == BODY => {
+                if self.begin_body(&head)? {
+                    out.pass(HEAD)
+                } else {
+                    out.skip(HEAD)
+                }
+            }
+            Some(head) if head.length() <= frame.len() => {
+                let frame = &mut frame[..head.length()];
+                let left = self.judge(&head, frame)?;
+                out.pass(left);
+                out.skip(head.length() - left);
+            }
+            _ => {
+                self.begun.extend_from_slice(frame);
+                let length = frame.len();
+                out.skip(length);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes more of a frame that began before.
+    fn go_on(&mut self, out: &mut Out<'_>) -> io::Result<()> {
+        let head = self.begun.first_chunk().map(Head::read).transpose()?;
+        let whole = head.as_ref().map_or(HEAD, Head::length);
+        let length = (whole - self.begun.len()).min(out.rest().len());
+        self.begun.extend_from_slice(&out.rest()[..length]);
+        out.skip(length);
+        if self.begun.len() < whole {
+            return Ok(());
+        }
+        let Some(head) = self.begun.first_chunk().map(Head::read).transpose()? else { return Ok(()) };
+        let mut begun = std::mem::take(&mut self.begun);
+        if head.kind == BODY {
+            if self.begin_body(&head)? {
+                out.moved.extend_from_slice(&begun);
+            }
+        } else if begun.len() == head.length() {
+            let left = self.judge(&head, &mut begun)?;
+            out.moved.extend_from_slice(&begun[..left]);
+        } else {
+            self.begun = begun;
+            return Ok(());
+        }
+        // Its memory is used again.
+        begun.clear();
+        self.begun = begun;
+        Ok(())
+    }
+
+    /// Whether the frame of a body goes on.
+    fn begin_body(&mut self, head: &Head) -> io::Result<bool> {
+        let size = head.size as u64;
+        let Some(Content::Comes { left, passes }) = self.contents.get_mut(&head.channel) else {
+            return Err(refused(format!("a body without a header on the channel {}", head.channel)));
+        };
+        let Some(rest) = left.checked_sub(size) else {
+            let larger = format!("a body of {} bytes more than it said", size - *left);
+            return Err(refused(larger));
+        };
+        let passes = *passes;
+        *left = rest;
+        if rest == 0 {
+            self.contents.remove(&head.channel);
+        }
+        self.body = Some(Rest { left: head.size + 1, passes });
+        Ok(passes)
+    }
+
+    /// Looks at a whole frame, and mends it. Gives how many of its bytes are left.
+    fn judge(&mut self, head: &Head, frame: &mut [u8]) -> io::Result<usize> {
+        check_end(frame[frame.len() - 1])?;
+        let payload = &mut frame[HEAD..HEAD + head.size];
+        match head.kind {
+            METHOD => {
+                self.method(head.channel, payload)?;
+                Ok(frame.len())
+            }
+            HEADER => {
+                let left = self.header(head.channel, payload)?;
+                if left < head.size {
+                    let size = u32::try_from(left).unwrap_or_default();
+                    frame[HEAD - 4..HEAD].copy_from_slice(&size.to_be_bytes());
+                    frame[HEAD + left] = END;
+                }
+                Ok(HEAD + left + 1)
+            }
+            _ => Ok(frame.len()),
+        }
+    }
+
+    fn method(&mut self, channel: u16, payload: &mut [u8]) -> io::Result<()> {
+        let Some(&[class, class2, id, id2]) = payload.first_chunk() else {
+            return Err(refused("a method that is too short"));
+        };
+        let method = (u16::from_be_bytes([class, class2]), u16::from_be_bytes([id, id2]));
+        let named = |what: &str| refused(format!("the method {}.{}{what}", method.0, method.1));
+        let Some(arguments) = arguments(method) else { return Err(named(", which no broker sends")) };
+        let (mut at, mut end, mut fault) = (4, payload.len(), None);
+        let mut tag_at = 4;
+        for argument in arguments {
+            let next = match argument {
+                Argument::Fixed(length) => Some(at + length).filter(|next| *next <= end),
+                Argument::Short(_) => short(&payload[at..end]).map(|length| at + length),
+                Argument::Long => long(&payload[at..end]).map(|length| at + length),
+                // Nothing may be cut out of it, only made plain bytes.
+                Argument::Table => {
+                    mend_table(payload, at, &mut end, &mut |_| {}).filter(|_| end == payload.len())
+                }
+            };
+            let Some(next) = next else { return Err(named(" with arguments that cannot be read")) };
+            if let Argument::Short(name) = argument
+                && made_utf8(&mut payload[at + 1..next])
+            {
+                fault.get_or_insert_with(|| format!("its {name} is not UTF-8"));
+            }
+            // In `basic.deliver` the delivery tag comes behind the consumer tag.
+            if tag_at == 4 && method == DELIVER {
+                tag_at = next;
+            }
+            at = next;
+        }
+        if at != end {
+            return Err(named(" with more than its arguments"));
+        }
+        match method {
+            DELIVER | GET_OK | RETURN => {
+                if channel == 0 {
+                    return Err(named(" on the channel 0"));
+                }
+                let tag = payload[tag_at..].first_chunk().map(|tag| u64::from_be_bytes(*tag));
+                let tag = tag.filter(|_| method != RETURN);
+                let content = Content::Announced { tag, is_consumed: method == DELIVER, fault };
+                if self.contents.insert(channel, content).is_some() {
+                    return Err(named(" before the end of another message"));
+                }
+            }
+            CHANNEL_CLOSE | CHANNEL_CLOSE_OK => {
+                self.contents.remove(&channel);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Gives how many bytes of a content header are left.
+    fn header(&mut self, channel: u16, payload: &mut [u8]) -> io::Result<usize> {
+        let Some(Content::Announced { tag, is_consumed, fault }) = self.contents.remove(&channel) else {
+            return Err(refused(format!("a header without a message on the channel {channel}")));
+        };
+        let size = payload.get(4..12).and_then(|size| size.first_chunk());
+        let (Some(size), true) = (size, payload.len() >= content::HEAD) else {
+            return Err(refused("a header that is too short"));
+        };
+        let size = u64::from_be_bytes(*size);
+        let class = u16::from_be_bytes([payload[0], payload[1]]);
+        if class != BASIC {
+            return Err(refused(format!("a header of the class {class}")));
+        }
+        if size > BODY_MAX {
+            return Err(refused(format!("a body of {size} bytes, more than RabbitMQ has")));
+        }
+        let (left, of_header) = content::mend(payload);
+        let passes = !is_consumed || self.findings.admit(size);
+        let finding = if passes {
+            fault.or(of_header).map(Finding::Unreadable)
+        } else {
+            // A message without a body, to lapin.
+            payload[4..12].fill(0);
+            Some(Finding::NoRoom(size))
+        };
+        if let (Some(finding), Some(tag)) = (finding, tag) {
+            self.findings.note(channel, tag, finding);
+        }
+        if size > 0 {
+            self.contents.insert(channel, Content::Comes { left: size, passes });
+        }
+        Ok(left)
+    }
+}
+
+/// The beginning of a frame.
+struct Head {
+    kind: u8,
+    channel: u16,
+    size: usize,
+}
+
+impl Head {
+    fn read(bytes: &[u8; HEAD]) -> io::Result<Self> {
+        let [kind, channel, channel2, size @ ..] = *bytes;
+        let size = u32::from_be_bytes(size) as usize;
+        match kind {
+            METHOD | HEADER | BODY | HEARTBEAT if HEAD + size < FRAME_MAX => {
+                Ok(Self { kind, channel: u16::from_be_bytes([channel, channel2]), size })
+            }
+            METHOD | HEADER | BODY | HEARTBEAT => {
+                Err(refused(format!("a frame of {size} bytes, more than was agreed")))
+            }
+            b'A' => Err(refused("its version of AMQP: it has no 0-9-1")),
+            _ => Err(refused(format!("a frame of the type {kind}, which AMQP 0-9-1 does not have"))),
+        }
+    }
+
+    /// Of the whole frame.
+    fn length(&self) -> usize {
+        HEAD + self.size + 1
+    }
+}
+
+fn check_end(byte: u8) -> io::Result<()> {
+    if byte == END { Ok(()) } else { Err(refused(format!("a frame that ends with {byte:#04x}"))) }
+}
+
+fn refused(what: impl fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, format!("the broker sent {what}"))
+}

@@ -1,0 +1,135 @@
+//! The guarded stream, and the runtime of lapin that has it.
+
+use std::future::Future;
+use std::io::{self, IoSlice, Read, Write};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use async_rs::traits::Reactor;
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
+use futures_io::{AsyncRead, AsyncWrite};
+use futures_util::stream::Stream;
+use lapin::tcp::AsyncTcpStream;
+
+use super::findings::Findings;
+use super::frames::Guard;
+
+/// How much is read at a time.
+const READ: usize = 256 << 10;
+
+/// A connection whose incoming bytes go through a [`Guard`].
+#[derive(Debug)]
+pub(crate) struct Guarded<S> {
+    stream: S,
+    guard: Guard,
+    /// What goes on next, and how much of it has gone.
+    moved: Vec<u8>,
+    gone: usize,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(stream: S, findings: Arc<Findings>) -> Self {
+        Self { stream, guard: Guard::new(findings), moved: Vec::new(), gone: 0 }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self { stream, guard, moved, gone } = &mut *self;
+        if moved.is_empty() {
+            let most = buffer.len().min(READ);
+            let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer[..most]))?;
+            if read == 0 {
+                return Poll::Ready(Ok(0));
+            }
+            let kept = guard.take(&mut buffer[..read], moved)?;
+            if kept > 0 {
+                return Poll::Ready(Ok(kept));
+            }
+        }
+        let next = &moved[*gone..];
+        if next.is_empty() {
+            // Nothing goes on of what came; zero bytes would be the end.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let length = next.len().min(buffer.len());
+        buffer[..length].copy_from_slice(&next[..length]);
+        *gone += length;
+        if *gone == moved.len() {
+            moved.clear();
+            *gone = 0;
+        }
+        Poll::Ready(Ok(length))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buffer)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, buffers)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_close(cx)
+    }
+}
+
+/// The runtime of Tokio, with guarded streams.
+pub(crate) type GuardedRuntime = Runtime<RuntimeParts<Tokio, GuardedReactor>>;
+
+/// The one we are in.
+pub(crate) fn runtime() -> GuardedRuntime {
+    let tokio = Tokio::current();
+    Runtime::new(RuntimeParts::new(tokio.clone(), GuardedReactor(tokio)))
+}
+
+/// Tokio's, but for its streams, which are made elsewhere: lapin asks it for time only.
+#[derive(Clone, Debug)]
+pub(crate) struct GuardedReactor(Tokio);
+
+impl Reactor for GuardedReactor {
+    type TcpStream = Guarded<AsyncTcpStream<<Tokio as Reactor>::TcpStream>>;
+    type Sleep = <Tokio as Reactor>::Sleep;
+
+    fn register<H: Read + Write + Send + 'static>(
+        &self,
+        _: H,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + 'static> {
+        Err::<Self::TcpStream, _>(io::ErrorKind::Unsupported.into())
+    }
+
+    fn sleep(&self, duration: Duration) -> Self::Sleep {
+        self.0.sleep(duration)
+    }
+
+    fn interval(&self, duration: Duration) -> impl Stream<Item = Instant> + Send + 'static {
+        self.0.interval(duration)
+    }
+
+    fn tcp_connect_addr(
+        &self,
+        _: SocketAddr,
+    ) -> impl Future<Output = io::Result<Self::TcpStream>> + Send + 'static {
+        std::future::ready(Err(io::ErrorKind::Unsupported.into()))
+    }
+}
