@@ -26,6 +26,7 @@ pub enum Envelope {
     /// The topic is the attribute `type`, the key the extension `partitionkey`. Headers are extensions if their names
     /// are such (lower-case letters and digits), else they stay headers. `ce-source`, `ce-subject` and
     /// `ce-dataschema` are the attributes of these names; the source is otherwise the key `EVENT_SOURCE`.
+    /// Headers whose names begin as attributes do on the wire (`cloudEvents:`, `cloudEvents_`) are left out.
     #[serde(rename = "cloudevents")]
     CloudEvents,
     /// `cloudevents_structured`: the same in structured mode, attributes and body in one JSON document.

@@ -40,16 +40,16 @@ pub(super) fn seal(message: &Message, source: &str) -> Result<Message, BoxError>
 }
 
 pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
-    let attribute =
-        |name: &str| PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix)).map(str::to_owned);
-    let found: Vec<_> =
-        message.headers().filter_map(|(name, value)| Some((attribute(name)?, value.clone()))).collect();
+    let found: Vec<_> = message
+        .headers()
+        .filter_map(|(name, value)| Some((prefixed(name)?.to_owned(), value.clone())))
+        .collect();
     if found.is_empty() {
         return Err("it is no CloudEvent: it has neither attributes nor their content type".into());
     }
     let content_type = message.content_type().to_owned();
     let mut opened = message.reshaped(message.topic().clone(), content_type, message.body().clone());
-    for (name, value) in message.headers().filter(|(name, _)| attribute(name).is_none()) {
+    for (name, value) in message.headers().filter(|(name, _)| prefixed(name).is_none()) {
         opened.set_header(name.to_owned(), value.clone());
     }
     restore(opened, found)
@@ -64,7 +64,7 @@ pub(super) fn attributes<'a>(message: &'a Message, source: &str) -> Result<Vec<(
         ("type", message.topic().to_string().into()),
         ("time", super::rfc3339::write(message.time())?.into()),
     ];
-    if let Some(key) = message.key() {
+    if let Some(key) = message.key().filter(|key| !key.is_empty()) {
         attributes.push(("partitionkey", key.to_owned().into()));
     }
     for (name, value) in message.headers() {
@@ -77,9 +77,17 @@ pub(super) fn attributes<'a>(message: &'a Message, source: &str) -> Result<Vec<(
     Ok(attributes)
 }
 
-/// Sets the headers that are no attributes.
+/// The attribute that a header of the wire is.
+fn prefixed(name: &str) -> Option<&str> {
+    PREFIXES.iter().find_map(|prefix| name.strip_prefix(prefix))
+}
+
+/// Sets the headers that are no attributes, and would not be taken for some.
 pub(super) fn set_others(sealed: &mut Message, message: &Message) {
-    for (name, value) in message.headers().filter(|(name, value)| attribute_of(name, value).is_none()) {
+    for (name, value) in message
+        .headers()
+        .filter(|(name, value)| attribute_of(name, value).is_none() && prefixed(name).is_none())
+    {
         sealed.set_header(name.to_owned(), value.clone());
     }
 }
@@ -209,6 +217,20 @@ mod tests {
 
     const REQUIRED: [(&str, &str); 4] =
         [("specversion", "1.0"), ("id", "A-1"), ("source", "/s"), ("type", "com.example.made")];
+
+    #[test]
+    fn an_empty_key_is_no_attribute() {
+        let message = message().with_key("");
+        let opened = open(&seal(&message, "/tower-outbox").unwrap()).unwrap();
+        assert_same(&opened, &expected().with_id(message.id()).with_key(""));
+    }
+
+    #[test]
+    fn a_header_named_as_attributes_are_on_the_wire_overrides_none() {
+        let message = message().with_header("cloudEvents:type", "other").with_header("cloudEvents_id", 1.5);
+        let sealed = seal(&message, "/tower-outbox").unwrap();
+        assert_same(&open(&sealed).unwrap(), &expected().with_id(message.id()));
+    }
 
     #[test]
     fn attributes_are_headers_of_their_own() {
