@@ -4,7 +4,7 @@ mod body;
 mod flight;
 mod flush;
 mod future;
-mod idempotency;
+pub(crate) mod idempotency;
 
 use std::fmt;
 use std::sync::Arc;

@@ -68,6 +68,9 @@ mod envelope;
 mod error;
 mod failed_attempt;
 mod fallback;
+#[cfg(feature = "_fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod headers;
 mod in_flight;
 mod layer;

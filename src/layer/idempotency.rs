@@ -9,10 +9,10 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const MAX: usize = 255;
 
 /// The header is there, and is no key.
-pub(super) struct BadKey;
+pub(crate) struct BadKey;
 
 /// What the ids of the messages of a request are made of; none without a key.
-pub(super) fn seed<B>(request: &Request<B>) -> Result<Option<Uuid>, BadKey> {
+pub(crate) fn seed<B>(request: &Request<B>) -> Result<Option<Uuid>, BadKey> {
     let mut keys = request.headers().get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     let key = key.to_str().ok().and_then(unquoted).filter(|_| keys.next().is_none());

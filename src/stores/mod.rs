@@ -13,6 +13,8 @@ mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
+#[cfg(feature = "_fuzzing")]
+pub(crate) use self::embedded::fuzzing;
 #[cfg(feature = "embedded")]
 pub use self::embedded::{Embedded, EmbeddedSettings, OpenError};
 #[cfg(feature = "postgres")]

@@ -10,6 +10,7 @@ mod cancellation;
 mod chaos;
 mod cli;
 mod conformance;
+mod corpora;
 mod crash;
 mod databases;
 mod examples;

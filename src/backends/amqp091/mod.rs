@@ -80,6 +80,8 @@ mod envelope;
 mod failure;
 mod fedora;
 mod fedora_config;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod guard;
 mod incoming;
 mod json_lines;

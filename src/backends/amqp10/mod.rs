@@ -90,6 +90,8 @@ mod connection;
 mod dead_letters;
 mod envelope;
 mod failure;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod guard;
 mod inbox;
 mod link;

@@ -17,6 +17,8 @@ mod compact;
 mod error;
 mod event;
 mod files;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod head;
 mod inventory;
 mod open;

@@ -16,4 +16,6 @@ mod tests;
 
 pub(super) use self::findings::{Finding, Findings};
 pub(super) use self::frames::FRAME_MAX;
+#[cfg(feature = "_fuzzing")]
+pub(super) use self::frames::Guard;
 pub(super) use self::stream::{Guarded, GuardedRuntime, runtime};

@@ -11,7 +11,7 @@ use super::values::{Flaw, Walk, descriptor, number};
 /// The largest frame a broker may send: what is announced to it.
 pub(super) const MAX_FRAME: usize = 0x0004_0000;
 /// How much longer a frame becomes: the start of a data section.
-pub(super) const ADDED: usize = 8;
+pub(crate) const ADDED: usize = 8;
 /// How long the protocol header is.
 pub(super) const PROTOCOL_HEADER: usize = 8;
 /// The largest message that is taken.

@@ -10,6 +10,8 @@ mod stream;
 mod values;
 
 pub(super) use self::frames::MAX_MESSAGE;
+#[cfg(feature = "_fuzzing")]
+pub(super) use self::frames::{ADDED, Frames};
 pub(super) use self::held::HeldBytes;
 pub(super) use self::sections::check;
 pub(super) use self::stream::{Guarded, MAX_FRAME_SIZE};
