@@ -11,6 +11,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::admission::room_for;
 use crate::backoff::Backoff;
 use crate::caught::caught;
 use crate::error::BoxError;
@@ -30,7 +31,8 @@ pub enum WhenFull {
     /// The response waits for room.
     #[default]
     Wait,
-    /// The request is answered 503, whatever [`OnSendFailure`](crate::OnSendFailure) says.
+    /// The request is answered 503, before its handler runs ([`Admission`]); and after it, whatever
+    /// [`OnSendFailure`](crate::OnSendFailure) says, when it has enqueued more than one message and they do not fit.
     Refuse,
 }
 
@@ -120,12 +122,60 @@ pub struct BackgroundWorker<M> {
 struct Room {
     messages: Arc<Semaphore>,
     bytes: Arc<Semaphore>,
+    size: (u32, u32),
+    admission: Admission,
+}
+
+impl Room {
+    fn new(size: (u32, u32)) -> Arc<Self> {
+        let semaphore = |size: u32| Arc::new(Semaphore::new(size as usize));
+        let admission = Admission::default();
+        let room = Self { messages: semaphore(size.0), bytes: semaphore(size.1), size, admission };
+        room.admission.set_free(room.free());
+        Arc::new(room)
+    }
+
+    /// For how many messages there is room.
+    fn free(&self) -> u64 {
+        let free = (self.messages.available_permits() as u64, self.bytes.available_permits() as u64);
+        let (messages, bytes) = (u64::from(self.size.0), u64::from(self.size.1));
+        let held = (messages.saturating_sub(free.0), bytes.saturating_sub(free.1));
+        if free.1 == 0 { 0 } else { room_for(free.0, free.1, held) }
+    }
+
+    /// Takes room, if there is some beside what is reserved for other requests.
+    fn try_take(&self, messages: u32, bytes: u32) -> Option<Permits> {
+        self.admission.take_over(self.admission.own(), |gate| {
+            if !gate.fits(messages.into(), self.messages.available_permits() as u64) {
+                return None;
+            }
+            let messages = Arc::clone(&self.messages).try_acquire_many_owned(messages).ok()?;
+            let bytes = Arc::clone(&self.bytes).try_acquire_many_owned(bytes).ok()?;
+            gate.free = self.free();
+            Some((messages, bytes))
+        })
+    }
+}
+
+type Permits = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+/// Room that is taken until this is dropped.
+struct Place {
+    permits: Option<Permits>,
+    room: Arc<Room>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.permits = None;
+        self.room.admission.take_over(None, |gate| gate.free = self.room.free());
+    }
 }
 
 /// What one `send` handed over; the buffer has its room back when it is dropped.
 struct Batch {
     messages: Vec<Message>,
-    _room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    _place: Place,
     _in_flight: InFlightToken,
 }
 
@@ -145,35 +195,32 @@ impl<M: Messenger> Background<M> {
         settings.max_bytes = settings.max_bytes.max(1);
         let inner = Arc::new(inner);
         let (sender, receiver) = mpsc::unbounded_channel();
-        let room = Arc::new(Room {
-            messages: Arc::new(Semaphore::new(settings.max_messages as usize)),
-            bytes: Arc::new(Semaphore::new(settings.max_bytes as usize)),
-        });
+        let room = Room::new((settings.max_messages, settings.max_bytes));
         let worker =
             BackgroundWorker { inner: Arc::clone(&inner), batches: receiver, room: Arc::clone(&room) };
         let in_flight = inner.in_flight();
         (Self { inner, batches: sender, room, in_flight, settings }, worker)
     }
 
-    async fn room(&self, batch: &[Message]) -> Result<(OwnedSemaphorePermit, OwnedSemaphorePermit), Failure> {
+    async fn room(&self, batch: &[Message]) -> Result<Place, Failure> {
         let messages = u32::try_from(batch.len()).unwrap_or(u32::MAX).min(self.settings.max_messages);
         let bytes: usize = batch.iter().map(Message::size).sum();
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.settings.max_bytes);
         let room = &self.room;
-        let full = |_| Failure::transient(Refused::new("the background buffer is full; try again later"));
-        match self.settings.when_full {
-            WhenFull::Refuse if !room.messages.is_closed() => Ok((
-                Arc::clone(&room.messages).try_acquire_many_owned(messages).map_err(full)?,
-                Arc::clone(&room.bytes).try_acquire_many_owned(bytes).map_err(full)?,
-            )),
+        let full = || Failure::transient(Refused::new("the background buffer is full; try again later"));
+        let permits = match self.settings.when_full {
+            WhenFull::Refuse if !room.messages.is_closed() => {
+                room.try_take(messages, bytes).ok_or_else(full)?
+            }
             _ => {
                 let stopped = |_| Failure::transient("the background worker has stopped");
-                Ok((
+                (
                     Arc::clone(&room.messages).acquire_many_owned(messages).await.map_err(stopped)?,
                     Arc::clone(&room.bytes).acquire_many_owned(bytes).await.map_err(stopped)?,
-                ))
+                )
             }
-        }
+        };
+        Ok(Place { permits: Some(permits), room: Arc::clone(room) })
     }
 }
 
@@ -186,11 +233,11 @@ impl<M> fmt::Debug for Background<M> {
 #[async_trait]
 impl<M: Messenger> Messenger for Background<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
-        let room = match self.room(&batch).await {
-            Ok(room) => room,
+        let place = match self.room(&batch).await {
+            Ok(place) => place,
             Err(failure) => return Err(Unsent::new(batch, &failure)),
         };
-        let batch = Batch { messages: batch, _room: room, _in_flight: self.in_flight.token() };
+        let batch = Batch { messages: batch, _place: place, _in_flight: self.in_flight.token() };
         self.batches.send(batch).map_err(|mpsc::error::SendError(mut batch)| {
             let messages = std::mem::take(&mut batch.messages);
             Unsent::new(messages, &Failure::transient("the background worker has stopped"))
@@ -217,8 +264,12 @@ impl<M: Messenger> Messenger for Background<M> {
         self.in_flight.clone()
     }
 
+    /// Its own when it refuses: an inner one that is full fills the buffer. Else that of the inner one.
     fn admission(&self) -> Option<Admission> {
-        self.inner.admission()
+        match self.settings.when_full {
+            WhenFull::Refuse => Some(self.room.admission.clone()),
+            WhenFull::Wait => self.inner.admission(),
+        }
     }
 
     /// The inner one's: what a transaction stores does not go through the buffer.

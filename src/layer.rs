@@ -17,7 +17,7 @@ use tower_service::Service;
 pub use self::body::ResponseBody;
 use self::flight::{Flight, FlightLimits};
 pub use self::flush::OnSendFailure;
-use self::flush::{Config, Flush};
+use self::flush::{Config, Flush, Full};
 use self::future::Refusal;
 pub use self::future::ResponseFuture;
 use self::idempotency::BadKey;
@@ -230,9 +230,15 @@ where
             }
             cause = request.extensions().get().cloned();
         }
-        if self.config.is_full() && !request.method().is_safe() {
-            telemetry::turned_away();
-            return ResponseFuture::refused(Refusal::TurnedAway);
+        let mut admitted = None;
+        if !request.method().is_safe() {
+            admitted = match self.config.enter() {
+                Ok(admitted) => admitted,
+                Err(Full) => {
+                    telemetry::turned_away();
+                    return ResponseFuture::refused(Refusal::TurnedAway);
+                }
+            };
         }
         let mut seed = None;
         if self.config.idempotency_key && cause.is_none() {
@@ -245,7 +251,7 @@ where
         let queue = MessageQueue::new(Arc::clone(&self.config.queue), trace, cause, seed);
         request.extensions_mut().insert(queue.clone());
         let parts = self.config.enrich.as_ref().map(|_| Box::new(parts(&request)));
-        let flush = Flush::new(Arc::clone(&self.config), queue, parts);
+        let flush = Flush::new(Arc::clone(&self.config), queue, parts, admitted);
         ResponseFuture::new(self.inner.call(request), Some(flush))
     }
 }

@@ -9,6 +9,7 @@ use std::time::Instant;
 use http::{request, response};
 
 use super::flight::{Flight, FlightLimits};
+use crate::admission::Admitted;
 use crate::caught::caught;
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Refused, Unsent};
@@ -80,6 +81,7 @@ pub(super) struct Flush {
     config: Arc<Config>,
     queue: MessageQueue,
     request: Option<Box<request::Parts>>,
+    admitted: Option<Admitted>,
     closed: bool,
     /// The inner future is being polled: a drop that finds it so comes from a panic.
     pub(super) polling: bool,
@@ -91,8 +93,9 @@ impl Flush {
         config: Arc<Config>,
         queue: MessageQueue,
         request: Option<Box<request::Parts>>,
+        admitted: Option<Admitted>,
     ) -> Self {
-        Self { config, queue, request, closed: false, polling: false }
+        Self { config, queue, request, admitted, closed: false, polling: false }
     }
 
     pub(super) fn config(&self) -> &Arc<Config> {
@@ -102,12 +105,17 @@ impl Flush {
     /// Closes the queue; gives what it held, if anything.
     pub(super) fn close(&mut self) -> Option<Closed> {
         self.closed = true;
-        self.queue.close()
+        let closed = self.queue.close();
+        if closed.is_none() {
+            self.admitted = None;
+        }
+        closed
     }
 
     /// Decides what becomes of the messages and of the transaction with this response.
-    pub(super) fn decide(&self, closed: Closed, response: &response::Parts) -> End {
+    pub(super) fn decide(&mut self, closed: Closed, response: &response::Parts) -> End {
         let Closed { mut taken, slot, held: decided } = closed;
+        let admitted = self.admitted.take();
         let guard = LostUnlessEnded { messages: taken.messages.len(), ended: false };
         let success = (self.config.success)(response) && !matches!(slot, Slot::Handled);
         let held = success && matches!(slot, Slot::Held);
@@ -122,10 +130,10 @@ impl Flush {
         guard.end();
         let config = || Arc::clone(&self.config);
         let messages = taken.messages.len();
-        let work: Pin<Box<dyn Future<Output = Fate> + Send>> = match slot {
+        let work = match slot {
             Slot::Here(transaction) if success => {
                 let commit = config().commit(transaction, taken);
-                Box::pin(async move {
+                with(admitted, async move {
                     let fate = commit.await;
                     drop(decided);
                     fate
@@ -137,7 +145,7 @@ impl Flush {
             }
             Slot::Here(transaction) => {
                 let (rolled_back, send) = (transaction.roll_back("status"), config().send(taken.messages));
-                Box::pin(async move {
+                with(admitted, async move {
                     rolled_back.await;
                     send.await
                 })
@@ -149,12 +157,12 @@ impl Flush {
                 );
                 if messages > 0 {
                     // In SQLite that waits for whoever holds it; the response does not.
-                    self.config.queue.in_flight.spawn(config().send(taken.messages));
+                    self.config.queue.in_flight.spawn(with(admitted, config().send(taken.messages)));
                 }
                 return End::Known(Fate::Failed);
             }
             _ if messages == 0 => return End::Done,
-            _ => Box::pin(config().send(taken.messages)),
+            _ => with(admitted, config().send(taken.messages)),
         };
         End::Work { work, messages, success }
     }
@@ -162,6 +170,7 @@ impl Flush {
     /// Ends a request that has no response.
     pub(super) fn abandon(&mut self, reason: &'static str) {
         let Some(Closed { mut taken, slot, .. }) = self.close() else { return };
+        let admitted = self.admitted.take();
         drop_all_but_always(&mut taken, reason);
         let transaction = if let Slot::Here(transaction) = slot { Some(transaction) } else { None };
         if taken.messages.is_empty() && transaction.is_none() {
@@ -178,7 +187,7 @@ impl Flush {
             }
         };
         // Without a runtime the future is dropped, and says what is lost.
-        drop(self.config.queue.in_flight.try_spawn(end));
+        drop(self.config.queue.in_flight.try_spawn(with(admitted, end)));
     }
 }
 
@@ -187,6 +196,17 @@ impl Drop for Flush {
         if !self.closed {
             self.abandon(if self.polling { "panic" } else { "cancelled" });
         }
+    }
+}
+
+/// Sends with the room that is reserved for it.
+fn with<T>(
+    admitted: Option<Admitted>,
+    send: impl Future<Output = T> + Send + 'static,
+) -> Pin<Box<dyn Future<Output = T> + Send>> {
+    match admitted {
+        None => Box::pin(send),
+        Some(admitted) => Box::pin(admitted.send(send)),
     }
 }
 
@@ -209,11 +229,20 @@ pub(super) enum Fate {
     Failed,
 }
 
+/// What a request enqueues could not be taken over now.
+pub(super) struct Full;
+
 impl Config {
-    /// Whether what a request enqueues could not be taken over now.
+    /// Lets a request in, with room for a message where that is reserved; `Err` when there is none.
     #[inline]
-    pub(super) fn is_full(&self) -> bool {
-        self.admission.as_ref().is_some_and(|gate| !gate.is_open()) || self.flight.is_full(self.flight_limits)
+    pub(super) fn enter(&self) -> Result<Option<Admitted>, Full> {
+        if self.flight.is_full(self.flight_limits) {
+            return Err(Full);
+        }
+        match &self.admission {
+            None => Ok(None),
+            Some(gate) => gate.enter().map(Some).ok_or(Full),
+        }
     }
 
     /// Commits the transaction, with the messages in it; when that fails, sends those that leave whatever happens.

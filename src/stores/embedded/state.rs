@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use super::event::{self, Event, Fate, Snapshot};
 use super::positions::Positions;
 use super::segment::{INDEX_STEP, Read, Segment};
+use crate::admission::{Admission, Admitted, room_for};
 use crate::deadline::after;
 use crate::headers::DROPPED;
 use crate::message::Message;
-use crate::messenger::Admission;
 use crate::store::{
     Entry, Lease, Leased, Limits, Overflow, Settlement, State as EntryState, StoreError, Unstored, Wait,
 };
@@ -190,12 +190,16 @@ impl State {
     // --- storing
 
     /// Queues a batch to be written, if there is room.
-    pub(super) fn enqueue(&mut self, append: Append) -> Result<(), (StoreError, Append)> {
+    pub(super) fn enqueue(
+        &mut self,
+        append: Append,
+        own: Option<Admitted>,
+    ) -> Result<(), (StoreError, Append)> {
         if self.closed {
             return Err((StoreError::Closed, append));
         }
         let (messages, bytes) = (append.batch.len() as u64, append.records.len() as u64);
-        if let Err(error) = self.make_room(messages, bytes) {
+        if let Err(error) = self.make_room(messages, bytes, own) {
             // One large batch that does not fit is no reason to turn others away.
             if messages <= self.limits.max_messages.div_ceil(4) && bytes <= self.limits.max_bytes.div_ceil(4)
             {
@@ -209,11 +213,21 @@ impl State {
         Ok(())
     }
 
-    fn make_room(&mut self, messages: u64, bytes: u64) -> Result<(), StoreError> {
+    fn make_room(&mut self, messages: u64, bytes: u64, own: Option<Admitted>) -> Result<(), StoreError> {
         let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
         let over_messages = (self.count + self.queued.0 + messages).saturating_sub(max_messages);
         let over_bytes = (self.bytes + self.queued.1 + bytes).saturating_sub(max_bytes);
-        if over_messages == 0 && over_bytes == 0 {
+        let (free, left) = (self.free_messages(), self.free(messages, bytes));
+        let fits = self.admission.take_over(own, |room| {
+            let fits = over_messages == 0
+                && over_bytes == 0
+                && (overflow == Overflow::DropOldest || room.fits(messages, free));
+            if fits {
+                room.free = left;
+            }
+            fits
+        });
+        if fits {
             return Ok(());
         }
         let full = |state: &Self| StoreError::Full {
@@ -252,6 +266,20 @@ impl State {
         self.log(&Event::Done(event::runs(dropped)));
         telemetry::overflowed(count);
         Ok(())
+    }
+
+    fn free_messages(&self) -> u64 {
+        self.limits.max_messages.saturating_sub(self.count + self.queued.0)
+    }
+
+    /// For how many messages there is room when so much more comes.
+    fn free(&self, messages: u64, bytes: u64) -> u64 {
+        if self.limits.overflow == Overflow::DropOldest {
+            return u64::MAX;
+        }
+        let held = (self.count + self.queued.0 + messages, self.bytes + self.queued.1 + bytes);
+        let free = self.limits.max_bytes.saturating_sub(held.1);
+        room_for(self.free_messages().saturating_sub(messages), free, held)
     }
 
     /// The queue is empty: it is being written, and will be stored or refused.
@@ -301,6 +329,7 @@ impl State {
     /// Opens or closes the gate for requests.
     pub(super) fn admit(&mut self) {
         telemetry::depth(self.count - self.dead, self.dead, self.bytes);
+        self.admission.set_free(self.free(0, 0));
         let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
         // Once closed, it opens when a twentieth is free again, lest it flutter.
         let share = if self.admission.is_open() { 0 } else { 20 };

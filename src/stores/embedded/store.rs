@@ -144,7 +144,11 @@ impl Store for Embedded {
             return Err(Unstored::new(StoreError::Unavailable(error), batch));
         }
         let (reply, stored) = oneshot::channel();
-        let queued = self.shared().lock().enqueue(Append { records, batch, reply: Some(reply) });
+        let queued = {
+            let mut state = self.shared().lock();
+            let own = state.admission.own();
+            state.enqueue(Append { records, batch, reply: Some(reply) }, own)
+        };
         if let Err((error, mut append)) = queued {
             append.reply = None;
             return Err(Unstored::new(error, std::mem::take(&mut append.batch)));

@@ -183,6 +183,7 @@ impl<T: Tables> Engine<T> {
         if let Err(closed) = self.open_or_closed() {
             return Err(Unstored::new(closed, batch));
         }
+        let own = self.admission().own();
         // Here they are also when the task panics.
         let batch = Arc::new(tokio::sync::Mutex::new(batch));
         let (engine, lent) = (Arc::clone(self), Arc::clone(&batch));
@@ -190,7 +191,7 @@ impl<T: Tables> Engine<T> {
             let mut batch = lent.lock().await;
             let messages = batch.len() as u64;
             let bytes = batch.iter().map(size).sum();
-            let queued = engine.shared.lock().room.queue(messages, bytes);
+            let queued = engine.shared.lock().room.queue(messages, bytes, own);
             let inserted = match queued? {
                 None => engine.store(&mut batch, (messages, bytes), &[]).await?,
                 Some(_) => engine.store_over(&mut batch, (messages, bytes)).await?,

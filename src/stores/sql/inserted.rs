@@ -57,6 +57,7 @@ impl Inserted {
             let now = Instant::now();
             state.room.unqueue(self.queued.0, self.queued.1);
             state.room.change(count, 0, bytes as i64);
+            drop(state.room.admission.own());
             over |= state.room.is_overfull();
             for (place, message) in places.into_iter().zip(messages) {
                 elsewhere |= state.is_elsewhere(place.bucket);

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::messenger::Admission;
+use crate::admission::{Admission, Admitted, room_for};
 use crate::store::{Counts, Limits, Overflow, StoreError};
 use crate::telemetry;
 
@@ -67,18 +67,43 @@ impl Room {
     }
 
     /// Takes room for a batch; none if it does not fit unless others go.
-    pub(crate) fn queue(&mut self, messages: u64, bytes: u64) -> Result<Option<Over>, StoreError> {
+    pub(crate) fn queue(
+        &mut self,
+        messages: u64,
+        bytes: u64,
+        own: Option<Admitted>,
+    ) -> Result<Option<Over>, StoreError> {
         let over = self.over(messages, bytes);
-        if over.is_some() && self.limits.overflow == Overflow::Refuse
-            || messages > self.limits.max_messages
-            || bytes > self.limits.max_bytes
-        {
+        let (free, left) = (self.free_messages(), self.free(messages, bytes));
+        let refuses = self.limits.overflow == Overflow::Refuse;
+        let fits = self.admission.take_over(own, |room| {
+            let fits = !refuses || (over.is_none() && room.fits(messages, free));
+            if fits {
+                room.free = left;
+            }
+            fits
+        });
+        if !fits || messages > self.limits.max_messages || bytes > self.limits.max_bytes {
             return Err(self.full(messages, bytes));
         }
         if over.is_none() {
             self.queued = (self.queued.0 + messages, self.queued.1 + bytes);
         }
         Ok(over)
+    }
+
+    fn free_messages(&self) -> u64 {
+        self.limits.max_messages.saturating_sub(self.pending + self.dead + self.queued.0)
+    }
+
+    /// For how many messages there is room when so much more comes.
+    fn free(&self, messages: u64, bytes: u64) -> u64 {
+        if self.limits.overflow == Overflow::DropOldest {
+            return u64::MAX;
+        }
+        let held = (self.pending + self.dead + self.queued.0 + messages, self.bytes + self.queued.1 + bytes);
+        let free = self.limits.max_bytes.saturating_sub(held.1);
+        room_for(self.free_messages().saturating_sub(messages), free, held)
     }
 
     /// Takes room for a batch for which others go.
@@ -121,6 +146,7 @@ impl Room {
     /// What was queued is stored, or is not.
     pub(crate) fn unqueue(&mut self, messages: u64, bytes: u64) {
         self.queued = (self.queued.0.saturating_sub(messages), self.queued.1.saturating_sub(bytes));
+        self.admission.set_free(self.free(0, 0));
     }
 
     /// Notes what came and went.
@@ -176,6 +202,7 @@ impl Room {
     /// Opens or closes the gate for requests.
     pub(crate) fn admit(&mut self) {
         telemetry::depth(self.pending, self.dead, self.bytes);
+        self.admission.set_free(self.free(0, 0));
         let Limits { max_messages, max_bytes, overflow, .. } = self.limits;
         // Once closed, it opens when a twentieth is free again, lest it flutter.
         let share = if self.admission.is_open() { 0 } else { 20 };

@@ -1,5 +1,6 @@
 //! Memory and work stay bounded, whatever clients do.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -9,13 +10,19 @@ use axum::body::Body;
 use axum::routing::post;
 use http::header::RETRY_AFTER;
 use http::{Request, StatusCode};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower::ServiceExt;
+use tower_outbox::store::Overflow;
 use tower_outbox::{
-    Background, BackgroundSettings, Consumer, Memory, Message, MessageQueue, MessagingLayer, Messenger,
+    Background, BackgroundSettings, Consumer, EmbeddedSettings, Memory, Message, MessageQueue,
+    MessagingLayer, Messenger, Outbox, RelaySettings, WhenFull,
 };
+#[cfg(feature = "sqlite")]
+use tower_outbox::{DatabaseSettings, SqliteStore};
 
-use crate::support::messengers::held;
+use crate::support::messengers::{fake, held};
+use crate::support::stores::{limits, open, until};
 use crate::support::{MINUTE, app, message, soon};
 
 #[tokio::test(start_paused = true)]
@@ -131,5 +138,107 @@ async fn those_let_in_all_the_same_do_not_gather_either() {
             soon(large.oneshot(Request::post("/").body(Body::empty()).unwrap())).await.unwrap().status(),
             200
         );
+    }
+}
+
+/// What has room for this many messages, and sends none of them on.
+async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
+    let hanging = fake(|_| std::future::pending());
+    let limits = limits(u64::from(max), Overflow::Refuse);
+    match place {
+        "background" => {
+            let settings =
+                BackgroundSettings::default().with_max_messages(max).with_when_full(WhenFull::Refuse);
+            let (background, worker) = Background::new(hanging, settings);
+            tokio::spawn(worker.run(std::future::pending(), MINUTE));
+            MessagingLayer::new(background)
+        }
+        "embedded" => {
+            let store = open(&EmbeddedSettings::new(folder).with_limits(limits)).await.unwrap();
+            MessagingLayer::new(Outbox::new(hanging, store, RelaySettings::default()).0)
+        }
+        #[cfg(feature = "sqlite")]
+        "sqlite" => {
+            use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+            let options = SqliteConnectOptions::new().filename(folder.join("app.db")).create_if_missing(true);
+            let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
+            let settings = DatabaseSettings::default().with_limits(limits);
+            SqliteStore::migrate(&pool, &settings).await.unwrap();
+            let store = SqliteStore::open(pool, &settings).await.unwrap();
+            MessagingLayer::new(Outbox::new(hanging, store, RelaySettings::default()).0)
+        }
+        other => panic!("{other}"),
+    }
+}
+
+const PLACES: &[&str] = &[
+    "background",
+    "embedded",
+    #[cfg(feature = "sqlite")]
+    "sqlite",
+];
+
+/// Asks as often as this, at once; those let in wait for each other, and enqueue as many messages as the header says.
+async fn ask_at_once(layer: &MessagingLayer, counts: &[usize], refused: usize) -> (usize, Vec<StatusCode>) {
+    let (calls, gate) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let app = app(layer.clone(), {
+        let (calls, gate) = (Arc::clone(&calls), Arc::clone(&gate));
+        move |queue: MessageQueue, headers: http::HeaderMap| async move {
+            calls.fetch_add(1, Ordering::SeqCst);
+            drop(gate.acquire().await);
+            let count: usize = headers["count"].to_str().unwrap().parse().unwrap();
+            for _ in 0..count {
+                queue.enqueue(message("a")).unwrap();
+            }
+        }
+    });
+    let asked: Vec<_> = counts
+        .iter()
+        .map(|count| {
+            let request = Request::post("/").header("count", count.to_string()).body(Body::empty()).unwrap();
+            let app = app.clone();
+            tokio::spawn(async move { app.oneshot(request).await.unwrap().status() })
+        })
+        .collect();
+    until("all have come", async || {
+        let ended = asked.iter().filter(|asked| asked.is_finished()).count();
+        calls.load(Ordering::SeqCst) + ended == counts.len()
+    })
+    .await;
+    assert_eq!(asked.iter().filter(|asked| asked.is_finished()).count(), refused);
+    gate.close();
+    let mut statuses = Vec::new();
+    for asked in asked {
+        statuses.push(asked.await.unwrap());
+    }
+    (calls.load(Ordering::SeqCst), statuses)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn as_many_requests_are_let_in_as_there_is_room_for() {
+    for place in PLACES {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = with_room_for(place, 100, folder.path()).await;
+        // What enqueues nothing, or ends in another way, leaves its room to others.
+        let nothing = ask_at_once(&layer, &[0; 100], 0).await;
+        assert_eq!(nothing, (100, vec![StatusCode::OK; 100]), "{place}");
+        let (calls, statuses) = ask_at_once(&layer, &[1; 400], 300).await;
+        let ok = statuses.iter().filter(|status| status.is_success()).count();
+        assert_eq!((calls, ok), (100, 100), "{place}: {statuses:?}");
+        assert_eq!(ask_at_once(&layer, &[1; 10], 10).await.0, 0, "{place}: it is full");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_of_more_messages_does_not_take_the_room_of_others() {
+    for place in PLACES {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = with_room_for(place, 4, folder.path()).await;
+        let (calls, statuses) = ask_at_once(&layer, &[4, 1, 1, 1], 0).await;
+        assert_eq!(calls, 4);
+        assert_eq!(statuses[1..], [StatusCode::OK; 3], "{place}");
+        assert_eq!(statuses[0], StatusCode::SERVICE_UNAVAILABLE, "{place}: counted as unsent");
+        // Its own room, and no more, is left.
+        assert_eq!(ask_at_once(&layer, &[1, 1], 1).await.0, 1, "{place}");
     }
 }

@@ -19,7 +19,7 @@ impl<T: Tables> Engine<T> {
         size: (u64, u64),
     ) -> Result<Inserted, StoreError> {
         let _one = self.overflowing.lock().await;
-        let queued = self.shared.lock().room.queue(size.0, size.1)?;
+        let queued = self.shared.lock().room.queue(size.0, size.1, None)?;
         let Some(over) = queued else {
             // Others have gone meanwhile.
             return self.store(batch, size, &[]).await;
