@@ -616,7 +616,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = EmbeddedSettings::new(folder.path().join("outbox"));
         let (shared, mut writer) = opened(&settings);
-        shared.lock().enqueue(batch(&shared, 4)).unwrap();
+        shared.lock().enqueue(batch(&shared, 4), None).unwrap();
         write(&shared, &mut writer);
         writer.journal_failed(&io::Error::other("no room"));
         shared.lock().drop_messages(&[1]).unwrap();
@@ -638,7 +638,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let settings = EmbeddedSettings::new(folder.path().join("outbox"));
         let (shared, mut writer) = opened(&settings);
-        shared.lock().enqueue(batch(&shared, 2)).unwrap();
+        shared.lock().enqueue(batch(&shared, 2), None).unwrap();
         write(&shared, &mut writer);
         // Nothing can be written there.
         std::fs::create_dir(settings.path.join("state.new")).unwrap();
