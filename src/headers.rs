@@ -11,6 +11,7 @@
 //! | [`ATTEMPT`] | own: how many attempts have failed |
 //! | [`FAILURES`] | own: the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
 //! | [`REASON`] | own: of a dead letter: why it was given up on |
+//! | [`LEFT_OUT`] | own: which headers were left out when it was sent on, as a broker does not take all of them |
 //! | [`DROPPED`] | how many messages were dropped before it, as the store was full |
 //! | [`CORRELATION_ID`] | what it is a part of: that of the message whose handling enqueued it, or else the id of that |
 //! | [`CAUSATION_ID`] | the id of the message whose handling enqueued it |
@@ -33,6 +34,8 @@ pub const ATTEMPT: &str = "tower-outbox-attempt";
 pub const FAILURES: &str = "tower-outbox-failures";
 /// Why it is a dead letter.
 pub const REASON: &str = "tower-outbox-reason";
+/// Which headers were left out.
+pub const LEFT_OUT: &str = "tower-outbox-left-out";
 /// How many messages were dropped before it.
 pub const DROPPED: &str = "tower-outbox-dropped";
 /// What the message is a part of.
@@ -42,7 +45,7 @@ pub const CAUSATION_ID: &str = "causation_id";
 
 /// Those that count only on a message that came back by a way of our own.
 #[cfg(feature = "amqp091")]
-pub(crate) const OWN: [&str; 6] = [TOPIC, QUEUE, EXPIRY, ATTEMPT, FAILURES, REASON];
+pub(crate) const OWN: [&str; 7] = [TOPIC, QUEUE, EXPIRY, ATTEMPT, FAILURES, REASON, LEFT_OUT];
 
 /// How many failed attempts travel, and how many bytes of each reason.
 const KEPT: usize = 10;

@@ -73,6 +73,11 @@ fn blames_us(hard: &AMQPHardError) -> bool {
     !matches!(hard, CONNECTIONFORCED | INVALIDPATH | NOTALLOWED | RESOURCEERROR)
 }
 
+/// Whether the broker closed the connection over something that was sent on it.
+pub(super) fn ends_connection(failure: &Failure) -> bool {
+    failure.cause().is::<ConnectionEnded>()
+}
+
 /// Moves what was returned from those it was handed to, to those whose ids it has.
 pub(super) fn give_returns_to_their_owners(batch: &[Publish], results: &mut Results) {
     let mut returned = Vec::new();

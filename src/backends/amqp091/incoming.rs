@@ -181,7 +181,7 @@ impl Incoming {
     /// What says how the message travelled, and not what it is.
     fn is_hidden(&self, name: &str, dialect: Dialect) -> bool {
         match name {
-            headers::REASON => !self.is_ours,
+            headers::REASON | headers::LEFT_OUT => !self.is_ours,
             "sent-at" | "priority" => dialect == Dialect::Fedora,
             _ => headers::OWN.contains(&name) || name == KEY || is_of_broker(name),
         }

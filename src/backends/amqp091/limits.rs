@@ -174,8 +174,12 @@ pub(super) fn size_of(properties: &BasicProperties) -> usize {
 }
 
 fn table_size(table: &FieldTable) -> usize {
-    let size = |(name, value): (&ShortString, &AMQPValue)| 2 + name.as_str().len() + value_size(value);
-    4 + table.inner().iter().map(size).sum::<usize>()
+    4 + table.inner().iter().map(entry_size).sum::<usize>()
+}
+
+/// How many bytes a header takes.
+pub(super) fn entry_size((name, value): (&ShortString, &AMQPValue)) -> usize {
+    2 + name.as_str().len() + value_size(value)
 }
 
 fn value_size(value: &AMQPValue) -> usize {

@@ -13,6 +13,8 @@ use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::connection::{self, Connection, Publish};
+use super::failure::ends_connection;
+use super::fit::{bare, fit, left_out};
 use super::guard::Finding;
 use super::outgoing::{Needed, Outgoing, text};
 use super::source::Shared;
@@ -74,27 +76,61 @@ impl Link {
         Received { delivery, fault }
     }
 
-    /// Sends on, and waits for the confirm.
+    /// Sends on, and waits for the confirm: without the headers that have no room, and should the broker refuse it over
+    /// the message, without all that are not ours.
     pub(super) async fn send_on(&self, outgoing: Outgoing) -> Result<(), BoxError> {
-        let Outgoing { publish, queue } = outgoing;
+        let Outgoing { mut publish, queue } = outgoing;
+        let (mut ended, mut is_bare) = (0, false);
+        let left_out_before = left_out(&publish.properties);
         loop {
             let publisher = self.publisher().await?;
             let known = match &queue {
                 Some(queue) => self.declare(&publisher, queue).await?,
                 None => false,
             };
-            let Err(failure) = self.publish(&publisher, publish.clone()).await else { return Ok(()) };
+            publish.properties = fit(publish.properties, publisher.frame_max());
+            // Only alone can it be told to be the one that ends a connection.
+            let sent = match ended {
+                0 => self.publish(&publisher, publish.clone()).await,
+                _ => self.publish_alone(&publisher, &publish).await,
+            };
+            let Publish { exchange, routing_key, .. } = &publish;
+            let Err(failure) = sent else {
+                if let Some(headers) =
+                    left_out(&publish.properties).filter(|headers| left_out_before.as_ref() != Some(headers))
+                {
+                    let queue = &self.shared.subscription.queue;
+                    tracing::warn!(%queue, to = %routing_key, %headers, "a failed message was sent on without some of its headers");
+                }
+                return Ok(());
+            };
             // Somebody may have deleted the queue since.
             if let (true, false, Some(queue)) = (known, failure.is_transient(), &queue) {
                 lock(&self.declared).remove(queue);
                 continue;
             }
-            let Publish { exchange, routing_key, .. } = &publish;
+            if ends_connection(&failure) {
+                ended += 1;
+                if ended == 1 {
+                    continue;
+                }
+            }
+            if !is_bare && (ended > 1 || !failure.is_transient()) {
+                is_bare = true;
+                publish.properties = bare(&publish.properties);
+                continue;
+            }
             let cause = Chain(failure.cause());
             return Err(
                 format!("not sent on to {routing_key:?} of the exchange {exchange:?}: {cause}").into()
             );
         }
+    }
+
+    async fn publish_alone(&self, publisher: &Connection, publish: &Publish) -> Result<(), Failure> {
+        let _turn = self.turn.lock().await;
+        let results = publisher.publish(std::slice::from_ref(publish)).await;
+        results.into_iter().next().unwrap_or_else(|| Err(Failure::transient("it was not published")))
     }
 
     /// Publishes; those who come meanwhile wait, and one of them publishes for all who go the same way.

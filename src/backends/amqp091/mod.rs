@@ -25,7 +25,9 @@
 //!
 //! What is published in answer goes over a connection of its own, persistent, with the properties and headers it had and
 //! those of [`headers`](crate::headers); without its `expiration`, which would bring it back early and delete dead
-//! letters, without `user_id`, which must be our own, and without `CC`, `BCC` and `x-death`, which RabbitMQ acts on (petisco gets the entries of an `x-death` that RabbitMQ can have written). If it is not confirmed, the message is handed
+//! letters, without `user_id`, which must be our own, and without `CC`, `BCC` and `x-death`, which RabbitMQ acts on (petisco gets the entries of an `x-death` that RabbitMQ can have written). Headers that leave no room in
+//! a frame, or over which the broker refuses it, are left out, the largest first:
+//! [`LEFT_OUT`](crate::headers::LEFT_OUT) names them. If it is not confirmed, the message is handed
 //! back after a second. Between the confirm and the `basic.ack` a crash doubles it. RabbitMQ brings a message back from a
 //! retry queue without confirms (<https://www.rabbitmq.com/docs/dlx#safety>): should it be killed at that very moment, the
 //! message may be lost.
@@ -80,6 +82,7 @@ mod envelope;
 mod failure;
 mod fedora;
 mod fedora_config;
+mod fit;
 #[cfg(feature = "_fuzzing")]
 pub(crate) mod fuzzing;
 mod guard;

@@ -9,7 +9,9 @@ use uuid::Uuid;
 use super::connection::Publish;
 use super::incoming::{DEATHS, Incoming, REDELIVERY_COUNT, is_of_broker};
 use super::subscription::{Amqp091Subscription, RetryBy};
-use crate::headers::{ATTEMPT, EXPIRY, FAILURES, OWN, QUEUE, REASON, TOPIC, start_of, write_failures};
+use crate::headers::{
+    ATTEMPT, EXPIRY, FAILURES, LEFT_OUT, OWN, QUEUE, REASON, TOPIC, start_of, write_failures,
+};
 use crate::store::FailedAttempt;
 
 /// The longest delay that RabbitMQ's timers hold, of those we use: 23 days.
@@ -107,6 +109,9 @@ impl SendOn<'_> {
                 headers.insert(FAILURES.into(), text(&write_failures(&failures)));
                 if let Some(expiry) = incoming.expiry() {
                     headers.insert(EXPIRY.into(), text(&expiry.to_string()));
+                }
+                if let Some(names) = incoming.own_header(LEFT_OUT) {
+                    headers.insert(LEFT_OUT.into(), text(&names.to_string()));
                 }
             }
             RetryBy::Petisco { .. } => {

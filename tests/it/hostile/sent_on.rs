@@ -1,1 +1,140 @@
 //! A message that is retried or given up is sent on, whatever its headers hold.
+
+use std::time::Duration;
+
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable};
+use tower_outbox::{Scalar, headers};
+
+use crate::amqp091::receiving::{Queue, body, header, message_of, nothing, one, table, text};
+use crate::peers::{Brokers, unique};
+
+fn array<const N: usize>(values: [AMQPValue; N]) -> AMQPValue {
+    AMQPValue::FieldArray(FieldArray::from(values.to_vec()))
+}
+
+/// Headers of about this many bytes.
+fn large(bytes: usize) -> FieldTable {
+    let part = |share: usize| text(&"x".repeat(bytes * share / 10));
+    table([("mine", text("stays")), ("half", part(5)), ("third", part(3)), ("fifth", part(2))])
+}
+
+/// A frame of RabbitMQ has 131,072 bytes.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn headers_that_leave_no_room_for_ours_are_left_out_the_largest_first() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let properties = BasicProperties::default().with_headers(large(130_850));
+    queue.publish("amq.topic", &queue.topic, properties, b"large").await;
+    one(&source).await.retry(Duration::ZERO, "not now").await.unwrap();
+    for attempt in 2..=13 {
+        let delivery = one(&source).await;
+        let view = delivery.view().unwrap();
+        assert_eq!((view.attempt(), body(&delivery)), (attempt, "large"));
+        let message = message_of(&delivery);
+        assert_eq!(message.header("mine"), Some(&Scalar::from("stays")));
+        assert_eq!(message.header("third").unwrap().to_string().len(), 39_255);
+        assert_eq!(message.header(headers::LEFT_OUT), Some(&Scalar::from("half")));
+        delivery.retry(Duration::ZERO, "not now ".repeat(1_000)).await.unwrap();
+    }
+    one(&source).await.reject("no more ".repeat(1_000)).await.unwrap();
+    let dead = queue.take(&queue.dead()).await;
+    assert_eq!((&dead.data[..], header(&dead, headers::LEFT_OUT)), (&b"large"[..], Some(&text("half"))));
+    assert_eq!(header(&dead, headers::ATTEMPT), Some(&AMQPValue::LongInt(14)));
+    assert!(header(&dead, headers::REASON).is_some());
+}
+
+/// One of them alone, or very many.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_fills_a_frame_becomes_a_dead_letter_with_its_reason() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let one_header = table([("all", text(&"x".repeat(130_950)))]);
+    let mut many = FieldTable::default();
+    for number in 0..7_250 {
+        many.insert(format!("number {number:05}").into(), AMQPValue::LongInt(number));
+    }
+    for headers in [one_header, many] {
+        let properties = BasicProperties::default().with_headers(headers).with_type("kept".into());
+        queue.publish("amq.topic", &queue.topic, properties, b"large").await;
+        one(&source).await.reject("no more").await.unwrap();
+        let dead = queue.take(&queue.dead()).await;
+        assert_eq!(
+            (&dead.data[..], dead.properties.kind().as_ref().unwrap().as_str()),
+            (&b"large"[..], "kept")
+        );
+        assert_eq!(header(&dead, headers::REASON), Some(&text("no more")));
+        assert!(header(&dead, headers::LEFT_OUT).is_some());
+    }
+    nothing(&source).await;
+}
+
+/// RabbitMQ acts on some headers, and its queues crash over the form of others.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn headers_that_a_broker_acts_on_neither_stop_nor_copy_a_message() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let copies = unique("copies");
+    queue.declare(&copies, FieldTable::default()).await;
+    let death = |queue: AMQPValue, count: AMQPValue| {
+        AMQPValue::FieldTable(table([
+            ("queue", queue),
+            ("reason", text("expired")),
+            ("count", count),
+            ("exchange", text("")),
+            ("routing-keys", array([text("x")])),
+        ]))
+    };
+    let number = AMQPValue::LongInt(7);
+    let odd = [
+        ("x-death", array([text("odd")])),
+        ("x-death", text("odd")),
+        ("x-death", array([AMQPValue::FieldTable(FieldTable::default())])),
+        ("x-death", array([death(text(&queue.name), AMQPValue::LongLongInt(1))])),
+        ("x-death", array([death(number.clone(), text("odd"))])),
+        ("x-death", array([death(text(&format!("{}.retry.1", queue.name)), text("odd"))])),
+        ("x-first-death-queue", number.clone()),
+        ("x-last-death-reason", array([])),
+        ("x-delivery-count", text("odd")),
+        ("x-acquired-count", AMQPValue::LongLongInt(i64::MAX)),
+        ("x-invalid-headers", number.clone()),
+        ("x-received-from", text("odd")),
+        ("x-shovelled", text("odd")),
+        ("x-delay", text("odd")),
+        ("x-amqp-1.0-message-annotations", text("odd")),
+        ("tower-outbox-failures", array([number.clone()])),
+        ("tower-outbox-attempt", AMQPValue::LongLongInt(-1)),
+        ("decimal", AMQPValue::DecimalValue(DecimalValue { scale: 255, value: u32::MAX })),
+        ("", number.clone()),
+    ];
+    let copied = [("CC", array([text(&copies)])), ("BCC", array([text(&copies)]))];
+    for (name, value) in odd.into_iter().chain(copied) {
+        let properties = BasicProperties::default()
+            .with_headers(table([(name, value.clone())]))
+            .with_user_id("guest".into())
+            .with_expiration("600000".into())
+            .with_priority(255)
+            .with_timestamp(1);
+        queue.publish("amq.topic", &queue.topic, properties, b"odd").await;
+        let delivery = one(&source).await;
+        if delivery.view().is_ok() {
+            delivery.retry(Duration::ZERO, "not now").await.expect(name);
+            let delivery = one(&source).await;
+            assert_eq!(delivery.view().unwrap().attempt(), 2, "{name}: {value:?}");
+            delivery.reject("no more").await.expect(name);
+        } else {
+            delivery.reject("unreadable").await.expect(name);
+        }
+        let dead = queue.take(&queue.dead()).await;
+        assert_eq!(dead.data, b"odd", "{name}: {value:?}");
+    }
+    assert_eq!(queue.look(&copies).await.unwrap().0, 0);
+    nothing(&source).await;
+    queue.delete(&copies).await;
+}
