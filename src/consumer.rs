@@ -43,7 +43,7 @@ use crate::topic::Topic;
 /// | takes longer than [`timeout`](ConsumerSettings::timeout), panics, gives an error | the same |
 /// | 404 | is a dead letter: no handler |
 /// | anything else | is a dead letter, with the status and the start of the body as its reason |
-/// | (cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes)) | is a dead letter |
+/// | (cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes), has over 1,000 headers or 64 KiB of them) | is a dead letter |
 ///
 /// [`MessagingLayer`](crate::MessagingLayer) works inside as ever: what a handler enqueues leaves when *it* succeeds, and
 /// carries the headers `correlation_id` and `causation_id`. Deliver through an outbox, or with

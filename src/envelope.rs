@@ -4,7 +4,7 @@ mod cloudevents;
 mod cloudevents_structured;
 mod json;
 mod petisco;
-mod rfc3339;
+pub(crate) mod rfc3339;
 
 use std::borrow::Cow;
 

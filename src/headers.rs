@@ -83,6 +83,9 @@ pub(crate) fn is_coding(text: &str) -> bool {
     !others.iter().any(|other| text.eq_ignore_ascii_case(other))
 }
 
+/// How many headers a message may have that comes from elsewhere.
+pub(crate) const MOST: usize = 1_000;
+
 /// The start of a text, at most this many bytes.
 pub(crate) fn start_of(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));

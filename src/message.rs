@@ -250,6 +250,17 @@ impl Message {
         }
     }
 
+    /// Sets a header that came from elsewhere. To set each one costs a look at all of them: there may be 1,000.
+    #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers send any"))]
+    pub(crate) fn set_received(
+        &mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Scalar>,
+    ) -> Result<(), &'static str> {
+        self.set_header(name, value);
+        if self.headers.len() > crate::headers::MOST { Err("it has more than 1,000 headers") } else { Ok(()) }
+    }
+
     /// Sets a field at the root of a JSON object body, replacing one of the same name.
     ///
     /// The other fields keep their order and their exact text.
@@ -400,7 +411,7 @@ impl Scalar {
         }
     }
 
-    fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         match self {
             Self::String(text) => text.len(),
             _ => 8,

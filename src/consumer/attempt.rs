@@ -79,8 +79,9 @@ impl Worker {
                 format!("{attempts} attempts ended without an answer: handling it may end the process");
             return Verdict::Reject { reason };
         }
-        let Some(request) = request(view, &self.source) else {
-            return Verdict::Reject { reason: "its topic cannot be a path".to_owned() };
+        let request = match request(view, &self.source) {
+            Ok(request) => request,
+            Err(error) => return Verdict::Reject { reason: error.to_string() },
         };
         let attempt = timeout(self.settings.timeout, caught(call(service, request)));
         match attempt.await {

@@ -1,14 +1,13 @@
 //! From a message to the request its handler sees.
 
-use std::fmt::Write;
-use std::time::SystemTime;
-
 use axum_core::body::Body;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use uuid::Uuid;
 
 use crate::delivery::Delivery;
+use crate::envelope::rfc3339;
+use crate::headers::MOST;
 use crate::message::Scalar;
 
 /// Headers that are not copied, as a handler or a layer would take them for facts about an HTTP request: those that speak
@@ -58,6 +57,9 @@ const BEGINNINGS: [&str; 14] = [
     "x-ssl-",
 ];
 
+/// How many bytes the names and values of the headers may have.
+const MOST_BYTES: usize = 64 << 10;
+
 const CE_ID: HeaderName = HeaderName::from_static("ce-id");
 const CE_SOURCE: HeaderName = HeaderName::from_static("ce-source");
 const CE_SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
@@ -67,15 +69,26 @@ const CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
 /// `POST /` and the topic with its dots as slashes; the headers of the message, and the attributes of CloudEvents by its
 /// HTTP binding (1.0, binary mode); the body as it came; the delivery as an extension.
 ///
-/// `None` when the topic cannot be a path.
-pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Option<Request<Body>> {
+/// Or why it cannot be one.
+pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Request<Body>, NoRequest> {
     let message = delivery.message();
     let mut request = Request::new(Body::from(message.body().clone()));
     *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri(message.topic().as_str())?;
-    *request.headers_mut() = headers(delivery, source);
+    *request.uri_mut() = uri(message.topic().as_str()).ok_or(NoRequest::Topic)?;
+    *request.headers_mut() = headers(delivery, source)?;
     request.extensions_mut().insert(delivery.clone());
-    Some(request)
+    Ok(request)
+}
+
+/// Why a message cannot be a request.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoRequest {
+    #[error("its topic cannot be a path")]
+    Topic,
+    #[error("it has more than {MOST} headers")]
+    ManyHeaders,
+    #[error("its headers are larger than {MOST_BYTES} bytes")]
+    LargeHeaders,
 }
 
 fn uri(topic: &str) -> Option<Uri> {
@@ -96,8 +109,15 @@ pub(super) fn source(name: &str) -> HeaderValue {
     encoded(name).filter(|value| !value.is_empty()).unwrap_or(HeaderValue::from_static("/"))
 }
 
-fn headers(delivery: &Delivery, source: &HeaderValue) -> HeaderMap {
+fn headers(delivery: &Delivery, source: &HeaderValue) -> Result<HeaderMap, NoRequest> {
     let message = delivery.message();
+    if message.headers().len() > MOST {
+        return Err(NoRequest::ManyHeaders);
+    }
+    let size: usize = message.headers().map(|(name, value)| name.len() + value.size()).sum();
+    if size > MOST_BYTES {
+        return Err(NoRequest::LargeHeaders);
+    }
     let mut headers = HeaderMap::with_capacity(6 + message.headers().len());
     headers.insert(CE_SOURCE, source.clone());
     for (name, value) in message.headers() {
@@ -122,13 +142,9 @@ fn headers(delivery: &Delivery, source: &HeaderValue) -> HeaderMap {
     insert(&mut headers, CE_ID, hyphenated(message.id(), &mut id));
     insert(&mut headers, CE_TYPE, message.topic().as_str());
     headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
-    // Times before 1970 cannot be written so.
-    if message.time() >= SystemTime::UNIX_EPOCH {
-        let mut time = String::with_capacity(27);
-        // Nor can those after 9999.
-        if write!(time, "{}", humantime::format_rfc3339_micros(message.time())).is_ok() {
-            insert(&mut headers, CE_TIME, &time);
-        }
+    // Times after 9999 cannot be written so.
+    if let Ok(time) = rfc3339::write(message.time()) {
+        insert(&mut headers, CE_TIME, &time);
     }
     let content_type = match message.content_type() {
         "application/json" => Ok(HeaderValue::from_static("application/json")),
@@ -137,7 +153,7 @@ fn headers(delivery: &Delivery, source: &HeaderValue) -> HeaderMap {
     if let Ok(content_type) = content_type {
         headers.insert(CONTENT_TYPE, content_type);
     }
-    headers
+    Ok(headers)
 }
 
 /// Whether a header would be taken for a fact about an HTTP request. The name is in lower case.
@@ -188,7 +204,7 @@ fn percent(text: &mut String, byte: u8) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
     use crate::message::Message;
@@ -250,8 +266,26 @@ mod tests {
 
     #[test]
     fn times_beyond_the_calendar_are_left_out() {
-        let time = SystemTime::UNIX_EPOCH - Duration::from_secs(1);
-        let request = made_of(Message::new("a", "").unwrap().with_time(time));
-        assert!(!request.headers().contains_key("ce-time"));
+        let ce_time = |time| {
+            let request = made_of(Message::new("a", "").unwrap().with_time(time));
+            request.headers().get("ce-time").cloned()
+        };
+        let epoch = SystemTime::UNIX_EPOCH;
+        assert_eq!(ce_time(epoch - Duration::from_secs(1)).unwrap(), "1969-12-31T23:59:59.000000Z");
+        assert_eq!(ce_time(epoch + Duration::from_secs(253_402_300_800)), None);
+    }
+
+    #[test]
+    fn more_headers_than_a_request_holds_are_refused() {
+        let refused = |message| {
+            let delivery = Delivery::new(message, 1, false, "q".into(), Vec::new());
+            super::request(&delivery, &source("q")).unwrap_err().to_string()
+        };
+        let mut many = Message::new("a", "").unwrap();
+        (0..1_000).for_each(|n| many.set_header(format!("n-{n}"), n));
+        assert_eq!(made_of(many.clone()).headers().len(), 1_000 + 6);
+        assert_eq!(refused(many.with_header("one-more", 1)), "it has more than 1000 headers");
+        let large = Message::new("a", "").unwrap().with_header("large", "x".repeat(65_536));
+        assert_eq!(refused(large), "its headers are larger than 65536 bytes");
     }
 }

@@ -125,8 +125,8 @@ pub(super) fn restore(
             "datacontenttype" => {}
             "source" => source = Some(text(&name, &value)?),
             _ => match NAMED.iter().find(|(_, attribute)| *attribute == name) {
-                Some((header, _)) => message.set_header(*header, text(&name, &value)?),
-                None => message.set_header(name, value),
+                Some((header, _)) => message.set_received(*header, text(&name, &value)?)?,
+                None => message.set_received(name, value)?,
             },
         }
     }

@@ -138,7 +138,7 @@ pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
     for (name, value) in data.meta.unwrap_or_default() {
         match json::scalar(value) {
             Scalar::String(key) if name == KEY => opened = opened.with_key(key),
-            value => opened.set_header(name, value),
+            value => opened.set_received(name, value)?,
         }
     }
     if let Some(id) = data.id {

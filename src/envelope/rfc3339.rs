@@ -8,16 +8,28 @@ use crate::headers::start_of;
 /// The first second that cannot be written: the year 10000.
 const END: Duration = Duration::from_secs(253_402_300_800);
 
+/// The calendar repeats itself after 400 years. Times before 1970 are read and written as those of 2,000 years later.
+const LATER: u64 = 2_000;
+const LATER_BY: Duration = Duration::from_secs(LATER / 400 * 146_097 * 86_400);
+
 /// In UTC, with microseconds.
-pub(super) fn write(time: SystemTime) -> Result<String, BoxError> {
+pub(crate) fn write(time: SystemTime) -> Result<String, BoxError> {
     match time.duration_since(SystemTime::UNIX_EPOCH) {
         Ok(since) if since < END => Ok(humantime::format_rfc3339_micros(time).to_string()),
-        _ => Err("the time of the message is before 1970 or after 9999".into()),
+        Ok(_) => Err(OUT_OF_RANGE.into()),
+        Err(_) => {
+            let later = time.checked_add(LATER_BY).filter(|later| *later >= SystemTime::UNIX_EPOCH);
+            let text = humantime::format_rfc3339_micros(later.ok_or(OUT_OF_RANGE)?).to_string();
+            let year = text[..4].parse::<u64>()?.checked_sub(LATER).ok_or(OUT_OF_RANGE)?;
+            Ok(format!("{year:04}{}", &text[4..]))
+        }
     }
 }
 
+const OUT_OF_RANGE: &str = "the time of the message is before the year 0 or after 9999";
+
 /// Also with a blank for the `T`, and without an offset: UTC is meant then.
-pub(super) fn read(text: &str) -> Result<SystemTime, BoxError> {
+pub(crate) fn read(text: &str) -> Result<SystemTime, BoxError> {
     let fault = || format!("{:?} is not a time, such as 2026-01-31T12:00:00Z", start_of(text, 40));
     let tail = text.len().checked_sub(6).filter(|at| *at >= 19).and_then(|at| text.split_at_checked(at));
     let (local, east, offset) = match tail {
@@ -26,9 +38,19 @@ pub(super) fn read(text: &str) -> Result<SystemTime, BoxError> {
         }
         _ => (text, true, Duration::ZERO),
     };
-    let time = humantime::parse_rfc3339_weak(&local.to_ascii_uppercase()).map_err(|_| fault())?;
+    let time = local_time(&local.to_ascii_uppercase()).ok_or_else(fault)?;
     let utc = if east { time.checked_sub(offset) } else { time.checked_add(offset) };
     utc.ok_or_else(|| fault().into())
+}
+
+fn local_time(text: &str) -> Option<SystemTime> {
+    match text.get(..4).filter(|year| year.bytes().all(|byte| byte.is_ascii_digit()))?.parse::<u64>().ok()? {
+        1970.. => humantime::parse_rfc3339_weak(text).ok(),
+        year => {
+            let later = humantime::parse_rfc3339_weak(&format!("{}{}", year + LATER, &text[4..])).ok()?;
+            later.checked_sub(LATER_BY)
+        }
+    }
 }
 
 /// `05:30`
@@ -61,6 +83,21 @@ mod tests {
     }
 
     #[test]
+    fn times_before_1970_are_read_and_written() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        for (text, before) in [
+            ("1969-12-31T23:59:59.999999Z", Duration::from_micros(1)),
+            ("1969-07-20T20:17:40.000000Z", Duration::from_secs(14_182_940)),
+            ("1904-02-29T00:00:00.000000Z", Duration::from_secs(2_077_747_200)),
+            ("0000-01-01T00:00:00.000000Z", Duration::from_secs(62_167_219_200)),
+        ] {
+            assert_eq!(read(text).unwrap(), epoch - before, "{text}");
+            assert_eq!(write(epoch - before).unwrap(), text);
+        }
+        assert_eq!(read("1970-01-01T00:30:00+01:00").unwrap(), epoch - Duration::from_secs(1_800));
+    }
+
+    #[test]
     fn what_is_no_time_is_an_error() {
         for text in [
             "",
@@ -72,7 +109,8 @@ mod tests {
         ] {
             assert!(read(text).is_err(), "{text}");
         }
-        assert!(write(SystemTime::UNIX_EPOCH - Duration::from_secs(1)).is_err());
+        assert!(read("+969-07-20T20:17:40Z").is_err());
+        assert!(write(read("0000-01-01T00:00:00Z").unwrap() - Duration::from_secs(1)).is_err());
         assert!(write(SystemTime::UNIX_EPOCH + END).is_err());
     }
 }

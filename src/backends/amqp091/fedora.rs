@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 
 use super::envelope::{Envelope, common, header};
 use super::settings::Amqp091Settings;
+use crate::envelope::rfc3339;
 use crate::error::BoxError;
 use crate::message::{Message, Scalar};
 
@@ -183,6 +184,5 @@ pub(super) fn sent_at(message: &Message) -> String {
 
 /// What a header `sent-at` says.
 pub(super) fn time_of(sent_at: &str) -> Result<SystemTime, BoxError> {
-    humantime::parse_rfc3339_weak(&sent_at.replace("+00:00", "Z"))
-        .map_err(|error| format!("its sent-at {sent_at:?} is no time: {error}").into())
+    rfc3339::read(sent_at).map_err(|error| format!("its sent-at cannot be read: {error}").into())
 }

@@ -82,13 +82,13 @@ impl Incoming {
             match (name, scalar(value)) {
                 (KEY, Some(Scalar::String(key))) => message = message.with_key(key),
                 (_, Some(value)) if !self.is_hidden(name, dialect) => {
-                    message.set_header(name.to_owned(), value)
+                    message.set_received(name.to_owned(), value)?;
                 }
                 _ => {}
             }
         }
         for (name, value) in self.texts() {
-            message.set_header(name, value);
+            message.set_received(name, value)?;
         }
         if let Some(priority) = self.properties.priority() {
             message = message.with_priority(*priority);

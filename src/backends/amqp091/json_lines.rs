@@ -70,8 +70,7 @@ pub fn from_json_line(line: &str) -> Result<Message, JsonLineError> {
         message = message.with_id(Uuid::parse_str(&id).map_err(|error| JsonLineError::Unfit(error.into()))?);
     }
     if let Some(sent_at) = headers.remove("sent-at").as_ref().and_then(Value::as_str) {
-        let time = humantime::parse_rfc3339_weak(&sent_at.replace("+00:00", "Z"));
-        message = message.with_time(time.map_err(|error| JsonLineError::Unfit(error.into()))?);
+        message = message.with_time(super::fedora::time_of(sent_at).map_err(JsonLineError::Unfit)?);
     }
     if let Some(priority) = priority {
         message = message.with_priority(priority);

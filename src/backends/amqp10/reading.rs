@@ -99,7 +99,7 @@ impl Reader {
         }
         for (name, value) in original.headers().filter(|(name, _)| !OURS.contains(&name.as_str())) {
             if let Some(value) = scalar(value) {
-                message.set_header(name.clone(), value);
+                message.set_received(name.clone(), value)?;
             }
         }
         let coding = properties.content_encoding.as_ref().map(|coding| coding.0.as_str());

@@ -6,6 +6,7 @@ use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use tokio::time::timeout;
+use tower_outbox::Consumer;
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::source::{Delivery, Source};
 
@@ -121,6 +122,46 @@ async fn strings_that_are_no_utf8_make_one_dead_letter() {
         assert_eq!(dead.view().unwrap().message().header("good").unwrap().as_str(), Some("kept"), "{reason}");
         dead.ack().await.unwrap();
     }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn headers_without_number_make_one_dead_letter() {
+    let mut hostile = Hostile::new().await;
+    let mut table = Vec::new();
+    for n in 0_u16..25_000 {
+        let digit = |n: u16| b'a' + (n % 30) as u8;
+        table.extend([3, digit(n), digit(n / 30), digit(n / 900), b'V']);
+    }
+    hostile.publish(b"many", HEADERS, &long(&table), b"the body").await;
+    let large = [&short(b"large")[..], &text(&[b'x'; 70_000])].concat();
+    hostile.publish(b"large", HEADERS, &long(&large), b"the body").await;
+    hostile.publish(b"good", 0, b"", b"read").await;
+    let (handled, mut good) = tokio::sync::mpsc::unbounded_channel();
+    let router = axum::Router::new().fallback(async move |request: http::Request<axum::body::Body>| {
+        let _ = handled.send(request.uri().path().to_owned());
+    });
+    let Hostile { source, dead, .. } = hostile;
+    let run = Consumer::new(source, router).run(std::future::pending(), STUCK);
+    let reasons = async {
+        assert_eq!(timeout(STUCK, good.recv()).await.expect("nothing is handled").unwrap(), "/good");
+        let mut reasons = Vec::new();
+        while reasons.len() < 2 {
+            let letter = one(&dead).await;
+            reasons.push(match letter.view() {
+                Ok(view) => view.message().header("tower-outbox-reason").unwrap().to_string(),
+                Err(reason) => reason.to_string(),
+            });
+            letter.ack().await.unwrap();
+        }
+        reasons.sort();
+        reasons
+    };
+    let reasons = tokio::select! {
+        reasons = reasons => reasons,
+        _ = run => unreachable!("it runs until it is told to stop"),
+    };
+    assert_eq!(reasons, ["it has more than 1,000 headers", "its headers are larger than 65536 bytes"]);
 }
 
 #[tokio::test]
