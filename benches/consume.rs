@@ -245,7 +245,7 @@ async fn rabbitmq() {
         for who in rates.order(round) {
             fill(&messenger, broker.topic, messages).await;
             let turn = if who == 0 {
-                let subscription = Amqp091Subscription::new(broker.queue());
+                let subscription = Amqp091Subscription::new(broker.queue()).with_prefetch(256);
                 let source = Amqp091Source::new(&settings, &subscription).expect("the settings are good");
                 consume(source, broker.topic, messages).await
             } else {

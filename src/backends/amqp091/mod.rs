@@ -65,6 +65,17 @@
 //! no UTF-8, as the message comes again, without end; it parses tables and arrays by recursion without a limit, so that 25 kB of
 //! arrays in each other overflow the stack and end the process; and it makes room for 32 frames of whatever size the broker says.
 //!
+//! # Quorum queues
+//! They count deliveries that were not acknowledged, whatever for: a handler that ended its process, a connection that was
+//! lost, and also messages that were only fetched when their consumer ended, or were handed back. Each is an attempt here. So
+//! keep `PREFETCH` near `CONCURRENCY`. A pause hands nothing back to them, but for what was fetched beyond `PREFETCH`: it is given out
+//! first when the consumer goes on. Pause for less than RabbitMQ's `consumer_timeout` (30 minutes), or it comes again.
+//!
+//! With an `x-delivery-limit` RabbitMQ drops a message after so many deliveries, if the queue has no dead-letter exchange:
+//! give it one, and a limit above `MAX_ATTEMPTS`, by `x-dead-letter-exchange` or by a policy. A limit that the queue was declared with
+//! is logged at start; policies, and RabbitMQ 4's default of 20, cannot be seen. To see it, the queue is declared as a
+//! quorum queue once, which RabbitMQ logs as refused for another.
+//!
 //! # RabbitMQ 3.10 and 4
 //! All tests of this backend run on both (3.10.8 and 4.0.5). These differ:
 //!
@@ -88,6 +99,7 @@ pub(crate) mod fuzzing;
 mod guard;
 mod incoming;
 mod json_lines;
+mod kind;
 mod limits;
 mod link;
 mod messenger;

@@ -1,5 +1,6 @@
 //! A connection that a queue is consumed over.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures_util::future::{FutureExt, join_all};
@@ -10,7 +11,8 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 
-use super::connection;
+use super::connection::{self, Connection};
+use super::kind::{self, Kind};
 use super::link::{self, Link, Received, is_refusal};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
@@ -20,6 +22,8 @@ use crate::error::{BoxError, Chain};
 pub(super) struct Session {
     pub(super) link: Arc<Link>,
     consumer: Option<Consumer>,
+    /// Messages that were fetched before a pause and not given out, as to hand them back would count against them.
+    kept: VecDeque<Received>,
     /// What ended the consumer, behind messages that were still to be given out.
     ended: Option<BoxError>,
 }
@@ -44,6 +48,8 @@ impl Session {
             );
             return Err(refused(&cure, &error));
         }
+        // Without an answer it is taken for a queue that does not count.
+        let _ = shared.kind.get_or_try_init(|| kind_of(&connection, queue)).await;
         let exchange = subscription.exchange.as_deref().unwrap_or_default();
         let opened = async {
             let channel =
@@ -73,7 +79,7 @@ impl Session {
         };
         let channel = opened.await?;
         let link = Arc::new(Link::new(Arc::clone(shared), url.clone(), connection, channel));
-        Ok(Self { link, consumer: None, ended: None })
+        Ok(Self { link, consumer: None, kept: VecDeque::new(), ended: None })
     }
 
     /// Begins to consume.
@@ -97,6 +103,17 @@ impl Session {
             if let Some(error) = self.ended.take() {
                 return Err(error);
             }
+            let mut kept = Vec::new();
+            while kept.len() < limit
+                && let Some(received) = self.kept.pop_front()
+            {
+                if !received.delivery.poisoned() {
+                    kept.push(received);
+                }
+            }
+            if !kept.is_empty() {
+                return Ok(kept);
+            }
             let Some(consumer) = &mut self.consumer else { return Err("it does not consume".into()) };
             let mut deliveries = Vec::new();
             let mut next = Some(consumer.next().await);
@@ -118,10 +135,11 @@ impl Session {
         }
     }
 
-    /// Consumes no more, and hands back what was fetched and not given out.
+    /// Consumes no more, and hands back what was fetched and not given out. A quorum queue would count that as a delivery
+    /// that failed: what came of it is kept, as far as `prefetch` goes, and given out first.
     pub(super) async fn pause(self) -> Result<Self, NoSession> {
         let lost = |error| NoSession { error, is_refusal: false };
-        let Self { link, consumer, ended } = self;
+        let Self { link, consumer, mut kept, ended } = self;
         if let Some(error) = ended {
             return Err(lost(error));
         }
@@ -130,15 +148,35 @@ impl Session {
             cancelled.map_err(|error| lost(error.into()))?;
             let mut left = Vec::new();
             while let Some(delivery) = consumer.next().await {
-                left.push(link.received(delivery.map_err(|error| lost(error.into()))?).delivery);
+                left.push(link.received(delivery.map_err(|error| lost(error.into()))?));
+            }
+            if link.shared.kind.get().is_some_and(|kind| kind.as_ref().is_some_and(|kind| kind.is_quorum)) {
+                let room = usize::from(link.shared.subscription.prefetch).saturating_sub(kept.len());
+                kept.extend(left.drain(..room.min(left.len())));
             }
             let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-            for handed_back in join_all(left.iter().map(|delivery| delivery.nack(options))).await {
+            for handed_back in join_all(left.iter().map(|received| received.delivery.nack(options))).await {
                 handed_back.map_err(|error| lost(error.into()))?;
             }
         }
-        Ok(Self { link, consumer: None, ended: None })
+        Ok(Self { link, consumer: None, kept, ended: None })
     }
+}
+
+/// Finds it out, and warns of a queue that gives messages up without a place to keep them.
+async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<Kind>, BoxError> {
+    let kind = kind::kind(connection, queue).await?;
+    if let Some(Kind { is_quorum: true, delivery_limit: Some(limit), has_dead_letter_exchange: false }) =
+        &kind
+    {
+        tracing::warn!(
+            queue,
+            %limit,
+            "the queue has a delivery limit and no dead-letter exchange: unless a policy sets one, RabbitMQ drops each \
+             message that was delivered more often and not acknowledged; give the queue an x-dead-letter-exchange"
+        );
+    }
+    Ok(kind)
 }
 
 /// Why there is no session, with what to do should the broker have refused it.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rand::seq::SliceRandom;
 use rustls::ClientConfig;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
 use super::incoming::{Dialect, Incoming};
+use super::kind::Kind;
 use super::link::{Link, Received};
 use super::messenger::checked;
 use super::session::{NoSession, Session};
@@ -38,6 +39,8 @@ pub(super) struct Shared {
     pub(super) settings: Arc<Amqp091Settings>,
     pub(super) subscription: Amqp091Subscription,
     pub(super) tls: Option<Arc<ClientConfig>>,
+    /// Of which kind the queue is, once that is known.
+    pub(super) kind: OnceCell<Option<Kind>>,
     pub(super) closed: CancellationToken,
     /// The answers under way.
     pub(super) answers: TaskTracker,
@@ -99,6 +102,7 @@ impl Amqp091Source {
             settings,
             subscription,
             tls,
+            kind: OnceCell::new(),
             closed: CancellationToken::new(),
             answers: TaskTracker::new(),
             urls,

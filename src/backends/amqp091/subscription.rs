@@ -30,7 +30,8 @@ pub struct Amqp091Subscription {
     /// settings is put before each, with one dot between. None by default: the queue has its bindings, or none.
     #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
     pub bindings: Vec<String>,
-    /// How many messages may be fetched and not answered; 256 by default.
+    /// How many messages may be fetched and not answered; 64 by default, which is as many as a consumer of the default
+    /// `CONCURRENCY` holds. When a consumer ends, a quorum queue counts each of them as a delivery that failed.
     pub prefetch: u16,
     /// Where a message waits for its retry; [`RetryBy::Delay`] by default. In a settings file `delay` or `petisco`, with
     /// `ORGANIZATION` and `SERVICE` of the backend.
@@ -157,7 +158,7 @@ impl Default for Amqp091Subscription {
             queue: String::new(),
             exchange: None,
             bindings: Vec::new(),
-            prefetch: 256,
+            prefetch: 64,
             retry: RetryBy::default(),
             dead_letter_exchange: None,
             dead_letter_routing_key: None,

@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use axum::Router;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable};
-use tower_outbox::{Scalar, headers};
+use tower_outbox::amqp091::Amqp091Source;
+use tower_outbox::source::Source;
+use tower_outbox::{Consumer, ConsumerSettings, Scalar, headers};
 
 use crate::amqp091::receiving::{Queue, body, header, message_of, nothing, one, table, text};
-use crate::peers::{Brokers, unique};
+use crate::peers::{Brokers, numbered, unique};
 
 fn array<const N: usize>(values: [AMQPValue; N]) -> AMQPValue {
     AMQPValue::FieldArray(FieldArray::from(values.to_vec()))
@@ -137,4 +140,70 @@ async fn headers_that_a_broker_acts_on_neither_stop_nor_copy_a_message() {
     assert_eq!(queue.look(&copies).await.unwrap().0, 0);
     nothing(&source).await;
     queue.delete(&copies).await;
+}
+
+fn quorum<const N: usize>(others: [(&str, AMQPValue); N]) -> FieldTable {
+    let mut arguments = table(others);
+    arguments.insert("x-queue-type".into(), text("quorum"));
+    arguments
+}
+
+/// It ends with its connection, and answers nothing.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_message_that_ends_each_consumer_is_a_dead_letter_after_its_attempts() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    queue.declare(&queue.name, quorum([])).await;
+    let subscription = queue.subscription().with_prefetch(1);
+    let source = queue.source(&subscription).await;
+    queue.publish("amq.topic", &queue.topic, BasicProperties::default(), b"poison").await;
+    queue.until_ready(&queue.name, 0).await;
+    source.close(Duration::from_secs(5)).await;
+    let source = || Amqp091Source::new(&queue.settings(), &subscription).unwrap();
+    for attempt in 2..=3 {
+        let source = source();
+        let delivery = one(&source).await;
+        assert_eq!(delivery.view().unwrap().attempt(), attempt);
+        source.close(Duration::from_secs(5)).await;
+        drop(delivery);
+    }
+    let app: Router = Router::new().fallback(async || http::StatusCode::NO_CONTENT);
+    let consumer =
+        Consumer::new(source(), app).with_settings(ConsumerSettings::default().with_max_attempts(3));
+    let dead = async { queue.until_ready(&queue.dead(), 1).await };
+    consumer.run(dead, Duration::from_secs(5)).await;
+    let dead = queue.take(&queue.dead()).await;
+    let AMQPValue::LongString(reason) = header(&dead, headers::REASON).unwrap() else { panic!() };
+    assert!(!reason.to_string().contains("panic"), "{reason}");
+    queue.delete(&queue.name).await;
+}
+
+/// RabbitMQ drops what was handed back too often.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_pause_counts_against_no_message() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    queue.declare(&queue.name, quorum([("x-delivery-limit", AMQPValue::LongInt(3))])).await;
+    let source = queue.source(&queue.subscription()).await;
+    queue.send(numbered(&queue.topic, 50)).await;
+    for seq in 0..8 {
+        queue.until_ready(&queue.name, 0).await;
+        let delivery = one(&source).await;
+        assert_eq!(body(&delivery), format!("{{\"seq\":{seq}}}"));
+        delivery.ack().await.unwrap();
+        source.pause().await;
+    }
+    for seq in 8..50 {
+        let delivery = one(&source).await;
+        assert_eq!(
+            (body(&delivery), delivery.view().unwrap().attempt()),
+            (&*format!("{{\"seq\":{seq}}}"), 1)
+        );
+        delivery.ack().await.unwrap();
+    }
+    queue.send(numbered(&queue.topic, 1)).await;
+    one(&source).await.ack().await.unwrap();
+    queue.delete(&queue.name).await;
 }

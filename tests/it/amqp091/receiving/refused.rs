@@ -165,6 +165,6 @@ fn a_subscription_is_read_from_a_file() {
     (settings.organization, settings.service) = (Some("acme".to_owned()), Some("registration".to_owned()));
     Amqp091Source::new(&settings, &read).unwrap();
     let read: Amqp091Subscription = toml::from_str("queue = \"q\"\nretry = \"delay\"").unwrap();
-    assert_eq!((read.prefetch, read.retry), (256, RetryBy::Delay));
+    assert_eq!((read.prefetch, read.retry), (64, RetryBy::Delay));
     assert!(toml::from_str::<Amqp091Subscription>("quue = \"q\"").is_err());
 }
