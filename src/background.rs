@@ -249,6 +249,9 @@ impl<M: Messenger> Messenger for Background<M> {
     }
 
     async fn health(&self) -> Health {
+        if self.batches.is_closed() {
+            return Health::Down { reason: "the background worker has stopped".to_owned() };
+        }
         self.inner.health().await
     }
 
@@ -300,7 +303,7 @@ impl<M: Messenger> BackgroundWorker<M> {
         let stopping = CancellationToken::new();
         let mut pending = Pending::default();
         {
-            let work = self.work(&mut pending, &stopping);
+            let work = self.work_on(&mut pending, &stopping);
             tokio::pin!(work);
             tokio::select! {
                 () = &mut work => {}
@@ -317,6 +320,17 @@ impl<M: Messenger> BackgroundWorker<M> {
             pending.push(batch);
         }
         pending.give_up()
+    }
+
+    /// Works, and begins again when that panics.
+    async fn work_on(&mut self, pending: &mut Pending, stopping: &CancellationToken) {
+        let mut ended = 0;
+        while caught(self.work(pending, stopping)).await.is_none() {
+            let delay = Backoff::default().delay(ended);
+            ended = ended.saturating_add(1);
+            tracing::error!(?delay, "the background worker panicked: it is started again");
+            tokio::time::sleep(delay).await;
+        }
     }
 
     /// Sends until nothing can come any more. Whenever this is dropped, `pending` holds what is not confirmed.

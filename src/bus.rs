@@ -19,6 +19,7 @@ pub use self::builder::BusBuilder;
 #[cfg(all(feature = "_sql", feature = "cli"))]
 pub(crate) use self::database::{Database, DatabaseStore};
 use self::source::Sources;
+use crate::caught::caught;
 use crate::consumer::Consumer;
 use crate::deadline::after;
 use crate::layer::{MessagingLayer, MessagingService, OnSendFailure};
@@ -249,7 +250,10 @@ impl Bus {
                 Err(error) => tracing::error!(%error, "the worker of the message bus ended before its time"),
             }
         }
-        shutdown.left.extend(self.messenger.close(until.saturating_duration_since(Instant::now())).await);
+        match caught(self.messenger.close(until.saturating_duration_since(Instant::now()))).await {
+            Some(left) => shutdown.left.extend(left),
+            None => tracing::error!("the messenger panicked while it was closed"),
+        }
         shutdown.sends = in_flight.len();
         if let Some(outbox) = self.outbox.as_ref().filter(|_| shutdown.stored > 0) {
             let (messages, place) = (shutdown.stored, outbox.place());

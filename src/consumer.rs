@@ -148,7 +148,10 @@ impl<S> Consumer<S> {
         }
         let until = after(Instant::now(), deadline);
         let unfinished = running.drain(until).await;
-        source.close(until.saturating_duration_since(Instant::now())).await;
+        let close = source.close(until.saturating_duration_since(Instant::now()));
+        if caught(close).await.is_none() {
+            tracing::error!(source = %source_name, "the source panicked while it was closed");
+        }
         if unfinished > 0 {
             tracing::warn!(source = %source_name, messages = unfinished, "consumer stopped; messages that were being handled come again");
         } else {
@@ -164,6 +167,25 @@ impl<S> fmt::Debug for Consumer<S> {
             .field("source", &self.source.name())
             .field("settings", &self.settings)
             .finish_non_exhaustive()
+    }
+}
+
+/// How long nothing is received after the source panicked.
+const PANICKED: Duration = Duration::from_secs(1);
+
+async fn receive(source: &Arc<dyn Source>, room: usize) -> Result<Vec<source::Delivery>, SourceError> {
+    match caught(source.receive(room)).await {
+        Some(received) => received,
+        None => {
+            tokio::time::sleep(PANICKED).await;
+            Err(SourceError::unavailable("the source panicked"))
+        }
+    }
+}
+
+async fn pause(source: &Arc<dyn Source>) {
+    if caught(source.pause()).await.is_none() {
+        tracing::error!(source = %source.name(), "the source panicked while it was paused");
     }
 }
 
@@ -198,7 +220,7 @@ impl Running {
                 biased;
                 _ = paused.changed() => {
                     if *paused.borrow() {
-                        self.source.pause().await;
+                        pause(&self.source).await;
                         tracing::info!(source = %self.source.name(), "consumer paused");
                     } else {
                         tracing::info!(source = %self.source.name(), "consumer resumed");
@@ -210,7 +232,7 @@ impl Running {
                         self.ended(ended);
                     }
                 }
-                received = source.receive(room), if room > 0 && !is_paused => match received {
+                received = receive(&source, room), if room > 0 && !is_paused => match received {
                     Ok(deliveries) => {
                         telemetry::received(deliveries.len());
                         for delivery in deliveries {
@@ -281,10 +303,10 @@ impl Running {
     async fn drain(&mut self, until: Instant) -> usize {
         for (_, waiting) in self.keys.drain() {
             for delivery in waiting {
-                let _ = timeout_at(until, delivery.release()).await;
+                let _ = timeout_at(until, caught(delivery.release())).await;
             }
         }
-        let _ = timeout_at(until, self.source.pause()).await;
+        let _ = timeout_at(until, pause(&self.source)).await;
         let ended = async { while self.tasks.join_next().await.is_some() {} };
         let _ = timeout_at(until, ended).await;
         let unfinished = self.tasks.len();

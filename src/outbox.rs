@@ -104,8 +104,12 @@ impl<M: Messenger> Messenger for Outbox<M> {
         }
     }
 
+    /// Down also when its relay ended before its time, or cannot read the store.
     async fn health(&self) -> Health {
-        self.inner.health().await
+        match self.status.down() {
+            Some(reason) => Health::Down { reason },
+            None => self.inner.health().await,
+        }
     }
 
     async fn brokers(&self) -> Vec<(String, Health)> {

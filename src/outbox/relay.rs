@@ -141,18 +141,57 @@ impl<M: Messenger> Relay<M> {
             suspects: HashSet::new(),
         };
         tokio::pin!(shutdown);
-        let until = tokio::select! {
-            until = &mut shutdown => until,
-            () = state.work(None) => Instant::now(),
+        worker.status.set_down(None);
+        let ending = Ending(Some(Arc::clone(&worker.status)));
+        let mut ended = 0;
+        let until = loop {
+            let delay = tokio::select! {
+                until = &mut shutdown => break until,
+                worked = caught(state.work(None)) => match worked {
+                    Some(()) => break Instant::now(),
+                    None => Backoff::default().delay(ended),
+                },
+            };
+            ended = ended.saturating_add(1);
+            worker.status.set_down(Some("the relay panicked, and is started again soon".to_owned()));
+            tracing::error!(?delay, "the relay panicked: it is started again");
+            tokio::select! {
+                until = &mut shutdown => break until,
+                () = sleep(delay) => worker.status.set_down(None),
+            }
         };
-        let _ = tokio::time::timeout_at(until, state.work(Some(LAST_LEASE))).await;
+        ending.expected();
+        let _ = tokio::time::timeout_at(until, caught(state.work(Some(LAST_LEASE)))).await;
         // What did not end in time may be sent once more, the next time.
         state.tasks.shutdown().await;
-        worker.store.counts().await.unwrap_or_else(|error| {
+        let counts = caught(worker.store.counts()).await.unwrap_or_else(|| Err(panicked()));
+        counts.unwrap_or_else(|error| {
             tracing::error!(error = %Chain(&error), "cannot tell how much is left in the outbox");
             Counts::default()
         })
     }
+}
+
+/// Says that the relay ended before its time, unless that was expected.
+struct Ending(Option<Arc<Status>>);
+
+impl Ending {
+    fn expected(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(status) = &self.0 {
+            tracing::error!("the relay was dropped: nothing leaves the outbox until it runs again");
+            status.set_down(Some("the relay was dropped before it was told to stop".to_owned()));
+        }
+    }
+}
+
+fn panicked() -> StoreError {
+    StoreError::unavailable("the store panicked")
 }
 
 struct Running<M> {
@@ -196,21 +235,28 @@ impl<M: Messenger> Running<M> {
                     }
                     Ok(Done::Probed(health)) => self.probed(&health),
                     Err(error) => {
-                        // Only a panic of ours ends so: what it held stays leased until the next start.
+                        // Only a drop that panics ends so: what it held stays leased until the next start.
                         tracing::error!(%error, "a task of the relay panicked");
-                        return;
+                        if self.tasks.is_empty() {
+                            self.out = 0;
+                        }
                     }
                 },
                 leased = lease(&worker, room, quiet.filter(|_| self.out == 0)), if room > 0 => match leased {
                     Ok(leased) if leased.is_empty() => return,
                     Ok(leased) => {
-                        self.unread = 0;
+                        if self.unread > 0 {
+                            self.unread = 0;
+                            self.worker.status.set_down(None);
+                        }
                         self.send(leased);
                     }
                     Err(StoreError::Closed) => return,
                     Err(error) => {
-                        self.worker.status.failed(Chain(&error).to_string());
-                        tracing::error!(error = %Chain(&error), "the outbox cannot be read");
+                        let reason = Chain(&error).to_string();
+                        tracing::error!(error = %reason, "the outbox cannot be read");
+                        self.worker.status.set_down(Some(format!("the outbox cannot be read: {reason}")));
+                        self.worker.status.failed(reason);
                         sleep(Backoff::default().delay(self.unread)).await;
                         self.unread = self.unread.saturating_add(1);
                     }
@@ -235,12 +281,22 @@ impl<M: Messenger> Running<M> {
         };
         let worker = Arc::clone(&self.worker);
         self.tasks.spawn(async move {
-            if !alone {
-                let verdict = worker.send(leased, later).await;
-                return Done::Sent { messages, verdict, untried: Vec::new() };
+            let leases: Vec<Lease> = leased.iter().map(|one| one.lease).collect();
+            let sent = caught(async {
+                if alone {
+                    worker.send_one_by_one(leased, later).await
+                } else {
+                    (worker.send(leased, later).await, Vec::new())
+                }
+            });
+            if let Some((verdict, untried)) = sent.await {
+                return Done::Sent { messages, verdict, untried };
             }
-            let (verdict, untried) = worker.send_one_by_one(leased, later).await;
-            Done::Sent { messages, verdict, untried }
+            tracing::error!(messages, "sending panicked: the messages go out one by one");
+            let released: Vec<_> = leases.iter().map(|lease| (*lease, Settlement::Released)).collect();
+            worker.settle(&released).await;
+            let positions = leases.iter().map(|lease| lease.position).collect();
+            Done::Sent { messages, verdict: Verdict::Panicked(positions), untried: Vec::new() }
         });
     }
 
@@ -301,9 +357,10 @@ async fn lease<M>(
     room: usize,
     quiet: Option<Duration>,
 ) -> Result<Vec<Leased>, StoreError> {
+    let lease = async { caught(worker.store.lease(room)).await.unwrap_or_else(|| Err(panicked())) };
     match quiet {
-        None => worker.store.lease(room).await,
-        Some(quiet) => timeout(quiet, worker.store.lease(room)).await.unwrap_or_else(|_| Ok(Vec::new())),
+        None => lease.await,
+        Some(quiet) => timeout(quiet, lease).await.unwrap_or_else(|_| Ok(Vec::new())),
     }
 }
 
@@ -477,7 +534,8 @@ impl<M: Messenger> Worker<M> {
     /// Settles, however long the store takes to accept it.
     async fn settle(&self, settled: &[(Lease, Settlement)]) {
         let mut attempt = 0;
-        while let Err(error) = self.store.settle(settled).await {
+        let settle = async || caught(self.store.settle(settled)).await.unwrap_or_else(|| Err(panicked()));
+        while let Err(error) = settle().await {
             if matches!(error, StoreError::Closed) {
                 return;
             }

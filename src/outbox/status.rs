@@ -55,9 +55,20 @@ pub(super) struct Status {
     /// When the breaker opened that is not closed yet.
     opened: Mutex<Option<SystemTime>>,
     last_error: Mutex<Option<(SystemTime, String)>>,
+    down: Mutex<Option<String>>,
 }
 
 impl Status {
+    /// The relay does not work, for this reason; or it does.
+    pub(super) fn set_down(&self, reason: Option<String>) {
+        *lock(&self.down) = reason;
+    }
+
+    /// Why the relay does not work.
+    pub(super) fn down(&self) -> Option<String> {
+        lock(&self.down).clone()
+    }
+
     pub(super) fn failed(&self, error: String) {
         *lock(&self.last_error) = Some((SystemTime::now(), error));
     }

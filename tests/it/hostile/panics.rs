@@ -2,16 +2,20 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
 use axum::routing::post;
 use http::StatusCode;
 use tokio::sync::oneshot;
-use tower_outbox::store::{Filter, State};
+use tower_outbox::source::{self, Source, SourceError};
+use tower_outbox::store::{
+    Counts, Filter, Lease, Leased, Page, Settlement, State, Store, StoreError, Unstored,
+};
 use tower_outbox::{
-    Background, BackgroundSettings, Bus, Consumer, EmbeddedSettings, Failure, Memory, Message,
-    MessagingLayer, Messenger, OnSendFailure, Outbox, RelaySettings, Settings, Unsent,
+    Background, BackgroundSettings, Bus, Consumer, Embedded, EmbeddedSettings, Failure, Memory, Message,
+    MessagingLayer, Messenger, OnSendFailure, Outbox, RelaySettings, Settings, Unsent, async_trait,
 };
 
 use crate::support::messengers::{fake, recording};
@@ -203,4 +207,119 @@ async fn a_lease_without_end_is_one() {
     until("it leaves", async || sent.topics() == ["a"]).await;
     stop.send(()).unwrap();
     assert_eq!(tokio::time::timeout(STUCK, relay).await.unwrap().unwrap().pending, 1);
+}
+
+/// A store that panics so often when it is to lease, and when it is to settle.
+struct Panicking(Embedded, Arc<[AtomicUsize; 2]>);
+
+fn panic_as_often_as(left: &AtomicUsize) {
+    let less = |left: usize| left.checked_sub(1);
+    assert!(left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_err(), "it panics");
+}
+
+#[async_trait]
+impl Store for Panicking {
+    async fn append(&self, batch: Vec<Message>) -> Result<(), Unstored> {
+        self.0.append(batch).await
+    }
+    async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
+        panic_as_often_as(&self.1[0]);
+        self.0.lease(limit).await
+    }
+    async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
+        panic_as_often_as(&self.1[1]);
+        self.0.settle(settled).await
+    }
+    async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
+        self.0.list(filter, after, limit).await
+    }
+    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
+        self.0.requeue(positions, pace).await
+    }
+    async fn drop_messages(&self, positions: &[u64]) -> Result<usize, StoreError> {
+        self.0.drop_messages(positions).await
+    }
+    async fn counts(&self) -> Result<Counts, StoreError> {
+        self.0.counts().await
+    }
+    fn place(&self) -> String {
+        self.0.place()
+    }
+    async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_relay_whose_store_panics_is_down_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let panics = Arc::new([AtomicUsize::new(usize::MAX), AtomicUsize::new(2)]);
+    let (inner, sent) = recording();
+    let store = Panicking(store, Arc::clone(&panics));
+    let (outbox, relay) = Outbox::new(inner, store, RelaySettings::default());
+    outbox.send(messages(["a", "b"])).await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+    until("it is down", async || !outbox.health().await.is_up()).await;
+    panics[0].store(0, Ordering::SeqCst);
+    until("both leave", async || sent.topics() == ["a", "b"]).await;
+    assert!(outbox.health().await.is_up());
+    let handle = outbox.handle();
+    until("both are settled", async || handle.status().await.unwrap().counts.pending == 0).await;
+    stop.send(()).unwrap();
+    assert_eq!(relay.await.unwrap().pending, 0);
+}
+
+#[tokio::test]
+async fn a_relay_that_was_dropped_is_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let (outbox, relay) = Outbox::new(recording().0, store, RelaySettings::default());
+    assert!(outbox.health().await.is_up(), "another process may run the relay");
+    let relay = tokio::spawn(relay.run(std::future::pending(), STUCK));
+    tokio::task::yield_now().await;
+    relay.abort();
+    relay.await.unwrap_err();
+    assert!(!outbox.health().await.is_up());
+}
+
+#[tokio::test]
+async fn a_background_worker_that_was_dropped_is_down() {
+    let (background, worker) = Background::new(recording().0, BackgroundSettings::default());
+    assert!(background.health().await.is_up());
+    drop(worker);
+    assert!(!background.health().await.is_up());
+}
+
+/// A source that panics as often as this, and when it is paused or closed.
+struct PanickingSource(Memory, AtomicUsize);
+
+#[async_trait]
+impl Source for PanickingSource {
+    async fn receive(&self, limit: usize) -> Result<Vec<source::Delivery>, SourceError> {
+        panic_as_often_as(&self.1);
+        self.0.receive(limit).await
+    }
+    async fn pause(&self) {
+        panic!("the source panics");
+    }
+    async fn close(&self, _: Duration) {
+        panic!("the source panics");
+    }
+    fn name(&self) -> Arc<str> {
+        "panicking".into()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_consumer_whose_source_panics_goes_on() {
+    let bus = Memory::new();
+    bus.send(messages(["a", "b"])).await.unwrap();
+    let router = Router::new().route("/a", post(|| async {})).route("/b", post(|| async {}));
+    let consumer = Consumer::new(PanickingSource(bus.clone(), AtomicUsize::new(3)), router);
+    let handle = consumer.handle();
+    let idle = bus.clone();
+    soon(consumer.run(async move { idle.idle().await }, MINUTE)).await;
+    assert_eq!(handle.status().acked, 2);
 }
