@@ -18,8 +18,8 @@ pub use self::body::ResponseBody;
 use self::flight::{Flight, FlightLimits};
 pub use self::flush::OnSendFailure;
 use self::flush::{Config, Flush, Full};
-use self::future::Refusal;
 pub use self::future::ResponseFuture;
+use self::future::{Joined, Refusal};
 use self::idempotency::BadKey;
 use crate::delivery::Delivery;
 use crate::in_flight::InFlight;
@@ -41,7 +41,10 @@ use crate::trace_context::TraceContext;
 /// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
 /// | sending fails | by [`with_on_send_failure`](Self::with_on_send_failure): logged, or 503 |
 /// | the messenger has no room, as a full outbox; or too much is [in flight](Self::with_max_messages_in_flight) | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
-/// | two nested layers | the inner one joins the queue of the outer one |
+/// | two nested layers | the inner one joins the queue of the outer one; what is enqueued inside it leaves only if both responses are a success |
+///
+/// A layer that calls the service again, as `tower::retry`, goes outside of this one; or between two of these, so that the
+/// messages of each call that fails are dropped before the next. Inside a single one, the messages of all calls leave.
 ///
 /// A handler that writes to a database commits before it returns, so that what leaves is true; or it takes a `Tx` (features
 /// `postgres` and `sqlite`), and this layer commits both.
@@ -225,8 +228,11 @@ where
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
         let mut cause: Option<Delivery> = None;
         if !request.extensions().is_empty() {
-            if request.extensions().get::<MessageQueue>().is_some_and(|outer| !outer.is_closed()) {
-                return ResponseFuture::new(self.inner.call(request), None);
+            if let Some(outer) = request.extensions().get::<MessageQueue>().filter(|outer| !outer.is_closed())
+            {
+                let joined = Joined { call: outer.begin_call(), config: Arc::clone(&self.config) };
+                request.extensions_mut().insert(joined.call.queue());
+                return ResponseFuture::joined(self.inner.call(request), joined);
             }
             cause = request.extensions().get().cloned();
         }

@@ -41,6 +41,8 @@ use crate::transaction::Slot;
 pub struct MessageQueue {
     shared: Arc<Shared>,
     always: bool,
+    /// The call of an inner layer this handle belongs to; zero is the whole request.
+    scope: u32,
 }
 
 struct Shared {
@@ -60,6 +62,9 @@ struct State {
     /// How many messages have been enqueued, those that are gone included.
     enqueued: u32,
     taken: Taken,
+    /// How many calls of inner layers have begun, and those that have failed.
+    scopes: u32,
+    failed: Vec<u32>,
     slot: Slot,
     /// What is dropped when the response is decided.
     held: Vec<Box<dyn Any + Send>>,
@@ -90,6 +95,8 @@ pub(crate) struct Taken {
     pub(crate) messages: Vec<Message>,
     /// Where those stand that leave whatever happens.
     pub(crate) always: Vec<usize>,
+    /// Where those stand that leave only if a call of an inner layer succeeds, and which call.
+    scoped: Vec<(usize, u32)>,
 }
 
 impl Taken {
@@ -105,6 +112,27 @@ impl Taken {
         });
         all - self.messages.len()
     }
+
+    /// Takes out those of a call of an inner layer; gives how many messages and bytes they were.
+    fn remove(&mut self, scope: u32) -> (usize, usize) {
+        let gone: Vec<usize> = self.scoped.iter().filter(|(_, of)| *of == scope).map(|(at, _)| *at).collect();
+        if gone.is_empty() {
+            return (0, 0);
+        }
+        let (mut index, mut bytes) = (0, 0);
+        let mut next = gone.iter().peekable();
+        self.messages.retain(|message| {
+            let goes = next.next_if(|at| **at == index).is_some();
+            index += 1;
+            bytes += if goes { message.size() } else { 0 };
+            !goes
+        });
+        let moved = |at: usize| at - gone.partition_point(|gone| *gone < at);
+        self.always.iter_mut().for_each(|at| *at = moved(*at));
+        self.scoped.retain(|(_, of)| *of != scope);
+        self.scoped.iter_mut().for_each(|(at, _)| *at = moved(*at));
+        (gone.len(), bytes)
+    }
 }
 
 impl MessageQueue {
@@ -116,7 +144,7 @@ impl MessageQueue {
         seed: Option<Uuid>,
     ) -> Self {
         let shared = Shared { state: Mutex::default(), config, trace, cause, seed };
-        Self { shared: Arc::new(shared), always: false }
+        Self { shared: Arc::new(shared), always: false, scope: 0 }
     }
 
     /// Adds a message; it leaves when the request succeeds.
@@ -135,7 +163,7 @@ impl MessageQueue {
 
         let size = message.size();
         let mut state = self.lock();
-        if state.closed {
+        if state.closed || (!self.always && self.scope > 0 && state.failed.contains(&self.scope)) {
             drop(state);
             tracing::warn!(id = %message.id(), topic = %message.topic(), "message enqueued after the response was decided: refused");
             return Err(EnqueueError::Closed);
@@ -156,6 +184,8 @@ impl MessageQueue {
         let State { taken, .. } = &mut *state;
         if self.always {
             taken.always.push(taken.messages.len());
+        } else if self.scope > 0 {
+            taken.scoped.push((taken.messages.len(), self.scope));
         }
         if taken.messages.is_empty() {
             // Most requests enqueue one message: do not hold room for four.
@@ -181,7 +211,17 @@ impl MessageQueue {
     /// error, a panic, a client that hangs up. For audit events.
     #[must_use]
     pub fn always(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), always: true }
+        Self { shared: Arc::clone(&self.shared), always: true, scope: self.scope }
+    }
+
+    /// Begins a call of an inner layer: what its handle enqueues leaves only if the call succeeds too.
+    pub(crate) fn begin_call(&self) -> Call {
+        let mut state = self.lock();
+        state.scopes = state.scopes.wrapping_add(1).max(1);
+        let (scope, enqueued) = (state.scopes, state.enqueued);
+        drop(state);
+        let queue = Self { shared: Arc::clone(&self.shared), always: self.always, scope };
+        Call { queue, outer: self.scope, enqueued, ended: false }
     }
 
     /// How many messages are enqueued.
@@ -269,14 +309,14 @@ impl MessageQueue {
         if state.closed {
             return None;
         }
-        let Taken { messages, always } = std::mem::take(&mut state.taken);
+        let Taken { messages, always, .. } = std::mem::take(&mut state.taken);
         let mut always = always.into_iter().peekable();
         let (mut kept, mut taken) = (Vec::new(), Vec::with_capacity(messages.len()));
         for (index, message) in messages.into_iter().enumerate() {
             if always.next_if_eq(&index).is_some() { kept.push(message) } else { taken.push(message) }
         }
         state.bytes = kept.iter().map(Message::size).sum();
-        state.taken = Taken { always: (0..kept.len()).collect(), messages: kept };
+        state.taken = Taken { always: (0..kept.len()).collect(), messages: kept, scoped: Vec::new() };
         Some(taken)
     }
 
@@ -292,6 +332,11 @@ impl MessageQueue {
         messages.append(&mut state.taken.messages);
         state.taken.messages = messages;
         state.taken.always.iter_mut().for_each(|index| *index += before);
+        state.taken.scoped.iter_mut().for_each(|(index, _)| *index += before);
+        if self.scope > 0 {
+            // They stand or fall with the call that could not persist them.
+            state.taken.scoped.splice(0..0, (0..before).map(|index| (index, self.scope)));
+        }
         Vec::new()
     }
 
@@ -314,6 +359,62 @@ fn follow(message: &mut Message, cause: &Message) {
     }
     if message.header(CAUSATION_ID).is_none() {
         message.set_header(CAUSATION_ID, id());
+    }
+}
+
+/// A call of an inner layer. Dropped before it has ended, it has failed.
+#[derive(Debug)]
+pub(crate) struct Call {
+    queue: MessageQueue,
+    outer: u32,
+    /// How many had been enqueued before.
+    enqueued: u32,
+    ended: bool,
+}
+
+impl Call {
+    /// What is enqueued by it belongs to the call.
+    pub(crate) fn queue(&self) -> MessageQueue {
+        self.queue.clone()
+    }
+
+    /// Keeps the messages of the call, or drops them but for those that leave whatever happens.
+    pub(crate) fn end(mut self, success: bool) {
+        self.decide(success);
+    }
+
+    fn decide(&mut self, success: bool) {
+        self.ended = true;
+        let mut state = self.queue.lock();
+        if state.closed {
+            return;
+        }
+        let scope = self.queue.scope;
+        if success {
+            let scoped = &mut state.taken.scoped;
+            scoped.iter_mut().filter(|(_, of)| *of == scope).for_each(|(_, of)| *of = self.outer);
+            scoped.retain(|(_, of)| *of > 0);
+            return;
+        }
+        state.failed.push(scope);
+        let (messages, bytes) = state.taken.remove(scope);
+        state.bytes = state.bytes.saturating_sub(bytes);
+        // A retry of the call makes the same ids, unless others have enqueued meanwhile.
+        if state.enqueued - self.enqueued == u32::try_from(messages).unwrap_or(u32::MAX) {
+            state.enqueued = self.enqueued;
+        }
+        drop(state);
+        if messages > 0 {
+            telemetry::dropped(messages, "inner");
+        }
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.decide(false);
+        }
     }
 }
 

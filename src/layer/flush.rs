@@ -251,9 +251,10 @@ impl Config {
         transaction: Box<dyn Transaction>,
         mut taken: Taken,
     ) -> impl Future<Output = Fate> + Send + 'static {
-        let mut always = Taken { messages: Vec::new(), always: Vec::new() };
+        let mut always = Taken::default();
         if !taken.always.is_empty() {
-            always = Taken { messages: taken.messages.clone(), always: std::mem::take(&mut taken.always) };
+            always.messages = taken.messages.clone();
+            always.always = std::mem::take(&mut taken.always);
             always.retain_always();
         }
         let guard = LostUnlessEnded { messages: always.messages.len(), ended: false };

@@ -4,17 +4,18 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::header::RETRY_AFTER;
-use http::{HeaderValue, Response, StatusCode};
+use http::{HeaderValue, Response, StatusCode, response};
 use pin_project_lite::pin_project;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
 use super::body::ResponseBody;
-use super::flush::{End, Fate, Flush, OnSendFailure};
-use crate::queue::TurnedAway;
+use super::flush::{Config, End, Fate, Flush, OnSendFailure};
+use crate::queue::{Call, TurnedAway};
 
 /// How many seconds a client is told to wait before it asks again.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("5");
@@ -28,6 +29,7 @@ pin_project! {
         refusal: Refusal,
         // None when the queue belongs to an outer layer.
         flush: Option<Flush>,
+        joined: Option<Joined>,
         sending: Option<Box<Sending<B>>>,
     }
 }
@@ -41,6 +43,19 @@ pub(super) enum Refusal {
     BadKey,
 }
 
+/// A call that shares the queue of an outer layer; dropped, it has failed.
+#[derive(Debug)]
+pub(super) struct Joined {
+    pub(super) call: Call,
+    pub(super) config: Arc<Config>,
+}
+
+impl Joined {
+    fn end(self, response: &response::Parts) {
+        self.call.end((self.config.success)(response));
+    }
+}
+
 struct Sending<B> {
     task: JoinHandle<Fate>,
     response: Response<B>,
@@ -50,12 +65,17 @@ struct Sending<B> {
 impl<F, B> ResponseFuture<F, B> {
     #[inline]
     pub(super) fn new(inner: F, flush: Option<Flush>) -> Self {
-        Self { inner: Some(inner), refusal: Refusal::TurnedAway, flush, sending: None }
+        Self { inner: Some(inner), refusal: Refusal::TurnedAway, flush, joined: None, sending: None }
+    }
+
+    /// A call that shares the queue of an outer layer.
+    pub(super) fn joined(inner: F, joined: Joined) -> Self {
+        Self { joined: Some(joined), ..Self::new(inner, None) }
     }
 
     /// An answer without a call of the inner service.
     pub(super) fn refused(refusal: Refusal) -> Self {
-        Self { inner: None, refusal, flush: None, sending: None }
+        Self { inner: None, refusal, flush: None, joined: None, sending: None }
     }
 }
 
@@ -79,7 +99,15 @@ where
         if this.sending.is_none() {
             let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(Ok(refused(*this.refusal))) };
             let Some(flush) = this.flush else {
-                return inner.poll(cx).map_ok(|response| response.map(ResponseBody::new));
+                let response = ready!(inner.poll(cx));
+                let joined = this.joined.take();
+                return Poll::Ready(response.map(|response| {
+                    let (parts, body) = response.into_parts();
+                    if let Some(joined) = joined {
+                        joined.end(&parts);
+                    }
+                    Response::from_parts(parts, ResponseBody::new(body))
+                }));
             };
             flush.polling = true;
             let response = inner.poll(cx);

@@ -1,10 +1,16 @@
 //! A layer within a layer, and requests made of other requests.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
 use http::StatusCode;
-use tower_outbox::{MessageQueue, MessagingLayer};
+use tower::ServiceExt;
+use tower_outbox::{Message, MessageQueue, MessagingLayer};
 
 use crate::support::messengers::recording;
 use crate::support::{app, enqueue, get, request};
@@ -80,4 +86,75 @@ async fn a_request_made_by_a_handler_with_its_extensions_joins() {
 
 async fn get_with(app: axum::Router, request: Request) -> axum::response::Response {
     tower::ServiceExt::oneshot(app, request).await.unwrap()
+}
+
+/// Enqueues a message of the topic its path says, and one that always leaves, and answers with the status its query says.
+async fn inside(queue: MessageQueue, uri: http::Uri) -> StatusCode {
+    let topic = uri.path().trim_start_matches('/').to_owned();
+    queue.enqueue(Message::new(topic, "x").unwrap()).unwrap();
+    enqueue(&queue.always(), ["audit"]);
+    tokio::task::yield_now().await;
+    uri.query().unwrap_or("200").parse().unwrap()
+}
+
+/// An outer layer whose handler calls an inner one with these, at once, and answers 200.
+async fn calling(uris: &'static [&'static str]) -> Vec<String> {
+    let (messenger, sent) = recording();
+    let layer = MessagingLayer::new(messenger);
+    let inner = Router::new().fallback(inside).layer(layer.clone());
+    let outer = app(layer, move |queue: MessageQueue| async move {
+        enqueue(&queue, ["before"]);
+        let calls = uris.iter().map(|uri| {
+            let mut request = http::Request::get(*uri).body(Body::empty()).unwrap();
+            request.extensions_mut().insert(queue.clone());
+            inner.clone().oneshot(request)
+        });
+        futures_util::future::join_all(calls).await;
+        enqueue(&queue, ["after"]);
+    });
+    assert_eq!(get(outer).await.status(), StatusCode::OK);
+    sent.topics()
+}
+
+#[tokio::test]
+async fn what_an_inner_call_that_failed_enqueued_does_not_leave() {
+    assert_eq!(calling(&["/a?500"]).await, ["before", "audit", "after"]);
+    assert_eq!(calling(&["/a?200"]).await, ["before", "a", "audit", "after"]);
+}
+
+#[tokio::test]
+async fn inner_calls_at_once_stand_or_fall_alone() {
+    let sent = calling(&["/a", "/b?500", "/c", "/d?404", "/e"]).await;
+    let others: Vec<_> = sent.iter().filter(|topic| *topic != "audit").collect();
+    assert_eq!(others, ["before", "a", "c", "e", "after"]);
+    assert_eq!(sent.len() - others.len(), 5, "all of those that always leave");
+}
+
+#[tokio::test]
+async fn a_retry_between_two_layers_sends_the_messages_of_the_last_call() {
+    let (messenger, sent) = recording();
+    let layer = MessagingLayer::new(messenger);
+    let tries = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let tries = Arc::clone(&tries);
+        move |queue: MessageQueue| async move {
+            enqueue(&queue, ["a", "b"]);
+            if tries.fetch_add(1, Ordering::SeqCst) < 2 { StatusCode::BAD_GATEWAY } else { StatusCode::OK }
+        }
+    };
+    let inner = app(layer.clone(), handler);
+    // As `tower::retry`: the same request, with its extensions, again.
+    let retry = move |queue: MessageQueue| async move {
+        loop {
+            let mut request = request();
+            request.extensions_mut().insert(queue.clone());
+            let response = inner.clone().oneshot(request).await.unwrap();
+            if response.status().is_success() {
+                return StatusCode::OK;
+            }
+        }
+    };
+    assert_eq!(get(app(layer, retry)).await.status(), StatusCode::OK);
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    assert_eq!(sent.topics(), ["a", "b"]);
 }
