@@ -13,7 +13,7 @@ use crate::amqp091::receiving::{Queue, body, header, message_of, nothing, one, t
 use crate::peers::{Brokers, numbered, unique};
 
 fn array<const N: usize>(values: [AMQPValue; N]) -> AMQPValue {
-    AMQPValue::FieldArray(FieldArray::from(values.to_vec()))
+    AMQPValue::FieldArray(FieldArray::from(Vec::from(values)))
 }
 
 /// Headers of about this many bytes.
