@@ -103,7 +103,7 @@ pub trait Store: Any + Send + Sync {
 pub struct Limits {
     /// How many messages, pending and dead; 1,000,000 by default.
     pub max_messages: u64,
-    /// How many bytes; 1 GiB by default.
+    /// How many bytes, with the reasons of failures in an embedded store; 1 GiB by default.
     pub max_bytes: u64,
     /// What happens when there is no room.
     pub overflow: Overflow,

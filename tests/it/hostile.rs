@@ -7,6 +7,7 @@ mod databases;
 mod enqueue;
 mod log;
 mod panics;
+mod reasons;
 mod sent_on;
 mod settings;
 mod strangers;

@@ -4,37 +4,35 @@
 //! [`record`](super::record), whose positions count the events of the file, from 0 on.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::num::NonZeroU64;
 use std::time::{Duration, SystemTime};
 
 use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
+use super::reasons::REASONS;
 use super::record::{self, MAX_POSITION};
 use crate::error::BoxError;
-use crate::store::FailedAttempt;
-
-/// How many failures of a message are kept.
-const FAILURES: usize = 5;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Event {
     Snapshot(Snapshot),
     /// Confirmed or dropped: runs of positions, first and length.
     Done(Vec<(u64, u64)>),
-    /// An attempt failed: the next is due so long after.
+    /// An attempt failed: the next is due so long after. Its reason takes so many bytes.
     Failed {
         position: u64,
         at: SystemTime,
         after: Duration,
-        reason: Arc<str>,
+        bytes: u32,
     },
-    /// Given up on.
+    /// Given up on, for a reason of so many bytes.
     Dead {
         position: u64,
-        at: SystemTime,
-        reason: Arc<str>,
+        bytes: u32,
     },
+    /// Where the last reasons of messages stand: positions and places.
+    Reasons(Vec<(u64, u64)>),
     /// Due again, the first at `at` and each so long after the one before.
     Requeued {
         positions: Vec<u64>,
@@ -61,51 +59,60 @@ pub(super) struct Snapshot {
     pub(super) untold: u64,
     /// The base of the last file.
     pub(super) last: u64,
+    /// The generation of the file of reasons.
+    pub(super) reasons: u64,
     /// The last file and its length, when the store was closed in order.
     pub(super) end: Option<(u64, u64)>,
 }
 
-/// What happened to a message that did not simply leave.
+/// What happened to a message that did not simply leave. There may be a million of them: it is small, and the
+/// [reasons](super::reasons) are on disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Fate {
     pub(super) attempts: u32,
-    /// The last ones.
-    pub(super) failures: Vec<FailedAttempt>,
+    /// About how many bytes the reasons have that are kept, and how many these are.
+    pub(super) bytes: u32,
+    pub(super) kept: u8,
     pub(super) dead: bool,
+    /// Where the last reason stands, if there is one on disk.
+    pub(super) reason: Option<NonZeroU64>,
     /// When it is due: so long after a time.
-    pub(super) due: Option<(SystemTime, Duration)>,
+    pub(super) due: Option<Box<(SystemTime, Duration)>>,
 }
 
 impl Fate {
-    pub(super) fn failed(&mut self, at: SystemTime, after: Duration, reason: Arc<str>) {
+    pub(super) fn failed(&mut self, at: SystemTime, after: Duration, bytes: u32) {
         self.attempts = self.attempts.saturating_add(1);
-        self.due = Some((at, after));
-        self.remember(at, reason);
+        self.due = Some(Box::new((at, after)));
+        self.count(bytes);
     }
 
-    pub(super) fn die(&mut self, at: SystemTime, reason: Arc<str>) {
+    pub(super) fn die(&mut self, bytes: u32) {
         self.dead = true;
         self.due = None;
-        self.remember(at, reason);
+        self.count(bytes);
     }
 
     pub(super) fn requeue(&mut self, at: SystemTime, after: Duration) {
         self.attempts = 0;
         self.dead = false;
-        self.due = Some((at, after));
+        self.due = Some(Box::new((at, after)));
     }
 
-    fn remember(&mut self, at: SystemTime, reason: Arc<str>) {
-        if self.failures.len() == FAILURES {
-            self.failures.remove(0);
+    /// A reason more, and if there are enough one less.
+    fn count(&mut self, bytes: u32) {
+        if self.kept < REASONS {
+            self.kept += 1;
+        } else {
+            self.bytes -= self.bytes / u32::from(REASONS);
         }
-        self.failures.push(FailedAttempt::new(at, reason));
+        self.bytes = self.bytes.saturating_add(bytes);
     }
 
     /// How long it has to wait; a clock that jumped back cannot make it longer than it was to be.
     pub(super) fn remaining(&self, now: SystemTime) -> Duration {
-        let Some((at, after)) = self.due else { return Duration::ZERO };
-        let passed = now.duration_since(at).unwrap_or_default();
+        let Some((at, after)) = self.due.as_deref() else { return Duration::ZERO };
+        let passed = now.duration_since(*at).unwrap_or_default();
         after.saturating_sub(passed)
     }
 }
@@ -165,7 +172,7 @@ mod tests {
     fn a_clock_that_jumps_back_does_not_lengthen_a_wait() {
         let now = SystemTime::now();
         let minute = Duration::from_secs(60);
-        let due = |at| Fate { due: Some((at, minute)), ..Fate::default() }.remaining(now);
+        let due = |at| Fate { due: Some(Box::new((at, minute))), ..Fate::default() }.remaining(now);
         assert_eq!(due(now), minute);
         assert_eq!(due(now - minute / 2), minute / 2);
         assert_eq!(due(now - minute * 5), Duration::ZERO);

@@ -4,9 +4,9 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 0..8 | `TOBXLOG2` for messages, `TOBXJNL2` for the journal |
+//! | 0..8 | `TOBXLOG2` for messages, `TOBXJNL2` for the journal, `TOBXWHY2` for reasons |
 //! | 8..16 | the store's random number |
-//! | 16..24 | the first position |
+//! | 16..24 | the first position, or the generation of the reasons |
 //! | 24..32 | the position after the last, if it was rewritten, else 0 |
 //! | 32..36 | 1 if all its messages have left, else 0 |
 //! | 36..40 | CRC-32 of the bytes 0..36 |
@@ -20,6 +20,7 @@ pub(super) const HEAD: u64 = 2 * COPY as u64;
 
 const LOG: &[u8; 8] = b"TOBXLOG2";
 const JOURNAL: &[u8; 8] = b"TOBXJNL2";
+const REASONS: &[u8; 8] = b"TOBXWHY2";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Head {
@@ -37,6 +38,7 @@ pub(super) struct Head {
 pub(super) enum Kind {
     Log,
     Journal,
+    Reasons,
 }
 
 /// What stands where a head should be.
@@ -68,9 +70,13 @@ impl Head {
         Self { kind: Kind::Journal, store, base: 0, end: None, emptied: false }
     }
 
+    pub(super) fn reasons(store: u64, generation: u64) -> Self {
+        Self { kind: Kind::Reasons, store, base: generation, end: None, emptied: false }
+    }
+
     /// What the checksums of its records begin with.
     pub(super) fn key(&self) -> Key {
-        let place = self.base ^ self.end.unwrap_or_default().rotate_left(32) ^ (self.kind as u64) << 63;
+        let place = self.base ^ self.end.unwrap_or_default().rotate_left(32) ^ (self.kind as u64) << 62;
         Key::new(self.store, place)
     }
 
@@ -80,6 +86,7 @@ impl Head {
         copy[..8].copy_from_slice(match self.kind {
             Kind::Log => LOG,
             Kind::Journal => JOURNAL,
+            Kind::Reasons => REASONS,
         });
         copy[8..16].copy_from_slice(&self.store.to_le_bytes());
         copy[16..24].copy_from_slice(&self.base.to_le_bytes());
@@ -97,7 +104,7 @@ impl Head {
         let second = bytes.get(COPY..).and_then(Self::read_copy);
         let magic = bytes.get(..8).unwrap_or_default();
         let damage = |damaged: bool| match damaged {
-            _ if magic != LOG && magic != JOURNAL => Damage::Magic,
+            _ if ![LOG, JOURNAL, REASONS].iter().any(|ours| magic == *ours) => Damage::Magic,
             true => Damage::Copy,
             false => Damage::None,
         };
@@ -125,6 +132,7 @@ impl Head {
         let kind = match &bytes[..8] {
             magic if magic == LOG => Kind::Log,
             magic if magic == JOURNAL => Kind::Journal,
+            magic if magic == REASONS => Kind::Reasons,
             _ => return None,
         };
         let number =
@@ -144,7 +152,9 @@ mod tests {
 
     #[test]
     fn a_head_is_read_with_any_byte_flipped() {
-        for head in [Head::log(7, 1, None), Head::log(u64::MAX, 3, Some(9)), Head::journal(5)] {
+        for head in
+            [Head::log(7, 1, None), Head::log(u64::MAX, 3, Some(9)), Head::journal(5), Head::reasons(5, 9)]
+        {
             let bytes = head.to_bytes();
             assert_eq!(Head::read(&bytes), Read::Head(head, Damage::None));
             for at in 0..bytes.len() {

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::error::OpenError;
 use super::files;
 use super::head::{Damage, HEAD, Head, Kind, Read};
-use super::scan::{Found, read_at};
+use super::scan::{Found, read_full};
 use super::segment::Segment;
 use super::writer::{JOURNAL, write_at};
 
@@ -148,22 +148,16 @@ fn logs(folder: &Path) -> Result<Vec<LogFile>, OpenError> {
 fn renamed(path: PathBuf) -> Option<LogFile> {
     let file = files::writable().open(&path).ok()?;
     let mut bytes = [0; HEAD as usize];
-    let read = read_at(&file, &mut bytes, 0).ok()?;
+    let read = read_full(&file, &mut bytes, 0).ok()?;
     let Read::Head(head, _) = Head::read(&bytes[..read]) else { return None };
     let len = file.metadata().ok()?.len();
     Some(LogFile { path, file, len, named: None, head: Some(head) })
 }
 
 /// The head of a file, whose damaged copy is mended.
-fn read_head(path: &Path, file: &File) -> Result<Option<Head>, OpenError> {
+pub(super) fn read_head(path: &Path, file: &File) -> Result<Option<Head>, OpenError> {
     let mut bytes = [0; HEAD as usize];
-    let mut len = 0;
-    while len < bytes.len() {
-        match read_at(file, &mut bytes[len..], len as u64).map_err(OpenError::io("read", path))? {
-            0 => break,
-            read => len += read,
-        }
-    }
+    let len = read_full(file, &mut bytes, 0).map_err(OpenError::io("read", path))?;
     let (head, damage) = match Head::read(&bytes[..len]) {
         Read::Head(head, damage) => (Some(head), damage),
         Read::OtherVersion => return Err(OpenError::Version { path: path.to_owned() }),
@@ -260,7 +254,7 @@ fn has_records(segment: &Segment) -> io::Result<bool> {
 }
 
 /// Renames a file that is not to be read, and keeps it for whoever put it there; gives its new path.
-fn set_aside(path: &Path, why: &str) -> Result<PathBuf, OpenError> {
+pub(super) fn set_aside(path: &Path, why: &str) -> Result<PathBuf, OpenError> {
     let mut number = 1;
     let aside = loop {
         let mut name = path.as_os_str().to_owned();

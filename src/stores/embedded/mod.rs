@@ -6,6 +6,7 @@
 //! | `00000000000000000001.log` | messages from position 1 on, as they came ([`record`]) |
 //! | `00000000000000000001-00000000000000000900.log` | what was left of positions 1 to 899 when it was rewritten |
 //! | `*.aside-1` | a file that is of another store, or cannot be read: it is kept, and said |
+//! | `reasons-00000000000000000000` | why attempts failed ([`reasons`]) |
 //! | `state` | what happened to them: a snapshot, and events after it ([`event`]) |
 //!
 //! Files of messages and the journal begin with a [`head`], which has the random number of the store.
@@ -23,6 +24,7 @@ mod head;
 mod inventory;
 mod open;
 mod positions;
+mod reasons;
 mod record;
 mod scan;
 mod segment;

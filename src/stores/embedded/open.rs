@@ -15,6 +15,7 @@ use super::event::Event;
 use super::files;
 use super::head::{HEAD, Head};
 use super::inventory::{ASIDE, Inventory};
+use super::reasons::Reasons;
 use super::record::HEADER;
 use super::scan::{Found, Scan, read_at};
 use super::segment::Segment;
@@ -97,6 +98,8 @@ pub(super) fn open(
     state.next = state.next.max(last.map_or(1, |last| last.get().end));
     take_last(folder, store, &mut state, settings.segment_bytes)?;
     state.begin();
+    let is_needed = state.fates.values().any(|fate| fate.reason.is_some());
+    state.reasons = Reasons::open(folder, store, state.generation, is_needed)?;
     let (pending, dead) = (state.count - state.dead, state.dead);
     tracing::info!(pending, dead, folder = %folder.display(), "outbox opened");
     let shared = Arc::new(Shared::new(folder.clone(), settings.segment_bytes, store, state, replies));
@@ -107,7 +110,7 @@ pub(super) fn open(
 /// Whether a name in the folder is one of ours.
 fn is_ours(name: &str) -> bool {
     let ours = [LOCK, JOURNAL].contains(&name) || LEFTOVERS.contains(&name);
-    ours || name.contains(ASIDE) || Segment::parse_name(name).is_some()
+    ours || name.contains(ASIDE) || Reasons::parse_name(name).is_some() || Segment::parse_name(name).is_some()
 }
 
 fn lock(folder: &Path) -> Result<File, OpenError> {
@@ -339,18 +342,26 @@ mod tests {
         live.into_iter().collect::<RoaringTreemap>().serialize_into(&mut bytes).unwrap();
         let fate = Fate { attempts: u32::MAX, dead: true, ..Fate::default() };
         let fates: BTreeMap<u64, Fate> = [(1, fate.clone()), (u64::MAX, fate)].into();
-        Event::Snapshot(Snapshot { next, live: bytes, fates, untold: u64::MAX, last: 0, end })
+        Event::Snapshot(Snapshot {
+            next,
+            live: bytes,
+            fates,
+            untold: u64::MAX,
+            last: 0,
+            reasons: u64::MAX,
+            end,
+        })
     }
 
     #[test]
     fn what_no_store_can_have_is_no_panic_and_takes_no_memory() {
         let (at, wait) = (SystemTime::UNIX_EPOCH + Duration::from_secs(1 << 50), Duration::MAX);
-        let reason: Arc<str> = "x".into();
         let events = || {
             vec![
                 Event::Done(vec![(0, u64::MAX), (u64::MAX, u64::MAX), (5, 0)]),
-                Event::Failed { position: 1, at, after: wait, reason: Arc::clone(&reason) },
-                Event::Dead { position: u64::MAX, at, reason: Arc::clone(&reason) },
+                Event::Failed { position: 1, at, after: wait, bytes: u32::MAX },
+                Event::Dead { position: u64::MAX, bytes: u32::MAX },
+                Event::Reasons(vec![(1, u64::MAX), (1, 1), (u64::MAX, 0)]),
                 Event::Requeued { positions: vec![1, u64::MAX], at, pace: wait },
                 Event::Overflowed(u64::MAX),
                 Event::Overflowed(u64::MAX),
@@ -377,6 +388,9 @@ mod tests {
             assert!(state.next <= MAX_POSITION && state.live.len() <= state.next);
             assert_eq!(state.count, state.live.len());
             state.lease(10).unwrap();
+            if let Some((_, Some((reasons, last)))) = state.entry(1, None) {
+                reasons.read(1, last);
+            }
         }
     }
 }

@@ -154,21 +154,27 @@ impl Scan {
             self.buffered = from;
             let target = ((wanted - from) as usize).max(CHUNK).min((self.end - from) as usize);
             self.buffer.resize(target.max(keep), 0);
-            let mut filled = keep;
-            while filled < self.buffer.len() {
-                match read_at(&self.file, &mut self.buffer[filled..], from + filled as u64) {
-                    Ok(0) => break,
-                    Ok(read) => filled += read,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let filled = keep + read_full(&self.file, &mut self.buffer[keep..], from + keep as u64)?;
             self.buffer.truncate(filled);
         }
         let start = ((at - self.buffered) as usize).min(self.buffer.len());
         let end = (start + len).min(self.buffer.len());
         Ok(&self.buffer[start..end])
     }
+}
+
+/// Reads until the buffer is full or the file ends; gives how much that is.
+pub(super) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match read_at(file, &mut buffer[filled..], offset + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
 }
 
 #[cfg(unix)]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use tokio::time::Instant;
 
 use super::event::{self, Event, Fate, Snapshot};
 use super::positions::Positions;
+use super::reasons::{Reasons, Waiting};
 use super::segment::{INDEX_STEP, Read, Segment};
 use crate::admission::{Admission, Admitted, room_for};
 use crate::deadline::after;
@@ -51,6 +53,9 @@ impl Drop for Append {
     }
 }
 
+/// Where the reasons of a message stand.
+pub(super) type History = (Reasons, NonZeroU64);
+
 /// A position, and its place in this file.
 #[derive(Debug)]
 pub(super) struct Hint {
@@ -73,6 +78,12 @@ pub(super) struct State {
     pub(super) bytes: u64,
     pub(super) fates: BTreeMap<u64, Fate>,
     pub(super) dead: u64,
+    /// The file of reasons, if there is one; its generation, and about how many bytes of it are needed.
+    pub(super) reasons: Option<Reasons>,
+    pub(super) generation: u64,
+    pub(super) reason_bytes: u64,
+    /// Reasons that are not on disk yet.
+    pub(super) waiting: Waiting,
     pub(super) segments: BTreeMap<u64, Segment>,
     /// The base of the last file, as the journal says.
     pub(super) begun: u64,
@@ -142,6 +153,10 @@ impl State {
             bytes: 0,
             fates: BTreeMap::new(),
             dead: 0,
+            reasons: None,
+            generation: 0,
+            reason_bytes: 0,
+            waiting: Waiting::default(),
             segments: BTreeMap::new(),
             begun: 0,
             next: 1,
@@ -176,12 +191,14 @@ impl State {
             let all = segment.end - segment.base;
             segment.live_bytes = segment.len.checked_div(all).unwrap_or(0) * segment.live;
         }
-        self.bytes = segments.values().map(|segment| segment.live_bytes).sum();
+        let bytes: u64 = segments.values().map(|segment| segment.live_bytes).sum();
         self.empty =
             segments.values().filter(|segment| segment.live == 0).map(|segment| segment.base).collect();
         self.count = self.live.len();
         self.fates.retain(|position, _| self.live.contains(*position));
         self.dead = self.fates.values().filter(|fate| fate.dead).count() as u64;
+        self.reason_bytes = self.fates.values().map(|fate| u64::from(fate.bytes)).sum();
+        self.bytes = bytes + self.reason_bytes;
         self.cursor = self.live.min().unwrap_or(self.next);
         self.ahead_end = self.cursor;
         self.admit();
@@ -250,6 +267,7 @@ impl State {
                 let segment = self.segments.range(..=position).next_back();
                 freed += segment
                     .map_or(0, |(_, segment)| segment.live_bytes.checked_div(segment.live).unwrap_or(0));
+                freed += self.fates.get(&position).map_or(0, |fate| u64::from(fate.bytes));
                 dropped.push(position);
             }
         }
@@ -500,7 +518,7 @@ impl State {
         }
         tracing::error!(position, "a stored message can no longer be read: its file is damaged");
         telemetry::lost(1, &DAMAGED);
-        self.die(position, DAMAGED.into());
+        self.die(position, &DAMAGED.into());
     }
 
     // --- settling
@@ -528,14 +546,15 @@ impl State {
                 }
                 Settlement::Released => self.dispatch.back(position, group, None),
                 Settlement::Retry { after: wait, reason } => {
-                    let at = SystemTime::now();
-                    self.fates.entry(position).or_default().failed(at, *wait, Arc::clone(reason));
-                    self.log(&Event::Failed { position, at, after: *wait, reason: Arc::clone(reason) });
+                    let at = clock();
+                    let bytes = self.waiting.push(position, at, reason);
+                    self.change(position, |fate| fate.failed(at, *wait, bytes));
+                    self.log(&Event::Failed { position, at, after: *wait, bytes });
                     self.dispatch.back(position, group, Some(after(Instant::now(), *wait)));
                     retried = true;
                 }
                 Settlement::Dead { reason } => {
-                    self.die(position, Arc::clone(reason));
+                    self.die(position, reason);
                     self.dispatch.gone(group);
                 }
             }
@@ -547,11 +566,52 @@ impl State {
         Ok(retried || self.dispatch.is_due())
     }
 
-    fn die(&mut self, position: u64, reason: Arc<str>) {
-        let at = SystemTime::now();
-        self.fates.entry(position).or_default().die(at, Arc::clone(&reason));
+    fn die(&mut self, position: u64, reason: &Arc<str>) {
+        let bytes = self.waiting.push(position, clock(), reason);
+        self.change(position, |fate| fate.die(bytes));
         self.dead += 1;
-        self.log(&Event::Dead { position, at, reason });
+        self.log(&Event::Dead { position, bytes });
+    }
+
+    /// Changes a fate, and counts the bytes of its reasons.
+    fn change(&mut self, position: u64, change: impl FnOnce(&mut Fate)) {
+        let fate = self.fates.entry(position).or_default();
+        let before = u64::from(fate.bytes);
+        change(fate);
+        let after = u64::from(fate.bytes);
+        self.bytes = self.bytes + after - before;
+        self.reason_bytes = self.reason_bytes + after - before;
+    }
+
+    /// The file of reasons was written anew: where the last of each message stands, and how many bytes its reasons take.
+    pub(super) fn reasons_rewritten(
+        &mut self,
+        reasons: Reasons,
+        places: Vec<(u64, Option<NonZeroU64>, u32)>,
+    ) {
+        for (position, place, bytes) in places {
+            // It may have left meanwhile.
+            if self.fates.contains_key(&position) {
+                self.change(position, |fate| (fate.reason, fate.bytes) = (place, bytes));
+            }
+        }
+        self.generation = reasons.generation();
+        self.reasons = Some(reasons);
+    }
+
+    /// Reasons of messages are on disk, so many, and the last at this place.
+    pub(super) fn reasons_written(&mut self, written: Vec<(u64, usize, Option<NonZeroU64>)>) {
+        let mut places = Vec::with_capacity(written.len());
+        for (position, count, place) in written {
+            self.waiting.written(position, count);
+            if let Some(fate) = self.fates.get_mut(&position) {
+                fate.reason = place;
+                places.extend(place.map(|place| (position, place.get())));
+            }
+        }
+        if !places.is_empty() {
+            self.log(&Event::Reasons(places));
+        }
     }
 
     /// Takes a message out of the store.
@@ -560,10 +620,11 @@ impl State {
             return;
         }
         self.count -= 1;
-        if let Some(fate) = self.fates.remove(&position)
-            && fate.dead
-        {
-            self.dead -= 1;
+        if let Some(fate) = self.fates.remove(&position) {
+            self.dead -= u64::from(fate.dead);
+            self.bytes -= u64::from(fate.bytes);
+            self.reason_bytes -= u64::from(fate.bytes);
+            self.waiting.forget(position);
         }
         if let Some((_, segment)) = self.segments.range_mut(..=position).next_back() {
             self.bytes -= segment.gone();
@@ -580,7 +641,7 @@ impl State {
         if self.closed {
             return Err(StoreError::Closed);
         }
-        let (at, now) = (SystemTime::now(), Instant::now());
+        let (at, now) = (clock(), Instant::now());
         let mut requeued = Vec::new();
         for position in positions {
             let Some(fate) = self.fates.get_mut(position) else { continue };
@@ -639,8 +700,8 @@ impl State {
         }
     }
 
-    /// What is known of a message; none when it has gone.
-    pub(super) fn entry(&self, position: u64, message: Option<Message>) -> Option<Entry> {
+    /// What is known of a message, and where its earlier reasons stand; none when it has gone.
+    pub(super) fn entry(&self, position: u64, message: Option<Message>) -> Option<(Entry, Option<History>)> {
         if !self.live.contains(position) {
             return None;
         }
@@ -648,14 +709,16 @@ impl State {
         let dead = fate.is_some_and(|fate| fate.dead);
         let state = if dead { EntryState::Dead } else { EntryState::Pending };
         let mut entry = Entry::new(position, state, message);
+        let mut history = None;
         if let Some(fate) = fate {
             entry.attempts = fate.attempts;
-            entry.failures.clone_from(&fate.failures);
+            entry.failures = self.waiting.of(position).to_vec();
+            history = self.reasons.clone().zip(fate.reason);
         }
         if !dead {
             entry.wait = Some(self.wait(position, fate, entry.message.as_ref()));
         }
-        Some(entry)
+        Some((entry, history))
     }
 
     fn wait(&self, position: u64, fate: Option<&Fate>, message: Option<&Message>) -> Wait {
@@ -717,18 +780,24 @@ impl State {
         }
     }
 
-    /// All there is to know, in one event.
-    pub(super) fn snapshot(&self, end: Option<(u64, u64)>) -> Event {
+    /// Appends an event that says all there is to know.
+    pub(super) fn snapshot(&mut self, end: Option<(u64, u64)>, journal: &mut Vec<u8>) {
         let mut live = Vec::with_capacity(self.live.serialized_size());
         self.live.serialize_into(&mut live).expect("memory takes it");
-        Event::Snapshot(Snapshot {
+        let mut event = Event::Snapshot(Snapshot {
             next: self.next,
             live,
-            fates: self.fates.clone(),
+            // Lent, since there may be many.
+            fates: std::mem::take(&mut self.fates),
             untold: self.untold,
             last: self.segments.last_key_value().map_or(0, |(base, _)| *base),
+            reasons: self.generation,
             end,
-        })
+        });
+        event.write(journal, self.seed);
+        if let Event::Snapshot(snapshot) = &mut event {
+            self.fates = std::mem::take(&mut snapshot.fates);
+        }
     }
 
     /// Does again what the journal says was done.
@@ -740,6 +809,7 @@ impl State {
                 self.fates = snapshot.fates;
                 self.untold = snapshot.untold;
                 self.begun = snapshot.last;
+                self.generation = snapshot.reasons;
             }
             Event::Done(runs) => {
                 for (first, len) in runs {
@@ -748,10 +818,15 @@ impl State {
                     self.next = self.next.max(after);
                 }
             }
-            Event::Failed { position, at, after, reason } => {
-                self.fates.entry(position).or_default().failed(at, after, reason);
+            Event::Failed { position, at, after, bytes } => {
+                self.fates.entry(position).or_default().failed(at, after, bytes);
             }
-            Event::Dead { position, at, reason } => self.fates.entry(position).or_default().die(at, reason),
+            Event::Dead { position, bytes } => self.fates.entry(position).or_default().die(bytes),
+            Event::Reasons(places) => {
+                for (position, place) in places {
+                    self.fates.entry(position).or_default().reason = NonZeroU64::new(place);
+                }
+            }
             Event::Requeued { positions, at, pace } => {
                 for (index, position) in positions.into_iter().enumerate() {
                     let wait = pace.saturating_mul(u32::try_from(index).unwrap_or(u32::MAX));
@@ -767,6 +842,11 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The time, as it can be written.
+fn clock() -> SystemTime {
+    SystemTime::now().max(SystemTime::UNIX_EPOCH)
 }
 
 /// How long a message is still held back; a clock that jumped cannot make it longer than its delay.

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use super::compact;
 use super::error::OpenError;
 use super::open::open;
+use super::reasons::{self, REASONS};
 use super::record;
 use super::scan::Found;
 use super::segment::{Read, read_many};
@@ -22,7 +23,7 @@ use super::state::{Append, Hint, Next};
 use super::writer::{NOTED_BYTES, Shared, answer};
 use crate::message::Message;
 use crate::messenger::Admission;
-use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, StoreError, Unstored};
+use crate::store::{Counts, Filter, Lease, Leased, Page, Settlement, State, Store, StoreError, Unstored};
 
 /// How many messages, and about how many bytes, are read ahead at once.
 const AHEAD_MESSAGES: usize = 512;
@@ -37,7 +38,9 @@ const LOOKED_AT_FOR_ID: usize = 100_000;
 /// Batches that wait at the same time share one write and one `fdatasync`. A message that is sent soon is never
 /// read back; a backlog is read in order, and takes memory for its positions only. Files are deleted when all their
 /// messages have left, and rewritten when few are left. Everything on disk has a checksum: what was being written when
-/// the process died is cut off, and a flipped byte costs the one message it is in, which is said.
+/// the process died is cut off, and a flipped byte costs the one message it is in, which is said. Of the reasons of a
+/// message the last five are kept, cut to 1,024 bytes each, on disk too: a dead letter takes some tens of bytes of memory,
+/// and its reasons count in [`Limits::max_bytes`](crate::store::Limits::max_bytes).
 ///
 /// Dropping the last clone stops it; [`close`](Store::close) does the same without blocking.
 #[derive(Clone)]
@@ -235,7 +238,16 @@ impl Store for Embedded {
             // In slices: a short page needs few of them.
             for positions in positions.chunks(slice) {
                 for (position, message) in read(shared, positions, filter.id)? {
-                    let Some(entry) = shared.lock().entry(position, message) else { continue };
+                    let Some((mut entry, history)) = shared.lock().entry(position, message) else { continue };
+                    if let Some((reasons, last)) = history {
+                        let later = std::mem::replace(&mut entry.failures, reasons.read(position, last));
+                        entry.failures.extend(later);
+                    }
+                    if entry.state == State::Dead && entry.failures.is_empty() {
+                        entry.failures.push(reasons::unknown());
+                    }
+                    let surplus = entry.failures.len().saturating_sub(REASONS.into());
+                    entry.failures.drain(..surplus);
                     if filter.matches(&entry) {
                         page.entries.push(entry);
                     }

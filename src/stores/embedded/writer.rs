@@ -15,6 +15,7 @@ use super::error::OpenError;
 use super::event::Event;
 use super::files;
 use super::head::{HEAD, Head};
+use super::reasons::{End, Reasons};
 use super::record;
 use super::segment::Segment;
 use super::state::{Append, Reply, State};
@@ -116,6 +117,8 @@ pub(super) struct Writer {
     journal_len: u64,
     /// The number of the next event.
     events: u64,
+    /// Where reasons are written, once there was one.
+    reasons: Option<End>,
     /// How long the snapshot was.
     snapshot_len: u64,
     /// What is to be written next: kept, for its memory.
@@ -130,7 +133,6 @@ pub(super) struct Writer {
 /// What there is to do.
 struct Work {
     appends: Vec<Append>,
-    journal: Vec<u8>,
     journal_broken: bool,
     syncs: Vec<std::sync::mpsc::Sender<Result<(), String>>>,
     empty: Vec<u64>,
@@ -163,6 +165,7 @@ impl Writer {
             journal: None,
             journal_len: 0,
             events: 0,
+            reasons: None,
             snapshot_len: 0,
             buffer: Vec::new(),
             next_try: None,
@@ -184,7 +187,7 @@ impl Writer {
             let work = self.wait();
             let ended = work.ended && work.appends.is_empty();
             self.append(work.appends, work.next);
-            self.write_journal(work.journal, work.journal_broken);
+            self.write_journal(work.journal_broken);
             if !work.syncs.is_empty() {
                 let synced = self
                     .sync_journal()
@@ -195,6 +198,7 @@ impl Writer {
             }
             self.empty.extend(work.empty);
             self.delete();
+            self.compact_reasons();
             if self.journal_len > self.snapshot_len + JOURNAL_BYTES.max(self.snapshot_len) {
                 let written = self.snapshot(None);
                 self.note(written);
@@ -230,10 +234,6 @@ impl Writer {
                 let next = state.next;
                 return Work {
                     appends: state.take_queue(),
-                    journal: {
-                        state.journal_since = None;
-                        std::mem::take(&mut state.journal)
-                    },
                     journal_broken: state.journal_broken
                         && (try_again || state.ended || !state.syncs.is_empty()),
                     syncs: std::mem::take(&mut state.syncs),
@@ -399,12 +399,19 @@ impl Writer {
         Ok(())
     }
 
-    fn write_journal(&mut self, mut events: Vec<u8>, try_again: bool) {
+    fn write_journal(&mut self, try_again: bool) {
+        // First: the journal says where they stand.
+        self.write_reasons();
         if try_again {
             let written = self.snapshot(None);
             self.note(written);
             return;
         }
+        let mut events = {
+            let mut state = self.shared.lock();
+            state.journal_since = None;
+            std::mem::take(&mut state.journal)
+        };
         let Some(journal) = &mut self.journal else { return };
         if events.is_empty() {
             return;
@@ -421,6 +428,102 @@ impl Writer {
             Ok(()) => self.journal_len += events.len() as u64,
             Err(error) => self.journal_failed(&error),
         }
+    }
+
+    /// Writes reasons that wait. That one cannot be written is no reason not to note the rest.
+    fn write_reasons(&mut self) {
+        let waiting = {
+            let state = self.shared.lock();
+            if state.waiting.is_empty() {
+                return;
+            }
+            let previous = |position| state.fates.get(&position).and_then(|fate| fate.reason);
+            let waiting = state.waiting.copy().into_iter();
+            waiting.map(|(position, attempts)| (position, attempts, previous(position))).collect::<Vec<_>>()
+        };
+        let written = (|| {
+            let end = self.end_of_reasons()?;
+            let mut written = Vec::with_capacity(waiting.len());
+            for (position, attempts, previous) in waiting {
+                written.push((position, attempts.len(), end.push(position, &attempts, previous)));
+            }
+            end.write()?;
+            Ok::<_, io::Error>(written)
+        })();
+        let mut state = self.shared.lock();
+        match written {
+            Ok(written) => state.reasons_written(written),
+            Err(error) => {
+                state.waiting.not_written();
+                tracing::debug!(%error, "reasons of failures cannot be written; it is tried again");
+            }
+        }
+    }
+
+    fn end_of_reasons(&mut self) -> io::Result<&mut End> {
+        if self.reasons.is_none() {
+            let mut state = self.shared.lock();
+            let reasons = match &state.reasons {
+                Some(reasons) => reasons.clone(),
+                None => {
+                    let reasons = Reasons::create(&self.shared.folder, self.shared.store, state.generation)?;
+                    sync_folder(&self.shared.folder)?;
+                    state.reasons.insert(reasons).clone()
+                }
+            };
+            drop(state);
+            self.reasons = Some(End::new(reasons)?);
+        }
+        self.reasons.as_mut().ok_or_else(|| io::Error::other("there is no file of reasons"))
+    }
+
+    /// Writes the file of reasons anew when most of it is no longer needed.
+    fn compact_reasons(&mut self) {
+        let Some(end) = &self.reasons else { return };
+        if self.journal.is_none() || !end.is_worth_rewriting(self.shared.lock().reason_bytes) {
+            return;
+        }
+        let old = end.reasons.generation();
+        let generation = old.wrapping_add(1);
+        if let Err(error) = self.rewrite_reasons(generation) {
+            let _ = std::fs::remove_file(self.shared.folder.join(Reasons::name(generation)));
+            if let Some(end) = &mut self.reasons {
+                end.put_off_rewriting();
+            }
+            tracing::warn!(%error, "the file of reasons could not be written anew; it is tried again when it has grown");
+            return;
+        }
+        // The journal knows the places of the last generation until there is a new one.
+        match self.snapshot(None) {
+            Ok(()) => {
+                // What cannot be deleted now is at the next start.
+                let _ = std::fs::remove_file(self.shared.folder.join(Reasons::name(old)));
+            }
+            Err(error) => self.journal_failed(&error),
+        }
+    }
+
+    fn rewrite_reasons(&mut self, generation: u64) -> io::Result<()> {
+        let Some(old) = self.reasons.as_ref().map(|end| end.reasons.clone()) else { return Ok(()) };
+        let needed: Vec<_> = {
+            let state = self.shared.lock();
+            state.fates.iter().filter_map(|(position, fate)| Some((*position, fate.reason?))).collect()
+        };
+        let mut end = End::new(Reasons::create(&self.shared.folder, self.shared.store, generation)?)?;
+        let mut places = Vec::with_capacity(needed.len());
+        for (position, last) in needed {
+            let before = end.waiting();
+            let place = end.push(position, &old.read(position, last), None);
+            places.push((position, place, u32::try_from(end.waiting() - before).unwrap_or(u32::MAX)));
+            if end.waiting() >= 1 << 20 {
+                end.write()?;
+            }
+        }
+        end.write()?;
+        end.sync()?;
+        self.shared.lock().reasons_rewritten(end.reasons.clone(), places);
+        self.reasons = Some(end);
+        Ok(())
     }
 
     fn note(&mut self, written: io::Result<()>) {
@@ -447,6 +550,9 @@ impl Writer {
     }
 
     fn sync_journal(&mut self) -> io::Result<()> {
+        if let Some(reasons) = &mut self.reasons {
+            reasons.sync()?;
+        }
         match &self.journal {
             Some(journal) => journal.sync_data(),
             None => Err(io::Error::other("it could not be written")),
@@ -455,6 +561,10 @@ impl Writer {
 
     /// Replaces the journal by all there is to know.
     fn snapshot(&mut self, end: Option<(u64, u64)>) -> io::Result<()> {
+        self.write_reasons();
+        if let Some(Err(error)) = self.reasons.as_mut().map(End::sync) {
+            tracing::debug!(%error, "reasons of failures cannot be synced");
+        }
         let bytes = self.copy(end);
         self.replace(&bytes)
     }
@@ -464,7 +574,7 @@ impl Writer {
         let head = Head::journal(self.shared.store);
         let mut bytes = head.to_bytes().to_vec();
         let mut state = self.shared.lock();
-        state.snapshot(end).write(&mut bytes, head.key().payload);
+        state.snapshot(end, &mut bytes);
         // All of it is in the snapshot.
         state.journal.clear();
         // What happens while the snapshot is written must be noted behind it.
@@ -603,12 +713,12 @@ mod tests {
 
     /// Writes what waits, as the thread does.
     fn write(shared: &Shared, writer: &mut Writer) {
-        let (queue, events, next) = {
+        let (queue, next) = {
             let mut state = shared.lock();
-            (state.take_queue(), std::mem::take(&mut state.journal), state.next)
+            (state.take_queue(), state.next)
         };
         writer.append(queue, next);
-        writer.write_journal(events, false);
+        writer.write_journal(false);
     }
 
     #[test]
@@ -649,7 +759,7 @@ mod tests {
         write(&shared, &mut writer);
         assert!(shared.lock().journal_broken);
         std::fs::remove_dir(settings.path.join("state.new")).unwrap();
-        writer.write_journal(Vec::new(), true);
+        writer.write_journal(true);
         assert!(!shared.lock().journal_broken);
         drop((shared, writer));
         let (shared, _writer) = opened(&settings);

@@ -315,6 +315,7 @@ async fn whatever_stands_in_the_files_is_no_panic_and_what_is_lost_is_counted() 
         let damaged = place.copy();
         let mut paths = damaged.logs();
         paths.push(damaged.journal());
+        paths.push(damaged.path().join("reasons-00000000000000000000"));
         for _ in 0..=random(3) {
             let source = fs::read(&paths[random(paths.len())]).unwrap();
             let target = &paths[random(paths.len())];
