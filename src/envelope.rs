@@ -4,7 +4,6 @@ mod cloudevents;
 mod cloudevents_structured;
 mod json;
 mod petisco;
-pub(crate) mod rfc3339;
 
 use std::borrow::Cow;
 

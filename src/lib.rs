@@ -78,6 +78,7 @@ mod message;
 mod messenger;
 mod outbox;
 mod queue;
+mod rfc3339;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 mod secret;
 #[cfg(feature = "settings")]

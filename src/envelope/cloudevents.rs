@@ -62,7 +62,7 @@ pub(super) fn attributes<'a>(message: &'a Message, source: &str) -> Result<Vec<(
         ("id", message.id().to_string().into()),
         ("source", source.to_owned().into()),
         ("type", message.topic().to_string().into()),
-        ("time", super::rfc3339::write(message.time())?.into()),
+        ("time", crate::rfc3339::write(message.time())?.into()),
     ];
     if let Some(key) = message.key().filter(|key| !key.is_empty()) {
         attributes.push(("partitionkey", key.to_owned().into()));
@@ -153,7 +153,7 @@ fn text(name: &str, value: &Scalar) -> Result<String, BoxError> {
 /// Numbers are what is left of a timestamp of AMQP: milliseconds in 1.0, seconds in 0-9-1.
 fn time(value: &Scalar) -> Result<SystemTime, BoxError> {
     let since = match value {
-        Scalar::String(text) => return super::rfc3339::read(text),
+        Scalar::String(text) => return crate::rfc3339::read(text),
         Scalar::Int(value) => match u64::try_from(*value)? {
             seconds @ 0..100_000_000_000 => Duration::from_secs(seconds),
             milliseconds => Duration::from_millis(milliseconds),
@@ -302,7 +302,7 @@ mod tests {
             (opened.header("myext"), opened.header("ce-source")),
             (Some(&"x".into()), Some(&"/s".into()))
         );
-        assert_eq!(opened.time(), super::super::rfc3339::read("2026-11-21T05:56:11Z").unwrap());
+        assert_eq!(opened.time(), crate::rfc3339::read("2026-11-21T05:56:11Z").unwrap());
         let other = open(&received(&[&REQUIRED[..2], &[("source", "/t"), ("type", "a")]].concat())).unwrap();
         assert_ne!(opened.id(), other.id(), "an id is unique for its source only");
     }

@@ -103,7 +103,7 @@ pub(super) fn seal(message: &Message, origin: Origin<'_>) -> Result<Message, Box
     if let Some(key) = message.key() {
         meta.insert(KEY.to_owned(), key.into());
     }
-    let time = super::rfc3339::write(message.time())?;
+    let time = crate::rfc3339::write(message.time())?;
     let data = Data {
         id: Some(message.id().to_string().into()),
         r#type: message.topic().as_str().into(),
@@ -145,7 +145,7 @@ pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
         opened = opened.with_id(id_of(&id));
     }
     if let Some(time) = data.occurred_on {
-        opened = opened.with_time(super::rfc3339::read(&time)?);
+        opened = opened.with_time(crate::rfc3339::read(&time)?);
     }
     if let Some(kind) = data.type_message.filter(|kind| kind != EVENT) {
         opened.set_header(TYPE, kind.into_owned());
@@ -220,7 +220,7 @@ mod tests {
             ("persist.user", &br#"{"user_id": "b7249c76"}"#[..])
         );
         assert_eq!(opened.id().to_string(), "203f8b80-5d00-47c6-af29-d89df2ba8559");
-        assert_eq!(opened.time(), super::super::rfc3339::read("2026-11-21T06:15:24.947409Z").unwrap());
+        assert_eq!(opened.time(), crate::rfc3339::read("2026-11-21T06:15:24.947409Z").unwrap());
         let headers: Vec<_> = opened.headers().map(|(name, value)| (name, value.to_string())).collect();
         let expected = [
             ("correlation_id", "abc"),
@@ -246,7 +246,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(opened.id(), id_of("order 7"));
-        assert_eq!(opened.time(), super::super::rfc3339::read("2026-11-21T06:15:24Z").unwrap());
+        assert_eq!(opened.time(), crate::rfc3339::read("2026-11-21T06:15:24Z").unwrap());
         assert_eq!(opened.header(VERSION), Some(&Scalar::Int(2)));
     }
 

@@ -10,9 +10,9 @@ use serde::de::IgnoredAny;
 
 use super::envelope::{Envelope, common, header};
 use super::settings::Amqp091Settings;
-use crate::envelope::rfc3339;
 use crate::error::BoxError;
 use crate::message::{Message, Scalar};
+use crate::rfc3339;
 
 const SCHEMA: &str = "fedora_messaging_schema";
 const SCHEMA_PACKAGE: &str = "fedora_messaging_schema_package";
