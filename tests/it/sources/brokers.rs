@@ -93,7 +93,12 @@ pub(super) async fn rabbitmq_place() -> Place {
     let (queue, topic) = (unique("source"), unique("topic"));
     let connection = declare(&brokers, &queue, &topic).await;
     let settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
-    let source = |queue: &str| Amqp091Source::new(&settings, &Amqp091Subscription::new(queue)).unwrap();
+    let source = |queue: &str| {
+        let mut subscription = Amqp091Subscription::new(queue);
+        // The suite holds so many at once.
+        subscription.prefetch = 200;
+        Amqp091Source::new(&settings, &subscription).unwrap()
+    };
     Place {
         messenger: Arc::new(Amqp091::new(&settings).unwrap()),
         source: Arc::new(source(&queue)),
