@@ -57,9 +57,10 @@
 //! # Hostile messages
 //! All that a broker sends is looked at before the client library sees it. Bytes that are no UTF-8 become `?` in routing key,
 //! properties and names of headers; a header that is nested more than 64 deep, or holds what cannot be read, becomes plain
-//! bytes; what cannot be told apart is cut out. Such a message is a poison delivery whose reason names the first fault: one
-//! dead letter, with all that could be read of it. A method, frame or header that no broker may send costs the connection,
-//! with an error that names it. Frames hold at most 128 KiB, which brokers are told.
+//! bytes; what cannot be told apart is cut out, as are all properties if they are larger than a frame. Such a message is a
+//! poison delivery whose reason names the first fault: one dead letter, with all that could be read of it. A method, frame or
+//! header that no broker may send costs the connection, with an error that names it. Frames hold at most 128 KiB, which
+//! brokers are told.
 //!
 //! The client library needs this (lapin 4.12.3, amq-protocol 10.6.3): it ends the connection over a short string that is
 //! no UTF-8, as the message comes again, without end; it parses tables and arrays by recursion without a limit, so that 25 kB of

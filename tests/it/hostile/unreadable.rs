@@ -3,14 +3,16 @@
 mod raw;
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
-use lapin::types::FieldTable;
-use lapin::{Connection, ConnectionProperties};
+use lapin::types::{AMQPValue, FieldTable};
+use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::time::timeout;
-use tower_outbox::Consumer;
+use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::source::{Delivery, Source};
+use tower_outbox::{Consumer, Messenger};
 
 use self::raw::{RawPublisher, long, short};
+use crate::amqp091::receiving::{Queue, body, table, text as header_text};
 use crate::peers::{Brokers, unique};
 use crate::support::stores::STUCK;
 
@@ -179,4 +181,51 @@ async fn a_header_nested_5000_deep_makes_one_dead_letter() {
         assert_eq!(dead.view().unwrap().message().header("good").unwrap().as_str(), Some("kept"));
         dead.ack().await.unwrap();
     }
+}
+
+/// What is larger than a frame is one dead letter without its properties, and what is behind it is handled.
+async fn what_is_larger_than_a_frame_is_a_dead_letter(queue: &Queue, source: &Amqp091Source) {
+    let large = one(source).await;
+    let reason = large.view().expect_err("it cannot be read").to_string();
+    assert_eq!(reason, "its properties are larger than a frame may be");
+    large.reject(reason).await.unwrap();
+    let good = one(source).await;
+    assert_eq!(body(&good), "good");
+    good.ack().await.unwrap();
+    assert_eq!(queue.take(&queue.dead()).await.data, b"large");
+}
+
+/// RabbitMQ adds to the headers of what expires or is rejected, and sends frames of whatever size that makes.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn headers_that_outgrow_a_frame_on_their_way_make_one_dead_letter() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let before = format!("{}.before", queue.name);
+    let arguments = table([
+        ("x-message-ttl", AMQPValue::LongInt(1)),
+        ("x-expires", AMQPValue::LongInt(60_000)),
+        ("x-dead-letter-exchange", header_text("")),
+        ("x-dead-letter-routing-key", header_text(&queue.name)),
+    ]);
+    queue.declare(&before, arguments).await;
+    let headers = table([("large", header_text(&"x".repeat(131_000)))]);
+    queue.publish("", &before, BasicProperties::default().with_headers(headers), b"large").await;
+    queue.publish("", &before, BasicProperties::default(), b"good").await;
+    what_is_larger_than_a_frame_is_a_dead_letter(&queue, &source).await;
+}
+
+/// A frame of AMQP 1.0 need not hold all headers of a message.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn headers_that_fit_another_protocol_alone_make_one_dead_letter() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
+    settings.address = Some(format!("/amq/queue/{}", queue.name));
+    let large = queue.message("large").with_header("large", "x".repeat(3_000_000));
+    Amqp10::new(&settings).unwrap().send(vec![large, queue.message("good")]).await.unwrap();
+    what_is_larger_than_a_frame_is_a_dead_letter(&queue, &source).await;
 }

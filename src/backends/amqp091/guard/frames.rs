@@ -32,7 +32,7 @@ pub(crate) struct Guard {
     findings: Arc<Findings>,
     /// The beginning of a frame whose rest has not come.
     begun: Vec<u8>,
-    /// What is to come of the frame of a body.
+    /// What is to come of the frame of a body, or of one that does not go on.
     body: Option<Rest>,
     /// The messages that come, by channel.
     contents: BTreeMap<u16, Content>,
@@ -127,15 +127,15 @@ impl Guard {
                     out.skip(HEAD)
                 }
             }
-            Some(head) if head.length() <= frame.len() => {
+            Some(head) if head.length() <= frame.len() && !head.is_larger_than_agreed() => {
                 let frame = &mut frame[..head.length()];
                 let left = self.judge(&head, frame)?;
                 out.pass(left);
                 out.skip(head.length() - left);
             }
             _ => {
-                self.begun.extend_from_slice(frame);
-                let length = frame.len();
+                let length = head.map_or(HEAD, |head| head.needed()).min(frame.len());
+                self.begun.extend_from_slice(&frame[..length]);
                 out.skip(length);
             }
         }
@@ -145,7 +145,7 @@ impl Guard {
     /// Takes more of a frame that began before.
     fn go_on(&mut self, out: &mut Out<'_>) -> io::Result<()> {
         let head = self.begun.first_chunk().map(Head::read).transpose()?;
-        let whole = head.as_ref().map_or(HEAD, Head::length);
+        let whole = head.as_ref().map_or(HEAD, Head::needed);
         let length = (whole - self.begun.len()).min(out.rest().len());
         self.begun.extend_from_slice(&out.rest()[..length]);
         out.skip(length);
@@ -158,6 +158,9 @@ impl Guard {
             if self.begin_body(&head)? {
                 out.moved.extend_from_slice(&begun);
             }
+        } else if head.is_larger_than_agreed() && begun.len() == head.needed() {
+            self.large_header(&head, &mut begun)?;
+            out.moved.extend_from_slice(&begun);
         } else if begun.len() == head.length() {
             let left = self.judge(&head, &mut begun)?;
             out.moved.extend_from_slice(&begun[..left]);
@@ -200,7 +203,7 @@ impl Guard {
                 Ok(frame.len())
             }
             HEADER => {
-                let left = self.header(head.channel, payload)?;
+                let left = self.header(head.channel, payload, None)?;
                 if left < head.size {
                     let size = u32::try_from(left).unwrap_or_default();
                     frame[HEAD - 4..HEAD].copy_from_slice(&size.to_be_bytes());
@@ -266,8 +269,22 @@ impl Guard {
         Ok(())
     }
 
+    /// Takes the beginning of a content header that is larger than a frame may be, and makes it a whole one without
+    /// properties; the rest does not go on.
+    ///
+    /// RabbitMQ sends them so: it adds headers to what expires or is shovelled, and takes larger ones over AMQP 1.0.
+    fn large_header(&mut self, head: &Head, begun: &mut Vec<u8>) -> io::Result<()> {
+        begun[HEAD + content::HEAD - 2..].fill(0);
+        let fault = "its properties are larger than a frame may be".to_owned();
+        let left = self.header(head.channel, &mut begun[HEAD..], Some(fault))?;
+        self.body = Some(Rest { left: head.size + 1 - left, passes: false });
+        begun[HEAD - 4..HEAD].copy_from_slice(&u32::try_from(left).unwrap_or_default().to_be_bytes());
+        begun.push(END);
+        Ok(())
+    }
+
     /// Gives how many bytes of a content header are left.
-    fn header(&mut self, channel: u16, payload: &mut [u8]) -> io::Result<usize> {
+    fn header(&mut self, channel: u16, payload: &mut [u8], large: Option<String>) -> io::Result<usize> {
         let Some(Content::Announced { tag, is_consumed, fault }) = self.contents.remove(&channel) else {
             return Err(refused(format!("a header without a message on the channel {channel}")));
         };
@@ -286,7 +303,7 @@ impl Guard {
         let (left, of_header) = content::mend(payload);
         let passes = !is_consumed || self.findings.admit(size);
         let finding = if passes {
-            fault.or(of_header).map(Finding::Unreadable)
+            fault.or(large).or(of_header).map(Finding::Unreadable)
         } else {
             // A message without a body, to lapin.
             payload[4..12].fill(0);
@@ -314,7 +331,7 @@ impl Head {
         let [kind, channel, channel2, size @ ..] = *bytes;
         let size = u32::from_be_bytes(size) as usize;
         match kind {
-            METHOD | HEADER | BODY | HEARTBEAT if HEAD + size < FRAME_MAX => {
+            METHOD | HEADER | BODY | HEARTBEAT if HEAD + size < FRAME_MAX || kind == HEADER => {
                 Ok(Self { kind, channel: u16::from_be_bytes([channel, channel2]), size })
             }
             METHOD | HEADER | BODY | HEARTBEAT => {
@@ -328,6 +345,15 @@ impl Head {
     /// Of the whole frame.
     fn length(&self) -> usize {
         HEAD + self.size + 1
+    }
+
+    fn is_larger_than_agreed(&self) -> bool {
+        self.length() > FRAME_MAX
+    }
+
+    /// How much of the frame is gathered before it is looked at.
+    fn needed(&self) -> usize {
+        if self.is_larger_than_agreed() { HEAD + content::HEAD } else { self.length() }
     }
 }
 

@@ -167,6 +167,36 @@ fn what_cannot_be_told_apart_is_cut_out_and_the_rest_is_kept() {
 }
 
 #[test]
+fn a_header_that_is_larger_than_a_frame_loses_its_properties() {
+    let large = |extra: usize| {
+        let table = long(&[&short(b"large")[..], b"S", &long(&vec![b'x'; FRAME_MAX + extra])].concat());
+        header(1, 3, HEADERS, &table)
+    };
+    let bare = [deliver(1, 7, b"a"), header(1, 3, 0, b""), frame(3, 1, b"abc"), deliver(1, 8, b"b")].concat();
+    for extra in [0, 1, 100_000, 3_000_000] {
+        let input = [deliver(1, 7, b"a"), large(extra), frame(3, 1, b"abc"), deliver(1, 8, b"b")].concat();
+        for pieces in [1_000, 8_191, input.len() / 2, usize::MAX] {
+            let (out, findings) = through(&input, pieces, usize::MAX);
+            assert_eq!(out.as_ref(), Ok(&bare), "{extra} more, pieces of {pieces}");
+            assert_eq!(findings.take(1, 7), unreadable("its properties are larger than a frame may be"));
+        }
+    }
+    // The largest that fits goes on as it is.
+    let name = [&short(b"large")[..], b"S"].concat();
+    let fits = FRAME_MAX - 8 - 14 - 4 - name.len() - 4;
+    let fitting = header(1, 3, HEADERS, &long(&[name, long(&vec![b'x'; fits])].concat()));
+    assert_eq!(fitting.len(), FRAME_MAX);
+    let input = [deliver(1, 7, b"a"), fitting].concat();
+    let (out, findings) = through(&input, 70_000, usize::MAX);
+    assert_eq!((out.unwrap(), findings.take(1, 7)), (input, None));
+    // A channel that has no message yet, and one whose end is none.
+    assert!(through(&large(0), usize::MAX, usize::MAX).0.unwrap_err().contains("a header without a message"));
+    let mut no_end = [deliver(1, 7, b"a"), large(0)].concat();
+    *no_end.last_mut().unwrap() = 7;
+    assert!(through(&no_end, 5_000, usize::MAX).0.unwrap_err().contains("ends with 0x07"));
+}
+
+#[test]
 fn a_body_there_is_no_room_for_is_left_out_as_it_comes() {
     let message = |tag, body: &[u8]| {
         [deliver(1, tag, b"a"), header(1, body.len() as u64, 0, b""), frame(3, 1, body)].concat()
