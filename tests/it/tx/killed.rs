@@ -194,14 +194,10 @@ fn block_on<F: Future>(future: F) -> F::Output {
 
 pub fn a_runtime_that_ends_while_it_is_committed_is_said() {
     let log = logs::listen();
-    let (place, mut gate) = block_on(async {
+    let counts = counted_meanwhile(async {
         let place = Pg::new().await;
         let gate = Gate::closed(&place).await;
-        (place, gate)
-    });
-    let counts = counted_meanwhile(async {
-        let pool = sqlx::postgres::PgPoolOptions::new().connect_with(place.options.clone()).await.unwrap();
-        let app = app(&Pg { pool, ..place.clone() }.layer().await);
+        let app = app(&place.layer().await);
         let request = tokio::spawn(async move { post(&app).await });
         gate.reached().await;
         request.abort();
@@ -212,5 +208,4 @@ pub fn a_runtime_that_ends_while_it_is_committed_is_said() {
         said.len() == 1 && said[0].starts_with("ERROR") && said[0].contains("both there, or neither"),
         "{said:?}"
     );
-    let _ = &mut gate;
 }
