@@ -156,7 +156,8 @@ impl Envelope for Fedora {
         let priority = message.priority().or(settings.priority);
         headers.insert(SCHEMA.into(), text("base.message"));
         headers.insert(SEVERITY.into(), AMQPValue::LongInt(20));
-        headers.insert("sent-at".into(), text(&sent_at(message)));
+        // It is not called with a time that cannot be written.
+        headers.insert("sent-at".into(), text(&sent_at(message).unwrap_or_default()));
         headers.insert("priority".into(), AMQPValue::LongInt(priority.unwrap_or(0).into()));
         if message.header(SCHEMA).is_none() {
             headers.insert(SCHEMA_PACKAGE.into(), text("fedora_messaging"));
@@ -178,8 +179,9 @@ impl Envelope for Fedora {
 }
 
 /// RFC 3339 in UTC with whole seconds and an offset.
-pub(super) fn sent_at(message: &Message) -> String {
-    humantime::format_rfc3339_seconds(message.time()).to_string().replace('Z', "+00:00")
+pub(super) fn sent_at(message: &Message) -> Result<String, BoxError> {
+    let time = rfc3339::write(message.time())?;
+    Ok(format!("{}+00:00", &time[.."2026-01-31T12:00:00".len()]))
 }
 
 /// What a header `sent-at` says.

@@ -31,14 +31,14 @@ struct Line<'a> {
 /// A message as one line for `fedora-messaging publish FILE`, without the line's end.
 ///
 /// # Errors
-/// [`JsonLineError`] when the body is not a JSON object, or the severity is unknown.
+/// [`JsonLineError`] when the body is not a JSON object, the severity is unknown, or the time is before the year 0 or after 9999.
 pub fn to_json_line(message: &Message) -> Result<String, JsonLineError> {
     Fedora::check(message).map_err(JsonLineError::Unfit)?;
     let mut headers = BTreeMap::from([
         ("fedora_messaging_schema".to_owned(), Value::from("base.message")),
         ("fedora_messaging_severity".to_owned(), Value::from(20)),
         ("priority".to_owned(), Value::from(message.priority().unwrap_or(0))),
-        ("sent-at".to_owned(), Value::from(sent_at(message))),
+        ("sent-at".to_owned(), Value::from(sent_at(message).map_err(JsonLineError::Unfit)?)),
     ]);
     for (name, value) in message.headers() {
         headers.insert(name.to_owned(), json(value));
@@ -139,7 +139,7 @@ mod tests {
         let line = to_json_line(&message).unwrap();
         let read = from_json_line(&line).unwrap();
         assert_eq!((read.id(), read.topic(), read.body()), (message.id(), message.topic(), message.body()));
-        assert_eq!((read.priority(), sent_at(&read)), (Some(3), sent_at(&message)));
+        assert_eq!((read.priority(), sent_at(&read).unwrap()), (Some(3), sent_at(&message).unwrap()));
         for (name, value) in message.headers() {
             assert_eq!(read.header(name), Some(value));
         }

@@ -8,6 +8,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::connection::Publish;
+use super::incoming::DEATHS;
 use crate::headers::start_of;
 use crate::message::{Message, Scalar};
 use crate::topic::Topic;
@@ -31,6 +32,10 @@ pub(super) const MAX_EXPIRY: Duration = Duration::from_millis(315_360_000_000);
 /// The first second after 9999, which no broker's client writes as a date.
 const END: Duration = Duration::from_secs(253_402_300_800);
 
+/// The headers in which RabbitMQ looks for a list. It closes the channel over another value of the first two, and over one
+/// of the last its queue crashes when the message expires.
+const IN_LISTS: [&str; 3] = ["CC", "BCC", DEATHS];
+
 /// Why a message can never leave: the field, its size, and the limit.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CannotCarry {
@@ -38,6 +43,10 @@ pub(super) enum CannotCarry {
     Short { field: String, len: usize },
     #[error("the header {0:?} is {1}, which brokers cannot read: send a finite number")]
     Number(String, f64),
+    #[error(
+        "the header {0:?} is one that brokers act on, and a plain value in it stops a queue or a channel: name it otherwise"
+    )]
+    OfBroker(String),
     #[error("the expiry is {0} ms, and brokers take {max}: shorten it", max = MAX_EXPIRY.as_millis())]
     Expiry(u128),
     #[error("the time is before 1970 or after 9999, and AMQP 0-9-1 carries none such: set another")]
@@ -119,6 +128,9 @@ pub(super) fn fields(message: &Message) -> Result<usize, CannotCarry> {
     for (name, value) in message.headers() {
         if name.len() > SHORT {
             short(&format!("the name of the header {:?}", start_of(name, 40)), name.len())?;
+        }
+        if IN_LISTS.contains(&name) {
+            return Err(CannotCarry::OfBroker(name.to_owned()));
         }
         about += name.len() + 6;
         about += match value {

@@ -323,3 +323,19 @@ async fn a_consumer_whose_source_panics_goes_on() {
     soon(consumer.run(async move { idle.idle().await }, MINUTE)).await;
     assert_eq!(handle.status().acked, 2);
 }
+
+/// What was received may be older than 1970.
+#[test]
+fn a_message_of_any_time_is_a_line_of_json_or_an_error() {
+    use tower_outbox::amqp091::{from_json_line, to_json_line};
+    let epoch = std::time::SystemTime::UNIX_EPOCH;
+    let line = |time| to_json_line(&Message::json("a", &serde_json::json!({})).unwrap().with_time(time));
+    let landing = epoch - Duration::from_secs(14_182_940);
+    let text = line(landing + Duration::from_millis(900)).unwrap();
+    assert!(text.contains(r#""sent-at":"1969-07-20T20:17:40+00:00""#), "{text}");
+    assert_eq!(from_json_line(&text).unwrap().time(), landing);
+    for time in [epoch + Duration::from_secs(253_402_300_800), epoch - Duration::from_secs(1 << 40)] {
+        let error = std::error::Error::source(&line(time).unwrap_err()).unwrap().to_string();
+        assert!(error.contains("before the year 0 or after 9999"), "{error}");
+    }
+}
