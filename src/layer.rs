@@ -41,7 +41,7 @@ use crate::trace_context::TraceContext;
 /// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
 /// | sending fails | by [`with_on_send_failure`](Self::with_on_send_failure): logged, or 503 |
 /// | the messenger has no room, as a full outbox; or too much is [in flight](Self::with_max_messages_in_flight) | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
-/// | two nested layers | the inner one joins the queue of the outer one; what is enqueued inside it leaves only if both responses are a success |
+/// | two nested layers | the inner one joins the queue of the outer one; what is enqueued inside it leaves, and a `Tx` begun inside it is committed, only if both responses are a success |
 ///
 /// A layer that calls the service again, as `tower::retry`, goes outside of this one; or between two of these, so that the
 /// messages of each call that fails are dropped before the next. Inside a single one, the messages of all calls leave.

@@ -20,7 +20,7 @@ use crate::messenger::Messenger;
 use crate::telemetry;
 use crate::topic::TopicError;
 use crate::trace_context::TraceContext;
-use crate::transaction::Slot;
+use crate::transaction::{Slot, Transaction};
 
 /// The messages of one request, which leave when the request succeeds.
 ///
@@ -66,8 +66,34 @@ struct State {
     scopes: u32,
     failed: Vec<u32>,
     slot: Slot,
+    /// The calls that have used the transaction.
+    users: Vec<u32>,
     /// What is dropped when the response is decided.
     held: Vec<Box<dyn Any + Send>>,
+}
+
+impl State {
+    /// Whether the transaction holds what a call that failed has done.
+    fn is_spoiled(&self) -> bool {
+        self.users.iter().any(|user| self.failed.contains(user))
+    }
+
+    /// Takes out a transaction that only calls that failed have used: it is rolled back, and another can be begun.
+    fn take_failed(&mut self) -> Option<Box<dyn Transaction>> {
+        if self.users.is_empty() || !self.users.iter().all(|user| self.failed.contains(user)) {
+            return None;
+        }
+        match std::mem::take(&mut self.slot) {
+            Slot::Here(transaction) => {
+                self.users.clear();
+                Some(transaction)
+            }
+            slot => {
+                self.slot = slot;
+                None
+            }
+        }
+    }
 }
 
 /// What every queue of a layer shares.
@@ -84,6 +110,8 @@ pub(crate) struct Closed {
     pub(crate) taken: Taken,
     /// Who holds the transaction finds the queue closed.
     pub(crate) slot: Slot,
+    /// A call that failed has used it, and others have too.
+    pub(crate) spoiled: bool,
     /// What is dropped when all is decided.
     pub(crate) held: Vec<Box<dyn Any + Send>>,
 }
@@ -247,12 +275,13 @@ impl MessageQueue {
     pub(crate) fn close(&self) -> Option<Closed> {
         let mut state = self.lock();
         state.closed = true;
+        let spoiled = state.is_spoiled();
         let State { taken, slot, held, .. } = &mut *state;
         if taken.messages.is_empty() && matches!(slot, Slot::Unused) && held.is_empty() {
             return None;
         }
         let (taken, slot, held) = (std::mem::take(taken), std::mem::take(slot), std::mem::take(held));
-        Some(Closed { taken, slot, held })
+        Some(Closed { taken, slot, spoiled, held })
     }
 
     #[cfg(feature = "_sql")]
@@ -265,16 +294,30 @@ impl MessageQueue {
         &self.shared.config.in_flight
     }
 
-    /// Takes the transaction out, to be given back by [`put_back`](Self::put_back); none when the queue is closed.
+    fn roll_back(&self, transaction: Option<Box<dyn Transaction>>, reason: &'static str) {
+        if let Some(transaction) = transaction {
+            // Without a runtime the future is dropped, and with it the transaction.
+            drop(self.shared.config.in_flight.try_spawn(transaction.roll_back(reason)));
+        }
+    }
+
+    /// Takes the transaction out, to be given back by [`put_back`](Self::put_back); none when the queue is closed, or the call
+    /// has failed.
     #[cfg(feature = "_sql")]
     pub(crate) fn take_transaction(&self) -> Option<Slot> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed || state.failed.contains(&self.scope) {
             return None;
         }
         Some(match state.slot {
             Slot::Handled => Slot::Handled,
-            _ => std::mem::replace(&mut state.slot, Slot::Held),
+            Slot::Held => Slot::Held,
+            Slot::Unused | Slot::Here(_) => {
+                if !state.users.contains(&self.scope) {
+                    state.users.push(self.scope);
+                }
+                std::mem::replace(&mut state.slot, Slot::Held)
+            }
         })
     }
 
@@ -283,13 +326,18 @@ impl MessageQueue {
     pub(crate) fn put_back(&self, slot: Slot) {
         let mut state = self.lock();
         if !state.closed {
+            if !matches!(slot, Slot::Here(_)) {
+                state.users.clear();
+            }
             state.slot = slot;
+            let failed = state.take_failed();
+            drop(state);
+            self.roll_back(failed, "inner");
             return;
         }
         drop(state);
         if let Slot::Here(transaction) = slot {
-            // Without a runtime the future is dropped, and with it the transaction.
-            drop(self.in_flight().try_spawn(transaction.roll_back("held")));
+            self.roll_back(Some(transaction), "held");
         }
     }
 
@@ -302,21 +350,33 @@ impl MessageQueue {
         }
     }
 
-    /// Takes out all messages but those that leave whatever happens; none when the queue is closed.
+    /// Takes out the messages of the request, or of the call this handle belongs to, but for those that leave whatever happens;
+    /// none when the queue is closed.
     #[cfg(feature = "_sql")]
     pub(crate) fn take_messages(&self) -> Option<Vec<Message>> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed || state.failed.contains(&self.scope) {
             return None;
         }
-        let Taken { messages, always, .. } = std::mem::take(&mut state.taken);
-        let mut always = always.into_iter().peekable();
-        let (mut kept, mut taken) = (Vec::new(), Vec::with_capacity(messages.len()));
+        let Taken { messages, always, scoped } = std::mem::take(&mut state.taken);
+        let (mut always, mut scoped) = (always.into_iter().peekable(), scoped.into_iter().peekable());
+        let (mut kept, mut taken) = (Taken::default(), Vec::with_capacity(messages.len()));
         for (index, message) in messages.into_iter().enumerate() {
-            if always.next_if_eq(&index).is_some() { kept.push(message) } else { taken.push(message) }
+            let is_always = always.next_if_eq(&index).is_some();
+            let scope = scoped.next_if(|(at, _)| *at == index).map_or(0, |(_, scope)| scope);
+            if !is_always && scope == self.scope {
+                taken.push(message);
+                continue;
+            }
+            if is_always {
+                kept.always.push(kept.messages.len());
+            } else if scope > 0 {
+                kept.scoped.push((kept.messages.len(), scope));
+            }
+            kept.messages.push(message);
         }
-        state.bytes = kept.iter().map(Message::size).sum();
-        state.taken = Taken { always: (0..kept.len()).collect(), messages: kept, scoped: Vec::new() };
+        state.bytes = kept.messages.iter().map(Message::size).sum();
+        state.taken = kept;
         Some(taken)
     }
 
@@ -324,7 +384,7 @@ impl MessageQueue {
     #[cfg(feature = "_sql")]
     pub(crate) fn put_back_messages(&self, mut messages: Vec<Message>) -> Vec<Message> {
         let mut state = self.lock();
-        if state.closed {
+        if state.closed || state.failed.contains(&self.scope) {
             return messages;
         }
         let before = messages.len();
@@ -394,9 +454,11 @@ impl Call {
             let scoped = &mut state.taken.scoped;
             scoped.iter_mut().filter(|(_, of)| *of == scope).for_each(|(_, of)| *of = self.outer);
             scoped.retain(|(_, of)| *of > 0);
+            state.users.iter_mut().filter(|of| **of == scope).for_each(|of| *of = self.outer);
             return;
         }
         state.failed.push(scope);
+        let transaction = state.take_failed();
         let (messages, bytes) = state.taken.remove(scope);
         state.bytes = state.bytes.saturating_sub(bytes);
         // A retry of the call makes the same ids, unless others have enqueued meanwhile.
@@ -404,6 +466,7 @@ impl Call {
             state.enqueued = self.enqueued;
         }
         drop(state);
+        self.queue.roll_back(transaction, "inner");
         if messages > 0 {
             telemetry::dropped(messages, "inner");
         }

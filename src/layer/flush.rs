@@ -114,13 +114,21 @@ impl Flush {
 
     /// Decides what becomes of the messages and of the transaction with this response.
     pub(super) fn decide(&mut self, closed: Closed, response: &response::Parts) -> End {
-        let Closed { mut taken, slot, held: decided } = closed;
+        let Closed { mut taken, slot, spoiled, held: decided } = closed;
         let admitted = self.admitted.take();
         let guard = LostUnlessEnded { messages: taken.messages.len(), ended: false };
         let success = (self.config.success)(response) && !matches!(slot, Slot::Handled);
         let held = success && matches!(slot, Slot::Held);
-        if !success || held {
-            drop_all_but_always(&mut taken, if held { "held" } else { "status" });
+        let spoiled = success && !held && spoiled;
+        if !success || held || spoiled {
+            let reason = if held {
+                "held"
+            } else if spoiled {
+                "inner"
+            } else {
+                "status"
+            };
+            drop_all_but_always(&mut taken, reason);
         }
         if let (Some(enrich), Some(request)) = (&self.config.enrich, &self.request) {
             for message in &mut taken.messages {
@@ -131,6 +139,20 @@ impl Flush {
         let config = || Arc::clone(&self.config);
         let messages = taken.messages.len();
         let work = match slot {
+            Slot::Here(transaction) if spoiled => {
+                tracing::error!(
+                    "a Tx was used by a call that failed inside of this one, and outside of it too: nothing is committed, and the \
+                     answer is 500; let each of the two begin its own, or answer as the call did"
+                );
+                let (rolled_back, send) = (transaction.roll_back("inner"), config().send(taken.messages));
+                self.config.queue.in_flight.spawn(with(admitted, async move {
+                    rolled_back.await;
+                    if messages > 0 {
+                        send.await;
+                    }
+                }));
+                return End::Known(Fate::Failed);
+            }
             Slot::Here(transaction) if success => {
                 let commit = config().commit(transaction, taken);
                 with(admitted, async move {

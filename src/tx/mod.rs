@@ -41,6 +41,8 @@ use crate::transaction::Slot;
 /// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for |
 /// | a `Tx` is still alive when a response that is a success is ready, in a spawned task or a streaming body | neither; the client gets 500, and an error is logged that says the cure |
 /// | the connection is lost during COMMIT, or COMMIT takes more than 30 seconds | both or neither; the client gets 503 |
+/// | begun in a call of an inner layer that fails, while the outer one answers with a success | neither; another call, as of a retry between the two, begins anew |
+/// | used in such a call and outside of it | neither: the client gets 500, and an error is logged that says the cure |
 /// | enqueued through [`always`](MessageQueue::always) | these messages leave in any case, if need be after the ROLLBACK |
 ///
 /// ```

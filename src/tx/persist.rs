@@ -20,8 +20,8 @@ impl MessageQueue {
     /// Only the app knows whether that is committed, so the limits of the outbox know of these messages when it has counted
     /// them, some seconds later: until then there may be more than it is to hold.
     ///
-    /// Messages enqueued through [`always`](Self::always) stay in the queue, as they leave also when the transaction is
-    /// rolled back. What completes messages by the response ([`with_enrich`](crate::MessagingLayer::with_enrich)) does not
+    /// Inside of two nested layers these are the messages of the inner call. Messages enqueued through
+    /// [`always`](Self::always) stay in the queue, as they leave also when the transaction is rolled back. What completes messages by the response ([`with_enrich`](crate::MessagingLayer::with_enrich)) does not
     /// see these.
     ///
     /// ```no_run

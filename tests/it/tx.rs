@@ -71,6 +71,9 @@ suite! {
         without_the_layer_is_an_error_that_says_the_cure
         another_messenger_or_database_is_an_error_that_says_the_cure
         nested_layers_have_one_transaction
+        an_inner_call_that_failed_leaves_neither_row_nor_event
+        a_retry_between_two_layers_commits_the_call_that_succeeds
+        an_inner_call_that_failed_takes_along_who_shares_its_transaction
         decorators_and_handles_hand_the_store_on
         no_connection_in_time_is_503
         a_savepoint_is_part_of_it

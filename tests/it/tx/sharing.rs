@@ -1,8 +1,10 @@
 //! One request has one transaction, and says what is wrong when it cannot have it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse;
@@ -10,11 +12,11 @@ use axum::routing::any;
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use tower_outbox::{
-    Background, BackgroundSettings, Dummy, Fallback, MessageQueue, MessagingLayer, Tx, TxRejection,
+    Background, BackgroundSettings, Dummy, Fallback, Message, MessageQueue, MessagingLayer, Tx, TxRejection,
 };
 
-use super::place::{Lite, Place, both, created, insert, post, quiet, strings};
-use crate::support::text;
+use super::place::{Lite, Place, ask, both, created, insert, post, quiet, strings};
+use crate::support::{logs, text};
 
 pub async fn a_middleware_and_the_handler_have_the_same_transaction<P: Place>(place: P) {
     let layer = place.layer().await;
@@ -88,6 +90,85 @@ pub async fn nested_layers_have_one_transaction<P: Place>(place: P) {
     place.assert(false, "the outer one decides").await;
     assert_eq!(post(&inner.layer(layer.clone())).await.status(), 200);
     place.assert(true, "once").await;
+}
+
+/// Answers 200 whatever is inside.
+async fn to_200(queue: MessageQueue, request: Request, next: Next) -> StatusCode {
+    queue.enqueue(Message::new("before", "x").unwrap()).unwrap();
+    next.run(request).await;
+    StatusCode::OK
+}
+
+pub async fn an_inner_call_that_failed_leaves_neither_row_nor_event<P: Place>(place: P) {
+    let layer = place.layer().await;
+    for persisted in [false, true] {
+        let handler = move |mut tx: Tx<P::Kind>, queue: MessageQueue| async move {
+            both::<P>(&mut tx, &queue).await;
+            if persisted {
+                assert_eq!(queue.persist(&mut *tx).await.unwrap(), 1);
+            }
+            StatusCode::CONFLICT
+        };
+        let inner = Router::new().route("/", any(handler)).layer(layer.clone());
+        let app = inner.layer(from_fn(to_200)).layer(layer.clone());
+        assert_eq!(post(&app).await.status(), StatusCode::OK);
+        quiet(&layer).await;
+        assert_eq!((place.rows().await, place.events().await), (0, strings(&["before"])), "{persisted}");
+        place.clear().await;
+    }
+}
+
+pub async fn a_retry_between_two_layers_commits_the_call_that_succeeds<P: Place>(place: P) {
+    let layer = place.layer().await;
+    let tries = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let tries = Arc::clone(&tries);
+        move |mut tx: Tx<P::Kind>, queue: MessageQueue| async move {
+            both::<P>(&mut tx, &queue).await;
+            if tries.fetch_add(1, Ordering::SeqCst) < 2 { StatusCode::CONFLICT } else { StatusCode::OK }
+        }
+    };
+    let inner = Router::new().route("/", any(handler)).layer(layer.clone());
+    let again = from_fn(move |request: Request, _: Next| {
+        let (inner, queue) = (inner.clone(), request.extensions().get::<MessageQueue>().cloned().unwrap());
+        async move {
+            loop {
+                let mut request = Request::post("/").body(Body::empty()).unwrap();
+                request.extensions_mut().insert(queue.clone());
+                let response = ask(&inner, request).await;
+                if response.status() == StatusCode::OK {
+                    return response;
+                }
+            }
+        }
+    });
+    let app = Router::new().route("/", any(async || {})).layer(again).layer(layer.clone());
+    assert_eq!(post(&app).await.status(), StatusCode::OK);
+    assert_eq!(tries.load(Ordering::SeqCst), 3);
+    place.assert(true, "once").await;
+}
+
+pub async fn an_inner_call_that_failed_takes_along_who_shares_its_transaction<P: Place>(place: P) {
+    let log = logs::listen();
+    let layer = place.layer().await;
+    let to_200 = from_fn(async |mut tx: Tx<P::Kind>, queue: MessageQueue, request: Request, next: Next| {
+        insert::<P>(&mut tx, "before").await;
+        created(&queue);
+        queue.always().enqueue(Message::new("audit", "x").unwrap()).unwrap();
+        drop(tx);
+        next.run(request).await;
+        StatusCode::OK
+    });
+    let handler = async |mut tx: Tx<P::Kind>, queue: MessageQueue| {
+        both::<P>(&mut tx, &queue).await;
+        StatusCode::CONFLICT
+    };
+    let inner = Router::new().route("/", any(handler)).layer(layer.clone());
+    assert_eq!(post(&inner.layer(to_200).layer(layer.clone())).await.status(), 500);
+    quiet(&layer).await;
+    assert_eq!((place.rows().await, place.events().await), (0, strings(&["audit"])));
+    let said = log.with("a Tx was used by a call that failed");
+    assert!(said.len() == 1 && said[0].starts_with("ERROR"), "{said:?}");
 }
 
 pub async fn decorators_and_handles_hand_the_store_on<P: Place>(place: P) {
