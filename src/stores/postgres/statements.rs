@@ -4,7 +4,9 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 /// What follows is read of a row, in this order; a row of a message with a key is read whole only when its turn has come.
 const COLUMNS: &str = "position, bucket, id, topic, key, key_hash, size, attempts, failures";
-const WAIT: &str = "CASE WHEN due_at > now() THEN ceil(extract(epoch FROM due_at - now()) * 1000000)::bigint ELSE 0 END AS wait";
+/// A time beyond all clocks, as `infinity`, is a century away: no number of microseconds holds it.
+const WAIT: &str = "CASE WHEN due_at > now() THEN ceil(extract(epoch FROM least(due_at, now() + interval '100 years') - now()) * 1000000)::bigint \
+     ELSE 0 END AS wait";
 
 /// The columns of a dead letter that a message has too, but for `attempts` and `failures`.
 const MOVED: &str = "position, bucket, id, topic, key, key_hash, details, body, size, stored_at";
@@ -83,7 +85,7 @@ impl Statements {
                  SELECT count(*), coalesce(sum(size), 0)::bigint, {NO_WAIT} FROM gone"
             )),
             retry: sql(format!(
-                "WITH {HELD}, failed AS (UPDATE {{schema}}.messages m SET attempts = m.attempts + 1, \
+                "WITH {HELD}, failed AS (UPDATE {{schema}}.messages m SET attempts = least(m.attempts, 2147483646) + 1, \
                  due_at = clock_timestamp() + f.wait * interval '1 microsecond', failures = f.failures \
                  FROM unnest($3::bigint[], $4::text[], $5::bigint[]) AS f (position, failures, wait) \
                  WHERE m.position = f.position AND {IS_HELD}) SELECT {NO_WAIT}"

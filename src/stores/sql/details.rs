@@ -117,13 +117,18 @@ pub(crate) fn message(
     if let Some(priority) = details.priority {
         message = message.with_priority(priority);
     }
-    if let Some((seconds, nanos)) = details.expiry {
-        message = message.with_expiry(Duration::new(seconds, nanos));
+    if let Some(expiry) = details.expiry {
+        message = message.with_expiry(span(expiry)?);
     }
     Ok(match details.delay {
-        Some((seconds, nanos)) => message.with_delay(Duration::new(seconds, nanos)),
+        Some(delay) => message.with_delay(span(delay)?),
         None => message,
     })
+}
+
+fn span((seconds, nanos): (u64, u32)) -> Result<Duration, BoxError> {
+    let span = Duration::from_secs(seconds).checked_add(Duration::from_nanos(nanos.into()));
+    span.ok_or_else(|| "its expiry or delay cannot be represented".into())
 }
 
 /// The time of the message of these details.

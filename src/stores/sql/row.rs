@@ -38,6 +38,8 @@ pub(crate) enum Content {
 }
 
 impl Row {
+    /// Only the position must be one.
+    ///
     /// What the statements read: position, bucket, id, topic, key, key_hash, size, attempts, failures, wait, details, body.
     pub(crate) fn of<'r, R>(row: &'r R) -> Result<Self, sqlx::Error>
     where
@@ -51,28 +53,39 @@ impl Row {
         Vec<u8>: Decode<'r, R::Database> + Type<R::Database>,
         Uuid: Decode<'r, R::Database> + Type<R::Database>,
     {
-        let content = match row.try_get(10)? {
-            None => Content::Unread,
-            Some(details) => {
-                match message(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, details, row.try_get(11)?) {
-                    Ok(message) => Content::Message(message),
-                    Err(error) => Content::Damaged(error),
-                }
-            }
-        };
-        Ok(Self {
+        let mut fault = None;
+        let read =
+            || message(row.try_get(2)?, row.try_get(3)?, row.try_get(4)?, row.try_get(10)?, row.try_get(11)?);
+        let whole = !matches!(row.try_get::<Option<&str>, _>(10), Ok(None));
+        let content = whole.then(read);
+        let found = Self {
             position: row.try_get::<i64, _>(0)? as u64,
-            bucket: row.try_get(1)?,
-            key_hash: row.try_get(5)?,
-            size: row.try_get::<i32, _>(6)? as u64,
-            attempts: row.try_get::<i32, _>(7)? as u32,
-            failures: row.try_get(8)?,
-            wait: Duration::from_micros(row.try_get::<i64, _>(9)? as u64),
-            content,
-        })
+            bucket: or_fault(row.try_get(1), &mut fault),
+            key_hash: or_fault(row.try_get(5), &mut fault),
+            size: or_fault(row.try_get::<i32, _>(6), &mut fault).max(0) as u64,
+            attempts: or_fault(row.try_get::<i32, _>(7), &mut fault).max(0) as u32,
+            failures: or_fault(row.try_get(8), &mut fault),
+            wait: Duration::from_micros(or_fault(row.try_get::<i64, _>(9), &mut fault).max(0) as u64),
+            content: Content::Unread,
+        };
+        let content = match (content, fault) {
+            (None, _) => Content::Unread,
+            (Some(Ok(message)), None) => Content::Message(message),
+            (Some(Err(error)), _) => Content::Damaged(error),
+            (Some(Ok(_)), Some(fault)) => Content::Damaged(fault.into()),
+        };
+        Ok(Self { content, ..found })
     }
 
     pub(crate) fn group(&self) -> Option<Group> {
         self.key_hash.map(Group::of_hash)
     }
+}
+
+/// What cannot be read is nothing, and the first such fault is kept: one row that somebody changed must not stop the others.
+fn or_fault<T: Default>(read: Result<T, sqlx::Error>, fault: &mut Option<sqlx::Error>) -> T {
+    read.unwrap_or_else(|error| {
+        fault.get_or_insert(error);
+        T::default()
+    })
 }

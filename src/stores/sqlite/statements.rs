@@ -6,7 +6,8 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 /// What is read of a row, in this order.
 const COLUMNS: &str = "position, 0 AS bucket, id, topic, key, key_hash, size, attempts, failures";
-const WAIT: &str = "max(coalesce(due_at, 0) - ?1, 0) AS wait";
+/// Of any value of `due_at`, without an overflow.
+const WAIT: &str = "CASE WHEN due_at > ?1 THEN CAST(due_at - ?1 AS INTEGER) ELSE 0 END AS wait";
 
 /// The columns of a dead letter that a message has too, but for `attempts` and `failures`.
 const MOVED: &str = "position, id, topic, key, key_hash, details, body, size, stored_at";
@@ -103,8 +104,8 @@ impl Statements {
             untold: sql("SELECT untold FROM {schema}_overflow".to_owned()),
             counts: sql("SELECT m.count, d.count, m.size + d.size, \
                  (SELECT details FROM {schema}_messages ORDER BY position LIMIT 1) \
-                 FROM (SELECT count(*) AS count, coalesce(sum(size), 0) AS size FROM {schema}_messages) m, \
-                 (SELECT count(*) AS count, coalesce(sum(size), 0) AS size FROM {schema}_dead_letters) d"
+                 FROM (SELECT count(*) AS count, CAST(total(size) AS INTEGER) AS size FROM {schema}_messages) m, \
+                 (SELECT count(*) AS count, CAST(total(size) AS INTEGER) AS size FROM {schema}_dead_letters) d"
                 .to_owned()),
         }
     }

@@ -1,5 +1,6 @@
-//! What a database refuses, and ids that strangers chose.
+//! What a database refuses, rows that somebody changed, and ids that strangers chose.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,16 +17,17 @@ use sqlx::sqlite::Sqlite;
 use tokio::time::timeout;
 use tower::ServiceExt;
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
-use tower_outbox::store::{Store, StoreError};
+use tower_outbox::store::{Filter, Store, StoreError};
 use tower_outbox::{
     Consumer, ConsumerSettings, DatabaseSettings, Dummy, MessageQueue, MessagingLayer, Outbox, PostgresStore,
     RelaySettings, SqliteStore, Tx,
 };
 
 use crate::peers::{Brokers, unique};
-use crate::support::databases::{self, Database};
+use crate::support::databases::{self, Database, Schema};
 use crate::support::enqueue;
-use crate::support::stores::{STUCK, batch, confirm, depth, lease_all, until};
+use crate::support::messengers::recording;
+use crate::support::stores::{STUCK, batch, confirm, depth, ids, lease_all, until};
 
 const AMQP: &str = "RABBIT1_AMQP";
 
@@ -69,6 +71,114 @@ async fn a_schema_that_is_no_name_is_refused_with_its_cure() {
     let settings = DatabaseSettings::default().with_schema("select");
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     SqliteStore::open(pool, &settings).await.unwrap();
+}
+
+// ---- rows that others have changed
+
+/// Every second row is changed as `changes` say; the others leave, and those that cannot be read are dead letters.
+async fn changed_rows_harm_only_themselves<S: Store>(
+    changes: &[(&str, bool)],
+    open: impl AsyncFn() -> S,
+    change: impl AsyncFn(&str, &str),
+) {
+    let store = open().await;
+    let all = batch("a", 2 * changes.len() + 1);
+    store.append(all.clone()).await.unwrap();
+    store.close().await;
+    let odd: Vec<_> = ids(all.iter().skip(1).step_by(2));
+    for (id, (how, _)) in odd.iter().zip(changes) {
+        change(how, &id.simple().to_string()).await;
+    }
+    let (recording, sent) = recording();
+    let (outbox, relay) = Outbox::new(recording, open().await, RelaySettings::default());
+    let handle = outbox.handle();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+    let good: HashSet<_> = ids(&all).into_iter().filter(|id| !odd.contains(id)).collect();
+    until("all others leave", async || good.is_subset(&ids(&sent.messages()).into_iter().collect())).await;
+    let dead = changes.iter().filter(|(_, is_dead)| *is_dead).count();
+    until("what cannot be read is dead", async || handle.status().await.unwrap().counts.dead == dead as u64)
+        .await;
+    let listed = handle.list(&Filter::default(), None, 1_000).await.unwrap().entries;
+    let positions = listed.iter().filter(|entry| entry.explain().contains("can no longer be read"));
+    let unreadable: Vec<_> = positions.map(|entry| changes[(entry.position as usize - 2) / 2]).collect();
+    let expected: Vec<_> = changes.iter().filter(|(_, is_dead)| *is_dead).copied().collect();
+    assert_eq!(unreadable, expected);
+    stop.send(()).unwrap();
+    timeout(STUCK, running).await.unwrap().unwrap();
+}
+
+/// What a column is set to, and whether the message becomes a dead letter over it.
+const CHANGES: [(&str, bool); 14] = [
+    ("details = ''", true),
+    ("details = '[1]'", true),
+    ("details = '{\"content_type\":\"a\",\"time\":[9223372036854775807,4294967295]}'", true),
+    (
+        "details = '{\"content_type\":\"a\",\"time\":[1,0],\"expiry\":[18446744073709551615,4294967295]}'",
+        true,
+    ),
+    ("details = '{\"content_type\":\"a\",\"time\":[1,0],\"delay\":[18446744073709551615,4294967295]}'", true),
+    ("topic = ''", true),
+    ("topic = 'a b'", true),
+    ("key_hash = 1", false),
+    ("failures = 'none', attempts = 3", false),
+    ("attempts = -1", false),
+    ("attempts = 2147483647", false),
+    ("size = -1", false),
+    ("size = 2147483647", false),
+    ("key = 'x', key_hash = NULL", false),
+];
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn rows_that_somebody_changed_harm_only_themselves_in_postgres() {
+    let more = [
+        ("due_at = 'infinity'", false),
+        ("due_at = '-infinity'", false),
+        ("due_at = '294276-12-31'", false),
+        ("due_at = '4713-01-01 BC'", false),
+        ("bucket = 99", false),
+    ];
+    let schema = Schema::new().await;
+    PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();
+    let open = async || PostgresStore::open(schema.pool.clone(), &schema.settings).await.unwrap();
+    let change = async |how: &str, id: &str| {
+        schema.run(&format!("UPDATE {{schema}}.messages SET {how} WHERE id = '{id}'")).await;
+    };
+    changed_rows_harm_only_themselves(&[&CHANGES[..], &more].concat(), open, change).await;
+    schema.drop().await;
+}
+
+/// A column of SQLite holds values of any type.
+#[tokio::test]
+async fn rows_that_somebody_changed_harm_only_themselves_in_sqlite() {
+    let more = [
+        ("details = x'ff'", true),
+        ("details = 7", true),
+        ("topic = x'ff'", true),
+        ("id = 'x'", true),
+        ("id = x'00'", true),
+        ("key = x'ff'", true),
+        ("body = 7", true),
+        ("size = 'x'", true),
+        ("attempts = 'x'", true),
+        ("attempts = 9223372036854775807", true),
+        ("failures = x'ff'", true),
+        ("due_at = 9223372036854775807", false),
+        ("due_at = -9223372036854775808", false),
+        ("due_at = 'x'", false),
+        ("key_hash = 'x'", true),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let pool = databases::sqlite(folder.path()).await;
+    let settings = DatabaseSettings::default();
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let open = async || SqliteStore::open(pool.clone(), &settings).await.unwrap();
+    let change = async |how: &str, id: &str| {
+        let change = format!("UPDATE tower_outbox_messages SET {how} WHERE id = x'{id}'");
+        sqlx::raw_sql(AssertSqlSafe(change)).execute(&pool).await.unwrap();
+    };
+    changed_rows_harm_only_themselves(&[&CHANGES[..], &more].concat(), open, change).await;
 }
 
 // ---- a database that refuses for now
