@@ -152,15 +152,20 @@ fn text(name: &str, value: &Scalar) -> Result<String, BoxError> {
 
 /// Numbers are what is left of a timestamp of AMQP: milliseconds in 1.0, seconds in 0-9-1.
 fn time(value: &Scalar) -> Result<SystemTime, BoxError> {
-    let since = match value {
+    let number = match value {
         Scalar::String(text) => return crate::rfc3339::read(text),
-        Scalar::Int(value) => match u64::try_from(*value)? {
-            seconds @ 0..100_000_000_000 => Duration::from_secs(seconds),
-            milliseconds => Duration::from_millis(milliseconds),
-        },
+        Scalar::Int(number) => *number,
         _ => return Err("the attribute time of the CloudEvent is not a time".into()),
     };
-    SystemTime::UNIX_EPOCH.checked_add(since).ok_or_else(|| "the attribute time is too far away".into())
+    let since = match number.unsigned_abs() {
+        seconds @ 0..100_000_000_000 => Duration::from_secs(seconds),
+        milliseconds => Duration::from_millis(milliseconds),
+    };
+    let time = match number {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(since),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(since),
+    };
+    time.ok_or_else(|| "the attribute time is too far away".into())
 }
 
 #[cfg(test)]

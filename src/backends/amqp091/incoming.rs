@@ -132,12 +132,13 @@ impl Incoming {
             return super::fedora::time_of(&sent_at.to_string()).map(Some);
         }
         let Some(seconds) = *self.properties.timestamp() else { return Ok(None) };
-        // RabbitMQ 3.10 gives the milliseconds of AMQP 1.0 as if they were seconds: the year 5138 and later.
-        let since = match seconds {
-            ..100_000_000_000 => Duration::from_secs(seconds),
-            milliseconds => Duration::from_millis(milliseconds),
+        // RabbitMQ 3.10 gives the milliseconds of AMQP 1.0 as if they were seconds: the year 5138 and later. Clients write
+        // what is before 1970 as a number with a sign.
+        let time = match seconds {
+            ..100_000_000_000 => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
+            ..0x8000_0000_0000_0000 => SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(seconds)),
+            negative => SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(negative.wrapping_neg())),
         };
-        let time = SystemTime::UNIX_EPOCH.checked_add(since);
         time.map(Some).ok_or_else(|| "its timestamp is out of range".into())
     }
 

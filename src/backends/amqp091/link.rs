@@ -100,7 +100,7 @@ impl Link {
                     left_out(&publish.properties).filter(|headers| left_out_before.as_ref() != Some(headers))
                 {
                     let queue = &self.shared.subscription.queue;
-                    tracing::warn!(%queue, to = %routing_key, %headers, "a failed message was sent on without some of its headers");
+                    tracing::warn!(%queue, to = %routing_key, ?headers, "a failed message was sent on without some of its headers");
                 }
                 return Ok(());
             };

@@ -17,6 +17,7 @@ use super::guard;
 use crate::envelope::Envelope;
 use crate::headers;
 use crate::message::{self, Message, Scalar};
+use crate::rfc3339;
 use crate::store::FailedAttempt;
 use crate::topic::Topic;
 
@@ -342,8 +343,11 @@ pub(super) fn joined(mut sections: impl ExactSizeIterator<Item = Data>) -> Bytes
 }
 
 fn system_time(timestamp: &Timestamp) -> Option<SystemTime> {
-    let since = u64::try_from(timestamp.milliseconds()).ok()?;
-    SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(since))
+    let since = Duration::from_millis(timestamp.milliseconds().unsigned_abs());
+    match timestamp.milliseconds() {
+        0.. => SystemTime::UNIX_EPOCH.checked_add(since),
+        _ => SystemTime::UNIX_EPOCH.checked_sub(since),
+    }
 }
 
 fn scalar(value: &SimpleValue) -> Option<Scalar> {
@@ -362,6 +366,7 @@ fn scalar(value: &SimpleValue) -> Option<Scalar> {
         SimpleValue::Double(value) => Scalar::Float(value.0),
         SimpleValue::String(text) => Scalar::String(text.clone().into()),
         SimpleValue::Symbol(symbol) => Scalar::String(symbol.0.clone().into()),
+        SimpleValue::Timestamp(time) => rfc3339::write(system_time(time)?).ok()?.into(),
         _ => return None,
     })
 }

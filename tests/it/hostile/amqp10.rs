@@ -445,3 +445,43 @@ async fn large_bodies_do_not_fill_the_memory_and_all_come() {
         messenger.close(LONG).await;
     }
 }
+
+/// The landing on the moon, in milliseconds.
+const LANDING: i64 = -14_182_940_000;
+
+#[tokio::test]
+async fn a_time_before_1970_is_read_wherever_it_stands() {
+    let time = [&[0x83][..], &LANDING.to_be_bytes()].concat();
+    let list = [&[0x40; 9][..], &time].concat();
+    let list = [&[0xc0, list.len() as u8 + 1, 10][..], &list].concat();
+    let text = |text: &str| [&[0xa1, text.len() as u8][..], text.as_bytes()].concat();
+    let attributes = [("specversion", "1.0"), ("id", "1"), ("source", "/s"), ("type", "a.b")];
+    let mut map: Vec<u8> = attributes
+        .iter()
+        .flat_map(|(name, value)| [text(&format!("cloudEvents:{name}")), text(value)].concat())
+        .collect();
+    map.extend([text("cloudEvents:time"), time].concat());
+    let map = [&[0xd1][..], &(map.len() as u32 + 4).to_be_bytes(), &10_u32.to_be_bytes(), &map].concat();
+    let plain = [section(0x73, &list), data(b"x")].concat();
+    let event = [section(0x74, &map), data(b"x")].concat();
+    let broker = RawBroker::start(vec![vec![transfers(0, &plain, 1_000), transfers(1, &event, 1_000)]]).await;
+    let mut settings = broker.settings.clone();
+    settings.envelope = tower_outbox::Envelope::CloudEvents;
+    let source = Amqp10Source::new(&settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
+    let landing = SystemTime::UNIX_EPOCH - Duration::from_millis(LANDING.unsigned_abs());
+    let delivery = next(&source).await;
+    assert!(delivery.view().unwrap_err().to_string().contains("no CloudEvent"));
+    delivery.ack().await.unwrap();
+    let delivery = next(&source).await;
+    assert_eq!(delivery.view().unwrap().message().time(), landing);
+    delivery.ack().await.unwrap();
+    source.close(LONG).await;
+
+    let broker = RawBroker::start(vec![vec![transfers(0, &plain, 1_000)]]).await;
+    let subscription = Amqp10Subscription::new("queue://raw.queue");
+    let source = Amqp10Source::new(&broker.settings, &subscription).unwrap();
+    let delivery = next(&source).await;
+    assert_eq!(delivery.view().unwrap().message().time(), landing);
+    delivery.ack().await.unwrap();
+    source.close(LONG).await;
+}

@@ -11,6 +11,7 @@ use tower_outbox::{Consumer, ConsumerSettings, Scalar, headers};
 
 use crate::amqp091::receiving::{Queue, body, header, message_of, nothing, one, table, text};
 use crate::peers::{Brokers, numbered, unique};
+use crate::support::logs;
 
 fn array<const N: usize>(values: [AMQPValue; N]) -> AMQPValue {
     AMQPValue::FieldArray(FieldArray::from(Vec::from(values)))
@@ -47,6 +48,24 @@ async fn headers_that_leave_no_room_for_ours_are_left_out_the_largest_first() {
     assert_eq!((&dead.data[..], header(&dead, headers::LEFT_OUT)), (&b"large"[..], Some(&text("half"))));
     assert_eq!(header(&dead, headers::ATTEMPT), Some(&AMQPValue::LongInt(14)));
     assert!(header(&dead, headers::REASON).is_some());
+}
+
+/// Anyone may have chosen the name of a header.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn the_name_of_a_header_that_is_left_out_does_not_write_lines_into_the_log() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let log = logs::listen();
+    let headers = table([("a\nERROR forged \u{1b}[2J", text(&"x".repeat(130_000)))]);
+    queue.publish("amq.topic", &queue.topic, BasicProperties::default().with_headers(headers), b"x").await;
+    one(&source).await.reject("no more").await.unwrap();
+    queue.take(&queue.dead()).await;
+    let said = log.with("without some of its headers");
+    assert!(said.iter().any(|line| line.contains("forged")), "{said:?}");
+    assert!(said.iter().all(|line| !line.contains(['\u{1b}'])), "{said:?}");
+    assert!(!log.lines().iter().any(|line| line.starts_with("ERROR forged")), "{said:?}");
 }
 
 /// One of them alone, or very many.

@@ -2,6 +2,8 @@
 
 mod raw;
 
+use std::time::{Duration, SystemTime};
+
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
@@ -9,7 +11,7 @@ use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::source::{Delivery, Source};
-use tower_outbox::{Consumer, Messenger};
+use tower_outbox::{Consumer, Envelope, Messenger};
 
 use self::raw::{RawPublisher, long, short};
 use crate::amqp091::receiving::{Queue, body, table, text as header_text};
@@ -228,4 +230,37 @@ async fn headers_that_fit_another_protocol_alone_make_one_dead_letter() {
     let large = queue.message("large").with_header("large", "x".repeat(3_000_000));
     Amqp10::new(&settings).unwrap().send(vec![large, queue.message("good")]).await.unwrap();
     what_is_larger_than_a_frame_is_a_dead_letter(&queue, &source).await;
+}
+
+/// Clients write it with a sign, though AMQP 0-9-1 has none.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_time_before_1970_is_read() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let source = queue.source(&queue.subscription()).await;
+    let properties = BasicProperties::default().with_timestamp((-14_182_940_i64) as u64);
+    queue.publish("amq.topic", &queue.topic, properties, b"landing").await;
+    let delivery = one(&source).await;
+    let landing = SystemTime::UNIX_EPOCH - Duration::from_secs(14_182_940);
+    assert_eq!(delivery.view().unwrap().message().time(), landing);
+    delivery.ack().await.unwrap();
+
+    let mut settings = queue.settings();
+    settings.envelope = Envelope::CloudEvents;
+    source.close(STUCK).await;
+    let source = Amqp091Source::new(&settings, &queue.subscription()).unwrap();
+    let mut event = table([
+        ("cloudEvents:specversion", header_text("1.0")),
+        ("cloudEvents:id", header_text("1")),
+        ("cloudEvents:source", header_text("/s")),
+        ("cloudEvents:type", header_text("a.b")),
+    ]);
+    event.insert("cloudEvents:time".into(), AMQPValue::LongLongInt(-14_182_940));
+    queue
+        .publish("amq.topic", &queue.topic, BasicProperties::default().with_headers(event), b"landing")
+        .await;
+    let delivery = one(&source).await;
+    assert_eq!(delivery.view().unwrap().message().time(), landing);
+    delivery.ack().await.unwrap();
 }
