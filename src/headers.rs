@@ -95,15 +95,16 @@ pub(crate) fn start_of(text: &str, most: usize) -> &str {
 mod rfc3339 {
     use std::time::SystemTime;
 
-    use serde::de::Error;
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
     use serde::{Deserialize, Deserializer, Serializer};
 
     pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(&humantime::format_rfc3339_millis(*time))
+        serializer.serialize_str(&crate::rfc3339::write(*time).map_err(S::Error::custom)?)
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
-        humantime::parse_rfc3339(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+        crate::rfc3339::read(&String::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -121,6 +122,9 @@ mod tests {
         assert_eq!(read_failures(&write_failures(&failures)), failures[2..]);
         let long = [FailedAttempt::new(at(0), "☃".repeat(1_000).into())];
         assert_eq!(read_failures(&write_failures(&long))[0].reason.len(), 300);
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(86_400);
+        let of_a_wrong_clock = [FailedAttempt::new(before, "x".into())];
+        assert_eq!(read_failures(&write_failures(&of_a_wrong_clock)), of_a_wrong_clock);
     }
 
     #[test]

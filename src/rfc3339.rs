@@ -29,7 +29,6 @@ pub(crate) fn write(time: SystemTime) -> Result<String, BoxError> {
 const OUT_OF_RANGE: &str = "the time of the message is before the year 0 or after 9999";
 
 /// Also with a blank for the `T`, and without an offset: UTC is meant then.
-#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only envelopes hold times of others"))]
 pub(crate) fn read(text: &str) -> Result<SystemTime, BoxError> {
     let fault = || format!("{:?} is not a time, such as 2026-01-31T12:00:00Z", start_of(text, 40));
     let tail = text.len().checked_sub(6).filter(|at| *at >= 19).and_then(|at| text.split_at_checked(at));

@@ -34,12 +34,14 @@ const KEYS: [&str; 7] = ["password=", "passwd=", "passphrase=", "pwd=", "secret=
 /// A URL without whatever may be a password in it: the user, the query, and all of it where it is not clear which part is which.
 #[cfg(feature = "_brokers")]
 pub(crate) fn redacted_url(text: &str) -> String {
-    let text = text.split('?').next().unwrap_or_default();
+    let (text, query) = text.split_once('?').unwrap_or((text, ""));
     let (scheme, rest) = match text.find("://") {
         Some(end) if text[..end].bytes().all(|byte| byte.is_ascii_alphanumeric()) => text.split_at(end + 3),
         _ => ("", text),
     };
     match rest.rfind('@') {
+        // The question mark may be one of the password.
+        _ if query.contains('@') => format!("{scheme}***"),
         Some(at) => format!("{scheme}***{}", &rest[at..]),
         None if has_only_ports(rest) => text.to_owned(),
         None => format!("{scheme}***"),
@@ -121,6 +123,8 @@ mod tests {
             ("amqp://jo:ge@heim@h", "amqp://***@h"),
             ("amqp://jo:ge/heim@h", "amqp://***@h"),
             ("amqp://jo:ge?heim@h", "amqp://***"),
+            ("amqp://jo:12?heim@h", "amqp://***"),
+            ("amqp://a@jo:12?heim@h", "amqp://***"),
             ("amqp://jo:geheim", "amqp://***"),
             ("amqp:/jo:geheim@h", "***@h"),
             ("amqp:/jo:geheim", "***"),

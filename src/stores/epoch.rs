@@ -9,7 +9,8 @@ pub(super) fn since_epoch(time: SystemTime) -> (i64, u32) {
         Err(before) => {
             let before = before.duration();
             let nanos = before.subsec_nanos();
-            let seconds = -(before.as_secs() as i64) - i64::from(nanos > 0);
+            // The first second of all clocks is the negative of none.
+            let seconds = (before.as_secs() as i64).wrapping_neg() - i64::from(nanos > 0);
             (seconds, if nanos > 0 { 1_000_000_000 - nanos } else { 0 })
         }
     }

@@ -17,6 +17,7 @@ use crate::rfc3339;
 const SCHEMA: &str = "fedora_messaging_schema";
 const SCHEMA_PACKAGE: &str = "fedora_messaging_schema_package";
 const SEVERITY: &str = "fedora_messaging_severity";
+pub(super) const SENT_AT: &str = "sent-at";
 
 /// How much a message of Fedora Messaging matters to people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -144,6 +145,11 @@ impl Envelope for Fedora {
     fn check(message: &Message) -> Result<(), BoxError> {
         serde_json::from_slice::<HashMap<Cow<'_, str>, IgnoredAny>>(message.body())
             .map_err(|error| format!("a message of Fedora Messaging must be a JSON object: {error}"))?;
+        for (name, cure) in [(SENT_AT, "with_time"), ("priority", "with_priority")] {
+            if message.header(name).is_some() {
+                return Err(format!("Fedora Messaging has a header {name} of its own: use {cure}").into());
+            }
+        }
         match message.header(SEVERITY) {
             None | Some(Scalar::Int(10 | 20 | 30 | 40)) => Ok(()),
             Some(severity) => Err(format!("the severity {severity} is none of 10, 20, 30 and 40").into()),
@@ -157,7 +163,7 @@ impl Envelope for Fedora {
         headers.insert(SCHEMA.into(), text("base.message"));
         headers.insert(SEVERITY.into(), AMQPValue::LongInt(20));
         // It is not called with a time that cannot be written.
-        headers.insert("sent-at".into(), text(&sent_at(message).unwrap_or_default()));
+        headers.insert(SENT_AT.into(), text(&sent_at(message).unwrap_or_default()));
         headers.insert("priority".into(), AMQPValue::LongInt(priority.unwrap_or(0).into()));
         if message.header(SCHEMA).is_none() {
             headers.insert(SCHEMA_PACKAGE.into(), text("fedora_messaging"));

@@ -7,6 +7,7 @@ use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
+use super::fedora::SENT_AT;
 use crate::error::BoxError;
 use crate::headers::{self, ATTEMPT, EXPIRY, FAILURES, KEY, TOPIC, is_coding, read_failures};
 use crate::message::{Message, Scalar, foreign_id, uuid_v7};
@@ -128,7 +129,7 @@ impl Incoming {
     }
 
     fn time(&self, dialect: Dialect) -> Result<Option<SystemTime>, BoxError> {
-        if let (Dialect::Fedora, Some(sent_at)) = (dialect, self.header("sent-at")) {
+        if let (Dialect::Fedora, Some(sent_at)) = (dialect, self.header(SENT_AT)) {
             return super::fedora::time_of(&sent_at.to_string()).map(Some);
         }
         let Some(seconds) = *self.properties.timestamp() else { return Ok(None) };
@@ -183,7 +184,7 @@ impl Incoming {
     fn is_hidden(&self, name: &str, dialect: Dialect) -> bool {
         match name {
             headers::REASON | headers::LEFT_OUT => !self.is_ours,
-            "sent-at" | "priority" => dialect == Dialect::Fedora,
+            SENT_AT | "priority" => dialect == Dialect::Fedora,
             _ => headers::OWN.contains(&name) || name == KEY || is_of_broker(name),
         }
     }

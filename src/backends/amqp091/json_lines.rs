@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::envelope::Envelope;
-use super::fedora::{Fedora, sent_at};
+use super::fedora::{Fedora, SENT_AT, sent_at};
 use crate::error::BoxError;
 use crate::message::{Message, MessageError, Scalar};
 
@@ -38,7 +38,7 @@ pub fn to_json_line(message: &Message) -> Result<String, JsonLineError> {
         ("fedora_messaging_schema".to_owned(), Value::from("base.message")),
         ("fedora_messaging_severity".to_owned(), Value::from(20)),
         ("priority".to_owned(), Value::from(message.priority().unwrap_or(0))),
-        ("sent-at".to_owned(), Value::from(sent_at(message).map_err(JsonLineError::Unfit)?)),
+        (SENT_AT.to_owned(), Value::from(sent_at(message).map_err(JsonLineError::Unfit)?)),
     ]);
     for (name, value) in message.headers() {
         headers.insert(name.to_owned(), json(value));
@@ -69,7 +69,7 @@ pub fn from_json_line(line: &str) -> Result<Message, JsonLineError> {
     if let Some(id) = id {
         message = message.with_id(Uuid::parse_str(&id).map_err(|error| JsonLineError::Unfit(error.into()))?);
     }
-    if let Some(sent_at) = headers.remove("sent-at").as_ref().and_then(Value::as_str) {
+    if let Some(sent_at) = headers.remove(SENT_AT).as_ref().and_then(Value::as_str) {
         message = message.with_time(super::fedora::time_of(sent_at).map_err(JsonLineError::Unfit)?);
     }
     if let Some(priority) = priority {

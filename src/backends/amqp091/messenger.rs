@@ -32,7 +32,8 @@ pub struct Amqp091(Transport<Plain>);
 /// Fedora Messaging: the backend `fedmsg`.
 ///
 /// A message is a JSON object that `fedora-messaging consume` accepts without a word: schema, severity, `sent-at`,
-/// and the filter headers of [`FedoraMessage`](super::FedoraMessage). See the [module](super) for what is confirmed.
+/// and the filter headers of [`FedoraMessage`](super::FedoraMessage). A header `sent-at` or `priority` of your own is refused at
+/// `enqueue`: they say the message's time and priority. See the [module](super) for what is confirmed.
 pub struct Fedmsg(Transport<Fedora>);
 
 broker_messenger!(Amqp091, Amqp091Settings);
