@@ -40,11 +40,13 @@ pub(super) struct Incoming {
     /// Whether it came back by the retry queue of petisco.
     was_retried_by_petisco: bool,
     redelivered: bool,
+    /// Whether it was delivered before, and only handed back for want of room.
+    came_back: bool,
 }
 
 impl Incoming {
     /// What came from `queue`, and what answers it.
-    pub(super) fn new(delivery: Delivery, queue: &str) -> (Self, Acker) {
+    pub(super) fn new(delivery: Delivery, queue: &str, came_back: bool) -> (Self, Acker) {
         let (exchange, routing_key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
         let is_store = queue == "store" && routing_key == "store";
         let incoming = Self {
@@ -53,6 +55,7 @@ impl Incoming {
                 && last_expired_in_ours(&delivery.properties, queue),
             was_retried_by_petisco: is_store || routing_key.strip_prefix("retry.") == Some(queue),
             redelivered: delivery.redelivered,
+            came_back,
             routing_key: routing_key.to_owned(),
             properties: delivery.properties,
             body: Bytes::from(delivery.data),
@@ -162,8 +165,9 @@ impl Incoming {
         let petisco = || self.header(REDELIVERY_COUNT).filter(|_| self.was_retried_by_petisco);
         let sent_on = self.own_header(ATTEMPT).or_else(petisco).and_then(number).unwrap_or(0);
         // A quorum queue writes it over one that a publisher set, but not before it delivers again.
-        let unanswered = self.header(DELIVERY_COUNT).filter(|_| self.redelivered).and_then(number);
-        sent_on.saturating_add(unanswered.unwrap_or(0))
+        let unanswered =
+            self.header(DELIVERY_COUNT).filter(|_| self.redelivered).and_then(number).unwrap_or(0);
+        sent_on.saturating_add(unanswered.saturating_sub(self.came_back.into()))
     }
 
     /// Those of them that are known.

@@ -8,14 +8,14 @@ use lapin::message::Delivery;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Channel, ErrorKind};
+use lapin::{Acker, Channel, ErrorKind};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::connection::{self, Connection, Publish};
 use super::failure::ends_connection;
 use super::fit::{bare, fit, left_out};
-use super::guard::Finding;
+use super::guard::{Finding, Findings, Held};
 use super::outgoing::{Needed, Outgoing, text};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
@@ -44,6 +44,15 @@ pub(super) struct Link {
 pub(super) struct Received {
     pub(super) delivery: Delivery,
     pub(super) fault: Option<String>,
+    /// Whether it was here before, and only handed back for want of room.
+    pub(super) came_back: bool,
+    pub(super) held: Held,
+}
+
+/// A delivery whose body had no room; and how many bytes it has.
+pub(super) struct Crowded {
+    pub(super) acker: Acker,
+    pub(super) bytes: u64,
 }
 
 /// Exchange and routing key.
@@ -67,13 +76,21 @@ impl Link {
     }
 
     /// A delivery that came over it, with what its guard has found.
-    pub(super) fn received(&self, delivery: Delivery) -> Received {
-        let finding = self.connection.findings.take(self.channel.id(), delivery.delivery_tag);
-        let fault = finding.map(|finding| match finding {
-            Finding::Unreadable(fault) => fault,
-            Finding::NoRoom(bytes) => format!("there was no room for its body of {bytes} bytes"),
-        });
-        Received { delivery, fault }
+    pub(super) fn received(&self, delivery: Delivery) -> Result<Received, Crowded> {
+        let findings = &self.connection.findings;
+        let held = Held::new(findings, delivery.data.len());
+        let finding = findings.take(self.channel.id(), delivery.delivery_tag);
+        let came_back = finding == Some(Finding::CameBack);
+        let fault = match finding {
+            None | Some(Finding::CameBack) => None,
+            Some(Finding::Unreadable(fault)) => Some(fault),
+            Some(Finding::NoRoom(bytes)) => return Err(Crowded { acker: delivery.acker, bytes }),
+        };
+        Ok(Received { delivery, fault, came_back, held })
+    }
+
+    pub(super) fn findings(&self) -> &Findings {
+        &self.connection.findings
     }
 
     /// Sends on, and waits for the confirm: without the headers that have no room, and should the broker refuse it over

@@ -62,6 +62,12 @@
 //! header that no broker may send costs the connection, with an error that names it. Frames hold at most 128 KiB, which
 //! brokers are told.
 //!
+//! At most `PREFETCH_BYTES` of bodies are here unanswered, or one that is larger. The broker knows no such limit: it sends
+//! `PREFETCH` messages, and a body for which there is no room is dropped as it arrives. Its message keeps its place in
+//! `PREFETCH`, and is handed back when there is room, the first one first: it is delivered twice. A quorum queue counts that;
+//! it is no attempt here, unless another consumer gets it. A quorum queue without an `x-delivery-limit` puts it at its end: then
+//! those behind it come first. Where most bodies are large, set `PREFETCH` so that they have room.
+//!
 //! The client library needs this (lapin 4.12.3, amq-protocol 10.6.3): it ends the connection over a short string that is
 //! no UTF-8, as the message comes again, without end; it parses tables and arrays by recursion without a limit, so that 25 kB of
 //! arrays in each other overflow the stack and end the process; and it makes room for 32 frames of whatever size the broker says.

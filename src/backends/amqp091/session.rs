@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{FutureExt, join_all};
 use futures_util::stream::StreamExt;
@@ -10,10 +11,11 @@ use lapin::options::{
     BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions, QueueBindOptions,
 };
 use lapin::types::FieldTable;
+use tokio::time::{Instant, sleep_until};
 
 use super::connection::{self, Connection};
 use super::kind::{self, Kind};
-use super::link::{self, Link, Received, is_refusal};
+use super::link::{self, Crowded, Link, Received, is_refusal};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
 use crate::error::{BoxError, Chain};
@@ -26,7 +28,16 @@ pub(super) struct Session {
     kept: VecDeque<Received>,
     /// What ended the consumer, behind messages that were still to be given out.
     ended: Option<BoxError>,
+    /// They come again one by one, as there is room.
+    crowded: VecDeque<Crowded>,
+    /// When the last of them was handed back, if it has not come again.
+    handed_back: Option<Instant>,
 }
+
+/// After so long a message that was handed back is taken to have come to another consumer, or to the end of the queue.
+const STRAYED: Duration = Duration::from_secs(1);
+
+const REQUEUE: BasicNackOptions = BasicNackOptions { multiple: false, requeue: true };
 
 /// Why a session could not be opened.
 pub(super) struct NoSession {
@@ -38,7 +49,8 @@ pub(super) struct NoSession {
 impl Session {
     /// Dials, and makes what is missing. It consumes nothing yet.
     pub(super) async fn open(shared: &Arc<Shared>, url: &BrokerUrl) -> Result<Self, NoSession> {
-        let connection = connection::open(&shared.settings, shared.tls.clone(), url, usize::MAX).await;
+        let room = shared.subscription.prefetch_bytes;
+        let connection = connection::open(&shared.settings, shared.tls.clone(), url, room).await;
         let connection = connection.map_err(|error| NoSession { is_refusal: is_refusal(&error), error })?;
         let subscription = &shared.subscription;
         let queue = subscription.queue.as_str();
@@ -79,7 +91,8 @@ impl Session {
         };
         let channel = opened.await?;
         let link = Arc::new(Link::new(Arc::clone(shared), url.clone(), connection, channel));
-        Ok(Self { link, consumer: None, kept: VecDeque::new(), ended: None })
+        let (kept, crowded) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { link, consumer: None, kept, ended: None, crowded, handed_back: None })
     }
 
     /// Begins to consume.
@@ -115,12 +128,47 @@ impl Session {
                 return Ok(kept);
             }
             let Some(consumer) = &mut self.consumer else { return Err("it does not consume".into()) };
+            let findings = self.link.findings();
+            if self.handed_back.is_some_and(|at| at.elapsed() >= STRAYED) {
+                self.handed_back = None;
+                findings.strayed();
+            }
+            if let Some(crowded) = self.crowded.front()
+                && self.handed_back.is_none()
+                && findings.has_room(crowded.bytes)
+                && let Some(crowded) = self.crowded.pop_front()
+            {
+                self.handed_back = Some(Instant::now());
+                findings.handed_back(crowded.bytes);
+                // In a task, as this may be dropped.
+                tokio::spawn(async move { crowded.acker.nack(REQUEUE).await });
+            }
+            let strayed = self.handed_back.filter(|_| !self.crowded.is_empty()).map(|at| at + STRAYED);
             let mut deliveries = Vec::new();
-            let mut next = Some(consumer.next().await);
+            let mut next = tokio::select! {
+                biased;
+                item = consumer.next() => Some(item),
+                () = findings.freed() => None,
+                () = sleep_until(strayed.unwrap_or_else(Instant::now)), if strayed.is_some() => None,
+            };
             while let Some(item) = next {
                 match item {
-                    Some(Ok(delivery)) if delivery.poisoned() => {}
-                    Some(Ok(delivery)) => deliveries.push(self.link.received(delivery)),
+                    Some(Ok(delivery)) => {
+                        if delivery.redelivered {
+                            self.handed_back = None;
+                        }
+                        match self.link.received(delivery) {
+                            Ok(received) if received.delivery.poisoned() => {}
+                            Ok(received) => deliveries.push(received),
+                            Err(crowded) => {
+                                let (queue, bytes) = (&self.link.shared.subscription.queue, crowded.bytes);
+                                if self.crowded.is_empty() {
+                                    tracing::warn!(%queue, bytes, "no room for a message within PREFETCH_BYTES: it comes again when others are answered");
+                                }
+                                self.crowded.push_back(crowded);
+                            }
+                        }
+                    }
                     Some(Err(error)) => self.ended = Some(error.into()),
                     None => {
                         self.ended = Some("the broker cancelled the consumer: was the queue deleted?".into())
@@ -139,7 +187,7 @@ impl Session {
     /// that failed: what came of it is kept, as far as `prefetch` goes, and given out first.
     pub(super) async fn pause(self) -> Result<Self, NoSession> {
         let lost = |error| NoSession { error, is_refusal: false };
-        let Self { link, consumer, mut kept, ended } = self;
+        let Self { link, consumer, mut kept, ended, mut crowded, handed_back } = self;
         if let Some(error) = ended {
             return Err(lost(error));
         }
@@ -148,18 +196,26 @@ impl Session {
             cancelled.map_err(|error| lost(error.into()))?;
             let mut left = Vec::new();
             while let Some(delivery) = consumer.next().await {
-                left.push(link.received(delivery.map_err(|error| lost(error.into()))?));
+                match link.received(delivery.map_err(|error| lost(error.into()))?) {
+                    Ok(received) => left.push(received),
+                    Err(without_room) => crowded.push_back(without_room),
+                }
             }
-            if link.shared.kind.get().is_some_and(|kind| kind.as_ref().is_some_and(|kind| kind.is_quorum)) {
-                let room = usize::from(link.shared.subscription.prefetch).saturating_sub(kept.len());
-                kept.extend(left.drain(..room.min(left.len())));
-            }
-            let options = BasicNackOptions { requeue: true, ..BasicNackOptions::default() };
-            for handed_back in join_all(left.iter().map(|received| received.delivery.nack(options))).await {
+            let kind = link.shared.kind.get().and_then(Option::as_ref);
+            let is_kept = kind.is_some_and(|kind| kind.is_quorum);
+            let most = if is_kept { usize::from(link.shared.subscription.prefetch) } else { 0 };
+            let room = most.saturating_sub(kept.len());
+            kept.extend(left.drain(..room.min(left.len())));
+            let room = most.saturating_sub(kept.len());
+            let without_room = crowded.split_off(room.min(crowded.len()));
+            link.findings().let_go(without_room.len());
+            let mut ackers: Vec<_> = without_room.into_iter().map(|crowded| crowded.acker).collect();
+            ackers.extend(left.iter().map(|received| received.delivery.acker.clone()));
+            for handed_back in join_all(ackers.iter().map(|acker| acker.nack(REQUEUE))).await {
                 handed_back.map_err(|error| lost(error.into()))?;
             }
         }
-        Ok(Self { link, consumer: None, kept, ended: None })
+        Ok(Self { link, consumer: None, kept, ended: None, crowded, handed_back })
     }
 }
 

@@ -8,6 +8,7 @@ use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions};
 use uuid::Uuid;
 
+use super::guard::Held;
 use super::incoming::Incoming;
 use super::link::Link;
 use super::outgoing::SendOn;
@@ -22,6 +23,8 @@ pub(super) struct Unanswered {
     pub(super) acker: Acker,
     pub(super) incoming: Incoming,
     pub(super) id: Option<Uuid>,
+    /// The room of its body, until it is answered.
+    pub(super) _held: Held,
 }
 
 #[async_trait]

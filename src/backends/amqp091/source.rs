@@ -267,9 +267,9 @@ fn open(shared: Arc<Shared>, failures: u32) -> Task {
 
 impl Shared {
     fn delivery(&self, link: &Arc<Link>, received: Received) -> Delivery {
-        let Received { delivery: raw, fault } = received;
+        let Received { delivery: raw, fault, came_back, held } = received;
         let redelivered = raw.redelivered;
-        let (incoming, acker) = Incoming::new(raw, &self.subscription.queue);
+        let (incoming, acker) = Incoming::new(raw, &self.subscription.queue, came_back);
         let prefix = self.settings.topic_prefix.as_deref();
         let message = match fault {
             Some(fault) => Err(fault.into()),
@@ -277,7 +277,7 @@ impl Shared {
         };
         let message = message.and_then(|message| self.settings.envelope.open(message));
         let (failed, failures) = (incoming.failed(), incoming.failures());
-        let unanswered = |id| Unanswered { link: Arc::clone(link), acker, incoming, id };
+        let unanswered = |id| Unanswered { link: Arc::clone(link), acker, incoming, id, _held: held };
         match message {
             Ok(message) => {
                 let settle = unanswered(Some(message.id()));

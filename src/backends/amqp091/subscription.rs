@@ -33,6 +33,10 @@ pub struct Amqp091Subscription {
     /// How many messages may be fetched and not answered; 64 by default, which is as many as a consumer of the default
     /// `CONCURRENCY` holds. When a consumer ends, a quorum queue counts each of them as a delivery that failed.
     pub prefetch: u16,
+    /// How many bytes of bodies may be here and not answered, 64 MiB by default; one that is larger comes alone. The broker
+    /// sends what `prefetch` allows: a body beyond is dropped as it arrives, and its message handed back when there is room.
+    #[serde(deserialize_with = "crate::units::size")]
+    pub prefetch_bytes: usize,
     /// Where a message waits for its retry; [`RetryBy::Delay`] by default. In a settings file `delay` or `petisco`, with
     /// `ORGANIZATION` and `SERVICE` of the backend.
     #[serde(deserialize_with = "retry_by")]
@@ -95,6 +99,13 @@ impl Amqp091Subscription {
         self
     }
 
+    /// Sets how many bytes of bodies may be here and not answered.
+    #[must_use]
+    pub fn with_prefetch_bytes(mut self, prefetch_bytes: usize) -> Self {
+        self.prefetch_bytes = prefetch_bytes;
+        self
+    }
+
     /// Sets where a message waits for its retry.
     #[must_use]
     pub fn with_retry(mut self, retry: RetryBy) -> Self {
@@ -121,6 +132,9 @@ impl Amqp091Subscription {
                 "PREFETCH",
                 "is 0: fetching ahead without a limit fills the memory; write 1 or more",
             );
+        }
+        if self.prefetch_bytes == 0 {
+            return fault("PREFETCH_BYTES", "is 0: nothing could be received; write \"1MiB\" or more");
         }
         if !self.bindings.is_empty() && filled.exchange.as_deref() == Some("") {
             return fault("EXCHANGE", "is empty: nothing can be bound to the default exchange");
@@ -159,6 +173,7 @@ impl Default for Amqp091Subscription {
             exchange: None,
             bindings: Vec::new(),
             prefetch: 64,
+            prefetch_bytes: 64 << 20,
             retry: RetryBy::default(),
             dead_letter_exchange: None,
             dead_letter_routing_key: None,

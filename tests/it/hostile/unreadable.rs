@@ -2,6 +2,7 @@
 
 mod raw;
 
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use lapin::options::{QueueBindOptions, QueueDeclareOptions};
@@ -166,6 +167,87 @@ async fn headers_without_number_make_one_dead_letter() {
         _ = run => unreachable!("it runs until it is told to stop"),
     };
     assert_eq!(reasons, ["it has more than 1,000 headers", "its headers are larger than 65536 bytes"]);
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn large_bodies_are_bounded_in_bytes_and_come_in_order() {
+    const ROOM: usize = 1_000_000;
+    let Hostile { mut publisher, name, _connection, .. } = Hostile::new().await;
+    let sizes = [[400_000; 8].as_slice(), &[2_000_000], &[300_000; 3]].concat();
+    let bodies = sizes.iter().enumerate().map(|(n, size)| vec![b'x'; size + n]).collect::<Vec<_>>();
+    for body in &bodies {
+        publisher.publish(&name, b"large", 0, b"", body).await;
+    }
+    let settings = Amqp091Settings::new([Brokers::running().get("RABBIT1_AMQP")]);
+    let subscription = Amqp091Subscription::new(&name).with_prefetch_bytes(ROOM);
+    let source = Amqp091Source::new(&settings, &subscription).unwrap();
+    let len = |delivery: &Delivery| delivery.view().unwrap().message().body().len();
+    let (mut here, mut seen) = (VecDeque::new(), Vec::new());
+    // How many of them find room beside each other, up to each.
+    for together in [[2; 7].as_slice(), &[1, 1], &[3, 2, 1]].concat() {
+        while here.len() < together && seen.len() + here.len() < bodies.len() {
+            here.extend(timeout(STUCK, source.receive(100)).await.expect("nothing comes").unwrap());
+            let held: usize = here.iter().map(len).sum();
+            assert!(here.len() == 1 || held <= ROOM, "{} with {held} bytes", here.len());
+        }
+        let first = here.pop_front().unwrap();
+        seen.push(len(&first));
+        first.ack().await.unwrap();
+    }
+    assert_eq!(seen, bodies.iter().map(Vec::len).collect::<Vec<_>>());
+}
+
+/// A quorum queue without a limit puts there what is handed back.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn large_bodies_that_come_again_at_the_end_of_a_queue_do_not_stop_it() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    queue.declare(&queue.name, table([("x-queue-type", header_text("quorum"))])).await;
+    let sizes = [[600_000; 4].as_slice(), &[300; 100]].concat();
+    for size in &sizes {
+        queue.publish("", &queue.name, BasicProperties::default(), &vec![b'x'; *size]).await;
+    }
+    queue.until_ready(&queue.name, 104).await;
+    let subscription = queue.subscription().with_prefetch(4).with_prefetch_bytes(1_000_000);
+    let source = Amqp091Source::new(&queue.settings(), &subscription).unwrap();
+    let handle = async {
+        let mut seen = Vec::new();
+        while seen.len() < sizes.len() {
+            for delivery in source.receive(1).await.unwrap() {
+                seen.push(delivery.view().unwrap().message().body().len());
+                delivery.ack().await.unwrap();
+            }
+        }
+        seen
+    };
+    let mut seen = timeout(STUCK, handle).await.expect("all are handled");
+    seen.sort_unstable_by(|a, b| b.cmp(a));
+    assert_eq!(seen, sizes);
+    queue.delete(&queue.name).await;
+}
+
+/// A quorum queue counts that, as it counts a handler that ended its process.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn what_had_no_room_was_not_tried() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    let limit = ("x-delivery-limit", AMQPValue::LongInt(3));
+    queue.declare(&queue.name, table([("x-queue-type", header_text("quorum")), limit])).await;
+    for _ in 0..10 {
+        queue.publish("", &queue.name, BasicProperties::default(), &[b'x'; 600_000]).await;
+    }
+    queue.until_ready(&queue.name, 10).await;
+    let subscription = queue.subscription().with_prefetch_bytes(1_000_000);
+    let source = Amqp091Source::new(&queue.settings(), &subscription).unwrap();
+    for _ in 0..10 {
+        let delivery = one(&source).await;
+        assert_eq!(delivery.view().unwrap().attempt(), 1);
+        delivery.ack().await.unwrap();
+    }
+    queue.delete(&queue.name).await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::{fmt, io};
 
 use super::arguments::{Argument, CHANNEL_CLOSE, CHANNEL_CLOSE_OK, DELIVER, GET_OK, RETURN, arguments};
 use super::content;
-use super::findings::{Finding, Findings};
+use super::findings::{Finding, Findings, Room};
 use super::table::{long, made_utf8, mend as mend_table, short};
 
 /// The largest frame that a broker may send, which we say to it.
@@ -48,9 +48,15 @@ struct Rest {
 #[derive(Debug)]
 enum Content {
     /// Its header is to come.
-    Announced { tag: Option<u64>, is_consumed: bool, fault: Option<String> },
+    Announced { tag: Option<u64>, consumed: Option<Consumed>, fault: Option<String> },
     /// This much of its body is to come.
     Comes { left: u64, passes: bool },
+}
+
+/// A delivery to a consumer.
+#[derive(Clone, Copy, Debug)]
+struct Consumed {
+    redelivered: bool,
 }
 
 /// Where what goes on to lapin is: at the beginning of what came in, then behind it.
@@ -256,7 +262,9 @@ impl Guard {
                 }
                 let tag = payload[tag_at..].first_chunk().map(|tag| u64::from_be_bytes(*tag));
                 let tag = tag.filter(|_| method != RETURN);
-                let content = Content::Announced { tag, is_consumed: method == DELIVER, fault };
+                let redelivered = payload.get(tag_at + 8).is_some_and(|bits| bits & 1 != 0);
+                let consumed = (method == DELIVER).then_some(Consumed { redelivered });
+                let content = Content::Announced { tag, consumed, fault };
                 if self.contents.insert(channel, content).is_some() {
                     return Err(named(" before the end of another message"));
                 }
@@ -285,7 +293,7 @@ impl Guard {
 
     /// Gives how many bytes of a content header are left.
     fn header(&mut self, channel: u16, payload: &mut [u8], large: Option<String>) -> io::Result<usize> {
-        let Some(Content::Announced { tag, is_consumed, fault }) = self.contents.remove(&channel) else {
+        let Some(Content::Announced { tag, consumed, fault }) = self.contents.remove(&channel) else {
             return Err(refused(format!("a header without a message on the channel {channel}")));
         };
         let size = payload.get(4..12).and_then(|size| size.first_chunk());
@@ -301,9 +309,11 @@ impl Guard {
             return Err(refused(format!("a body of {size} bytes, more than RabbitMQ has")));
         }
         let (left, of_header) = content::mend(payload);
-        let passes = !is_consumed || self.findings.admit(size);
+        let room = consumed.map(|consumed| self.findings.admit(size, consumed.redelivered));
+        let passes = room != Some(Room::Missing);
         let finding = if passes {
-            fault.or(large).or(of_header).map(Finding::Unreadable)
+            let came_back = (room == Some(Room::Kept)).then_some(Finding::CameBack);
+            fault.or(large).or(of_header).map(Finding::Unreadable).or(came_back)
         } else {
             // A message without a body, to lapin.
             payload[4..12].fill(0);

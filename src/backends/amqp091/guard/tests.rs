@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::findings::{Finding, Findings};
+use super::findings::{Finding, Findings, Held, Room};
 use super::frames::{FRAME_MAX, Guard};
 
 fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
@@ -208,6 +208,30 @@ fn a_body_there_is_no_room_for_is_left_out_as_it_comes() {
         assert_eq!(out.unwrap(), [message(1, b"larger than all"), empty, deliver(1, 3, b"b")].concat());
         assert_eq!([1, 2, 3].map(|tag| findings.take(1, tag)), [None, Some(Finding::NoRoom(1)), None]);
     }
+}
+
+#[test]
+fn room_is_kept_for_one_that_was_handed_back_and_others_wait_until_it_strays() {
+    let findings = Arc::new(Findings::new(10));
+    let admit = |bytes, redelivered| findings.admit(bytes, redelivered);
+    assert_eq!(
+        [admit(6, false), admit(7, false), admit(1, false)],
+        [Room::Found, Room::Missing, Room::Missing]
+    );
+    drop(Held::new(&findings, 6));
+    assert_eq!(admit(1, false), Room::Missing, "the others come first");
+    assert!(findings.has_room(7));
+    findings.handed_back(7);
+    assert_eq!([admit(9, true), admit(7, false), admit(7, true)], [Room::Found, Room::Missing, Room::Kept]);
+    assert_eq!(admit(7, true), Room::Missing);
+    drop([Held::new(&findings, 9), Held::new(&findings, 7)]);
+    findings.handed_back(1);
+    findings.strayed();
+    assert_eq!([admit(1, false), admit(10, true)], [Room::Found, Room::Missing]);
+    findings.let_go(4);
+    assert_eq!(admit(2, false), Room::Found);
+    assert_eq!(admit(9, false), Room::Missing);
+    assert_eq!(admit(2, false), Room::Missing, "they wait again");
 }
 
 #[test]
