@@ -4,6 +4,7 @@ mod keys;
 mod limits;
 mod outbox;
 mod table;
+mod yaml;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;

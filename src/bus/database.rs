@@ -1,7 +1,7 @@
 //! The app's own database, from its URL or its pool, as a store.
 
-use crate::error::BoxError;
-use crate::secret::redacted_error;
+use crate::error::{BoxError, Chain};
+use crate::secret::{redacted, redacted_error};
 use crate::settings::{DatabaseUrl, OutboxSettings, SettingsError};
 #[cfg(feature = "postgres")]
 use crate::stores::PostgresStore;
@@ -47,14 +47,21 @@ impl Database {
             ));
         };
         let scheme = DatabaseUrl::scheme_of(url);
+        let unreachable = |error: sqlx::Error| {
+            fault(format!(
+                "the database of OUTBOX.DATABASE_URL ({}) cannot be used: {}",
+                redacted(url),
+                Chain(&error)
+            ))
+        };
         match scheme {
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => {
                 let pool = sqlx::postgres::PgPoolOptions::new().max_connections(settings.max_connections);
                 // PgBouncer refuses this parameter, which sqlx sets by default: it matters only to servers before version 12.
-                let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(fault)?;
+                let options: sqlx::postgres::PgConnectOptions = url.parse().map_err(unreachable)?;
                 let options = options.extra_float_digits(None);
-                pool.connect_with(options).await.map(Self::Postgres).map_err(fault)
+                pool.connect_with(options).await.map(Self::Postgres).map_err(unreachable)
             }
             #[cfg(feature = "sqlite")]
             "sqlite" => {
@@ -62,12 +69,12 @@ impl Database {
 
                 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 
-                let options = SqliteConnectOptions::from_str(url).map_err(fault)?;
+                let options = SqliteConnectOptions::from_str(url).map_err(unreachable)?;
                 // With a write-ahead log readers do not wait for the writer.
                 let options = options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
                 create_for_us_alone(url, options.get_filename());
                 let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(settings.max_connections);
-                pool.connect_with(options).await.map(Self::Sqlite).map_err(fault)
+                pool.connect_with(options).await.map(Self::Sqlite).map_err(unreachable)
             }
             #[cfg(not(feature = "postgres"))]
             "postgres" | "postgresql" => Err(not_compiled("postgres")),

@@ -60,10 +60,13 @@ pub(super) enum Unit {
     Bytes,
 }
 
+/// The widest column. What is longer sticks out: others may have chosen it.
+const WIDEST: usize = 100;
+
 /// Rows below each other, columns aligned, the last one ragged.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).min(WIDEST));
     let line = |row: &[String; N]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}"));
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
@@ -169,5 +172,7 @@ mod tests {
     fn columns_are_aligned() {
         let rows = [["ä".to_owned(), "b".to_owned()], ["long".to_owned(), String::new()]];
         assert_eq!(aligned(&rows), ["ä     b", "long"]);
+        let rows = [["x".repeat(70_000), "b".to_owned()], ["long".to_owned(), "c".to_owned()]];
+        assert_eq!(aligned(&rows).iter().map(String::len).collect::<Vec<_>>(), [70_003, 103]);
     }
 }

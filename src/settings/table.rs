@@ -7,7 +7,7 @@ use std::path::Path;
 use config::{ConfigError, FileFormat, Format, Map, Value, ValueKind};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
-use super::{SettingsError, keys};
+use super::{SettingsError, keys, yaml};
 use crate::secret::redacted;
 use crate::text_file::{self, toml_fault};
 
@@ -35,6 +35,7 @@ impl Table {
             "toml" => toml::from_str(&text).map_err(|error| fault(toml_fault(&text, &error)))?,
             "json" => serde_json::from_str(&text).map_err(|error| fault(redacted(&error.to_string())))?,
             "yaml" | "yml" => {
+                yaml::check(&text).map_err(fault)?;
                 let table = FileFormat::Yaml.parse(None, &text);
                 table.map_err(|error| fault(redacted(&error.to_string())))?
             }

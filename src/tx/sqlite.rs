@@ -51,8 +51,9 @@ impl Sealed for Sqlite {
         store.inbox().record(connection, source, id).await
     }
 
-    /// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_IOERR`, `SQLITE_FULL`, with their extensions in the higher bits.
+    /// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_READONLY`, `SQLITE_INTERRUPT`, `SQLITE_IOERR`, `SQLITE_FULL`, `SQLITE_CANTOPEN` and
+    /// `SQLITE_PROTOCOL`, with their extensions in the higher bits.
     fn passes(code: &str) -> bool {
-        code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 10 | 13))
+        code.parse::<u32>().is_ok_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 9 | 10 | 13 | 14 | 15))
     }
 }

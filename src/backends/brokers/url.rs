@@ -39,6 +39,9 @@ impl BrokerUrl {
             _ => return Err(fault("its scheme is neither amqp nor amqps")),
         };
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| fault("it has no host"))?;
+        if host.len() > 255 {
+            return Err(fault("its host is longer than 255 bytes"));
+        }
         if host.contains('%') {
             return Err(fault("its host is not in ASCII; write its form that begins with xn--"));
         }
@@ -58,6 +61,9 @@ impl BrokerUrl {
             (user, password) => Some((decode(user)?, Secret::new(decode(password.unwrap_or_default())?))),
         };
         let vhost = url.path().strip_prefix('/').filter(|path| !path.is_empty()).map(decode).transpose()?;
+        if vhost.as_ref().is_some_and(|vhost| vhost.len() > 255) {
+            return Err(fault("its virtual host is longer than 255 bytes"));
+        }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { host, port: url.port().unwrap_or(default_port), tls, credentials, vhost })
     }
@@ -154,6 +160,7 @@ mod tests {
             ("http://b", "scheme"),
             ("amqp:///", "no host"),
             ("amqp://b/vhost", "path"),
+            (&format!("amqp://{}", "h".repeat(300)), "its host is longer than 255 bytes"),
         ] {
             let error = BrokerUrl::parse(bad).unwrap_err().to_string();
             assert!(error.contains(why) && error.contains("amqps://host:5671"), "{error}");

@@ -258,6 +258,26 @@ async fn a_time_limit_of_the_database_is_503() {
     }
 }
 
+#[tokio::test]
+async fn a_database_file_that_cannot_be_written_is_503() {
+    let folder = tempfile::tempdir().unwrap();
+    databases::sqlite(folder.path()).await.close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("app.db"));
+    let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
+    let settings = DatabaseSettings::default();
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let store = SqliteStore::open(pool.clone(), &settings).await.unwrap();
+    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let handler = async |_: Tx<Sqlite>, queue: MessageQueue| enqueue(&queue, ["a"]);
+    let app = Router::new().route("/", post(handler)).layer(MessagingLayer::new(outbox));
+    assert_eq!(ask(&app).await.0, StatusCode::OK);
+    // The file system refuses likewise when it was mounted anew, as after a fault of the disk.
+    sqlx::query("PRAGMA query_only = on").execute(&pool).await.unwrap();
+    assert_eq!(ask(&app).await, AGAIN);
+    sqlx::query("PRAGMA query_only = off").execute(&pool).await.unwrap();
+    assert_eq!(ask(&app).await.0, StatusCode::OK);
+}
+
 // ---- a pooler
 
 /// PgBouncer before the Postgres of the tests, in this mode, with one connection to the server.

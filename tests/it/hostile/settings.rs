@@ -228,6 +228,56 @@ async fn a_file_of_settings_is_read_as_editors_write_it() {
     assert!(said(Settings::load(Some(folder.path())).unwrap_err()).contains("directory"));
 }
 
+#[tokio::test]
+async fn a_file_of_settings_without_bounds_is_refused() {
+    let nested = |n: usize| (0..n).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>();
+    let lists = format!("MESSAGE_BUS:\n  URLS:\n    {}x", "- ".repeat(20_000));
+    let bomb: String = ('b'..='k')
+        .map(|name| {
+            let before = char::from(name as u8 - 1);
+            format!("{name}: &{name} [{}]\n", vec![format!("*{before}"); 9].join(","))
+        })
+        .collect();
+    for (name, content, why) in [
+        ("s.yaml", nested(3_000), "line 65: its tables are in each other more than 64 deep"),
+        ("s.yaml", lists, "more than 64 deep"),
+        ("s.yaml", format!("MESSAGE_BUS: {}", "[".repeat(100_000)), "recursion limit"),
+        ("s.yaml", format!("a: &a [x,x,x,x,x,x,x,x,x]\n{bomb}"), "its aliases repeat more than 64 MiB"),
+        ("s.toml", format!("[MESSAGE_BUS]\nX = {}", "[".repeat(100_000)), "recursion"),
+        ("s.toml", format!("[MESSAGE_BUS{}]", ".a".repeat(100_000)), "recursion"),
+        ("s.json", "[".repeat(100_000), "expected a map"),
+        ("s.json", format!("{{\"MESSAGE_BUS\":{}", "[".repeat(100_000)), "recursion"),
+    ] {
+        let said = refusal_of(name, &content).await;
+        assert!(said.contains(why) && said.contains(name), "{why}: {}", &said[..said.len().min(400)]);
+    }
+    let (_folder, path) =
+        file("s.yaml", "common: &b\n  BACKEND: memory\nother: *b\nMESSAGE_BUS: *b\n".to_owned());
+    assert_eq!(Settings::load(Some(&path)).unwrap().backend, "memory");
+}
+
+#[tokio::test]
+async fn a_database_that_cannot_be_used_is_named_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| format!("sqlite:{}", folder.path().join(name).display());
+    std::fs::write(folder.path().join("garbage.db"), "garbage ".repeat(100)).unwrap();
+    let postgres = "postgres://jo:geheim@127.0.0.1/app?sslmode=odd".to_owned();
+    for (url, why) in [
+        (
+            path("garbage.db"),
+            "garbage.db) cannot be used: error returned from database: (code: 26) file is not",
+        ),
+        (path("missing/app.db"), "missing/app.db) cannot be used: error returned from database: (code: 14)"),
+        (path("app.db?mode=odd"), "unknown value"),
+        (postgres, "(postgres://***@127.0.0.1/app?sslmode=odd) cannot be used"),
+    ] {
+        let outbox = format!("[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = \"{url}\"");
+        let said = refusal(&format!("[MESSAGE_BUS]\nDELIVERY = \"transactional\"\n{outbox}")).await;
+        assert!(said.contains(why) && said.contains("OUTBOX.DATABASE_URL"), "{why}: {said}");
+        assert!(!said.contains("geheim"), "{said}");
+    }
+}
+
 // ---- certificates
 
 /// A certificate and its key.
@@ -401,6 +451,14 @@ async fn a_value_without_sense_is_refused_by_its_key_and_with_the_cure() {
             &["percent-encoded", "amqp://***@h"],
         ),
         ("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqp://[::1\"", &["URLS"]),
+        (
+            &format!("[MESSAGE_BUS]\nBACKEND = \"amqp091\"\nURLS = \"amqp://h/{}\"", "v".repeat(256)),
+            &["its virtual host is longer than 255 bytes"],
+        ),
+        (
+            &format!("[MESSAGE_BUS]\nBACKEND = \"amqp091\"\nURLS = \"amqp://{}\"", "h".repeat(100_000)),
+            &["its host is longer than 255 bytes"],
+        ),
     ] {
         let said = refusal(text).await;
         assert!(whys.iter().all(|why| said.contains(why)), "{text}\n{whys:?}\n{said}");
