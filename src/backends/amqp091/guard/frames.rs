@@ -140,9 +140,13 @@ impl Guard {
                 out.skip(head.length() - left);
             }
             _ => {
-                let length = head.map_or(HEAD, |head| head.needed()).min(frame.len());
+                let needed = head.as_ref().map_or(HEAD, Head::needed);
+                let length = needed.min(frame.len());
                 self.begun.extend_from_slice(&frame[..length]);
                 out.skip(length);
+                if head.is_some() && length == needed {
+                    return self.go_on(out);
+                }
             }
         }
         Ok(())
