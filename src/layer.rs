@@ -36,7 +36,7 @@ use crate::trace_context::TraceContext;
 /// | 2xx response head | sent, in order, before the head goes out |
 /// | 1xx, 3xx, 4xx, 5xx | dropped; [`with_success`](Self::with_success) changes the rule |
 /// | 200 with a non-zero `grpc-status` header | dropped |
-/// | inner service error, handler panic, timeout outside, client gone before the handler is done | dropped |
+/// | inner service error, handler panic, panic of a hook of this layer, timeout outside, client gone before the handler is done | dropped |
 /// | client gone while sending | sending goes on to its end, in a task of its own |
 /// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
 /// | sending fails | by [`with_on_send_failure`](Self::with_on_send_failure): logged, or 503 |
@@ -141,7 +141,8 @@ impl MessagingLayer {
     /// });
     /// ```
     ///
-    /// Messages enqueued through [`always`](MessageQueue::always) leave without it when there is no response.
+    /// Messages enqueued through [`always`](MessageQueue::always) leave without it when there is no response. When it panics,
+    /// the request ends as by a panic of its handler: a layer outside that catches it answers 500.
     pub fn with_enrich<F>(self, enrich: F) -> Self
     where
         F: Fn(&request::Parts, &response::Parts, &mut Message) + Send + Sync + 'static,

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
@@ -10,7 +11,7 @@ use http::{request, response};
 
 use super::flight::{Flight, FlightLimits};
 use crate::admission::Admitted;
-use crate::caught::caught;
+use crate::caught::{called, caught};
 use crate::message::Message;
 use crate::messenger::{Admission, Failure, Refused, Unsent};
 use crate::queue::{Closed, MessageQueue, QueueConfig, Taken};
@@ -113,11 +114,18 @@ impl Flush {
     }
 
     /// Decides what becomes of the messages and of the transaction with this response.
+    ///
+    /// # Panics
+    /// When a hook of the layer does; the request has ended then as when its handler panics.
     pub(super) fn decide(&mut self, closed: Closed, response: &response::Parts) -> End {
+        let success = match catch_unwind(AssertUnwindSafe(|| (self.config.success)(response))) {
+            Ok(success) => success && !matches!(closed.slot, Slot::Handled),
+            Err(panic) => {
+                self.give_up(closed, "panic");
+                resume_unwind(panic);
+            }
+        };
         let Closed { mut taken, slot, spoiled, held: decided } = closed;
-        let admitted = self.admitted.take();
-        let guard = LostUnlessEnded { messages: taken.messages.len(), ended: false };
-        let success = (self.config.success)(response) && !matches!(slot, Slot::Handled);
         let held = success && matches!(slot, Slot::Held);
         let spoiled = success && !held && spoiled;
         if !success || held || spoiled {
@@ -130,12 +138,22 @@ impl Flush {
             };
             drop_all_but_always(&mut taken, reason);
         }
-        if let (Some(enrich), Some(request)) = (&self.config.enrich, &self.request) {
-            for message in &mut taken.messages {
-                enrich(request, response, message);
+        let enriched = catch_unwind(AssertUnwindSafe(|| {
+            if let (Some(enrich), Some(request)) = (&self.config.enrich, &self.request) {
+                for message in &mut taken.messages {
+                    enrich(request, response, message);
+                }
             }
+        }));
+        if let Err(panic) = enriched {
+            if !success || held || spoiled {
+                // The others are dropped already.
+                taken.always = (0..taken.messages.len()).collect();
+            }
+            self.give_up(Closed { taken, slot, spoiled, held: decided }, "panic");
+            resume_unwind(panic);
         }
-        guard.end();
+        let admitted = self.admitted.take();
         let config = || Arc::clone(&self.config);
         let messages = taken.messages.len();
         let work = match slot {
@@ -191,7 +209,14 @@ impl Flush {
 
     /// Ends a request that has no response.
     pub(super) fn abandon(&mut self, reason: &'static str) {
-        let Some(Closed { mut taken, slot, .. }) = self.close() else { return };
+        if let Some(closed) = self.close() {
+            self.give_up(closed, reason);
+        }
+    }
+
+    /// Drops the messages but for those that leave whatever happens, and rolls the transaction back.
+    fn give_up(&mut self, closed: Closed, reason: &'static str) {
+        let Closed { mut taken, slot, .. } = closed;
         let admitted = self.admitted.take();
         drop_all_but_always(&mut taken, reason);
         let transaction = if let Slot::Here(transaction) = slot { Some(transaction) } else { None };
@@ -216,7 +241,8 @@ impl Flush {
 impl Drop for Flush {
     fn drop(&mut self) {
         if !self.closed {
-            self.abandon(if self.polling { "panic" } else { "cancelled" });
+            let is_panic = self.polling || std::thread::panicking();
+            self.abandon(if is_panic { "panic" } else { "cancelled" });
         }
     }
 }
@@ -285,10 +311,13 @@ impl Config {
         async move {
             let transient = match caught(commit).await {
                 Some(Ok(stored)) => {
-                    if stored > 0 {
-                        self.queue.messenger.stored(stored);
-                    }
                     guard.end();
+                    if stored > 0 && called(|| self.queue.messenger.stored(stored)).is_none() {
+                        tracing::error!(
+                            messages = stored,
+                            "the messenger panicked as it counted stored messages"
+                        );
+                    }
                     return Fate::Sent;
                 }
                 Some(Err(failure)) => failure.is_transient(),
@@ -337,8 +366,10 @@ impl Config {
             return Fate::Sent;
         }
         let refused = unsent.iter().any(|(_, failure)| is_refused(failure));
-        if let Some(on_unsent) = &self.on_unsent {
-            on_unsent(unsent);
+        if let Some(on_unsent) = &self.on_unsent
+            && called(|| on_unsent(unsent)).is_none()
+        {
+            tracing::error!("the hook for messages that could not be sent panicked");
         }
         if refused { Fate::Refused } else { Fate::Unsent }
     }

@@ -38,7 +38,7 @@ use crate::transaction::Slot;
 /// | a response that is a success, by [`with_success`](crate::MessagingLayer::with_success) | the messages are put into the outbox in this transaction, which is committed; then the head goes out |
 /// | COMMIT or that fails | neither; the client gets 503 with `Retry-After` when another try may pass (connection lost, read-only or shutting down, time limit, serialization failure, deadlock, SQLite busy), else 500 |
 /// | any other response, an error, a panic, a timeout outside, the client gone before the handler is done | neither: ROLLBACK |
-/// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for |
+/// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for; there are no more of these than the pool has connections |
 /// | a `Tx` is still alive when a response that is a success is ready, in a spawned task or a streaming body | neither; the client gets 500, and an error is logged that says the cure |
 /// | the connection is lost during COMMIT, or COMMIT takes more than 30 seconds | both or neither; the client gets 503 |
 /// | begun in a call of an inner layer that fails, while the outer one answers with a success | neither; another call, as of a retry between the two, begins anew |

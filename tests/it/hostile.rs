@@ -5,6 +5,7 @@ mod blame;
 mod bounds;
 mod databases;
 mod enqueue;
+mod hooks;
 mod log;
 mod panics;
 mod reasons;

@@ -139,13 +139,16 @@ fn a_hook_that_panics_makes_no_message_count_twice() {
 }
 
 #[test]
-fn an_enrichment_that_panics_is_counted_as_lost() {
+fn what_an_enrichment_that_panics_drops_is_counted() {
     let counts = counted(async {
         let layer = MessagingLayer::new(Dummy::new()).with_enrich(|_, _, _| panic!("enrich"));
-        let app = answering(layer, StatusCode::OK).layer(CatchPanicLayer::new());
+        let app = answering(layer.clone(), StatusCode::OK).layer(CatchPanicLayer::new());
         assert_eq!(get(app).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        layer.in_flight().idle().await;
     });
-    assert_eq!(counts, expect([("enqueued_total", 2), ("unsent_total{failure=lost}", 2)]));
+    let expected =
+        [("dropped_total{reason=panic}", 1), ("enqueued_total", 2), ("send_seconds", 1), ("sent_total", 1)];
+    assert_eq!(counts, expect(expected));
 }
 
 #[test]

@@ -141,6 +141,7 @@ mod postgres_alone {
             a_connection_killed_before_the_commit_leaves_neither_and_answers_503
             a_connection_killed_during_the_commit_leaves_neither_and_answers_503
             a_client_gone_while_it_is_committed_has_both
+            no_more_commits_hang_than_there_are_connections
             a_serialization_failure_is_503
             a_request_dropped_while_its_transaction_begins_leaves_no_connection_in_one
         }

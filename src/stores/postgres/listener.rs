@@ -22,7 +22,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Listens on a connection of its own, and on another when that is lost: it may have missed something then, and wakes both.
 pub(super) fn listen(pool: PgPool, schema: &str) -> Listening {
     let channel = channel(schema);
-    Listening::start(|messages, buckets| keep_listening(pool, channel, messages, buckets))
+    Listening::start(move |messages, buckets| {
+        keep_listening(pool.clone(), channel.clone(), messages, buckets)
+    })
 }
 
 async fn keep_listening(pool: PgPool, channel: String, messages: Arc<Notify>, buckets: Arc<Notify>) {

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::backoff::Backoff;
+use crate::caught::again;
 use crate::error::Chain;
 
 /// The shortest time between two notifications.
@@ -31,7 +32,8 @@ impl Teller {
     pub(super) fn start(pool: PgPool, schema: &str, messages: Arc<Notify>) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let task = tell(pool, channel(schema), messages);
+        let channel = channel(schema);
+        let task = again("telling", move || tell(pool.clone(), channel.clone(), Arc::clone(&messages)));
         tokio::spawn(async move { stopped.run_until_cancelled(task).await });
         Self { _stop: stop.drop_guard() }
     }

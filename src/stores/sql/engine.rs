@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use super::details::size;
+use super::hooks::unless_it_panics;
 use super::inserted::{Inserted, Place};
 use super::keeper::Keeper;
 use super::leases::Leases;
@@ -278,7 +279,7 @@ impl<T: Tables> Engine<T> {
         }
         let gone = match all.fared.is_empty() {
             true => Ok((0, 0)),
-            false => self.tables.settle(&all.held, &all.fared).await,
+            false => unless_it_panics(self.tables.settle(&all.held, &all.fared)).await,
         };
         let error = {
             let mut state = self.shared.lock();

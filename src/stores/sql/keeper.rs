@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::hooks::unless_it_panics;
 use super::leases::Leases;
 use super::listening::Listening;
 use super::share::Share;
@@ -120,7 +121,7 @@ impl Keeping {
         stop.run_until_cancelled(self.keep()).await;
         self.share.send_replace(Share::default());
         let Some(id) = self.id else { return };
-        match timeout(FAREWELL, self.leases.leave(id)).await {
+        match timeout(FAREWELL, unless_it_panics(self.leases.leave(id))).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 tracing::warn!(error = %Chain(&error), "what this instance held is free when its lease has run out");
@@ -148,14 +149,15 @@ impl Keeping {
     async fn look(&mut self) -> Instant {
         let now = Instant::now();
         let limit = self.until.and_then(|until| until.checked_duration_since(now)).unwrap_or(self.lease);
-        let (error, wait) = match timeout(limit.min(self.interval()), self.settle_share()).await {
-            Ok(Ok(wait)) => {
-                self.failures = 0;
-                return Instant::now() + wait;
-            }
-            Ok(Err(error)) => (Chain(&error).to_string(), self.backoff(self.failures)),
-            Err(_) => ("no answer in time".to_owned(), self.backoff(self.failures)),
-        };
+        let (error, wait) =
+            match timeout(limit.min(self.interval()), unless_it_panics(self.settle_share())).await {
+                Ok(Ok(wait)) => {
+                    self.failures = 0;
+                    return Instant::now() + wait;
+                }
+                Ok(Err(error)) => (Chain(&error).to_string(), self.backoff(self.failures)),
+                Err(_) => ("no answer in time".to_owned(), self.backoff(self.failures)),
+            };
         self.failures += 1;
         tracing::warn!(error, "cannot renew the lease on the messages of the outbox");
         let now = Instant::now();
@@ -223,7 +225,7 @@ impl Keeping {
     async fn give_up(&mut self) {
         let idle: Vec<i16> = self.giving.iter().copied().filter(|bucket| (self.is_idle)(*bucket)).collect();
         let (false, Some(id)) = (idle.is_empty(), self.id) else { return };
-        match timeout(self.interval(), self.leases.free(id, &idle)).await {
+        match timeout(self.interval(), unless_it_panics(self.leases.free(id, &idle))).await {
             Ok(Ok(())) => {
                 tracing::debug!(buckets = ?idle, "gave up messages that another instance is to send");
             }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::caught::again;
+
 /// Wakes who waits for what other instances do, for as long as it is kept. It may wake for nothing.
 pub(crate) struct Listening {
     /// They may have stored messages for this one.
@@ -18,12 +20,13 @@ pub(crate) struct Listening {
 
 impl Listening {
     /// Starts the task that wakes the two; it ends with this.
-    pub(crate) fn start<F>(task: impl FnOnce(Arc<Notify>, Arc<Notify>) -> F) -> Self
+    pub(crate) fn start<F>(task: impl Fn(Arc<Notify>, Arc<Notify>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let (messages, buckets) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let task = task(Arc::clone(&messages), Arc::clone(&buckets));
+        let wakes = (Arc::clone(&messages), Arc::clone(&buckets));
+        let task = again("listening", move || task(Arc::clone(&wakes.0), Arc::clone(&wakes.1)));
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         tokio::spawn(async move { stopped.run_until_cancelled(task).await });

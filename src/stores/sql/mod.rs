@@ -2,6 +2,7 @@
 
 mod details;
 mod engine;
+mod hooks;
 mod inbox;
 mod inserted;
 mod keeper;

@@ -19,7 +19,7 @@ const PERIOD: Duration = Duration::from_millis(100);
 /// Asks on a connection of its own, ten times a second, whether another connection, be it of this process, has changed the
 /// file: then messages may have come, and the bucket is looked at.
 pub(super) fn watch(pool: SqlitePool, schema: String) -> Listening {
-    Listening::start(|messages, buckets| keep_watching(pool, schema, messages, buckets))
+    Listening::start(move |messages, buckets| keep_watching(pool.clone(), schema.clone(), messages, buckets))
 }
 
 async fn keep_watching(pool: SqlitePool, schema: String, messages: Arc<Notify>, buckets: Arc<Notify>) {

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -10,7 +11,7 @@ use axum::extract::FromRequestParts;
 use axum::routing::any;
 use http::header::RETRY_AFTER;
 use http::{Request, StatusCode};
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, PgPoolOptions};
 use sqlx::{ConnectOptions, Postgres};
 use tokio::sync::Mutex;
 use tower::ServiceExt;
@@ -138,6 +139,41 @@ pub async fn a_client_gone_while_it_is_committed_has_both(place: Pg) {
     gate.open().await;
     quiet(&layer).await;
     place.assert(true, "committed after the client had gone").await;
+}
+
+pub async fn no_more_commits_hang_than_there_are_connections(place: Pg) {
+    let pool = PgPoolOptions::new().max_connections(2).acquire_timeout(Duration::from_secs(2));
+    let place = Pg { pool: pool.connect_with(place.options.clone()).await.unwrap(), ..place };
+    let layer = place.layer().await;
+    let mut gate = Gate::closed(&place).await;
+    let handled = Arc::new(AtomicUsize::new(0));
+    let handler = {
+        let handled = Arc::clone(&handled);
+        move |mut tx: Tx<Postgres>, queue: MessageQueue| async move {
+            insert::<Pg>(&mut tx, &handled.fetch_add(1, Ordering::SeqCst).to_string()).await;
+            created(&queue);
+        }
+    };
+    let app = Router::new().route("/", any(handler)).layer(layer.clone());
+    let clients: Vec<_> = (0..100)
+        .map(|_| {
+            let app = app.clone();
+            tokio::spawn(async move { post(&app).await })
+        })
+        .collect();
+    until("two commits hang", async || handled.load(Ordering::SeqCst) == 2).await;
+    until("they are sent", async || layer.in_flight().len() == 2).await;
+    for client in clients {
+        client.abort();
+        // Those that waited too long have their answer.
+        assert!(client.await.map_or_else(|error| error.is_cancelled(), |response| response.status() == 503));
+    }
+    assert_eq!(layer.in_flight().len(), 2, "those that waited for a connection are gone");
+    assert_503(&post(&app).await);
+    assert_eq!(handled.load(Ordering::SeqCst), 2, "the handler did not run");
+    gate.open().await;
+    quiet(&layer).await;
+    assert_eq!((place.rows().await, place.events().await.len()), (2, 2));
 }
 
 pub async fn a_serialization_failure_is_503(place: Pg) {

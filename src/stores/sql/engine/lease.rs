@@ -7,6 +7,7 @@ use tokio::time::sleep_until;
 
 use super::{Engine, split_damaged};
 use crate::store::{Leased, StoreError};
+use crate::stores::sql::hooks::unless_it_panics;
 use crate::stores::sql::row::Row;
 use crate::stores::sql::state::{Next, add_failure};
 use crate::stores::sql::tables::{Failed, Fared, Tables};
@@ -97,8 +98,8 @@ impl<T: Tables> Engine<T> {
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
             let changes = engine.shared.lock().room.changes;
-            let untold = engine.tables.untold().await;
-            let counts = engine.tables.counts().await;
+            let untold = unless_it_panics(engine.tables.untold()).await;
+            let counts = unless_it_panics(engine.tables.counts()).await;
             let mut state = engine.shared.lock();
             if let Ok(untold) = untold
                 && state.room.changes == changes

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use super::Engine;
+use crate::caught::caught;
 use crate::error::Chain;
 use crate::message::Message;
 use crate::store::StoreError;
+use crate::stores::sql::hooks::unless_it_panics;
 use crate::stores::sql::inserted::Inserted;
 use crate::stores::sql::room::Over;
 use crate::stores::sql::tables::Tables;
@@ -31,7 +33,8 @@ impl<T: Tables> Engine<T> {
             state.room.queue_anyway(size.0, size.1);
             dropped
         };
-        let stored = self.store(batch, size, &dropped).await;
+        let stored = caught(self.store(batch, size, &dropped)).await;
+        let stored = stored.unwrap_or_else(|| Err(StoreError::unavailable("storing panicked")));
         self.shared.lock().end_condemned(&dropped, stored.is_ok());
         stored
     }
@@ -90,7 +93,7 @@ impl<T: Tables> Engine<T> {
                 if shared.lock().closed {
                     return;
                 }
-                if let Err(error) = engine.drop_oldest().await {
+                if let Err(error) = unless_it_panics(engine.drop_oldest()).await {
                     tracing::error!(error = %Chain(&error), "cannot drop the oldest messages of a full outbox");
                 }
             }
@@ -107,7 +110,7 @@ impl<T: Tables> Engine<T> {
             transaction.commit().await?;
             Ok(gone)
         };
-        let gone: Result<_, sqlx::Error> = gone.await;
+        let gone = unless_it_panics(gone).await;
         self.shared.lock().end_condemned(&dropped, gone.is_ok());
         self.dropped(gone?);
         Ok(())
