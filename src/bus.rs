@@ -20,7 +20,7 @@ pub use self::builder::BusBuilder;
 pub(crate) use self::database::{Database, DatabaseStore};
 use self::source::Sources;
 use crate::caught::caught;
-use crate::consumer::Consumer;
+use crate::consumer::{Consumer, ConsumerHandle};
 use crate::deadline::after;
 use crate::layer::{MessagingLayer, MessagingService, OnSendFailure};
 use crate::message::Message;
@@ -55,6 +55,8 @@ pub struct Bus {
     worker: Mutex<Option<Worker>>,
     outbox: Option<OutboxHandle>,
     sources: Sources,
+    /// The consumers it made, by their names.
+    consumers: Mutex<Vec<(String, ConsumerHandle)>>,
     /// Of a transactional outbox.
     #[cfg(feature = "_sql")]
     database: Option<crate::DatabaseSettings>,
@@ -144,6 +146,13 @@ impl Bus {
         if let Some(database) = &self.database {
             database.check_inbox_retention(name, settings.retry_span());
         }
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A new one takes the place of those of its name that are down.
+        consumers.retain(|(of, handle)| match handle.health().is_up() {
+            true => !handle.is_last(),
+            false => of != name,
+        });
+        consumers.push((name.to_owned(), consumer.handle()));
         Ok(consumer.with_settings(settings))
     }
 
@@ -163,9 +172,19 @@ impl Bus {
         crate::ChaosLayer::new(self.chaos.clone())
     }
 
-    /// Whether messages can leave now. It may take up to two seconds for each broker.
+    /// Whether messages can leave now, and its [consumers](Self::consumer) that were not told to stop receive. It may take up to
+    /// two seconds for each broker.
     pub async fn health(&self) -> Health {
-        self.messenger.health().await
+        let health = self.messenger.health().await;
+        if !health.is_up() {
+            return health;
+        }
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let down = consumers.iter().find_map(|(name, handle)| match handle.health() {
+            Health::Up => None,
+            Health::Down { reason } => Some(format!("the consumer `{name}`: {reason}")),
+        });
+        down.map_or(Health::Up, |reason| Health::Down { reason })
     }
 
     /// A handle to the durable or transactional outbox, if that is how messages are delivered.

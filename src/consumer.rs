@@ -21,7 +21,8 @@ use tower_service::Service;
 use self::attempt::Worker;
 pub use self::handle::{ConsumerHandle, ConsumerStatus};
 pub use self::settings::ConsumerSettings;
-use crate::caught::caught;
+use crate::backoff::Backoff;
+use crate::caught::{called, caught};
 use crate::deadline::after;
 use crate::error::{BoxError, Chain};
 use crate::source::{self, Source, SourceError};
@@ -120,15 +121,18 @@ impl<S> Consumer<S> {
         let Self { source, service, mut settings, handle } = self;
         settings.concurrency = settings.concurrency.max(1);
         settings.max_attempts = settings.max_attempts.max(1);
-        let source_name = source.name();
+        let source_name = name(&source);
         tracing::info!(source = %source_name, "consuming");
-        let worker = Arc::new(Worker { settings, handle, source: request::source(&source_name) });
+        let ending = Ending(Some(handle.clone()));
+        let worker =
+            Arc::new(Worker { settings, handle: handle.clone(), source: request::source(&source_name) });
         let attempt = Arc::clone(&worker);
         let mut running = Running {
             source: Arc::clone(&source),
+            name: Arc::clone(&source_name),
             worker,
             begin: Box::new(move |tasks, key, delivery| {
-                let (worker, service) = (Arc::clone(&attempt), service.clone());
+                let (worker, service) = (Arc::clone(&attempt), called(|| service.clone()));
                 // In a box: a task is moved several times before it runs.
                 tasks.spawn(Box::pin(async move {
                     // Whatever panics, those who wait behind the key go on.
@@ -141,11 +145,32 @@ impl<S> Consumer<S> {
             tasks: JoinSet::new(),
             keys: HashMap::new(),
             waiting: 0,
+            failing: false,
         };
-        tokio::select! {
-            () = running.work() => {}
-            () = shutdown => {}
+        tokio::pin!(shutdown);
+        handle.set_down(None);
+        let mut ended = 0;
+        let is_closed = loop {
+            let delay = tokio::select! {
+                () = &mut shutdown => break false,
+                worked = caught(running.work()) => match worked {
+                    Some(()) => break true,
+                    None => Backoff::default().delay(ended),
+                },
+            };
+            ended = ended.saturating_add(1);
+            tracing::error!(source = %source_name, ?delay, "the consumer panicked: it is started again");
+            handle.set_down(Some("it panicked, and is started again soon".to_owned()));
+            tokio::select! {
+                () = &mut shutdown => break false,
+                () = tokio::time::sleep(delay) => handle.set_down(None),
+            }
+        };
+        ending.expected();
+        if is_closed {
+            tracing::warn!(source = %source_name, "the source was closed: nothing is received any more");
         }
+        handle.set_down(is_closed.then(|| "its source was closed".to_owned()));
         let until = after(Instant::now(), deadline);
         let unfinished = running.drain(until).await;
         let close = source.close(until.saturating_duration_since(Instant::now()));
@@ -164,7 +189,7 @@ impl<S> Consumer<S> {
 impl<S> fmt::Debug for Consumer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
-            .field("source", &self.source.name())
+            .field("source", &name(&self.source))
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
@@ -185,7 +210,29 @@ async fn receive(source: &Arc<dyn Source>, room: usize) -> Result<Vec<source::De
 
 async fn pause(source: &Arc<dyn Source>) {
     if caught(source.pause()).await.is_none() {
-        tracing::error!(source = %source.name(), "the source panicked while it was paused");
+        tracing::error!(source = %name(source), "the source panicked while it was paused");
+    }
+}
+
+fn name(source: &Arc<dyn Source>) -> Arc<str> {
+    called(|| source.name()).unwrap_or_else(|| "a source whose name panics".into())
+}
+
+/// Says that the consumer ended before its time, unless that was expected.
+struct Ending(Option<ConsumerHandle>);
+
+impl Ending {
+    fn expected(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if let Some(handle) = &self.0 {
+            tracing::error!("a consumer was dropped: nothing is received until it runs again");
+            handle.set_down(Some("it was dropped before it was told to stop".to_owned()));
+        }
     }
 }
 
@@ -200,6 +247,7 @@ type Begin = Box<dyn Fn(&mut JoinSet<Option<Key>>, Option<Key>, source::Delivery
 
 struct Running {
     source: Arc<dyn Source>,
+    name: Arc<str>,
     worker: Arc<Worker>,
     begin: Begin,
     tasks: JoinSet<Option<Key>>,
@@ -207,6 +255,8 @@ struct Running {
     keys: HashMap<Key, VecDeque<source::Delivery>>,
     /// How many wait so.
     waiting: usize,
+    /// The last try to receive has failed.
+    failing: bool,
 }
 
 impl Running {
@@ -221,9 +271,9 @@ impl Running {
                 _ = paused.changed() => {
                     if *paused.borrow() {
                         pause(&self.source).await;
-                        tracing::info!(source = %self.source.name(), "consumer paused");
+                        tracing::info!(source = %self.name, "consumer paused");
                     } else {
-                        tracing::info!(source = %self.source.name(), "consumer resumed");
+                        tracing::info!(source = %self.name, "consumer resumed");
                     }
                 }
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
@@ -234,6 +284,9 @@ impl Running {
                 }
                 received = receive(&source, room), if room > 0 && !is_paused => match received {
                     Ok(deliveries) => {
+                        if std::mem::take(&mut self.failing) {
+                            self.worker.handle.set_down(None);
+                        }
                         telemetry::received(deliveries.len());
                         for delivery in deliveries {
                             self.take(delivery);
@@ -241,7 +294,10 @@ impl Running {
                     }
                     Err(SourceError::Closed) => return,
                     Err(error) => {
-                        tracing::error!(source = %self.source.name(), error = %Chain(&error), "nothing can be received");
+                        let reason = Chain(&error).to_string();
+                        tracing::error!(source = %self.name, error = %reason, "nothing can be received");
+                        self.worker.handle.set_down(Some(format!("nothing can be received: {reason}")));
+                        self.failing = true;
                     }
                 }
             }
@@ -293,7 +349,7 @@ impl Running {
                 return;
             };
             self.waiting -= 1;
-            if !next.is_stale() {
+            if !called(|| next.is_stale()).unwrap_or(false) {
                 return self.begin(Some(key), next);
             }
         }

@@ -159,6 +159,7 @@ impl<'a> BusBuilder<'a> {
             worker: Mutex::new(worker),
             outbox,
             sources: Sources::new(self.settings, source),
+            consumers: Mutex::default(),
             #[cfg(feature = "_sql")]
             database: (self.settings.delivery == DeliveryMode::Transactional)
                 .then(|| self.settings.outbox.database()),

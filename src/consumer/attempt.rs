@@ -32,8 +32,8 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Hands the message to the service, and answers by what that answers.
-    pub(super) async fn handle<S, B>(self: Arc<Self>, service: S, delivery: source::Delivery)
+    /// Hands the message to the service, unless that panicked as it was cloned, and answers by what that answers.
+    pub(super) async fn handle<S, B>(self: Arc<Self>, service: Option<S>, delivery: source::Delivery)
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
@@ -64,7 +64,7 @@ impl Worker {
         }
     }
 
-    async fn judge<S, B>(&self, service: S, view: &Delivery) -> Verdict
+    async fn judge<S, B>(&self, service: Option<S>, view: &Delivery) -> Verdict
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
@@ -83,6 +83,7 @@ impl Worker {
             Ok(request) => request,
             Err(error) => return Verdict::Reject { reason: error.to_string() },
         };
+        let Some(service) = service else { return Verdict::failed("the handler panicked as it was cloned") };
         let attempt = timeout(self.settings.timeout, caught(call(service, request)));
         match attempt.await {
             Ok(Some(verdict)) => verdict,

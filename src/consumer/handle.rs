@@ -1,9 +1,11 @@
 //! Steering a consumer that runs.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
+
+use crate::messenger::Health;
 
 /// A handle to a running [`Consumer`](crate::Consumer); a clone is a handle to the same.
 #[derive(Clone, Debug)]
@@ -17,6 +19,8 @@ struct Shared {
     acked: AtomicU64,
     retried: AtomicU64,
     dead: AtomicU64,
+    /// Why nothing is received.
+    down: Mutex<Option<String>>,
 }
 
 /// What a consumer does and did, since it was made.
@@ -43,6 +47,7 @@ impl ConsumerHandle {
             acked: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             dead: AtomicU64::new(0),
+            down: Mutex::default(),
         }))
     }
 
@@ -59,7 +64,7 @@ impl ConsumerHandle {
     /// What it does and did.
     #[must_use]
     pub fn status(&self) -> ConsumerStatus {
-        let Shared { paused, handling, acked, retried, dead } = &*self.0;
+        let Shared { paused, handling, acked, retried, dead, .. } = &*self.0;
         ConsumerStatus {
             paused: *paused.borrow(),
             handling: handling.load(Ordering::Relaxed),
@@ -67,6 +72,27 @@ impl ConsumerHandle {
             retried: retried.load(Ordering::Relaxed),
             dead: dead.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether messages can be received: down while the source fails, and when the consumer ended before it was told to, as
+    /// when its future was dropped or its source closed. It is up before it runs.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.down().clone().map_or(Health::Up, |reason| Health::Down { reason })
+    }
+
+    /// It receives nothing, for this reason; or it does.
+    pub(super) fn set_down(&self, reason: Option<String>) {
+        *self.down() = reason;
+    }
+
+    fn down(&self) -> MutexGuard<'_, Option<String>> {
+        self.0.down.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether nobody else has a handle, nor a consumer to it.
+    pub(crate) fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<bool> {

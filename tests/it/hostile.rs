@@ -3,6 +3,7 @@
 mod amqp10;
 mod blame;
 mod bounds;
+mod consumers;
 mod databases;
 mod enqueue;
 mod hooks;
