@@ -90,7 +90,8 @@ impl ConsumerHandle {
         self.0.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether nobody else has a handle, nor a consumer to it.
+    /// Whether neither a consumer nor anybody else has a handle.
+    #[cfg(feature = "settings")]
     pub(crate) fn is_last(&self) -> bool {
         Arc::strong_count(&self.0) == 1
     }
