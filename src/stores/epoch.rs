@@ -26,3 +26,25 @@ pub(super) fn from_epoch((seconds, nanos): (i64, u32)) -> Option<SystemTime> {
     };
     time?.checked_add(Duration::from_nanos(u64::from(nanos)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_comes_back() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        let (first, last) = (Duration::from_secs(1 << 63), Duration::new(i64::MAX as u64, 999_999_999));
+        for time in [
+            epoch.checked_sub(first),
+            epoch.checked_sub(first).and_then(|time| time.checked_add(Duration::from_nanos(1))),
+            epoch.checked_sub(Duration::from_nanos(1)),
+            Some(epoch),
+            epoch.checked_add(last),
+        ] {
+            let time = time.expect("the clock can show it");
+            assert_eq!(from_epoch(since_epoch(time)), Some(time));
+        }
+        assert_eq!(from_epoch((i64::MAX, u32::MAX)), None);
+    }
+}

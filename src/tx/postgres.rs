@@ -63,3 +63,20 @@ impl Sealed for Postgres {
             || ["08", "53", "57P", "58"].iter().any(|class| code.starts_with(class))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_passes_by_itself_is_told_from_what_does_not() {
+        for code in [
+            "08006", "25006", "25P03", "40001", "40P01", "53100", "53300", "55P03", "57014", "57P01", "58030",
+        ] {
+            assert!(Postgres::passes(code), "{code}");
+        }
+        for code in ["22021", "22P05", "23505", "28P01", "3D000", "42501", "42P01", "54000", "XX001", ""] {
+            assert!(!Postgres::passes(code), "{code}");
+        }
+    }
+}

@@ -245,3 +245,59 @@ fn scalar(value: &AMQPValue) -> Option<Scalar> {
         | AMQPValue::ByteArray(_) => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(properties: BasicProperties) -> Incoming {
+        let body = Bytes::from_static(b"x");
+        let routing_key = "a.b".to_owned();
+        Incoming {
+            routing_key,
+            properties,
+            body,
+            is_ours: false,
+            was_retried_by_petisco: false,
+            came_back: false,
+            redelivered: false,
+        }
+    }
+
+    /// RabbitMQ takes no other expiration than a number, but other brokers may.
+    #[test]
+    fn an_expiration_that_is_no_number_is_none() {
+        for (text, expiry) in [
+            ("1000", Some(Duration::from_secs(1))),
+            ("abc", None),
+            ("", None),
+            ("-1", None),
+            ("1.5", None),
+            ("18446744073709551616", None),
+            ("18446744073709551615", Some(Duration::from_millis(u64::MAX))),
+        ] {
+            let incoming = received(BasicProperties::default().with_expiration(text.into()));
+            let message = incoming.decode(Dialect::Plain, None, "q").unwrap();
+            assert_eq!(message.expiry(), expiry, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_timestamp_of_any_number_is_a_time() {
+        let epoch = SystemTime::UNIX_EPOCH;
+        for (seconds, time) in [
+            (7, Some(epoch + Duration::from_secs(7))),
+            (1_700_000_000_123, Some(epoch + Duration::from_millis(1_700_000_000_123))),
+            (u64::MAX, Some(epoch - Duration::from_secs(1))),
+            (i64::MAX as u64, Some(epoch + Duration::from_millis(i64::MAX as u64))),
+            (i64::MIN as u64, epoch.checked_sub(Duration::from_secs(1 << 63))),
+        ] {
+            let incoming = received(BasicProperties::default().with_timestamp(seconds));
+            assert_eq!(
+                incoming.decode(Dialect::Plain, None, "q").ok().map(|it| it.time()),
+                time,
+                "{seconds}"
+            );
+        }
+    }
+}

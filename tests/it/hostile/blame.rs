@@ -129,6 +129,29 @@ async fn of_a_batch_just_the_message_that_cuts_the_connection_comes_back_for_ano
     assert_eq!(arrived, [0, 1, 2, 4, 5, 6, 7]);
 }
 
+/// RabbitMQ's own limit, 128 MiB, which nobody knows before it was told.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn of_a_batch_just_the_message_with_too_large_a_body_is_rejected() {
+    let brokers = Brokers::running();
+    let topic = unique("blame");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let messenger = Amqp091::new(&Amqp091Settings::new([brokers.get("RABBIT1_AMQP")])).unwrap();
+    let large = Message::new(topic.clone(), vec![b'x'; (128 << 20) + 1]).unwrap();
+    messenger.check(&large).unwrap();
+    let mut batch = numbered(&topic, 4);
+    batch[1] = large.clone();
+    let unsent = messenger.send(batch).await.unwrap_err();
+    let back: Vec<_> = unsent.iter().map(|(message, failure)| (message.id(), failure.kind())).collect();
+    assert_eq!(back, [(large.id(), "rejected")], "{unsent}");
+    let mut arrived = sequence(&queue.drain().await);
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived, [0, 2, 3]);
+    let refused = messenger.check(&large).unwrap_err().to_string();
+    assert!(refused.contains("max_message_size"), "{refused}");
+}
+
 /// An app whose handler enqueues a message, as the path wants it.
 fn app(messenger: Amqp091, topic: &str) -> Router {
     let topic = topic.to_owned();
