@@ -357,7 +357,16 @@ async fn lease<M>(
     room: usize,
     quiet: Option<Duration>,
 ) -> Result<Vec<Leased>, StoreError> {
-    let lease = async { caught(worker.store.lease(room)).await.unwrap_or_else(|| Err(panicked())) };
+    let lease = async {
+        match caught(worker.store.lease(room)).await {
+            // It is to wait until there is something: asked again at once, it may keep a core busy.
+            Some(Ok(leased)) if leased.is_empty() && quiet.is_none() => {
+                Err(StoreError::unavailable("the store leased nothing"))
+            }
+            Some(leased) => leased,
+            None => Err(panicked()),
+        }
+    };
     match quiet {
         None => lease.await,
         Some(quiet) => timeout(quiet, lease).await.unwrap_or_else(|_| Ok(Vec::new())),

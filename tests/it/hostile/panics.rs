@@ -209,12 +209,16 @@ async fn a_lease_without_end_is_one() {
     assert_eq!(tokio::time::timeout(STUCK, relay).await.unwrap().unwrap().pending, 1);
 }
 
-/// A store that panics so often when it is to lease, and when it is to settle.
-struct Panicking(Embedded, Arc<[AtomicUsize; 2]>);
+/// A store that panics so often when it is to lease, and when it is to settle; and so often gives nothing.
+struct Panicking(Embedded, Arc<[AtomicUsize; 3]>);
+
+fn is_one_of(left: &AtomicUsize) -> bool {
+    let less = |left: usize| left.checked_sub(1);
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_ok()
+}
 
 fn panic_as_often_as(left: &AtomicUsize) {
-    let less = |left: usize| left.checked_sub(1);
-    assert!(left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less).is_err(), "it panics");
+    assert!(!is_one_of(left), "it panics");
 }
 
 #[async_trait]
@@ -224,7 +228,7 @@ impl Store for Panicking {
     }
     async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
         panic_as_often_as(&self.1[0]);
-        self.0.lease(limit).await
+        if is_one_of(&self.1[2]) { Ok(Vec::new()) } else { self.0.lease(limit).await }
     }
     async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
         panic_as_often_as(&self.1[1]);
@@ -254,7 +258,7 @@ impl Store for Panicking {
 async fn a_relay_whose_store_panics_is_down_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
-    let panics = Arc::new([AtomicUsize::new(usize::MAX), AtomicUsize::new(2)]);
+    let panics = Arc::new([usize::MAX, 2, 0].map(AtomicUsize::new));
     let (inner, sent) = recording();
     let store = Panicking(store, Arc::clone(&panics));
     let (outbox, relay) = Outbox::new(inner, store, RelaySettings::default());
@@ -267,6 +271,24 @@ async fn a_relay_whose_store_panics_is_down_and_goes_on() {
     assert!(outbox.health().await.is_up());
     let handle = outbox.handle();
     until("both are settled", async || handle.status().await.unwrap().counts.pending == 0).await;
+    stop.send(()).unwrap();
+    assert_eq!(relay.await.unwrap().pending, 0);
+}
+
+#[tokio::test]
+async fn a_relay_whose_store_gives_nothing_is_down_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let empty = Arc::new([0, 0, usize::MAX].map(AtomicUsize::new));
+    let (inner, sent) = recording();
+    let (outbox, relay) = Outbox::new(inner, Panicking(store, Arc::clone(&empty)), RelaySettings::default());
+    outbox.send(messages(["a"])).await.unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+    until("it is down", async || !outbox.health().await.is_up()).await;
+    empty[2].store(0, Ordering::SeqCst);
+    until("it leaves", async || sent.topics() == ["a"]).await;
+    assert!(outbox.health().await.is_up());
     stop.send(()).unwrap();
     assert_eq!(relay.await.unwrap().pending, 0);
 }
