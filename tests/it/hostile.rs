@@ -3,6 +3,7 @@
 mod amqp10;
 mod blame;
 mod bounds;
+mod broken_off;
 mod consumers;
 mod databases;
 mod enqueue;

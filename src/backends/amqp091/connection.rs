@@ -1,5 +1,6 @@
 //! One connection to one broker: how it is opened and closed, and whether the broker blocks it.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserIn
 use lapin::{BasicProperties, Channel, ConnectionProperties, ErrorKind, Event};
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 
 use super::guard::{self, FRAME_MAX, Findings, Guarded, GuardedRuntime};
 use super::limits::Limits;
@@ -70,17 +72,26 @@ pub(super) async fn open(
     let dialling = default_runtime()?;
     let findings = Arc::new(Findings::new(room));
     let guard_findings = Arc::clone(&findings);
+    // lapin opens it in a thread of its own, which would wait for a silent peer long after we have given up.
+    let abandoned = CancellationToken::new();
+    let waiting = abandoned.clone().drop_guard();
     let connect = async move |uri: AMQPUri, _: GuardedRuntime| {
-        let (host, port) = (uri.authority.host, uri.authority.port);
-        let mut stream =
-            AsyncTcpStream::connect(&dialling, dialling.to_socket_addrs((host.clone(), port))).await?;
-        if let (Some(config), AMQPScheme::AMQPS) = (&tls, uri.scheme) {
-            stream = stream.into_rustls(&RustlsConnector::from(Arc::clone(config)), &host).await?;
-        }
-        Ok(AsyncTcpStream::Plain(Guarded::new(stream, Arc::clone(&guard_findings))))
+        let dial = async {
+            let (host, port) = (uri.authority.host, uri.authority.port);
+            let mut stream =
+                AsyncTcpStream::connect(&dialling, dialling.to_socket_addrs((host.clone(), port))).await?;
+            if let (Some(config), AMQPScheme::AMQPS) = (&tls, uri.scheme) {
+                stream = stream.into_rustls(&RustlsConnector::from(Arc::clone(config)), &host).await?;
+            }
+            lapin::Result::Ok(stream)
+        };
+        let stream = abandoned.run_until_cancelled(dial).await;
+        let stream = stream.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
+        Ok(AsyncTcpStream::Plain(Guarded::new(stream, Arc::clone(&guard_findings), abandoned.clone())))
     };
     let connection = lapin::Connection::connector(uri, guard::runtime(), connect, properties).await;
     let connection = connection.map_err(|error| explained(error, external))?;
+    waiting.disarm();
 
     let mut events = connection.events_listener();
     let (sender, blocked) = watch::channel(None);

@@ -244,15 +244,20 @@ impl Original {
         }
     }
 
-    /// What tells it from others when it comes again: all that no broker changes.
+    /// What tells it from others when it comes again: all that no broker changes, but for a body that cannot be read, whose
+    /// message is not tried again.
     pub(super) fn content(&self) -> Uuid {
         let body: &[u8] = match &self.body {
             OriginalBody::Data(bytes) | OriginalBody::Binary(bytes) | OriginalBody::Text(bytes) => bytes,
             OriginalBody::Unread => &[],
         };
-        let AmqpMessage { properties, application_properties, body: unread, .. } = &self.rest;
-        let rest = format!("{properties:?} {application_properties:?} {unread:?}");
-        Uuid::new_v5(&Uuid::new_v5(&Uuid::NAMESPACE_OID, rest.as_bytes()), body)
+        let AmqpMessage { properties, application_properties, .. } = &self.rest;
+        // What was decoded can be encoded.
+        let properties = serde_amqp::to_vec(properties).unwrap_or_default();
+        let headers = serde_amqp::to_vec(application_properties).unwrap_or_default();
+        [&properties, &headers, body]
+            .into_iter()
+            .fold(Uuid::NAMESPACE_OID, |before, part| Uuid::new_v5(&before, part))
     }
 
     /// How often it was given out before, as far as the broker counts that.

@@ -155,7 +155,7 @@ impl<'a> Link<'a> {
                     let (info, message) = delivery.into_parts();
                     self.arrived(info, joined(message.body.into_iter()));
                 }
-                Err(RecvError::MessageDecode(dropped)) => self.no_room_for(dropped.info).await?,
+                Err(RecvError::MessageDecode(dropped)) => self.no_message_of(dropped.info).await?,
                 Err(error) => return Err(receive_failure(error)),
             }
         }
@@ -175,9 +175,9 @@ impl<'a> Link<'a> {
         self.receiver.set_credit(room).await.map_err(unsettled)
     }
 
-    /// The guard dropped it, as too much was here.
-    async fn no_room_for(&mut self, info: DeliveryInfo) -> Result<(), Failure> {
-        tracing::warn!(address = %self.served.reader.address, limit = self.served.prefetch_bytes, "messages are larger than those before them: one was handed back unread");
+    /// The guard dropped it: too much was here, or its sender broke it off.
+    async fn no_message_of(&mut self, info: DeliveryInfo) -> Result<(), Failure> {
+        tracing::warn!(address = %self.served.reader.address, limit = self.served.prefetch_bytes, "a message was handed back unread: there was no room for it, or its sender broke it off");
         self.receiver.dispose(info, Released {}).await.map_err(unsettled)
     }
 
@@ -191,7 +191,7 @@ impl<'a> Link<'a> {
         }
         let (original, message) = self.served.reader.read(message, !self.modifies);
         let attempts = &mut *self.served.attempts;
-        let comes_again = !original.is_first() && !attempts.is_empty();
+        let comes_again = message.is_ok() && !original.is_first() && !attempts.is_empty();
         let record = if comes_again { attempts.take(original.content()) } else { None };
         let failed = attempts.count(record).max(original.delivery_count());
         let attempt = failed.saturating_add(1);

@@ -14,6 +14,7 @@ use async_rs::{Runtime, Tokio};
 use futures_io::{AsyncRead, AsyncWrite};
 use futures_util::stream::Stream;
 use lapin::tcp::AsyncTcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::findings::Findings;
 use super::frames::Guard;
@@ -29,11 +30,14 @@ pub(crate) struct Guarded<S> {
     /// What goes on next, and how much of it has gone.
     moved: Vec<u8>,
     gone: usize,
+    /// When nobody waits for it to open any more.
+    abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl<S> Guarded<S> {
-    pub(crate) fn new(stream: S, findings: Arc<Findings>) -> Self {
-        Self { stream, guard: Guard::new(findings), moved: Vec::new(), gone: 0 }
+    pub(crate) fn new(stream: S, findings: Arc<Findings>, abandoned: CancellationToken) -> Self {
+        let abandoned = Box::pin(abandoned.cancelled_owned());
+        Self { stream, guard: Guard::new(findings), moved: Vec::new(), gone: 0, abandoned }
     }
 }
 
@@ -43,10 +47,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         cx: &mut Context<'_>,
         buffer: &mut [u8],
     ) -> Poll<io::Result<usize>> {
-        let Self { stream, guard, moved, gone } = &mut *self;
+        let Self { stream, guard, moved, gone, abandoned } = &mut *self;
         if moved.is_empty() {
             let most = buffer.len().min(READ);
-            let read = ready!(Pin::new(stream).poll_read(cx, &mut buffer[..most]))?;
+            let read = match Pin::new(stream).poll_read(cx, &mut buffer[..most]) {
+                Poll::Pending => {
+                    ready!(abandoned.as_mut().poll(cx));
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+                Poll::Ready(read) => read?,
+            };
             if read == 0 {
                 return Poll::Ready(Ok(0));
             }

@@ -1,6 +1,7 @@
 //! Frames as they come from a broker, made safe for the client library (AMQP 1.0, 2.3 and 2.7).
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut, BytesMut};
@@ -22,10 +23,12 @@ const MAX_PARTIAL: usize = 256;
 const HEADER: usize = 8;
 /// The start of a data section, without its length.
 const DATA: &[u8] = b"\x00\x53\x75\xb0";
-/// Stands for a message there was no room for: an amqp-value, which nobody else can send.
-const NO_ROOM: &[u8] = b"\x00\x53\x77\x40";
+/// Stands for a message there was no room for, or whose sender broke it off: it ends before its descriptor, as nothing does
+/// that anybody sends, and cannot be decoded.
+const NO_MESSAGE: &[u8] = b"\x00";
 const TRANSFER: u64 = 0x14;
 const TRANSFER_FIELDS: usize = 11;
+const FALSE: u8 = 0x42;
 
 /// Why a connection cannot go on.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +53,8 @@ impl From<Flaw> for FrameError {
 ///
 /// So the client library never decodes a message: it gets the message's bytes as the bytes of data sections, one for each
 /// frame, and [`sections::check`](super::sections::check) sees them before anything decodes them. Of a message
-/// over [`MAX_MESSAGE`] the rest is dropped as it arrives, and one for which there is no room is dropped whole.
+/// over [`MAX_MESSAGE`] the rest is dropped as it arrives; one for which there is no room is dropped whole, and one that is
+/// broken off ends as such a one.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     begun: bool,
@@ -125,12 +129,19 @@ impl Frames {
         let Transfer { handle, more, aborted } = self.transfer(performative, list)?;
         let key = (u16::from_be_bytes(channel), handle);
         let known = self.partial.remove(&key);
-        if aborted {
+        if let Some(aborted) = aborted {
             self.held.subtract(known.map_or(0, |known| known.size));
-            put_header(output, channel, performative.len());
+            put_header(output, channel, performative.len() + NO_MESSAGE.len());
+            let begin = output.len();
             output.put(performative);
+            // The client library would forget that its sender has had credit for it.
+            for truth in [Some(aborted), more].into_iter().flatten() {
+                output[begin + truth.end - 1] = if truth.len() == 1 { FALSE } else { 0 };
+            }
+            output.put(NO_MESSAGE);
             return Ok(());
         }
+        let more = more.is_some();
         let mut delivery = known.unwrap_or_else(|| Partial { size: 0, taken: self.held.has_room() });
         let passed = if delivery.taken && delivery.size <= MAX_MESSAGE { payload } else { &[] };
         delivery.size += passed.len();
@@ -148,7 +159,7 @@ impl Frames {
             output.put_u32(passed.len() as u32);
             output.put(passed);
         } else {
-            let instead = if more { b"" } else { NO_ROOM };
+            let instead = if more { b"" } else { NO_MESSAGE };
             put_header(output, channel, performative.len() + instead.len());
             output.put(performative);
             output.put(instead);
@@ -166,7 +177,7 @@ impl Frames {
         if fields > TRANSFER_FIELDS {
             return Err(Flaw::Performative);
         }
-        let mut transfer = Transfer { handle: 0, more: false, aborted: false };
+        let mut transfer = Transfer { handle: 0, more: None, aborted: None };
         self.walk.restart();
         for field in 0..fields {
             let end = self.walk.end_of(performative, at)?;
@@ -175,8 +186,8 @@ impl Frames {
                 (0, [0x43]) => {}
                 (0, [0x52 | 0x70, handle @ ..]) => transfer.handle = number(handle) as u32,
                 (0, _) => return Err(Flaw::Performative),
-                (5, value) => transfer.more = is_true(value),
-                (9, value) => transfer.aborted = is_true(value),
+                (5, value) if is_true(value) => transfer.more = Some(at..end),
+                (9, value) if is_true(value) => transfer.aborted = Some(at..end),
                 _ => {}
             }
             at = end;
@@ -187,8 +198,9 @@ impl Frames {
 
 struct Transfer {
     handle: u32,
-    more: bool,
-    aborted: bool,
+    /// Where it says so, if it does.
+    more: Option<Range<usize>>,
+    aborted: Option<Range<usize>>,
 }
 
 fn is_true(value: &[u8]) -> bool {
@@ -281,12 +293,36 @@ mod tests {
         output.clear();
         let other = [transfer(true, b"ef"), transfer(false, b"gh"), transfer(false, b"")].concat();
         frames.pass(&mut other[..].into(), &mut output).unwrap();
-        let expected = [transfer(true, b""), transfer(false, NO_ROOM), transfer(false, NO_ROOM)].concat();
+        let expected =
+            [transfer(true, b""), transfer(false, NO_MESSAGE), transfer(false, NO_MESSAGE)].concat();
         assert_eq!((&output[..], held.count()), (&expected[..], 4));
         held.subtract(4);
         output.clear();
         frames.pass(&mut transfer(false, b"ij")[..].into(), &mut output).unwrap();
         assert_eq!(output, transfer(false, &data(b"ij"))[..]);
+    }
+
+    #[test]
+    fn a_message_that_is_broken_off_ends_as_none() {
+        // Handle 3; the first has all fields, the second says neither `more` nor what is before it in a byte.
+        let short = b"\x00\x53\x14\xc0\x0f\x0a\x52\x03\x43\xa0\x01t\x40\x40\x40\x40\x40\x40\x56";
+        for (said, passed) in [
+            (
+                [&b"\x00\x53\x14\xc0\x0e\x0a\x52\x03\x43\xa0\x01t\x43\x42\x41\x40\x40\x42\x41"[..], b""]
+                    .concat(),
+                [&b"\x00\x53\x14\xc0\x0e\x0a\x52\x03\x43\xa0\x01t\x43\x42\x42\x40\x40\x42\x42"[..], b""]
+                    .concat(),
+            ),
+            ([&short[..], b"\x01"].concat(), [&short[..], b"\x00"].concat()),
+        ] {
+            let held = Arc::new(HeldBytes::default());
+            let (mut frames, mut output) = (Frames::new(Arc::clone(&held)), BytesMut::new());
+            let input = [PROTOCOL, &transfer(true, b"ab"), &frame(&[&said[..], b"cd"].concat())].concat();
+            frames.pass(&mut input[..].into(), &mut output).unwrap();
+            let ended = frame(&[&passed[..], NO_MESSAGE].concat());
+            assert_eq!(output[PROTOCOL.len()..], [transfer(true, &data(b"ab")), ended].concat());
+            assert_eq!((held.count(), frames.partial.len()), (0, 0));
+        }
     }
 
     #[test]
