@@ -140,7 +140,9 @@ impl Incoming {
         // what is before 1970 as a number with a sign.
         let time = match seconds {
             ..100_000_000_000 => SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds)),
-            ..0x8000_0000_0000_0000 => SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(seconds)),
+            100_000_000_000..0x8000_0000_0000_0000 => {
+                SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(seconds))
+            }
             negative => SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(negative.wrapping_neg())),
         };
         time.map(Some).ok_or_else(|| "its timestamp is out of range".into())
