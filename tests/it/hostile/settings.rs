@@ -251,8 +251,7 @@ async fn a_file_of_settings_without_bounds_is_refused() {
         let said = refusal_of(name, &content).await;
         assert!(said.contains(why) && said.contains(name), "{why}: {}", &said[..said.len().min(400)]);
     }
-    let (_folder, path) =
-        file("s.yaml", "common: &b\n  BACKEND: memory\nother: *b\nMESSAGE_BUS: *b\n".to_owned());
+    let (_folder, path) = file("s.yaml", "common: &b\n  BACKEND: memory\nother: *b\nMESSAGE_BUS: *b\n");
     assert_eq!(Settings::load(Some(&path)).unwrap().backend, "memory");
 }
 
