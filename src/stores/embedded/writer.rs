@@ -183,6 +183,7 @@ impl Writer {
 
     /// Until the store is closed.
     pub(super) fn run(mut self) {
+        let _ending = Ending(Arc::clone(&self.shared));
         loop {
             let work = self.wait();
             let ended = work.ended && work.appends.is_empty();
@@ -691,6 +692,26 @@ fn explained(what: &str, error: &io::Error) -> BoxError {
     format!("{what} cannot be written: {error}{cure}").into()
 }
 
+/// A writer that panics, as in a subscriber of the app's, closes its store: nobody waits for it.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        let mut state = self.0.lock();
+        state.closed = true;
+        state.syncs.clear();
+        let queue = state.take_queue();
+        state.admit();
+        drop(state);
+        // Each is answered as it is dropped.
+        drop(queue);
+        self.0.changed.notify_waiters();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -719,6 +740,21 @@ mod tests {
         };
         writer.append(queue, next);
         writer.write_journal(false);
+    }
+
+    #[test]
+    fn a_writer_that_panics_keeps_nobody_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let (shared, writer) = opened(&EmbeddedSettings::new(folder.path().join("outbox")));
+        let (reply, mut stored) = tokio::sync::oneshot::channel();
+        let mut waiting = batch(&shared, 1);
+        waiting.reply = Some(reply);
+        shared.lock().enqueue(waiting, None).unwrap();
+        // As any fault of ours would.
+        shared.lock().next = u64::MAX;
+        assert!(std::thread::spawn(|| writer.run()).join().is_err());
+        assert!(matches!(stored.try_recv().unwrap().unwrap_err().source, StoreError::Closed));
+        assert!(matches!(shared.lock().enqueue(batch(&shared, 1), None).unwrap_err().0, StoreError::Closed));
     }
 
     #[test]
