@@ -3,6 +3,7 @@
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 
+use super::encoding::{self, Encoding};
 use super::pooler::{self, SharedConnections};
 use super::statements::quoted;
 use crate::error::BoxError;
@@ -30,7 +31,7 @@ pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<u32, BoxError
     // When nothing is to be done, no right to create anything is needed.
     match check(pool, schema).await {
         Ok(()) => return Ok(MIGRATIONS.len() as u32),
-        Err(error) if error.is::<SharedConnections>() => return Err(error),
+        Err(error) if error.is::<SharedConnections>() || error.is::<Encoding>() => return Err(error),
         Err(_) => {}
     }
     let quoted = quoted(schema);
@@ -61,6 +62,7 @@ pub(super) async fn migrate(pool: &PgPool, schema: &str) -> Result<u32, BoxError
 /// Whether the tables are of the last version.
 pub(super) async fn check(pool: &PgPool, schema: &str) -> Result<(), BoxError> {
     pooler::refuse(pool).await?;
+    encoding::check(pool).await?;
     let version = format!("SELECT version FROM {}.version", quoted(schema));
     let version: Option<i32> = match sqlx::query_scalar(AssertSqlSafe(version)).fetch_optional(pool).await {
         Ok(version) => version,

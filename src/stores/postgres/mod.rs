@@ -1,5 +1,6 @@
 //! Messages in the app's own Postgres.
 
+mod encoding;
 mod inbox;
 mod insert;
 mod leases;

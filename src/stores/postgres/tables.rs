@@ -185,7 +185,7 @@ impl Tables for PostgresTables {
             .bind(limit as i64)
             .fetch_all(&self.pool)
             .await?;
-        Ok(oldest.into_iter().map(|(position, size)| (position as u64, size as u64)).collect())
+        Ok(oldest.into_iter().map(|(position, size)| (position as u64, size.max(0) as u64)).collect())
     }
 
     async fn overflow(

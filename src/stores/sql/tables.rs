@@ -188,5 +188,5 @@ impl Wanted {
 /// Of pending messages, dead letters, bytes, and the details of the oldest.
 pub(crate) fn counts_of((pending, dead, bytes, oldest): (i64, i64, i64, Option<String>)) -> Counts {
     let oldest = oldest.as_deref().and_then(time_in);
-    Counts { pending: pending as u64, dead: dead as u64, bytes: bytes as u64, oldest }
+    Counts { pending: pending as u64, dead: dead as u64, bytes: bytes.max(0) as u64, oldest }
 }

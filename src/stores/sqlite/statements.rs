@@ -66,7 +66,7 @@ impl Statements {
                  AND (due_at IS NULL OR due_at <= ?1 OR attempts > 0) ORDER BY position LIMIT ?3"
             )),
             done: sql(format!(
-                "DELETE FROM {{schema}}_messages WHERE position IN (SELECT value FROM json_each(?2)) AND {HELD} RETURNING size"
+                "DELETE FROM {{schema}}_messages WHERE position IN (SELECT value FROM json_each(?2)) AND {HELD} RETURNING CAST(size AS INTEGER)"
             )),
             retry: sql(format!(
                 "UPDATE {{schema}}_messages SET attempts = attempts + 1, due_at = ?4, failures = ?3 WHERE position = ?2 AND {HELD}"
@@ -95,9 +95,9 @@ impl Statements {
             )),
             revived: sql("DELETE FROM {schema}_dead_letters WHERE position = ?1".to_owned()),
             hasten: sql("UPDATE {schema}_messages SET due_at = ?2 WHERE position = ?1".to_owned()),
-            delete: sql(format!("DELETE FROM {{schema}}_messages WHERE {these} RETURNING size")),
-            delete_dead: sql(format!("DELETE FROM {{schema}}_dead_letters WHERE {these} RETURNING size")),
-            oldest: sql("SELECT position, size FROM {schema}_messages \
+            delete: sql(format!("DELETE FROM {{schema}}_messages WHERE {these} RETURNING CAST(size AS INTEGER)")),
+            delete_dead: sql(format!("DELETE FROM {{schema}}_dead_letters WHERE {these} RETURNING CAST(size AS INTEGER)")),
+            oldest: sql("SELECT position, CAST(size AS INTEGER) FROM {schema}_messages \
                  WHERE position NOT IN (SELECT value FROM json_each(?1)) ORDER BY position LIMIT ?2"
                 .to_owned()),
             overflow: sql("UPDATE {schema}_overflow SET untold = untold + ?1".to_owned()),

@@ -212,7 +212,7 @@ impl Tables for SqliteTables {
     async fn oldest(&self, but: &[u64], _: &[i16], limit: usize) -> Result<Vec<(u64, u64)>, sqlx::Error> {
         let query = sqlx::query_as(self.statements.oldest.clone()).bind(list(but)).bind(limit as i64);
         let oldest: Vec<(i64, i64)> = query.fetch_all(&self.pool).await?;
-        Ok(oldest.into_iter().map(|(position, size)| (position as u64, size as u64)).collect())
+        Ok(oldest.into_iter().map(|(position, size)| (position as u64, size.max(0) as u64)).collect())
     }
 
     async fn overflow(
@@ -263,7 +263,7 @@ fn list(positions: &[u64]) -> String {
 }
 
 fn sum((count, bytes): (u64, u64), sizes: &[(i64,)]) -> (u64, u64) {
-    (count + sizes.len() as u64, bytes + sizes.iter().map(|(size,)| *size as u64).sum::<u64>())
+    (count + sizes.len() as u64, bytes + sizes.iter().map(|(size,)| (*size).max(0) as u64).sum::<u64>())
 }
 
 fn rows_of(rows: &[SqliteRow]) -> Result<Vec<Row>, sqlx::Error> {

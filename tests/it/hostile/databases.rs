@@ -109,7 +109,7 @@ async fn changed_rows_harm_only_themselves<S: Store>(
 }
 
 /// What a column is set to, and whether the message becomes a dead letter over it.
-const CHANGES: [(&str, bool); 14] = [
+const CHANGES: [(&str, bool); 15] = [
     ("details = ''", true),
     ("details = '[1]'", true),
     ("details = '{\"content_type\":\"a\",\"time\":[9223372036854775807,4294967295]}'", true),
@@ -125,6 +125,7 @@ const CHANGES: [(&str, bool); 14] = [
     ("attempts = -1", false),
     ("attempts = 2147483647", false),
     ("size = -1", false),
+    ("size = -2147483648", false),
     ("size = 2147483647", false),
     ("key = 'x', key_hash = NULL", false),
 ];
@@ -350,6 +351,28 @@ async fn a_pooler_that_lends_connections_for_a_transaction_is_refused_with_the_c
     let bus = bus_over(&pooler.url).await.unwrap();
     tower_outbox::Messenger::send(&*bus.messenger(), vec![crate::support::message("a")]).await.unwrap();
     let _ = bus.shutdown(STUCK).await;
+    database.drop().await;
+}
+
+// ---- an encoding
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_database_that_does_not_hold_every_text_is_refused_with_the_cure() {
+    let of = async |encoding: &str| {
+        let locale = "TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'";
+        Database::made_with(&format!("ENCODING '{encoding}' {locale}")).await
+    };
+    let database = of("LATIN1").await;
+    let said = bus_over(&database.url).await.unwrap_err();
+    assert!(said.contains("LATIN1") && said.contains("ENCODING 'UTF8'"), "{said}");
+    database.drop().await;
+
+    let database = of("SQL_ASCII").await;
+    let bus = bus_over(&database.url).await.unwrap();
+    let message = crate::support::message("a").with_header("x", "☃").with_key("☃");
+    tower_outbox::Messenger::send(&*bus.messenger(), vec![message]).await.unwrap();
+    assert!(bus.shutdown(STUCK).await.is_clean());
     database.drop().await;
 }
 

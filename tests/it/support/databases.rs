@@ -47,11 +47,17 @@ pub struct Database {
 
 impl Database {
     pub async fn new() -> Self {
+        Self::made_with("").await
+    }
+
+    /// One with what these clauses of CREATE DATABASE say.
+    pub async fn made_with(clauses: &str) -> Self {
         let (brokers, name) = (Brokers::running(), unique("test"));
         let server = brokers.get("POSTGRES");
         let url = format!("{}/{name}", server.rsplit_once('/').unwrap().0);
         let server = PgPool::connect(server).await.unwrap();
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE \"{name}\""))).execute(&server).await.unwrap();
+        let create = AssertSqlSafe(format!("CREATE DATABASE \"{name}\" {clauses}"));
+        sqlx::raw_sql(create).execute(&server).await.unwrap();
         Self { server, name, url }
     }
 
