@@ -8,6 +8,7 @@
 //! | [`TOPIC`] | own: the topic, of a message that went through a retry or dead-letter queue |
 //! | [`QUEUE`] | own: the queue it was received from then, and goes back to |
 //! | [`EXPIRY`] | own: how long it is worth delivering, in milliseconds, of a message that went through one |
+//! | [`PRIORITY`] | own: the priority of a message that went through a retry queue |
 //! | [`ATTEMPT`] | own: how many attempts have failed |
 //! | [`FAILURES`] | own: the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
 //! | [`REASON`] | own: of a dead letter: why it was given up on |
@@ -28,6 +29,8 @@ pub const TOPIC: &str = "tower-outbox-topic";
 pub const QUEUE: &str = "tower-outbox-queue";
 /// How long it is worth delivering, in milliseconds.
 pub const EXPIRY: &str = "tower-outbox-expiry";
+/// The priority.
+pub const PRIORITY: &str = "tower-outbox-priority";
 /// How many attempts have failed.
 pub const ATTEMPT: &str = "tower-outbox-attempt";
 /// The last failed attempts.
@@ -45,7 +48,7 @@ pub const CAUSATION_ID: &str = "causation_id";
 
 /// Those that count only on a message that came back by a way of our own.
 #[cfg(feature = "amqp091")]
-pub(crate) const OWN: [&str; 7] = [TOPIC, QUEUE, EXPIRY, ATTEMPT, FAILURES, REASON, LEFT_OUT];
+pub(crate) const OWN: [&str; 8] = [TOPIC, QUEUE, EXPIRY, PRIORITY, ATTEMPT, FAILURES, REASON, LEFT_OUT];
 
 /// How many failed attempts travel, and how many bytes of each reason.
 const KEPT: usize = 10;

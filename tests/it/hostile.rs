@@ -11,6 +11,7 @@ mod hooks;
 mod log;
 mod panics;
 mod reasons;
+mod retries;
 mod sent_on;
 mod settings;
 mod strangers;

@@ -141,6 +141,9 @@ impl DeadLetters {
         (exchange, routing_key): (String, String),
     ) -> Result<(), DeadLettersError> {
         let mut properties = kept(&letter.incoming.properties).with_delivery_mode(2);
+        if let Some(priority) = letter.incoming.priority() {
+            properties = properties.with_priority(priority);
+        }
         if let Some(headers) = letter.fresh_headers() {
             properties = properties.with_headers(headers);
         }

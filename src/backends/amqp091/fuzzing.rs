@@ -61,7 +61,13 @@ pub fn amqp091_properties(data: &[u8]) {
         let subscription = Amqp091Subscription::new("users").with_retry(retry);
         let Ok(subscription) = subscription.filled(&settings) else { return };
         let topic = incoming.topic(Some("eng"), "users");
-        let on = SendOn { subscription: &subscription, incoming: &incoming, topic, id: None };
+        let on = SendOn {
+            subscription: &subscription,
+            incoming: &incoming,
+            topic,
+            id: None,
+            has_quorum_queues: true,
+        };
         for sent in [on.retry(Duration::from_secs(1), "a reason"), on.dead_letter("a reason")] {
             let publish = sent.publish;
             if Limits::default().check_publish(&publish, 131_072).is_ok() {

@@ -9,7 +9,7 @@ use lapin::{Acker, BasicProperties};
 
 use super::fedora::SENT_AT;
 use crate::error::BoxError;
-use crate::headers::{self, ATTEMPT, EXPIRY, FAILURES, KEY, TOPIC, is_coding, read_failures};
+use crate::headers::{self, ATTEMPT, EXPIRY, FAILURES, KEY, PRIORITY, TOPIC, is_coding, read_failures};
 use crate::message::{Message, Scalar, foreign_id, uuid_v7};
 use crate::store::FailedAttempt;
 use crate::topic::Topic;
@@ -94,8 +94,8 @@ impl Incoming {
         for (name, value) in self.texts() {
             message.set_received(name, value)?;
         }
-        if let Some(priority) = self.properties.priority() {
-            message = message.with_priority(*priority);
+        if let Some(priority) = self.priority() {
+            message = message.with_priority(priority);
         }
         if let Some(expiry) = self.expiry() {
             message = message.with_expiry(Duration::from_millis(expiry));
@@ -155,6 +155,11 @@ impl Incoming {
             None => self.own_header(EXPIRY)?.to_string(),
         };
         text.parse().ok()
+    }
+
+    pub(super) fn priority(&self) -> Option<u8> {
+        let priority = || self.own_header(PRIORITY)?.to_string().parse().ok();
+        self.properties.priority().or_else(priority)
     }
 
     /// How many attempts have failed: those that were sent on, and those that ended without an answer, as far as the

@@ -1,6 +1,7 @@
 //! One connection that messages come over, and what their answers go over.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,10 +23,14 @@ use crate::backends::brokers::BrokerUrl;
 use crate::error::{BoxError, Chain};
 use crate::messenger::Failure;
 
-/// How long a queue that was made is taken to be there. A delay queue goes when it was not declared for an hour more
-/// than its delay, with what is in it.
+/// How long a classic delay queue that was made is taken to be there: it goes when it was not declared for an hour more than
+/// its delay, and is empty by then. A quorum queue would go with what is in it, as declaring it does not count.
 const DECLARED: Duration = Duration::from_secs(300);
 const UNUSED: u64 = 3_600_000;
+
+/// How long a queue may be one that RabbitMQ forgets when it is killed, with what it confirmed: it writes down within three
+/// seconds that there is a new one.
+const YOUNG: Duration = Duration::from_secs(4);
 
 /// A connection to one broker for what comes, and one for what is sent on: a broker in need reads nothing more from a
 /// connection that publishes, and acknowledgements must get through.
@@ -33,9 +38,12 @@ pub(super) struct Link {
     pub(super) shared: Arc<Shared>,
     pub(super) url: BrokerUrl,
     pub(super) channel: Channel,
+    /// Whether the broker makes quorum queues, as far as is known.
+    pub(super) has_quorum_queues: AtomicBool,
     connection: Connection,
     publisher: Mutex<Option<Connection>>,
     declared: std::sync::Mutex<HashMap<Needed, Instant>>,
+    declaring: Mutex<()>,
     waiting: std::sync::Mutex<HashMap<Way, Vec<Waiting>>>,
     turn: Mutex<()>,
 }
@@ -67,9 +75,11 @@ impl Link {
             shared,
             url,
             channel,
+            has_quorum_queues: AtomicBool::new(true),
             connection,
             publisher: Mutex::default(),
             declared: std::sync::Mutex::default(),
+            declaring: Mutex::default(),
             waiting: std::sync::Mutex::default(),
             turn: Mutex::default(),
         }
@@ -94,15 +104,21 @@ impl Link {
     }
 
     /// Sends on, and waits for the confirm: without the headers that have no room, and should the broker refuse it over
-    /// the message, without all that are not ours.
-    pub(super) async fn send_on(&self, outgoing: Outgoing) -> Result<(), BoxError> {
-        let Outgoing { mut publish, queue } = outgoing;
+    /// the message, without all that are not ours. Gives the time until which the queue may still be forgotten.
+    pub(super) async fn send_on(&self, outgoing: Outgoing) -> Result<Option<Instant>, BoxError> {
+        let Outgoing { mut publish, mut queue } = outgoing;
         let (mut ended, mut is_bare) = (0, false);
         let left_out_before = left_out(&publish.properties);
         loop {
             let publisher = self.publisher().await?;
-            let known = match &queue {
-                Some(queue) => self.declare(&publisher, queue).await?,
+            let known = match &mut queue {
+                Some(queue) => match self.declare(&publisher, queue).await {
+                    Err(error) if error.is::<NoQuorumQueues>() && self.made_classic(queue, &error) => {
+                        publish.routing_key = queue.name();
+                        continue;
+                    }
+                    declared => declared?,
+                },
                 None => false,
             };
             publish.properties = fit(publish.properties, publisher.frame_max());
@@ -119,7 +135,7 @@ impl Link {
                     let queue = &self.shared.subscription.queue;
                     tracing::warn!(%queue, to = %routing_key, ?headers, "a failed message was sent on without some of its headers");
                 }
-                return Ok(());
+                return Ok(queue.and_then(|queue| self.is_young_until(&queue)));
             };
             // Somebody may have deleted the queue since.
             if let (true, false, Some(queue)) = (known, failure.is_transient(), &queue) {
@@ -182,17 +198,48 @@ impl Link {
         Ok(kept.insert(publisher).clone())
     }
 
-    /// Makes a queue; whether it was known to be there.
+    /// Turns a quorum queue that is needed into a classic one, and says what that means; false if a classic one is needed.
+    fn made_classic(&self, queue: &mut Needed, error: &BoxError) -> bool {
+        let Needed::Delay { is_quorum, .. } = queue else { return false };
+        if self.has_quorum_queues.swap(false, Ordering::Relaxed) {
+            let queue = &self.shared.subscription.queue;
+            tracing::warn!(
+                %queue,
+                error = %Chain(error.as_ref()),
+                "the broker makes no quorum queue with a TTL, so retries wait in classic ones, out of which it may lose a \
+                 message when it is killed as its wait ends; enable the feature flags quorum_queue and stream_queue, or use \
+                 RabbitMQ 3.10 or later"
+            );
+        }
+        std::mem::take(is_quorum)
+    }
+
+    /// Makes a queue; whether it was known to be there. One at a time: RabbitMQ says that a quorum queue is there as soon as
+    /// another channel has begun to make it, and refuses what is published before that has ended.
     async fn declare(&self, publisher: &Connection, queue: &Needed) -> Result<bool, BoxError> {
-        if lock(&self.declared).get(queue).is_some_and(|at| at.elapsed() < DECLARED) {
+        let known = || {
+            let declared = lock(&self.declared);
+            declared.get(queue).is_some_and(|at| !queue.expires() || at.elapsed() < DECLARED)
+        };
+        if known() {
             return Ok(true);
         }
         let limit = self.shared.settings.send_timeout;
-        timeout(limit, declare(publisher, queue))
-            .await
-            .map_err(|_| format!("no queue within {limit:?}"))??;
-        lock(&self.declared).insert(queue.clone(), Instant::now());
-        Ok(false)
+        let declared = timeout(limit, async {
+            let _turn = self.declaring.lock().await;
+            if known() {
+                return Ok(true);
+            }
+            declare(publisher, queue).await?;
+            lock(&self.declared).insert(queue.clone(), Instant::now());
+            Ok(false)
+        });
+        declared.await.map_err(|_| format!("no queue within {limit:?}"))?
+    }
+
+    fn is_young_until(&self, queue: &Needed) -> Option<Instant> {
+        let until = *lock(&self.declared).get(queue)? + YOUNG;
+        (!queue.expires() && until > Instant::now()).then_some(until)
     }
 
     pub(super) async fn close(&self) {
@@ -210,17 +257,29 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
 async fn declare(connection: &Connection, queue: &Needed) -> Result<(), BoxError> {
     match queue {
         Needed::Durable(name) => ensure_durable(connection, name).await,
-        Needed::Delay { name, ms, back_to } => {
+        Needed::Delay { ms, back_to, is_quorum } => {
             let number = |ms: u64| AMQPValue::LongLongInt(ms as i64);
             let mut arguments = FieldTable::default();
             arguments.insert("x-message-ttl".into(), number(*ms));
-            arguments.insert("x-expires".into(), number(ms + UNUSED));
             arguments.insert("x-dead-letter-exchange".into(), text(""));
             arguments.insert("x-dead-letter-routing-key".into(), text(back_to));
+            if *is_quorum {
+                arguments.insert("x-queue-type".into(), text("quorum"));
+                arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+                // RabbitMQ wants it for that strategy.
+                arguments.insert("x-overflow".into(), text("reject-publish"));
+            } else {
+                arguments.insert("x-expires".into(), number(ms + UNUSED));
+            }
             let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
             let channel = connection.new_channel().await?;
+            let name = queue.name();
             channel.queue_declare(name.as_str().into(), options, arguments).await.map_err(|error| {
-                format!("the retry queue {name:?} cannot be made; allow it, or delete the one that is there: {error}")
+                if *is_quorum && makes_no_quorum_queue(&error) {
+                    return BoxError::from(NoQuorumQueues(error));
+                }
+                let cure = "cannot be made; allow it, or delete the one that is there";
+                format!("the retry queue {name:?} {cure}: {error}").into()
             })?;
             let _ = channel.close(200, "done".into()).await;
             Ok(())
@@ -246,6 +305,25 @@ pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Resul
     let _ = channel.close(200, "done".into()).await;
     tracing::info!(queue = name, "queue made");
     Ok(())
+}
+
+/// The broker has none, or none with a TTL, as RabbitMQ before 3.10.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+struct NoQuorumQueues(lapin::Error);
+
+/// Whether the broker knows no quorum queue as we want it: not whether it refuses us, or has another queue of that name.
+fn makes_no_quorum_queue(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else { return false };
+    match amqp.kind() {
+        // "the corresponding feature flag is disabled"
+        AMQPErrorKind::Hard(hard) => {
+            matches!(hard, AMQPHardError::INTERNALERROR | AMQPHardError::NOTIMPLEMENTED)
+        }
+        AMQPErrorKind::Soft(soft) => {
+            *soft == AMQPSoftError::PRECONDITIONFAILED && error.to_string().contains("invalid arg")
+        }
+    }
 }
 
 /// What the broker said when it closed a channel.

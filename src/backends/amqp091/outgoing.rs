@@ -10,7 +10,7 @@ use super::connection::Publish;
 use super::incoming::{DEATHS, Incoming, REDELIVERY_COUNT, is_of_broker};
 use super::subscription::{Amqp091Subscription, RetryBy};
 use crate::headers::{
-    ATTEMPT, EXPIRY, FAILURES, LEFT_OUT, OWN, QUEUE, REASON, TOPIC, start_of, write_failures,
+    ATTEMPT, EXPIRY, FAILURES, LEFT_OUT, OWN, PRIORITY, QUEUE, REASON, TOPIC, start_of, write_failures,
 };
 use crate::store::FailedAttempt;
 
@@ -30,9 +30,25 @@ pub(super) struct Outgoing {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Needed {
     /// Messages wait in it for this many milliseconds, then go to the queue they came from.
-    Delay { name: String, ms: u64, back_to: String },
+    Delay { ms: u64, back_to: String, is_quorum: bool },
     /// A durable one, as it is.
     Durable(String),
+}
+
+impl Needed {
+    /// Quorum and classic queues of one delay have names of their own: a queue cannot become one of the other kind.
+    pub(super) fn name(&self) -> String {
+        match self {
+            Self::Delay { ms, back_to, is_quorum: true } => format!("{back_to}.retry.quorum.{ms}"),
+            Self::Delay { ms, back_to, is_quorum: false } => format!("{back_to}.retry.{ms}"),
+            Self::Durable(name) => name.clone(),
+        }
+    }
+
+    /// Whether the broker deletes it unless it is declared again.
+    pub(super) fn expires(&self) -> bool {
+        matches!(self, Self::Delay { is_quorum: false, .. })
+    }
 }
 
 /// Makes what is sent on of one message.
@@ -42,19 +58,25 @@ pub(super) struct SendOn<'a> {
     pub(super) topic: String,
     /// The id that was given out, if it could be read.
     pub(super) id: Option<Uuid>,
+    /// Whether the broker makes quorum queues, as far as is known.
+    pub(super) has_quorum_queues: bool,
 }
 
 impl SendOn<'_> {
     /// To where it waits for its next attempt.
     pub(super) fn retry(&self, after: Duration, reason: &str) -> Outgoing {
         let queue = &self.subscription.queue;
-        let headers = self.headers(reason);
+        let mut headers = self.headers(reason);
         match &self.subscription.retry {
             RetryBy::Delay => {
-                let ms = rounded_up(after);
-                let name = format!("{queue}.retry.{ms}");
-                let publish = self.publish(String::new(), name.clone(), headers);
-                Outgoing { publish, queue: Some(Needed::Delay { name, ms, back_to: queue.clone() }) }
+                let (ms, is_quorum) = (rounded_up(after), self.has_quorum_queues);
+                let needed = Needed::Delay { ms, back_to: queue.clone(), is_quorum };
+                // RabbitMQ 4 lets nothing in a quorum queue expire behind a message of a higher priority.
+                if let Some(priority) = self.incoming.priority() {
+                    headers.insert(PRIORITY.into(), AMQPValue::LongInt(priority.into()));
+                }
+                let publish = self.publish(String::new(), needed.name(), headers, None);
+                Outgoing { publish, queue: Some(needed) }
             }
             RetryBy::Petisco { organization, service } => {
                 let service = service_of(queue, service);
@@ -62,6 +84,7 @@ impl SendOn<'_> {
                     format!("retry.{organization}.{service}"),
                     format!("retry.{queue}"),
                     headers,
+                    self.incoming.priority(),
                 );
                 Outgoing { publish, queue: None }
             }
@@ -86,7 +109,8 @@ impl SendOn<'_> {
         let exchange = subscription.dead_letter_exchange.clone().unwrap_or(exchange);
         let routing_key = subscription.dead_letter_routing_key.clone().unwrap_or(routing_key);
         let queue = exchange.is_empty().then(|| Needed::Durable(routing_key.clone()));
-        Outgoing { publish: self.publish(exchange, routing_key, headers), queue }
+        let publish = self.publish(exchange, routing_key, headers, self.incoming.priority());
+        Outgoing { publish, queue }
     }
 
     /// Those it had, and what one more failure adds.
@@ -127,9 +151,18 @@ impl SendOn<'_> {
         headers
     }
 
-    fn publish(&self, exchange: String, routing_key: String, headers: FieldTable) -> Publish {
+    fn publish(
+        &self,
+        exchange: String,
+        routing_key: String,
+        headers: FieldTable,
+        priority: Option<u8>,
+    ) -> Publish {
         let had = &self.incoming.properties;
         let mut properties = kept(had).with_headers(headers).with_delivery_mode(2);
+        if let Some(priority) = priority {
+            properties = properties.with_priority(priority);
+        }
         if let (None, Some(id), RetryBy::Delay) = (had.message_id(), self.id, &self.subscription.retry) {
             properties = properties.with_message_id(id.to_string().into());
         }
@@ -138,7 +171,7 @@ impl SendOn<'_> {
 }
 
 /// The properties that a message keeps when it is sent on: neither the expiration, with which it would come back early or
-/// be gone as a dead letter, nor the user id, which must be our own; and no headers.
+/// be gone as a dead letter, nor the user id, which must be our own; and neither priority nor headers.
 pub(super) fn kept(had: &BasicProperties) -> BasicProperties {
     let mut properties = BasicProperties::default();
     macro_rules! keep {
@@ -149,8 +182,7 @@ pub(super) fn kept(had: &BasicProperties) -> BasicProperties {
         )*};
     }
     keep!(
-        content_type with_content_type, content_encoding with_content_encoding, priority with_priority,
-        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        content_type with_content_type, content_encoding with_content_encoding, correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
         timestamp with_timestamp, kind with_type, app_id with_app_id
     );
     properties

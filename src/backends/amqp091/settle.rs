@@ -1,6 +1,7 @@
 //! The answer to one delivery.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -63,17 +64,18 @@ impl Unanswered {
         answered(self.acker.nack(options).await)
     }
 
-    async fn send_on(&self, answer: Answer) -> Result<(), SourceError> {
+    async fn send_on(self, answer: Answer) -> Result<(), SourceError> {
         if self.is_stale() {
             return answered(Ok(false));
         }
-        let shared = &self.link.shared;
+        let shared = Arc::clone(&self.link.shared);
         let queue = &shared.subscription.queue;
         let send_on = SendOn {
             subscription: &shared.subscription,
             incoming: &self.incoming,
             topic: self.incoming.topic(shared.settings.topic_prefix.as_deref(), queue),
             id: self.id,
+            has_quorum_queues: self.link.has_quorum_queues.load(Ordering::Relaxed),
         };
         let outgoing = match answer {
             Answer::Retry { after, reason } => send_on.retry(after, &reason),
@@ -83,7 +85,17 @@ impl Unanswered {
         };
         let to = outgoing.publish.routing_key.clone();
         match self.link.send_on(outgoing).await {
-            Ok(()) => self.ack().await,
+            Ok(None) => self.ack().await,
+            Ok(Some(safe_from)) => {
+                let queue = queue.clone();
+                shared.answers.spawn(async move {
+                    tokio::time::sleep_until(safe_from).await;
+                    if let Err(error) = self.ack().await {
+                        tracing::warn!(%queue, %to, %error, "a failed message was sent on and not acknowledged: it comes twice");
+                    }
+                });
+                Ok(())
+            }
             Err(error) => {
                 tracing::warn!(%queue, %to, %error, "a failed message could not be sent on: it comes again");
                 let _ = tokio::time::timeout(HOLD, shared.closed.cancelled()).await;

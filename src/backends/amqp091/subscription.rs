@@ -52,11 +52,13 @@ pub struct Amqp091Subscription {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RetryBy {
-    /// In a queue `<queue>.retry.<ms>`, made when it is missing; `ms` is the delay, rounded up to the next of
-    /// 1, 2, 5, 10, 20, 50 and so on, at most 23 days. It comes back through the default exchange.
+    /// In a queue `<queue>.retry.quorum.<ms>`, made when it is missing; `ms` is the delay, rounded up to the next of
+    /// 1, 2, 5, 10, 20, 50 and so on, at most 23 days. It comes back through the default exchange, and is not lost on its
+    /// way.
     #[default]
     Delay,
-    /// In the retry queue of petisco (1.9 to 2.2), which must exist, with its headers; the queue sets the delay.
+    /// In the retry queue of petisco (1.9 to 2.2), which must exist, with its headers; the queue sets the delay. A broker
+    /// that is killed as it ends may lose the message.
     Petisco {
         /// The organisation, as in `retry.<organization>.<service>`.
         organization: String,
@@ -123,9 +125,9 @@ impl Amqp091Subscription {
         }
         let exchange = filled.exchange.take().or_else(|| settings.exchange.clone());
         filled.exchange = Some(exchange.unwrap_or_else(|| "amq.topic".to_owned()));
-        // As long as the longest name made of it, `<queue>.retry.2000000000`, allows.
-        if self.queue.is_empty() || self.queue.len() > Topic::MAX_LEN - ".retry.2000000000".len() {
-            return fault("QUEUE", "must be the name of a queue, of 1 to 238 bytes");
+        // As long as the longest name made of it, `<queue>.retry.quorum.2000000000`, allows.
+        if self.queue.is_empty() || self.queue.len() > Topic::MAX_LEN - ".retry.quorum.2000000000".len() {
+            return fault("QUEUE", "must be the name of a queue, of 1 to 231 bytes");
         }
         if self.prefetch == 0 {
             return fault(

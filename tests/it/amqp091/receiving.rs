@@ -47,6 +47,11 @@ impl Queue {
         Self { url, name: unique("receive"), topic: unique("topic"), connection, channel }
     }
 
+    /// The same over a new connection.
+    pub async fn again(self, brokers: &Brokers) -> Self {
+        Self { name: self.name, topic: self.topic, ..Self::new(brokers).await }
+    }
+
     pub fn settings(&self) -> Amqp091Settings {
         Amqp091Settings::new([&self.url])
     }
@@ -100,9 +105,19 @@ impl Queue {
     /// Takes the one message out of the queue of this name.
     pub async fn take(&self, name: &str) -> Raw {
         self.until_ready(name, 1).await;
+        self.take_first(name).await
+    }
+
+    /// Takes the first message out of the queue of this name.
+    pub async fn take_first(&self, name: &str) -> Raw {
         let got = self.channel.basic_get(name.into(), BasicGetOptions::default()).await.unwrap().unwrap();
         got.delivery.ack(BasicAckOptions::default()).await.unwrap();
         got.delivery
+    }
+
+    /// Where retries wait for this many milliseconds.
+    pub fn retry(&self, ms: u64) -> String {
+        format!("{}.retry.quorum.{ms}", self.name)
     }
 
     pub fn dead(&self) -> String {

@@ -152,7 +152,7 @@ async fn cloudevents_of_either_mode_are_opened_also_when_they_come_again() {
         delivery.ack().await.unwrap();
     }
     source.close(Duration::from_secs(5)).await;
-    for made in [".dead", ".retry.50"] {
+    for made in [".dead", ".retry.quorum.50"] {
         let name = format!("{}{made}", queue.name());
         brokers.python("rabbit.py", &[brokers.get("RABBIT1_AMQP"), "delete", &name]).await;
     }

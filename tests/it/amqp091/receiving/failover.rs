@@ -137,8 +137,8 @@ async fn acknowledgements_get_through_while_publishers_are_blocked() {
     retry.await.unwrap().unwrap();
     source.close(Duration::from_secs(5)).await;
     assert_eq!(queue.look(&queue.name).await, Some((0, 0)));
-    queue.until_ready(&format!("{}.retry.5000000", queue.name), 2).await;
-    queue.delete(&format!("{}.retry.5000000", queue.name)).await;
+    queue.until_ready(&queue.retry(5_000_000), 2).await;
+    queue.delete(&queue.retry(5_000_000)).await;
 }
 
 /// The other broker, with whatever it has.

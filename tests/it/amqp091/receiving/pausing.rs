@@ -115,11 +115,11 @@ async fn closing_hands_back_and_ends_every_receive() {
     let retry = tokio::spawn(given.remove(0).retry(Duration::from_secs(3_000), "later"));
     let unanswered = one(&source).await;
     tokio::task::yield_now().await;
-    source.close(Duration::from_secs(5)).await;
+    source.close(Duration::from_secs(10)).await;
     retry.await.unwrap().unwrap();
     queue.until_ready(&queue.name, 2).await;
-    assert_eq!(queue.look(&format!("{}.retry.5000000", queue.name)).await, Some((1, 0)));
-    queue.delete(&format!("{}.retry.5000000", queue.name)).await;
+    assert_eq!(queue.look(&queue.retry(5_000_000)).await, Some((1, 0)));
+    queue.delete(&queue.retry(5_000_000)).await;
     assert!(unanswered.is_stale());
     assert!(matches!(unanswered.ack().await, Err(SourceError::Unavailable(_))));
     assert!(matches!(source.receive(1).await, Err(SourceError::Closed)));
