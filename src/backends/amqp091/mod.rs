@@ -97,6 +97,10 @@
 //! has first made or found that queue; until then it fills places of `PREFETCH`. A queue that others publish to is safe once it
 //! is as old.
 //!
+//! A quorum queue that RabbitMQ has half forgotten so (seen on 3.10.8 and 4.0.5, killed within 0.2 seconds) is listed without counts and
+//! confirms nothing, also after a restart. A warning then says of each retry of that delay that it could not be sent on, and the
+//! message comes again, uncounted. Delete that queue: it is made anew.
+//!
 //! | the broker | retries |
 //! |---|---|
 //! | refuses quorum queues, or those with a TTL: RabbitMQ 3.8 and 3.9, or without the feature flag `quorum_queue` | go to classic queues `<queue>.retry.<ms>`; a warning says so |
