@@ -10,6 +10,7 @@ use super::settings::Sasl;
 use super::url::{BrokerUrl, UrlError};
 use crate::envelope::{Envelope, Origin};
 use crate::error::BoxError;
+use crate::headers;
 use crate::message::Message;
 use crate::tls::{self, TlsSettings};
 use crate::topic::Topic;
@@ -100,6 +101,10 @@ pub(crate) fn check_message(topic_prefix: Option<&str>, message: &Message) -> Re
     }
     if prefixed(topic_prefix, message.topic()).len() > Topic::MAX_LEN {
         return Err(format!("prefix and topic together are longer than {} bytes", Topic::MAX_LEN).into());
+    }
+    let count = message.headers().len();
+    if count > headers::MOST {
+        return Err(format!("it has {count} headers: a consumer takes {} at most", headers::MOST).into());
     }
     Ok(())
 }
