@@ -75,8 +75,9 @@ impl Worker {
         }
         if view.attempt() > self.settings.max_attempts {
             let attempts = view.attempt() - 1;
-            let reason =
-                format!("{attempts} attempts ended without an answer: handling it may end the process");
+            let reason = format!(
+                "{attempts} attempts ended without an answer that could be kept: handling it may end the process"
+            );
             return Verdict::Reject { reason };
         }
         let request = match request(view, &self.source) {

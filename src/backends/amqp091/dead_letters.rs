@@ -89,7 +89,7 @@ impl DeadLetters {
         Ok(got.map(|got| {
             // It was mended, and is shown so.
             let _ = self.connection.findings.take(self.channel.id(), got.delivery.delivery_tag);
-            let (incoming, acker) = Incoming::new(got.delivery, &self.queue, false);
+            let (incoming, acker) = Incoming::new(got.delivery, &self.queue);
             DeadLetter { incoming, acker }
         }))
     }

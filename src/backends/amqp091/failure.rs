@@ -4,6 +4,7 @@ use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Confirmation, ErrorKind};
 
 use super::connection::{Publish, Results};
+use super::limits::CannotCarry;
 use crate::backends::brokers::ConnectionEnded;
 use crate::messenger::Failure;
 
@@ -78,6 +79,11 @@ pub(super) fn ends_connection(failure: &Failure) -> bool {
     failure.cause().is::<ConnectionEnded>()
 }
 
+/// Whether the broker closes every channel over this one message, or said before that it does.
+pub(super) fn is_at_fault(failure: &Failure) -> bool {
+    failure.cause().is::<AtFault>() || failure.cause().is::<CannotCarry>()
+}
+
 /// Moves what was returned from those it was handed to, to those whose ids it has.
 pub(super) fn give_returns_to_their_owners(batch: &[Publish], results: &mut Results) {
     let mut returned = Vec::new();
@@ -117,6 +123,10 @@ pub(super) struct ChannelLost(String);
 #[derive(Debug, thiserror::Error)]
 #[error("the broker closed the channel ({0})")]
 pub(super) struct ChannelClosed(pub(super) String);
+
+#[derive(Debug, thiserror::Error)]
+#[error("the broker closes the channel over it ({0})")]
+pub(super) struct AtFault(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the broker refuses it ({0}): check EXCHANGE and what this client may write to")]

@@ -23,7 +23,7 @@ use crate::fuzzing::{message, shown};
 fn incoming(routing_key: &str, properties: BasicProperties, body: &[u8]) -> Incoming {
     let mut delivery = Delivery::mock(1, "events".into(), routing_key.into(), false, body.to_vec());
     delivery.properties = properties;
-    Incoming::new(delivery, "users", false).0
+    Incoming::new(delivery, "users").0
 }
 
 /// A routing key, its length before it; properties as on the wire, theirs in two bytes before them; then the body.

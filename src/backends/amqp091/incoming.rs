@@ -39,14 +39,13 @@ pub(super) struct Incoming {
     pub(super) is_ours: bool,
     /// Whether it came back by the retry queue of petisco.
     was_retried_by_petisco: bool,
-    redelivered: bool,
-    /// Whether it was delivered before, and only handed back for want of room.
-    came_back: bool,
+    /// How many attempts ended without an answer that went along with it, as far as somebody counts them.
+    pub(super) unanswered: u32,
 }
 
 impl Incoming {
     /// What came from `queue`, and what answers it.
-    pub(super) fn new(delivery: Delivery, queue: &str, came_back: bool) -> (Self, Acker) {
+    pub(super) fn new(delivery: Delivery, queue: &str) -> (Self, Acker) {
         let (exchange, routing_key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
         let is_store = queue == "store" && routing_key == "store";
         let incoming = Self {
@@ -54,8 +53,7 @@ impl Incoming {
                 && routing_key == queue
                 && last_expired_in_ours(&delivery.properties, queue),
             was_retried_by_petisco: is_store || routing_key.strip_prefix("retry.") == Some(queue),
-            redelivered: delivery.redelivered,
-            came_back,
+            unanswered: 0,
             routing_key: routing_key.to_owned(),
             properties: delivery.properties,
             body: Bytes::from(delivery.data),
@@ -162,19 +160,17 @@ impl Incoming {
         self.properties.priority().or_else(priority)
     }
 
-    /// How many attempts have failed: those that were sent on, and those that ended without an answer, as far as the
-    /// broker counts them.
+    /// How many attempts have failed: those that were sent on, and those that were not.
     pub(super) fn failed(&self) -> u32 {
-        let number = |value| match value {
-            Scalar::Int(count) => u32::try_from(count).ok(),
-            other => other.to_string().parse().ok(),
-        };
         let petisco = || self.header(REDELIVERY_COUNT).filter(|_| self.was_retried_by_petisco);
         let sent_on = self.own_header(ATTEMPT).or_else(petisco).and_then(number).unwrap_or(0);
-        // A quorum queue writes it over one that a publisher set, but not before it delivers again.
-        let unanswered =
-            self.header(DELIVERY_COUNT).filter(|_| self.redelivered).and_then(number).unwrap_or(0);
-        sent_on.saturating_add(unanswered.saturating_sub(self.came_back.into()))
+        sent_on.saturating_add(self.unanswered)
+    }
+
+    /// How many deliveries of it the broker says were not acknowledged. A quorum queue writes that over what a publisher set
+    /// as soon as it delivers again; any other queue keeps what the publisher set.
+    pub(super) fn delivery_count(&self) -> u32 {
+        self.header(DELIVERY_COUNT).and_then(number).unwrap_or(0)
     }
 
     /// Those of them that are known.
@@ -229,6 +225,13 @@ fn last_expired_in_ours(properties: &BasicProperties, queue: &str) -> bool {
     rest.is_some_and(|rest| rest.starts_with(b".retry."))
 }
 
+fn number(value: Scalar) -> Option<u32> {
+    match value {
+        Scalar::Int(count) => u32::try_from(count).ok(),
+        other => other.to_string().parse().ok(),
+    }
+}
+
 /// The value of a header; none for what is more than a scalar.
 fn scalar(value: &AMQPValue) -> Option<Scalar> {
     Some(match value {
@@ -266,8 +269,7 @@ mod tests {
             body,
             is_ours: false,
             was_retried_by_petisco: false,
-            came_back: false,
-            redelivered: false,
+            unanswered: 0,
         }
     }
 

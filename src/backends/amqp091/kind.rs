@@ -1,7 +1,9 @@
 //! Finding out of which kind a queue is, and how it was declared.
 
+use std::collections::BTreeMap;
+
 use lapin::options::QueueDeclareOptions;
-use lapin::types::{AMQPValue, FieldTable};
+use lapin::types::{AMQPValue, ShortString};
 
 use super::connection::Connection;
 use super::outgoing::text;
@@ -17,38 +19,41 @@ pub(super) struct Kind {
     pub(super) is_quorum: bool,
     /// After how many of them it gives a message up.
     pub(super) delivery_limit: Option<String>,
-    pub(super) has_dead_letter_exchange: bool,
+    /// The exchange that gets what is rejected, and the routing key if it is another than before.
+    pub(super) dead_letters: Option<(String, Option<String>)>,
 }
 
 /// Asks RabbitMQ for a queue that exists as if it were a quorum queue: the broker either agrees, or says which argument
 /// is another, and how it is.
 pub(super) async fn kind(connection: &Connection, queue: &str) -> Result<Option<Kind>, BoxError> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
+    let mut arguments = BTreeMap::from([(ShortString::from("x-queue-type"), text("quorum"))]);
+    let mut is_quorum = true;
     for _ in 0..ARGUMENTS {
         let channel = connection.new_channel().await?;
-        let is_quorum = match channel.queue_declare(queue.into(), options, arguments.clone()).await {
-            Ok(_) => {
-                let _ = channel.close(200, "done".into()).await;
-                true
+        let declared = channel.queue_declare(queue.into(), options, arguments.clone().into()).await;
+        if let Err(error) = declared {
+            let Some((name, value)) = differing(&error.to_string()) else { return Ok(None) };
+            is_quorum &= name != "x-queue-type";
+            match value {
+                Some(value) => drop(arguments.insert(name.into(), value)),
+                None if arguments.remove(name.as_str()).is_some() => {}
+                None => return Ok(None),
             }
-            Err(error) => match differing(&error.to_string()) {
-                Some((name, _)) if name == "x-queue-type" => false,
-                Some((name, Some(value))) => {
-                    arguments.insert(name.into(), value);
-                    continue;
-                }
-                _ => return Ok(None),
-            },
+            continue;
+        }
+        let _ = channel.close(200, "done".into()).await;
+        let string = |name| match arguments.get(name) {
+            Some(AMQPValue::LongString(text)) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
+            _ => None,
         };
-        let given = arguments.inner();
-        let delivery_limit = given.get("x-delivery-limit").map(|limit| match limit {
+        let delivery_limit = arguments.get("x-delivery-limit").map(|limit| match limit {
             AMQPValue::LongLongInt(limit) => limit.to_string(),
             _ => "some".to_owned(),
         });
-        let has_dead_letter_exchange = given.contains_key("x-dead-letter-exchange");
-        return Ok(Some(Kind { is_quorum, delivery_limit, has_dead_letter_exchange }));
+        let exchange = string("x-dead-letter-exchange");
+        let dead_letters = exchange.map(|exchange| (exchange, string("x-dead-letter-routing-key")));
+        return Ok(Some(Kind { is_quorum, delivery_limit, dead_letters }));
     }
     Ok(None)
 }
@@ -56,14 +61,19 @@ pub(super) async fn kind(connection: &Connection, queue: &str) -> Result<Option<
 /// The argument that differs, and its value, as RabbitMQ says it.
 fn differing(text_of_error: &str) -> Option<(String, Option<AMQPValue>)> {
     let (name, rest) = text_of_error.split_once("inequivalent arg '")?.1.split_once('\'')?;
-    let value = rest.rsplit_once("current is the value '").and_then(|(_, value)| {
-        let (value, kind) = value.rsplit_once("' of type '")?;
-        match kind.split_once('\'')?.0 {
-            "longstr" => Some(text(value)),
-            "bool" => Some(AMQPValue::Boolean(value == "true")),
-            _ => value.parse().ok().map(AMQPValue::LongLongInt),
+    let value = match rest.rsplit_once("current is the value '") {
+        Some((_, value)) => {
+            value.rsplit_once("' of type '").and_then(|(value, kind)| match kind.split_once('\'')?.0 {
+                "longstr" => Some(text(value)),
+                "bool" => Some(AMQPValue::Boolean(value == "true")),
+                _ => value.parse().ok().map(AMQPValue::LongLongInt),
+            })
         }
-    });
+        None => {
+            let value = rest.rsplit_once("current is '").and_then(|(_, value)| value.split_once('\''));
+            value.filter(|_| name == "x-queue-type").map(|(kind, _)| text(kind))
+        }
+    };
     Some((name.to_owned(), value))
 }
 
@@ -85,6 +95,11 @@ mod tests {
         );
         assert_eq!(said("current is the value 'it's' of type 'longstr'"), Some((name(), Some(text("it's")))));
         assert_eq!(said("current is none"), Some((name(), None)));
+        let kind = "inequivalent arg 'x-queue-type' for queue 'a' in vhost '/': received 'quorum' but current is 'classic'";
+        assert_eq!(differing(kind), Some(("x-queue-type".to_owned(), Some(text("classic")))));
+        let durable =
+            "inequivalent arg 'durable' for queue 'a' in vhost '/': received 'true' but current is 'false'";
+        assert_eq!(differing(durable), Some(("durable".to_owned(), None)));
         assert_eq!(differing("NOT_FOUND - no queue 'a' in vhost '/'"), None);
     }
 }

@@ -6,15 +6,15 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::message::Delivery;
-use lapin::options::QueueDeclareOptions;
+use lapin::options::{ExchangeDeclareOptions, QueueDeclareOptions};
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{Acker, Channel, ErrorKind};
+use lapin::{Acker, Channel, ErrorKind, ExchangeKind};
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::connection::{self, Connection, Publish};
-use super::failure::ends_connection;
+use super::failure::{ends_connection, is_at_fault};
 use super::fit::{bare, fit, left_out};
 use super::guard::{Finding, Findings, Held};
 use super::outgoing::{Needed, Outgoing, text};
@@ -63,6 +63,31 @@ pub(super) struct Crowded {
     pub(super) bytes: u64,
 }
 
+/// Why a message could not be sent on.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub(super) struct NotSentOn {
+    pub(super) error: BoxError,
+    pub(super) over: Over,
+}
+
+/// What a broker did not take a message over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    /// Something that passes.
+    Outage,
+    /// Where it was to go.
+    Address,
+    /// The message itself, with all headers left out.
+    Message,
+}
+
+impl From<BoxError> for NotSentOn {
+    fn from(error: BoxError) -> Self {
+        Self { error, over: Over::Outage }
+    }
+}
+
 /// Exchange and routing key.
 type Way = (String, String);
 
@@ -105,7 +130,7 @@ impl Link {
 
     /// Sends on, and waits for the confirm: without the headers that have no room, and should the broker refuse it over
     /// the message, without all that are not ours. Gives the time until which the queue may still be forgotten.
-    pub(super) async fn send_on(&self, outgoing: Outgoing) -> Result<Option<Instant>, BoxError> {
+    pub(super) async fn send_on(&self, outgoing: Outgoing) -> Result<Option<Instant>, NotSentOn> {
         let Outgoing { mut publish, mut queue } = outgoing;
         let (mut ended, mut is_bare) = (0, false);
         let left_out_before = left_out(&publish.properties);
@@ -117,7 +142,10 @@ impl Link {
                         publish.routing_key = queue.name();
                         continue;
                     }
-                    declared => declared?,
+                    declared => declared.map_err(|error| {
+                        let passes = error.is::<Late>() || !is_refusal(&error);
+                        NotSentOn { error, over: if passes { Over::Outage } else { Over::Address } }
+                    })?,
                 },
                 None => false,
             };
@@ -154,10 +182,42 @@ impl Link {
                 continue;
             }
             let cause = Chain(failure.cause());
-            return Err(
-                format!("not sent on to {routing_key:?} of the exchange {exchange:?}: {cause}").into()
-            );
+            let error =
+                format!("not sent on to {routing_key:?} of the exchange {exchange:?}: {cause}").into();
+            let over = match () {
+                () if is_at_fault(&failure) || ends_connection(&failure) => Over::Message,
+                () if failure.is_transient() => Over::Outage,
+                () => Over::Address,
+            };
+            return Err(NotSentOn { error, over });
         }
+    }
+
+    /// Whether the broker has a place for what is rejected, as far as that can be seen: an exchange that is there, or a queue.
+    pub(super) async fn has_dead_letters(&self) -> bool {
+        let kind = self.shared.kind.get().and_then(Option::as_ref);
+        let Some((exchange, routing_key)) = kind.and_then(|kind| kind.dead_letters.as_ref()) else {
+            return false;
+        };
+        let look = async {
+            let channel = self.connection.new_channel().await?;
+            match (exchange.as_str(), routing_key) {
+                ("", None) => return Ok(false),
+                ("", Some(queue)) => {
+                    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+                    channel.queue_declare(queue.as_str().into(), passive, FieldTable::default()).await?;
+                }
+                (exchange, _) => {
+                    let passive =
+                        ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+                    let kind = ExchangeKind::Topic;
+                    channel.exchange_declare(exchange.into(), kind, passive, FieldTable::default()).await?;
+                }
+            }
+            let _ = channel.close(200, "done".into()).await;
+            lapin::Result::Ok(true)
+        };
+        matches!(timeout(self.shared.settings.send_timeout, look).await, Ok(Ok(true)))
     }
 
     async fn publish_alone(&self, publisher: &Connection, publish: &Publish) -> Result<(), Failure> {
@@ -234,7 +294,7 @@ impl Link {
             lock(&self.declared).insert(queue.clone(), Instant::now());
             Ok(false)
         });
-        declared.await.map_err(|_| format!("no queue within {limit:?}"))?
+        declared.await.map_err(|_| Late(limit))?
     }
 
     fn is_young_until(&self, queue: &Needed) -> Option<Instant> {
@@ -306,6 +366,10 @@ pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Resul
     tracing::info!(queue = name, "queue made");
     Ok(())
 }
+
+#[derive(Debug, thiserror::Error)]
+#[error("no queue within {0:?}")]
+struct Late(Duration);
 
 /// The broker has none, or none with a TTL, as RabbitMQ before 3.10.
 #[derive(Debug, thiserror::Error)]

@@ -29,7 +29,10 @@
 //! [`PRIORITY`](crate::headers::PRIORITY) has, and without `CC`, `BCC` and `x-death`, which RabbitMQ acts on (petisco gets the entries of an `x-death` that RabbitMQ can have written). Headers that leave no room in
 //! a frame, or over which the broker refuses it, are left out, the largest first:
 //! [`LEFT_OUT`](crate::headers::LEFT_OUT) names them. If it is not confirmed, the message is handed
-//! back after a second. Between the confirm and the `basic.ack` a crash doubles it.
+//! back after a second; if the broker refuses it, that counts as an attempt, so that no handler gets it after `MAX_ATTEMPTS`. A
+//! body over a `max_message_size` that was lowered cannot be published again: it is rejected where the queue was declared with
+//! an `x-dead-letter-exchange` that is there, and the broker brings it there; otherwise it stays in its queue.
+//! Between the confirm and the `basic.ack` a crash doubles it.
 //!
 //! | what is received | of the message |
 //! |---|---|
@@ -40,7 +43,7 @@
 //! | headers that are not tables, arrays or bytes, nor say how it travelled | headers |
 //! | `content_encoding` (not a character set), `correlation_id`, `reply_to`, `type`, `app_id` | headers `content-encoding`, `correlation-id`, `reply-to`, `type`, `app-id` |
 //! | headers [`ATTEMPT`](crate::headers::ATTEMPT) and [`FAILURES`](crate::headers::FAILURES) of ours; `redelivery_count` of what came back by petisco's retry queue | attempt, failures |
-//! | `x-delivery-count` of what is delivered again: a quorum queue counts there what ended without an answer | attempt |
+//! | `x-delivery-count` of what is delivered again by a quorum queue, which counts there what ended without an answer | attempt |
 //!
 //! # Whose headers are believed
 //! A header of ours but [`KEY`](crate::headers::KEY), which is a hint for the order, counts only on a message that came by the
@@ -79,8 +82,9 @@
 //!
 //! With an `x-delivery-limit` RabbitMQ drops a message after so many deliveries, if the queue has no dead-letter exchange:
 //! give it one, and a limit above `MAX_ATTEMPTS`, by `x-dead-letter-exchange` or by a policy. A limit that the queue was declared with
-//! is logged at start; policies, and RabbitMQ 4's default of 20, cannot be seen. To see it, the queue is declared as a
-//! quorum queue once, which RabbitMQ logs as refused for another.
+//! is logged at start; policies, and RabbitMQ 4's default of 20, cannot be seen. To see it, the queue is declared
+//! as a quorum queue once, and again for each argument it has, which RabbitMQ logs as refused; who may not declare it cannot
+//! count deliveries either.
 //!
 //! # Retry queues
 //! They are quorum queues with at-least-once dead-lettering (<https://www.rabbitmq.com/docs/quorum-queues#dead-lettering>): a
@@ -146,6 +150,7 @@ mod settings;
 mod settle;
 mod source;
 mod subscription;
+mod tally;
 mod topology;
 
 #[cfg(feature = "cli")]

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::connection::{Connection, Publish, Results};
 use super::failure::{
-    ChannelClosed, ChannelLost, ExchangeRefused, failure, give_returns_to_their_owners, outcome,
+    AtFault, ChannelClosed, ChannelLost, ExchangeRefused, failure, give_returns_to_their_owners, outcome,
 };
 use super::limits::Limits;
 use crate::deadline::after;
@@ -240,7 +240,3 @@ impl Connection {
         Arc::clone(&self.window).acquire_owned().await.ok()
     }
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("the broker closes the channel over it ({0})")]
-struct AtFault(String);

@@ -201,9 +201,8 @@ impl Session {
                     Err(without_room) => crowded.push_back(without_room),
                 }
             }
-            let kind = link.shared.kind.get().and_then(Option::as_ref);
-            let is_kept = kind.is_some_and(|kind| kind.is_quorum);
-            let most = if is_kept { usize::from(link.shared.subscription.prefetch) } else { 0 };
+            let most =
+                if link.shared.is_quorum() { usize::from(link.shared.subscription.prefetch) } else { 0 };
             let room = most.saturating_sub(kept.len());
             kept.extend(left.drain(..room.min(left.len())));
             let room = most.saturating_sub(kept.len());
@@ -222,9 +221,7 @@ impl Session {
 /// Finds it out, and warns of a queue that gives messages up without a place to keep them.
 async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<Kind>, BoxError> {
     let kind = kind::kind(connection, queue).await?;
-    if let Some(Kind { is_quorum: true, delivery_limit: Some(limit), has_dead_letter_exchange: false }) =
-        &kind
-    {
+    if let Some(Kind { is_quorum: true, delivery_limit: Some(limit), dead_letters: None }) = &kind {
         tracing::warn!(
             queue,
             %limit,

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use lapin::Acker;
-use lapin::options::{BasicAckOptions, BasicNackOptions};
+use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
 use uuid::Uuid;
 
 use super::guard::Held;
 use super::incoming::Incoming;
-use super::link::Link;
+use super::link::{Link, NotSentOn, Over};
 use super::outgoing::SendOn;
 use crate::source::{Answer, Settle, SourceError};
 
@@ -56,6 +56,9 @@ impl Settle for Unanswered {
 
 impl Unanswered {
     async fn ack(&self) -> Result<(), SourceError> {
+        if self.incoming.unanswered > 0 {
+            self.link.shared.tally.forget(&self.incoming);
+        }
         answered(self.acker.ack(BasicAckOptions::default()).await)
     }
 
@@ -96,9 +99,18 @@ impl Unanswered {
                 });
                 Ok(())
             }
-            Err(error) => {
-                tracing::warn!(%queue, %to, %error, "a failed message could not be sent on: it comes again");
+            Err(NotSentOn { error, over }) => {
+                if over != Over::Outage && !shared.is_quorum() {
+                    shared.tally.add(&self.incoming);
+                }
+                let failed = self.incoming.failed().saturating_add(1);
+                let is_buried = over == Over::Message && self.link.has_dead_letters().await;
                 let _ = tokio::time::timeout(HOLD, shared.closed.cancelled()).await;
+                if is_buried {
+                    tracing::warn!(%queue, %to, failed, %error, "a failed message could not be sent on: rejected, for the dead-letter exchange of the queue");
+                    return answered(self.acker.reject(BasicRejectOptions { requeue: false }).await);
+                }
+                tracing::warn!(%queue, %to, failed, %error, "a failed message could not be sent on: it comes again");
                 self.hand_back().await?;
                 Err(SourceError::Unavailable(error))
             }

@@ -21,6 +21,7 @@ use super::session::{NoSession, Session};
 use super::settings::Amqp091Settings;
 use super::settle::Unanswered;
 use super::subscription::Amqp091Subscription;
+use super::tally::Tally;
 use crate::backends::brokers::{BrokerUrl, BrokersError};
 use crate::backoff::Backoff;
 use crate::error::Chain;
@@ -41,6 +42,7 @@ pub(super) struct Shared {
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// Of which kind the queue is, once that is known.
     pub(super) kind: OnceCell<Option<Kind>>,
+    pub(super) tally: Tally,
     pub(super) closed: CancellationToken,
     /// The answers under way.
     pub(super) answers: TaskTracker,
@@ -103,6 +105,7 @@ impl Amqp091Source {
             subscription,
             tls,
             kind: OnceCell::new(),
+            tally: Tally::default(),
             closed: CancellationToken::new(),
             answers: TaskTracker::new(),
             urls,
@@ -266,10 +269,20 @@ fn open(shared: Arc<Shared>, failures: u32) -> Task {
 }
 
 impl Shared {
+    /// Whether the queue counts the deliveries that were not acknowledged.
+    pub(super) fn is_quorum(&self) -> bool {
+        self.kind.get().and_then(Option::as_ref).is_some_and(|kind| kind.is_quorum)
+    }
+
     fn delivery(&self, link: &Arc<Link>, received: Received) -> Delivery {
         let Received { delivery: raw, fault, came_back, held } = received;
         let redelivered = raw.redelivered;
-        let (incoming, acker) = Incoming::new(raw, &self.subscription.queue, came_back);
+        let (mut incoming, acker) = Incoming::new(raw, &self.subscription.queue);
+        incoming.unanswered = match self.is_quorum() {
+            true if redelivered => incoming.delivery_count().saturating_sub(came_back.into()),
+            true => 0,
+            false => self.tally.of(&incoming),
+        };
         let prefix = self.settings.topic_prefix.as_deref();
         let message = match fault {
             Some(fault) => Err(fault.into()),

@@ -225,3 +225,31 @@ async fn a_pause_counts_against_no_message() {
     one(&source).await.ack().await.unwrap();
     queue.delete(&queue.name).await;
 }
+
+/// Nothing that travels with it says so, and a queue that is no quorum queue counts nothing.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn attempts_that_cannot_be_noted_in_a_message_are_counted() {
+    let brokers = Brokers::running();
+    let queue = Queue::new(&brokers).await;
+    // Not the one that ours would be.
+    let odd = format!("{}.retry.quorum.1", queue.name);
+    queue.declare(&odd, FieldTable::default()).await;
+    let source = queue.source(&queue.subscription()).await;
+    queue.send(numbered(&queue.topic, 2)).await;
+    let (first, other) = (one(&source).await, one(&source).await);
+    let mut failing = first;
+    for attempt in 1..=3 {
+        assert_eq!((body(&failing), failing.view().unwrap().attempt()), (r#"{"seq":0}"#, attempt));
+        failing.retry(Duration::ZERO, "not now").await.unwrap_err();
+        failing = one(&source).await;
+    }
+    let last = failing;
+    assert_eq!(last.view().unwrap().attempt(), 4);
+    last.reject("no more").await.unwrap();
+    let dead = queue.take(&queue.dead()).await;
+    assert_eq!(header(&dead, headers::ATTEMPT), Some(&AMQPValue::LongInt(4)));
+    assert_eq!(other.view().unwrap().attempt(), 1);
+    other.ack().await.unwrap();
+    queue.delete(&odd).await;
+}

@@ -74,6 +74,26 @@ async fn a_message_is_of_the_topic_the_broker_let_its_publisher_write_to() {
     assert_eq!((header(&dead, headers::EXPIRY), header(&dead, "x-delivery-count")), (None, None));
 }
 
+/// Only a quorum queue writes over the count of deliveries that a publisher set.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_count_of_deliveries_is_believed_only_of_a_queue_that_counts() {
+    let brokers = Brokers::running();
+    for (kind, attempt) in [("classic", 1), ("quorum", 2)] {
+        let queue = Queue::new(&brokers).await;
+        queue.declare(&queue.name, table([("x-queue-type", text(kind))])).await;
+        let source = queue.source(&queue.subscription()).await;
+        let properties = BasicProperties::default().with_headers(forged(&queue.name));
+        queue.publish("amq.topic", &queue.topic, properties, b"x").await;
+        assert_eq!(one(&source).await.view().unwrap().attempt(), 1, "{kind}");
+        let again = one(&source).await;
+        let view = again.view().unwrap();
+        assert_eq!((view.redelivered(), view.attempt()), (true, attempt), "{kind}");
+        again.ack().await.unwrap();
+        queue.delete(&queue.name).await;
+    }
+}
+
 /// It leads to our queue by the default exchange too, with its name as the routing key.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]

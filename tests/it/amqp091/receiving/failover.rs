@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use lapin::BasicProperties;
 use lapin::types::FieldTable;
 use tower_outbox::Messenger;
 use tower_outbox::amqp091::Amqp091;
 use tower_outbox::source::Source;
 
-use super::{Queue, body, consuming, one, some, until};
+use super::{Queue, body, consuming, one, some, table, text, until};
 use crate::peers::{Brokers, numbered};
 use crate::support::logs;
 
@@ -155,5 +156,54 @@ async fn a_broker_that_is_down_is_passed_over() {
         consuming(&source, &queue).await;
         source.close(Duration::from_secs(5)).await;
         until(async || queue.look(&queue.name).await == Some((0, 0))).await;
+    }
+}
+
+/// Nobody can publish it again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_body_that_became_too_large_for_the_broker_is_counted_and_goes_where_the_queue_says() {
+    let brokers = Brokers::all_up().await;
+    let (largest, body) = (if brokers.rabbitmq_4() { 16 << 20 } else { 128 << 20 }, vec![b'x'; 300_000]);
+    let mut left = Vec::new();
+    for (kind, has_exchange) in [("classic", false), ("quorum", false), ("classic", true), ("quorum", true)] {
+        let queue = Queue::new(&brokers).await;
+        let place = format!("{}.place", queue.name);
+        let mut arguments = table([("x-queue-type", text(kind))]);
+        if has_exchange {
+            arguments.insert("x-dead-letter-exchange".into(), text(""));
+            arguments.insert("x-dead-letter-routing-key".into(), text(&place));
+        }
+        queue.declare(&place, FieldTable::default()).await;
+        queue.declare(&queue.name, arguments).await;
+        let source = queue.source(&queue.subscription()).await;
+        queue.publish("", &queue.name, BasicProperties::default(), &body).await;
+        left.push((kind, has_exchange, queue, source, place));
+    }
+    brokers.command("largest rabbit1 200000").await;
+    let mut seen = Vec::new();
+    for (kind, has_exchange, queue, source, place) in &left {
+        let first = one(source).await;
+        let first = (first.view().unwrap().attempt(), first.retry(Duration::ZERO, "not now").await);
+        if *has_exchange {
+            seen.push((*kind, first.0, first.1.is_ok(), queue.take(place).await.data.len()));
+            continue;
+        }
+        let second = one(source).await;
+        let attempt = second.view().unwrap().attempt();
+        seen.push((*kind, attempt, second.reject("no more").await.is_ok(), 0));
+    }
+    brokers.command(&format!("largest rabbit1 {largest}")).await;
+    let len = body.len();
+    let counted = [("classic", 2, false, 0), ("quorum", 2, false, 0)];
+    assert_eq!(seen, [counted.as_slice(), &[("classic", 1, true, len), ("quorum", 1, true, len)]].concat());
+    for (kind, has_exchange, queue, source, place) in left {
+        if !has_exchange {
+            let third = one(&source).await;
+            assert_eq!(third.view().unwrap().attempt(), 3, "{kind}");
+            third.ack().await.unwrap();
+        }
+        queue.delete(&place).await;
+        queue.delete(&queue.name).await;
     }
 }
