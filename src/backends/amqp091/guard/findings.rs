@@ -38,6 +38,8 @@ pub(crate) struct Findings {
     in_order: AtomicBool,
     /// How many bytes one has that was handed back and did not come again, the largest: it will be admitted. Or 0.
     awaited: AtomicUsize,
+    /// Whether one of them is to come at once: it comes before those that come for the first time.
+    comes: AtomicBool,
     room: usize,
     freed: Notify,
 }
@@ -76,6 +78,7 @@ impl Findings {
             refused: AtomicUsize::default(),
             in_order: AtomicBool::default(),
             awaited: AtomicUsize::default(),
+            comes: AtomicBool::default(),
             room,
             freed: Notify::new(),
         }
@@ -98,11 +101,16 @@ impl Findings {
         let is_awaited = bytes > 0
             && redelivered
             && self.awaited.compare_exchange(bytes, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        let waits = || self.in_order.load(Ordering::SeqCst) && self.refused.load(Ordering::SeqCst) > 0;
+        let others = || self.comes.load(Ordering::SeqCst) || self.refused.load(Ordering::SeqCst) > 0;
+        let waits = || self.in_order.load(Ordering::SeqCst) && others();
         let may = bytes == 0 || redelivered || !waits();
         let take = |held: usize| (is_awaited || self.fits(held, bytes)).then(|| held.saturating_add(bytes));
         if may && self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
-            return if is_awaited { Room::Kept } else { Room::Found };
+            if is_awaited {
+                self.comes.store(false, Ordering::SeqCst);
+                return Room::Kept;
+            }
+            return Room::Found;
         }
         if self.refused.fetch_add(1, Ordering::SeqCst) == 0 {
             self.in_order.store(true, Ordering::SeqCst);
@@ -122,6 +130,7 @@ impl Findings {
     /// One for which there was no room is handed back, as there is now.
     pub(crate) fn handed_back(&self, bytes: u64) {
         self.awaited.fetch_max(in_memory(bytes), Ordering::SeqCst);
+        self.comes.store(bytes > 0, Ordering::SeqCst);
         self.let_go(1);
     }
 
@@ -133,6 +142,7 @@ impl Findings {
     /// What is handed back does not come again at once: the others need not wait for it.
     pub(crate) fn strayed(&self) {
         self.in_order.store(false, Ordering::SeqCst);
+        self.comes.store(false, Ordering::SeqCst);
     }
 
     /// Completes when room was given back, also before it was called.

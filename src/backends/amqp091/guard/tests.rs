@@ -229,6 +229,14 @@ fn room_is_kept_for_one_that_was_handed_back_and_others_wait_until_it_strays() {
     findings.strayed();
     assert_eq!([admit(1, false), admit(10, true)], [Room::Found, Room::Missing]);
     findings.let_go(4);
+    assert_eq!([admit(10, false), admit(1, true)], [Room::Missing, Room::Kept]);
+    drop([Held::new(&findings, 1), Held::new(&findings, 1)]);
+    findings.handed_back(9);
+    assert_eq!(admit(1, false), Room::Missing, "one of 9 is on its way");
+    assert_eq!(admit(9, true), Room::Kept);
+    drop(Held::new(&findings, 9));
+    findings.let_go(1);
+    assert_eq!(admit(1, false), Room::Found);
     assert_eq!(admit(2, false), Room::Found);
     assert_eq!(admit(9, false), Room::Missing);
     assert_eq!(admit(2, false), Room::Missing, "they wait again");
