@@ -17,7 +17,6 @@ use crate::support::logs;
 
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// RabbitMQ may lose a message whose delay ends at the very moment of the kill: here none does.
 const PAST_THE_KILL: Duration = Duration::from_secs(20);
 
 /// Everything confirmed arrives, and what was given out over the lost connection is known to be stale.
