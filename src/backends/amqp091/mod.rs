@@ -89,9 +89,9 @@
 //! # Retry queues
 //! They are quorum queues with at-least-once dead-lettering (<https://www.rabbitmq.com/docs/quorum-queues#dead-lettering>): a
 //! message stays in its retry queue until the queue it goes back to has confirmed it, whenever RabbitMQ is killed. If that
-//! queue is gone or full, or the retry queue starts before it, RabbitMQ tries again every three minutes. They cost a tenth to a half of the rate at which waits
-//! end: 11,000 to 12,000 messages a second on RabbitMQ 3.10, of 14,000 to 16,000 out of classic queues; 6,000 to 11,000 of
-//! 12,000 to 19,000 on RabbitMQ 4.
+//! queue is gone or full, or the retry queue starts before it, RabbitMQ tries again every three minutes. They cost a tenth to
+//! a half of the rate at which waits end: 11,000 to 12,000 messages a second on RabbitMQ 3.10, of 14,000 to 16,000 out of
+//! classic queues; 6,000 to 11,000 of 12,000 to 19,000 on RabbitMQ 4.
 //!
 //! RabbitMQ deletes a quorum queue that `x-expires` ends with what is in it, and to declare it again does not count as use. So
 //! they stay: at most 29 for a queue, one for each delay. Delete them with the queue; let no policy with `expires` match them.

@@ -182,7 +182,8 @@ pub(super) fn kept(had: &BasicProperties) -> BasicProperties {
         )*};
     }
     keep!(
-        content_type with_content_type, content_encoding with_content_encoding, correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
+        content_type with_content_type, content_encoding with_content_encoding,
+        correlation_id with_correlation_id, reply_to with_reply_to, message_id with_message_id,
         timestamp with_timestamp, kind with_type, app_id with_app_id
     );
     properties
