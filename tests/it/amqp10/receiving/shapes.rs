@@ -84,6 +84,7 @@ async fn properties_of_every_type_are_read() {
             ("string", "größe".into()),
             ("symbol", "red".into()),
             ("correlation-id", "c".into()),
+            ("timestamp", "1970-01-01T00:00:12.345000Z".into()),
         ]);
         let found: BTreeMap<&str, Scalar> =
             message.headers().map(|(name, value)| (name, value.clone())).collect();
