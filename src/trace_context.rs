@@ -33,6 +33,12 @@ struct Lists {
 impl TraceContext {
     #[inline]
     pub(crate) fn of(headers: &HeaderMap) -> Self {
+        // Most requests have neither, and few headers: to look at each costs less than to hash two names.
+        let is_there = headers.keys().any(|name| *name == TRACEPARENT || *name == BAGGAGE);
+        if is_there { Self::read(headers) } else { Self::default() }
+    }
+
+    fn read(headers: &HeaderMap) -> Self {
         let traceparent = headers.get(TRACEPARENT).filter(|_| is_parent(headers));
         let tracestate = traceparent.and_then(|_| list(headers.get_all(TRACESTATE), STATE, is_state));
         let baggage = list(headers.get_all(BAGGAGE), BAG, is_bag);
