@@ -71,7 +71,8 @@ where
 
 fn commits_are_counted<P: Place>(place: impl Future<Output = P>) {
     let counts = counted(async {
-        let layer = place.await.layer().await;
+        let place = place.await;
+        let layer = place.layer().await;
         assert_eq!(post(&app::<P, _>(&layer, || ready(().into_response()))).await.status(), StatusCode::OK);
         let without_event =
             Router::new().route("/", any(async |mut tx: Tx<P::Kind>| insert::<P>(&mut tx, "Al").await));
@@ -83,7 +84,8 @@ fn commits_are_counted<P: Place>(place: impl Future<Output = P>) {
 fn rollbacks_are_counted_and_their_reasons_logged<P: Place>(place: impl Future<Output = P>) {
     let log = logs::listen();
     let counts = counted(async {
-        let layer = place.await.layer().await;
+        let place = place.await;
+        let layer = place.layer().await;
         let app = |then: fn() -> Answer| app::<P, _>(&layer, then);
         assert_eq!(post(&app(|| Box::pin(ready(StatusCode::CONFLICT.into_response())))).await.status(), 409);
         quiet(&layer).await;
@@ -144,7 +146,8 @@ type Answer = std::pin::Pin<Box<dyn Future<Output = Response> + Send>>;
 
 fn commits_that_fail_are_counted<P: Place>(place: impl Future<Output = P>) {
     let counts = counted(async {
-        let layer = place.await.layer().await;
+        let place = place.await;
+        let layer = place.layer().await;
         let handler = async |mut tx: Tx<P::Kind>, queue: MessageQueue| {
             both::<P>(&mut tx, &queue).await;
             P::execute(&mut tx, "INSERT INTO orders VALUES ('nobody')").await.unwrap();
@@ -212,7 +215,8 @@ fn a_panic_while_it_is_committed_leaves_neither_answers_500_and_counts_as_failed
 
 fn messages_that_were_handled_before_are_counted<P: Place>(place: impl Future<Output = P>) {
     let counts = counted(async {
-        let layer = place.await.layer().await;
+        let place = place.await;
+        let layer = place.layer().await;
         let handler = async |mut tx: Tx<P::Kind>, queue: MessageQueue| both::<P>(&mut tx, &queue).await;
         let app = Router::new().route("/user/asked", any(handler)).layer(layer.clone());
         let message = [crate::support::message("user.asked")];
