@@ -58,7 +58,7 @@ pub(crate) fn size_u64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64
 }
 
 /// `"8MiB"` or plain bytes.
-#[cfg(any(feature = "settings", feature = "amqp10"))]
+#[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
     let bytes = match Written::deserialize(deserializer)? {
         Written::Whole(bytes) => bytes,
