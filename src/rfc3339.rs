@@ -3,7 +3,6 @@
 use std::time::{Duration, SystemTime};
 
 use crate::error::BoxError;
-use crate::headers::start_of;
 
 /// The first second that cannot be written: the year 10000.
 const END: Duration = Duration::from_secs(253_402_300_800);
@@ -30,7 +29,10 @@ const OUT_OF_RANGE: &str = "the time of the message is before the year 0 or afte
 
 /// Also with a blank for the `T`, and without an offset: UTC is meant then.
 pub(crate) fn read(text: &str) -> Result<SystemTime, BoxError> {
-    let fault = || format!("{:?} is not a time, such as 2026-01-31T12:00:00Z", start_of(text, 40));
+    let fault = || {
+        let start: String = text.chars().take(40).collect();
+        format!("{start:?} is not a time, such as 2026-01-31T12:00:00Z")
+    };
     let tail = text.len().checked_sub(6).filter(|at| *at >= 19).and_then(|at| text.split_at_checked(at));
     let (local, east, offset) = match tail {
         Some((local, offset)) if offset.starts_with(['+', '-']) => {
