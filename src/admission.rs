@@ -76,7 +76,7 @@ impl Admission {
         self.or.as_ref()?.enter()
     }
 
-    /// What is reserved at this gate for the request whose messages are being sent in this task.
+    /// The room reserved at this gate for the request whose messages this task sends.
     pub(crate) fn own(&self) -> Option<Admitted> {
         let own = SENDING.try_with(Cell::take).ok().flatten()?;
         if own.0.as_ref().is_some_and(|gate| Arc::ptr_eq(gate, &self.gate)) {
@@ -125,7 +125,7 @@ pub(crate) fn room_for(messages: u64, bytes: u64, held: (u64, u64)) -> u64 {
 }
 
 tokio::task_local! {
-    /// What is reserved for the messages that are being sent.
+    /// The room reserved for the messages that this task sends.
     static SENDING: Cell<Option<Admitted>>;
 }
 

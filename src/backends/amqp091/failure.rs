@@ -1,4 +1,4 @@
-//! What became of published messages: worth another try, or not, and whose fault it is.
+//! The failure of a published message: whether it is worth another try, and which message is at fault.
 
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Confirmation, ErrorKind};

@@ -115,7 +115,7 @@ fn frame(kind: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, 0, 1], &(payload.len() as u32).to_be_bytes()[..], payload, &[0xCE]].concat()
 }
 
-/// What the guard lets through of what comes in pieces of this size.
+/// The bytes that pass the guard when they come in pieces of this size.
 fn guarded(input: &[u8], size: usize) -> Result<Vec<u8>, String> {
     let mut guard = Guard::new(Arc::new(Findings::new(1_000)));
     let mut passed = Vec::new();

@@ -1,4 +1,4 @@
-//! What a guard has found, for those who get the deliveries.
+//! The findings of a guard, looked up by delivery.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// What is wrong with a delivery.
+/// The fault of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
     /// It was mended, as it could not be read; and why.
@@ -88,7 +88,7 @@ impl Findings {
         self.found().insert((channel, tag), finding);
     }
 
-    /// What is wrong with a delivery; nothing the next time.
+    /// Takes out the fault of a delivery.
     pub(crate) fn take(&self, channel: u16, tag: u64) -> Option<Finding> {
         let mut found = self.found();
         if found.is_empty() { None } else { found.remove(&(channel, tag)) }
@@ -139,7 +139,7 @@ impl Findings {
         self.refused.fetch_sub(refused, Ordering::SeqCst);
     }
 
-    /// What is handed back does not come again at once: the others need not wait for it.
+    /// A message handed back does not come again at once: the others need not wait for it.
     pub(crate) fn strayed(&self) {
         self.in_order.store(false, Ordering::SeqCst);
         self.comes.store(false, Ordering::SeqCst);

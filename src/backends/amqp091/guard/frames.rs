@@ -32,7 +32,7 @@ pub(crate) struct Guard {
     findings: Arc<Findings>,
     /// The beginning of a frame whose rest has not come.
     begun: Vec<u8>,
-    /// What is to come of the frame of a body, or of one that does not go on.
+    /// The rest of the frame of a body, or of a frame that is held back.
     body: Option<Rest>,
     /// The messages that come, by channel.
     contents: BTreeMap<u16, Content>,
@@ -99,7 +99,7 @@ impl Guard {
     /// behind them those that are put into `moved`.
     ///
     /// # Errors
-    /// What no broker may send, and lapin must not see.
+    /// Bytes that no broker may send, and that lapin must not parse.
     pub(crate) fn take(&mut self, input: &mut [u8], moved: &mut Vec<u8>) -> io::Result<usize> {
         let mut out = Out { input, at: 0, kept: None, moved };
         while !out.rest().is_empty() {

@@ -27,7 +27,7 @@ const READ: usize = 256 << 10;
 pub(crate) struct Guarded<S> {
     stream: S,
     guard: Guard,
-    /// What goes on next, and how much of it has gone.
+    /// The bytes to pass on next, and how many of them have gone.
     moved: Vec<u8>,
     gone: usize,
     /// When nobody waits for it to open any more.

@@ -64,7 +64,7 @@ pub(super) fn mend(
         }
         entry = next;
     }
-    // What came as 32 bits, or got shorter.
+    // The length came as 32 bits, or has shrunk.
     let length = u32::try_from(until - begin).unwrap_or_default();
     bytes[at..begin].copy_from_slice(&length.to_be_bytes());
     Some(until)
