@@ -25,8 +25,10 @@ use std::time::Instant;
 use bytes::Bytes;
 use support::relay::relay;
 use support::{Event, NoOp, disk, quick};
-use tower_outbox::store::{Limits, Settlement, Store};
-use tower_outbox::{Embedded, EmbeddedSettings, Message};
+use tower_outbox::Message;
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{Limits, Store};
 
 const TASKS: u64 = 64;
 const BATCH: u64 = 16;
@@ -167,11 +169,11 @@ async fn part(part: &str, folder: &Path, backlog: u64, step: u64) {
     }
 }
 
-async fn open(folder: &Path) -> Arc<Embedded> {
+async fn open(folder: &Path) -> Arc<EmbeddedStore> {
     let mut limits = Limits::default();
     (limits.max_messages, limits.max_bytes) = (u64::MAX, u64::MAX);
-    let settings = EmbeddedSettings::new(folder).with_limits(limits);
-    Arc::new(Embedded::open(&settings).await.expect("it can be opened"))
+    let settings = EmbeddedStoreSettings::new(folder).with_limits(limits);
+    Arc::new(EmbeddedStore::open(&settings).await.expect("it can be opened"))
 }
 
 /// Seconds from opening the store to its first lease.
@@ -180,13 +182,13 @@ async fn ready(folder: &Path) -> f64 {
     let store = open(folder).await;
     let leased = store.lease(1).await.expect("it can be read");
     let seconds = begun.elapsed().as_secs_f64();
-    store.settle(&[(leased[0].lease, Settlement::Released)]).await.expect("it can be written");
+    store.settle(&[(leased[0].lease, Settlement::Release)]).await.expect("it can be written");
     store.close().await;
     seconds
 }
 
 /// Seconds to append so many messages.
-async fn append(store: &Arc<Embedded>, messages: u64) -> f64 {
+async fn append(store: &Arc<EmbeddedStore>, messages: u64) -> f64 {
     let event = Event::new().bytes();
     let begun = Instant::now();
     let tasks: Vec<_> = (0..TASKS)

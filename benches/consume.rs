@@ -43,8 +43,11 @@ use tower_outbox::amqp091::{
     Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription, PetiscoSubscriber, PetiscoTtl, RetryBy,
     Topology,
 };
-use tower_outbox::source::{Answer, Delivery, Settle, Source, SourceError};
-use tower_outbox::{Consumer, ConsumerSettings, Envelope, Message, Messenger, async_trait};
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::envelope::Envelope;
+use tower_outbox::message::Settlement;
+use tower_outbox::source::{Settle, Source, SourceError, Unsettled};
+use tower_outbox::{Consumer, Message, Messenger, async_trait};
 
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
@@ -173,7 +176,7 @@ struct AtHand {
 
 #[async_trait]
 impl Source for AtHand {
-    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
         let count = self.left.load(Ordering::Relaxed).min(limit as u64);
         if count == 0 {
             return Err(SourceError::Closed);
@@ -181,7 +184,7 @@ impl Source for AtHand {
         self.left.fetch_sub(count, Ordering::Relaxed);
         let name = self.name();
         Ok((0..count)
-            .map(|_| Delivery::new(self.message.clone(), 1, false, Arc::clone(&name), Vec::new(), Forget))
+            .map(|_| Unsettled::new(self.message.clone(), 1, false, Arc::clone(&name), Vec::new(), Forget))
             .collect())
     }
 
@@ -194,7 +197,7 @@ struct Forget;
 
 #[async_trait]
 impl Settle for Forget {
-    async fn settle(self: Box<Self>, _: Answer) -> Result<(), SourceError> {
+    async fn settle(self: Box<Self>, _: Settlement) -> Result<(), SourceError> {
         Ok(())
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! | part | what | against |
 //! |---|---|---|
-//! | http | requests/s of an axum app over loopback, each with one event of 300 bytes, `Embedded` before `Dummy` | the same app with `Dummy`; with a bare loop of write and fdatasync, which sends nothing |
+//! | http | requests/s of an axum app over loopback, each with one event of 300 bytes, `EmbeddedStore` before `Dummy` | the same app with `Dummy`; with a bare loop of write and fdatasync, which sends nothing |
 //! | relay | confirmed messages/s of a relay with a backlog to RabbitMQ, `Amqp091` | lapin alone as in the bench `amqp091`: `raw`, `turns` |
 //! | latency | from `Ok` of `append` to the broker's confirm, one message of 300 bytes, 1 and 16 at a time | a direct send through `Amqp091` |
 //!
@@ -26,10 +26,10 @@ use support::load::Load;
 use support::raw::{Raw, Until, encode};
 use support::relay::relay;
 use support::{Event, Spread, asked, disk, processor_time, quick};
-use tower_outbox::{
-    Dummy, Embedded, EmbeddedSettings, Message, Messenger, Outbox, OutboxHandle, RelaySettings, Unsent,
-    async_trait,
-};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::outbox::{Outbox, OutboxHandle, RelaySettings};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::{Message, Messenger, Unsent, async_trait};
 
 const CONNECTIONS: [usize; 2] = [64, 256];
 const HTTP: [&str; 3] = ["durable", "dummy", "bare"];
@@ -57,8 +57,8 @@ async fn main() {
     }
 }
 
-async fn open(folder: &Path) -> Embedded {
-    let store = Embedded::open(&EmbeddedSettings::new(folder.join("outbox"))).await;
+async fn open(folder: &Path) -> EmbeddedStore {
+    let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(folder.join("outbox"))).await;
     store.expect("it can be created")
 }
 

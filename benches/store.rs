@@ -5,7 +5,7 @@
 //!
 //! | who | how |
 //! |---|---|
-//! | embedded | `Embedded::append`, one message of 300 bytes each |
+//! | embedded | `EmbeddedStore::append`, one message of 300 bytes each |
 //! | bare | a thread gathers whatever waits into one `write` and one `fdatasync`; records as long as those of the store, to a file that grows |
 //! | fjall | a thread gathers whatever waits into one batch of fjall 3, durability `SyncData`; the same records |
 //!
@@ -25,8 +25,10 @@ use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use support::group_commit::{GroupCommit, bare};
 use support::{Event, Spread, disk, quick};
-use tower_outbox::store::{Limits, Settlement, Store};
-use tower_outbox::{Embedded, EmbeddedSettings, Message};
+use tower_outbox::Message;
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{Limits, Store};
 
 const WRITERS: [usize; 4] = [1, 16, 64, 256];
 const ROUNDS: usize = 9;
@@ -125,11 +127,11 @@ fn print(rival: &str, [embedded, rivals]: [Vec<f64>; 2], target: &str) {
     println!("  embedded / {rival:<5} {:.2}   {target}", Spread::of(ratios));
 }
 
-async fn open(folder: &Path) -> Embedded {
+async fn open(folder: &Path) -> EmbeddedStore {
     let mut limits = Limits::default();
     (limits.max_messages, limits.max_bytes) = (u64::MAX, u64::MAX);
-    let settings = EmbeddedSettings::new(folder.join("outbox")).with_limits(limits);
-    Embedded::open(&settings).await.expect("it can be created")
+    let settings = EmbeddedStoreSettings::new(folder.join("outbox")).with_limits(limits);
+    EmbeddedStore::open(&settings).await.expect("it can be created")
 }
 
 fn message(event: &Bytes) -> Message {
@@ -222,12 +224,12 @@ impl Fjall {
     }
 }
 
-async fn confirm_all(store: &Embedded, messages: usize) {
+async fn confirm_all(store: &EmbeddedStore, messages: usize) {
     let mut left = messages;
     while left > 0 {
         let leased = store.lease(BATCH).await.expect("it can be read");
         left -= leased.len();
-        let settled: Vec<_> = leased.iter().map(|one| (one.lease, Settlement::Confirmed)).collect();
+        let settled: Vec<_> = leased.iter().map(|one| (one.lease, Settlement::Ack)).collect();
         store.settle(&settled).await.expect("it can be written");
     }
 }

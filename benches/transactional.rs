@@ -32,10 +32,9 @@ use support::load::Load;
 use support::raw::{Raw, Until, encode};
 use support::relay::relay;
 use support::{Event, NoOp, Spread, asked, quick};
-use tower_outbox::{
-    DatabaseSettings, EnqueueError, Message, MessageQueue, MessagingLayer, Messenger, Outbox, OutboxHandle,
-    PostgresStore, RelaySettings, Tx,
-};
+use tower_outbox::outbox::{Outbox, OutboxHandle, RelaySettings};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings};
+use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Messenger, Tx};
 
 const CONNECTIONS: usize = 64;
 const ROUNDS: usize = 11;
@@ -67,7 +66,7 @@ async fn main() {
 /// A schema of our own.
 struct Database {
     url: String,
-    settings: DatabaseSettings,
+    settings: SqlStoreSettings,
 }
 
 impl Database {
@@ -77,7 +76,7 @@ impl Database {
         let url = std::env::var("DATABASE_URL").ok().or_else(|| url.map(str::to_owned));
         let url = url.expect("no Postgres: run scripts/brokers up, or set DATABASE_URL");
         let schema = format!("bench_{}", std::process::id());
-        let mut settings = DatabaseSettings::default().with_schema(schema);
+        let mut settings = SqlStoreSettings::default().with_schema(schema);
         settings.limits.max_messages = u64::MAX;
         settings.limits.max_bytes = u64::MAX;
         let database = Self { url, settings };

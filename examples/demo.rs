@@ -28,7 +28,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tower_http::catch_panic::CatchPanicLayer;
-use tower_outbox::{BoxError, Bus, EnqueueError, Health, Message, MessageError, MessageQueue, Settings, Tx};
+use tower_outbox::message::MessageError;
+use tower_outbox::{BoxError, Bus, EnqueueError, Health, Message, MessageQueue, Settings, Tx};
 use tracing_subscriber::EnvFilter;
 
 const HELP: &str = "\
@@ -121,7 +122,7 @@ async fn run() -> Result<ExitCode, BoxError> {
         eprintln!(
             "demo: stored are {} messages in {}; they leave after the next start",
             shutdown.stored,
-            outbox.place()
+            outbox.location()
         );
     } else if shutdown.is_clean() {
         eprintln!("demo: nothing is left to send");

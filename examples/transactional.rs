@@ -13,10 +13,11 @@ use std::time::Duration;
 use axum::{Router, http::StatusCode, routing::post};
 use sqlx::{Encode, Executor, IntoArguments, Postgres, Sqlite, Type, postgres::PgPool, sqlite};
 use tokio::sync::oneshot;
-use tower_outbox::{
-    BoxError, DatabaseSettings, Dummy, Message, MessageQueue, MessagingLayer, Outbox, PostgresStore, Relay,
-    RelaySettings, SqliteStore, Tx, TxDatabase,
-};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::outbox::{Outbox, Relay, RelaySettings};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::tx::TxDatabase;
+use tower_outbox::{BoxError, Message, MessageQueue, MessagingLayer, Tx};
 
 const USERS: &str = "CREATE TABLE IF NOT EXISTS users (name text PRIMARY KEY)";
 
@@ -38,7 +39,7 @@ where
 }
 
 async fn in_postgres(url: &str) -> Result<(Router, Relay<Dummy>), BoxError> {
-    let (pool, settings) = (PgPool::connect(url).await?, DatabaseSettings::default());
+    let (pool, settings) = (PgPool::connect(url).await?, SqlStoreSettings::default());
     sqlx::query(USERS).execute(&pool).await?;
     PostgresStore::migrate(&pool, &settings).await?;
     let store = PostgresStore::open(pool, &settings).await?;
@@ -50,7 +51,7 @@ async fn in_postgres(url: &str) -> Result<(Router, Relay<Dummy>), BoxError> {
 async fn in_sqlite(file: &std::path::Path) -> Result<(Router, Relay<Dummy>), BoxError> {
     let options = sqlite::SqliteConnectOptions::new().filename(file).create_if_missing(true);
     let options = options.journal_mode(sqlite::SqliteJournalMode::Wal);
-    let (pool, settings) = (sqlite::SqlitePool::connect_with(options).await?, DatabaseSettings::default());
+    let (pool, settings) = (sqlite::SqlitePool::connect_with(options).await?, SqlStoreSettings::default());
     sqlx::query(USERS).execute(&pool).await?;
     SqliteStore::migrate(&pool, &settings).await?;
     let store = SqliteStore::open(pool, &settings).await?;

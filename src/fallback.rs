@@ -7,11 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use uuid::Uuid;
 
-use crate::error::BoxError;
-use crate::in_flight::InFlight;
 use crate::message::Message;
+use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Admission, Failure, Health, Messenger, Unsent};
 use crate::store::Store;
+use crate::util::error::BoxError;
 
 /// Hands what the first messenger could not send to the second.
 ///
@@ -24,7 +24,10 @@ use crate::store::Store;
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
-/// use tower_outbox::{Dummy, Fallback, Message, MessagingLayer, Messenger, Recording};
+/// use tower_outbox::dummy::Dummy;
+/// use tower_outbox::fallback::Fallback;
+/// use tower_outbox::testing::Recording;
+/// use tower_outbox::{Message, MessagingLayer, Messenger};
 ///
 /// let fallback = Fallback::new(Recording::new(), Dummy::new()).with_rejected();
 /// fallback.send(vec![Message::new("a.b", "x").unwrap()]).await.unwrap();

@@ -13,13 +13,13 @@ pub use crate::backends::amqp10::fuzzing::{amqp10_frames, amqp10_sections, rhmsg
 pub use crate::backends::amqp091::fuzzing::{amqp091_frames, amqp091_properties, fedora, json_lines};
 use crate::consumer::ConsumerSettings;
 use crate::envelope::{Envelope, Origin};
+use crate::message::topic::Topic;
+use crate::message::trace_context::TraceContext;
 use crate::message::{Message, Scalar};
-use crate::secret::redacted;
 use crate::settings::Settings;
-pub use crate::stores::fuzzing::{journal, records, store};
+pub use crate::store::fuzzing::{journal, records, store};
 use crate::tls::{self, TlsSettings};
-use crate::topic::Topic;
-use crate::trace_context::TraceContext;
+use crate::util::secret::redacted;
 use crate::{amqp10, amqp091, layer};
 
 pub type Target = fn(&[u8]);
@@ -184,7 +184,7 @@ pub fn settings(data: &[u8]) {
         let settings = match Settings::load(Some(&file)) {
             Ok(settings) => settings,
             Err(error) => {
-                assert!(crate::error::Chain(&error).to_string().len() <= 8 * data.len() + 4_096);
+                assert!(crate::util::error::Chain(&error).to_string().len() <= 8 * data.len() + 4_096);
                 continue;
             }
         };

@@ -5,7 +5,8 @@
 //!
 //! ```
 //! use axum::{Router, http::StatusCode, routing::post};
-//! use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Recording};
+//! use tower_outbox::testing::Recording;
+//! use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer};
 //!
 //! async fn create_user(queue: MessageQueue) -> Result<StatusCode, EnqueueError> {
 //!     queue.enqueue(Message::json("user.created", &serde_json::json!({"id": 7}))?)?;
@@ -36,10 +37,11 @@
 //! | `settings` | `Settings` and `Bus` | yes |
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
-//! | `embedded` | the durable outbox on the local disk: `Embedded`, `DELIVERY = "durable"` | |
+//! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
+//! | `testing` | doubles for the tests of an app: `testing::Recording`, `testing::Memory` | |
 //! | `chaos` | faults on purpose: `ChaosLayer` | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -47,58 +49,39 @@
 
 #[cfg(feature = "admin")]
 mod admin;
-mod admission;
 mod backends;
-mod background;
-mod backoff;
+pub mod background;
 #[cfg(feature = "settings")]
-mod bus;
-mod caught;
+pub mod bus;
 #[cfg(feature = "chaos")]
-mod chaos;
+pub mod chaos;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
-mod consumer;
-mod crash;
-mod deadline;
-mod delivery;
+pub mod consumer;
 #[cfg(feature = "_brokers")]
-mod envelope;
-mod error;
-mod failed_attempt;
-mod fallback;
+pub mod envelope;
+pub mod fallback;
 #[cfg(feature = "_fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
-pub mod headers;
-mod in_flight;
-mod layer;
-mod message;
-mod messenger;
-mod outbox;
-mod queue;
-mod rfc3339;
-#[cfg(any(feature = "settings", feature = "_brokers"))]
-mod secret;
+pub mod layer;
+pub mod message;
+pub mod messenger;
+pub mod outbox;
+pub mod queue;
 #[cfg(feature = "settings")]
-mod settings;
+pub mod settings;
 pub mod source;
 pub mod store;
-mod stores;
 mod telemetry;
-#[cfg(any(feature = "settings", feature = "_brokers"))]
-mod text_file;
+#[cfg(feature = "testing")]
+pub mod testing;
 #[cfg(feature = "_brokers")]
 mod tls;
-mod topic;
-mod trace_context;
-#[cfg_attr(not(feature = "_sql"), allow(dead_code, reason = "only databases have transactions"))]
-mod transaction;
 #[cfg(feature = "_sql")]
-mod tx;
-#[cfg(any(feature = "settings", feature = "_brokers"))]
-mod units;
+pub mod tx;
+mod util;
 
 pub use async_trait::async_trait;
 
@@ -106,37 +89,17 @@ pub use async_trait::async_trait;
 pub use self::backends::amqp10;
 #[cfg(feature = "amqp091")]
 pub use self::backends::amqp091;
-pub use self::backends::{DeadLetter, Dummy, Memory, Recording, Sent, StoreQueue};
-pub use self::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
+pub use self::backends::{dummy, store_queue};
 #[cfg(feature = "settings")]
-pub use self::bus::{Bus, BusBuilder, Shutdown};
-#[cfg(feature = "chaos")]
-pub use self::chaos::{Chaos, ChaosError, ChaosLayer, ChaosSettings};
-pub use self::consumer::{Consumer, ConsumerHandle, ConsumerSettings, ConsumerStatus};
-pub use self::delivery::{Delivery, MessageId, NoDelivery};
-#[cfg(feature = "_brokers")]
-pub use self::envelope::{Envelope, PetiscoMessage};
-pub use self::error::BoxError;
-pub use self::fallback::Fallback;
-pub use self::in_flight::{InFlight, InFlightToken};
-pub use self::layer::{MessagingLayer, MessagingService, OnSendFailure, ResponseBody, ResponseFuture};
-pub use self::message::{Event, Message, MessageError, Scalar};
-pub use self::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent};
-pub use self::outbox::{Breaker, Expired, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
-pub use self::queue::{EnqueueError, MessageQueue, MissingMessagingLayer};
+pub use self::bus::Bus;
+pub use self::consumer::Consumer;
+pub use self::layer::MessagingLayer;
+pub use self::message::{Event, Message, Topic};
+pub use self::messenger::{Failure, Health, Messenger, Unsent};
+pub use self::queue::{EnqueueError, MessageQueue};
 #[cfg(feature = "settings")]
-pub use self::settings::{
-    BackendTable, ConsumerTable, DatabaseUrl, DeliveryMode, OutboxSettings, RequestSettings, Settings,
-    SettingsError,
-};
+pub use self::settings::{Settings, SettingsError};
+pub use self::source::{Delivery, MessageId};
 #[cfg(feature = "_sql")]
-pub use self::stores::DatabaseSettings;
-#[cfg(feature = "postgres")]
-pub use self::stores::PostgresStore;
-#[cfg(feature = "sqlite")]
-pub use self::stores::SqliteStore;
-#[cfg(feature = "embedded")]
-pub use self::stores::{Embedded, EmbeddedSettings, OpenError};
-pub use self::topic::{Topic, TopicError};
-#[cfg(feature = "_sql")]
-pub use self::tx::{PersistError, Tx, TxDatabase, TxRejection};
+pub use self::tx::Tx;
+pub use self::util::error::BoxError;

@@ -12,7 +12,8 @@ use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
 use tower::ServiceExt;
-use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Messenger, OnSendFailure};
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Messenger};
 
 use super::{Event, Spread};
 

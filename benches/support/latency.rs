@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::Store;
-use tower_outbox::{Health, Message, Messenger, Outbox, RelaySettings, Unsent, async_trait};
+use tower_outbox::{Health, Message, Messenger, Unsent, async_trait};
 use uuid::Uuid;
 
 use super::broker::Broker;

@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Counts, Store};
-use tower_outbox::{Health, Message, Messenger, Outbox, RelaySettings, Unsent, async_trait};
+use tower_outbox::{Health, Message, Messenger, Unsent, async_trait};
 
 /// Relays `messages` that are stored through `inner`, and gives the seconds it took to come from each `step` of them to
 /// the next, counted when they are confirmed; and what is left then.

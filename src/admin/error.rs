@@ -7,9 +7,9 @@ use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
 use super::answer;
-use crate::error::Chain;
 use crate::messenger::Unsent;
 use crate::store::StoreError;
+use crate::util::error::Chain;
 
 /// A status, and what is wrong, for a person to read: `{"error": ".."}`.
 #[derive(Debug)]

@@ -9,9 +9,9 @@ use uuid::Uuid;
 
 use super::error::Refusal;
 use super::stored_message::StoredMessage;
-use crate::error::Chain;
 use crate::message::Message;
-use crate::store::{Filter, State};
+use crate::store::{EntryState, Filter};
+use crate::util::error::Chain;
 
 /// How many entries a page has, unless it is asked for more, and at most.
 const LIMIT: usize = 50;
@@ -25,12 +25,12 @@ const MIN_RATE: f64 = 0.001;
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    state: Option<State>,
+    state: Option<EntryState>,
     id: Option<Uuid>,
     topic: Option<String>,
     key: Option<String>,
     reason: Option<String>,
-    #[serde(default, deserialize_with = "crate::units::optional_duration")]
+    #[serde(default, deserialize_with = "crate::util::units::optional_duration")]
     older_than: Option<Duration>,
     limit: Option<usize>,
     pub(super) after: Option<u64>,
@@ -64,12 +64,12 @@ impl ListQuery {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct WrittenFilter {
-    state: Option<State>,
+    state: Option<EntryState>,
     id: Option<Uuid>,
     topic: Option<String>,
     key: Option<String>,
     reason: Option<String>,
-    #[serde(default, deserialize_with = "crate::units::optional_duration")]
+    #[serde(default, deserialize_with = "crate::util::units::optional_duration")]
     older_than: Option<Duration>,
 }
 

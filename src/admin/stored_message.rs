@@ -12,9 +12,9 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::timestamp;
-use crate::error::BoxError;
 use crate::message::{Message, Scalar};
-use crate::store::{Entry, State, Wait};
+use crate::store::{Entry, EntryState, Wait};
+use crate::util::error::BoxError;
 
 /// A message, what happened to it, and why it has not left.
 ///
@@ -25,7 +25,7 @@ pub(crate) struct StoredMessage {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) position: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) state: Option<State>,
+    pub(crate) state: Option<EntryState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<Uuid>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,7 +108,7 @@ impl StoredMessage {
 
     /// As it is while the app is stopped: nothing has its turn.
     pub(crate) fn of_stopped_app(mut self) -> Self {
-        let waits = self.state == Some(State::Pending) && self.next_attempt.is_none();
+        let waits = self.state == Some(EntryState::Pending) && self.next_attempt.is_none();
         if waits && self.explain.is_some() {
             self.explain = Some("the app is stopped; it leaves when that runs again".to_owned());
         }
@@ -127,7 +127,7 @@ impl StoredMessage {
     /// A message that is not stored yet.
     #[cfg(any(test, feature = "cli"))]
     pub(crate) fn new(message: &Message) -> Self {
-        let entry = Entry::new(0, State::Pending, Some(message.clone()));
+        let entry = Entry::new(0, EntryState::Pending, Some(message.clone()));
         let mut stored = Self::whole(&entry);
         (stored.position, stored.state, stored.attempts, stored.explain) = (None, None, None, None);
         stored
@@ -279,7 +279,7 @@ mod span {
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(
         deserializer: D,
     ) -> Result<Option<Duration>, D::Error> {
-        crate::units::optional_duration(deserializer)
+        crate::util::units::optional_duration(deserializer)
     }
 }
 
@@ -288,7 +288,7 @@ mod tests {
     use super::*;
 
     fn round(message: &Message) -> Message {
-        let entry = Entry::new(7, State::Pending, Some(message.clone()));
+        let entry = Entry::new(7, EntryState::Pending, Some(message.clone()));
         let text = serde_json::to_string(&StoredMessage::whole(&entry)).unwrap();
         assert!(!text.contains('\n'), "{text}");
         let read: StoredMessage = serde_json::from_str(&text).unwrap();
@@ -372,13 +372,13 @@ mod tests {
     #[test]
     fn a_list_shows_neither_body_nor_headers() {
         let message = Message::new("a", "geheim").unwrap().with_header("token", "geheim");
-        let entry = Entry::new(7, State::Dead, Some(message));
+        let entry = Entry::new(7, EntryState::Dead, Some(message));
         assert!(!serde_json::to_string(&StoredMessage::listed(&entry)).unwrap().contains("geheim"));
     }
 
     #[test]
     fn a_message_that_cannot_be_read_is_shown_all_the_same() {
-        let stored = StoredMessage::whole(&Entry::new(7, State::Dead, None));
+        let stored = StoredMessage::whole(&Entry::new(7, EntryState::Dead, None));
         let shown = serde_json::to_value(&stored).unwrap();
         assert_eq!((&shown["position"], &shown["state"]), (&7.into(), &"dead".into()));
         assert_eq!(stored.into_message().unwrap_err().to_string(), "a message needs a topic");

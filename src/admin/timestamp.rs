@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::{Deserialize, Deserializer, Error};
 use serde::ser::Serializer;
 
-use crate::error::BoxError;
+use crate::util::error::BoxError;
 
 /// The first second that RFC 3339 cannot write: the year 10000.
 const END: Duration = Duration::from_secs(253_402_300_800);

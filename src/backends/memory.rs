@@ -9,11 +9,12 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::deadline;
+use crate::message::FailedAttempt;
 use crate::message::Message;
+use crate::message::Settlement;
 use crate::messenger::{Failure, Messenger, Unsent};
-use crate::source::{Answer, Delivery, Settle, Source, SourceError};
-use crate::store::FailedAttempt;
+use crate::source::{Settle, Source, SourceError, Unsettled};
+use crate::util::deadline;
 
 /// How many messages it holds.
 const CAPACITY: usize = 100_000;
@@ -176,7 +177,7 @@ impl Messenger for Memory {
 
 #[async_trait]
 impl Source for Memory {
-    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -220,12 +221,12 @@ impl Source for Memory {
 }
 
 impl Memory {
-    fn give(&self, held: Held) -> Delivery {
+    fn give(&self, held: Held) -> Unsettled {
         let Held { message, redelivered, failures } = &held;
         let (message, failures, redelivered) = (message.clone(), failures.clone(), *redelivered);
         let attempt = u32::try_from(failures.len()).map_or(u32::MAX, |failed| failed + 1);
         let out = Out { queue: Arc::downgrade(&self.0), held: Some(held) };
-        Delivery::new(message, attempt, redelivered, self.name(), failures, out)
+        Unsettled::new(message, attempt, redelivered, self.name(), failures, out)
     }
 }
 
@@ -236,20 +237,20 @@ struct Out {
 }
 
 impl Out {
-    fn answer(&mut self, answer: Answer) {
+    fn answer(&mut self, settlement: Settlement) {
         let (Some(queue), Some(mut held)) = (self.queue.upgrade(), self.held.take()) else { return };
         {
             let mut state = queue.lock();
             state.out -= 1;
             held.redelivered = true;
-            match answer {
-                Answer::Ack => {}
-                Answer::Release => state.ready.push_front(held),
-                Answer::Retry { after, reason } => {
+            match settlement {
+                Settlement::Ack | Settlement::Discard => {}
+                Settlement::Release => state.ready.push_front(held),
+                Settlement::Retry { after, reason } => {
                     held.failures.push(FailedAttempt::new(SystemTime::now(), reason));
                     state.waiting.push((deadline::after(Instant::now(), after), held));
                 }
-                Answer::Reject { reason } => {
+                Settlement::Reject { reason } => {
                     let Held { message, mut failures, .. } = held;
                     failures.push(FailedAttempt::new(SystemTime::now(), reason));
                     state.dead.push(DeadLetter { message, failures });
@@ -262,14 +263,14 @@ impl Out {
 
 impl Drop for Out {
     fn drop(&mut self) {
-        self.answer(Answer::Release);
+        self.answer(Settlement::Release);
     }
 }
 
 #[async_trait]
 impl Settle for Out {
-    async fn settle(mut self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
-        self.answer(answer);
+    async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
+        self.answer(settlement);
         Ok(())
     }
 }

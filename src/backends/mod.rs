@@ -6,12 +6,13 @@ pub mod amqp091;
 pub mod amqp10;
 #[cfg(feature = "_brokers")]
 mod brokers;
-mod dummy;
-mod memory;
-mod recording;
-mod store_queue;
-
-pub use self::dummy::Dummy;
-pub use self::memory::{DeadLetter, Memory};
-pub use self::recording::{Recording, Sent};
-pub use self::store_queue::StoreQueue;
+pub mod dummy;
+#[cfg(any(feature = "settings", feature = "testing"))]
+#[cfg_attr(
+    not(feature = "testing"),
+    allow(dead_code, unreachable_pub, reason = "settings use only what sends and receives")
+)]
+pub(crate) mod memory;
+#[cfg(feature = "testing")]
+pub(crate) mod recording;
+pub mod store_queue;

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 
-use crate::in_flight::InFlight;
 use crate::message::Message;
+use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Messenger, Unsent};
 
 /// Keeps what is sent, for tests: [`listen`](Self::listen) before acting, then look.
@@ -14,7 +14,8 @@ use crate::messenger::{Messenger, Unsent};
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
-/// use tower_outbox::{Message, Messenger, Recording};
+/// use tower_outbox::testing::Recording;
+/// use tower_outbox::{Message, Messenger};
 ///
 /// let recording = Recording::new();
 /// let sent = recording.listen();
@@ -96,7 +97,7 @@ impl Sent {
     }
 
     /// Waits until nothing is in flight towards the recording: no send whose client has gone, no
-    /// batch in a [`Background`](crate::Background). After it, the view is complete.
+    /// batch in a [`Background`](crate::background::Background). After it, the view is complete.
     ///
     /// # Cancel safety
     /// It may be dropped at any time.

@@ -8,15 +8,16 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
 use crate::message::Message;
-use crate::messenger::{Admission, Failure, Health, Messenger, Refused, Unsent};
-use crate::source::{Answer, Delivery, Settle, Source, SourceError};
-use crate::store::{Lease, Settlement, Store, StoreError};
+use crate::message::Settlement;
+use crate::messenger::{Admission, Failure, Health, Messenger, Overloaded, Unsent};
+use crate::source::{Settle, Source, SourceError, Unsettled};
+use crate::store::{Lease, Store, StoreError};
 
-/// A queue in a [`Store`], such as [`Embedded`](crate::Embedded): a [`Messenger`] that stores, and a [`Source`] that gives out
+/// A queue in a [`Store`], such as [`EmbeddedStore`](crate::store::EmbeddedStore): a [`Messenger`] that stores, and a [`Source`] that gives out
 /// what is stored. A service that talks to itself needs nothing else.
 ///
 /// `Ok` from its `send` means *stored*. The store keeps the order of a topic and key, also over retries, and the dead
-/// letters with their reasons. It is not the store of an [`Outbox`](crate::Outbox), whose relay would send what is meant for the
+/// letters with their reasons. It is not the store of an [`Outbox`](crate::outbox::Outbox), whose relay would send what is meant for the
 /// consumer. A clone is a handle to the same queue.
 #[derive(Clone)]
 pub struct StoreQueue {
@@ -29,7 +30,7 @@ pub struct StoreQueue {
 impl StoreQueue {
     /// A queue in `store`, which belongs to it alone.
     pub fn new(store: impl Store) -> Self {
-        let name = store.place().into();
+        let name = store.location().into();
         Self { store: Arc::new(store), name, closed: CancellationToken::new() }
     }
 
@@ -53,14 +54,14 @@ impl Messenger for StoreQueue {
             Ok(()) => return Ok(()),
             Err(unstored) => unstored,
         };
-        let failure = Failure::transient(Refused::new(unstored.source));
+        let failure = Failure::transient(Overloaded::new(unstored.source));
         Err(Unsent::new(unstored.batch, &failure))
     }
 
     async fn health(&self) -> Health {
         match self.store.counts().await {
             Ok(_) => Health::Up,
-            Err(error) => Health::Down { reason: crate::error::Chain(&error).to_string() },
+            Err(error) => Health::Down { reason: crate::util::error::Chain(&error).to_string() },
         }
     }
 
@@ -76,7 +77,7 @@ impl Messenger for StoreQueue {
 
 #[async_trait]
 impl Source for StoreQueue {
-    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
         let leased = tokio::select! {
             biased;
             () = self.closed.cancelled() => return Err(SourceError::Closed),
@@ -85,7 +86,7 @@ impl Source for StoreQueue {
         let given = leased.into_iter().map(|leased| {
             let out = Out { store: Arc::clone(&self.store), lease: leased.lease };
             let attempt = leased.attempts.saturating_add(1);
-            Delivery::new(leased.message, attempt, attempt > 1, Arc::clone(&self.name), Vec::new(), out)
+            Unsettled::new(leased.message, attempt, attempt > 1, Arc::clone(&self.name), Vec::new(), out)
         });
         Ok(given.collect())
     }
@@ -107,13 +108,7 @@ struct Out {
 
 #[async_trait]
 impl Settle for Out {
-    async fn settle(self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
-        let settlement = match answer {
-            Answer::Ack => Settlement::Confirmed,
-            Answer::Retry { after, reason } => Settlement::Retry { after, reason },
-            Answer::Reject { reason } => Settlement::Dead { reason },
-            Answer::Release => Settlement::Released,
-        };
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         self.store.settle(&[(self.lease, settlement)]).await.map_err(source_error)
     }
 }

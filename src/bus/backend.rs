@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::backends::{Dummy, Memory};
-use crate::error::BoxError;
+use crate::backends::dummy::Dummy;
+use crate::backends::memory::Memory;
 use crate::messenger::Messenger;
-use crate::secret::redacted_error;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
+use crate::util::error::BoxError;
+use crate::util::secret::redacted_error;
 
 /// The names there are, compiled in or not.
 const NAMES: [&str; 7] = ["dummy", "amqp091", "amqp10", "embedded", "fedmsg", "memory", "rhmsg"];
@@ -38,9 +39,9 @@ impl Backend {
             #[cfg(feature = "embedded")]
             "embedded" => {
                 let settings: crate::settings::QueueSettings = table.parse()?;
-                let store = crate::stores::Embedded::open(&settings.store()).await;
+                let store = crate::store::EmbeddedStore::open(&settings.store()).await;
                 let store = store.map_err(|error| fault(name, error))?;
-                Ok(Self::both(crate::backends::StoreQueue::new(store)))
+                Ok(Self::both(crate::backends::store_queue::StoreQueue::new(store)))
             }
             #[cfg(not(feature = "amqp091"))]
             "amqp091" | "fedmsg" => Err(not_compiled(name, "amqp091")),

@@ -14,11 +14,11 @@ use super::database::{Database, DatabaseStore};
 use super::source::Sources;
 use super::{Bus, Left, Worker};
 use crate::background::Background;
-use crate::error::BoxError;
 use crate::layer::MessagingLayer;
 use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
 use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError};
+use crate::util::error::BoxError;
 
 type Factory = Box<dyn FnOnce(&BackendTable) -> Result<Arc<dyn Messenger>, BoxError> + Send>;
 
@@ -100,12 +100,12 @@ impl<'a> BusBuilder<'a> {
             }
             #[cfg(feature = "embedded")]
             DeliveryMode::Durable => {
-                let fault = |error: crate::OpenError| SettingsError::Outbox {
+                let fault = |error: crate::store::OpenError| SettingsError::Outbox {
                     delivery: "durable",
                     source: error.into(),
                 };
                 let settings = &self.settings.outbox;
-                let store = crate::stores::Embedded::open(&settings.store()).await.map_err(fault)?;
+                let store = crate::store::EmbeddedStore::open(&settings.store()).await.map_err(fault)?;
                 stored(messenger, store, settings, true, stopped)
             }
             #[cfg(not(feature = "embedded"))]
@@ -198,7 +198,7 @@ fn stored(
     relays: bool,
     stopped: impl Future<Output = tokio::time::Instant> + Send + 'static,
 ) -> Running {
-    let (outbox, relay) = crate::Outbox::new(messenger, store, settings.relay_settings());
+    let (outbox, relay) = crate::outbox::Outbox::new(messenger, store, settings.relay_settings());
     let handle = outbox.handle();
     let task = relays.then(|| tokio::spawn(async { Left::Stored(relay.run_until(stopped).await) }));
     (Arc::new(outbox), task, Some(handle))

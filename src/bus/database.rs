@@ -1,12 +1,12 @@
 //! The app's own database, from its URL or its pool, as a store.
 
-use crate::error::{BoxError, Chain};
-use crate::secret::{redacted, redacted_error};
 use crate::settings::{DatabaseUrl, OutboxSettings, SettingsError};
 #[cfg(feature = "postgres")]
-use crate::stores::PostgresStore;
+use crate::store::PostgresStore;
 #[cfg(feature = "sqlite")]
-use crate::stores::SqliteStore;
+use crate::store::SqliteStore;
+use crate::util::error::{BoxError, Chain};
+use crate::util::secret::{redacted, redacted_error};
 
 /// A database to keep messages in.
 #[derive(Clone, Debug)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::backend::{NoKeys, fault};
-use crate::backends::Memory;
+use crate::backends::memory::Memory;
 use crate::consumer::ConsumerSettings;
 use crate::settings::{BackendTable, ConsumerTable, Settings, SettingsError};
 use crate::source::Source;
@@ -74,7 +74,7 @@ impl Sources {
 #[cfg(feature = "_brokers")]
 fn made<S: Source>(
     name: &str,
-    source: Result<S, impl Into<crate::error::BoxError>>,
+    source: Result<S, impl Into<crate::util::error::BoxError>>,
 ) -> Result<Arc<dyn Source>, SettingsError> {
     source.map(|source| Arc::new(source) as _).map_err(|error| fault(name, error))
 }

@@ -10,7 +10,7 @@ pub struct ChaosSettings {
     /// The share of messages that are handed back untried, from 0 to 1.
     pub nacked: f64,
     /// How long every other message is held up.
-    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::units::duration"))]
+    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]
     pub delay: Duration,
     /// The share of the others that fail, from 0 to 1.
     pub failed: f64,

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::io;
 
-use crate::error::Chain;
+use crate::util::error::Chain;
 
 /// What a person reads, and what a script gets.
 #[derive(Debug)]

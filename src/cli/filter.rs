@@ -56,7 +56,7 @@ impl FilterArgs {
 
     /// Whether a message of a broker is meant, of which this is the last failure's reason.
     #[cfg(feature = "amqp091")]
-    pub(super) fn matches(&self, message: Option<&crate::Message>, reason: Option<&str>) -> bool {
+    pub(super) fn matches(&self, message: Option<&crate::message::Message>, reason: Option<&str>) -> bool {
         let (topic, key, older_than) = (self.topic.clone(), self.key.clone(), self.older_than);
         let contains =
             |part: &String| reason.is_some_and(|reason| reason.to_lowercase().contains(&part.to_lowercase()));
@@ -90,5 +90,5 @@ fn seconds(text: &str) -> Result<u64, String> {
 /// As in settings: `30m`, `1d`, or seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let deserializer: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
-    crate::units::duration(deserializer).map_err(|error| error.to_string())
+    crate::util::units::duration(deserializer).map_err(|error| error.to_string())
 }

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::output::{Unit, count};
 use super::{Context, Failure};
 use crate::admin::{Appended, StoredMessage};
-use crate::error::{BoxError, Chain};
-use crate::store::State;
+use crate::store::EntryState;
+use crate::util::error::{BoxError, Chain};
 
 const AFTER_HELP: &str = "\
 They keep their ids and times, and all of them are to be sent, those that were dead letters too. \
@@ -111,7 +111,7 @@ struct Batch {
 impl Batch {
     fn add(&mut self, line: &[u8]) -> Result<(), BoxError> {
         let message: StoredMessage = serde_json::from_slice(line)?;
-        self.dead += u64::from(message.state == Some(State::Dead));
+        self.dead += u64::from(message.state == Some(EntryState::Dead));
         message.into_message()?;
         self.text.extend_from_slice(line);
         self.messages += 1;

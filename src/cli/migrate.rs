@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::{Context, Failure};
 use crate::bus::Database;
-use crate::error::Chain;
+use crate::util::error::Chain;
 
 /// Install the tables of a transactional outbox, or bring them up to date
 #[derive(Args)]

@@ -14,9 +14,9 @@ use super::target::Target;
 use super::{Context, Failure};
 use crate::admin::{Appended, Header, StoredMessage};
 use crate::bus::Bus;
-use crate::error::Chain;
 use crate::message::{Message, MessageError, Scalar};
 use crate::settings::{DeliveryMode, Settings};
+use crate::util::error::Chain;
 
 /// How long closing the connection to the broker may take.
 const CLOSE: Duration = Duration::from_secs(5);

@@ -20,16 +20,16 @@ use url::Url;
 
 use super::failure::Failure;
 use crate::admin::Admin;
-use crate::backends::Dummy;
+use crate::backends::dummy::Dummy;
 use crate::bus::Bus;
 #[cfg(feature = "_sql")]
 use crate::bus::{Database, DatabaseStore};
-use crate::error::Chain;
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
 use crate::settings::{DeliveryMode, Settings};
 use crate::store::Store;
-use crate::stores::{Embedded, OpenError};
+use crate::store::{EmbeddedStore, OpenError};
+use crate::util::error::Chain;
 
 /// How long closing a store may take.
 const CLOSE: Duration = Duration::from_secs(10);
@@ -237,10 +237,11 @@ fn open(
             path.display()
         )));
     }
-    let store = runtime.block_on(Embedded::open(&settings.outbox.store())).map_err(|error| match error {
-        OpenError::InUse { .. } => Failure::unreachable(error),
-        error => Failure::error(&error),
-    })?;
+    let store =
+        runtime.block_on(EmbeddedStore::open(&settings.outbox.store())).map_err(|error| match error {
+            OpenError::InUse { .. } => Failure::unreachable(error),
+            error => Failure::error(&error),
+        })?;
     Ok(stopped(settings, store, to_store, runtime))
 }
 

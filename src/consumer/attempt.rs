@@ -13,12 +13,12 @@ use super::handle::ConsumerHandle;
 use super::request::request;
 use super::settings::ConsumerSettings;
 use super::verdict::Verdict;
-use crate::backoff::Backoff;
-use crate::caught::caught;
-use crate::delivery::Delivery;
-use crate::error::{BoxError, Chain};
+use crate::source::delivery::Delivery;
 use crate::source::{self, SourceError};
 use crate::telemetry;
+use crate::util::backoff::Backoff;
+use crate::util::caught::caught;
+use crate::util::error::{BoxError, Chain};
 
 /// The first wait before another attempt.
 const BASE: Duration = Duration::from_secs(1);
@@ -33,7 +33,7 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Hands the message to the service, unless that panicked as it was cloned, and answers by what that answers.
-    pub(super) async fn handle<S, B>(self: Arc<Self>, service: Option<S>, delivery: source::Delivery)
+    pub(super) async fn handle<S, B>(self: Arc<Self>, service: Option<S>, delivery: source::Unsettled)
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
@@ -95,7 +95,7 @@ impl Worker {
 
     async fn retry(
         &self,
-        delivery: source::Delivery,
+        delivery: source::Unsettled,
         after: Option<Duration>,
         reason: String,
         begun: Instant,
@@ -119,7 +119,7 @@ impl Worker {
 
     async fn reject(
         &self,
-        delivery: source::Delivery,
+        delivery: source::Unsettled,
         reason: String,
         begun: Instant,
     ) -> Result<(), SourceError> {

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use crate::messenger::Health;
 
-/// A handle to a running [`Consumer`](crate::Consumer); a clone is a handle to the same.
+/// A handle to a running [`Consumer`](crate::consumer::Consumer); a clone is a handle to the same.
 #[derive(Clone, Debug)]
 pub struct ConsumerHandle(Arc<Shared>);
 

@@ -5,10 +5,10 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use uuid::Uuid;
 
-use crate::delivery::Delivery;
-use crate::headers::MOST;
 use crate::message::Scalar;
-use crate::rfc3339;
+use crate::message::headers::MOST;
+use crate::source::delivery::Delivery;
+use crate::util::rfc3339;
 
 /// Headers that are not copied, as a handler or a layer would take them for facts about an HTTP request: those that speak
 /// of the HTTP message itself (RFC 9110, RFC 9112), credentials, and what a proxy says of the client.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The settings of a [`Consumer`](crate::Consumer).
+/// The settings of a [`Consumer`](crate::consumer::Consumer).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
@@ -10,15 +10,15 @@ pub struct ConsumerSettings {
     /// How many messages are handled at the same time; 16 by default, at least 1.
     pub concurrency: usize,
     /// How long a handler may take; 30 s by default. Its future is dropped then, and the attempt has failed.
-    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::units::duration"))]
+    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]
     pub timeout: Duration,
     /// How many attempts a message gets before it is a dead letter; 10 by default, at least 1.
     pub max_attempts: u32,
     /// The longest wait before another attempt; one minute by default. It begins at one second and doubles, with full jitter.
-    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::units::duration"))]
+    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]
     pub max_backoff: Duration,
     /// The largest body, in bytes; 16 MiB by default. A larger one is a dead letter.
-    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::units::size"))]
+    #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::size"))]
     pub max_bytes: usize,
 }
 

@@ -6,9 +6,9 @@ use http::header::RETRY_AFTER;
 use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
-use crate::error::{BoxError, Chain};
-use crate::headers::start_of;
+use crate::message::headers::start_of;
 use crate::queue::TurnedAway;
+use crate::util::error::{BoxError, Chain};
 
 /// How many bytes of a body tell why.
 const START: usize = 300;

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::error::BoxError;
-use crate::headers::start_of;
+use crate::message::headers::start_of;
+use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, id_of};
-use crate::topic::Topic;
+use crate::util::error::BoxError;
 
 /// What attributes are called among the headers; the other form is for JMS, and is read only.
 const PREFIX: &str = "cloudEvents:";
@@ -62,7 +62,7 @@ pub(super) fn attributes<'a>(message: &'a Message, source: &str) -> Result<Vec<(
         ("id", message.id().to_string().into()),
         ("source", source.to_owned().into()),
         ("type", message.topic().to_string().into()),
-        ("time", crate::rfc3339::write(message.time())?.into()),
+        ("time", crate::util::rfc3339::write(message.time())?.into()),
     ];
     if let Some(key) = message.key().filter(|key| !key.is_empty()) {
         attributes.push(("partitionkey", key.to_owned().into()));
@@ -153,7 +153,7 @@ fn text(name: &str, value: &Scalar) -> Result<String, BoxError> {
 /// Numbers are what is left of a timestamp of AMQP: milliseconds in 1.0, seconds in 0-9-1.
 fn time(value: &Scalar) -> Result<SystemTime, BoxError> {
     let number = match value {
-        Scalar::String(text) => return crate::rfc3339::read(text),
+        Scalar::String(text) => return crate::util::rfc3339::read(text),
         Scalar::Int(number) => *number,
         _ => return Err("the attribute time of the CloudEvent is not a time".into()),
     };
@@ -307,7 +307,7 @@ mod tests {
             (opened.header("myext"), opened.header("ce-source")),
             (Some(&"x".into()), Some(&"/s".into()))
         );
-        assert_eq!(opened.time(), crate::rfc3339::read("2026-11-21T05:56:11Z").unwrap());
+        assert_eq!(opened.time(), crate::util::rfc3339::read("2026-11-21T05:56:11Z").unwrap());
         let other = open(&received(&[&REQUIRED[..2], &[("source", "/t"), ("type", "a")]].concat())).unwrap();
         assert_ne!(opened.id(), other.id(), "an id is unique for its source only");
     }

@@ -10,8 +10,8 @@ use serde_json::value::{RawValue, to_raw_value};
 
 use super::cloudevents::{attributes, restore, set_others};
 use super::json;
-use crate::error::BoxError;
 use crate::message::{Message, Scalar};
+use crate::util::error::BoxError;
 
 const CONTENT_TYPE: &str = "application/cloudevents+json";
 const JSON: &str = "application/json";

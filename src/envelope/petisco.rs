@@ -8,10 +8,10 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::{Origin, json};
-use crate::error::BoxError;
-use crate::headers::KEY;
+use crate::message::headers::KEY;
+use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, id_of};
-use crate::topic::Topic;
+use crate::util::error::BoxError;
 
 /// What a message is: `domain_event` (default), `command` or `message`.
 const TYPE: &str = "petisco-type";
@@ -23,10 +23,11 @@ const EVENT: &str = "domain_event";
 /// What a message of petisco says beside its body; other buses carry it as plain headers.
 ///
 /// ```
-/// use tower_outbox::{Message, PetiscoMessage};
+/// use tower_outbox::envelope::PetiscoMessage;
+/// use tower_outbox::Message;
 ///
 /// let command = Message::json("persist.user", &serde_json::json!({"user_id": 7}))?.into_command().with_version(2);
-/// # Ok::<(), tower_outbox::MessageError>(())
+/// # Ok::<(), tower_outbox::message::MessageError>(())
 /// ```
 pub trait PetiscoMessage: Sized {
     /// Makes it a command; it is a domain event by default.
@@ -103,7 +104,7 @@ pub(super) fn seal(message: &Message, origin: Origin<'_>) -> Result<Message, Box
     if let Some(key) = message.key() {
         meta.insert(KEY.to_owned(), key.into());
     }
-    let time = crate::rfc3339::write(message.time())?;
+    let time = crate::util::rfc3339::write(message.time())?;
     let data = Data {
         id: Some(message.id().to_string().into()),
         r#type: message.topic().as_str().into(),
@@ -145,7 +146,7 @@ pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
         opened = opened.with_id(id_of(&id));
     }
     if let Some(time) = data.occurred_on {
-        opened = opened.with_time(crate::rfc3339::read(&time)?);
+        opened = opened.with_time(crate::util::rfc3339::read(&time)?);
     }
     if let Some(kind) = data.type_message.filter(|kind| kind != EVENT) {
         opened.set_header(TYPE, kind.into_owned());
@@ -220,7 +221,7 @@ mod tests {
             ("persist.user", &br#"{"user_id": "b7249c76"}"#[..])
         );
         assert_eq!(opened.id().to_string(), "203f8b80-5d00-47c6-af29-d89df2ba8559");
-        assert_eq!(opened.time(), crate::rfc3339::read("2026-11-21T06:15:24.947409Z").unwrap());
+        assert_eq!(opened.time(), crate::util::rfc3339::read("2026-11-21T06:15:24.947409Z").unwrap());
         let headers: Vec<_> = opened.headers().map(|(name, value)| (name, value.to_string())).collect();
         let expected = [
             ("correlation_id", "abc"),
@@ -246,7 +247,7 @@ mod tests {
         ))
         .unwrap();
         assert_eq!(opened.id(), id_of("order 7"));
-        assert_eq!(opened.time(), crate::rfc3339::read("2026-11-21T06:15:24Z").unwrap());
+        assert_eq!(opened.time(), crate::util::rfc3339::read("2026-11-21T06:15:24Z").unwrap());
         assert_eq!(opened.header(VERSION), Some(&Scalar::Int(2)));
     }
 

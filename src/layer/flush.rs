@@ -10,13 +10,13 @@ use std::time::Instant;
 use http::{request, response};
 
 use super::flight::{Flight, FlightLimits};
-use crate::admission::Admitted;
-use crate::caught::{called, caught};
 use crate::message::Message;
-use crate::messenger::{Admission, Failure, Refused, Unsent};
+use crate::messenger::{Admission, Failure, Overloaded, Unsent};
+use crate::queue::transaction::{Slot, Transaction};
 use crate::queue::{Closed, MessageQueue, QueueConfig, Taken};
+use crate::store::admission::Admitted;
 use crate::telemetry;
-use crate::transaction::{Slot, Transaction};
+use crate::util::caught::{called, caught};
 
 type Enrich = dyn Fn(&request::Parts, &response::Parts, &mut Message) + Send + Sync;
 
@@ -270,7 +270,7 @@ pub(super) enum Fate {
     Sent,
     Unsent,
     /// The messenger refused it: answer 503 whatever the setting.
-    Refused,
+    Overloaded,
     /// The transaction is not committed, and may be the next time: 503.
     Unavailable,
     /// The transaction is not committed: 500.
@@ -352,7 +352,7 @@ impl Config {
         let (count, begun) = (messages.len(), Instant::now());
         let unsent = match self.flight.take(&messages, self.flight_limits) {
             Some(_flying) => self.queue.messenger.send(messages).await.err().unwrap_or_default(),
-            None => Unsent::new(messages, &Failure::transient(Refused::new(TOO_MANY))),
+            None => Unsent::new(messages, &Failure::transient(Overloaded::new(TOO_MANY))),
         };
         if unsent.len() < count {
             telemetry::sent(count - unsent.len(), begun.elapsed());
@@ -371,7 +371,7 @@ impl Config {
         {
             tracing::error!("the hook for messages that could not be sent panicked");
         }
-        if refused { Fate::Refused } else { Fate::Unsent }
+        if refused { Fate::Overloaded } else { Fate::Unsent }
     }
 }
 
@@ -380,7 +380,7 @@ const TOO_MANY: &str = "too many messages are being sent, and wait for the bus; 
     see REQUEST.MAX_MESSAGES_IN_FLIGHT and MAX_BYTES_IN_FLIGHT";
 
 fn is_refused(failure: &Failure) -> bool {
-    failure.cause().is::<Refused>()
+    failure.cause().is::<Overloaded>()
 }
 
 /// Says that messages are gone when a hook or the messenger panics, or the runtime drops the send half-way.

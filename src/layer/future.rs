@@ -181,13 +181,13 @@ fn answer<B>(
     let reject = match fate {
         Fate::Sent => false,
         Fate::Unsent => on_send_failure == OnSendFailure::Reject,
-        Fate::Refused | Fate::Unavailable | Fate::Failed => true,
+        Fate::Overloaded | Fate::Unavailable | Fate::Failed => true,
     };
     if !(reject && success) {
         return response.map(ResponseBody::new);
     }
     match fate {
-        Fate::Refused => turned_away(),
+        Fate::Overloaded => turned_away(),
         Fate::Failed => status(StatusCode::INTERNAL_SERVER_ERROR),
         _ => unavailable(),
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::status::{OutboxStatus, Status};
 use crate::message::Message;
-use crate::store::{Entry, Filter, Page, State, Store, StoreError, Unstored};
+use crate::store::{Entry, EntryState, Filter, Page, Store, StoreError, Unstored};
 use crate::telemetry;
 
 /// How many entries are looked at in one go.
@@ -21,7 +21,7 @@ pub struct OutboxHandle {
 
 impl fmt::Debug for OutboxHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutboxHandle").field("store", &self.store.place()).finish_non_exhaustive()
+        f.debug_struct("OutboxHandle").field("store", &self.store.location()).finish_non_exhaustive()
     }
 }
 
@@ -37,8 +37,8 @@ impl OutboxHandle {
 
     /// Where it is stored.
     #[must_use]
-    pub fn place(&self) -> String {
-        self.store.place()
+    pub fn location(&self) -> String {
+        self.store.location()
     }
 
     /// How it fares.
@@ -46,7 +46,7 @@ impl OutboxHandle {
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     pub async fn status(&self) -> Result<OutboxStatus, StoreError> {
-        Ok(self.status.snapshot(self.store.place(), self.store.counts().await?))
+        Ok(self.status.snapshot(self.store.location(), self.store.counts().await?))
     }
 
     /// A page of what is stored: see [`Store::list`].
@@ -110,7 +110,7 @@ impl OutboxHandle {
     /// # Errors
     /// [`StoreError`]; what was requeued before it stays requeued.
     pub async fn requeue(&self, filter: &Filter, pace: Duration) -> Result<usize, StoreError> {
-        let filter = Filter { state: filter.state.or(Some(State::Dead)), ..filter.clone() };
+        let filter = Filter { state: filter.state.or(Some(EntryState::Dead)), ..filter.clone() };
         // All of them are found first: what is requeued may be given up on again, behind our back.
         let positions = self.positions(&filter).await?;
         self.store.requeue(&positions, pace).await

@@ -11,17 +11,18 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use uuid::Uuid;
 
-use super::settings::{Expired, RelaySettings};
+use super::settings::{RelaySettings, WhenExpired};
 use super::status::{Breaker, Status};
-use crate::backoff::Backoff;
-use crate::caught::caught;
-use crate::crash;
-use crate::deadline::after;
-use crate::error::Chain;
 use crate::message::Message;
+use crate::message::Settlement;
 use crate::messenger::{Failure, Health, Messenger, Unsent};
-use crate::store::{Counts, Lease, Leased, Settlement, Store, StoreError};
+use crate::store::{Counts, Lease, Leased, Store, StoreError};
 use crate::telemetry;
+use crate::util::backoff::Backoff;
+use crate::util::caught::caught;
+use crate::util::crash;
+use crate::util::deadline::after;
+use crate::util::error::Chain;
 
 /// How many messages go out in one `send`.
 const BATCH: usize = 256;
@@ -293,7 +294,7 @@ impl<M: Messenger> Running<M> {
                 return Done::Sent { messages, verdict, untried };
             }
             tracing::error!(messages, "sending panicked: the messages go out one by one");
-            let released: Vec<_> = leases.iter().map(|lease| (*lease, Settlement::Released)).collect();
+            let released: Vec<_> = leases.iter().map(|lease| (*lease, Settlement::Release)).collect();
             worker.settle(&released).await;
             let positions = leases.iter().map(|lease| lease.position).collect();
             Done::Sent { messages, verdict: Verdict::Panicked(positions), untried: Vec::new() }
@@ -391,7 +392,7 @@ impl<M: Messenger> Worker<M> {
                 break;
             }
         }
-        let released: Vec<_> = rest.map(|one| (one.lease, Settlement::Released)).collect();
+        let released: Vec<_> = rest.map(|one| (one.lease, Settlement::Release)).collect();
         if !released.is_empty() {
             self.settle(&released).await;
         }
@@ -432,7 +433,7 @@ impl<M: Messenger> Worker<M> {
         crash::point("sent_before_settle");
         let verdict = match sent {
             Some(Ok(())) => {
-                settled.extend(leases.iter().map(|(lease, ..)| (*lease, Settlement::Confirmed)));
+                settled.extend(leases.iter().map(|(lease, ..)| (*lease, Settlement::Ack)));
                 self.confirmed(leases.len(), begun.elapsed());
                 Verdict::Passed
             }
@@ -442,7 +443,7 @@ impl<M: Messenger> Worker<M> {
                     messages = leases.len(),
                     "the messenger panicked: they are sent again one by one"
                 );
-                settled.extend(leases.iter().map(|(lease, ..)| (*lease, Settlement::Released)));
+                settled.extend(leases.iter().map(|(lease, ..)| (*lease, Settlement::Release)));
                 Verdict::Panicked(leases.iter().map(|(lease, ..)| lease.position).collect())
             }
             None => {
@@ -450,7 +451,7 @@ impl<M: Messenger> Worker<M> {
                 let reason: Arc<str> = "the messenger panicked over it".into();
                 self.status.failed(reason.to_string());
                 telemetry::dead(&id, &reason);
-                settled.push((lease, Settlement::Dead { reason }));
+                settled.push((lease, Settlement::Reject { reason }));
                 Verdict::Poisoned
             }
         };
@@ -493,14 +494,14 @@ impl<M: Messenger> Worker<M> {
                 _ => failures.pop_front(),
             });
             let settlement = match failure {
-                None => Settlement::Confirmed,
+                None => Settlement::Ack,
                 Some(failure @ Failure::Rejected(_)) => dead(id, &failure),
-                Some(_) if down => Settlement::Released,
+                Some(_) if down => Settlement::Release,
                 Some(failure) if attempts + 1 >= self.settings.max_attempts => {
                     let reason: Arc<str> =
                         format!("given up after {} attempts: {failure}", attempts + 1).into();
                     telemetry::dead(id, &reason);
-                    Settlement::Dead { reason }
+                    Settlement::Reject { reason }
                 }
                 Some(failure) => {
                     retried += 1;
@@ -528,14 +529,14 @@ impl<M: Messenger> Worker<M> {
 
     fn expire(&self, message: &Message) -> Settlement {
         match self.settings.when_expired {
-            Expired::DeadLetter => {
+            WhenExpired::DeadLetter => {
                 let reason: Arc<str> = "it expired before it could leave".into();
                 telemetry::dead(&message.id(), &reason);
-                Settlement::Dead { reason }
+                Settlement::Reject { reason }
             }
-            Expired::Drop => {
+            WhenExpired::Drop => {
                 telemetry::expired(message);
-                Settlement::Dropped
+                Settlement::Discard
             }
         }
     }
@@ -559,5 +560,5 @@ impl<M: Messenger> Worker<M> {
 fn dead(id: &Uuid, failure: &Failure) -> Settlement {
     let reason: Arc<str> = failure.to_string().into();
     telemetry::dead(id, &reason);
-    Settlement::Dead { reason }
+    Settlement::Reject { reason }
 }

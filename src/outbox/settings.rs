@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 /// What a relay does with messages that have expired while they were stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Expired {
+pub enum WhenExpired {
     /// They become dead letters.
     #[default]
     DeadLetter,
@@ -21,13 +21,13 @@ pub enum Expired {
 pub struct RelaySettings {
     /// How many messages may await their confirm; 1,024 by default, at least 1.
     pub window: usize,
-    /// How long a message may be stored, for those that have no shorter [`expiry`](crate::Message::expiry); none by default.
+    /// How long a message may be stored, for those that have no shorter [`expiry`](crate::message::Message::expiry); none by default.
     pub expiry: Option<Duration>,
-    /// What happens to expired messages; [`Expired::DeadLetter`] by default.
-    pub when_expired: Expired,
+    /// What happens to expired messages; [`WhenExpired::DeadLetter`] by default.
+    pub when_expired: WhenExpired,
     /// How many attempts a message gets before it is a dead letter; 50 by default, at least 1.
     ///
-    /// An attempt that fails while [`health`](crate::Messenger::health) says that nothing can leave does not count.
+    /// An attempt that fails while [`health`](crate::messenger::Messenger::health) says that nothing can leave does not count.
     pub max_attempts: u32,
     /// The longest wait before another attempt; one minute by default.
     pub max_backoff: Duration,
@@ -38,7 +38,7 @@ impl Default for RelaySettings {
         Self {
             window: 1_024,
             expiry: None,
-            when_expired: Expired::default(),
+            when_expired: WhenExpired::default(),
             max_attempts: 50,
             max_backoff: Duration::from_secs(60),
         }
@@ -62,7 +62,7 @@ impl RelaySettings {
 
     /// Sets [`when_expired`](Self::when_expired).
     #[must_use]
-    pub fn with_when_expired(mut self, when_expired: Expired) -> Self {
+    pub fn with_when_expired(mut self, when_expired: WhenExpired) -> Self {
         self.when_expired = when_expired;
         self
     }

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::outbox::{Expired, RelaySettings};
-use crate::store::{Limits, Overflow};
-#[cfg(feature = "_sql")]
-use crate::stores::DatabaseSettings;
+use crate::outbox::{RelaySettings, WhenExpired};
 #[cfg(feature = "embedded")]
-use crate::stores::EmbeddedSettings;
+use crate::store::EmbeddedStoreSettings;
+#[cfg(feature = "_sql")]
+use crate::store::SqlStoreSettings;
+use crate::store::{Limits, WhenFull};
 
 /// The outbox of the deliveries `durable` and `transactional`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -21,7 +21,7 @@ pub struct OutboxSettings {
     /// Durable: the folder, `outbox` by default; its parent must exist.
     pub path: PathBuf,
     /// Transactional: the app's own database, unless the app hands its pool to
-    /// [`BusBuilder`](crate::BusBuilder); none by default.
+    /// [`BusBuilder`](crate::bus::BusBuilder); none by default.
     pub database_url: Option<DatabaseUrl>,
     /// Transactional: how many connections the pool made for `database_url` may have; 10 by default.
     pub max_connections: u32,
@@ -35,29 +35,29 @@ pub struct OutboxSettings {
     pub relay: bool,
     /// Transactional: how long an instance of the app may be silent before others send what it was to send;
     /// 15 seconds by default.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub lease: Duration,
     /// Transactional: how long the ids of handled messages are remembered; seven days by default.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub inbox_retention: Duration,
     /// How many messages it may hold, pending and dead; 1,000,000 by default.
     pub max_messages: u64,
     /// How many bytes it may hold; 1 GiB by default.
-    #[serde(deserialize_with = "crate::units::size_u64")]
+    #[serde(deserialize_with = "crate::util::units::size_u64")]
     pub max_bytes: u64,
-    /// What happens when it is full; [`Overflow::Refuse`] by default.
-    #[serde(deserialize_with = "crate::units::word")]
-    pub when_full: Overflow,
+    /// What happens when it is full; [`WhenFull::Refuse`] by default.
+    #[serde(deserialize_with = "crate::util::units::word")]
+    pub when_full: WhenFull,
     /// How long a message may wait in it; for ever by default.
-    #[serde(deserialize_with = "crate::units::optional_duration")]
+    #[serde(deserialize_with = "crate::util::units::optional_duration")]
     pub expiry: Option<Duration>,
-    /// What happens to a message that has expired; [`Expired::DeadLetter`] by default.
-    #[serde(deserialize_with = "crate::units::word")]
-    pub when_expired: Expired,
+    /// What happens to a message that has expired; [`WhenExpired::DeadLetter`] by default.
+    #[serde(deserialize_with = "crate::util::units::word")]
+    pub when_expired: WhenExpired,
     /// How many attempts a message gets before it is a dead letter; 50 by default.
     pub max_attempts: u32,
     /// The longest wait before another attempt; one minute by default.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub max_backoff: Duration,
     /// How many messages may await their confirm; 1,024 by default.
     pub window: usize,
@@ -77,7 +77,7 @@ impl Default for OutboxSettings {
             inbox_retention: Duration::from_secs(7 * 24 * 60 * 60),
             max_messages: limits.max_messages,
             max_bytes: limits.max_bytes,
-            when_full: limits.overflow,
+            when_full: limits.when_full,
             expiry: relay.expiry,
             when_expired: relay.when_expired,
             max_attempts: relay.max_attempts,
@@ -91,15 +91,15 @@ impl OutboxSettings {
     /// What of it concerns the embedded store.
     #[cfg(feature = "embedded")]
     #[must_use]
-    pub fn store(&self) -> EmbeddedSettings {
-        EmbeddedSettings::new(&self.path).with_limits(self.limits())
+    pub fn store(&self) -> EmbeddedStoreSettings {
+        EmbeddedStoreSettings::new(&self.path).with_limits(self.limits())
     }
 
     /// What of it concerns a store in a database.
     #[cfg(feature = "_sql")]
     #[must_use]
-    pub fn database(&self) -> DatabaseSettings {
-        DatabaseSettings::default()
+    pub fn database(&self) -> SqlStoreSettings {
+        SqlStoreSettings::default()
             .with_schema(&self.schema)
             .with_lease(self.lease)
             .with_inbox_retention(self.inbox_retention)
@@ -126,8 +126,8 @@ impl OutboxSettings {
 }
 
 #[cfg(any(feature = "embedded", feature = "_sql"))]
-fn limits(max_messages: u64, max_bytes: u64, overflow: Overflow) -> Limits {
-    Limits { max_messages, max_bytes, overflow }
+fn limits(max_messages: u64, max_bytes: u64, when_full: WhenFull) -> Limits {
+    Limits { max_messages, max_bytes, when_full }
 }
 
 /// The URL of a database: `postgres://user:password@host/name`, `sqlite:path/to/file.db`.
@@ -173,25 +173,25 @@ impl fmt::Debug for DatabaseUrl {
 pub(crate) struct QueueSettings {
     path: PathBuf,
     max_messages: u64,
-    #[serde(deserialize_with = "crate::units::size_u64")]
+    #[serde(deserialize_with = "crate::util::units::size_u64")]
     max_bytes: u64,
-    #[serde(deserialize_with = "crate::units::word")]
-    when_full: Overflow,
+    #[serde(deserialize_with = "crate::util::units::word")]
+    when_full: WhenFull,
 }
 
 #[cfg(feature = "embedded")]
 impl Default for QueueSettings {
     fn default() -> Self {
         let limits = Limits::default();
-        let Limits { max_messages, max_bytes, overflow: when_full } = limits;
+        let Limits { max_messages, max_bytes, when_full } = limits;
         Self { path: "queue".into(), max_messages, max_bytes, when_full }
     }
 }
 
 #[cfg(feature = "embedded")]
 impl QueueSettings {
-    pub(crate) fn store(&self) -> EmbeddedSettings {
-        EmbeddedSettings::new(&self.path).with_limits(limits(
+    pub(crate) fn store(&self) -> EmbeddedStoreSettings {
+        EmbeddedStoreSettings::new(&self.path).with_limits(limits(
             self.max_messages,
             self.max_bytes,
             self.when_full,
@@ -205,7 +205,7 @@ mod tests {
 
     #[test]
     fn the_defaults_are_those_of_the_store() {
-        assert_eq!(OutboxSettings::default().database(), DatabaseSettings::default());
+        assert_eq!(OutboxSettings::default().database(), SqlStoreSettings::default());
     }
 
     #[test]

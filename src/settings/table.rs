@@ -8,8 +8,8 @@ use config::{ConfigError, FileFormat, Format, Map, Value, ValueKind};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
 use super::{SettingsError, keys, yaml};
-use crate::secret::redacted;
-use crate::text_file::{self, toml_fault};
+use crate::util::secret::redacted;
+use crate::util::text_file::{self, toml_fault};
 
 /// How the names of our environment variables begin, in lower case.
 const PREFIX: &str = "message_bus__";

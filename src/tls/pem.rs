@@ -7,7 +7,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::TlsError;
-use crate::text_file;
+use crate::util::text_file;
 
 /// A PEM file that a setting names.
 pub(super) struct PemFile<'a> {

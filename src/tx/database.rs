@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::message::Message;
 use crate::store::Store;
-use crate::stores::{Inserted, Turn};
+use crate::store::{Inserted, Turn};
 
 /// A database that has transactions for requests: `sqlx::Postgres` and `sqlx::Sqlite`.
 #[allow(private_bounds, reason = "nobody else implements it")]

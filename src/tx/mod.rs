@@ -20,22 +20,22 @@ pub use self::database::TxDatabase;
 use self::open::Open;
 pub use self::persist::PersistError;
 pub use self::rejection::TxRejection;
-use crate::delivery::Delivery;
 use crate::queue::MessageQueue;
+use crate::queue::transaction::Slot;
+use crate::source::delivery::Delivery;
 use crate::telemetry;
-use crate::transaction::Slot;
 
 /// The database transaction of a request, an extractor: what the handler writes through it and what it enqueues become
 /// true together, by one COMMIT, before the head of the response goes out.
 ///
-/// It is begun when it is first extracted, on the pool of the [`PostgresStore`](crate::PostgresStore) or
-/// [`SqliteStore`](crate::SqliteStore) of the app's [`Outbox`](crate::Outbox), and belongs to the request: later
+/// It is begun when it is first extracted, on the pool of the [`PostgresStore`](crate::store::PostgresStore) or
+/// [`SqliteStore`](crate::store::SqliteStore) of the app's [`Outbox`](crate::outbox::Outbox), and belongs to the request: later
 /// extractions, as by a middleware and then by the handler, give the same one. It derefs to the connection.
-/// [`MessagingLayer`](crate::MessagingLayer) ends it:
+/// [`MessagingLayer`](crate::layer::MessagingLayer) ends it:
 ///
 /// | what happens | rows and messages |
 /// |---|---|
-/// | a response that is a success, by [`with_success`](crate::MessagingLayer::with_success) | the messages are put into the outbox in this transaction, which is committed; then the head goes out |
+/// | a response that is a success, by [`with_success`](crate::layer::MessagingLayer::with_success) | the messages are put into the outbox in this transaction, which is committed; then the head goes out |
 /// | COMMIT or that fails | neither; the client gets 503 with `Retry-After` when another try may pass (connection lost, read-only or shutting down, time limit, serialization failure, deadlock, SQLite busy), else 500 |
 /// | any other response, an error, a panic, a timeout outside, the client gone before the handler is done | neither: ROLLBACK |
 /// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for; there are no more of these than the pool has connections |
@@ -50,9 +50,10 @@ use crate::transaction::Slot;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// use axum::{Router, http::StatusCode, routing::post};
 /// use sqlx::sqlite::{Sqlite, SqlitePool};
-/// use tower_outbox::{
-///     DatabaseSettings, Dummy, Message, MessageQueue, MessagingLayer, Outbox, RelaySettings, SqliteStore, Tx,
-/// };
+/// use tower_outbox::store::{SqlStoreSettings, SqliteStore};
+/// use tower_outbox::dummy::Dummy;
+/// use tower_outbox::outbox::{Outbox, RelaySettings};
+/// use tower_outbox::{Message, MessageQueue, MessagingLayer, Tx};
 ///
 /// async fn create_user(mut tx: Tx<Sqlite>, queue: MessageQueue, name: String) -> StatusCode {
 ///     let inserted = sqlx::query("INSERT INTO users (name) VALUES (?)").bind(&name).execute(&mut *tx).await;
@@ -70,7 +71,7 @@ use crate::transaction::Slot;
 /// let pool: SqlitePool = // ..
 /// #     SqlitePool::connect_with(options).await?;
 /// # sqlx::query("CREATE TABLE users (name TEXT UNIQUE)").execute(&pool).await?;
-/// let settings = DatabaseSettings::default();
+/// let settings = SqlStoreSettings::default();
 /// SqliteStore::migrate(&pool, &settings).await?;
 /// let store = SqliteStore::open(pool, &settings).await?;
 /// let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
@@ -98,14 +99,14 @@ use crate::transaction::Slot;
 /// statement that fails spoils the transaction: with a response that is a success all the same, the client gets 500.
 ///
 /// # A message that comes again
-/// In a request made by a [`Consumer`](crate::Consumer) the id of the message is recorded in the same transaction. When it
+/// In a request made by a [`Consumer`](crate::consumer::Consumer) the id of the message is recorded in the same transaction. When it
 /// was handled before, the handler does not run: the extractor answers 200, and the message is acknowledged. A message is the
 /// same if it came from the same queue, with the same id, and with the same `source` of CloudEvents and `app-id`, where it has
 /// these; an id that is no UUID counts for its topic and `app-id` (0-9-1) or `user-id` (1.0) only. So publishers that number
 /// their messages from 1 do not hide each other's. But a publisher that may write to the queue can send the id and source of
 /// another: where you do not trust them all, give each a queue or exchange of its own. Of two
 /// deliveries at the same time one waits for the other. Ids are remembered for
-/// [`inbox_retention`](crate::DatabaseSettings::inbox_retention).
+/// [`inbox_retention`](crate::store::SqlStoreSettings::inbox_retention).
 pub struct Tx<DB: TxDatabase> {
     /// None only while it is dropped.
     open: Option<Box<Open<DB>>>,

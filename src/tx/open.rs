@@ -10,13 +10,13 @@ use tokio::time::timeout;
 use uuid::Uuid;
 
 use super::database::{TxDatabase, is_transient};
-use crate::delivery::Delivery;
-use crate::error::Chain;
 use crate::message::Message;
 use crate::messenger::Failure;
-use crate::stores::Turn;
+use crate::queue::transaction::Transaction;
+use crate::source::delivery::Delivery;
+use crate::store::Turn;
 use crate::telemetry;
-use crate::transaction::Transaction;
+use crate::util::error::Chain;
 
 /// How long storing the messages and COMMIT may take before nobody waits for them any more.
 const COMMIT: Duration = Duration::from_secs(30);

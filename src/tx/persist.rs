@@ -6,11 +6,11 @@ use http::{HeaderValue, StatusCode};
 use sqlx::Connection;
 
 use super::database::{Sealed, TxDatabase, is_transient};
-use crate::error::{BoxError, Chain};
 use crate::message::Message;
 use crate::queue::MessageQueue;
-use crate::stores::Inserted;
+use crate::store::Inserted;
 use crate::telemetry;
+use crate::util::error::{BoxError, Chain};
 
 impl MessageQueue {
     /// Puts what is enqueued so far into the outbox, in the transaction of this connection, for apps that begin and commit
@@ -21,7 +21,7 @@ impl MessageQueue {
     /// them, some seconds later: until then there may be more than it is to hold.
     ///
     /// Inside of two nested layers these are the messages of the inner call. Messages enqueued through
-    /// [`always`](Self::always) stay in the queue, as they leave also when the transaction is rolled back. What completes messages by the response ([`with_enrich`](crate::MessagingLayer::with_enrich)) does not
+    /// [`always`](Self::always) stay in the queue, as they leave also when the transaction is rolled back. What completes messages by the response ([`with_enrich`](crate::layer::MessagingLayer::with_enrich)) does not
     /// see these.
     ///
     /// ```no_run

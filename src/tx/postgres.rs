@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::database::Sealed;
 use crate::message::Message;
-use crate::stores::{Inserted, PostgresStore, Turn};
+use crate::store::{Inserted, PostgresStore, Turn};
 
 impl Sealed for Postgres {
     const NAME: &'static str = "Postgres";

@@ -5,7 +5,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
 use super::database::TxDatabase;
-use crate::error::{BoxError, Chain};
+use crate::util::error::{BoxError, Chain};
 
 /// Why a handler got no [`Tx`](super::Tx).
 ///

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::database::Sealed;
 use crate::message::Message;
-use crate::stores::{Inserted, SqliteStore, Turn};
+use crate::store::{Inserted, SqliteStore, Turn};
 
 impl Sealed for Sqlite {
     const NAME: &'static str = "Sqlite";

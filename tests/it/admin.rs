@@ -12,9 +12,9 @@ use http::{Request, StatusCode};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tower::ServiceExt;
-use tower_outbox::{
-    Bus, Failure, Health, Message, Messenger, OutboxHandle, Recording, Sent, Settings, Unsent, async_trait,
-};
+use tower_outbox::outbox::OutboxHandle;
+use tower_outbox::testing::{Recording, Sent};
+use tower_outbox::{Bus, Failure, Health, Message, Messenger, Settings, Unsent, async_trait};
 
 use crate::support::messengers::{SendResult, held};
 use crate::support::{message, messages, text};

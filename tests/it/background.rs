@@ -9,9 +9,10 @@ use http::StatusCode;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
+use tower_outbox::background::{Background, BackgroundSettings, BackgroundWorker, WhenFull};
+use tower_outbox::messenger::Overloaded;
 use tower_outbox::{
-    Background, BackgroundSettings, BackgroundWorker, BoxError, Failure, Health, Message, MessageQueue,
-    MessagingLayer, Messenger, Refused, Unsent, WhenFull, async_trait,
+    BoxError, Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait,
 };
 
 use crate::support::messengers::{down, fake, held, panicking, recording};
@@ -51,14 +52,14 @@ fn transient() -> Failure {
 /// All of them came back, because the buffer is full.
 fn assert_full(result: Result<(), Unsent>, expected: &[&str]) {
     let unsent = result.unwrap_err();
-    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && failure.cause().is::<Refused>()));
+    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && failure.cause().is::<Overloaded>()));
     assert_eq!(topics(&unsent.into_messages()), expected);
 }
 
 /// All of them came back, because there is no worker.
 fn assert_stopped(result: Result<(), Unsent>, expected: &[&str]) {
     let unsent = result.unwrap_err();
-    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && !failure.cause().is::<Refused>()));
+    assert!(unsent.iter().all(|(_, failure)| failure.is_transient() && !failure.cause().is::<Overloaded>()));
     assert_eq!(topics(&unsent.into_messages()), expected);
 }
 

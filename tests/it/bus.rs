@@ -8,9 +8,10 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
+use tower_outbox::settings::BackendTable;
 use tower_outbox::{
-    BackendTable, BoxError, Bus, Failure, Health, Message, MessageQueue, Messenger, Settings, SettingsError,
-    Unsent, async_trait,
+    BoxError, Bus, Failure, Health, Message, MessageQueue, Messenger, Settings, SettingsError, Unsent,
+    async_trait,
 };
 
 use crate::support::messengers::{down, fake, held, recording};

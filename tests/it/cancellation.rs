@@ -8,10 +8,9 @@ use futures_util::poll;
 use http::Response;
 use tokio::task::yield_now;
 use tower::Service;
-use tower_outbox::{
-    Background, BackgroundSettings, Bus, Message, MessageQueue, MessagingLayer, Messenger, Scalar, Settings,
-    Unsent, async_trait,
-};
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::message::Scalar;
+use tower_outbox::{Bus, Message, MessageQueue, MessagingLayer, Messenger, Settings, Unsent, async_trait};
 
 use crate::support::fuse::fuse;
 use crate::support::messengers::{Journal, fake, slow};

@@ -8,9 +8,10 @@ use axum::Router;
 use axum::routing::post;
 use tokio::time::Instant;
 use tower::Layer;
-use tower_outbox::{
-    ChaosLayer, ChaosSettings, Consumer, ConsumerSettings, Memory, Message, Messenger, Recording,
-};
+use tower_outbox::chaos::{ChaosLayer, ChaosSettings};
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::testing::{Memory, Recording};
+use tower_outbox::{Consumer, Message, Messenger};
 
 use crate::support::{MINUTE, message, soon};
 

@@ -18,8 +18,12 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::process::Command;
-use tower_outbox::store::{Filter, State, Store};
-use tower_outbox::{Bus, Embedded, EmbeddedSettings, Message, OutboxHandle, Scalar, Sent};
+use tower_outbox::message::Scalar;
+use tower_outbox::outbox::OutboxHandle;
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{EntryState, Filter, Store};
+use tower_outbox::testing::Sent;
+use tower_outbox::{Bus, Message};
 
 use crate::admin::{Does, Switched, durable, until, until_held};
 use crate::support::message;
@@ -133,8 +137,8 @@ impl Stopped {
     }
 
     /// What is stored, looked at without the tool.
-    async fn stored(&self) -> Vec<(State, Message)> {
-        let store = Embedded::open(&EmbeddedSettings::new(self.path("outbox"))).await.unwrap();
+    async fn stored(&self) -> Vec<(EntryState, Message)> {
+        let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(self.path("outbox"))).await.unwrap();
         let page = store.list(&Filter::default(), None, 500).await.unwrap();
         store.close().await;
         page.entries.into_iter().map(|entry| (entry.state, entry.message.unwrap())).collect()
@@ -442,7 +446,7 @@ async fn what_is_exported_and_imported_is_the_same() {
     assert!(imported.err.contains("1 dead letter"), "{imported:?}");
     assert_eq!(imported.ok(), "imported 6 messages\n");
     let messages =
-        |stored: Vec<(State, Message)>| -> Vec<_> { stored.into_iter().map(|(_, it)| it).collect() };
+        |stored: Vec<(EntryState, Message)>| -> Vec<_> { stored.into_iter().map(|(_, it)| it).collect() };
     let (exported, stored) = (messages(from.stored().await), messages(to.stored().await));
     assert_eq!(exported, stored);
     assert!(exported.len() == 6 && to.topics().await.iter().all(|entry| entry.starts_with("pending")));
@@ -539,7 +543,7 @@ async fn send_stores_with_durable_delivery() {
     let (state, stored) = app.stored().await.remove(0);
     assert_eq!(
         (state, stored.id().to_string(), stored.topic().as_str()),
-        (State::Pending, id, "user.created")
+        (EntryState::Pending, id, "user.created")
     );
     assert_eq!((stored.body().as_ref(), stored.content_type()), (&b"{\"id\": 7}"[..], "application/json"));
     let headers: Vec<_> = stored.headers().collect();

@@ -8,11 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tower_outbox::{
-    Background, BackgroundSettings, Dummy, Failure, Fallback, Health, Message, Messenger, Recording, Sent,
-    amqp10::{Amqp10, Amqp10Settings, RhMsg},
-    amqp091::{Amqp091, Amqp091Settings, Fedmsg},
-};
+use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg};
+use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Fedmsg};
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::fallback::Fallback;
+use tower_outbox::testing::{Recording, Sent};
+use tower_outbox::{Failure, Health, Message, Messenger};
 
 use crate::peers::{Brokers, Peer, RabbitQueue, unique};
 use crate::support::messengers::down;
@@ -170,8 +172,8 @@ fn recorded(sent: Sent) -> Inbox<'static> {
     })
 }
 
-fn json_of(value: &tower_outbox::Scalar) -> Value {
-    use tower_outbox::Scalar;
+fn json_of(value: &tower_outbox::message::Scalar) -> Value {
+    use tower_outbox::message::Scalar;
     match value {
         Scalar::Bool(value) => json!(value),
         Scalar::Int(value) => json!(value),

@@ -8,8 +8,10 @@ use sqlx::postgres::PgPool;
 use sqlx::sqlite::SqlitePool;
 use tempfile::TempDir;
 use tokio::time::timeout;
-use tower_outbox::store::{Settlement, State, Store, StoreError};
-use tower_outbox::{DatabaseSettings, Message, PostgresStore, SqliteStore};
+use tower_outbox::Message;
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EntryState, Store, StoreError};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
 
 use crate::support::databases::{self, Schema};
 use crate::support::message;
@@ -20,8 +22,8 @@ use crate::support::stores::{
 
 /// A database with the tables of a store.
 enum Database {
-    Postgres(PgPool, DatabaseSettings),
-    Sqlite(SqlitePool, DatabaseSettings, #[expect(dead_code, reason = "kept until the end")] TempDir),
+    Postgres(PgPool, SqlStoreSettings),
+    Sqlite(SqlitePool, SqlStoreSettings, #[expect(dead_code, reason = "kept until the end")] TempDir),
 }
 
 impl Database {
@@ -33,7 +35,7 @@ impl Database {
 
     async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (pool, settings) = (databases::sqlite(folder.path()).await, DatabaseSettings::default());
+        let (pool, settings) = (databases::sqlite(folder.path()).await, SqlStoreSettings::default());
         SqliteStore::migrate(&pool, &settings).await.unwrap();
         Self::Sqlite(pool, settings, folder)
     }
@@ -201,13 +203,13 @@ async fn a_message_that_cannot_be_read_is_a_dead_letter(database: Database) {
     let entries = list(&store).await;
     assert_eq!(depth(&store).await, (2, 2));
     for entry in [&entries[0], &entries[2]] {
-        assert!(entry.state == State::Dead && entry.message.is_none());
+        assert!(entry.state == EntryState::Dead && entry.message.is_none());
         assert!(entry.explain().contains("can no longer be read"), "{}", entry.explain());
     }
 }
 
 async fn the_place_has_no_password(database: Database) {
-    let place = database.open().await.place();
+    let place = database.open().await.location();
     assert!(place.contains("tower_outbox") || place.contains("schema test_"), "{place}");
     assert!(!place.contains('@'), "{place}");
 }
@@ -281,7 +283,7 @@ async fn a_share_that_is_lost_and_found_while_a_key_is_read_does_not_change_its_
     assert_nothing_due(&store).await;
     let mut lock = pool.begin().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {schema}.messages"))).execute(&mut *lock).await.unwrap();
-    settle(&store, &out, Settlement::Released).await;
+    settle(&store, &out, Settlement::Release).await;
     let reading = {
         let store = Arc::clone(&store);
         tokio::spawn(async move { lease_all(&store, 3).await })

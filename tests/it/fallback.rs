@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_outbox::{
-    Admission, BoxError, Failure, Fallback, Health, InFlight, Message, Messenger, Recording, Unsent,
-    async_trait,
-};
+use tower_outbox::fallback::Fallback;
+use tower_outbox::messenger::{Admission, InFlight};
+use tower_outbox::testing::Recording;
+use tower_outbox::{BoxError, Failure, Health, Message, Messenger, Unsent, async_trait};
 
 use crate::support::messengers::{down, fake, recording};
 use crate::support::{messages, topics};

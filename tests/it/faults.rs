@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::time::timeout;
-use tower_outbox::store::{Filter, State, Store};
-use tower_outbox::{Embedded, EmbeddedSettings, Message};
+use tower_outbox::Message;
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{EntryState, Filter, Store};
 use uuid::Uuid;
 
 use crate::support::stores::{STUCK, batch, confirm, depth, lease_all, list_by, open};
@@ -40,14 +41,14 @@ pub fn part() -> Option<String> {
 
 /// An embedded store in a folder of its own.
 pub struct Place {
-    pub settings: EmbeddedSettings,
+    pub settings: EmbeddedStoreSettings,
     _folder: TempDir,
 }
 
 impl Place {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { settings: EmbeddedSettings::new(folder.path().join("outbox")), _folder: folder }
+        Self { settings: EmbeddedStoreSettings::new(folder.path().join("outbox")), _folder: folder }
     }
 
     pub fn with_segment_bytes(mut self, bytes: u64) -> Self {
@@ -59,7 +60,7 @@ impl Place {
         &self.settings.path
     }
 
-    pub async fn open(&self) -> Embedded {
+    pub async fn open(&self) -> EmbeddedStore {
         open(&self.settings).await.unwrap()
     }
 
@@ -111,7 +112,7 @@ pub async fn drain(store: &impl Store) -> Vec<Uuid> {
 
 /// How many dead letters there are whose message cannot be read any more.
 pub async fn unreadable(store: &impl Store) -> usize {
-    let dead = list_by(store, &Filter::state(State::Dead), 100).await;
+    let dead = list_by(store, &Filter::state(EntryState::Dead), 100).await;
     dead.iter()
         .filter(|entry| {
             let reason = entry.failures.last().map_or("", |failure| &failure.reason);

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqlitePool;
-use tower_outbox::store::{Entry, Settlement, State, Store, StoreError};
-use tower_outbox::{DatabaseSettings, PostgresStore, SqliteStore};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{Entry, EntryState, Store, StoreError};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
 
 use crate::support::databases::{Schema, sqlite};
 use crate::support::stores::{confirm, dead, depth, lease_all, list, retry};
@@ -17,8 +18,8 @@ use crate::support::{MINUTE, messages};
 /// The last version.
 const LAST: u32 = 2;
 
-fn settings() -> DatabaseSettings {
-    DatabaseSettings::default()
+fn settings() -> SqlStoreSettings {
+    SqlStoreSettings::default()
 }
 
 async fn run_sqlite(pool: &SqlitePool, statements: &str) {
@@ -183,7 +184,7 @@ fn four_processes(job: &str) {
 async fn store_some(store: &impl Store) -> Vec<Entry> {
     store.append(messages(["pending", "retried", "dead"])).await.unwrap();
     let leased = lease_all(store, 3).await;
-    let settlements = [Settlement::Released, retry(60 * MINUTE), dead("for a test")];
+    let settlements = [Settlement::Release, retry(60 * MINUTE), dead("for a test")];
     let settled: Vec<_> = leased.iter().map(|one| one.lease).zip(settlements).collect();
     store.settle(&settled).await.unwrap();
     let entries = list(store).await;
@@ -202,7 +203,7 @@ async fn assert_all_leave(store: &impl Store, before: &[Entry]) {
     };
     let entries = list(store).await;
     assert_eq!(known(&entries), known(before));
-    let states = [(State::Pending, 0), (State::Pending, 1), (State::Dead, 1)];
+    let states = [(EntryState::Pending, 0), (EntryState::Pending, 1), (EntryState::Dead, 1)];
     assert_eq!(entries.iter().map(|entry| (entry.state, entry.failures.len())).collect::<Vec<_>>(), states);
     confirm(store, &lease_all(store, 1).await).await;
     assert_eq!(store.requeue(&[before[1].position, before[2].position], Duration::ZERO).await.unwrap(), 2);

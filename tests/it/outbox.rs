@@ -19,10 +19,10 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tower_outbox::outbox::{Breaker, Outbox, OutboxHandle, RelaySettings};
 use tower_outbox::store::{Counts, Entry, Filter, Store};
-use tower_outbox::{
-    Breaker, Embedded, EmbeddedSettings, Message, Messenger, Outbox, OutboxHandle, RelaySettings,
-};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::{Message, Messenger};
 use uuid::Uuid;
 
 use crate::support::stores::{STUCK, open, until};
@@ -32,8 +32,8 @@ fn quick() -> RelaySettings {
     RelaySettings::default().with_max_backoff(Duration::from_millis(5))
 }
 
-async fn embedded(folder: &Path) -> Embedded {
-    open(&EmbeddedSettings::new(folder)).await.unwrap()
+async fn embedded(folder: &Path) -> EmbeddedStore {
+    open(&EmbeddedStoreSettings::new(folder)).await.unwrap()
 }
 
 /// An outbox whose relay runs.

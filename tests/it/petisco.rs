@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::timeout;
-use tower_outbox::Envelope;
 use tower_outbox::amqp091::{Amqp091Settings, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Topology};
+use tower_outbox::envelope::Envelope;
 
 use crate::peers::{Brokers, Peer, unique};
 use crate::support::stores::STUCK;

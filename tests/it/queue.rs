@@ -6,9 +6,11 @@ use std::error::Error;
 use axum::response::IntoResponse;
 use http::StatusCode;
 use serde::Serialize;
+use tower_outbox::dummy::Dummy;
+use tower_outbox::message::MessageError;
+use tower_outbox::testing::Recording;
 use tower_outbox::{
-    BoxError, Dummy, EnqueueError, Event, Message, MessageError, MessageQueue, MessagingLayer, Messenger,
-    Recording, Unsent, async_trait,
+    BoxError, EnqueueError, Event, Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait,
 };
 
 use crate::support::messengers::recording;

@@ -1,11 +1,13 @@
 //! `settings.example.toml` shows every key, and what it shows is true.
 
+use tower_outbox::Settings;
 use tower_outbox::amqp10::{Amqp10Settings, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription};
-use tower_outbox::{
-    BackgroundSettings, ChaosSettings, ConsumerSettings, DeliveryMode, OnSendFailure, OutboxSettings,
-    RequestSettings, Settings, WhenFull,
-};
+use tower_outbox::background::{BackgroundSettings, WhenFull};
+use tower_outbox::chaos::ChaosSettings;
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::settings::{DeliveryMode, OutboxSettings, RequestSettings};
 
 const EXAMPLE: &str = include_str!("../../settings.example.toml");
 

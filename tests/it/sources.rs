@@ -16,12 +16,13 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tower_outbox::source::{Delivery, Source};
-use tower_outbox::store::{Filter, State};
-use tower_outbox::{
-    Consumer, ConsumerHandle, ConsumerSettings, Embedded, EmbeddedSettings, Memory, Message, Messenger,
-    StoreQueue,
-};
+use tower_outbox::consumer::{ConsumerHandle, ConsumerSettings};
+use tower_outbox::source::{Source, Unsettled};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{EntryState, Filter};
+use tower_outbox::store_queue::StoreQueue;
+use tower_outbox::testing::Memory;
+use tower_outbox::{Consumer, Message, Messenger};
 use uuid::Uuid;
 
 use self::brokers::{amqp10_activemq_place, amqp10_rabbitmq_place, rabbitmq_place};
@@ -75,7 +76,7 @@ impl Place {
     }
 
     /// Receives so many.
-    async fn receive(&self, count: usize) -> Vec<Delivery> {
+    async fn receive(&self, count: usize) -> Vec<Unsettled> {
         let mut received = Vec::new();
         while received.len() < count {
             let more =
@@ -85,7 +86,7 @@ impl Place {
         received
     }
 
-    async fn receive_one(&self) -> Delivery {
+    async fn receive_one(&self) -> Unsettled {
         self.receive(1).await.remove(0)
     }
 
@@ -117,11 +118,11 @@ impl Place {
     }
 }
 
-fn id(delivery: &Delivery) -> Uuid {
+fn id(delivery: &Unsettled) -> Uuid {
     delivery.view().unwrap().message().id()
 }
 
-fn ids_of(deliveries: &[Delivery]) -> Vec<Uuid> {
+fn ids_of(deliveries: &[Unsettled]) -> Vec<Uuid> {
     deliveries.iter().map(id).collect()
 }
 
@@ -202,7 +203,7 @@ async fn memory_place() -> Place {
 
 async fn embedded_place() -> Place {
     let folder = tempfile::tempdir().unwrap();
-    let store = Embedded::open(&EmbeddedSettings::new(folder.path().join("queue"))).await.unwrap();
+    let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(folder.path().join("queue"))).await.unwrap();
     let queue = StoreQueue::new(store.clone());
     Place {
         messenger: Arc::new(queue.clone()),
@@ -210,7 +211,7 @@ async fn embedded_place() -> Place {
         dead: Box::new(move || {
             let store = store.clone();
             Box::pin(async move {
-                let dead = list_by(&store, &Filter::state(State::Dead), 100).await;
+                let dead = list_by(&store, &Filter::state(EntryState::Dead), 100).await;
                 let dead = dead.into_iter().map(|entry| Dead {
                     id: entry.message.unwrap().id(),
                     reasons: entry.failures.iter().map(|failure| failure.reason.to_string()).collect(),

@@ -20,8 +20,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use tempfile::TempDir;
+use tower_outbox::BoxError;
+use tower_outbox::store::{EmbeddedStoreSettings, PostgresStore, SqlStoreSettings, SqliteStore};
 use tower_outbox::store::{Limits, Store};
-use tower_outbox::{BoxError, DatabaseSettings, EmbeddedSettings, PostgresStore, SqliteStore};
 
 use crate::support::databases::{self, Schema};
 use crate::support::stores::{open, until};
@@ -68,13 +69,13 @@ impl Place {
     }
 }
 
-fn embedded_with(change: fn(EmbeddedSettings) -> EmbeddedSettings) -> Place {
+fn embedded_with(change: fn(EmbeddedStoreSettings) -> EmbeddedStoreSettings) -> Place {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox");
     let capabilities =
-        Capabilities { files: Some((path.clone(), change(EmbeddedSettings::new(&path)).segment_bytes)) };
+        Capabilities { files: Some((path.clone(), change(EmbeddedStoreSettings::new(&path)).segment_bytes)) };
     let open = move |limits| {
-        let settings = change(EmbeddedSettings::new(&path)).with_limits(limits);
+        let settings = change(EmbeddedStoreSettings::new(&path)).with_limits(limits);
         Box::pin(async move { Ok(Arc::new(open(&settings).await?) as Arc<dyn Store>) }) as Pin<Box<_>>
     };
     Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: Some(folder) }
@@ -89,7 +90,7 @@ async fn sqlite() -> Place {
     let folder = tempfile::tempdir().unwrap();
     let pool = databases::sqlite(folder.path()).await;
     let open = move |limits| {
-        let (pool, settings) = (pool.clone(), DatabaseSettings::default().with_limits(limits));
+        let (pool, settings) = (pool.clone(), SqlStoreSettings::default().with_limits(limits));
         Box::pin(async move {
             ended(&pool).await;
             SqliteStore::migrate(&pool, &settings).await?;

@@ -9,9 +9,9 @@ use metrics_util::debugging::{DebugValue, DebuggingRecorder};
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::trace::TraceLayer;
-use tower_outbox::{
-    Background, BackgroundSettings, Dummy, Failure, Message, MessageQueue, MessagingLayer, Messenger, Unsent,
-};
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::{Failure, Message, MessageQueue, MessagingLayer, Messenger, Unsent};
 
 use crate::support::counters::{counted, expect};
 use crate::support::messengers::{down, fake, panicking};

@@ -23,7 +23,9 @@ use tower_http::compression::CompressionLayer;
 use tower_http::limit::RequestBodyLimitLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_http::trace::TraceLayer;
-use tower_outbox::{MessageQueue, MessagingLayer, MissingMessagingLayer, Sent};
+use tower_outbox::queue::MissingMessagingLayer;
+use tower_outbox::testing::Sent;
+use tower_outbox::{MessageQueue, MessagingLayer};
 
 use crate::support::messengers::{held, recording};
 use crate::support::{enqueue, message, text};

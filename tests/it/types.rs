@@ -10,15 +10,22 @@ use axum::response::IntoResponse;
 use axum::routing::Route;
 use static_assertions::{assert_impl_all, assert_not_impl_any, assert_obj_safe};
 use tower_layer::Layer;
-use tower_outbox::store::{
-    Counts, Entry, Filter, Lease, Leased, Limits, Settlement, Store, StoreError, Unstored,
-};
+use tower_outbox::background::{Background, BackgroundSettings, BackgroundWorker};
+use tower_outbox::bus::Shutdown;
+use tower_outbox::dummy::Dummy;
+use tower_outbox::layer::{MessagingService, ResponseBody, ResponseFuture};
+use tower_outbox::message::Settlement;
+use tower_outbox::message::{MessageError, Scalar, TopicError};
+use tower_outbox::messenger::{Admission, InFlight, InFlightToken, Overloaded};
+use tower_outbox::outbox::{Breaker, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
+use tower_outbox::queue::MissingMessagingLayer;
+use tower_outbox::settings::OutboxSettings;
+use tower_outbox::store::{Counts, Entry, Filter, Lease, Leased, Limits, Store, StoreError, Unstored};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::testing::{Recording, Sent};
 use tower_outbox::{
-    Admission, Background, BackgroundSettings, BackgroundWorker, BoxError, Breaker, Bus, Dummy, Embedded,
-    EmbeddedSettings, EnqueueError, Failure, Health, InFlight, InFlightToken, Message, MessageError,
-    MessageQueue, MessagingLayer, MessagingService, Messenger, MissingMessagingLayer, OpenError, Outbox,
-    OutboxHandle, OutboxSettings, OutboxStatus, Recording, Refused, Relay, RelaySettings, ResponseBody,
-    ResponseFuture, Scalar, Sent, Settings, SettingsError, Shutdown, Topic, TopicError, Unsent,
+    BoxError, Bus, EnqueueError, Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, Settings,
+    SettingsError, Topic, Unsent,
 };
 
 assert_obj_safe!(Messenger);
@@ -63,8 +70,8 @@ assert_impl_all!(Health: Clone, Eq, Debug, Send, Sync);
 
 assert_obj_safe!(Store);
 assert_impl_all!(Arc<dyn Store>: Store, Send, Sync, Clone);
-assert_impl_all!(Embedded: Store, Clone, Debug, Send, Sync);
-assert_impl_all!(EmbeddedSettings: Clone, Eq, Debug, Send, Sync);
+assert_impl_all!(EmbeddedStore: Store, Clone, Debug, Send, Sync);
+assert_impl_all!(EmbeddedStoreSettings: Clone, Eq, Debug, Send, Sync);
 assert_impl_all!(Limits: Clone, Default, Debug, Send, Sync);
 assert_impl_all!(Lease: Copy, Eq, std::hash::Hash, Debug, Send, Sync);
 assert_impl_all!(Leased: Clone, Debug, Send, Sync);
@@ -86,7 +93,7 @@ assert_impl_all!(OutboxHandle: Clone, Debug, Send, Sync);
 assert_impl_all!(OutboxStatus: Clone, PartialEq, Debug, Send, Sync, serde::Serialize, serde::de::DeserializeOwned);
 assert_impl_all!(Breaker: Clone, Eq, Default, Debug, Send, Sync, serde::Serialize, serde::de::DeserializeOwned);
 assert_impl_all!(Admission: Clone, Default, Debug, Send, Sync);
-assert_impl_all!(Refused: Error, Send, Sync);
+assert_impl_all!(Overloaded: Error, Send, Sync);
 assert_impl_all!(OutboxSettings: Clone, Eq, Default, Debug, serde::de::DeserializeOwned);
 
 assert_impl_all!(Settings: Clone, Debug, Default, Send, Sync, serde::de::DeserializeOwned);
@@ -100,7 +107,7 @@ fn the_futures_of_the_public_api_can_be_spawned() {
     let (background, worker) = Background::new(Dummy::new(), BackgroundSettings::default());
     assert_send(background.send(Vec::new()));
     assert_send(worker.run(std::future::pending(), std::time::Duration::ZERO));
-    fn of_an_outbox(store: Embedded, handle: &OutboxHandle) {
+    fn of_an_outbox(store: EmbeddedStore, handle: &OutboxHandle) {
         assert_send(store.lease(1));
         let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
         assert_send(outbox.send(Vec::new()));
@@ -111,7 +118,7 @@ fn the_futures_of_the_public_api_can_be_spawned() {
     }
     let _ = of_an_outbox;
     let settings = Settings::default();
-    assert_send(Embedded::open(&EmbeddedSettings::new("outbox")));
+    assert_send(EmbeddedStore::open(&EmbeddedStoreSettings::new("outbox")));
     assert_send(Bus::start(&settings));
     assert_send(InFlight::default().idle());
     fn of_a_bus(bus: &Bus) {

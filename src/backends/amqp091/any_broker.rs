@@ -8,7 +8,7 @@ use super::connection::{self, Connection};
 use super::messenger::checked;
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
-use crate::error::Chain;
+use crate::util::error::Chain;
 
 /// The connection and the settings, filled; or why no broker answers.
 pub(super) async fn connect(

@@ -18,9 +18,9 @@ use super::guard::{self, FRAME_MAX, Findings, Guarded, GuardedRuntime};
 use super::limits::Limits;
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{BrokerUrl, Sasl};
-use crate::error::BoxError;
 use crate::messenger::Failure;
 use crate::tls;
+use crate::util::error::BoxError;
 
 /// How long a peer may take to answer a farewell.
 const FAREWELL: Duration = Duration::from_secs(2);

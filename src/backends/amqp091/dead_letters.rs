@@ -13,9 +13,9 @@ use super::incoming::{Dialect, Incoming, REDELIVERY_COUNT};
 use super::outgoing::{goes_along, kept};
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
-use crate::error::Chain;
-use crate::headers::{EXPIRY, QUEUE, REASON, TOPIC};
 use crate::message::Message;
+use crate::message::headers::{EXPIRY, QUEUE, REASON, TOPIC};
+use crate::util::error::Chain;
 
 /// A queue whose messages are taken one by one. What is not requeued is put back in its place when it is closed or dropped.
 pub(crate) struct DeadLetters {

@@ -6,9 +6,9 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
 use super::settings::Amqp091Settings;
-use crate::error::BoxError;
-use crate::headers::KEY;
+use crate::message::headers::KEY;
 use crate::message::{Message, Scalar};
+use crate::util::error::BoxError;
 
 /// The wire shape of one kind of bus.
 pub(super) trait Envelope: Send + Sync + 'static {

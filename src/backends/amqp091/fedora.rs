@@ -10,9 +10,9 @@ use serde::de::IgnoredAny;
 
 use super::envelope::{Envelope, common, header};
 use super::settings::Amqp091Settings;
-use crate::error::BoxError;
 use crate::message::{Message, Scalar};
-use crate::rfc3339;
+use crate::util::error::BoxError;
+use crate::util::rfc3339;
 
 const SCHEMA: &str = "fedora_messaging_schema";
 const SCHEMA_PACKAGE: &str = "fedora_messaging_schema_package";
@@ -55,7 +55,7 @@ impl From<Severity> for Scalar {
 ///     .with_severity(Severity::Warning)
 ///     .with_user("jo")
 ///     .with_rpm("bash");
-/// # Ok::<(), tower_outbox::MessageError>(())
+/// # Ok::<(), tower_outbox::message::MessageError>(())
 /// ```
 pub trait FedoraMessage: Sized {
     /// Sets the severity; [`Severity::Info`] by default.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
-use crate::text_file::{self, toml_fault};
+use crate::util::text_file::{self, toml_fault};
 
 /// Other keys, those for consuming among them, are left alone.
 #[derive(Deserialize)]
@@ -37,7 +37,8 @@ struct ClientProperties {
 pub(crate) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, BrokersError> {
     let mut filled = settings.clone();
     if let Some(path) = &settings.config {
-        let fault = |source: crate::error::BoxError| BrokersError::Config { path: path.clone(), source };
+        let fault =
+            |source: crate::util::error::BoxError| BrokersError::Config { path: path.clone(), source };
         let bytes = text_file::read(path).map_err(|error| fault(error.into()))?;
         let text = String::from_utf8(bytes).map_err(|error| fault(error.utf8_error().into()))?;
         let config: FedoraConfig =

@@ -9,7 +9,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 use super::incoming::REDELIVERY_COUNT;
 use super::limits::{entry_size, size_of};
 use super::outgoing::text;
-use crate::headers::{FAILURES, LEFT_OUT, OWN, REASON, read_failures, start_of, write_failures};
+use crate::message::headers::{FAILURES, LEFT_OUT, OWN, REASON, read_failures, start_of, write_failures};
 
 /// More than RabbitMQ adds when a message expires or comes again: `x-death`, `x-first-death-*` and `x-last-death-*` name
 /// queues, exchanges and routing keys. A larger frame would end the connection of a consumer.
@@ -137,7 +137,7 @@ fn leave_out(headers: &mut Headers, gone: &BTreeSet<ShortString>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::headers::TOPIC;
+    use crate::message::headers::TOPIC;
 
     fn properties(headers: &[(&str, usize)]) -> BasicProperties {
         let headers = headers.iter().map(|(name, len)| ((*name).into(), text(&"x".repeat(*len))));

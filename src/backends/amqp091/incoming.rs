@@ -8,11 +8,13 @@ use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
 use super::fedora::SENT_AT;
-use crate::error::BoxError;
-use crate::headers::{self, ATTEMPT, EXPIRY, FAILURES, KEY, PRIORITY, TOPIC, is_coding, read_failures};
+use crate::message::FailedAttempt;
+use crate::message::headers::{
+    self, ATTEMPT, EXPIRY, FAILURES, KEY, PRIORITY, TOPIC, is_coding, read_failures,
+};
+use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, foreign_id, uuid_v7};
-use crate::store::FailedAttempt;
-use crate::topic::Topic;
+use crate::util::error::BoxError;
 
 /// How many failed attempts petisco counted.
 pub(super) const REDELIVERY_COUNT: &str = "redelivery_count";

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::envelope::Envelope;
 use super::fedora::{Fedora, SENT_AT, sent_at};
-use crate::error::BoxError;
 use crate::message::{Message, MessageError, Scalar};
+use crate::util::error::BoxError;
 
 /// Fields in the order of their names, as fedora-messaging writes them.
 #[derive(Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use lapin::types::{AMQPValue, ShortString};
 
 use super::connection::Connection;
 use super::outgoing::text;
-use crate::error::BoxError;
+use crate::util::error::BoxError;
 
 /// More arguments than a queue has.
 const ARGUMENTS: usize = 20;

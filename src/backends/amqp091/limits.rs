@@ -9,9 +9,9 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::connection::Publish;
 use super::incoming::DEATHS;
-use crate::headers::start_of;
+use crate::message::headers::start_of;
+use crate::message::topic::Topic;
 use crate::message::{Message, Scalar};
-use crate::topic::Topic;
 
 /// The longest short string (AMQP 0-9-1, 4.2.5.3).
 const SHORT: usize = 255;

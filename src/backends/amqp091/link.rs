@@ -20,8 +20,8 @@ use super::guard::{Finding, Findings, Held};
 use super::outgoing::{Needed, Outgoing, text};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
-use crate::error::{BoxError, Chain};
 use crate::messenger::Failure;
+use crate::util::error::{BoxError, Chain};
 
 /// How long a classic delay queue that was made is taken to be there: it goes when it was not declared for an hour more than
 /// its delay, and is empty by then. A quorum queue would go with what is in it, as declaring it does not count.

@@ -18,10 +18,10 @@ use crate::backends::brokers::{
     check_message, prefixed,
 };
 use crate::envelope::Envelope;
-use crate::error::BoxError;
 use crate::message::Message;
+use crate::message::topic::Topic;
 use crate::messenger::{Failure, Unsent};
-use crate::topic::Topic;
+use crate::util::error::BoxError;
 
 /// Any AMQP 0-9-1 broker: the backend `amqp091`.
 ///

@@ -6,29 +6,29 @@
 //! | what the broker answers | result |
 //! |---|---|
 //! | `basic.ack` | confirmed |
-//! | `basic.return` (with `MANDATORY`: no queue is bound) | [`Rejected`](crate::Failure::Rejected) |
-//! | `basic.nack` (a full queue, an internal error) | [`Transient`](crate::Failure::Transient) |
-//! | channel closed (403, 404) over the exchange, or over the routing key it names | [`Rejected`](crate::Failure::Rejected) |
-//! | channel closed otherwise, such as 406 over a body larger than `max_message_size` | all that were on it go out again over a channel that no others use, alone if need be: the one it is closed over again is [`Rejected`](crate::Failure::Rejected) |
-//! | connection closed over a fault of ours (501 to 505, 540, 541), or two lost within ten minutes with messages out | these go out again over a connection that no others use, each alone: the one over which the broker closes that twice is [`Rejected`](crate::Failure::Rejected), and one with which it is lost otherwise is [`Transient`](crate::Failure::Transient) |
-//! | connection lost or closed otherwise, no confirm within `SEND_TIMEOUT`, publishers blocked by an alarm | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
+//! | `basic.return` (with `MANDATORY`: no queue is bound) | [`Rejected`](crate::messenger::Failure::Rejected) |
+//! | `basic.nack` (a full queue, an internal error) | [`Transient`](crate::messenger::Failure::Transient) |
+//! | channel closed (403, 404) over the exchange, or over the routing key it names | [`Rejected`](crate::messenger::Failure::Rejected) |
+//! | channel closed otherwise, such as 406 over a body larger than `max_message_size` | all that were on it go out again over a channel that no others use, alone if need be: the one it is closed over again is [`Rejected`](crate::messenger::Failure::Rejected) |
+//! | connection closed over a fault of ours (501 to 505, 540, 541), or two lost within ten minutes with messages out | these go out again over a connection that no others use, each alone: the one over which the broker closes that twice is [`Rejected`](crate::messenger::Failure::Rejected), and one with which it is lost otherwise is [`Transient`](crate::messenger::Failure::Transient) |
+//! | connection lost or closed otherwise, no confirm within `SEND_TIMEOUT`, publishers blocked by an alarm | [`Transient`](crate::messenger::Failure::Transient), after the other brokers were tried |
 //!
 //! # Receiving
 //! [`Amqp091Source`] consumes a queue of RabbitMQ. It makes the queue when it is missing, and binds it.
 //!
 //! | answer | what the broker is told |
 //! |---|---|
-//! | [`ack`](crate::source::Delivery::ack) | `basic.ack` |
+//! | [`ack`](crate::source::Unsettled::ack) | `basic.ack` |
 //! | dropped unanswered, or handed back by a pause | `basic.nack` with requeue: it comes again at once, in its old place if it can |
-//! | [`retry`](crate::source::Delivery::retry) | published, mandatory, to the queue `<queue>.retry.quorum.<ms>`, whose TTL brings it back; once that is confirmed, `basic.ack` |
-//! | [`reject`](crate::source::Delivery::reject) | published, mandatory, to `<queue>.dead` or where [`Amqp091Subscription`] says; once that is confirmed, `basic.ack` |
+//! | [`retry`](crate::source::Unsettled::retry) | published, mandatory, to the queue `<queue>.retry.quorum.<ms>`, whose TTL brings it back; once that is confirmed, `basic.ack` |
+//! | [`reject`](crate::source::Unsettled::reject) | published, mandatory, to `<queue>.dead` or where [`Amqp091Subscription`] says; once that is confirmed, `basic.ack` |
 //!
 //! What is published in answer goes over a connection of its own, persistent, with the properties and headers it had and
-//! those of [`headers`](crate::headers); without its `expiration`, which would bring it back early and delete dead
+//! those of [`headers`](crate::message::headers); without its `expiration`, which would bring it back early and delete dead
 //! letters, without `user_id`, which must be our own, in a retry queue without its `priority`, which the header
-//! [`PRIORITY`](crate::headers::PRIORITY) has, and without `CC`, `BCC` and `x-death`, which RabbitMQ acts on (petisco gets the entries of an `x-death` that RabbitMQ can have written). Headers that leave no room in
+//! [`PRIORITY`](crate::message::headers::PRIORITY) has, and without `CC`, `BCC` and `x-death`, which RabbitMQ acts on (petisco gets the entries of an `x-death` that RabbitMQ can have written). Headers that leave no room in
 //! a frame, or over which the broker refuses it, are left out, the largest first:
-//! [`LEFT_OUT`](crate::headers::LEFT_OUT) names them. If it is not confirmed, the message is handed
+//! [`LEFT_OUT`](crate::message::headers::LEFT_OUT) names them. If it is not confirmed, the message is handed
 //! back after a second; if the broker refuses it, that counts as an attempt, so that no handler gets it after `MAX_ATTEMPTS`. A
 //! body over a `max_message_size` that was lowered cannot be published again: it is rejected where the queue was declared with
 //! an `x-dead-letter-exchange` that is there, and the broker brings it there; otherwise it stays in its queue.
@@ -36,17 +36,17 @@
 //!
 //! | what is received | of the message |
 //! |---|---|
-//! | the routing key without `TOPIC_PREFIX`, or the queue's name if it is empty; header [`TOPIC`](crate::headers::TOPIC) of ours | topic; one that is not makes it a dead letter |
+//! | the routing key without `TOPIC_PREFIX`, or the queue's name if it is empty; header [`TOPIC`](crate::message::headers::TOPIC) of ours | topic; one that is not makes it a dead letter |
 //! | `message_id`: a UUID, or the name of one (UUIDv5); none: a new one | id |
 //! | `timestamp`; with [`fedora`](Amqp091Source::fedora) the header `sent-at` | time |
-//! | `content_type`, `priority`, `expiration`, header [`KEY`](crate::headers::KEY) | content type, priority, expiry, key |
+//! | `content_type`, `priority`, `expiration`, header [`KEY`](crate::message::headers::KEY) | content type, priority, expiry, key |
 //! | headers that are not tables, arrays or bytes, nor say how it travelled | headers |
 //! | `content_encoding` (not a character set), `correlation_id`, `reply_to`, `type`, `app_id` | headers `content-encoding`, `correlation-id`, `reply-to`, `type`, `app-id` |
-//! | headers [`ATTEMPT`](crate::headers::ATTEMPT) and [`FAILURES`](crate::headers::FAILURES) of ours; `redelivery_count` of what came back by petisco's retry queue | attempt, failures |
+//! | headers [`ATTEMPT`](crate::message::headers::ATTEMPT) and [`FAILURES`](crate::message::headers::FAILURES) of ours; `redelivery_count` of what came back by petisco's retry queue | attempt, failures |
 //! | `x-delivery-count` of what is delivered again by a quorum queue, which counts there what ended without an answer | attempt |
 //!
 //! # Whose headers are believed
-//! A header of ours but [`KEY`](crate::headers::KEY), which is a hint for the order, counts only on a message that came by the
+//! A header of ours but [`KEY`](crate::message::headers::KEY), which is a hint for the order, counts only on a message that came by the
 //! default exchange with the name of the queue as its routing key, as our retries, dead letters and requeues do, and that did
 //! not expire on its way in a queue other than ours for retries. From anyone else it is ignored, and not sent on. So this holds
 //! against everyone who may not write to the default exchange (`amq.default` in the permissions of RabbitMQ). Those who may

@@ -9,10 +9,10 @@ use uuid::Uuid;
 use super::connection::Publish;
 use super::incoming::{DEATHS, Incoming, REDELIVERY_COUNT, is_of_broker};
 use super::subscription::{Amqp091Subscription, RetryBy};
-use crate::headers::{
+use crate::message::FailedAttempt;
+use crate::message::headers::{
     ATTEMPT, EXPIRY, FAILURES, LEFT_OUT, OWN, PRIORITY, QUEUE, REASON, TOPIC, start_of, write_failures,
 };
-use crate::store::FailedAttempt;
 
 /// The longest delay that RabbitMQ's timers hold, of those we use: 23 days.
 const LONGEST: u64 = 2_000_000_000;

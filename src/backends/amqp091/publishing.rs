@@ -15,8 +15,8 @@ use super::failure::{
     AtFault, ChannelClosed, ChannelLost, ExchangeRefused, failure, give_returns_to_their_owners, outcome,
 };
 use super::limits::Limits;
-use crate::deadline::after;
 use crate::messenger::Failure;
+use crate::util::deadline::after;
 
 /// How many messages are published together where one of them may be at fault.
 const TOGETHER: usize = 16;

@@ -18,7 +18,7 @@ use super::kind::{self, Kind};
 use super::link::{self, Crowded, Link, Received, is_refusal};
 use super::source::Shared;
 use crate::backends::brokers::BrokerUrl;
-use crate::error::{BoxError, Chain};
+use crate::util::error::{BoxError, Chain};
 
 /// It consumes, or pauses.
 pub(super) struct Session {

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::backends::brokers::Sasl;
 use crate::envelope::{Envelope, Origin};
-use crate::secret::redacted_url;
 use crate::tls::TlsSettings;
+use crate::util::secret::redacted_url;
 
 /// Where the brokers are and how to talk to them.
 ///
@@ -31,14 +31,14 @@ pub struct Amqp091Settings {
     #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
     pub urls: Vec<String>,
     /// How long connecting to one broker may take; 60 s by default.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub connection_timeout: Duration,
     /// How long one broker may take to confirm a message; 60 s by default.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub send_timeout: Duration,
     /// How long a broker may be silent before its connection counts as lost; 30 s by default, at least 2 s.
     /// Heartbeats are asked for at half of it.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub idle_timeout: Duration,
     /// The client certificate chain in PEM form, with its key in either order unless `private_key` is set.
     pub certificate: Option<PathBuf>,
@@ -50,12 +50,12 @@ pub struct Amqp091Settings {
     /// authority can then read and drop every message. Off by default.
     pub dangerous_accept_any_host_name: bool,
     /// How to say who we are; [`Sasl::Auto`] by default.
-    #[serde(deserialize_with = "crate::units::word")]
+    #[serde(deserialize_with = "crate::util::units::word")]
     pub sasl: Sasl,
     /// Put before every topic in the routing key, with exactly one dot between; none by default.
     pub topic_prefix: Option<String>,
     /// The shape of messages; [`Envelope::Plain`] by default. Not for `fedmsg`, which has its own.
-    #[serde(deserialize_with = "crate::units::word")]
+    #[serde(deserialize_with = "crate::util::units::word")]
     pub envelope: Envelope,
     /// Who sends, for [`Envelope::Petisco`].
     pub organization: Option<String>,
@@ -70,7 +70,7 @@ pub struct Amqp091Settings {
     /// Whether brokers are to keep messages across a restart (delivery mode 2); yes by default.
     pub durable: bool,
     /// How long a message is worth delivering when it does not say so itself; no limit by default.
-    #[serde(deserialize_with = "crate::units::optional_duration")]
+    #[serde(deserialize_with = "crate::util::units::optional_duration")]
     pub ttl: Option<Duration>,
     /// The priority of messages that do not set their own; none by default.
     pub priority: Option<u8>,

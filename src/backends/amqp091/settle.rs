@@ -13,7 +13,8 @@ use super::guard::Held;
 use super::incoming::Incoming;
 use super::link::{Link, NotSentOn, Over};
 use super::outgoing::SendOn;
-use crate::source::{Answer, Settle, SourceError};
+use crate::message::Settlement;
+use crate::source::{Settle, SourceError};
 
 /// How long a message is held that could not be sent on, before it is handed back: it comes again at once.
 const HOLD: Duration = Duration::from_secs(1);
@@ -31,19 +32,19 @@ pub(super) struct Unanswered {
 #[async_trait]
 impl Settle for Unanswered {
     /// What is sent on first is so in a task of its own: dropped half-way, it goes on to its end.
-    async fn settle(self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         let answers = self.link.shared.answers.clone();
-        match answer {
-            Answer::Ack => {
+        match settlement {
+            Settlement::Ack | Settlement::Discard => {
                 let _answering = answers.token();
                 self.ack().await
             }
-            Answer::Release => {
+            Settlement::Release => {
                 let _answering = answers.token();
                 self.hand_back().await
             }
-            answer => {
-                let sent_on = answers.spawn(async move { self.send_on(answer).await }).await;
+            settlement => {
+                let sent_on = answers.spawn(async move { self.send_on(settlement).await }).await;
                 sent_on.unwrap_or_else(|error| Err(SourceError::unavailable(error)))
             }
         }
@@ -67,7 +68,7 @@ impl Unanswered {
         answered(self.acker.nack(options).await)
     }
 
-    async fn send_on(self, answer: Answer) -> Result<(), SourceError> {
+    async fn send_on(self, settlement: Settlement) -> Result<(), SourceError> {
         if self.is_stale() {
             return answered(Ok(false));
         }
@@ -80,11 +81,11 @@ impl Unanswered {
             id: self.id,
             has_quorum_queues: self.link.has_quorum_queues.load(Ordering::Relaxed),
         };
-        let outgoing = match answer {
-            Answer::Retry { after, reason } => send_on.retry(after, &reason),
-            Answer::Reject { reason } => send_on.dead_letter(&reason),
-            Answer::Ack => return self.ack().await,
-            Answer::Release => return self.hand_back().await,
+        let outgoing = match settlement {
+            Settlement::Retry { after, reason } => send_on.retry(after, &reason),
+            Settlement::Reject { reason } => send_on.dead_letter(&reason),
+            Settlement::Ack | Settlement::Discard => return self.ack().await,
+            Settlement::Release => return self.hand_back().await,
         };
         let to = outgoing.publish.routing_key.clone();
         match self.link.send_on(outgoing).await {

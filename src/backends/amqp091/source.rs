@@ -23,9 +23,9 @@ use super::settle::Unanswered;
 use super::subscription::Amqp091Subscription;
 use super::tally::Tally;
 use crate::backends::brokers::{BrokerUrl, BrokersError};
-use crate::backoff::Backoff;
-use crate::error::Chain;
-use crate::source::{Delivery, Source, SourceError};
+use crate::source::{Source, SourceError, Unsettled};
+use crate::util::backoff::Backoff;
+use crate::util::error::Chain;
 
 /// Receives from a queue of RabbitMQ: what [`Amqp091`](super::Amqp091) and others send. See the [module](super).
 pub struct Amqp091Source {
@@ -118,7 +118,7 @@ impl Amqp091Source {
 
 #[async_trait]
 impl Source for Amqp091Source {
-    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
         self.wanted.send_replace(true);
         let mut wanted = self.wanted.subscribe();
         loop {
@@ -168,7 +168,7 @@ impl Source for Amqp091Source {
 }
 
 impl State {
-    async fn receive(&mut self, shared: &Arc<Shared>, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+    async fn receive(&mut self, shared: &Arc<Shared>, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
         loop {
             match &mut self.session {
                 Phase::Idle => self.session = Phase::Opening(open(Arc::clone(shared), self.failures)),
@@ -274,7 +274,7 @@ impl Shared {
         self.kind.get().and_then(Option::as_ref).is_some_and(|kind| kind.is_quorum)
     }
 
-    fn delivery(&self, link: &Arc<Link>, received: Received) -> Delivery {
+    fn delivery(&self, link: &Arc<Link>, received: Received) -> Unsettled {
         let Received { delivery: raw, fault, came_back, held } = received;
         let redelivered = raw.redelivered;
         let (mut incoming, acker) = Incoming::new(raw, &self.subscription.queue);
@@ -295,10 +295,10 @@ impl Shared {
             Ok(message) => {
                 let settle = unanswered(Some(message.id()));
                 let attempt = failed.saturating_add(1);
-                Delivery::new(message, attempt, redelivered, Arc::clone(&self.name), failures, settle)
+                Unsettled::new(message, attempt, redelivered, Arc::clone(&self.name), failures, settle)
                     .with_event(self.settings.envelope.is_event())
             }
-            Err(error) => Delivery::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
+            Err(error) => Unsettled::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
         }
     }
 }

@@ -4,7 +4,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
-use crate::topic::Topic;
+use crate::message::topic::Topic;
 
 /// A queue of RabbitMQ to receive from.
 ///
@@ -35,7 +35,7 @@ pub struct Amqp091Subscription {
     pub prefetch: u16,
     /// How many bytes of bodies may be here and not answered, 64 MiB by default; one that is larger comes alone. The broker
     /// sends what `prefetch` allows: a body beyond is dropped as it arrives, and its message handed back when there is room.
-    #[serde(deserialize_with = "crate::units::size")]
+    #[serde(deserialize_with = "crate::util::units::size")]
     pub prefetch_bytes: usize,
     /// Where a message waits for its retry; [`RetryBy::Delay`] by default. In a settings file `delay` or `petisco`, with
     /// `ORGANIZATION` and `SERVICE` of the backend.
@@ -74,7 +74,7 @@ fn retry_by<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RetryBy, D::Er
         Delay,
         Petisco,
     }
-    Ok(match crate::units::word(deserializer)? {
+    Ok(match crate::util::units::word(deserializer)? {
         Word::Delay => RetryBy::Delay,
         // Those of the settings are put in later.
         Word::Petisco => RetryBy::Petisco { organization: String::new(), service: String::new() },

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use uuid::Uuid;
 
-use crate::store::FailedAttempt;
+use crate::message::FailedAttempt;
 
 /// How many messages are remembered; the one that failed longest ago makes room.
 const MESSAGES: usize = 10_000;

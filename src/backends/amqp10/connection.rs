@@ -21,10 +21,10 @@ use super::link::{self, Job, LinkOptions, Sequence};
 use super::sasl::{self, Identity, Mechanism, SaslError};
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{BrokerUrl, Dialer, Sasl};
-use crate::deadline::after;
-use crate::error::BoxError;
 use crate::messenger::Failure;
 use crate::tls;
+use crate::util::deadline::after;
+use crate::util::error::BoxError;
 
 /// How many links are kept; the one unused for longest makes room.
 const MAX_LINKS: usize = 64;

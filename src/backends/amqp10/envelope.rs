@@ -9,10 +9,10 @@ use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Time
 
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::prefixed;
-use crate::error::BoxError;
-use crate::headers::start_of;
+use crate::message::headers::start_of;
+use crate::message::topic::Topic;
 use crate::message::{Message, Scalar};
-use crate::topic::Topic;
+use crate::util::error::BoxError;
 
 pub(super) type AmqpMessage = Amqp<Body<Value>>;
 

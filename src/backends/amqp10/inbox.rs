@@ -7,11 +7,11 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::settle::Ticket;
-use crate::error::Chain;
+use crate::message::FailedAttempt;
 use crate::message::Message;
 use crate::messenger::Failure;
-use crate::source::{Delivery, SourceError};
-use crate::store::FailedAttempt;
+use crate::source::{SourceError, Unsettled};
+use crate::util::error::Chain;
 
 /// One message that is here, and the right to answer it.
 pub(super) struct Fetched {
@@ -27,12 +27,12 @@ pub(super) struct Content {
 }
 
 impl Fetched {
-    pub(super) fn into_delivery(self, source: &Arc<str>) -> Delivery {
+    pub(super) fn into_delivery(self, source: &Arc<str>) -> Unsettled {
         match self.content {
             Ok(Content { message, attempt, redelivered, failures }) => {
-                Delivery::new(message, attempt, redelivered, Arc::clone(source), failures, self.ticket)
+                Unsettled::new(message, attempt, redelivered, Arc::clone(source), failures, self.ticket)
             }
-            Err(reason) => Delivery::poison(reason, self.ticket),
+            Err(reason) => Unsettled::poison(reason, self.ticket),
         }
     }
 }

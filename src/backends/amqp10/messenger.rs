@@ -15,9 +15,9 @@ use crate::backends::brokers::{
     self, Access, BrokerUrl, BrokersError, Connector, Dialer, Failover, broker_messenger, check_envelope,
     check_message,
 };
-use crate::error::BoxError;
 use crate::message::Message;
 use crate::messenger::{Failure, Unsent};
+use crate::util::error::BoxError;
 
 /// Any AMQP 1.0 broker: the backend `amqp10`.
 ///

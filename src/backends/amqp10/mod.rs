@@ -7,9 +7,9 @@
 //! | outcome of a delivery | result |
 //! |---|---|
 //! | `accepted` | confirmed |
-//! | `rejected` | [`Rejected`](crate::Failure::Rejected) |
-//! | `released`, `modified`, lost link or connection, none within `SEND_TIMEOUT` | [`Transient`](crate::Failure::Transient), after the other brokers were tried |
-//! | the address is refused: not found, not allowed, invalid | [`Rejected`](crate::Failure::Rejected) |
+//! | `rejected` | [`Rejected`](crate::messenger::Failure::Rejected) |
+//! | `released`, `modified`, lost link or connection, none within `SEND_TIMEOUT` | [`Transient`](crate::messenger::Failure::Transient), after the other brokers were tried |
+//! | the address is refused: not found, not allowed, invalid | [`Rejected`](crate::messenger::Failure::Rejected) |
 //!
 //! A session that the broker ends over no fault of an address (`close_all_connections` of RabbitMQ 3.10) is followed by one more try
 //! over a new connection, as a connection that is lost is: at least once, a message may come twice then.
@@ -24,7 +24,7 @@
 //! | `ack` | `accepted` |
 //! | dropped | `released`: it comes again, and the attempt does not count |
 //! | `retry` | once the wait is over `modified`, `delivery-failed`; until then it stays here, unsettled, without holding credit. Beyond 1,000 that wait it is told at once |
-//! | `reject` | with `DEAD_LETTER_ADDRESS`: `accepted`, once the message is confirmed there. It is as it was, but durable, without expiry, and with the [headers](crate::headers) `REASON`, `ATTEMPT`, `FAILURES`, `QUEUE` and `TOPIC`. If it cannot be sent, it comes again |
+//! | `reject` | with `DEAD_LETTER_ADDRESS`: `accepted`, once the message is confirmed there. It is as it was, but durable, without expiry, and with the [headers](crate::message::headers) `REASON`, `ATTEMPT`, `FAILURES`, `QUEUE` and `TOPIC`. If it cannot be sent, it comes again |
 //! | | without: `rejected`, with the reason as its description |
 //!
 //! **Set `DEAD_LETTER_ADDRESS`**: what becomes of a rejected message is else up to the broker, and is often its end.
@@ -33,7 +33,7 @@
 //! |---|---|---|
 //! | rejected | to the queue `ActiveMQ.DLQ`, without the reason; dropped if it is not durable (rhmsg's are not) | to the queue's dead-letter exchange, without the reason; dropped if it has none |
 //! | counts attempts | as long as the link lasts | no, and knows no `modified`: it is told `released` |
-//! | says whether it was given out before | no: [`redelivered`](crate::Delivery::redelivered) is always true | yes |
+//! | says whether it was given out before | no: [`redelivered`](crate::source::delivery::Delivery::redelivered) is always true | yes |
 //! | released | comes again over the same link; others get it once that is closed | anyone gets it |
 //! | selectors | yes | none: the source says so |
 //! | a wait of more than 30 min | | ends the link by its `consumer_timeout`: what waits comes again |
@@ -46,8 +46,8 @@
 //! `x-exchange` is the default exchange, whose keys are names of queues), or else the subject, or else `to`, or else the name in the
 //! address of the subscription, without scheme, `Consumer.NAME.` and wildcards; all without `TOPIC_PREFIX`. (rhmsg sets neither
 //! subject nor `to`: behind a wildcard its topics can be told only if the broker sets `to`.)
-//! Of what arrives, our own [headers](crate::headers) (`TOPIC`, `ATTEMPT`, `FAILURES`, `KEY`, ..) are not believed: no retry goes
-//! through a queue here. Of a dead letter of another address [`failures`](crate::Delivery::failures) shows what is written there,
+//! Of what arrives, our own [headers](crate::message::headers) (`TOPIC`, `ATTEMPT`, `FAILURES`, `KEY`, ..) are not believed: no retry goes
+//! through a queue here. Of a dead letter of another address [`failures`](crate::source::delivery::Delivery::failures) shows what is written there,
 //! by whomever, and nothing is decided by it. A dead letter without a subject gets its topic as one, so that it is known by it when it is sent back.
 //! The id is the message-id, key the group-id. What cannot be read is a poison delivery; what cannot even be decoded goes to
 //! `DEAD_LETTER_ADDRESS` as one data section, its bytes as they came.

@@ -15,11 +15,11 @@ use uuid::Uuid;
 use super::envelope::{AmqpMessage, assemble};
 use super::guard;
 use crate::envelope::Envelope;
-use crate::headers;
+use crate::message::FailedAttempt;
+use crate::message::headers;
+use crate::message::topic::Topic;
 use crate::message::{self, Message, Scalar};
-use crate::rfc3339;
-use crate::store::FailedAttempt;
-use crate::topic::Topic;
+use crate::util::rfc3339;
 
 /// The priority of messages that do not say theirs (3.2.1).
 const DEFAULT_PRIORITY: u8 = 4;
@@ -120,7 +120,7 @@ impl Reader {
                 message.set_header(name, text);
             }
         }
-        self.envelope.open(message).map_err(|error| crate::error::Chain(error.as_ref()).to_string())
+        self.envelope.open(message).map_err(|error| crate::util::error::Chain(error.as_ref()).to_string())
     }
 
     /// The routing key the broker vouches for, or as its sender called it, or as it was addressed, or at least where it

@@ -24,11 +24,12 @@ use super::reading::{Reader, joined};
 use super::room::Room;
 use super::settle::{Answered, Letter, Ticket};
 use super::waiting::{Held, Waiting};
-use crate::error::Chain;
-use crate::headers;
+use crate::message::FailedAttempt;
+use crate::message::Settlement;
+use crate::message::headers;
 use crate::messenger::Failure;
-use crate::source::{Answer, SourceError};
-use crate::store::FailedAttempt;
+use crate::source::SourceError;
+use crate::util::error::Chain;
 
 /// How many messages may wait here for their retry; beyond that they come again at once.
 const MAX_WAITING: usize = 1_000;
@@ -219,26 +220,26 @@ impl<'a> Link<'a> {
 
     async fn answer(&mut self, answers: Vec<Answered>) -> Result<(), Failure> {
         let (mut accepted, mut released, mut given) = (Vec::new(), Vec::new(), Vec::new());
-        for Answered { letter, answer, reply } in answers {
-            match answer {
-                Answer::Ack => {
+        for Answered { letter, settlement, reply } in answers {
+            match settlement {
+                Settlement::Ack | Settlement::Discard => {
                     self.let_go(letter.size);
                     self.served.attempts.forget(letter.record);
                     accepted.push(letter.info);
                 }
-                Answer::Release => {
+                Settlement::Release => {
                     self.let_go(letter.size);
                     self.served.attempts.give_back(letter.record);
                     released.push(letter.info);
                 }
-                Answer::Retry { after, reason } => {
+                Settlement::Retry { after, reason } => {
                     let record = letter.original.map(|original| {
                         self.served.attempts.failed(letter.record, original.content(), reason)
                     });
                     self.let_go(letter.size);
                     self.retry(letter.info, record, after).await?;
                 }
-                Answer::Reject { reason } => {
+                Settlement::Reject { reason } => {
                     self.reject(letter, &reason, reply).await?;
                     continue;
                 }

@@ -9,8 +9,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::envelope::{AmqpMessage, Envelope, assemble, insert_headers};
-use crate::error::BoxError;
 use crate::message::Message;
+use crate::util::error::BoxError;
 
 type Fields<'a> = IndexMap<Cow<'a, str>, &'a RawValue>;
 

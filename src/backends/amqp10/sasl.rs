@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::backends::brokers::Sasl;
-use crate::secret::Secret;
+use crate::util::secret::Secret;
 
 const HEADER: [u8; 8] = *b"AMQP\x03\x01\x00\x00";
 const FRAME_TYPE: u8 = 1;

@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use crate::backends::brokers::Sasl;
 use crate::envelope::{Envelope, Origin};
-use crate::secret::redacted_url;
 use crate::tls::TlsSettings;
+use crate::util::secret::redacted_url;
 
 /// Where the brokers are and how to talk to them.
 ///
@@ -31,13 +31,13 @@ pub struct Amqp10Settings {
     #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
     pub urls: Vec<String>,
     /// How long connecting to one broker may take; 60 s by default.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub connection_timeout: Duration,
     /// How long one broker may take to confirm a message; 60 s by default.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub send_timeout: Duration,
     /// How long a broker may be silent before its connection counts as lost; 30 s by default, at least 1 s.
-    #[serde(deserialize_with = "crate::units::duration")]
+    #[serde(deserialize_with = "crate::util::units::duration")]
     pub idle_timeout: Duration,
     /// The client certificate chain in PEM form, with its key in either order unless `private_key` is set.
     pub certificate: Option<PathBuf>,
@@ -49,7 +49,7 @@ pub struct Amqp10Settings {
     /// of the same authority can then read and drop every message. Off by default.
     pub dangerous_accept_any_host_name: bool,
     /// How to say who we are; [`Sasl::Auto`] by default.
-    #[serde(deserialize_with = "crate::units::word")]
+    #[serde(deserialize_with = "crate::util::units::word")]
     pub sasl: Sasl,
     /// Put before every topic, with exactly one dot between; none by default.
     pub topic_prefix: Option<String>,
@@ -57,7 +57,7 @@ pub struct Amqp10Settings {
     /// By default `{topic}`, for rhmsg `topic://{topic}`. RabbitMQ wants `/topic/{topic}`.
     pub address: Option<String>,
     /// The shape of messages; [`Envelope::Plain`] by default. Not for `rhmsg`, which has its own.
-    #[serde(deserialize_with = "crate::units::word")]
+    #[serde(deserialize_with = "crate::util::units::word")]
     pub envelope: Envelope,
     /// Who sends, for [`Envelope::Petisco`].
     pub organization: Option<String>,
@@ -68,7 +68,7 @@ pub struct Amqp10Settings {
     /// Whether brokers are to keep messages across a restart; by default yes, for rhmsg no, as rhmsg does.
     pub durable: Option<bool>,
     /// How long a message is worth delivering when it does not say so itself; no limit by default.
-    #[serde(deserialize_with = "crate::units::optional_duration")]
+    #[serde(deserialize_with = "crate::util::units::optional_duration")]
     pub ttl: Option<Duration>,
     /// The priority of messages that do not set their own, 0 to 9; 4 by default.
     pub priority: u8,

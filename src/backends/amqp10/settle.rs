@@ -5,7 +5,8 @@ use fe2o3_amqp::link::delivery::DeliveryInfo;
 use tokio::sync::{mpsc, oneshot};
 
 use super::reading::Original;
-use crate::source::{Answer, Settle, SourceError};
+use crate::message::Settlement;
+use crate::source::{Settle, SourceError};
 
 /// What a link has to know of a delivery to carry out its answer.
 pub(super) struct Letter {
@@ -28,17 +29,17 @@ pub(super) struct Ticket {
 /// A delivery, its answer, and who waits until that is given.
 pub(super) struct Answered {
     pub(super) letter: Letter,
-    pub(super) answer: Answer,
+    pub(super) settlement: Settlement,
     pub(super) reply: oneshot::Sender<Result<(), SourceError>>,
 }
 
 #[async_trait]
 impl Settle for Ticket {
-    async fn settle(self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         let Self { letter, answers } = *self;
         let (reply, given) = oneshot::channel();
         // There is at most one for each delivery of the link: its credit bounds them.
-        drop(answers.send(Answered { letter, answer, reply }));
+        drop(answers.send(Answered { letter, settlement, reply }));
         given.await.unwrap_or_else(|_| Err(SourceError::unavailable(TooLate)))
     }
 

@@ -17,7 +17,7 @@ use super::settings::Amqp10Settings;
 use super::subscription::Amqp10Subscription;
 use super::worker::{Setup, Worker};
 use crate::backends::brokers::{BrokersError, Dialer, check_envelope};
-use crate::source::{Delivery, Source, SourceError};
+use crate::source::{Source, SourceError, Unsettled};
 
 /// Receives from any AMQP 1.0 broker: the source of the backends `amqp10` and `rhmsg`.
 ///
@@ -136,7 +136,7 @@ fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
 
 #[async_trait]
 impl Source for Amqp10Source {
-    async fn receive(&self, limit: usize) -> Result<Vec<Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
         loop {
             let arrived = self.inbox.arrived();
             self.start();

@@ -30,7 +30,7 @@ pub struct Amqp10Subscription {
     pub credit: u32,
     /// How many bytes of messages may be here, 64 MiB by default: less are let come when they are large. As their sizes are
     /// known only once they come, it may be twice that and one message; what is beyond is handed back unread.
-    #[serde(deserialize_with = "crate::units::size")]
+    #[serde(deserialize_with = "crate::util::units::size")]
     pub prefetch_bytes: usize,
     /// Where dead letters go, an address that may be written to; by default the broker is told that they are rejected,
     /// and may drop them.

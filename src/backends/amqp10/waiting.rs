@@ -7,7 +7,7 @@ use fe2o3_amqp::link::delivery::DeliveryInfo;
 use fe2o3_amqp::link::receiver::TerminalDeliveryState;
 use tokio::time::{Instant, sleep_until};
 
-use crate::deadline;
+use crate::util::deadline;
 
 /// A delivery, what the broker is told of it when its time has come, and the record of its failed attempts.
 pub(super) type Held = (DeliveryInfo, TerminalDeliveryState, Option<u64>);

@@ -26,9 +26,9 @@ use super::receiving::{Demand, End, Link, Served};
 use super::settings::Amqp10Settings;
 use super::subscription::Amqp10Subscription;
 use crate::backends::brokers::{BrokerUrl, Dialer};
-use crate::backoff::Backoff;
-use crate::error::Chain;
 use crate::messenger::Failure;
+use crate::util::backoff::Backoff;
+use crate::util::error::Chain;
 
 /// The filter every broker with JMS selectors knows (AMQP filter registry).
 const SELECTOR: &str = "apache.org:selector-filter:string";

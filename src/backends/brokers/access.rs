@@ -9,11 +9,11 @@ use super::error::BrokersError;
 use super::settings::Sasl;
 use super::url::{BrokerUrl, UrlError};
 use crate::envelope::{Envelope, Origin};
-use crate::error::BoxError;
-use crate::headers;
 use crate::message::Message;
+use crate::message::headers;
+use crate::message::topic::Topic;
 use crate::tls::{self, TlsSettings};
-use crate::topic::Topic;
+use crate::util::error::BoxError;
 
 /// What the settings of a backend say of the way to its brokers.
 pub(crate) struct Access<'a> {

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use super::failover::{Connection, Connector, Failover};
-use crate::error::Chain;
 use crate::message::Message;
 use crate::messenger::{Failure, Unsent};
+use crate::util::error::Chain;
 use tokio::time::timeout;
 
 /// How many messages in a row may lose their connection before it is the broker that is away.

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::url::UrlError;
-use crate::error::BoxError;
 use crate::tls::TlsError;
+use crate::util::error::BoxError;
 
 /// Why a messenger cannot be made: all that can be known without a broker.
 #[derive(Debug, thiserror::Error)]

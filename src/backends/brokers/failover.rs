@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::alone::{Alone, ConnectionEnded};
 use super::url::BrokerUrl;
-use crate::backoff::Backoff;
-use crate::error::{BoxError, Chain};
 use crate::message::Message;
 use crate::messenger::{Failure, Health, Unsent};
 use crate::telemetry;
+use crate::util::backoff::Backoff;
+use crate::util::error::{BoxError, Chain};
 
 /// No broker is in use.
 const NONE: usize = usize::MAX;
@@ -38,7 +38,7 @@ pub(crate) trait Connector: Send + Sync + 'static {
 /// A kept connection to one broker.
 #[async_trait]
 pub(crate) trait Connection: Send + Sync + 'static {
-    /// As [`Messenger::send`](crate::Messenger::send), over this connection only.
+    /// As [`Messenger::send`](crate::messenger::Messenger::send), over this connection only.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent>;
 
     /// Whether it is of no more use.

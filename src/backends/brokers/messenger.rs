@@ -1,6 +1,6 @@
 //! What the messengers with several brokers have in common.
 
-/// Makes a newtype of a `Transport` with fail-over a [`Messenger`](crate::Messenger), with `new` and `Debug`.
+/// Makes a newtype of a `Transport` with fail-over a [`Messenger`](crate::messenger::Messenger), with `new` and `Debug`.
 macro_rules! broker_messenger {
     ($name:ident, $settings:ty) => {
         impl $name {
@@ -20,24 +20,27 @@ macro_rules! broker_messenger {
         }
 
         #[async_trait::async_trait]
-        impl crate::Messenger for $name {
-            async fn send(&self, batch: Vec<crate::Message>) -> Result<(), crate::Unsent> {
+        impl crate::messenger::Messenger for $name {
+            async fn send(
+                &self,
+                batch: Vec<crate::message::Message>,
+            ) -> Result<(), crate::messenger::Unsent> {
                 self.0.failover.send(batch).await
             }
 
-            fn check(&self, message: &crate::Message) -> Result<(), crate::BoxError> {
+            fn check(&self, message: &crate::message::Message) -> Result<(), crate::util::error::BoxError> {
                 self.0.check(message)
             }
 
-            async fn health(&self) -> crate::Health {
+            async fn health(&self) -> crate::messenger::Health {
                 self.0.failover.health().await
             }
 
-            async fn brokers(&self) -> Vec<(String, crate::Health)> {
+            async fn brokers(&self) -> Vec<(String, crate::messenger::Health)> {
                 self.0.failover.brokers().await
             }
 
-            async fn close(&self, deadline: std::time::Duration) -> Vec<crate::Message> {
+            async fn close(&self, deadline: std::time::Duration) -> Vec<crate::message::Message> {
                 self.0.failover.close(deadline).await;
                 // Everything taken over is handed back by the `send` that took it.
                 Vec::new()

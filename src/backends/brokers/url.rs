@@ -4,7 +4,7 @@ use std::fmt;
 
 use url::Url;
 
-use crate::secret::{Secret, redacted_url};
+use crate::util::secret::{Secret, redacted_url};
 
 /// The address of a broker, and who we are there. It prints without the password.
 #[derive(Clone)]

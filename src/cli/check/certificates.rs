@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{Findings, Verdict};
-use crate::error::Chain;
 use crate::settings::Settings;
 use crate::tls::{Certificate, TlsSettings, inspect};
+use crate::util::error::Chain;
 
 /// A certificate that expires in fewer days than these is worth a warning.
 const DAYS: i64 = 30;

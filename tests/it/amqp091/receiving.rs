@@ -17,7 +17,7 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::time::timeout;
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
-use tower_outbox::source::{Delivery, Source};
+use tower_outbox::source::{Source, Unsettled};
 use tower_outbox::{Message, Messenger};
 
 use crate::peers::{Brokers, unique};
@@ -142,11 +142,11 @@ pub async fn consuming(source: &Amqp091Source, queue: &Queue) {
     .await;
 }
 
-pub async fn some(source: &Amqp091Source, limit: usize) -> Vec<Delivery> {
+pub async fn some(source: &Amqp091Source, limit: usize) -> Vec<Unsettled> {
     timeout(SOON, source.receive(limit)).await.expect("in time").unwrap()
 }
 
-pub async fn one(source: &Amqp091Source) -> Delivery {
+pub async fn one(source: &Amqp091Source) -> Unsettled {
     let mut deliveries = some(source, 1).await;
     assert_eq!(deliveries.len(), 1);
     deliveries.remove(0)
@@ -157,11 +157,11 @@ pub async fn nothing(source: &Amqp091Source) {
     assert!(received.is_err(), "{received:?}");
 }
 
-pub fn message_of(delivery: &Delivery) -> &Message {
+pub fn message_of(delivery: &Unsettled) -> &Message {
     delivery.view().unwrap().message()
 }
 
-pub fn body(delivery: &Delivery) -> &str {
+pub fn body(delivery: &Unsettled) -> &str {
     std::str::from_utf8(message_of(delivery).body()).unwrap()
 }
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Fedmsg, Sasl};
-use tower_outbox::{Envelope, Message, Messenger, Scalar};
+use tower_outbox::envelope::Envelope;
+use tower_outbox::message::Scalar;
+use tower_outbox::{Message, Messenger};
 
 #[test]
 fn values_that_make_no_sense_are_refused() {

@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 use tower_outbox::amqp091::{
     Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription, Fedmsg, FedoraMessage, Severity,
 };
-use tower_outbox::source::{Delivery, Source};
-use tower_outbox::{Envelope, Message, Messenger};
+use tower_outbox::envelope::Envelope;
+use tower_outbox::source::{Source, Unsettled};
+use tower_outbox::{Message, Messenger};
 
 use crate::peers::{Brokers, RabbitQueue, unique};
 
@@ -123,8 +124,8 @@ async fn cloudevents_of_either_mode_are_opened_also_when_they_come_again() {
     }
     settings.envelope = Envelope::CloudEvents;
     let source = Amqp091Source::new(&settings, &Amqp091Subscription::new(queue.name())).unwrap();
-    let next = async || -> Delivery { source.receive(1).await.unwrap().remove(0) };
-    let assert_opened = |delivery: &Delivery, attempt| {
+    let next = async || -> Unsettled { source.receive(1).await.unwrap().remove(0) };
+    let assert_opened = |delivery: &Unsettled, attempt| {
         let view = delivery.view().unwrap();
         let found = view.message();
         assert_eq!(

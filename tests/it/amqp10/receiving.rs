@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
-use tower_outbox::source::{Delivery, Source, SourceError};
+use tower_outbox::source::{Source, SourceError, Unsettled};
 use tower_outbox::{Message, Messenger};
 
 use crate::peers::{Brokers, RabbitQueue, numbered, unique};
@@ -94,7 +94,7 @@ async fn attached(sources: &[&Amqp10Source], settings: &Amqp10Settings, topic: &
     }
 }
 
-async fn next(source: &Amqp10Source) -> Delivery {
+async fn next(source: &Amqp10Source) -> Unsettled {
     let mut deliveries = timeout(LONG, source.receive(1)).await.expect("a message in time").unwrap();
     assert_eq!(deliveries.len(), 1);
     deliveries.remove(0)
@@ -105,7 +105,7 @@ async fn nothing_comes(source: &Amqp10Source) {
     assert!(received.is_err(), "{received:?}");
 }
 
-fn seq(delivery: &Delivery) -> u64 {
+fn seq(delivery: &Unsettled) -> u64 {
     seq_of(delivery.view().unwrap().message())
 }
 

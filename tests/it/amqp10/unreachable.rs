@@ -9,7 +9,8 @@ use axum::{Extension, Router};
 use tokio::net::TcpListener;
 use tower::ServiceExt;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
-use tower_outbox::{Health, Message, MessageQueue, MessagingLayer, Messenger, OnSendFailure};
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::{Health, Message, MessageQueue, MessagingLayer, Messenger};
 
 /// The URL of a port nobody listens on.
 async fn refusing() -> String {

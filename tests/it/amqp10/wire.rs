@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription, RhMsg};
+use tower_outbox::envelope::Envelope;
 use tower_outbox::source::Source;
-use tower_outbox::{Envelope, Message, Messenger};
+use tower_outbox::{Message, Messenger};
 
 use crate::peers::{Brokers, RabbitQueue, unique};
 

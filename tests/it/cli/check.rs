@@ -7,10 +7,11 @@ use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 use tokio::net::TcpListener;
-use tower_outbox::{
-    Background, BackgroundSettings, Dummy, Embedded, EmbeddedSettings, Health, Message, Messenger, Outbox,
-    RelaySettings, Unsent, async_trait,
-};
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::outbox::{Outbox, RelaySettings};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::{Health, Message, Messenger, Unsent, async_trait};
 
 use super::{Run, Running, Stopped, command, run};
 use crate::admin::Does;
@@ -114,7 +115,7 @@ impl Messenger for Two {
 #[tokio::test]
 async fn a_decorator_hands_on_the_brokers_of_the_inner_messenger() {
     let folder = tempfile::tempdir().unwrap();
-    let store = Embedded::open(&EmbeddedSettings::new(folder.path().join("outbox"))).await.unwrap();
+    let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(folder.path().join("outbox"))).await.unwrap();
     let (outbox, _relay) = Outbox::new(Two, store, RelaySettings::default());
     let (background, _worker) = Background::new(outbox, BackgroundSettings::default());
     let shared: Arc<dyn Messenger> = Arc::new(background);

@@ -11,8 +11,8 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tower_outbox::store::{Filter, State, Store};
-use tower_outbox::{DatabaseSettings, EmbeddedSettings, PostgresStore};
+use tower_outbox::store::{EmbeddedStoreSettings, PostgresStore, SqlStoreSettings};
+use tower_outbox::store::{EntryState, Filter, Store};
 
 use super::app::{App, Home};
 use super::load::Load;
@@ -343,13 +343,13 @@ async fn empty(home: &Home, round: usize) -> u64 {
 /// Why each dead letter of the outbox, which no app has open, was given up on.
 async fn dead_letters(outbox: &Path, database: Option<&Database>) -> Vec<String> {
     let store: Box<dyn Store> = match database {
-        None => Box::new(open(&EmbeddedSettings::new(outbox)).await.unwrap()),
+        None => Box::new(open(&EmbeddedStoreSettings::new(outbox)).await.unwrap()),
         Some(database) => {
             let pool = PgPool::connect(&database.url).await.unwrap();
-            Box::new(PostgresStore::open(pool, &DatabaseSettings::default()).await.unwrap())
+            Box::new(PostgresStore::open(pool, &SqlStoreSettings::default()).await.unwrap())
         }
     };
-    let dead = list_by(&*store, &Filter::state(State::Dead), 100).await;
+    let dead = list_by(&*store, &Filter::state(EntryState::Dead), 100).await;
     store.close().await;
     dead.iter().map(|entry| format!("{}: {}", entry.position, entry.explain())).collect()
 }

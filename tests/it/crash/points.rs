@@ -16,11 +16,10 @@ use futures_util::FutureExt;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tower_outbox::outbox::{Outbox, OutboxHandle, Relay, RelaySettings};
 use tower_outbox::store::{Counts, Filter};
-use tower_outbox::{
-    Embedded, EmbeddedSettings, Failure, Message, Messenger, Outbox, OutboxHandle, Relay, RelaySettings,
-    Unsent, async_trait,
-};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::{Failure, Message, Messenger, Unsent, async_trait};
 
 use super::ledger::{Arrival, Ledger, Outcome};
 use super::random::Random;
@@ -172,8 +171,8 @@ impl Messenger for Bus {
 async fn work(folder: &Path, job: Job) {
     let rejects = !matches!(job, Job::Recover);
     let bus = Bus { sent: Notes::open(&folder.join("sent")), rejects, stumbled: Mutex::default() };
-    let settings = EmbeddedSettings::new(folder.join("outbox")).with_segment_bytes(SEGMENT_BYTES);
-    let store = Embedded::open(&settings).await.unwrap();
+    let settings = EmbeddedStoreSettings::new(folder.join("outbox")).with_segment_bytes(SEGMENT_BYTES);
+    let store = EmbeddedStore::open(&settings).await.unwrap();
     let window = if matches!(job, Job::SendEach(..)) { 1 } else { 8 };
     let (outbox, relay) = Outbox::new(bus, store, RelaySettings::default().with_window(window));
     let handle = outbox.handle();

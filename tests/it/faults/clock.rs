@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
+use tower_outbox::Message;
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
 use tower_outbox::store::{Store, Wait};
-use tower_outbox::{Embedded, EmbeddedSettings, Message};
 
 use super::{PART, Place, again, part};
 use crate::support::stores::{assert_nothing_due, confirm, find, lease_all, list, open, retry, settle};
@@ -34,7 +35,7 @@ fn at(offset: &str, test: &str, part: &str) -> String {
 
 /// A message that waits for its retry, one that is delayed, and one behind the first by its key.
 async fn fill(path: &Path) {
-    let store = Embedded::open(&EmbeddedSettings::new(path)).await.unwrap();
+    let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(path)).await.unwrap();
     let keyed = |topic: &'static str| Message::new(topic, "").unwrap().with_key("k");
     let delayed = Message::new("delayed", "").unwrap().with_delay(WAIT);
     store.append(vec![keyed("retried"), delayed]).await.unwrap();
@@ -114,7 +115,7 @@ async fn a_clock_that_jumps_while_a_message_waits_does_not_hold_it_up() {
     let folder = Path::new(&folder);
     for offset in ["-10y", "+10y"] {
         std::fs::write(folder.join("time"), "+0").unwrap();
-        let store = open(&EmbeddedSettings::new(folder.join(offset))).await.unwrap();
+        let store = open(&EmbeddedStoreSettings::new(folder.join(offset))).await.unwrap();
         let message = Message::new("a", "").unwrap();
         store.append(vec![message.clone()]).await.unwrap();
         let out = lease_all(&store, 1).await;

@@ -3,8 +3,10 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
 
-use tower_outbox::store::{Settlement, Store};
-use tower_outbox::{Embedded, Message};
+use tower_outbox::Message;
+use tower_outbox::message::Settlement;
+use tower_outbox::store::EmbeddedStore;
+use tower_outbox::store::Store;
 use uuid::Uuid;
 
 use super::{Place, assert_works, drain, flip, unreadable, without, written};
@@ -17,7 +19,7 @@ fn small() -> Vec<Message> {
 }
 
 /// A store of which two messages have left, and the ids of the six that have not.
-async fn six_of_eight(place: &Place) -> (Embedded, Vec<Uuid>) {
+async fn six_of_eight(place: &Place) -> (EmbeddedStore, Vec<Uuid>) {
     let store = place.open().await;
     let messages = small();
     for message in &messages[..5] {
@@ -163,9 +165,9 @@ async fn a_flipped_byte_in_the_journal_loses_nothing() {
         let place = Place::new();
         let (store, pending) = six_of_eight(&place).await;
         let out = lease_all(&store, 6).await;
-        settle(&store, &out[..1], Settlement::Dead { reason: "given up".into() }).await;
-        settle(&store, &out[3..4], Settlement::Confirmed).await;
-        settle(&store, &out[1..3], Settlement::Released).await;
+        settle(&store, &out[..1], Settlement::Reject { reason: "given up".into() }).await;
+        settle(&store, &out[3..4], Settlement::Ack).await;
+        settle(&store, &out[1..3], Settlement::Release).await;
         assert_eq!(store.drop_messages(&[99]).await.unwrap(), 0);
         let (dead, left) = (ids_of(&out[..1]), ids_of(&out[3..4]));
         let wanted = without(&without(&pending, &dead), &left);

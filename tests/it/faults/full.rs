@@ -18,11 +18,11 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 use tower::ServiceExt;
-use tower_outbox::store::{Counts, Settlement, Store};
-use tower_outbox::{
-    Embedded, EmbeddedSettings, Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, OpenError,
-    Outbox, RelaySettings, Unsent, async_trait,
-};
+use tower_outbox::message::Settlement;
+use tower_outbox::outbox::{Outbox, RelaySettings};
+use tower_outbox::store::{Counts, Store};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::{Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait};
 use uuid::Uuid;
 
 use super::{assert_works, drain, without};
@@ -103,14 +103,14 @@ impl Switch {
 /// An app over an outbox over a store on that disk.
 struct App {
     router: Router,
-    store: Embedded,
+    store: EmbeddedStore,
     handled: Arc<AtomicUsize>,
     stop: oneshot::Sender<()>,
     relay: JoinHandle<Counts>,
 }
 
 impl App {
-    async fn start(settings: &EmbeddedSettings, bus: &Switch) -> Self {
+    async fn start(settings: &EmbeddedStoreSettings, bus: &Switch) -> Self {
         let store = open(settings).await.unwrap();
         let (outbox, relay) = Outbox::new(bus.clone(), store.clone(), RelaySettings::default());
         let (stop, stopped) = oneshot::channel();
@@ -161,8 +161,8 @@ impl App {
     }
 }
 
-fn settings(disk: &Disk) -> EmbeddedSettings {
-    EmbeddedSettings::new(disk.path().join("outbox")).with_segment_bytes(128 << 10)
+fn settings(disk: &Disk) -> EmbeddedStoreSettings {
+    EmbeddedStoreSettings::new(disk.path().join("outbox")).with_segment_bytes(128 << 10)
 }
 
 #[tokio::test]
@@ -241,7 +241,7 @@ async fn a_full_disk_drains_by_itself() {
 async fn confirmed_on_a_full_disk(
     disk: &Disk,
     log: &logs::Logs,
-) -> (Embedded, PathBuf, Vec<Uuid>, Vec<Uuid>) {
+) -> (EmbeddedStore, PathBuf, Vec<Uuid>, Vec<Uuid>) {
     let store = open(&settings(disk)).await.unwrap();
     let messages: Vec<_> = (0..200).map(|_| Message::new("a", vec![7; 3_000]).unwrap()).collect();
     for batch in messages.chunks(10) {
@@ -278,7 +278,7 @@ async fn what_left_while_the_disk_was_full_stays_away_once_there_was_room() {
     fs::remove_file(ballast).unwrap();
     // As after a kill, once the journal has been brought up to date.
     let copy = tempfile::tempdir().unwrap();
-    let copied = EmbeddedSettings::new(copy.path().join("outbox"));
+    let copied = EmbeddedStoreSettings::new(copy.path().join("outbox"));
     let journal = settings(&disk).path.join("state");
     let before = fs::metadata(&journal).unwrap().modified().unwrap();
     until("the journal is written anew", || async {
@@ -344,7 +344,7 @@ async fn a_full_disk_at_start_loses_nothing_and_says_nothing_false() {
 async fn a_store_that_cannot_be_begun_for_lack_of_room_says_so() {
     let disk = Disk::mount("size=64k,nr_inodes=100");
     disk.fill();
-    match Embedded::open(&settings(&disk)).await {
+    match EmbeddedStore::open(&settings(&disk)).await {
         // Where folders and empty files take no room, it is the first file of messages that does.
         Err(error @ OpenError::Io { .. }) => {
             let text = error.to_string();

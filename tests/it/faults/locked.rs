@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tower_outbox::store::Store;
-use tower_outbox::{Embedded, EmbeddedSettings, OpenError};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
 
 use super::{Place, again, drain, part};
 use crate::support::stores::{batch, ids};
@@ -13,7 +13,7 @@ use crate::support::stores::{batch, ids};
 #[tokio::test]
 async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
     if let Some(path) = part() {
-        let store = Embedded::open(&EmbeddedSettings::new(path)).await.unwrap();
+        let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(path)).await.unwrap();
         let messages = batch("a", 3);
         store.append(messages.clone()).await.unwrap();
         println!("\nopen {}", serde_json::to_string(&ids(&messages)).unwrap());
@@ -29,7 +29,7 @@ async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
     let stored: Vec<uuid::Uuid> = serde_json::from_str(&stored.expect("it opens the store")).unwrap();
 
     let begun = Instant::now();
-    let error = Embedded::open(&place.settings).await.unwrap_err();
+    let error = EmbeddedStore::open(&place.settings).await.unwrap_err();
     assert!(begun.elapsed() < Duration::from_secs(1), "at once");
     assert!(matches!(&error, OpenError::InUse { path } if path == place.path()), "{error}");
     let text = error.to_string();
@@ -41,7 +41,7 @@ async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
 
     other.kill().unwrap();
     other.wait().unwrap();
-    let store = Embedded::open(&place.settings).await.unwrap();
+    let store = EmbeddedStore::open(&place.settings).await.unwrap();
     assert_eq!(drain(&store).await, stored);
 }
 
@@ -49,12 +49,12 @@ async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
 async fn a_second_store_in_the_same_process_is_refused() {
     let place = Place::new();
     let store = place.open().await;
-    let error = Embedded::open(&place.settings).await.unwrap_err();
+    let error = EmbeddedStore::open(&place.settings).await.unwrap_err();
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
     store.append(batch("a", 1)).await.unwrap();
     store.close().await;
     drop(store);
-    assert_eq!(drain(&Embedded::open(&place.settings).await.unwrap()).await.len(), 1);
+    assert_eq!(drain(&EmbeddedStore::open(&place.settings).await.unwrap()).await.len(), 1);
 }
 
 #[tokio::test]

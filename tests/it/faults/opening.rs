@@ -7,7 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use tower_outbox::store::Store;
-use tower_outbox::{Bus, Embedded, EmbeddedSettings, OpenError, Settings, SettingsError};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::{Bus, Settings, SettingsError};
 
 use super::full::Disk;
 use super::{again, part};
@@ -15,7 +16,7 @@ use crate::support::stores::{batch, open};
 
 /// Opens it in vain, alone and through settings; the error says all of this.
 async fn assert_refused(path: &Path, names: &Path, cure: &str) {
-    let error = Embedded::open(&EmbeddedSettings::new(path)).await.unwrap_err();
+    let error = EmbeddedStore::open(&EmbeddedStoreSettings::new(path)).await.unwrap_err();
     let OpenError::Io { path: named, .. } = &error else { panic!("{error:?}") };
     assert_eq!(named, names);
     let text = error.to_string();
@@ -52,7 +53,7 @@ async fn a_file_where_the_folder_should_be_is_said() {
 async fn a_read_only_file_system_is_said() {
     let disk = Disk::mount("size=2m");
     let (new, old) = (disk.path().join("new"), disk.path().join("old"));
-    let store = open(&EmbeddedSettings::new(&old)).await.unwrap();
+    let store = open(&EmbeddedStoreSettings::new(&old)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
     store.close().await;
     drop(store);
@@ -61,7 +62,7 @@ async fn a_read_only_file_system_is_said() {
     assert_refused(&new, &new, cure).await;
     assert_refused(&old, &old.join("lock"), cure).await;
     disk.remount("rw");
-    let store = open(&EmbeddedSettings::new(&old)).await.unwrap();
+    let store = open(&EmbeddedStoreSettings::new(&old)).await.unwrap();
     assert_eq!(super::drain(&store).await.len(), 2);
 }
 
@@ -80,7 +81,7 @@ async fn a_lack_of_permission_is_said() {
     let folder = tempfile::tempdir().unwrap();
     // Others may look into it, and no more.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let store = open(&EmbeddedSettings::new(folder.path().join("old"))).await.unwrap();
+    let store = open(&EmbeddedStoreSettings::new(folder.path().join("old"))).await.unwrap();
     store.close().await;
     drop(store);
     // The binary of this test may stand where another user cannot read it.

@@ -4,7 +4,8 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use http::StatusCode;
-use tower_outbox::{Bus, Failure, Health, Message, Messenger, Recording, Settings, Unsent, async_trait};
+use tower_outbox::testing::Recording;
+use tower_outbox::{Bus, Failure, Health, Message, Messenger, Settings, Unsent, async_trait};
 
 use super::{Place, drain};
 use crate::support::{app, enqueue_a, get, logs};

@@ -11,7 +11,7 @@ use crate::support::logs;
 use crate::support::stores::{batch, confirm, ids, lease_all};
 
 /// Two batches that are whole, and the length of the file with them.
-async fn two_batches(place: &Place) -> (tower_outbox::Embedded, Vec<uuid::Uuid>, usize) {
+async fn two_batches(place: &Place) -> (tower_outbox::store::EmbeddedStore, Vec<uuid::Uuid>, usize) {
     let store = place.open().await;
     let (first, second) = (batch("a", 3), batch("a", 4));
     store.append(first.clone()).await.unwrap();

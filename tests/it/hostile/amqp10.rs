@@ -11,7 +11,7 @@ use fe2o3_amqp_types::messaging::DeliveryState;
 use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
-use tower_outbox::source::{Delivery, Source};
+use tower_outbox::source::{Source, Unsettled};
 use tower_outbox::{Message, Messenger};
 
 use self::raw_broker::{RawBroker, frame, transfers};
@@ -19,7 +19,7 @@ use crate::peers::{Brokers, RabbitQueue, numbered, unique};
 
 const LONG: Duration = Duration::from_secs(20);
 
-async fn next(source: &Amqp10Source) -> Delivery {
+async fn next(source: &Amqp10Source) -> Unsettled {
     timeout(LONG, source.receive(1)).await.expect("a message in time").unwrap().remove(0)
 }
 
@@ -469,7 +469,7 @@ async fn a_time_before_1970_is_read_wherever_it_stands() {
     let event = [section(0x74, &map), data(b"x")].concat();
     let broker = RawBroker::start(vec![vec![transfers(0, &plain, 1_000), transfers(1, &event, 1_000)]]).await;
     let mut settings = broker.settings.clone();
-    settings.envelope = tower_outbox::Envelope::CloudEvents;
+    settings.envelope = tower_outbox::envelope::Envelope::CloudEvents;
     let source = Amqp10Source::new(&settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
     let landing = SystemTime::UNIX_EPOCH - Duration::from_millis(LANDING.unsigned_abs());
     let delivery = next(&source).await;

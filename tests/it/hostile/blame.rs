@@ -13,10 +13,10 @@ use http::{Request, StatusCode};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
-use tower_outbox::{
-    EmbeddedSettings, Message, MessageQueue, MessagingLayer, Messenger, OnSendFailure, Outbox, OutboxHandle,
-    RelaySettings, store::Filter,
-};
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::outbox::{Outbox, OutboxHandle, RelaySettings};
+use tower_outbox::store::{EmbeddedStoreSettings, Filter};
+use tower_outbox::{Message, MessageQueue, MessagingLayer, Messenger};
 
 use crate::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
 use crate::support::frames::{HEADER, Then, Way, changed, connection_close};
@@ -207,7 +207,7 @@ async fn of_many_requests_just_the_one_that_closes_the_connection_fails() {
 
 /// An outbox before this messenger, with its relay running.
 async fn durable(messenger: Amqp091, folder: &std::path::Path) -> (Outbox<Amqp091>, OutboxHandle) {
-    let store = stores::open(&EmbeddedSettings::new(folder)).await.unwrap();
+    let store = stores::open(&EmbeddedStoreSettings::new(folder)).await.unwrap();
     let settings = RelaySettings::default().with_max_attempts(4).with_max_backoff(Duration::from_millis(20));
     let (outbox, relay) = Outbox::new(messenger, store, settings);
     tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
@@ -278,7 +278,7 @@ async fn a_broker_that_goes_away_makes_no_dead_letters() {
         };
         let way = Way::to(brokers.get("RABBIT1_AMQP"), see).await;
         let folder = tempfile::tempdir().unwrap();
-        let store = stores::open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+        let store = stores::open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
         let settings = RelaySettings::default().with_max_backoff(Duration::from_millis(20));
         let (outbox, relay) = Outbox::new(messenger(&way), store, settings);
         tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));

@@ -13,13 +13,14 @@ use http::{Request, StatusCode};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tower::ServiceExt;
-use tower_outbox::store::Overflow;
-use tower_outbox::{
-    Background, BackgroundSettings, Consumer, EmbeddedSettings, Memory, Message, MessageQueue,
-    MessagingLayer, Messenger, Outbox, RelaySettings, WhenFull,
-};
+use tower_outbox::background::{Background, BackgroundSettings, WhenFull};
+use tower_outbox::outbox::{Outbox, RelaySettings};
+use tower_outbox::store;
+use tower_outbox::store::EmbeddedStoreSettings;
 #[cfg(feature = "sqlite")]
-use tower_outbox::{DatabaseSettings, SqliteStore};
+use tower_outbox::store::{SqlStoreSettings, SqliteStore};
+use tower_outbox::testing::Memory;
+use tower_outbox::{Consumer, Message, MessageQueue, MessagingLayer, Messenger};
 
 use crate::support::messengers::{fake, held};
 use crate::support::stores::{limits, open, until};
@@ -144,7 +145,7 @@ async fn those_let_in_all_the_same_do_not_gather_either() {
 /// What has room for this many messages, and sends none of them on.
 async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
     let hanging = fake(|_| std::future::pending());
-    let limits = limits(u64::from(max), Overflow::Refuse);
+    let limits = limits(u64::from(max), store::WhenFull::Refuse);
     match place {
         "background" => {
             let settings =
@@ -154,7 +155,7 @@ async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
             MessagingLayer::new(background)
         }
         "embedded" => {
-            let store = open(&EmbeddedSettings::new(folder).with_limits(limits)).await.unwrap();
+            let store = open(&EmbeddedStoreSettings::new(folder).with_limits(limits)).await.unwrap();
             MessagingLayer::new(Outbox::new(hanging, store, RelaySettings::default()).0)
         }
         #[cfg(feature = "sqlite")]
@@ -162,7 +163,7 @@ async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
             use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
             let options = SqliteConnectOptions::new().filename(folder.join("app.db")).create_if_missing(true);
             let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
-            let settings = DatabaseSettings::default().with_limits(limits);
+            let settings = SqlStoreSettings::default().with_limits(limits);
             SqliteStore::migrate(&pool, &settings).await.unwrap();
             let store = SqliteStore::open(pool, &settings).await.unwrap();
             MessagingLayer::new(Outbox::new(hanging, store, RelaySettings::default()).0)

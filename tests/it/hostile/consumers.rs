@@ -7,8 +7,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::routing::post;
 use tokio::sync::oneshot;
-use tower_outbox::source::{self, Answer, Settle, Source, SourceError};
-use tower_outbox::{Bus, Consumer, Health, Memory, Message, Messenger, Settings, async_trait};
+use tower_outbox::message::Settlement;
+use tower_outbox::source::{self, Settle, Source, SourceError};
+use tower_outbox::testing::Memory;
+use tower_outbox::{Bus, Consumer, Health, Message, Messenger, Settings, async_trait};
 
 use crate::support::stores::{STUCK, until};
 use crate::support::{MINUTE, messages, soon};
@@ -16,15 +18,15 @@ use crate::support::{MINUTE, messages, soon};
 /// A source without a name, whose messages cannot say whether they are stale.
 struct Nameless(Memory);
 
-struct Odd(source::Delivery);
+struct Odd(source::Unsettled);
 
 #[async_trait]
 impl Settle for Odd {
-    async fn settle(self: Box<Self>, answer: Answer) -> Result<(), SourceError> {
-        match answer {
-            Answer::Ack => self.0.ack().await,
-            Answer::Retry { after, reason } => self.0.retry(after, reason).await,
-            Answer::Reject { reason } => self.0.reject(reason).await,
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
+        match settlement {
+            Settlement::Ack => self.0.ack().await,
+            Settlement::Retry { after, reason } => self.0.retry(after, reason).await,
+            Settlement::Reject { reason } => self.0.reject(reason).await,
             _ => self.0.release().await,
         }
     }
@@ -35,11 +37,11 @@ impl Settle for Odd {
 
 #[async_trait]
 impl Source for Nameless {
-    async fn receive(&self, limit: usize) -> Result<Vec<source::Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<source::Unsettled>, SourceError> {
         let received = self.0.receive(limit).await?.into_iter().map(|delivery| {
             let view = delivery.view().unwrap();
             let (message, attempt) = (view.message().clone(), view.attempt());
-            source::Delivery::new(message, attempt, false, "odd".into(), Vec::new(), Odd(delivery))
+            source::Unsettled::new(message, attempt, false, "odd".into(), Vec::new(), Odd(delivery))
         });
         Ok(received.collect())
     }
@@ -105,7 +107,7 @@ struct Failing(Memory, Arc<AtomicUsize>);
 
 #[async_trait]
 impl Source for Failing {
-    async fn receive(&self, limit: usize) -> Result<Vec<source::Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<source::Unsettled>, SourceError> {
         if self.1.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_secs(1)).await;
             return Err(SourceError::unavailable("no such queue"));

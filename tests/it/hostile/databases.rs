@@ -17,11 +17,12 @@ use sqlx::sqlite::Sqlite;
 use tokio::time::timeout;
 use tower::ServiceExt;
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::dummy::Dummy;
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Filter, Store, StoreError};
-use tower_outbox::{
-    Consumer, ConsumerSettings, DatabaseSettings, Dummy, MessageQueue, MessagingLayer, Outbox, PostgresStore,
-    RelaySettings, SqliteStore, Tx,
-};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::{Consumer, MessageQueue, MessagingLayer, Tx};
 
 use crate::peers::{Brokers, unique};
 use crate::support::databases::{self, Database, Schema};
@@ -39,7 +40,7 @@ async fn a_schema_may_be_a_word_of_sql_or_have_upper_case() {
     let database = Database::new().await;
     let pool = PgPoolOptions::new().max_connections(4).connect(&database.url).await.unwrap();
     for name in ["user", "select", "Group", "public"] {
-        let settings = DatabaseSettings::default().with_schema(name);
+        let settings = SqlStoreSettings::default().with_schema(name);
         PostgresStore::migrate(&pool, &settings).await.unwrap();
         PostgresStore::migrate(&pool, &settings).await.unwrap();
         let store = Arc::new(PostgresStore::open(pool.clone(), &settings).await.unwrap()) as Arc<dyn Store>;
@@ -61,14 +62,14 @@ async fn a_schema_that_is_no_name_is_refused_with_its_cure() {
     for name in
         ["", "a b", "a.b", "a\"b", "a'; DROP TABLE x; --", "a\0b", "1a", "sqlite_x", "pg_x", &"x".repeat(64)]
     {
-        let settings = DatabaseSettings::default().with_schema(name);
+        let settings = SqlStoreSettings::default().with_schema(name);
         let Err(StoreError::Unavailable(error)) = SqliteStore::migrate(&pool, &settings).await else {
             panic!("{name:?} is taken")
         };
         let said = error.to_string();
         assert!(said.contains("OUTBOX.SCHEMA") && said.contains(&format!("{name:?}")), "{said}");
     }
-    let settings = DatabaseSettings::default().with_schema("select");
+    let settings = SqlStoreSettings::default().with_schema("select");
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     SqliteStore::open(pool, &settings).await.unwrap();
 }
@@ -172,7 +173,7 @@ async fn rows_that_somebody_changed_harm_only_themselves_in_sqlite() {
     ];
     let folder = tempfile::tempdir().unwrap();
     let pool = databases::sqlite(folder.path()).await;
-    let settings = DatabaseSettings::default();
+    let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let open = async || SqliteStore::open(pool.clone(), &settings).await.unwrap();
     let change = async |how: &str, id: &str| {
@@ -186,7 +187,7 @@ async fn rows_that_somebody_changed_harm_only_themselves_in_sqlite() {
 
 /// An app whose handler enqueues in a transaction.
 async fn app(pool: &PgPool) -> Router {
-    let settings = DatabaseSettings::default();
+    let settings = SqlStoreSettings::default();
     PostgresStore::migrate(pool, &settings).await.unwrap();
     let store = PostgresStore::open(pool.clone(), &settings).await.unwrap();
     let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
@@ -265,7 +266,7 @@ async fn a_database_file_that_cannot_be_written_is_503() {
     databases::sqlite(folder.path()).await.close().await;
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.path().join("app.db"));
     let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1).connect_with(options).await.unwrap();
-    let settings = DatabaseSettings::default();
+    let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool.clone(), &settings).await.unwrap();
     let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
@@ -388,7 +389,7 @@ async fn the_same_id_of_another_publisher_or_topic_is_another_message() {
     let channel = connection.create_channel().await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let pool = databases::sqlite(folder.path()).await;
-    let settings = DatabaseSettings::default();
+    let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool, &settings).await.unwrap();
     let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
@@ -460,7 +461,7 @@ async fn the_same_id_of_another_publisher_or_topic_is_another_message() {
 async fn the_same_id_of_another_event_source_is_another_message() {
     let folder = tempfile::tempdir().unwrap();
     let pool = databases::sqlite(folder.path()).await;
-    let settings = DatabaseSettings::default();
+    let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool, &settings).await.unwrap();
     let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
@@ -472,7 +473,7 @@ async fn the_same_id_of_another_event_source_is_another_message() {
         }
     };
     let app = Router::new().fallback(handler).layer(MessagingLayer::new(outbox));
-    let bus = tower_outbox::Memory::new();
+    let bus = tower_outbox::testing::Memory::new();
     let message = crate::support::message("user.asked");
     let long = "x".repeat(10_000);
     let sources = ["/a", "/b", "\0", &long, "/a", &long, "\0"];

@@ -7,10 +7,13 @@ use http::{HeaderValue, Request, StatusCode};
 use tower::ServiceExt;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg};
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Fedmsg};
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::fallback::Fallback;
+use tower_outbox::outbox::{Outbox, RelaySettings};
+use tower_outbox::store::EmbeddedStoreSettings;
 use tower_outbox::store::Filter;
 use tower_outbox::{
-    Background, BackgroundSettings, BoxError, EmbeddedSettings, EnqueueError, Fallback, Message,
-    MessageQueue, MessagingLayer, Messenger, Outbox, RelaySettings, Unsent, async_trait,
+    BoxError, EnqueueError, Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait,
 };
 
 use crate::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
@@ -116,7 +119,7 @@ async fn what_amqp091_cannot_carry_fedmsg_refuses_too() {
 #[tokio::test]
 async fn each_decorator_asks_the_inner_messenger() {
     let folder = tempfile::tempdir().unwrap();
-    let store = stores::open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let store = stores::open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let (outbox, _relay) = Outbox::new(plain(), store, RelaySettings::default());
     let (background, _worker) = Background::new(plain(), BackgroundSettings::default());
     let decorated: [Box<dyn Messenger>; 3] =
@@ -197,7 +200,7 @@ async fn headers_that_just_fill_a_frame_arrive() {
 }
 
 /// Says no to what has a header `never`, and takes everything else.
-struct Choosy(tower_outbox::Recording);
+struct Choosy(tower_outbox::testing::Recording);
 
 #[async_trait]
 impl Messenger for Choosy {
@@ -215,7 +218,7 @@ impl Messenger for Choosy {
 #[tokio::test]
 async fn a_stored_message_that_can_never_leave_is_a_dead_letter_and_no_other_is() {
     let folder = tempfile::tempdir().unwrap();
-    let store = stores::open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let store = stores::open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let (recording, sent) = recording();
     let (outbox, relay) = Outbox::new(Choosy(recording), store, RelaySettings::default());
     let handle = outbox.handle();

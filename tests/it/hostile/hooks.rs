@@ -10,11 +10,13 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::messenger::{Admission, Overloaded};
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::Store;
-use tower_outbox::{
-    Admission, Background, BackgroundSettings, DatabaseSettings, Dummy, Failure, Message, MessageQueue,
-    MessagingLayer, Messenger, Outbox, Refused, RelaySettings, SqliteStore, Tx, Unsent, async_trait,
-};
+use tower_outbox::store::{SqlStoreSettings, SqliteStore};
+use tower_outbox::{Failure, Message, MessageQueue, MessagingLayer, Messenger, Tx, Unsent, async_trait};
 
 use crate::support::messengers::{down, recording};
 use crate::support::stores::{STUCK, until};
@@ -63,7 +65,7 @@ async fn a_hook_of_the_layer_that_panics_is_as_a_handler_that_panics() {
 
 #[tokio::test]
 async fn a_hook_for_what_is_unsent_that_panics_changes_no_answer() {
-    let refusing = down(Failure::transient(Refused::new("it is full")));
+    let refusing = down(Failure::transient(Overloaded::new("it is full")));
     let layer = MessagingLayer::new(refusing).with_on_unsent(|_| panic!("it panics"));
     assert_eq!(get(app(layer, enqueue_a)).await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
@@ -72,7 +74,7 @@ async fn file(options: SqlitePoolOptions) -> (TempDir, SqlitePool) {
     let folder = tempfile::tempdir().unwrap();
     let file = SqliteConnectOptions::new().filename(folder.path().join("app.db")).create_if_missing(true);
     let pool = options.connect_with(file).await.unwrap();
-    SqliteStore::migrate(&pool, &DatabaseSettings::default()).await.unwrap();
+    SqliteStore::migrate(&pool, &SqlStoreSettings::default()).await.unwrap();
     (folder, pool)
 }
 
@@ -98,11 +100,11 @@ impl Messenger for Counting {
 #[tokio::test]
 async fn a_messenger_that_panics_after_the_commit_changes_no_answer() {
     let (_folder, pool) = file(SqlitePoolOptions::new()).await;
-    let store = SqliteStore::open(pool, &DatabaseSettings::default()).await.unwrap();
+    let store = SqliteStore::open(pool, &SqlStoreSettings::default()).await.unwrap();
     let (outbox, _relay) = Outbox::new(Dummy::new(), store.clone(), RelaySettings::default());
     let log = logs::listen();
-    let layer =
-        MessagingLayer::new(Counting(outbox)).with_on_send_failure(tower_outbox::OnSendFailure::Reject);
+    let layer = MessagingLayer::new(Counting(outbox))
+        .with_on_send_failure(tower_outbox::layer::OnSendFailure::Reject);
     let handler = async |_tx: Tx<sqlx::Sqlite>, queue: MessageQueue| enqueue_both(queue).await;
     assert_eq!(get(app(layer, handler)).await.status(), 200);
     assert_eq!(store.counts().await.unwrap().pending, 2);
@@ -120,7 +122,7 @@ async fn a_relay_goes_on_when_a_hook_of_its_pool_has_panicked() {
         Box::pin(async { Ok(true) })
     });
     let (_folder, pool) = file(options).await;
-    let settings = DatabaseSettings::default().with_lease(Duration::from_millis(300));
+    let settings = SqlStoreSettings::default().with_lease(Duration::from_millis(300));
     let store = SqliteStore::open(pool, &settings).await.unwrap();
     let (inner, sent) = recording();
     let (outbox, relay) = Outbox::new(inner, store, RelaySettings::default());

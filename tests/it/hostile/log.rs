@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use tower_outbox::store::{Settlement, Store};
-use tower_outbox::{Bus, Embedded, Message, OpenError, Settings};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::Store;
+use tower_outbox::store::{EmbeddedStore, OpenError};
+use tower_outbox::{Bus, Message, Settings};
 use uuid::Uuid;
 
 use crate::faults::{Place, assert_works, cut, drain, flip, unreadable, without, written};
@@ -32,7 +34,7 @@ async fn nobody_else_may_read_the_files_of_an_outbox() {
         store.append(vec![message]).await.unwrap();
     }
     let out = lease_all(&store, 40).await;
-    settle(&store, &out[..1], Settlement::Dead { reason: "no".into() }).await;
+    settle(&store, &out[..1], Settlement::Reject { reason: "no".into() }).await;
     confirm(&store, &out[1..]).await;
     store.drop_messages(&[99]).await.unwrap();
     assert!(fs::read_dir(place.path()).unwrap().count() >= 4);
@@ -302,8 +304,8 @@ async fn whatever_stands_in_the_files_is_no_panic_and_what_is_lost_is_counted() 
         store.append(vec![message.clone()]).await.unwrap();
     }
     let out = lease_all(&store, 12).await;
-    settle(&store, &out[..1], Settlement::Dead { reason: "no".into() }).await;
-    settle(&store, &out[1..], Settlement::Released).await;
+    settle(&store, &out[..1], Settlement::Reject { reason: "no".into() }).await;
+    settle(&store, &out[1..], Settlement::Release).await;
     store.close().await;
     let ids = ids(&messages);
     let mut word = 1_u64;
@@ -332,7 +334,7 @@ async fn whatever_stands_in_the_files_is_no_panic_and_what_is_lost_is_counted() 
             }
             fs::write(target, bytes).unwrap();
         }
-        let store: Embedded = damaged.open().await;
+        let store: EmbeddedStore = damaged.open().await;
         let left = drain(&store).await;
         assert!(without(&left, &ids).is_empty(), "round {round}: something else leaves");
         let gone = without(&ids, &left).len();
@@ -357,7 +359,7 @@ async fn a_store_of_another_version_is_refused_and_left_as_it_is() {
         let place = Place::new();
         fs::create_dir(place.path()).unwrap();
         fs::write(place.path().join(name), content).unwrap();
-        match Embedded::open(&place.settings).await {
+        match EmbeddedStore::open(&place.settings).await {
             Err(error @ OpenError::Version { .. }) => assert!(error.to_string().contains(name), "{error}"),
             other => panic!("{name}: {other:?}"),
         }

@@ -9,13 +9,16 @@ use axum::Router;
 use axum::routing::post;
 use http::StatusCode;
 use tokio::sync::oneshot;
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::message::Settlement;
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::source::{self, Source, SourceError};
-use tower_outbox::store::{
-    Counts, Filter, Lease, Leased, Page, Settlement, State, Store, StoreError, Unstored,
-};
+use tower_outbox::store::{Counts, EntryState, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::testing::Memory;
 use tower_outbox::{
-    Background, BackgroundSettings, Bus, Consumer, Embedded, EmbeddedSettings, Failure, Memory, Message,
-    MessagingLayer, Messenger, OnSendFailure, Outbox, RelaySettings, Settings, Unsent, async_trait,
+    Bus, Consumer, Failure, Message, MessagingLayer, Messenger, Settings, Unsent, async_trait,
 };
 
 use crate::support::messengers::{fake, recording};
@@ -55,7 +58,7 @@ const UNREADABLE: [&str; 3] = ["Display", "source", "cycle"];
 fn unreadable(
     kind: &'static str,
     failure: fn(Unreadable) -> Failure,
-) -> (impl Messenger, tower_outbox::Sent) {
+) -> (impl Messenger, tower_outbox::testing::Sent) {
     let (inner, sent) = recording();
     let inner = Arc::new(inner);
     let messenger = fake(move |batch: Vec<Message>| {
@@ -74,7 +77,7 @@ async fn a_relay_goes_on_when_an_error_of_its_messenger_cannot_be_read() {
     for kind in UNREADABLE {
         for failure in [|error| Failure::rejected(error), |error| Failure::transient(error)] {
             let folder = tempfile::tempdir().unwrap();
-            let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+            let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
             let (messenger, sent) = unreadable(kind, failure);
             let settings = RelaySettings::default().with_max_attempts(2);
             let (outbox, relay) = Outbox::new(messenger, store, settings);
@@ -83,7 +86,7 @@ async fn a_relay_goes_on_when_an_error_of_its_messenger_cannot_be_read() {
             let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
             outbox.send(messages(["a", "odd", "b"])).await.unwrap();
             let mut dead = Filter::default();
-            dead.state = Some(State::Dead);
+            dead.state = Some(EntryState::Dead);
             until("odd is a dead letter", async || handle.count(&dead).await.unwrap() == 1).await;
             until("the others have left", async || sent.topics().len() == 2).await;
             outbox.send(messages(["c"])).await.unwrap();
@@ -189,12 +192,12 @@ async fn a_shutdown_with_a_deadline_without_end_waits_for_all() {
 #[tokio::test]
 async fn a_lease_without_end_is_one() {
     use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
-    use tower_outbox::{DatabaseSettings, SqliteStore};
+    use tower_outbox::store::{SqlStoreSettings, SqliteStore};
 
     let folder = tempfile::tempdir().unwrap();
     let options = SqliteConnectOptions::new().filename(folder.path().join("app.db")).create_if_missing(true);
     let pool = SqlitePoolOptions::new().connect_with(options).await.unwrap();
-    let settings = DatabaseSettings::default().with_lease(Duration::MAX).with_inbox_retention(Duration::MAX);
+    let settings = SqlStoreSettings::default().with_lease(Duration::MAX).with_inbox_retention(Duration::MAX);
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool, &settings).await.unwrap();
     let (inner, sent) = recording();
@@ -210,7 +213,7 @@ async fn a_lease_without_end_is_one() {
 }
 
 /// A store that panics so often when it is to lease, and when it is to settle; and so often gives nothing.
-struct Panicking(Embedded, Arc<[AtomicUsize; 3]>);
+struct Panicking(EmbeddedStore, Arc<[AtomicUsize; 3]>);
 
 fn is_one_of(left: &AtomicUsize) -> bool {
     let less = |left: usize| left.checked_sub(1);
@@ -246,8 +249,8 @@ impl Store for Panicking {
     async fn counts(&self) -> Result<Counts, StoreError> {
         self.0.counts().await
     }
-    fn place(&self) -> String {
-        self.0.place()
+    fn location(&self) -> String {
+        self.0.location()
     }
     async fn close(&self) {
         self.0.close().await;
@@ -257,7 +260,7 @@ impl Store for Panicking {
 #[tokio::test]
 async fn a_relay_whose_store_panics_is_down_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let panics = Arc::new([usize::MAX, 2, 0].map(AtomicUsize::new));
     let (inner, sent) = recording();
     let store = Panicking(store, Arc::clone(&panics));
@@ -278,7 +281,7 @@ async fn a_relay_whose_store_panics_is_down_and_goes_on() {
 #[tokio::test]
 async fn a_relay_whose_store_gives_nothing_is_down_and_goes_on() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let empty = Arc::new([0, 0, usize::MAX].map(AtomicUsize::new));
     let (inner, sent) = recording();
     let (outbox, relay) = Outbox::new(inner, Panicking(store, Arc::clone(&empty)), RelaySettings::default());
@@ -296,7 +299,7 @@ async fn a_relay_whose_store_gives_nothing_is_down_and_goes_on() {
 #[tokio::test]
 async fn a_relay_that_was_dropped_is_down() {
     let folder = tempfile::tempdir().unwrap();
-    let store = open(&EmbeddedSettings::new(folder.path())).await.unwrap();
+    let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let (outbox, relay) = Outbox::new(recording().0, store, RelaySettings::default());
     assert!(outbox.health().await.is_up(), "another process may run the relay");
     let relay = tokio::spawn(relay.run(std::future::pending(), STUCK));
@@ -319,7 +322,7 @@ struct PanickingSource(Memory, AtomicUsize);
 
 #[async_trait]
 impl Source for PanickingSource {
-    async fn receive(&self, limit: usize) -> Result<Vec<source::Delivery>, SourceError> {
+    async fn receive(&self, limit: usize) -> Result<Vec<source::Unsettled>, SourceError> {
         panic_as_often_as(&self.1);
         self.0.receive(limit).await
     }

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_outbox::store::{Entry, Filter, Overflow, Settlement, State, Store, StoreError};
-use tower_outbox::{Embedded, EmbeddedSettings};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{Entry, EntryState, Filter, Store, StoreError, WhenFull};
 
 use crate::faults::{Place, again, assert_works, cut, flip, part};
 use crate::support::logs;
@@ -33,7 +34,7 @@ fn files(place: &Place) -> Vec<PathBuf> {
 }
 
 /// Waits until all is written.
-async fn written(store: &Embedded) {
+async fn written(store: &EmbeddedStore) {
     store.drop_messages(&[]).await.unwrap();
 }
 
@@ -58,7 +59,7 @@ async fn a_long_reason_is_cut_and_the_last_five_outlive_a_restart() {
         assert_eq!(entry.attempts, 7);
         assert!(entry.failures.iter().all(|failure| failure.reason.len() <= REASON_BYTES));
     }
-    let dead = before.iter().find(|entry| entry.state == State::Dead).unwrap();
+    let dead = before.iter().find(|entry| entry.state == EntryState::Dead).unwrap();
     assert_eq!(&*reasons(dead)[REASONS - 1], "at last");
     let cut = before.iter().flat_map(reasons).find(|reason| reason.starts_with('6')).unwrap();
     assert!(cut.len() >= REASON_BYTES - 1, "no more is cut than must be");
@@ -76,7 +77,7 @@ async fn a_long_reason_is_cut_and_the_last_five_outlive_a_restart() {
 async fn reasons_count_as_bytes_of_the_outbox_until_their_messages_leave() {
     let place = Place::new();
     let mut settings = place.settings.clone();
-    settings.limits = limits(100, Overflow::Refuse);
+    settings.limits = limits(100, WhenFull::Refuse);
     settings.limits.max_bytes = 20_000;
     let store = open(&settings).await.unwrap();
     store.append(batch("a", 10)).await.unwrap();
@@ -126,8 +127,8 @@ async fn what_is_no_longer_needed_of_the_reasons_is_given_back() {
         assert_eq!(entries.len(), 40);
         for entry in entries {
             match entry.state {
-                State::Dead => assert_eq!(reasons(&entry), ["kept".into()]),
-                State::Pending => {
+                EntryState::Dead => assert_eq!(reasons(&entry), ["kept".into()]),
+                EntryState::Pending => {
                     let begins: Vec<_> =
                         reasons(&entry).iter().map(|reason| reason[..3].to_owned()).collect();
                     assert_eq!(begins, ["995", "996", "997", "998", "999"]);
@@ -182,7 +183,7 @@ async fn a_damaged_missing_or_foreign_file_of_reasons_costs_reasons_only() {
         let damaged = place.copy();
         damage(&files(&damaged).pop().unwrap());
         let store = damaged.open().await;
-        let entries = list_by(&store, &Filter::state(State::Dead), 100).await;
+        let entries = list_by(&store, &Filter::state(EntryState::Dead), 100).await;
         assert_eq!(entries.len(), 3, "{name}");
         let mut unknown = 0;
         for (at, entry) in entries.iter().enumerate() {
@@ -228,8 +229,8 @@ fn memory_of(test: &str, count: usize) -> (usize, usize) {
 
 async fn many_dead_letters(part: &str) {
     let (count, folder) = part.split_once(' ').unwrap();
-    let mut settings = EmbeddedSettings::new(format!("{folder}/outbox"));
-    settings.limits = limits(u64::MAX, Overflow::Refuse);
+    let mut settings = EmbeddedStoreSettings::new(format!("{folder}/outbox"));
+    settings.limits = limits(u64::MAX, WhenFull::Refuse);
     settings.limits.max_bytes = u64::MAX;
     let store = open(&settings).await.unwrap();
     let reason = "x".repeat(300);
@@ -250,7 +251,7 @@ async fn many_dead_letters(part: &str) {
     let store = open(&settings).await.unwrap();
     assert_eq!(depth(&store).await, (0, count as u64));
     let opened = resident().saturating_sub(before);
-    let page = store.list(&Filter::state(State::Dead), Some(count as u64 - 10), 100).await.unwrap();
+    let page = store.list(&Filter::state(EntryState::Dead), Some(count as u64 - 10), 100).await.unwrap();
     let last = reasons(page.entries.last().unwrap()).pop().unwrap();
     assert_eq!(*last, format!("{} {reason}", count - 1));
     store.close().await;

@@ -5,9 +5,11 @@ use std::time::Duration;
 use axum::Router;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, DecimalValue, FieldArray, FieldTable};
+use tower_outbox::Consumer;
 use tower_outbox::amqp091::Amqp091Source;
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::message::{Scalar, headers};
 use tower_outbox::source::Source;
-use tower_outbox::{Consumer, ConsumerSettings, Scalar, headers};
 
 use crate::amqp091::receiving::{Queue, body, header, message_of, nothing, one, table, text};
 use crate::peers::{Brokers, numbered, unique};

@@ -9,7 +9,8 @@ use http::HeaderMap;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray, FieldTable};
 use tower_outbox::amqp091::{Amqp091Source, Amqp091Subscription};
-use tower_outbox::{Consumer, Delivery, Scalar, headers};
+use tower_outbox::message::{Scalar, headers};
+use tower_outbox::{Consumer, Delivery};
 
 use crate::amqp091::receiving::{Queue, body, consuming, header, message_of, one, table, text};
 use crate::peers::Brokers;
@@ -40,7 +41,7 @@ fn forged(queue: &str) -> FieldTable {
     ])
 }
 
-fn names(delivery: &tower_outbox::source::Delivery) -> Vec<&str> {
+fn names(delivery: &tower_outbox::source::Unsettled) -> Vec<&str> {
     message_of(delivery).headers().map(|(name, _)| name).collect()
 }
 

@@ -11,8 +11,9 @@ use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
-use tower_outbox::source::{Delivery, Source};
-use tower_outbox::{Consumer, Envelope, Messenger};
+use tower_outbox::envelope::Envelope;
+use tower_outbox::source::{Source, Unsettled};
+use tower_outbox::{Consumer, Messenger};
 
 use self::raw::{RawPublisher, long, short};
 use crate::amqp091::receiving::{Queue, body, table, text as header_text};
@@ -74,7 +75,7 @@ impl Hostile {
         routing_key: &[u8],
         flags: u16,
         properties: &[u8],
-    ) -> (Delivery, String) {
+    ) -> (Unsettled, String) {
         self.publish(routing_key, flags, properties, b"the body").await;
         self.publish(b"good", 0, b"", b"read").await;
         let bad = one(&self.source).await;
@@ -91,7 +92,7 @@ impl Hostile {
     }
 }
 
-async fn one(source: &Amqp091Source) -> Delivery {
+async fn one(source: &Amqp091Source) -> Unsettled {
     timeout(STUCK, source.receive(1)).await.expect("nothing comes").unwrap().remove(0)
 }
 
@@ -182,7 +183,7 @@ async fn large_bodies_are_bounded_in_bytes_and_come_in_order() {
     let settings = Amqp091Settings::new([Brokers::running().get("RABBIT1_AMQP")]);
     let subscription = Amqp091Subscription::new(&name).with_prefetch_bytes(ROOM);
     let source = Amqp091Source::new(&settings, &subscription).unwrap();
-    let len = |delivery: &Delivery| delivery.view().unwrap().message().body().len();
+    let len = |delivery: &Unsettled| delivery.view().unwrap().message().body().len();
     let (mut here, mut seen) = (VecDeque::new(), Vec::new());
     // How many of them find room beside each other, up to each.
     for together in [[2; 7].as_slice(), &[1, 1], &[3, 2, 1]].concat() {

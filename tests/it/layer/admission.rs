@@ -8,10 +8,10 @@ use axum::body::Body;
 use http::header::RETRY_AFTER;
 use http::{Request, StatusCode};
 use tower::ServiceExt;
-use tower_outbox::{
-    Admission, Background, BackgroundSettings, Message, MessageQueue, MessagingLayer, Messenger, Recording,
-    Sent, Unsent, async_trait,
-};
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::messenger::Admission;
+use tower_outbox::testing::{Recording, Sent};
+use tower_outbox::{Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait};
 
 use crate::support::messengers::recording;
 use crate::support::{app, enqueue, logs, text};

@@ -4,7 +4,8 @@ use axum::routing::post;
 use http::{Request, StatusCode};
 use serde_json::json;
 use tower::ServiceExt;
-use tower_outbox::{Message, MessageQueue, MessagingLayer, Scalar};
+use tower_outbox::message::Scalar;
+use tower_outbox::{Message, MessageQueue, MessagingLayer};
 
 use crate::support::messengers::recording;
 use crate::support::{MINUTE, answering, app, enqueue, get, message};

@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use http::header::RETRY_AFTER;
 use http::{HeaderName, StatusCode};
-use tower_outbox::{Failure, Message, MessageQueue, MessagingLayer, OnSendFailure, Refused, Unsent};
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::messenger::Overloaded;
+use tower_outbox::{Failure, Message, MessageQueue, MessagingLayer, Unsent};
 
 use crate::support::messengers::{down, fake, panicking};
 use crate::support::{answering, app, enqueue, get, text, topics};
@@ -55,7 +57,8 @@ async fn one_unsent_message_is_enough_for_503() {
 
 #[tokio::test]
 async fn by_reject_a_confirmed_batch_keeps_its_response() {
-    let layer = MessagingLayer::new(tower_outbox::Dummy::new()).with_on_send_failure(OnSendFailure::Reject);
+    let layer =
+        MessagingLayer::new(tower_outbox::dummy::Dummy::new()).with_on_send_failure(OnSendFailure::Reject);
     assert_eq!(get(answering(layer, StatusCode::OK)).await.status(), StatusCode::OK);
 }
 
@@ -104,7 +107,7 @@ async fn the_hook_is_called_when_the_client_has_gone() {
 #[tokio::test]
 async fn a_full_buffer_gives_503_whatever_the_setting() {
     for on_send_failure in [OnSendFailure::Log, OnSendFailure::Reject] {
-        let messenger = down(Failure::transient(Refused::new("the buffer is full")));
+        let messenger = down(Failure::transient(Overloaded::new("the buffer is full")));
         let layer = MessagingLayer::new(messenger).with_on_send_failure(on_send_failure);
         assert_503(get(answering(layer, StatusCode::CREATED)).await).await;
     }
@@ -112,7 +115,7 @@ async fn a_full_buffer_gives_503_whatever_the_setting() {
 
 #[tokio::test]
 async fn a_response_that_is_no_success_stays_when_its_audit_events_cannot_be_sent() {
-    for failure in [transient(), Failure::transient(Refused::new("the buffer is full"))] {
+    for failure in [transient(), Failure::transient(Overloaded::new("the buffer is full"))] {
         let layer = MessagingLayer::new(down(failure)).with_on_send_failure(OnSendFailure::Reject);
         let response = get(answering(layer, StatusCode::NOT_FOUND)).await;
         assert_eq!(response.status(), StatusCode::NOT_FOUND);

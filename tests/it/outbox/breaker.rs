@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::sleep;
+use tower_outbox::Message;
+use tower_outbox::outbox::Breaker;
 use tower_outbox::store::Filter;
-use tower_outbox::{Breaker, Message};
 
 use super::{quick, start};
 use crate::support::logs;

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use http::StatusCode;
-use tower_outbox::{Bus, Messenger, Settings, SettingsError, Shutdown};
+use tower_outbox::bus::Shutdown;
+use tower_outbox::{Bus, Messenger, Settings, SettingsError};
 
 use crate::support::messengers::Bus as State;
 use crate::support::messengers::{Act, Scripted, scripted};
@@ -99,7 +100,7 @@ async fn a_bus_has_an_outbox_if_it_stores_first() {
     let path = folder.path().join("outbox");
     let durable = bus(&path, fallen()).await;
     let outbox = durable.outbox().unwrap();
-    assert_eq!(outbox.place(), path.display().to_string());
+    assert_eq!(outbox.location(), path.display().to_string());
     get(app(durable.layer(), enqueue_a)).await;
     assert_eq!(outbox.status().await.unwrap().counts.pending, 1);
     for delivery in ["direct", "background"] {

@@ -10,9 +10,10 @@ use http::{Request, StatusCode};
 use sqlx::{Sqlite, SqlitePool};
 use tempfile::TempDir;
 use tower::ServiceExt;
-use tower_outbox::{
-    Bus, BusBuilder, DatabaseUrl, MessageQueue, Recording, Sent, Settings, SettingsError, Tx,
-};
+use tower_outbox::bus::BusBuilder;
+use tower_outbox::settings::DatabaseUrl;
+use tower_outbox::testing::{Recording, Sent};
+use tower_outbox::{Bus, MessageQueue, Settings, SettingsError, Tx};
 
 use crate::support::message;
 use crate::support::stores::until;

@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use tower_outbox::store::{State, Wait};
-use tower_outbox::{Expired, Failure, Message, Messenger, RelaySettings, Unsent, async_trait};
+use tower_outbox::outbox::{RelaySettings, WhenExpired};
+use tower_outbox::store::{EntryState, Wait};
+use tower_outbox::{Failure, Message, Messenger, Unsent, async_trait};
 
 use super::{quick, start};
 use crate::support::messengers::{Act, scripted};
@@ -31,7 +32,7 @@ async fn arriving(settings: RelaySettings, dead: u64) -> Vec<String> {
     outbox.until_left(0, dead).await;
     if dead > 0 {
         let entry = outbox.entry(short.id()).await.unwrap();
-        assert_eq!(entry.state, State::Dead);
+        assert_eq!(entry.state, EntryState::Dead);
         assert!(entry.failures.last().unwrap().reason.contains("expired"), "{entry:?}");
     }
     assert_eq!(bus.tries(short.id()), 0);
@@ -52,7 +53,7 @@ async fn the_shorter_of_a_messages_expiry_and_the_settings_counts() {
 #[tokio::test]
 async fn by_setting_what_expired_is_dropped_and_that_is_said() {
     let log = logs::listen();
-    let settings = quick().with_when_expired(Expired::Drop);
+    let settings = quick().with_when_expired(WhenExpired::Drop);
     assert_eq!(arriving(settings, 0).await, ["long", "none", "new"]);
     let logged = log.with("expired");
     assert!(logged.len() == 1 && logged[0].starts_with("WARN") && logged[0].contains("short"), "{logged:?}");

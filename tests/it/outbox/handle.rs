@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use tower_outbox::store::{Filter, State};
-use tower_outbox::{Breaker, OutboxHandle};
+use tower_outbox::outbox::{Breaker, OutboxHandle};
+use tower_outbox::store::{EntryState, Filter};
 
 use super::{embedded, quick, start};
 use crate::support::messengers::{Act, Bus, scripted};
@@ -16,7 +16,7 @@ async fn the_status_says_how_it_fares() {
     let (outbox, folder) = start(bus.clone(), quick()).await;
     let status = outbox.handle.status().await.unwrap();
     assert_eq!(status.place, folder.path().display().to_string());
-    assert_eq!(outbox.handle.place(), status.place);
+    assert_eq!(outbox.handle.location(), status.place);
     assert_eq!((status.stored_per_second, status.confirmed_per_second), (0.0, 0.0));
     assert_eq!((status.breaker, status.last_error), (Breaker::Closed, None));
     outbox.store(batch("a", 600)).await;
@@ -75,8 +75,8 @@ async fn what_is_meant_is_found_and_counted() {
     assert!(handle.find(&Filter::id(message("x").id())).await.unwrap().is_none());
     bus.set(Bus::Up);
     outbox.until_left(0, 700).await;
-    assert_eq!(handle.count(&Filter::state(State::Dead)).await.unwrap(), 700);
-    assert_eq!(handle.count(&Filter::state(State::Pending)).await.unwrap(), 0);
+    assert_eq!(handle.count(&Filter::state(EntryState::Dead)).await.unwrap(), 700);
+    assert_eq!(handle.count(&Filter::state(EntryState::Pending)).await.unwrap(), 0);
 }
 
 #[tokio::test]

@@ -10,10 +10,12 @@ use http::header::RETRY_AFTER;
 use http::{Method, Request, StatusCode};
 use tokio::time::timeout;
 use tower::{Service, ServiceExt};
-use tower_outbox::store::{Overflow, Store};
-use tower_outbox::{
-    Dummy, Embedded, EmbeddedSettings, MessageQueue, MessagingLayer, OnSendFailure, Outbox, Relay,
-};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::outbox::{Outbox, Relay};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{Store, WhenFull};
+use tower_outbox::{MessageQueue, MessagingLayer};
 
 use super::spied::Spied;
 use super::{embedded, quick};
@@ -28,8 +30,8 @@ fn layer(store: impl Store) -> (MessagingLayer, Relay<Dummy>) {
 }
 
 /// A store that is full with one message.
-async fn full(folder: &Path) -> Embedded {
-    let settings = EmbeddedSettings::new(folder).with_limits(limits(3, Overflow::Refuse));
+async fn full(folder: &Path) -> EmbeddedStore {
+    let settings = EmbeddedStoreSettings::new(folder).with_limits(limits(3, WhenFull::Refuse));
     let store = open(&settings).await.unwrap();
     store.append(batch("filler", 3)).await.unwrap();
     store

@@ -5,8 +5,10 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tower_outbox::store::{Settlement, State, Wait};
-use tower_outbox::{Message, RelaySettings};
+use tower_outbox::Message;
+use tower_outbox::message::Settlement;
+use tower_outbox::outbox::RelaySettings;
+use tower_outbox::store::{EntryState, Wait};
 use uuid::Uuid;
 
 use super::spied::Spied;
@@ -62,7 +64,7 @@ async fn what_is_rejected_is_a_dead_letter_at_once_with_its_reason() {
     outbox.store(messages.clone()).await;
     outbox.until_left(0, 1).await;
     let dead = outbox.entry(messages[1].id()).await.unwrap();
-    assert_eq!(dead.state, State::Dead);
+    assert_eq!(dead.state, EntryState::Dead);
     assert!(dead.failures.last().unwrap().reason.contains("too large"), "{dead:?}");
     assert_eq!(bus.tries(messages[1].id()), 1);
     assert_eq!(topics(&bus.confirmed()), ["a", "c"]);
@@ -78,7 +80,7 @@ async fn what_may_pass_later_is_tried_again_and_its_attempts_are_counted() {
     outbox.store(vec![failing.clone()]).await;
     until("some attempts failed", async || outbox.entry(failing.id()).await.unwrap().attempts >= 4).await;
     let entry = outbox.entry(failing.id()).await.unwrap();
-    assert_eq!(entry.state, State::Pending);
+    assert_eq!(entry.state, EntryState::Pending);
     assert!(entry.failures.last().unwrap().reason.contains("no answer"), "{entry:?}");
     assert!(bus.tries(failing.id()) >= entry.attempts as usize);
     // Others do not wait for it.
@@ -166,7 +168,7 @@ async fn a_message_gets_so_many_attempts_and_is_a_dead_letter_then() {
     let dead = outbox.entry(messages[0].id()).await.unwrap();
     let reason = &dead.failures.last().unwrap().reason;
     assert!(reason.starts_with("given up after 3 attempts") && reason.contains("no answer"), "{reason}");
-    assert_eq!((dead.state, bus.tries(messages[0].id())), (State::Dead, 3));
+    assert_eq!((dead.state, bus.tries(messages[0].id())), (EntryState::Dead, 3));
     assert_eq!(topics(&bus.confirmed()), ["b"]);
 }
 
@@ -183,7 +185,7 @@ async fn each_message_of_a_batch_has_its_own_outcome() {
     outbox.until_left(0, 1).await;
     assert_eq!(bus.sends(), [5, 1]);
     assert_eq!(topics(&bus.confirmed()), ["a", "d", "e", "c"]);
-    assert_eq!(outbox.entry(messages[1].id()).await.unwrap().state, State::Dead);
+    assert_eq!(outbox.entry(messages[1].id()).await.unwrap().state, EntryState::Dead);
 }
 
 /// Whichever of two messages with one id fails, both arrive.

@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tower_outbox::{Messenger, Outbox};
+use tower_outbox::Messenger;
+use tower_outbox::outbox::Outbox;
 
 use super::{embedded, quick, run, run_for, start};
 use crate::support::messengers::{Act, Bus, Scripted, held, scripted};
@@ -127,7 +128,10 @@ async fn a_relay_ends_when_its_store_is_closed() {
     let unsent = outbox.outbox.send(vec![message("b")]).await.unwrap_err();
     assert_eq!(topics(&unsent.into_messages()), ["b"]);
     // Its folder is free.
-    let store =
-        tower_outbox::Embedded::open(&tower_outbox::EmbeddedSettings::new(folder.path())).await.unwrap();
+    let store = tower_outbox::store::EmbeddedStore::open(&tower_outbox::store::EmbeddedStoreSettings::new(
+        folder.path(),
+    ))
+    .await
+    .unwrap();
     let _ = Outbox::new(confirming(), store, quick());
 }

@@ -5,13 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
-use tower_outbox::store::{Counts, Filter, Lease, Leased, Page, Settlement, Store, StoreError, Unstored};
-use tower_outbox::{Admission, Embedded, Message, async_trait};
+use tower_outbox::message::Settlement;
+use tower_outbox::messenger::Admission;
+use tower_outbox::store::EmbeddedStore;
+use tower_outbox::store::{Counts, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
+use tower_outbox::{Message, async_trait};
 
 /// A clone is another handle.
 #[derive(Clone)]
 pub struct Spied {
-    inner: Embedded,
+    inner: EmbeddedStore,
     spy: Arc<Spy>,
 }
 
@@ -27,7 +30,7 @@ pub struct Spy {
 }
 
 impl Spied {
-    pub fn new(inner: Embedded) -> (Self, Arc<Spy>) {
+    pub fn new(inner: EmbeddedStore) -> (Self, Arc<Spy>) {
         let spy = Arc::new(Spy {
             leases: AtomicUsize::new(0),
             settled: Mutex::default(),
@@ -85,8 +88,8 @@ impl Store for Spied {
         self.inner.counts().await
     }
 
-    fn place(&self) -> String {
-        self.inner.place()
+    fn location(&self) -> String {
+        self.inner.location()
     }
 
     fn admission(&self) -> Option<Admission> {

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tower_outbox::amqp091::{Amqp091Source, Amqp091Subscription, RetryBy};
-use tower_outbox::{Consumer, ConsumerSettings, Delivery};
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::{Consumer, Delivery};
 
 use super::{Vhost, lasting, mail, registration};
 use crate::peers::Brokers;

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
 use tower_outbox::amqp091::Amqp091;
-use tower_outbox::{Message, Messenger, PetiscoMessage};
+use tower_outbox::envelope::PetiscoMessage;
+use tower_outbox::{Message, Messenger};
 
 use super::{Vhost, lasting, mail};
 use crate::peers::Brokers;

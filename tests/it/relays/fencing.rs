@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
-use tower_outbox::store::{Lease, Overflow, Settlement, Store};
-use tower_outbox::{DatabaseSettings, PostgresStore, SqliteStore};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{Lease, Store, WhenFull};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
 
 use crate::support::databases::{Schema, sqlite};
 use crate::support::stores::{
@@ -17,11 +18,11 @@ async fn lease_some(store: &impl Store) -> Vec<(Lease, Settlement)> {
     batch.extend(["k", "l", "m", "n", "o"].map(|key| keyed("a", key)));
     store.append(batch).await.unwrap();
     let settlements = [
-        Settlement::Confirmed,
-        Settlement::Released,
+        Settlement::Ack,
+        Settlement::Release,
         retry(Duration::from_secs(1)),
         dead("for a test"),
-        Settlement::Dropped,
+        Settlement::Discard,
     ];
     let leased = lease_all(store, 10).await;
     leased.iter().map(|one| one.lease).zip(settlements.into_iter().cycle()).collect()
@@ -61,7 +62,7 @@ async fn who_has_lost_its_part_changes_no_row() {
 async fn who_has_lost_its_file_changes_no_row() {
     let folder = tempfile::tempdir().unwrap();
     let pool = sqlite(folder.path()).await;
-    let settings = DatabaseSettings::default();
+    let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool.clone(), &settings).await.unwrap();
     let settled = lease_some(&store).await;
@@ -92,7 +93,7 @@ async fn who_has_lost_its_file_changes_no_row() {
 async fn who_makes_room_leaves_to_others_what_is_theirs_to_send() {
     let Schema { pool, settings } = Schema::new().await;
     PostgresStore::migrate(&pool, &settings).await.unwrap();
-    let settings = settings.with_limits(limits(40, Overflow::DropOldest));
+    let settings = settings.with_limits(limits(40, WhenFull::DropOldest));
     let [one, two] =
         [PostgresStore::open(pool.clone(), &settings), PostgresStore::open(pool.clone(), &settings)];
     let (one, two) = (one.await.unwrap(), two.await.unwrap());

@@ -10,7 +10,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
-use tower_outbox::{Dummy, Messenger, Outbox, PostgresStore, RelaySettings};
+use tower_outbox::Messenger;
+use tower_outbox::dummy::Dummy;
+use tower_outbox::outbox::{Outbox, RelaySettings};
+use tower_outbox::store::PostgresStore;
 
 use super::process::Place;
 use crate::peers::Brokers;

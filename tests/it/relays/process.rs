@@ -20,11 +20,10 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
+use tower_outbox::outbox::{Outbox, OutboxHandle, Relay, RelaySettings};
 use tower_outbox::store::{Counts, Store};
-use tower_outbox::{
-    DatabaseSettings, Message, MessageQueue, MessagingLayer, Messenger, Outbox, OutboxHandle, PostgresStore,
-    Relay, RelaySettings, SqliteStore, Tx,
-};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::{Message, MessageQueue, MessagingLayer, Messenger, Tx};
 
 use super::bus::{self, Bus, Notes};
 use crate::crash::ledger::{Arrival, Ledger, Outcome, Verdict};
@@ -62,7 +61,7 @@ impl Place {
 
     pub async fn sqlite(lease: Duration) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        SqliteStore::migrate(&sqlite(folder.path()).await, &DatabaseSettings::default()).await.unwrap();
+        SqliteStore::migrate(&sqlite(folder.path()).await, &SqlStoreSettings::default()).await.unwrap();
         Self { folder, schema: None, lease, topics: None }
     }
 
@@ -84,7 +83,7 @@ impl Place {
 
     /// Waits until so many processes have a part of what is to be sent, or wait for the one part there is.
     pub async fn until_shared_by(&self, processes: i64) {
-        let settings = DatabaseSettings::default();
+        let settings = SqlStoreSettings::default();
         let pool = match &self.schema {
             None => Some(sqlite(self.folder.path()).await),
             Some(_) => None,
@@ -150,7 +149,7 @@ async fn open(folder: &Path, schema: Option<&str>, lease: Duration) -> Arc<dyn S
     match schema {
         Some(name) => Arc::new(open_postgres(name, lease).await),
         None => {
-            let settings = DatabaseSettings::default().with_lease(lease);
+            let settings = SqlStoreSettings::default().with_lease(lease);
             Arc::new(SqliteStore::open(sqlite(folder).await, &settings).await.unwrap())
         }
     }

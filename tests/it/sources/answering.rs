@@ -2,8 +2,9 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use tower_outbox::Message;
+use tower_outbox::message::Scalar;
 use tower_outbox::source::SourceError;
-use tower_outbox::{Message, Scalar};
 
 use super::{Place, id, ids, ids_of};
 use crate::support::stores::STUCK;

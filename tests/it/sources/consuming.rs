@@ -12,9 +12,10 @@ use http::{HeaderMap, Method, StatusCode, Uri};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::timeout;
-use tower_outbox::{
-    Consumer, ConsumerSettings, Delivery, Message, MessageId, MessageQueue, MessagingLayer, Recording, Scalar,
-};
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::message::Scalar;
+use tower_outbox::testing::Recording;
+use tower_outbox::{Consumer, Delivery, Message, MessageId, MessageQueue, MessagingLayer};
 
 use super::{Place, Running, id, next, until};
 use crate::support::stores::STUCK;
@@ -236,7 +237,7 @@ impl tower_outbox::source::Source for Kept {
     async fn receive(
         &self,
         limit: usize,
-    ) -> Result<Vec<tower_outbox::source::Delivery>, tower_outbox::source::SourceError> {
+    ) -> Result<Vec<tower_outbox::source::Unsettled>, tower_outbox::source::SourceError> {
         let received = self.source.receive(limit).await?;
         self.given.fetch_add(received.len(), Ordering::SeqCst);
         Ok(received)

@@ -12,7 +12,8 @@ use http::{Request, StatusCode};
 use serde_json::json;
 use tokio::sync::mpsc;
 use tower::service_fn;
-use tower_outbox::{BoxError, ConsumerSettings, Delivery, Message};
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::{BoxError, Delivery, Message};
 
 use super::{Dead, Place, Running, next, until};
 

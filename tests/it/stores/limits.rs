@@ -4,9 +4,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_outbox::headers;
-use tower_outbox::store::{Leased, Limits, Overflow, Settlement, State, Store, StoreError};
-use tower_outbox::{Message, Scalar};
+use tower_outbox::Message;
+use tower_outbox::message::Scalar;
+use tower_outbox::message::Settlement;
+use tower_outbox::message::headers;
+use tower_outbox::store::{EntryState, Leased, Limits, Store, StoreError, WhenFull};
 use uuid::Uuid;
 
 use super::Place;
@@ -36,7 +38,7 @@ fn is_open(store: &impl Store) -> bool {
 }
 
 pub(super) async fn a_full_store_refuses_and_gives_the_batch_back(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::Refuse));
+    let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
@@ -55,7 +57,7 @@ pub(super) async fn a_full_store_refuses_and_gives_the_batch_back(place: Place) 
 }
 
 pub(super) async fn a_batch_that_would_go_over_the_limit_is_refused_as_a_whole(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::Refuse));
+    let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
     store.append(batch("a", 8)).await.unwrap();
     assert_full(&store, batch("b", 3)).await;
@@ -65,7 +67,7 @@ pub(super) async fn a_batch_that_would_go_over_the_limit_is_refused_as_a_whole(p
 }
 
 pub(super) async fn dead_letters_take_room(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::Refuse));
+    let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
     store.append(batch("a", 10)).await.unwrap();
     let out = lease_all(&store, 10).await;
@@ -102,7 +104,7 @@ pub(super) async fn the_limit_of_bytes_is_kept(place: Place) {
 }
 
 pub(super) async fn admission_is_closed_while_there_is_no_room(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::Refuse));
+    let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
     assert!(is_open(&store));
     store.append(batch("a", 5)).await.unwrap();
@@ -124,7 +126,7 @@ pub(super) async fn admission_is_closed_while_there_is_no_room(place: Place) {
 }
 
 pub(super) async fn admission_is_known_after_a_reopen(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::Refuse));
+    let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
     store.append(batch("a", 10)).await.unwrap();
     let store = place.reopen(store).await;
@@ -138,7 +140,7 @@ pub(super) async fn admission_is_known_after_a_reopen(place: Place) {
 }
 
 pub(super) async fn the_oldest_make_room(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::DropOldest));
+    let place = place.with_limits(limits(10, WhenFull::DropOldest));
     let store = place.open().await;
     let mut messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
@@ -157,7 +159,7 @@ pub(super) async fn the_oldest_make_room(place: Place) {
 }
 
 pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::DropOldest));
+    let place = place.with_limits(limits(10, WhenFull::DropOldest));
     let store = place.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
@@ -182,7 +184,7 @@ pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Pl
 }
 
 pub(super) async fn a_batch_larger_than_the_store_drops_nothing(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::DropOldest));
+    let place = place.with_limits(limits(10, WhenFull::DropOldest));
     let store = place.open().await;
     let messages = batch("a", 4);
     store.append(messages.clone()).await.unwrap();
@@ -202,7 +204,7 @@ fn dropped(one: &Leased) -> Option<i64> {
 }
 
 pub(super) async fn the_next_message_says_how_many_were_dropped(place: Place) {
-    let place = place.with_limits(limits(10, Overflow::DropOldest));
+    let place = place.with_limits(limits(10, WhenFull::DropOldest));
     let store = place.open().await;
     store.append(batch("a", 10)).await.unwrap();
     store.append(batch("a", 3)).await.unwrap();
@@ -217,13 +219,13 @@ pub(super) async fn the_next_message_says_how_many_were_dropped(place: Place) {
 }
 
 pub(super) async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(place: Place) {
-    let place = place.with_limits(limits(3, Overflow::DropOldest));
+    let place = place.with_limits(limits(3, WhenFull::DropOldest));
     let store = place.open().await;
     store.append(batch("a", 3)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
     let first = lease_all(&store, 1).await;
     assert_eq!(dropped(&first[0]), Some(2));
-    settle(&store, &first, Settlement::Released).await;
+    settle(&store, &first, Settlement::Release).await;
     let again = lease_all(&store, 1).await;
     assert_eq!(dropped(&again[0]), Some(2), "again, after a release");
     settle(&store, &again, retry(Duration::ZERO)).await;
@@ -235,7 +237,7 @@ pub(super) async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(
 }
 
 pub(super) async fn the_count_of_dropped_messages_survives_a_reopen(place: Place) {
-    let place = place.with_limits(limits(3, Overflow::DropOldest));
+    let place = place.with_limits(limits(3, WhenFull::DropOldest));
     let mut store = place.open().await;
     store.append(batch("a", 3)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
@@ -254,7 +256,7 @@ pub(super) async fn the_count_of_dropped_messages_survives_a_reopen(place: Place
 
 /// Whatever happens in between, the headers of what was confirmed add up to what was dropped.
 pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
-    let place = place.with_limits(limits(20, Overflow::DropOldest));
+    let place = place.with_limits(limits(20, WhenFull::DropOldest));
     let mut store = place.open().await;
     let mut random = Random::new(3);
     let mut appended: HashSet<Uuid> = HashSet::new();
@@ -267,11 +269,11 @@ pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
         }
         let out = lease(&store, 1 + random.below(8)).await;
         let settlement = match random.below(4) {
-            0 => Settlement::Released,
+            0 => Settlement::Release,
             1 => retry(Duration::ZERO),
-            _ => Settlement::Confirmed,
+            _ => Settlement::Ack,
         };
-        if settlement == Settlement::Confirmed {
+        if settlement == Settlement::Ack {
             confirmed.extend(ids_of(&out));
             said += out.iter().filter_map(dropped).sum::<i64>();
         }
@@ -292,7 +294,7 @@ pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
     confirm(&store, &out).await;
     assert_nothing_due(&store).await;
     let store: Arc<dyn Store> = store;
-    assert!(list(&store).await.iter().all(|entry| entry.state == State::Dead));
+    assert!(list(&store).await.iter().all(|entry| entry.state == EntryState::Dead));
     assert!(confirmed.is_subset(&appended));
     assert!(said > 50, "the test drops too few: {said}");
     assert_eq!(said, (appended.len() - confirmed.len()) as i64);

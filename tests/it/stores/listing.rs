@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use tower_outbox::Message;
-use tower_outbox::store::{Filter, Settlement, State, Store, Wait};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EntryState, Filter, Store, Wait};
 
 use super::Place;
 use crate::support::stores::{
@@ -31,7 +32,7 @@ pub(super) async fn a_list_has_everything_in_order(place: Place) {
     assert_eq!(ids(entries.iter().map(|entry| entry.message.as_ref().unwrap())), ids(&messages));
     assert!(entries.is_sorted_by(|a, b| a.position < b.position));
     for (n, entry) in entries.iter().enumerate() {
-        assert_eq!(entry.state, if n < 10 { State::Dead } else { State::Pending }, "{n}");
+        assert_eq!(entry.state, if n < 10 { EntryState::Dead } else { EntryState::Pending }, "{n}");
     }
     assert_eq!(entries[3].position, out[3].lease.position);
 }
@@ -78,8 +79,8 @@ pub(super) async fn each_condition_of_a_filter_holds(place: Place) {
     };
     let all = ["user.created", "user.deleted", "compose.created", "user"];
     assert_eq!(listed(&store, &Filter::default()).await, all);
-    assert_eq!(listed(&store, &Filter::state(State::Dead)).await, all[..2]);
-    assert_eq!(listed(&store, &Filter::state(State::Pending)).await, all[2..]);
+    assert_eq!(listed(&store, &Filter::state(EntryState::Dead)).await, all[..2]);
+    assert_eq!(listed(&store, &Filter::state(EntryState::Pending)).await, all[2..]);
     assert_eq!(listed(&store, &Filter::id(messages[2].id())).await, all[2..3]);
     assert!(listed(&store, &Filter::id(message("x").id())).await.is_empty());
     assert_eq!(listed(&store, &filter(|f| f.topic = Some("user".into()))).await, all[3..]);
@@ -104,7 +105,7 @@ pub(super) async fn conditions_add_up(place: Place) {
     store.append(vec![keyed("a", "k"), keyed("a", "l"), keyed("b", "k"), keyed("a", "k")]).await.unwrap();
     let out = lease_all(&store, 4).await;
     settle(&store, &out[..3], dead("given up")).await;
-    let mut filter = Filter::state(State::Dead);
+    let mut filter = Filter::state(EntryState::Dead);
     (filter.topic, filter.key, filter.reason) = (Some("a".into()), Some("k".into()), Some("given".into()));
     let entries = list_by(&store, &filter, 1).await;
     assert_eq!(entries.len(), 1);
@@ -130,7 +131,7 @@ pub(super) async fn an_entry_says_what_it_waits_for(place: Place) {
     let mut waits = Vec::new();
     for message in &messages {
         let entry = find(&store, message.id()).await;
-        assert_eq!(entry.state, State::Pending);
+        assert_eq!(entry.state, EntryState::Pending);
         waits.push(entry.wait.unwrap());
     }
     assert_eq!([waits[0], waits[1], waits[4]], [Wait::Sending, Wait::Key, Wait::Turn]);
@@ -145,7 +146,7 @@ pub(super) async fn an_entry_says_what_it_waits_for(place: Place) {
     store.append(store_of_keys.clone()).await.unwrap();
     let out = lease_all(&store, 3).await;
     settle(&store, &out[1..2], retry(HOUR)).await;
-    settle(&store, &out[2..], Settlement::Released).await;
+    settle(&store, &out[2..], Settlement::Release).await;
     assert!(matches!(find(&store, store_of_keys[0].id()).await.wait, Some(Wait::Retry { .. })));
     assert_eq!(find(&store, store_of_keys[1].id()).await.wait, Some(Wait::Key));
 }

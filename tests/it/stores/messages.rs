@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tower_outbox::{Message, Scalar};
+use tower_outbox::Message;
+use tower_outbox::message::Scalar;
 use uuid::Uuid;
 
 use super::Place;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use tower_outbox::headers;
-use tower_outbox::store::{Entry, Lease, Leased, Overflow, Settlement, State, Store, StoreError, Wait};
-use tower_outbox::{Message, Scalar};
+use tower_outbox::Message;
+use tower_outbox::message::Scalar;
+use tower_outbox::message::Settlement;
+use tower_outbox::message::headers;
+use tower_outbox::store::{Entry, EntryState, Lease, Leased, Store, StoreError, Wait, WhenFull};
 use uuid::Uuid;
 
 use super::Place;
@@ -30,7 +32,7 @@ pub(super) async fn random_operations_agree_with_a_model(place: Place) {
 
 pub(super) async fn random_operations_on_a_full_store_agree_with_a_model(place: Place) {
     const MAX: usize = 25;
-    let place = place.with_limits(limits(MAX as u64, Overflow::DropOldest));
+    let place = place.with_limits(limits(MAX as u64, WhenFull::DropOldest));
     for seed in 100..106 {
         println!("seed {seed}");
         Run::new(&place, seed, Some(MAX)).await.run().await;
@@ -330,10 +332,10 @@ impl<'a> Run<'a> {
             let Stage::Out(lease) = known.stage else { continue };
             if self.random.once_in(2) {
                 let settlement = match self.random.below(10) {
-                    0..4 => Settlement::Confirmed,
-                    4 => Settlement::Dropped,
-                    5 | 6 => Settlement::Released,
-                    7 => Settlement::Dead { reason: "given up".into() },
+                    0..4 => Settlement::Ack,
+                    4 => Settlement::Discard,
+                    5 | 6 => Settlement::Release,
+                    7 => Settlement::Reject { reason: "given up".into() },
                     _ => {
                         let millis = *self.random.pick(&[0, 1, 5, 30]);
                         Settlement::Retry { after: Duration::from_millis(millis), reason: "no answer".into() }
@@ -355,13 +357,13 @@ impl<'a> Run<'a> {
             known.forgettable = true;
             self.stale.push(lease);
             known.stage = match settlement {
-                Settlement::Confirmed => {
+                Settlement::Ack => {
                     self.said += known.says;
                     Stage::Gone
                 }
-                Settlement::Dropped => Stage::Gone,
-                Settlement::Released => Stage::Pending,
-                Settlement::Dead { .. } => Stage::Dead,
+                Settlement::Discard => Stage::Gone,
+                Settlement::Release => Stage::Pending,
+                Settlement::Reject { .. } => Stage::Dead,
                 Settlement::Retry { after, .. } => {
                     known.attempts = known.attempts.map(|attempts| attempts + 1);
                     known.waited_until = Some(ended + after);
@@ -380,9 +382,9 @@ impl<'a> Run<'a> {
         let settlement = self
             .random
             .pick(&[
-                Settlement::Confirmed,
-                Settlement::Released,
-                Settlement::Dead { reason: "stale".into() },
+                Settlement::Ack,
+                Settlement::Release,
+                Settlement::Reject { reason: "stale".into() },
                 Settlement::Retry { after: Duration::ZERO, reason: "stale".into() },
             ])
             .clone();
@@ -463,11 +465,13 @@ impl<'a> Run<'a> {
         let entries = list(self.store()).await;
         let counts = self.store().counts().await.unwrap();
         let found = self.check_entries(&entries, |known, entry| {
-            let state = if known.stage == Stage::Dead { State::Dead } else { State::Pending };
+            let state = if known.stage == Stage::Dead { EntryState::Dead } else { EntryState::Pending };
             let sending = matches!(known.stage, Stage::Out(_));
             known.stage != Stage::Gone
                 && entry.state == state
-                && known.attempts.is_none_or(|attempts| attempts == entry.attempts || state == State::Dead)
+                && known
+                    .attempts
+                    .is_none_or(|attempts| attempts == entry.attempts || state == EntryState::Dead)
                 && sending == (entry.wait == Some(Wait::Sending))
         });
         for (index, known) in self.known.iter().enumerate() {
@@ -514,14 +518,14 @@ impl<'a> Run<'a> {
         let found = self.check_entries(&entries, |known, entry| {
             let state = match known.stage {
                 Stage::Gone => None,
-                Stage::Dead => Some(State::Dead),
-                _ => Some(State::Pending),
+                Stage::Dead => Some(EntryState::Dead),
+                _ => Some(EntryState::Pending),
             };
             let as_settled = state == Some(entry.state)
                 && known
                     .attempts
-                    .is_none_or(|attempts| attempts == entry.attempts || state == Some(State::Dead));
-            as_settled || (!close && known.forgettable && entry.state == State::Pending)
+                    .is_none_or(|attempts| attempts == entry.attempts || state == Some(EntryState::Dead));
+            as_settled || (!close && known.forgettable && entry.state == EntryState::Pending)
         });
         for (index, known) in self.known.iter_mut().enumerate() {
             known.forgettable = false;
@@ -534,9 +538,9 @@ impl<'a> Run<'a> {
             let known = &mut self.known[index];
             known.attempts = Some(entry.attempts);
             known.stage = match (entry.state, known.stage) {
-                (State::Dead, _) => Stage::Dead,
-                (State::Pending, waiting @ Stage::Waiting(..)) => waiting,
-                (State::Pending, _) => Stage::Pending,
+                (EntryState::Dead, _) => Stage::Dead,
+                (EntryState::Pending, waiting @ Stage::Waiting(..)) => waiting,
+                (EntryState::Pending, _) => Stage::Pending,
             };
         }
         // What is not there by now never will be.
@@ -554,7 +558,7 @@ impl<'a> Run<'a> {
             let mut settled = Vec::new();
             for known in out {
                 let Stage::Out(lease) = known.stage else { unreachable!() };
-                settled.push((lease, Settlement::Confirmed));
+                settled.push((lease, Settlement::Ack));
                 known.stage = Stage::Gone;
                 self.said += known.says;
             }

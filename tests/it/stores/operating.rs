@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tower_outbox::Message;
-use tower_outbox::store::{Settlement, State, Store};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EntryState, Store};
 
 use super::Place;
 use crate::support::message;
@@ -144,7 +145,7 @@ pub(super) async fn what_is_leased_is_not_dropped(place: Place) {
     let positions: Vec<_> = list(&store).await.iter().map(|entry| entry.position).collect();
     assert_eq!(store.drop_messages(&positions).await.unwrap(), 1);
     assert_eq!(depth(&store).await, (1, 0));
-    settle(&store, &out, Settlement::Released).await;
+    settle(&store, &out, Settlement::Release).await;
     assert_eq!(ids_of(&lease(&store, 10).await), ids_of(&out));
 }
 
@@ -170,8 +171,8 @@ pub(super) async fn requeue_and_drop_are_durable(place: Place) {
     let store = place.reopen(store).await;
     assert_eq!(depth(&store).await, (1, 1));
     let requeued = find(&store, messages[0].id()).await;
-    assert_eq!((requeued.state, requeued.attempts), (State::Pending, 0));
-    assert_eq!(find(&store, messages[2].id()).await.state, State::Dead);
+    assert_eq!((requeued.state, requeued.attempts), (EntryState::Pending, 0));
+    assert_eq!(find(&store, messages[2].id()).await.state, EntryState::Dead);
     let out = lease(&store, 10).await;
     assert_eq!((ids_of(&out), out[0].attempts), (ids(&messages[..1]), 0));
 }
@@ -183,12 +184,12 @@ pub(super) async fn a_stale_lease_does_not_settle_what_was_requeued(place: Place
     let first = lease(&store, 1).await;
     settle(&store, &first, dead("given up")).await;
     store.requeue(&[first[0].lease.position], Duration::ZERO).await.unwrap();
-    for settlement in [Settlement::Confirmed, dead("stale")] {
+    for settlement in [Settlement::Ack, dead("stale")] {
         settle(&store, &first, settlement).await;
     }
     assert_eq!(depth(&store).await, (1, 0));
     let second = lease(&store, 1).await;
-    for settlement in [Settlement::Confirmed, dead("stale"), Settlement::Released] {
+    for settlement in [Settlement::Ack, dead("stale"), Settlement::Release] {
         settle(&store, &first, settlement).await;
     }
     assert_eq!(depth(&store).await, (1, 0));

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::timeout;
 use tower_outbox::Message;
-use tower_outbox::store::{Leased, Settlement, Store};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{Leased, Store};
 use uuid::Uuid;
 
 use super::Place;
@@ -58,11 +59,8 @@ pub(super) async fn what_is_behind_a_retry_and_was_released_waits_too(place: Pla
     let all = append(&store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "k")]).await;
     let out = lease_all(&store, 3).await;
     // The second is confirmed, as of a bus that takes part of a batch.
-    let settled = [
-        (out[2].lease, Settlement::Released),
-        (out[0].lease, retry(SHORT)),
-        (out[1].lease, Settlement::Confirmed),
-    ];
+    let settled =
+        [(out[2].lease, Settlement::Release), (out[0].lease, retry(SHORT)), (out[1].lease, Settlement::Ack)];
     store.settle(&settled).await.unwrap();
     assert_eq!(ids_of(&lease_all(&store, 2).await), [all[0], all[2]]);
 }
@@ -75,7 +73,7 @@ pub(super) async fn a_dead_letter_frees_its_key(place: Place) {
     assert_eq!(ids_of(&lease(&store, 10).await), all[1..]);
     let third = append(&store, vec![keyed("a", "l"), keyed("a", "l")]).await;
     let out = lease(&store, 1).await;
-    settle(&store, &out, Settlement::Dropped).await;
+    settle(&store, &out, Settlement::Discard).await;
     assert_eq!(ids_of(&lease(&store, 10).await), third[1..]);
 }
 
@@ -87,7 +85,7 @@ pub(super) async fn released_messages_of_a_key_come_back_in_order(place: Place) 
     // From the last to the first: no other may slip in between.
     for one in out.iter().rev() {
         assert_nothing_due_of_key(&store).await;
-        settle(&store, std::slice::from_ref(one), Settlement::Released).await;
+        settle(&store, std::slice::from_ref(one), Settlement::Release).await;
     }
     assert_eq!(ids_of(&lease_all(&store, 6).await), all);
 }
@@ -141,7 +139,7 @@ pub(super) async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest
 pub(super) async fn keys_that_lie_between_each_other_are_all_leased(place: Place) {
     let store = place.open().await;
     let all = append(&store, (0..6).map(|n| keyed("a", ["k", "l"][n % 2])).collect()).await;
-    for settlement in [Settlement::Released, retry(Duration::ZERO)] {
+    for settlement in [Settlement::Release, retry(Duration::ZERO)] {
         let out = lease_all(&store, 6).await;
         assert_eq!(
             out.iter().map(|one| one.message.id()).collect::<HashSet<_>>(),
@@ -187,10 +185,10 @@ pub(super) async fn many_keys_keep_their_order_whatever_happens(place: Place) {
             let settlement = match random.below(10) {
                 0..3 => continue,
                 3 => retry(Duration::from_millis(random.below(10) as u64)),
-                4.. if of_key.last() == Some(n) => Settlement::Confirmed,
-                _ => Settlement::Released,
+                4.. if of_key.last() == Some(n) => Settlement::Ack,
+                _ => Settlement::Release,
             };
-            if settlement == Settlement::Confirmed {
+            if settlement == Settlement::Ack {
                 of_key.pop();
             }
             settled.push((one.lease, settlement));

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
-use tower_outbox::store::{Filter, Settlement, State, Store, StoreError};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EntryState, Filter, Store, StoreError};
 
 use super::Place;
 use crate::support::random::Random;
@@ -66,7 +67,7 @@ pub(super) async fn what_was_confirmed_is_gone_after_close_and_reopen(place: Pla
     assert_eq!(depth(&store).await, (50, 0));
     let out = lease_all(&store, 50).await;
     assert_eq!(ids_of(&out), ids_of(&even));
-    settle(&store, &out, Settlement::Dropped).await;
+    settle(&store, &out, Settlement::Discard).await;
     let store = place.close_and_reopen(store).await;
     assert_eq!(depth(&store).await, (0, 0));
     assert!(list(&store).await.is_empty());
@@ -86,11 +87,11 @@ pub(super) async fn dead_letters_and_retries_are_there_after_close_and_reopen(pl
     let store = place.close_and_reopen(store).await;
     assert_eq!(depth(&store).await, (2, 1));
     let given_up = find(&store, messages[0].id()).await;
-    assert_eq!(given_up.state, State::Dead);
+    assert_eq!(given_up.state, EntryState::Dead);
     assert_eq!(&*given_up.failures.last().unwrap().reason, "forbidden");
     assert_eq!(given_up.message.as_ref(), Some(&messages[0]));
     let waiting = find(&store, messages[1].id()).await;
-    assert_eq!((waiting.state, waiting.attempts), (State::Pending, 2));
+    assert_eq!((waiting.state, waiting.attempts), (EntryState::Pending, 2));
     assert_eq!(&*waiting.failures.last().unwrap().reason, "no answer");
     let again = lease(&store, 10).await;
     assert_eq!((ids_of(&again), again[0].attempts), (ids(&messages[2..]), 2));
@@ -124,7 +125,7 @@ pub(super) async fn order_is_kept_over_a_reopen(place: Place) {
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&store, 4).await;
     settle(&store, &out[..1], retry(Duration::from_secs(3_600))).await;
-    settle(&store, &out[3..], Settlement::Released).await;
+    settle(&store, &out[3..], Settlement::Release).await;
     let store = place.close_and_reopen(store).await;
     // The first of a key waits for its retry; those of the other were out.
     let out = lease_all(&store, 2).await;
@@ -186,8 +187,8 @@ pub(super) async fn what_happened_after_many_reopens_is_known(place: Place) {
         assert_eq!(ids_of(&out), left);
         let keep: Vec<_> = (0..out.len()).filter(|n| n % 3 == 0).collect();
         let settlement = |n: usize| match n % 3 {
-            0 => Settlement::Released,
-            1 => Settlement::Confirmed,
+            0 => Settlement::Release,
+            1 => Settlement::Ack,
             _ => dead("given up"),
         };
         let settled: Vec<_> = out.iter().enumerate().map(|(n, one)| (one.lease, settlement(n))).collect();
@@ -197,7 +198,7 @@ pub(super) async fn what_happened_after_many_reopens_is_known(place: Place) {
         store = place.close_and_reopen(store).await;
         assert_eq!(depth(&store).await, (left.len() as u64, dead_letters.len() as u64));
     }
-    let mut found: Vec<_> = crate::support::stores::list_by(&store, &Filter::state(State::Dead), 50)
+    let mut found: Vec<_> = crate::support::stores::list_by(&store, &Filter::state(EntryState::Dead), 50)
         .await
         .into_iter()
         .map(|entry| entry.message.unwrap().id())
@@ -216,7 +217,7 @@ pub(super) async fn a_closed_store_says_so(place: Place) {
     let unstored = store.append(messages.clone()).await.unwrap_err();
     assert!(matches!(unstored.source, StoreError::Closed), "{unstored:?}");
     assert_eq!(unstored.batch, messages);
-    let settled = [(out[0].lease, Settlement::Confirmed)];
+    let settled = [(out[0].lease, Settlement::Ack)];
     let closed = |what: &str, result: Result<(), StoreError>| {
         assert!(matches!(result, Err(StoreError::Closed)), "{what}: {result:?}");
     };
@@ -227,7 +228,7 @@ pub(super) async fn a_closed_store_says_so(place: Place) {
     closed("drop", store.drop_messages(&[out[0].lease.position]).await.map(drop));
     closed("counts", store.counts().await.map(drop));
     timeout(STUCK, store.close()).await.expect("closing twice");
-    assert!(!store.place().is_empty());
+    assert!(!store.location().is_empty());
 }
 
 pub(super) async fn a_lease_that_waits_ends_when_the_store_is_closed(place: Place) {

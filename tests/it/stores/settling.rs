@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use tower_outbox::store::{Filter, Lease, Settlement, State, Wait};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EntryState, Filter, Lease, Wait};
 
 use super::Place;
 use crate::support::message;
@@ -30,7 +31,7 @@ pub(super) async fn what_is_dropped_is_gone(place: Place) {
     let store = place.open().await;
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&store, 2).await;
-    settle(&store, &out, Settlement::Dropped).await;
+    settle(&store, &out, Settlement::Discard).await;
     assert_eq!(depth(&store).await, (0, 0));
     assert!(list(&store).await.is_empty());
     assert_nothing_due(&store).await;
@@ -44,7 +45,7 @@ pub(super) async fn what_is_released_is_due_again_and_no_attempt_is_counted(plac
         let out = lease_all(&store, 3).await;
         assert_eq!(ids_of(&out), ids(&messages));
         assert!(out.iter().all(|one| one.attempts == 0));
-        settle(&store, &out, Settlement::Released).await;
+        settle(&store, &out, Settlement::Release).await;
     }
     let entry = find(&store, messages[0].id()).await;
     assert!(entry.attempts == 0 && entry.failures.is_empty());
@@ -82,7 +83,7 @@ pub(super) async fn attempts_and_failures_add_up(place: Place) {
         settle(&store, &out, retry).await;
     }
     let entry = find(&store, message.id()).await;
-    assert_eq!((entry.state, entry.attempts), (State::Pending, 4));
+    assert_eq!((entry.state, entry.attempts), (EntryState::Pending, 4));
     let reasons: Vec<_> = entry.failures.iter().map(|failure| failure.reason.to_string()).collect();
     let all = ["no answer 0", "no answer 1", "no answer 2", "no answer 3"];
     assert!(!reasons.is_empty() && all.ends_with(&reasons.iter().map(String::as_str).collect::<Vec<_>>()));
@@ -90,7 +91,7 @@ pub(super) async fn attempts_and_failures_add_up(place: Place) {
     assert!(entry.failures.iter().all(|failure| (begun..now).contains(&failure.at)), "{:?}", entry.failures);
     // A release keeps what was counted.
     let out = lease(&store, 1).await;
-    settle(&store, &out, Settlement::Released).await;
+    settle(&store, &out, Settlement::Release).await;
     assert_eq!(lease(&store, 1).await[0].attempts, 4);
 }
 
@@ -102,10 +103,10 @@ pub(super) async fn a_dead_letter_is_kept_with_its_reason_and_not_leased(place: 
     settle(&store, &out[1..2], dead("too large for größe ☃")).await;
     confirm(&store, &out[..1]).await;
     assert_eq!(depth(&store).await, (1, 1));
-    let entries = list_by(&store, &Filter::state(State::Dead), 10).await;
+    let entries = list_by(&store, &Filter::state(EntryState::Dead), 10).await;
     assert_eq!(entries.len(), 1);
     assert_eq!(entries[0].message.as_ref(), Some(&messages[1]));
-    assert_eq!((entries[0].state, entries[0].wait), (State::Dead, None));
+    assert_eq!((entries[0].state, entries[0].wait), (EntryState::Dead, None));
     assert_eq!(&*entries[0].failures.last().unwrap().reason, "too large for größe ☃");
     assert_eq!(entries[0].explain(), "given up on: too large for größe ☃");
     assert_eq!(find(&store, messages[2].id()).await.wait, Some(Wait::Sending));
@@ -117,27 +118,23 @@ pub(super) async fn a_stale_lease_settles_nothing(place: Place) {
     let messages = batch("a", 2);
     store.append(messages.clone()).await.unwrap();
     let first = lease_all(&store, 2).await;
-    settle(&store, &first, Settlement::Released).await;
-    for settlement in [Settlement::Confirmed, Settlement::Dropped, dead("stale"), retry(Duration::ZERO)] {
+    settle(&store, &first, Settlement::Release).await;
+    for settlement in [Settlement::Ack, Settlement::Discard, dead("stale"), retry(Duration::ZERO)] {
         settle(&store, &first, settlement).await;
     }
     assert_eq!(depth(&store).await, (2, 0), "nobody holds them");
     let second = lease_all(&store, 2).await;
     assert!(second.iter().all(|one| one.attempts == 0));
-    for settlement in [
-        Settlement::Confirmed,
-        Settlement::Released,
-        Settlement::Dropped,
-        dead("stale"),
-        retry(Duration::ZERO),
-    ] {
+    for settlement in
+        [Settlement::Ack, Settlement::Release, Settlement::Discard, dead("stale"), retry(Duration::ZERO)]
+    {
         settle(&store, &first, settlement).await;
     }
     assert_eq!(depth(&store).await, (2, 0), "another holds them");
     assert_nothing_due(&store).await;
     settle(&store, &second, dead("the holder says so")).await;
     assert_eq!(depth(&store).await, (0, 2));
-    settle(&store, &second, Settlement::Confirmed).await;
+    settle(&store, &second, Settlement::Ack).await;
     assert_eq!(depth(&store).await, (0, 2), "settled twice");
 }
 
@@ -146,7 +143,7 @@ pub(super) async fn a_lease_of_a_message_that_is_gone_settles_nothing(place: Pla
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&store, 2).await;
     confirm(&store, &out[..1]).await;
-    for settlement in [dead("gone"), Settlement::Released, retry(Duration::ZERO), Settlement::Confirmed] {
+    for settlement in [dead("gone"), Settlement::Release, retry(Duration::ZERO), Settlement::Ack] {
         settle(&store, &out[..1], settlement).await;
     }
     let unknown = [(Lease::new(u64::MAX, 1), dead("unknown")), (Lease::new(0, u64::MAX), dead("unknown"))];
@@ -162,13 +159,8 @@ pub(super) async fn settlements_of_one_call_may_differ(place: Place) {
     let messages = batch("a", 5);
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&store, 5).await;
-    let settlements = [
-        Settlement::Confirmed,
-        Settlement::Released,
-        retry(Duration::ZERO),
-        dead("given up"),
-        Settlement::Dropped,
-    ];
+    let settlements =
+        [Settlement::Ack, Settlement::Release, retry(Duration::ZERO), dead("given up"), Settlement::Discard];
     let settled: Vec<_> = out.iter().map(|one| one.lease).zip(settlements).collect();
     store.settle(&settled).await.unwrap();
     store.settle(&[]).await.unwrap();

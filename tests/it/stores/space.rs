@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tower_outbox::Message;
-use tower_outbox::store::{Settlement, Store};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::Store;
 
 use super::Place;
 use crate::support::stores::{batch, confirm, dead, depth, find, ids, ids_of, lease, lease_all, list};
@@ -72,7 +73,7 @@ pub(super) async fn stragglers_do_not_keep_what_is_around_them(place: Place) {
         let messages: Vec<_> = (0..1_000).map(|_| Message::new("a", vec![7; 300]).unwrap()).collect();
         store.append(messages).await.unwrap();
         let out = lease_all(&store, 1_000).await;
-        let settlement = |n| if n % 100 == 0 { dead("given up") } else { Settlement::Confirmed };
+        let settlement = |n| if n % 100 == 0 { dead("given up") } else { Settlement::Ack };
         let settled: Vec<_> = out.iter().enumerate().map(|(n, one)| (one.lease, settlement(n))).collect();
         store.settle(&settled).await.unwrap();
         kept.extend(out.into_iter().step_by(100).map(|one| one.message));

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tower_outbox::store::{Leased, Settlement, Store};
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{Leased, Store};
 
 use super::Place;
 use crate::support::fuse::fuse;
@@ -83,7 +84,7 @@ pub(super) async fn a_lease_waits_for_a_delay(place: Place) {
 
 pub(super) async fn a_lease_waits_for_a_key_to_be_freed(place: Place) {
     let store = place.open().await;
-    for settlement in [Settlement::Confirmed, Settlement::Dropped, dead("given up")] {
+    for settlement in [Settlement::Ack, Settlement::Discard, dead("given up")] {
         let messages = [keyed("a", "k"), keyed("a", "k")];
         store.append(messages.to_vec()).await.unwrap();
         let out = lease(&store, 1).await;
@@ -100,7 +101,7 @@ pub(super) async fn a_lease_waits_for_a_release(place: Place) {
     store.append(batch("a", 1)).await.unwrap();
     let out = lease(&store, 1).await;
     let lease = waiting(&store).await;
-    settle(&store, &out, Settlement::Released).await;
+    settle(&store, &out, Settlement::Release).await;
     assert_eq!(ids_of(&ended(lease).await), ids_of(&out));
 }
 
@@ -158,7 +159,7 @@ pub(super) async fn a_dropped_lease_has_leased_nothing(place: Place) {
     // Dropped while it is given something.
     for polls in 0..200 {
         if let Some(leased) = fuse(polls % 5, store.lease(1 + polls % 25)).await {
-            settle(&store, &leased.unwrap(), Settlement::Released).await;
+            settle(&store, &leased.unwrap(), Settlement::Release).await;
         }
     }
     assert_eq!(ids_of(&lease_all(&store, 20).await), ids(&messages));

@@ -5,14 +5,14 @@ use std::path::Path;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
-use tower_outbox::DatabaseSettings;
+use tower_outbox::store::SqlStoreSettings;
 
 use crate::peers::{Brokers, unique};
 
 /// A schema of its own in the real Postgres.
 pub struct Schema {
     pub pool: PgPool,
-    pub settings: DatabaseSettings,
+    pub settings: SqlStoreSettings,
 }
 
 impl Schema {
@@ -24,7 +24,7 @@ impl Schema {
     pub async fn named(name: impl Into<String>) -> Self {
         let brokers = Brokers::running();
         let pool = PgPoolOptions::new().max_connections(8).connect_lazy(brokers.get("POSTGRES")).unwrap();
-        Self { pool, settings: DatabaseSettings::default().with_schema(name) }
+        Self { pool, settings: SqlStoreSettings::default().with_schema(name) }
     }
 
     /// Runs statements in which `{schema}` stands for its name.

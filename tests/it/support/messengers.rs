@@ -8,7 +8,8 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
-use tower_outbox::{Failure, Health, Message, Messenger, Recording, Sent, Unsent, async_trait};
+use tower_outbox::testing::{Recording, Sent};
+use tower_outbox::{Failure, Health, Message, Messenger, Unsent, async_trait};
 use uuid::Uuid;
 
 use super::MINUTE;
@@ -81,7 +82,7 @@ impl Messenger for Held {
         self.inner.send(batch).await
     }
 
-    fn in_flight(&self) -> tower_outbox::InFlight {
+    fn in_flight(&self) -> tower_outbox::messenger::InFlight {
         self.inner.in_flight()
     }
 }

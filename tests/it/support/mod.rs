@@ -21,7 +21,8 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use tower::{Service, ServiceExt, service_fn};
 use tower_layer::Layer;
-use tower_outbox::{BoxError, Message, MessageQueue, MessagingLayer, ResponseBody};
+use tower_outbox::layer::ResponseBody;
+use tower_outbox::{BoxError, Message, MessageQueue, MessagingLayer};
 
 /// Long enough to call something stuck; the clock of the tests is paused.
 pub const MINUTE: Duration = Duration::from_secs(60);

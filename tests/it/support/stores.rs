@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
-use tower_outbox::store::{Entry, Filter, Leased, Limits, Overflow, Settlement, Store};
-use tower_outbox::{Embedded, EmbeddedSettings, Message, OpenError};
+use tower_outbox::Message;
+use tower_outbox::message::Settlement;
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::store::{Entry, Filter, Leased, Limits, Store, WhenFull};
 use uuid::Uuid;
 
 /// Long enough to call something stuck, on the clock of the wall.
@@ -14,19 +16,19 @@ pub const STUCK: Duration = Duration::from_secs(30);
 pub const QUIET: Duration = Duration::from_millis(150);
 
 /// Opens an embedded store; one that was dropped a moment ago may need another to let go of its folder.
-pub async fn open(settings: &EmbeddedSettings) -> Result<Embedded, OpenError> {
+pub async fn open(settings: &EmbeddedStoreSettings) -> Result<EmbeddedStore, OpenError> {
     let begun = Instant::now();
     loop {
-        match Embedded::open(settings).await {
+        match EmbeddedStore::open(settings).await {
             Err(OpenError::InUse { .. }) if begun.elapsed() < STUCK => sleep(Duration::from_millis(5)).await,
             opened => return opened,
         }
     }
 }
 
-pub fn limits(max_messages: u64, overflow: Overflow) -> Limits {
+pub fn limits(max_messages: u64, when_full: WhenFull) -> Limits {
     let mut limits = Limits::default();
-    (limits.max_messages, limits.overflow) = (max_messages, overflow);
+    (limits.max_messages, limits.when_full) = (max_messages, when_full);
     limits
 }
 
@@ -73,7 +75,7 @@ pub async fn settle(store: &impl Store, leased: &[Leased], settlement: Settlemen
 }
 
 pub async fn confirm(store: &impl Store, leased: &[Leased]) {
-    settle(store, leased, Settlement::Confirmed).await;
+    settle(store, leased, Settlement::Ack).await;
 }
 
 pub fn retry(after: Duration) -> Settlement {
@@ -81,7 +83,7 @@ pub fn retry(after: Duration) -> Settlement {
 }
 
 pub fn dead(reason: &str) -> Settlement {
-    Settlement::Dead { reason: reason.into() }
+    Settlement::Reject { reason: reason.into() }
 }
 
 /// All that is meant, page by page.

@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
-use tower_outbox::{MessageQueue, MessagingLayer, OnSendFailure, Tx};
+use tower_outbox::layer::OnSendFailure;
+use tower_outbox::{MessageQueue, MessagingLayer, Tx};
 
 use super::place::{Place, both, created, insert, post, quiet, strings};
 use crate::support::stores::{QUIET, STUCK, until};

@@ -11,9 +11,10 @@ use axum::routing::post;
 use http::StatusCode;
 use http::header::RETRY_AFTER;
 use tokio::time::{sleep, timeout};
-use tower_outbox::{
-    Consumer, ConsumerSettings, DatabaseSettings, Delivery, Memory, Message, MessageQueue, Messenger, Tx,
-};
+use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::store::SqlStoreSettings;
+use tower_outbox::testing::Memory;
+use tower_outbox::{Consumer, Delivery, Message, MessageQueue, Messenger, Tx};
 
 use super::place::{Place, both, created, strings};
 use crate::support::stores::{QUIET, STUCK, until};
@@ -130,7 +131,7 @@ pub async fn a_retention_shorter_than_the_retries_is_warned_about<P: Place>(plac
     let log = logs::listen();
     let consumer = ConsumerSettings::default().with_max_attempts(100).with_timeout(Duration::from_secs(40));
     assert_eq!(consumer.retry_span(), Duration::from_secs(10_000));
-    let settings = DatabaseSettings::default();
+    let settings = SqlStoreSettings::default();
     assert!(settings.check_inbox_retention("users", consumer.retry_span()));
     assert!(log.lines().is_empty());
     let settings = settings.with_inbox_retention(Duration::from_secs(10_000));

@@ -14,11 +14,12 @@ use sqlx::{AssertSqlSafe, Database};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tower::ServiceExt;
+use tower_outbox::dummy::Dummy;
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Limits, Store};
-use tower_outbox::{
-    DatabaseSettings, Dummy, Message, MessageQueue, MessagingLayer, Outbox, PersistError, PostgresStore,
-    RelaySettings, SqliteStore, TxDatabase,
-};
+use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::tx::{PersistError, TxDatabase};
+use tower_outbox::{Message, MessageQueue, MessagingLayer};
 
 use crate::peers::{Brokers, unique};
 use crate::support::stores::{STUCK, until};
@@ -163,7 +164,7 @@ pub struct Pg {
     pub pool: PgPool,
     /// Of another client.
     pub other: PgPool,
-    pub settings: DatabaseSettings,
+    pub settings: SqlStoreSettings,
 }
 
 impl Pg {
@@ -175,7 +176,7 @@ impl Pg {
         let other = PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await.unwrap();
         let options = options.application_name(&schema);
         let pool = PgPoolOptions::new().max_connections(10).connect_with(options.clone()).await.unwrap();
-        let settings = DatabaseSettings::default().with_schema(&schema);
+        let settings = SqlStoreSettings::default().with_schema(&schema);
         PostgresStore::migrate(&pool, &settings).await.unwrap();
         sqlx::raw_sql(TABLES).execute(&pool).await.unwrap();
         Self { options, pool, other, settings }
@@ -270,7 +271,7 @@ impl Place for Pg {
 pub struct Lite {
     options: SqliteConnectOptions,
     pool: SqlitePool,
-    pub settings: DatabaseSettings,
+    pub settings: SqlStoreSettings,
     _folder: Arc<TempDir>,
 }
 
@@ -282,7 +283,7 @@ impl Lite {
             .create_if_missing(true)
             .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
         let pool = SqlitePoolOptions::new().max_connections(10).connect_with(options.clone()).await.unwrap();
-        let settings = DatabaseSettings::default();
+        let settings = SqlStoreSettings::default();
         SqliteStore::migrate(&pool, &settings).await.unwrap();
         sqlx::raw_sql(TABLES).execute(&pool).await.unwrap();
         let spoil = "CREATE TABLE spoilt (name text);

@@ -14,8 +14,10 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tower::ServiceExt;
-use tower_outbox::store::{Counts, Overflow, Store};
-use tower_outbox::{Message, MessageQueue, MessagingLayer, Outbox, RelaySettings, Sent, Tx};
+use tower_outbox::outbox::{Outbox, RelaySettings};
+use tower_outbox::store::{Counts, Store, WhenFull};
+use tower_outbox::testing::Sent;
+use tower_outbox::{Message, MessageQueue, MessagingLayer, Tx};
 
 use super::place::{Place, ask, both, created, insert, post, quiet};
 use crate::support::messengers::recording;
@@ -120,7 +122,7 @@ pub async fn what_is_committed_is_sent_at_once<P: Place>(place: P) {
 }
 
 pub async fn the_oldest_make_room_for_what_is_committed<P: Place>(place: P) {
-    let place = place.with_limits(limits(10, Overflow::DropOldest));
+    let place = place.with_limits(limits(10, WhenFull::DropOldest));
     let handler = async |Path(number): Path<u64>, mut tx: Tx<P::Kind>, queue: MessageQueue| {
         insert::<P>(&mut tx, &number.to_string()).await;
         for part in 0..3 {

@@ -11,9 +11,11 @@ use axum::response::IntoResponse;
 use axum::routing::any;
 use http::StatusCode;
 use http::header::RETRY_AFTER;
-use tower_outbox::{
-    Background, BackgroundSettings, Dummy, Fallback, Message, MessageQueue, MessagingLayer, Tx, TxRejection,
-};
+use tower_outbox::background::{Background, BackgroundSettings};
+use tower_outbox::dummy::Dummy;
+use tower_outbox::fallback::Fallback;
+use tower_outbox::tx::TxRejection;
+use tower_outbox::{Message, MessageQueue, MessagingLayer, Tx};
 
 use super::place::{Lite, Place, ask, both, created, insert, post, quiet, strings};
 use crate::support::{logs, text};
@@ -177,7 +179,10 @@ pub async fn decorators_and_handles_hand_the_store_on<P: Place>(place: P) {
         MessagingLayer::new(Arc::new(place.outbox().await)),
         MessagingLayer::new(background),
         MessagingLayer::new(Fallback::new(place.outbox().await, Dummy::new())),
-        MessagingLayer::new(tower::Layer::layer(&tower_outbox::ChaosLayer::default(), place.outbox().await)),
+        MessagingLayer::new(tower::Layer::layer(
+            &tower_outbox::chaos::ChaosLayer::default(),
+            place.outbox().await,
+        )),
     ];
     for (index, layer) in layers.into_iter().enumerate() {
         let handler = move |mut tx: Tx<P::Kind>, queue: MessageQueue| async move {

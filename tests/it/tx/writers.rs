@@ -11,8 +11,10 @@ use http::{Request, StatusCode};
 use sqlx::Sqlite;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tower_outbox::dummy::Dummy;
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::StoreError;
-use tower_outbox::{Dummy, MessageQueue, MessagingLayer, Outbox, RelaySettings, Tx};
+use tower_outbox::{MessageQueue, MessagingLayer, Tx};
 
 use super::place::{Lite, Place, ask, both, created, insert, post};
 use crate::support::stores::{STUCK, batch, confirm, depth, lease};

@@ -59,7 +59,7 @@ pub(super) fn mend(
             && let Err(what) = nested(&bytes[value + 5..next], bytes[value] == b'F')
         {
             let name = String::from_utf8_lossy(&bytes[entry + 1..value]);
-            fault(format!("the header {:?} {what}", crate::headers::start_of(&name, 100)));
+            fault(format!("the header {:?} {what}", crate::message::headers::start_of(&name, 100)));
             bytes[value] = b'x';
         }
         entry = next;

@@ -6,8 +6,8 @@ use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldArray};
 use tower_outbox::amqp091::{Amqp091Source, Amqp091Subscription};
+use tower_outbox::message::{Scalar, headers};
 use tower_outbox::source::Source;
-use tower_outbox::{Scalar, headers};
 
 use super::{Queue, body, header, message_of, nothing, one, some, table, text};
 use crate::peers::{Brokers, numbered};

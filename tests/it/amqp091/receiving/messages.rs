@@ -8,8 +8,9 @@ use serde_json::json;
 use tower_outbox::amqp091::{
     Amqp091Settings, Amqp091Source, Amqp091Subscription, Fedmsg, FedoraMessage, Severity,
 };
+use tower_outbox::message::{Scalar, headers};
 use tower_outbox::source::Source;
-use tower_outbox::{Message, Messenger, Scalar, headers};
+use tower_outbox::{Message, Messenger};
 
 use super::{Queue, body, consuming, header, message_of, nothing, one, some, table, text};
 use crate::peers::{Brokers, numbered};

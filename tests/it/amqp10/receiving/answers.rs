@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use tokio::time::timeout;
+use tower_outbox::Message;
 use tower_outbox::amqp10::{Amqp10Source, Amqp10Subscription};
-use tower_outbox::source::{Delivery, Source};
-use tower_outbox::{Message, Scalar, headers};
+use tower_outbox::message::{Scalar, headers};
+use tower_outbox::source::{Source, Unsettled};
 
 use super::{LONG, Queue, attached, next, nothing_comes, send, seq};
 use crate::peers::{Brokers, numbered, unique};
@@ -176,7 +177,7 @@ async fn every_message_comes_once_whatever_the_credit() {
                 open.extend(received);
                 // The one that is here for longest last, now and then; never more than may be here.
                 while open.len() > (credit as usize).saturating_sub(1).min(5) {
-                    let delivery: Delivery = open.swap_remove(0);
+                    let delivery: Unsettled = open.swap_remove(0);
                     let seq = seq(&delivery);
                     if seq.is_multiple_of(7) && retried.insert(seq) {
                         delivery.retry(Duration::from_millis(seq % 50), "once").await.unwrap();

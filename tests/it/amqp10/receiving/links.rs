@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10Settings, Amqp10Source, Amqp10Subscription};
-use tower_outbox::source::{Delivery, Source};
+use tower_outbox::source::{Source, Unsettled};
 
 use super::{LONG, Queue, attached, failure, next, nothing_comes, send, seq, seq_of};
 use crate::peers::{Brokers, RabbitQueue, numbered, unique};
@@ -256,7 +256,7 @@ async fn failover_a_frozen_broker_is_left_for_another() {
     settings.connection_timeout = Duration::from_secs(2);
     let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(queue.address())).unwrap();
     let delivery = next(&source).await;
-    let topic = |delivery: &Delivery| delivery.view().unwrap().message().topic().to_string();
+    let topic = |delivery: &Unsettled| delivery.view().unwrap().message().topic().to_string();
     let (frozen, key) = nodes.into_iter().find(|(_, key)| topic(&delivery) == *key).unwrap();
     brokers.command(&format!("freeze {frozen}")).await;
     let other = next(&source).await;

@@ -5,8 +5,9 @@ use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 use tower_outbox::amqp10::{Amqp10Settings, Amqp10Source, Amqp10Subscription, RhMsg};
+use tower_outbox::message::Scalar;
 use tower_outbox::source::{Source, SourceError};
-use tower_outbox::{Message, Messenger, Scalar};
+use tower_outbox::{Message, Messenger};
 
 use super::{LONG, Queue, attached, next, nothing_comes, send, seq};
 use crate::peers::{Brokers, RabbitQueue, numbered, unique};

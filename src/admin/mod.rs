@@ -1,0 +1,235 @@
+//! An axum router to look into the outbox and to operate on it.
+
+mod error;
+mod request;
+mod status;
+mod stored_message;
+mod timestamp;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use self::error::Refusal;
+pub(crate) use self::request::{Acted, Appended};
+use self::request::{Drop, ListQuery, Requeue, expect_json, messages, parse};
+pub(crate) use self::status::StatusReport;
+#[cfg(feature = "cli")]
+pub(crate) use self::status::{BreakerReport, HealthReport, OutboxReport};
+#[cfg(feature = "cli")]
+pub(crate) use self::stored_message::Header;
+pub(crate) use self::stored_message::StoredMessage;
+#[cfg(feature = "cli")]
+pub(crate) use self::timestamp::format as format_time;
+use crate::messenger::Messenger;
+use crate::outbox::OutboxHandle;
+use crate::settings::DeliveryMode;
+use crate::store::{self, Entry, Filter};
+use crate::util::error::{BoxError, Chain};
+
+/// How much one request may bring.
+const BODY_LIMIT: usize = 64 << 20;
+
+/// How long one list looks for what its filter means.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How many entries with their bodies are held at a time, and after how many bytes a page ends.
+const BODIES: usize = 50;
+const PAGE_BYTES: usize = 8 << 20;
+
+/// What the router works on.
+#[derive(Clone)]
+pub(crate) struct Admin {
+    pub(crate) delivery: DeliveryMode,
+    /// Whether this is a running app.
+    pub(crate) running: bool,
+    pub(crate) messenger: Arc<dyn Messenger>,
+    pub(crate) outbox: Option<OutboxHandle>,
+}
+
+impl Admin {
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/status", get(status))
+            .route("/messages", get(list).post(append))
+            .route("/messages/{id}", get(show))
+            .route("/requeue", post(requeue))
+            .route("/drop", post(drop_messages))
+            .method_not_allowed_fallback(wrong_method)
+            .fallback(no_route)
+            .layer(DefaultBodyLimit::max(BODY_LIMIT))
+            .with_state(self)
+    }
+
+    fn outbox(&self) -> Result<&OutboxHandle, Refusal> {
+        self.outbox.as_ref().ok_or_else(|| Refusal::not_found(self.nothing_stored()))
+    }
+
+    fn shown(&self, entry: &Entry, whole: bool) -> StoredMessage {
+        let shown = if whole { StoredMessage::whole(entry) } else { StoredMessage::listed(entry) };
+        if self.running { shown } else { shown.of_stopped_app() }
+    }
+
+    fn nothing_stored(&self) -> String {
+        let delivery = self.delivery;
+        format!("DELIVERY is \"{delivery}\": messages are not stored; with DELIVERY = \"durable\" they are")
+    }
+}
+
+type Answer = Result<Response, Refusal>;
+
+fn answer(status: StatusCode, body: &impl Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => {
+            (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
+        }
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+async fn status(State(admin): State<Admin>) -> Answer {
+    let outbox = match &admin.outbox {
+        Some(outbox) => Some(outbox.status().await?.into()),
+        None => None,
+    };
+    let health = if admin.running { Some(admin.messenger.health().await.into()) } else { None };
+    let note = outbox.is_none().then(|| admin.nothing_stored());
+    let report = StatusReport { delivery: admin.delivery, running: admin.running, health, outbox, note };
+    Ok(answer(StatusCode::OK, &report))
+}
+
+/// A page of entries.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Listed {
+    pub(crate) messages: Vec<StoredMessage>,
+    /// What to give as `after` for the next page; null at the end.
+    pub(crate) next: Option<u64>,
+}
+
+async fn list(State(admin): State<Admin>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer {
+    let outbox = admin.outbox()?;
+    let Query(query) = query?;
+    let (limit, filter) = (query.limit()?, query.filter());
+    let begun = Instant::now();
+    let (mut entries, mut bytes, mut next) = (Vec::new(), 0, query.after);
+    loop {
+        let room = limit - entries.len();
+        let page = outbox.list(&filter, next, if query.body { room.min(BODIES) } else { room }).await?;
+        for entry in &page.entries {
+            bytes += entry.message.as_ref().map_or(0, |message| message.body().len());
+            entries.push(admin.shown(entry, query.body));
+        }
+        next = page.next;
+        let full = entries.len() >= limit || query.body && bytes > PAGE_BYTES;
+        if next.is_none() || full || begun.elapsed() > LOOK {
+            return Ok(answer(StatusCode::OK, &Listed { messages: entries, next }));
+        }
+    }
+}
+
+async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> Answer {
+    let outbox = admin.outbox()?;
+    let id = Uuid::parse_str(&id).map_err(|_| Refusal::bad_request(format!("{id:?} is not an id")))?;
+    let entry = found(outbox, &Filter::id(id)).await?;
+    Ok(answer(StatusCode::OK, &admin.shown(&entry, true)))
+}
+
+async fn found(outbox: &OutboxHandle, filter: &Filter) -> Result<Entry, Refusal> {
+    let entry = outbox.find(filter).await?;
+    entry.ok_or_else(|| {
+        let state = filter.state.map(|state| format!("{state} ")).unwrap_or_default();
+        let id = filter.id.map(|id| format!(" {id}")).unwrap_or_default();
+        Refusal::not_found(format!("there is no {state}message{id}: it has left, was dropped, or never was"))
+    })
+}
+
+async fn append(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    admin.outbox()?;
+    expect_json(&headers)?;
+    let messages = messages(&body?)?;
+    for (index, message) in messages.iter().enumerate() {
+        let refused =
+            |error: BoxError| Refusal::bad_request(format!("message {}: {}", index + 1, Chain(&*error)));
+        admin.messenger.check(message).map_err(refused)?;
+    }
+    let ids: Vec<_> = messages.iter().map(crate::message::Message::id).collect();
+    admin.messenger.send(messages).await?;
+    tracing::info!(messages = ids.len(), "messages stored through the admin router");
+    Ok(answer(StatusCode::ACCEPTED, &Appended { ids }))
+}
+
+async fn requeue(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let outbox = admin.outbox()?;
+    expect_json(&headers)?;
+    let request: Requeue = parse(&body?)?;
+    let (dry_run, pace) = (request.dry_run, request.pace()?);
+    let mut filter = request.filter();
+    if filter.id.is_some() {
+        // A message asked for by its id may also wait for its next attempt.
+        filter.state = Some(found(outbox, &filter).await?.state);
+    }
+    filter.state.get_or_insert(store::EntryState::Dead);
+    let messages = if dry_run { outbox.count(&filter).await? } else { outbox.requeue(&filter, pace).await? };
+    if filter.id.is_some() && messages == 0 {
+        let entry = found(outbox, &filter).await?;
+        return Err(Refusal::conflict(format!("it needs no requeue: {}", entry.explain())));
+    }
+    if !dry_run {
+        tracing::info!(messages, ?filter, "messages requeued through the admin router");
+    }
+    Ok(answer(StatusCode::OK, &Acted { dry_run, messages }))
+}
+
+async fn drop_messages(
+    State(admin): State<Admin>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Answer {
+    let outbox = admin.outbox()?;
+    expect_json(&headers)?;
+    let request: Drop = parse(&body?)?;
+    let dry_run = request.dry_run;
+    let filter = request.filter();
+    if filter.id.is_some() {
+        found(outbox, &filter).await?;
+    }
+    let messages = if dry_run { outbox.count(&filter).await? } else { outbox.drop_messages(&filter).await? };
+    if filter.id.is_some() && messages == 0 {
+        return Err(Refusal::conflict("it is being sent now, and cannot be dropped; try again"));
+    }
+    if !dry_run {
+        tracing::info!(messages, ?filter, "messages dropped through the admin router");
+    }
+    Ok(answer(StatusCode::OK, &Acted { dry_run, messages }))
+}
+
+async fn no_route() -> Refusal {
+    Refusal::not_found(
+        "there is no such route; there are GET status, GET and POST messages, GET messages/ID, POST requeue, POST drop",
+    )
+}
+
+async fn wrong_method() -> Refusal {
+    Refusal::new(
+        StatusCode::METHOD_NOT_ALLOWED,
+        "not by this method: GET status, messages and messages/ID, POST messages, requeue and drop",
+    )
+}

@@ -1,0 +1,224 @@
+//! `tower-outbox check`.
+
+#[cfg(feature = "_brokers")]
+mod certificates;
+
+use std::fmt;
+use std::fs::OpenOptions;
+use std::io;
+use std::path::{Path, absolute};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::json;
+
+use super::output::{aligned, count, harmless};
+use super::{Context, Failure};
+use crate::admin::{HealthReport, StatusReport};
+use crate::bus::Bus;
+#[cfg(feature = "_sql")]
+use crate::bus::{Database, DatabaseStore};
+use crate::messenger::Health;
+#[cfg(feature = "_sql")]
+use crate::settings::OutboxSettings;
+use crate::settings::{DeliveryMode, Settings, SettingsError};
+#[cfg(feature = "_sql")]
+use crate::store::Store;
+use crate::util::error::Chain;
+
+/// How long closing connections may take.
+const CLOSE: Duration = Duration::from_secs(5);
+
+/// Check settings, certificates and their expiry dates, every broker, and the outbox
+#[derive(Args)]
+#[command(
+    after_help = "It connects to every broker, and sends nothing. With --url it also asks the running app."
+)]
+pub(super) struct Check {}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Verdict {
+    Ok,
+    Warning,
+    Failed,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ok => "ok",
+            Self::Warning => "WARNING",
+            Self::Failed => "FAILED",
+        })
+    }
+}
+
+/// What was looked at, and what is to be said of it.
+#[derive(Debug, Serialize)]
+struct Finding {
+    verdict: Verdict,
+    /// A key of the settings.
+    what: &'static str,
+    message: String,
+}
+
+/// All that was found.
+#[derive(Debug, Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, verdict: Verdict, what: &'static str, message: impl Into<String>) {
+        self.0.push(Finding { verdict, what, message: message.into() });
+    }
+
+    fn ok(&mut self, what: &'static str, message: impl Into<String>) {
+        self.add(Verdict::Ok, what, message);
+    }
+
+    fn warn(&mut self, what: &'static str, message: impl Into<String>) {
+        self.add(Verdict::Warning, what, message);
+    }
+
+    fn fail(&mut self, what: &'static str, message: impl Into<String>) {
+        self.add(Verdict::Failed, what, message);
+    }
+
+    fn count(&self, verdict: Verdict) -> u64 {
+        self.0.iter().filter(|finding| finding.verdict == verdict).count() as u64
+    }
+}
+
+impl Check {
+    #[allow(clippy::unused_self, reason = "as every command")]
+    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+        let mut findings = Findings::default();
+        match Settings::load(context.global.settings.as_deref()) {
+            Ok(settings) => {
+                let Settings { backend, delivery, .. } = &settings;
+                findings.ok("SETTINGS", format!("BACKEND {backend:?}, DELIVERY \"{delivery}\""));
+                #[cfg(feature = "_brokers")]
+                certificates::check(&settings, &mut findings);
+                context.runtime.block_on(brokers(&settings, &mut findings));
+                match settings.delivery {
+                    DeliveryMode::Durable => outbox(&settings.outbox.path, &mut findings),
+                    #[cfg(feature = "_sql")]
+                    DeliveryMode::Transactional => {
+                        context.runtime.block_on(database(&settings.outbox, &mut findings));
+                    }
+                    _ => {}
+                }
+            }
+            Err(error) => findings.fail("SETTINGS", Chain(&error).to_string()),
+        }
+        app(context, &mut findings);
+        report(context, &findings)
+    }
+}
+
+fn report(context: &Context, findings: &Findings) -> Result<(), Failure> {
+    let (failed, warnings) = (findings.count(Verdict::Failed), findings.count(Verdict::Warning));
+    if context.output.json {
+        context.output.document(&json!({"ok": failed == 0, "findings": findings.0}))?;
+    } else {
+        let row = |finding: &Finding| {
+            [finding.verdict.to_string(), finding.what.to_owned(), harmless(&finding.message)]
+        };
+        let rows: Vec<_> = findings.0.iter().map(row).collect();
+        aligned(&rows).iter().try_for_each(|line| context.output.line(line))?;
+        let summary = match (failed, warnings) {
+            (0, 0) => "all is well".to_owned(),
+            (0, _) => format!("all works; {}", count(warnings, "warning")),
+            _ => format!("{failed} failed; {}", count(warnings, "warning")),
+        };
+        context.output.note(summary);
+    }
+    if failed == 0 { Ok(()) } else { Err(Failure::said()) }
+}
+
+/// Sets the backend up, and connects to every broker.
+async fn brokers(settings: &Settings, findings: &mut Findings) {
+    let bus = match Bus::builder(settings).messenger().await {
+        Ok(bus) => bus,
+        // By convention a name of the app's own has a dot.
+        Err(SettingsError::UnknownBackend { name, .. }) if name.contains('.') => {
+            return findings.warn("BACKEND", format!("{name:?} is the app's own: only the app can check it"));
+        }
+        Err(error) => {
+            return findings.fail("BACKEND", format!("{}; no broker was tried", Chain(&error)));
+        }
+    };
+    if settings.backend == "dummy" {
+        return findings.warn("BACKEND", "\"dummy\" logs messages and sends them nowhere");
+    }
+    for (broker, health) in bus.brokers().await {
+        match health {
+            Health::Up => findings.ok("URLS", format!("{broker}: connected")),
+            Health::Down { reason } => findings.fail("URLS", format!("{broker}: {reason}")),
+        }
+    }
+    let _ = bus.close(CLOSE).await;
+}
+
+/// Whether the database can be reached, and has the tables.
+#[cfg(feature = "_sql")]
+async fn database(outbox: &OutboxSettings, findings: &mut Findings) {
+    let mut outbox = outbox.clone();
+    outbox.migrate = false;
+    let opened = async { Database::connect(&outbox).await?.open(&outbox).await }.await;
+    match opened.map(DatabaseStore::into_store) {
+        Ok(store) => {
+            findings.ok("OUTBOX", format!("{} can be reached, and has the tables", store.location()));
+            store.close().await;
+        }
+        Err(error) => findings.fail("OUTBOX", Chain(&error).to_string()),
+    }
+}
+
+/// Whether the outbox can be written, without opening it: the app may have it open.
+fn outbox(path: &Path, findings: &mut Findings) {
+    let path = absolute(path).unwrap_or_else(|_| path.to_owned());
+    let (folder, there) = match (path.try_exists(), path.parent()) {
+        (Ok(false), Some(parent)) => (parent, false),
+        _ => (path.as_path(), true),
+    };
+    match (try_write(folder), there) {
+        (Ok(()), true) => findings.ok("OUTBOX", format!("{} is writable", path.display())),
+        (Ok(()), false) => {
+            findings.ok("OUTBOX", format!("{} is not there yet, and can be created", path.display()));
+        }
+        (Err(error), true) => findings.fail("OUTBOX", format!("cannot write in {}: {error}", path.display())),
+        (Err(error), false) => findings.fail(
+            "OUTBOX",
+            format!(
+                "{} is not there, and cannot be created in {}: {error}",
+                path.display(),
+                folder.display()
+            ),
+        ),
+    }
+}
+
+/// Creates a file there, and removes it.
+fn try_write(folder: &Path) -> io::Result<()> {
+    let probe = folder.join(format!(".tower-outbox-check-{}", std::process::id()));
+    OpenOptions::new().write(true).create_new(true).open(&probe)?;
+    std::fs::remove_file(&probe)
+}
+
+/// Asks the running app, if there is a URL.
+fn app(context: &Context, findings: &mut Findings) {
+    let Some(app) = context.running() else { return };
+    match app.get::<StatusReport>(&["status"], &[]) {
+        Ok(StatusReport { health: Some(HealthReport::Down { reason }), .. }) => {
+            findings.fail("APP", format!("it runs, and its bus is down: {reason}"));
+        }
+        Ok(StatusReport { outbox: Some(outbox), .. }) => {
+            let (pending, dead) = (count(outbox.pending, "message"), count(outbox.dead, "dead letter"));
+            findings.ok("APP", format!("it runs, and its bus is up; pending: {pending}; {dead}"));
+        }
+        Ok(_) => findings.ok("APP", "it runs, and its bus is up"),
+        Err(failure) => findings.fail("APP", failure.message.unwrap_or_default()),
+    }
+}

@@ -1,0 +1,100 @@
+//! How a message looks on the wire, whatever the protocol: its topic, headers, content type and body.
+
+mod cloudevents;
+mod cloudevents_structured;
+mod json;
+mod petisco;
+
+use std::borrow::Cow;
+
+use crate::message::Message;
+use crate::util::error::BoxError;
+
+pub use self::petisco::PetiscoMessage;
+
+/// The shape of messages on a bus: the key `ENVELOPE` of the backends `amqp091` and `amqp10`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Envelope {
+    /// `plain`: as it is.
+    #[default]
+    Plain,
+    /// `cloudevents`: CloudEvents 1.0 in the binary mode of its AMQP binding, attributes beside the body as it is.
+    ///
+    /// The topic is the attribute `type`, the key the extension `partitionkey`. Headers are extensions if their names
+    /// are such (lower-case letters and digits), else they stay headers. `ce-source`, `ce-subject` and
+    /// `ce-dataschema` are the attributes of these names; the source is otherwise the key `EVENT_SOURCE`.
+    /// Headers whose names begin as attributes do on the wire (`cloudEvents:`, `cloudEvents_`) are left out.
+    #[serde(rename = "cloudevents")]
+    CloudEvents,
+    /// `cloudevents_structured`: the same in structured mode, attributes and body in one JSON document.
+    ///
+    /// Both of these open either mode.
+    #[serde(rename = "cloudevents_structured")]
+    CloudEventsStructured,
+    /// `petisco`: the events and commands of petisco, under its routing keys; see [`PetiscoMessage`].
+    ///
+    /// The body must be a JSON object: it is the `attributes`. Headers are its `meta`. The keys `ORGANIZATION` and
+    /// `SERVICE` must be set.
+    Petisco,
+}
+
+/// What envelopes say of who sends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Origin<'a> {
+    pub(crate) organization: Option<&'a str>,
+    pub(crate) service: Option<&'a str>,
+    pub(crate) event_source: Option<&'a str>,
+}
+
+impl Envelope {
+    /// The source of CloudEvents when the settings name none.
+    const EVENT_SOURCE: &'static str = "/tower-outbox";
+
+    /// Whether it can be sealed with what the settings say; else the key that is wrong, and why.
+    pub(crate) fn check_origin(self, origin: Origin<'_>) -> Result<(), (&'static str, String)> {
+        match self {
+            Self::Plain => Ok(()),
+            Self::CloudEvents | Self::CloudEventsStructured => match origin.event_source {
+                Some("") => {
+                    Err(("EVENT_SOURCE", "is empty: write a URI, such as \"/my-service\"".to_owned()))
+                }
+                _ => Ok(()),
+            },
+            Self::Petisco => petisco::check_origin(origin),
+        }
+    }
+
+    /// Whether it says in its own attributes where a message is from.
+    pub(crate) fn is_event(self) -> bool {
+        matches!(self, Self::CloudEvents | Self::CloudEventsStructured)
+    }
+
+    /// What is sent of a message.
+    pub(crate) fn seal<'a>(
+        self,
+        message: &'a Message,
+        origin: Origin<'_>,
+    ) -> Result<Cow<'a, Message>, BoxError> {
+        let source = origin.event_source.unwrap_or(Self::EVENT_SOURCE);
+        match self {
+            Self::Plain => Ok(Cow::Borrowed(message)),
+            Self::CloudEvents => cloudevents::seal(message, source).map(Cow::Owned),
+            Self::CloudEventsStructured => cloudevents_structured::seal(message, source).map(Cow::Owned),
+            Self::Petisco => petisco::seal(message, origin).map(Cow::Owned),
+        }
+    }
+
+    /// The message in what was received.
+    pub(crate) fn open(self, message: Message) -> Result<Message, BoxError> {
+        match self {
+            Self::Plain => Ok(message),
+            Self::CloudEvents | Self::CloudEventsStructured if cloudevents_structured::is(&message) => {
+                cloudevents_structured::open(&message)
+            }
+            Self::CloudEvents | Self::CloudEventsStructured => cloudevents::open(&message),
+            Self::Petisco => petisco::open(&message),
+        }
+    }
+}

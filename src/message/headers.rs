@@ -1,0 +1,139 @@
+//! The headers of ours that travel with messages.
+//!
+//! Those marked "own" count only on a message that came back by a way of our own; from anyone else they are ignored.
+//!
+//! | header | says |
+//! |---|---|
+//! | [`KEY`] | the ordering key, on a bus that has no place for it |
+//! | [`TOPIC`] | own: the topic, of a message that went through a retry or dead-letter queue |
+//! | [`QUEUE`] | own: the queue it was received from then, and goes back to |
+//! | [`EXPIRY`] | own: how long it is worth delivering, in milliseconds, of a message that went through one |
+//! | [`PRIORITY`] | own: the priority of a message that went through a retry queue |
+//! | [`ATTEMPT`] | own: how many attempts have failed |
+//! | [`FAILURES`] | own: the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
+//! | [`REASON`] | own: of a dead letter: why it was given up on |
+//! | [`LEFT_OUT`] | own: which headers were left out when it was sent on, as a broker does not take all of them |
+//! | [`DROPPED`] | how many messages were dropped before it, as the store was full |
+//! | [`CORRELATION_ID`] | what it is a part of: that of the message whose handling enqueued it, or else the id of that |
+//! | [`CAUSATION_ID`] | the id of the message whose handling enqueued it |
+
+use std::time::SystemTime;
+
+use crate::message::failed_attempt::FailedAttempt;
+
+/// The ordering key.
+pub const KEY: &str = "tower-outbox-key";
+/// The topic.
+pub const TOPIC: &str = "tower-outbox-topic";
+/// The queue it was received from.
+pub const QUEUE: &str = "tower-outbox-queue";
+/// How long it is worth delivering, in milliseconds.
+pub const EXPIRY: &str = "tower-outbox-expiry";
+/// The priority.
+pub const PRIORITY: &str = "tower-outbox-priority";
+/// How many attempts have failed.
+pub const ATTEMPT: &str = "tower-outbox-attempt";
+/// The last failed attempts.
+pub const FAILURES: &str = "tower-outbox-failures";
+/// Why it is a dead letter.
+pub const REASON: &str = "tower-outbox-reason";
+/// Which headers were left out.
+pub const LEFT_OUT: &str = "tower-outbox-left-out";
+/// How many messages were dropped before it.
+pub const DROPPED: &str = "tower-outbox-dropped";
+/// What the message is a part of.
+pub const CORRELATION_ID: &str = "correlation_id";
+/// The message that caused it.
+pub const CAUSATION_ID: &str = "causation_id";
+
+/// Those that count only on a message that came back by a way of our own.
+#[cfg(feature = "amqp091")]
+pub(crate) const OWN: [&str; 8] = [TOPIC, QUEUE, EXPIRY, PRIORITY, ATTEMPT, FAILURES, REASON, LEFT_OUT];
+
+/// How many failed attempts travel, and how many bytes of each reason.
+const KEPT: usize = 10;
+const REASON_LEN: usize = 300;
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct Failed {
+    #[serde(with = "rfc3339")]
+    at: SystemTime,
+    reason: String,
+}
+
+/// The value of [`FAILURES`].
+#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
+pub(crate) fn write_failures(failures: &[FailedAttempt]) -> String {
+    let last = &failures[failures.len().saturating_sub(KEPT)..];
+    let last: Vec<_> = last
+        .iter()
+        .map(|failure| Failed { at: failure.at, reason: start_of(&failure.reason, REASON_LEN).to_owned() })
+        .collect();
+    serde_json::to_string(&last).unwrap_or_default()
+}
+
+/// What [`FAILURES`] says; nothing if it is not as we write it.
+#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
+pub(crate) fn read_failures(value: &str) -> Vec<FailedAttempt> {
+    let failed: Vec<Failed> = serde_json::from_str(value).unwrap_or_default();
+    failed.into_iter().map(|failed| FailedAttempt::new(failed.at, failed.reason.into())).collect()
+}
+
+/// Whether the property `content-encoding` of a broker names a content coding. Many write the character set there.
+#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers have it"))]
+pub(crate) fn is_coding(text: &str) -> bool {
+    let others = ["", "utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "latin1", "binary", "8bit", "7bit"];
+    !others.iter().any(|other| text.eq_ignore_ascii_case(other))
+}
+
+/// How many headers a message may have that comes from elsewhere.
+pub(crate) const MOST: usize = 1_000;
+
+/// The start of a text, at most this many bytes.
+pub(crate) fn start_of(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
+}
+
+mod rfc3339 {
+    use std::time::SystemTime;
+
+    use serde::de::Error as _;
+    use serde::ser::Error as _;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(time: &SystemTime, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&crate::util::rfc3339::write(*time).map_err(S::Error::custom)?)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SystemTime, D::Error> {
+        crate::util::rfc3339::read(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_last_failures_travel() {
+        let at = |seconds: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(seconds * 1_000 + 7);
+        let failures: Vec<_> =
+            (0..12).map(|n| FailedAttempt::new(at(n), format!("no. {n} ☃").into())).collect();
+        assert_eq!(read_failures(&write_failures(&failures)), failures[2..]);
+        let long = [FailedAttempt::new(at(0), "☃".repeat(1_000).into())];
+        assert_eq!(read_failures(&write_failures(&long))[0].reason.len(), 300);
+        let before = SystemTime::UNIX_EPOCH - Duration::from_secs(86_400);
+        let of_a_wrong_clock = [FailedAttempt::new(before, "x".into())];
+        assert_eq!(read_failures(&write_failures(&of_a_wrong_clock)), of_a_wrong_clock);
+    }
+
+    #[test]
+    fn what_is_not_ours_is_no_failure() {
+        for value in ["", "7", "[7]", r#"[{"at": "yesterday", "reason": "x"}]"#] {
+            assert!(read_failures(value).is_empty());
+        }
+    }
+}

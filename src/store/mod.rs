@@ -1,0 +1,34 @@
+//! Stores: where an outbox keeps messages until a broker has confirmed them.
+
+pub(crate) mod admission;
+mod contract;
+
+#[cfg(feature = "embedded")]
+mod embedded;
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+mod epoch;
+#[cfg(feature = "postgres")]
+mod postgres;
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+mod schedule;
+#[cfg(feature = "_sql")]
+mod sql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub use self::contract::{
+    Counts, Entry, EntryState, Filter, Lease, Leased, Limits, Page, Store, StoreError, Unstored, Wait,
+    WhenFull,
+};
+#[cfg(feature = "_fuzzing")]
+pub(crate) use self::embedded::fuzzing;
+#[cfg(feature = "embedded")]
+pub use self::embedded::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+#[cfg(feature = "postgres")]
+pub use self::postgres::PostgresStore;
+#[cfg(feature = "_sql")]
+pub use self::sql::SqlStoreSettings;
+#[cfg(feature = "_sql")]
+pub(crate) use self::sql::{Inserted, Turn};
+#[cfg(feature = "sqlite")]
+pub use self::sqlite::SqliteStore;

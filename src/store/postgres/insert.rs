@@ -1,0 +1,117 @@
+//! Storing, in whatever transaction the connection is in.
+
+use std::time::SystemTime;
+
+use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+use uuid::Uuid;
+
+use crate::message::Message;
+use crate::store::sql::{column_key, delay_left, details, key_hash, micros, size};
+
+/// How many buckets the messages are spread over: so many instances of an app can send at the same time.
+pub(super) const BUCKETS: i16 = 16;
+
+#[derive(Debug)]
+pub(super) struct Insert {
+    /// Most requests store one message, and a row of values is planned once for all.
+    one: SqlStr,
+    many: SqlStr,
+}
+
+impl Insert {
+    pub(super) fn new(schema: &str) -> Self {
+        let sql = |sql: String| AssertSqlSafe(sql).into_sql_str();
+        let into = format!(
+            "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size, due_at)"
+        );
+        // The time of the transaction may have begun long before.
+        let one = format!(
+            "{into} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + $9::bigint * interval '1 microsecond') \
+             RETURNING position"
+        );
+        let many = format!(
+            "{into} SELECT bucket, id, topic, key, key_hash, details, body, size, clock_timestamp() + wait * interval '1 microsecond' \
+             FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::int[], $9::bigint[]) \
+             AS m (bucket, id, topic, key, key_hash, details, body, size, wait) \
+             RETURNING position"
+        );
+        Self { one: sql(one), many: sql(many) }
+    }
+
+    /// Gives the position and the bucket of each, in the order of the messages.
+    pub(super) async fn run(
+        &self,
+        connection: &mut PgConnection,
+        messages: &[Message],
+        own: &[i16],
+    ) -> Result<Vec<(u64, i16)>, sqlx::Error> {
+        let now = SystemTime::now();
+        let wait =
+            |message: &Message| Some(delay_left(message, now)).filter(|wait| !wait.is_zero()).map(micros);
+        let message = match messages {
+            [] => return Ok(Vec::new()),
+            [message] => message,
+            _ => return self.many(connection, messages, own, wait).await,
+        };
+        let hash = key_hash(message);
+        let bucket = bucket(message, hash, own);
+        let (position,): (i64,) = sqlx::query_as(self.one.clone())
+            .bind(bucket)
+            .bind(message.id())
+            .bind(message.topic().as_str())
+            .bind(column_key(message.key()))
+            .bind(hash)
+            .bind(details(message))
+            .bind(&message.body()[..])
+            .bind(size(message) as i32)
+            .bind(wait(message))
+            .fetch_one(connection)
+            .await?;
+        Ok(vec![(position as u64, bucket)])
+    }
+
+    async fn many(
+        &self,
+        connection: &mut PgConnection,
+        messages: &[Message],
+        own: &[i16],
+        wait: impl Fn(&Message) -> Option<i64>,
+    ) -> Result<Vec<(u64, i16)>, sqlx::Error> {
+        let hashes: Vec<Option<i64>> = messages.iter().map(key_hash).collect();
+        let buckets: Vec<i16> =
+            messages.iter().zip(&hashes).map(|(message, hash)| bucket(message, *hash, own)).collect();
+        let ids: Vec<Uuid> = messages.iter().map(Message::id).collect();
+        let topics: Vec<&str> = messages.iter().map(|message| message.topic().as_str()).collect();
+        let keys: Vec<Option<&str>> = messages.iter().map(|message| column_key(message.key())).collect();
+        let rest: Vec<String> = messages.iter().map(details).collect();
+        let bodies: Vec<&[u8]> = messages.iter().map(|message| &message.body()[..]).collect();
+        let sizes: Vec<i32> = messages.iter().map(|message| size(message) as i32).collect();
+        let waits: Vec<Option<i64>> = messages.iter().map(wait).collect();
+        let positions: Vec<(i64,)> = sqlx::query_as(self.many.clone())
+            .bind(&buckets)
+            .bind(ids)
+            .bind(topics)
+            .bind(keys)
+            .bind(hashes)
+            .bind(rest)
+            .bind(bodies)
+            .bind(sizes)
+            .bind(waits)
+            .fetch_all(connection)
+            .await?;
+        Ok(positions.into_iter().map(|(position,)| position as u64).zip(buckets).collect())
+    }
+}
+
+/// Those of a topic and key are in one bucket, whichever process stores them; others in one of this instance's own.
+fn bucket(message: &Message, key_hash: Option<i64>, own: &[i16]) -> i16 {
+    if let Some(hash) = key_hash {
+        return (hash as u64 % BUCKETS as u64) as i16;
+    }
+    let any = message.id().as_u128() as u64;
+    match own.len() as u64 {
+        0 => (any % BUCKETS as u64) as i16,
+        len => own[(any % len) as usize],
+    }
+}

@@ -1,0 +1,14 @@
+//! Helpers that know nothing of messages.
+
+pub(crate) mod backoff;
+pub(crate) mod caught;
+pub(crate) mod crash;
+pub(crate) mod deadline;
+pub(crate) mod error;
+pub(crate) mod rfc3339;
+#[cfg(any(feature = "settings", feature = "_brokers"))]
+pub(crate) mod secret;
+#[cfg(any(feature = "settings", feature = "_brokers"))]
+pub(crate) mod text_file;
+#[cfg(any(feature = "settings", feature = "_brokers"))]
+pub(crate) mod units;
