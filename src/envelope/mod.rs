@@ -3,6 +3,7 @@
 mod cloudevents;
 mod cloudevents_structured;
 mod json;
+mod origin;
 mod petisco;
 
 use std::borrow::Cow;
@@ -10,6 +11,7 @@ use std::borrow::Cow;
 use crate::message::Message;
 use crate::util::error::BoxError;
 
+pub(crate) use self::origin::Origin;
 pub use self::petisco::PetiscoMessage;
 
 /// The shape of messages on a bus: the key `ENVELOPE` of the backends `amqp091` and `amqp10`.
@@ -38,14 +40,6 @@ pub enum Envelope {
     /// The body must be a JSON object: it is the `attributes`. Headers are its `meta`. The keys `ORGANIZATION` and
     /// `SERVICE` must be set.
     Petisco,
-}
-
-/// What envelopes say of who sends.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Origin<'a> {
-    pub(crate) organization: Option<&'a str>,
-    pub(crate) service: Option<&'a str>,
-    pub(crate) event_source: Option<&'a str>,
 }
 
 impl Envelope {

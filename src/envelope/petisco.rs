@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{Origin, json};
+use super::json;
+use super::origin::Origin;
 use crate::message::headers::KEY;
 use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, id_of};

@@ -1,6 +1,8 @@
 //! A message: what a handler enqueues and a messenger sends.
 
 pub(crate) mod failed_attempt;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 pub mod headers;
 mod settlement;
 pub(crate) mod topic;

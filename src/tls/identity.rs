@@ -5,7 +5,7 @@ use std::path::Path;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::TlsError;
+use super::error::TlsError;
 use super::pem::PemFile;
 
 type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::TlsError;
+use super::error::TlsError;
 use super::pem::PemFile;
 
 /// One certificate; times are Unix seconds.

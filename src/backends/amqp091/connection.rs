@@ -9,7 +9,7 @@ use futures_util::stream::StreamExt;
 use lapin::runtime::default_runtime;
 use lapin::tcp::{AsyncTcpStream, RustlsConnector};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo, SASLMechanism};
-use lapin::{BasicProperties, Channel, ConnectionProperties, ErrorKind, Event};
+use lapin::{Channel, ConnectionProperties, ErrorKind, Event};
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,7 @@ use crate::tls;
 use crate::util::error::BoxError;
 
 /// How long a peer may take to answer a farewell.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that is open, or was. A clone is a handle to it.
 #[derive(Clone)]
@@ -34,9 +34,9 @@ pub(super) struct Connection {
     /// The channel of whoever finds out which message is at fault.
     pub(super) trial: Arc<Mutex<Option<Channel>>>,
     pub(super) window: Arc<Semaphore>,
-    /// Held while a message is numbered and queued: lapin does these two apart.
+    /// HeldBytes while a message is numbered and queued: lapin does these two apart.
     pub(super) numbering: Arc<std::sync::Mutex<()>>,
-    /// Held by a batch that may get messages returned.
+    /// HeldBytes by a batch that may get messages returned.
     pub(super) mandatory: Arc<Mutex<()>>,
     /// Why the broker takes nothing, while it does not.
     pub(super) blocked: watch::Receiver<Option<String>>,
@@ -44,16 +44,6 @@ pub(super) struct Connection {
     /// Set when we end it.
     given_up: Arc<AtomicBool>,
     pub(super) send_timeout: Duration,
-}
-
-/// One message on its way.
-#[derive(Clone)]
-pub(super) struct Publish {
-    pub(super) exchange: String,
-    pub(super) routing_key: String,
-    pub(super) mandatory: bool,
-    pub(super) properties: BasicProperties,
-    pub(super) body: bytes::Bytes,
 }
 
 /// Dials, authenticates and opens a connection, with room for so many bytes of bodies that it consumes.
@@ -173,9 +163,6 @@ fn explained(error: lapin::Error, external: bool) -> BoxError {
     }
 }
 
-/// What became of each message, in order.
-pub(super) type Results = Vec<Result<(), Failure>>;
-
 impl Connection {
     pub(super) fn is_closed(&self) -> bool {
         !self.connection.status().connected()
@@ -190,7 +177,7 @@ impl Connection {
     }
 
     pub(super) async fn close(&self) {
-        let _ = tokio::time::timeout(FAREWELL, self.connection.close(200, "bye".into())).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.connection.close(200, "bye".into())).await;
     }
 
     /// The largest frame that both sides agreed on.

@@ -8,9 +8,10 @@ use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Acker, Channel, ErrorKind};
 
 use super::any_broker;
-use super::connection::{Connection, Publish};
+use super::connection::Connection;
+use super::forwarding::{goes_along, kept};
 use super::incoming::{Dialect, Incoming, REDELIVERY_COUNT};
-use super::outgoing::{goes_along, kept};
+use super::outgoing::Publish;
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
 use crate::message::Message;

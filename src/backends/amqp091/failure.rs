@@ -3,10 +3,13 @@
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
 use lapin::{Confirmation, ErrorKind};
 
-use super::connection::{Publish, Results};
 use super::limits::CannotCarry;
+use super::outgoing::Publish;
 use crate::backends::brokers::ConnectionEnded;
 use crate::messenger::Failure;
+
+/// The outcome of each message of a batch, in its order.
+pub(super) type Results = Vec<Result<(), Failure>>;
 
 pub(super) fn outcome(confirmation: lapin::Result<Confirmation>, publish: &Publish) -> Result<(), Failure> {
     match confirmation {
@@ -47,7 +50,7 @@ pub(super) fn failure(error: &lapin::Error, publish: &Publish) -> Failure {
             )),
             Some(_) => Failure::transient(ChannelLost(text.to_owned())),
             None if names_exchange(text, &publish.exchange) => {
-                Failure::rejected(ExchangeRefused(text.to_owned()))
+                Failure::rejected(ExchangeRejected(text.to_owned()))
             }
             None => Failure::transient(ChannelClosed(text.to_owned())),
         },
@@ -130,7 +133,7 @@ pub(super) struct AtFault(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the broker refuses it ({0}): check EXCHANGE and what this client may write to")]
-pub(super) struct ExchangeRefused(String);
+pub(super) struct ExchangeRejected(String);
 
 #[cfg(test)]
 mod tests {

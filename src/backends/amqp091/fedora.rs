@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde::de::IgnoredAny;
 
-use super::envelope::{Envelope, common, header};
+use super::outgoing::{Shape, common, header};
 use super::settings::Amqp091Settings;
 use crate::message::{Message, Scalar};
 use crate::util::error::BoxError;
@@ -139,7 +139,7 @@ impl FedoraMessage for Message {
 #[derive(Debug)]
 pub(super) struct Fedora;
 
-impl Envelope for Fedora {
+impl Shape for Fedora {
     const WRAPS: bool = false;
 
     fn check(message: &Message) -> Result<(), BoxError> {

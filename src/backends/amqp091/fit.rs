@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::forwarding::text;
 use super::incoming::REDELIVERY_COUNT;
 use super::limits::{entry_size, size_of};
-use super::outgoing::text;
 use crate::message::headers::{FAILURES, LEFT_OUT, OWN, REASON, read_failures, start_of, write_failures};
 
 /// More than RabbitMQ adds when a message expires or comes again: `x-death`, `x-first-death-*` and `x-last-death-*` name

@@ -8,17 +8,17 @@ use lapin::message::Delivery;
 use lapin::protocol::basic::{gen_properties, parse_properties};
 use lapin::protocol::parse_class;
 
-use super::envelope::{Envelope, Plain};
 use super::fedora::Fedora;
+use super::forwarding::Forwarder;
 use super::guard::{Findings, Guard};
 use super::incoming::{Dialect, Incoming};
+use super::json_lines::{from_json_line, to_json_line};
 use super::limits::{self, Limits};
-use super::outgoing::SendOn;
+use super::outgoing::{Plain, Shape};
 use super::settings::Amqp091Settings;
 use super::subscription::{Amqp091Subscription, RetryBy};
-use super::{from_json_line, to_json_line};
-use crate::envelope::Envelope as Shape;
-use crate::fuzzing::{message, shown};
+use crate::envelope::Envelope;
+use crate::message::fuzzing::{message, shown};
 
 fn incoming(routing_key: &str, properties: BasicProperties, body: &[u8]) -> Incoming {
     let mut delivery = Delivery::mock(1, "events".into(), routing_key.into(), false, body.to_vec());
@@ -52,8 +52,8 @@ pub fn amqp091_properties(data: &[u8]) {
             let Ok(message) = incoming.decode(dialect, Some("eng"), "users") else { continue };
             // A byte that is no UTF-8 becomes three.
             assert!(message.size() <= 4 * data.len() + 2_048);
-            for shape in [Shape::CloudEvents, Shape::Petisco] {
-                drop(shape.open(message.clone()));
+            for envelope in [Envelope::CloudEvents, Envelope::Petisco] {
+                drop(envelope.open(message.clone()));
             }
         }
         let _ = (incoming.failed(), incoming.expiry());
@@ -61,7 +61,7 @@ pub fn amqp091_properties(data: &[u8]) {
         let subscription = Amqp091Subscription::new("users").with_retry(retry);
         let Ok(subscription) = subscription.filled(&settings) else { return };
         let topic = incoming.topic(Some("eng"), "users");
-        let on = SendOn {
+        let on = Forwarder {
             subscription: &subscription,
             incoming: &incoming,
             topic,

@@ -8,8 +8,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::envelope::Envelope;
 use super::fedora::{Fedora, SENT_AT, sent_at};
+use super::outgoing::Shape;
 use crate::message::{Message, MessageError, Scalar};
 use crate::util::error::BoxError;
 

@@ -7,8 +7,8 @@ use std::time::{Duration, SystemTime};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::connection::Publish;
 use super::incoming::DEATHS;
+use super::outgoing::Publish;
 use crate::message::headers::start_of;
 use crate::message::topic::Topic;
 use crate::message::{Message, Scalar};
@@ -62,17 +62,17 @@ pub(super) enum CannotCarry {
 
 /// What the broker in use told. A clone is a handle to the same.
 #[derive(Clone, Debug)]
-pub(super) struct Limits(Arc<Told>);
+pub(super) struct Limits(Arc<BrokerLimits>);
 
 #[derive(Debug)]
-struct Told {
+struct BrokerLimits {
     frame: AtomicU32,
     body: AtomicUsize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self(Arc::new(Told { frame: AtomicU32::new(FRAME_MAX), body: AtomicUsize::new(usize::MAX) }))
+        Self(Arc::new(BrokerLimits { frame: AtomicU32::new(FRAME_MAX), body: AtomicUsize::new(usize::MAX) }))
     }
 }
 

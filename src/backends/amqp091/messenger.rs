@@ -7,11 +7,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use rustls::ClientConfig;
 
-use super::connection::{self, Connection, Publish};
-use super::envelope::{Envelope as Shape, Plain};
+use super::connection::{self, Connection};
 use super::fedora::Fedora;
 use super::fedora_config;
 use super::limits::{Limits, MAX_EXPIRY, fields};
+use super::outgoing::{Plain, Publish, Shape};
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{
     self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_envelope,

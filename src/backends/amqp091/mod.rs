@@ -126,31 +126,33 @@
 //! | a queue declared without `x-queue-type` | is listed without it | may be listed as `classic`, which is no difference to a plan |
 
 mod any_broker;
+mod attempts;
 mod connection;
 #[cfg(feature = "cli")]
 mod dead_letters;
-mod envelope;
 mod failure;
 mod fedora;
 mod fedora_config;
 mod fit;
+mod forwarding;
 #[cfg(feature = "_fuzzing")]
 pub(crate) mod fuzzing;
 mod guard;
 mod incoming;
 mod json_lines;
-mod kind;
 mod limits;
-mod link;
 mod messenger;
 mod outgoing;
-mod publishing;
-mod session;
+mod queue_kind;
+mod queues;
+mod sender_link;
 mod settings;
 mod settle;
 mod source;
+mod source_context;
+mod source_link;
+mod source_session;
 mod subscription;
-mod tally;
 mod topology;
 
 #[cfg(feature = "cli")]

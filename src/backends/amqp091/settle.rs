@@ -9,10 +9,10 @@ use lapin::Acker;
 use lapin::options::{BasicAckOptions, BasicNackOptions, BasicRejectOptions};
 use uuid::Uuid;
 
-use super::guard::Held;
+use super::forwarding::Forwarder;
+use super::guard::HeldBytes;
 use super::incoming::Incoming;
-use super::link::{Link, NotSentOn, Over};
-use super::outgoing::SendOn;
+use super::source_link::{ForwardError, ForwardFault, SourceLink};
 use crate::message::Settlement;
 use crate::source::{Settle, SourceError};
 
@@ -20,20 +20,20 @@ use crate::source::{Settle, SourceError};
 const HOLD: Duration = Duration::from_secs(1);
 
 /// A delivery to be answered.
-pub(super) struct Unanswered {
-    pub(super) link: Arc<Link>,
+pub(super) struct DeliverySettler {
+    pub(super) link: Arc<SourceLink>,
     pub(super) acker: Acker,
     pub(super) incoming: Incoming,
     pub(super) id: Option<Uuid>,
     /// The room of its body, until it is answered.
-    pub(super) _held: Held,
+    pub(super) _held: HeldBytes,
 }
 
 #[async_trait]
-impl Settle for Unanswered {
+impl Settle for DeliverySettler {
     /// What is sent on first is so in a task of its own: dropped half-way, it goes on to its end.
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
-        let answers = self.link.shared.answers.clone();
+        let answers = self.link.context.answers.clone();
         match settlement {
             Settlement::Ack | Settlement::Discard => {
                 let _answering = answers.token();
@@ -44,7 +44,7 @@ impl Settle for Unanswered {
                 self.hand_back().await
             }
             settlement => {
-                let sent_on = answers.spawn(async move { self.send_on(settlement).await }).await;
+                let sent_on = answers.spawn(async move { self.forward(settlement).await }).await;
                 sent_on.unwrap_or_else(|error| Err(SourceError::unavailable(error)))
             }
         }
@@ -55,10 +55,10 @@ impl Settle for Unanswered {
     }
 }
 
-impl Unanswered {
+impl DeliverySettler {
     async fn ack(&self) -> Result<(), SourceError> {
         if self.incoming.unanswered > 0 {
-            self.link.shared.tally.forget(&self.incoming);
+            self.link.context.attempts.forget(&self.incoming);
         }
         answered(self.acker.ack(BasicAckOptions::default()).await)
     }
@@ -68,31 +68,31 @@ impl Unanswered {
         answered(self.acker.nack(options).await)
     }
 
-    async fn send_on(self, settlement: Settlement) -> Result<(), SourceError> {
+    async fn forward(self, settlement: Settlement) -> Result<(), SourceError> {
         if self.is_stale() {
             return answered(Ok(false));
         }
-        let shared = Arc::clone(&self.link.shared);
-        let queue = &shared.subscription.queue;
-        let send_on = SendOn {
-            subscription: &shared.subscription,
+        let context = Arc::clone(&self.link.context);
+        let queue = &context.subscription.queue;
+        let forward = Forwarder {
+            subscription: &context.subscription,
             incoming: &self.incoming,
-            topic: self.incoming.topic(shared.settings.topic_prefix.as_deref(), queue),
+            topic: self.incoming.topic(context.settings.topic_prefix.as_deref(), queue),
             id: self.id,
             has_quorum_queues: self.link.has_quorum_queues.load(Ordering::Relaxed),
         };
         let outgoing = match settlement {
-            Settlement::Retry { after, reason } => send_on.retry(after, &reason),
-            Settlement::Reject { reason } => send_on.dead_letter(&reason),
+            Settlement::Retry { after, reason } => forward.retry(after, &reason),
+            Settlement::Reject { reason } => forward.dead_letter(&reason),
             Settlement::Ack | Settlement::Discard => return self.ack().await,
             Settlement::Release => return self.hand_back().await,
         };
         let to = outgoing.publish.routing_key.clone();
-        match self.link.send_on(outgoing).await {
+        match self.link.forward(outgoing).await {
             Ok(None) => self.ack().await,
             Ok(Some(safe_from)) => {
                 let queue = queue.clone();
-                shared.answers.spawn(async move {
+                context.answers.spawn(async move {
                     tokio::time::sleep_until(safe_from).await;
                     if let Err(error) = self.ack().await {
                         tracing::warn!(%queue, %to, %error, "a failed message was sent on and not acknowledged: it comes twice");
@@ -100,13 +100,13 @@ impl Unanswered {
                 });
                 Ok(())
             }
-            Err(NotSentOn { error, over }) => {
-                if over != Over::Outage && !shared.is_quorum() {
-                    shared.tally.add(&self.incoming);
+            Err(ForwardError { error, over }) => {
+                if over != ForwardFault::Outage && !context.is_quorum() {
+                    context.attempts.add(&self.incoming);
                 }
                 let failed = self.incoming.failed().saturating_add(1);
-                let is_buried = over == Over::Message && self.link.has_dead_letters().await;
-                let _ = tokio::time::timeout(HOLD, shared.closed.cancelled()).await;
+                let is_buried = over == ForwardFault::Message && self.link.has_dead_letters().await;
+                let _ = tokio::time::timeout(HOLD, context.closed.cancelled()).await;
                 if is_buried {
                     tracing::warn!(%queue, %to, failed, %error, "a failed message could not be sent on: rejected, for the dead-letter exchange of the queue");
                     return answered(self.acker.reject(BasicRejectOptions { requeue: false }).await);

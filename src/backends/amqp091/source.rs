@@ -6,53 +6,34 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use rand::seq::SliceRandom;
-use rustls::ClientConfig;
 use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 
-use super::incoming::{Dialect, Incoming};
-use super::kind::Kind;
-use super::link::{Link, Received};
+use super::attempts::Attempts;
+use super::incoming::Dialect;
 use super::messenger::checked;
-use super::session::{NoSession, Session};
 use super::settings::Amqp091Settings;
-use super::settle::Unanswered;
+use super::source_context::SourceContext;
+use super::source_session::{SessionError, SourceSession, unsettled};
 use super::subscription::Amqp091Subscription;
-use super::tally::Tally;
-use crate::backends::brokers::{BrokerUrl, BrokersError};
+use crate::backends::brokers::BrokersError;
 use crate::source::{Source, SourceError, Unsettled};
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
 
 /// Receives from a queue of RabbitMQ: what [`Amqp091`](super::Amqp091) and others send. See the [module](super).
 pub struct Amqp091Source {
-    shared: Arc<Shared>,
-    state: Mutex<State>,
+    context: Arc<SourceContext>,
+    state: Mutex<SourceState>,
     /// Whether messages are to come.
     wanted: watch::Sender<bool>,
 }
 
-/// What sessions and answers share.
-pub(super) struct Shared {
-    pub(super) settings: Arc<Amqp091Settings>,
-    pub(super) subscription: Amqp091Subscription,
-    pub(super) tls: Option<Arc<ClientConfig>>,
-    /// Of which kind the queue is, once that is known.
-    pub(super) kind: OnceCell<Option<Kind>>,
-    pub(super) tally: Tally,
-    pub(super) closed: CancellationToken,
-    /// The answers under way.
-    pub(super) answers: TaskTracker,
-    urls: Vec<BrokerUrl>,
-    dialect: Dialect,
-    name: Arc<str>,
-}
-
 #[derive(Default)]
-struct State {
+struct SourceState {
     session: Phase,
     /// How often in a row it came to nothing.
     failures: u32,
@@ -64,13 +45,13 @@ enum Phase {
     Idle,
     /// It leads to a session that consumes nothing yet.
     Opening(Task),
-    Paused(Session),
+    Paused(SourceSession),
     Resuming(Task),
-    Consuming(Session),
+    Consuming(SourceSession),
     Pausing(Task),
 }
 
-type Task = AbortOnDropHandle<Result<Session, NoSession>>;
+type Task = AbortOnDropHandle<Result<SourceSession, SessionError>>;
 
 impl Amqp091Source {
     /// Reads and checks everything the settings name. No connection is made before the first `receive`.
@@ -100,19 +81,19 @@ impl Amqp091Source {
         let (settings, urls, tls) = checked(settings, dialect == Dialect::Plain)?;
         let subscription = subscription.filled(&settings)?;
         let name = subscription.queue.as_str().into();
-        let shared = Shared {
+        let context = SourceContext {
             settings,
             subscription,
             tls,
             kind: OnceCell::new(),
-            tally: Tally::default(),
+            attempts: Attempts::default(),
             closed: CancellationToken::new(),
             answers: TaskTracker::new(),
             urls,
             dialect,
             name,
         };
-        Ok(Self { shared: Arc::new(shared), state: Mutex::default(), wanted: watch::Sender::new(false) })
+        Ok(Self { context: Arc::new(context), state: Mutex::default(), wanted: watch::Sender::new(false) })
     }
 }
 
@@ -124,13 +105,13 @@ impl Source for Amqp091Source {
         loop {
             tokio::select! {
                 biased;
-                () = self.shared.closed.cancelled() => return Err(SourceError::Closed),
+                () = self.context.closed.cancelled() => return Err(SourceError::Closed),
                 _ = wanted.wait_for(|wanted| *wanted) => {}
             }
-            let received = async { self.state.lock().await.receive(&self.shared, limit.max(1)).await };
+            let received = async { self.state.lock().await.receive(&self.context, limit.max(1)).await };
             tokio::select! {
                 biased;
-                () = self.shared.closed.cancelled() => return Err(SourceError::Closed),
+                () = self.context.closed.cancelled() => return Err(SourceError::Closed),
                 // Gives way to `pause`.
                 _ = wanted.wait_for(|wanted| !wanted) => {}
                 received = received => return received,
@@ -140,41 +121,45 @@ impl Source for Amqp091Source {
 
     async fn pause(&self) {
         self.wanted.send_replace(false);
-        self.state.lock().await.pause(&self.shared).await;
+        self.state.lock().await.pause(&self.context).await;
     }
 
     async fn close(&self, deadline: Duration) {
-        self.shared.closed.cancel();
-        self.shared.answers.close();
+        self.context.closed.cancel();
+        self.context.answers.close();
         let close = async {
             let mut state = self.state.lock().await;
-            state.pause(&self.shared).await;
-            self.shared.answers.wait().await;
+            state.pause(&self.context).await;
+            self.context.answers.wait().await;
             if let Phase::Paused(session) = std::mem::take(&mut state.session) {
                 session.link.close().await;
             }
         };
         if timeout(deadline, close).await.is_err() {
-            tracing::warn!(queue = %self.shared.name, ?deadline, "receiving did not end in time");
+            tracing::warn!(queue = %self.context.name, ?deadline, "receiving did not end in time");
             if let Ok(mut state) = self.state.try_lock() {
-                *state = State::default();
+                *state = SourceState::default();
             }
         }
     }
 
     fn name(&self) -> Arc<str> {
-        Arc::clone(&self.shared.name)
+        Arc::clone(&self.context.name)
     }
 }
 
-impl State {
-    async fn receive(&mut self, shared: &Arc<Shared>, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
+impl SourceState {
+    async fn receive(
+        &mut self,
+        context: &Arc<SourceContext>,
+        limit: usize,
+    ) -> Result<Vec<Unsettled>, SourceError> {
         loop {
             match &mut self.session {
-                Phase::Idle => self.session = Phase::Opening(open(Arc::clone(shared), self.failures)),
+                Phase::Idle => self.session = Phase::Opening(open(Arc::clone(context), self.failures)),
                 Phase::Opening(task) | Phase::Pausing(task) => {
                     let outcome = task.await;
-                    self.session = self.got(shared, outcome)?.map_or(Phase::Idle, Phase::Paused);
+                    self.session = self.got(context, outcome)?.map_or(Phase::Idle, Phase::Paused);
                 }
                 Phase::Paused(_) => {
                     if let Phase::Paused(session) = std::mem::take(&mut self.session) {
@@ -184,17 +169,17 @@ impl State {
                 }
                 Phase::Resuming(resuming) => {
                     let resumed = resuming.await;
-                    self.session = self.got(shared, resumed)?.map_or(Phase::Idle, Phase::Consuming);
+                    self.session = self.got(context, resumed)?.map_or(Phase::Idle, Phase::Consuming);
                 }
                 Phase::Consuming(session) => match session.next(limit).await {
                     Ok(deliveries) => {
                         self.failures = 0;
                         let link = &session.link;
-                        return Ok(deliveries.into_iter().map(|raw| shared.delivery(link, raw)).collect());
+                        return Ok(deliveries.into_iter().map(|raw| unsettled(context, link, raw)).collect());
                     }
                     Err(error) => {
                         let error = Chain(error.as_ref());
-                        tracing::warn!(queue = %shared.name, %error, "receiving broke off; connecting again");
+                        tracing::warn!(queue = %context.name, %error, "receiving broke off; connecting again");
                         self.failures = self.failures.saturating_add(1);
                         self.session = Phase::Idle;
                     }
@@ -206,25 +191,25 @@ impl State {
     /// What a task came to: a session, nothing for now, or what a person has to mend.
     fn got(
         &mut self,
-        shared: &Shared,
-        outcome: Result<Result<Session, NoSession>, JoinError>,
-    ) -> Result<Option<Session>, SourceError> {
+        context: &SourceContext,
+        outcome: Result<Result<SourceSession, SessionError>, JoinError>,
+    ) -> Result<Option<SourceSession>, SourceError> {
         self.session = Phase::Idle;
-        let NoSession { error, is_refusal } = match outcome {
+        let SessionError { error, is_permanent } = match outcome {
             Ok(Ok(session)) => return Ok(Some(session)),
             Ok(Err(failed)) => failed,
-            Err(error) => NoSession { error: error.into(), is_refusal: false },
+            Err(error) => SessionError { error: error.into(), is_permanent: false },
         };
         self.failures = self.failures.saturating_add(1);
-        tracing::warn!(queue = %shared.name, %error, "cannot receive; trying again");
-        if is_refusal { Err(SourceError::Unavailable(error)) } else { Ok(None) }
+        tracing::warn!(queue = %context.name, %error, "cannot receive; trying again");
+        if is_permanent { Err(SourceError::Unavailable(error)) } else { Ok(None) }
     }
 
     /// In a task: dropped half-way, it goes on to its end. What is being opened consumes nothing yet.
-    async fn pause(&mut self, shared: &Shared) {
+    async fn pause(&mut self, context: &SourceContext) {
         if let Phase::Resuming(resuming) = &mut self.session {
             let resumed = resuming.await;
-            let session = self.got(shared, resumed).ok().flatten();
+            let session = self.got(context, resumed).ok().flatten();
             self.session = session.map_or(Phase::Idle, Phase::Consuming);
         }
         self.session = match std::mem::take(&mut self.session) {
@@ -235,79 +220,44 @@ impl State {
         };
         if let Phase::Pausing(pausing) = &mut self.session {
             let paused = pausing.await;
-            let session = self.got(shared, paused).ok().flatten();
+            let session = self.got(context, paused).ok().flatten();
             self.session = session.map_or(Phase::Idle, Phase::Paused);
         }
     }
 }
 
 /// Tries each broker once, in a random order, after the backoff.
-fn open(shared: Arc<Shared>, failures: u32) -> Task {
+fn open(context: Arc<SourceContext>, failures: u32) -> Task {
     AbortOnDropHandle::new(tokio::spawn(async move {
         if let Some(attempt) = failures.checked_sub(1) {
             tokio::time::sleep(Backoff::default().delay(attempt)).await;
         }
-        let mut urls: Vec<_> = shared.urls.iter().collect();
+        let mut urls: Vec<_> = context.urls.iter().collect();
         urls.shuffle(&mut rand::rng());
-        let (mut reasons, mut is_refusal) = (Vec::new(), false);
-        let limit = shared.settings.connection_timeout;
+        let (mut reasons, mut is_permanent) = (Vec::new(), false);
+        let limit = context.settings.connection_timeout;
         for url in urls {
-            match timeout(limit, Session::open(&shared, url)).await {
+            match timeout(limit, SourceSession::open(&context, url)).await {
                 Ok(Ok(session)) => {
-                    tracing::info!(queue = %shared.name, broker = %url, "connected, to receive");
+                    tracing::info!(queue = %context.name, broker = %url, "connected, to receive");
                     return Ok(session);
                 }
                 Ok(Err(failed)) => {
-                    is_refusal |= failed.is_refusal;
+                    is_permanent |= failed.is_permanent;
                     reasons.push(format!("{url}: {}", Chain(failed.error.as_ref())));
                 }
                 Err(_) => reasons.push(format!("{url}: no connection within {limit:?}")),
             }
         }
-        Err(NoSession { error: reasons.join("; ").into(), is_refusal })
+        Err(SessionError { error: reasons.join("; ").into(), is_permanent })
     }))
-}
-
-impl Shared {
-    /// Whether the queue counts the deliveries that were not acknowledged.
-    pub(super) fn is_quorum(&self) -> bool {
-        self.kind.get().and_then(Option::as_ref).is_some_and(|kind| kind.is_quorum)
-    }
-
-    fn delivery(&self, link: &Arc<Link>, received: Received) -> Unsettled {
-        let Received { delivery: raw, fault, came_back, held } = received;
-        let redelivered = raw.redelivered;
-        let (mut incoming, acker) = Incoming::new(raw, &self.subscription.queue);
-        incoming.unanswered = match self.is_quorum() {
-            true if redelivered => incoming.delivery_count().saturating_sub(came_back.into()),
-            true => 0,
-            false => self.tally.of(&incoming),
-        };
-        let prefix = self.settings.topic_prefix.as_deref();
-        let message = match fault {
-            Some(fault) => Err(fault.into()),
-            None => incoming.decode(self.dialect, prefix, &self.subscription.queue),
-        };
-        let message = message.and_then(|message| self.settings.envelope.open(message));
-        let (failed, failures) = (incoming.failed(), incoming.failures());
-        let unanswered = |id| Unanswered { link: Arc::clone(link), acker, incoming, id, _held: held };
-        match message {
-            Ok(message) => {
-                let settle = unanswered(Some(message.id()));
-                let attempt = failed.saturating_add(1);
-                Unsettled::new(message, attempt, redelivered, Arc::clone(&self.name), failures, settle)
-                    .with_event(self.settings.envelope.is_event())
-            }
-            Err(error) => Unsettled::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
-        }
-    }
 }
 
 impl fmt::Debug for Amqp091Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Amqp091Source")
-            .field("urls", &self.shared.urls)
-            .field("queue", &self.shared.name)
+            .field("urls", &self.context.urls)
+            .field("queue", &self.context.name)
             .finish_non_exhaustive()
     }
 }

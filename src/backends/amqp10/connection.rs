@@ -1,9 +1,7 @@
 //! One connection to one broker: the task that owns it, and the links on it.
 
 use std::collections::HashMap;
-use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use fe2o3_amqp::Session;
@@ -11,14 +9,14 @@ use fe2o3_amqp::connection::{Connection as AmqpConnection, ConnectionHandle};
 use fe2o3_amqp::session::SessionHandle;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::envelope::AmqpMessage;
-use super::failure::{ConnectionClosed, ConnectionGone, LinkLost, SessionLost, describe};
+use super::failure::{ConnectionClosed, LinkLost, describe};
 use super::guard::{Guarded, HeldBytes, MAX_FRAME_SIZE};
-use super::link::{self, Job, LinkOptions, Sequence};
+use super::lifeline::Lifeline;
+use super::outgoing::AmqpMessage;
 use super::sasl::{self, Identity, Mechanism, SaslError};
+use super::sender_link::{self, Job, LinkOptions, Sequence};
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{BrokerUrl, Dialer, Sasl};
 use crate::messenger::Failure;
@@ -29,7 +27,7 @@ use crate::util::error::BoxError;
 /// How many links are kept; the one unused for longest makes room.
 const MAX_LINKS: usize = 64;
 /// How long a peer may take to answer a farewell.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Dials, authenticates and opens a connection, under a name no other has unless one is given.
 pub(super) async fn open(
@@ -160,7 +158,7 @@ impl Connection {
 
     /// Whether nothing new may go over it.
     pub(super) fn is_closed(&self) -> bool {
-        self.lifeline.failure().is_some() || self.lifeline.retired.load(Ordering::Acquire)
+        self.lifeline.failure().is_some() || self.lifeline.is_retired()
     }
 
     /// Closes links, sessions and connection, in this order, once every outcome is known.
@@ -196,7 +194,7 @@ impl Connection {
             window: self.window,
             attach_timeout: self.send_timeout,
         };
-        self.tasks.spawn(link::run(session, options, receiver, self.lifeline.clone()));
+        self.tasks.spawn(sender_link::run(session, options, receiver, self.lifeline.clone()));
         let uses = links.uses;
         links.by_address.insert(address.to_owned(), (jobs.clone(), uses));
         if links.by_address.len() > MAX_LINKS {
@@ -295,7 +293,7 @@ async fn own(
         tokio::select! {
             biased;
             _ = lifeline.lost() => {
-                let _ = timeout(FAREWELL, handle.close()).await;
+                let _ = timeout(CLOSE_TIMEOUT, handle.close()).await;
                 return;
             }
             result = handle.on_close() => {
@@ -317,49 +315,6 @@ async fn own(
                 };
                 let _ = reply.send(session);
             }
-        }
-    }
-}
-
-/// Says to every task of a connection that it is lost, and why. Clones share one.
-#[derive(Clone, Default)]
-pub(super) struct Lifeline {
-    cut: CancellationToken,
-    failure: Arc<OnceLock<Failure>>,
-    /// Whether only what goes over it already may end there.
-    retired: Arc<AtomicBool>,
-}
-
-impl Lifeline {
-    /// After a session that was lost over no fault of the address, the next try takes a new connection; the links of
-    /// other addresses go on over this one.
-    pub(super) fn retire_if_over(&self, failure: &Failure) {
-        let cause = failure.cause();
-        if cause.is::<SessionLost>() || cause.is::<ConnectionGone>() || cause.is::<ConnectionClosed>() {
-            self.retired.store(true, Ordering::Release);
-        }
-    }
-
-    /// The first cause stays.
-    pub(super) fn cut(&self, failure: &Failure) {
-        let _ = self.failure.set(failure.clone());
-        self.cut.cancel();
-    }
-
-    pub(super) fn failure(&self) -> Option<Failure> {
-        self.failure.get().cloned()
-    }
-
-    pub(super) async fn lost(&self) -> Failure {
-        self.cut.cancelled().await;
-        self.failure().unwrap_or_else(|| Failure::transient(LinkLost("unknown".to_owned())))
-    }
-
-    pub(super) async fn while_alive<F: Future>(&self, future: F) -> Result<F::Output, Failure> {
-        tokio::select! {
-            biased;
-            failure = self.lost() => Err(failure),
-            output = future => Ok(output),
         }
     }
 }

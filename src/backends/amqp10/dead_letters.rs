@@ -8,9 +8,9 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::envelope::AmqpMessage;
 use super::failure::LinkLost;
-use super::settle::Letter;
+use super::outgoing::AmqpMessage;
+use super::settle::PendingDelivery;
 use crate::messenger::Failure;
 use crate::source::SourceError;
 
@@ -19,7 +19,7 @@ pub(super) type Reply = oneshot::Sender<Result<(), SourceError>>;
 
 /// A delivery whose message was sent, and what came of it.
 pub(super) struct Sent {
-    pub(super) letter: Letter,
+    pub(super) letter: PendingDelivery,
     pub(super) reply: Reply,
     pub(super) result: Result<(), Failure>,
 }
@@ -34,7 +34,7 @@ impl DeadLetters {
         connection: &Arc<Connection>,
         address: &str,
         message: AmqpMessage,
-        letter: Letter,
+        letter: PendingDelivery,
         reply: Reply,
     ) {
         let (connection, address) = (Arc::clone(connection), address.to_owned());

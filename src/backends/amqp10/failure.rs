@@ -16,7 +16,7 @@ pub(super) fn attach_failure(error: SenderAttachError) -> Failure {
         SenderAttachError::RemoteClosedWithError(error) => by_condition(&error),
         SenderAttachError::SessionStopped(reason) => stop_failure(reason),
         SenderAttachError::IncomingTargetIsNone => {
-            Failure::rejected(AddressRefused("no such target".to_owned()))
+            Failure::rejected(AddressRejected("no such target".to_owned()))
         }
         error => Failure::transient(error),
     }
@@ -27,7 +27,7 @@ pub(super) fn attach_receiver_failure(error: ReceiverAttachError) -> Failure {
         ReceiverAttachError::RemoteClosedWithError(error) => by_condition(&error),
         ReceiverAttachError::SessionStopped(reason) => stop_failure(reason),
         ReceiverAttachError::IncomingSourceIsNone => {
-            Failure::rejected(AddressRefused("no such source".to_owned()))
+            Failure::rejected(AddressRejected("no such source".to_owned()))
         }
         ReceiverAttachError::DesiredFilterNotSupported(_) => Failure::rejected(NoSelectors),
         error => Failure::transient(LinkLost(error.to_string())),
@@ -47,7 +47,7 @@ pub(super) fn receive_failure(error: RecvError) -> Failure {
 /// The same, for who reads there.
 fn to_read(failure: Failure) -> Failure {
     match failure.cause().downcast_ref() {
-        Some(AddressRefused(why)) => Failure::rejected(SourceRefused(why.clone())),
+        Some(AddressRejected(why)) => Failure::rejected(SourceRejected(why.clone())),
         None => failure,
     }
 }
@@ -110,7 +110,7 @@ pub(super) fn by_condition(error: &definitions::Error) -> Failure {
     match &error.condition {
         ErrorCondition::AmqpError(
             InvalidField | NotAllowed | NotFound | NotImplemented | PreconditionFailed | UnauthorizedAccess,
-        ) => Failure::rejected(AddressRefused(describe(error))),
+        ) => Failure::rejected(AddressRejected(describe(error))),
         _ => Failure::transient(LinkLost(describe(error))),
     }
 }
@@ -156,17 +156,17 @@ pub(super) struct NoCredit;
 
 #[derive(Debug, thiserror::Error)]
 #[error("the broker rejected it{}", .0.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
-pub(super) struct Refused(pub(super) Option<String>);
+pub(super) struct RejectedByBroker(pub(super) Option<String>);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the broker refuses the address ({0}): check ADDRESS, TOPIC_PREFIX and what this client may write to"
 )]
-pub(super) struct AddressRefused(pub(super) String);
+pub(super) struct AddressRejected(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("the broker refuses to let us receive there ({0}): check ADDRESS and what this client may read from")]
-pub(super) struct SourceRefused(pub(super) String);
+pub(super) struct SourceRejected(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}: if that is about the client's name, another process uses the one in DURABLE")]
@@ -178,4 +178,4 @@ pub(super) struct NoSelectors;
 
 #[derive(Debug, thiserror::Error)]
 #[error("an answer or credit could not be given: {0}")]
-pub(super) struct Unsettled(pub(super) String);
+pub(super) struct NotSettled(pub(super) String);

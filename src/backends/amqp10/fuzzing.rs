@@ -8,15 +8,15 @@ use fe2o3_amqp_types::messaging::message::__private::Serializable;
 use fe2o3_amqp_types::performatives::{Attach, Begin, Close, Detach, Disposition, End, Flow, Open, Transfer};
 use serde_amqp::from_slice;
 
-use super::envelope::{AmqpMessage, Envelope, Plain};
 use super::guard::{self, ADDED, Frames, HeldBytes};
-use super::reading::Reader;
+use super::incoming::Reader;
+use super::outgoing::{AmqpMessage, Plain, Shape};
 use super::rhmsg::Rhmsg;
 use crate::backends::brokers::{BrokerUrl, UrlError};
-use crate::envelope::Envelope as Shape;
-use crate::fuzzing::message;
+use crate::envelope::Envelope;
+use crate::message::fuzzing::message;
 
-fn reader(envelope: Shape, content_types: [&'static str; 2]) -> Reader {
+fn reader(envelope: Envelope, content_types: [&'static str; 2]) -> Reader {
     Reader {
         address: "queue://eng.users".into(),
         topic_prefix: Some("eng".to_owned()),
@@ -32,20 +32,20 @@ fn written(message: AmqpMessage) -> Bytes {
 /// The sections of a message, as on the wire.
 pub fn amqp10_sections(data: &[u8]) {
     let is_safe = guard::check(data).is_ok();
-    for (shape, types, is_rabbitmq_3) in [
-        (Shape::Plain, Reader::PLAIN, true),
-        (Shape::Plain, Reader::RHMSG, false),
-        (Shape::CloudEvents, Reader::PLAIN, false),
-        (Shape::Petisco, Reader::PLAIN, false),
+    for (envelope, types, is_rabbitmq_3) in [
+        (Envelope::Plain, Reader::PLAIN, true),
+        (Envelope::Plain, Reader::RHMSG, false),
+        (Envelope::CloudEvents, Reader::PLAIN, false),
+        (Envelope::Petisco, Reader::PLAIN, false),
     ] {
-        let reader = reader(shape, types);
+        let reader = reader(envelope, types);
         let (original, read) = reader.read(Bytes::copy_from_slice(data), is_rabbitmq_3);
         assert!(is_safe || read.is_err());
         if let Ok(message) = &read {
             assert!(message.size() <= 4 * data.len() + 256);
         }
         assert_eq!(original.content(), original.content());
-        drop((original.delivery_count(), original.is_first(), original.told_failures("other")));
+        drop((original.delivery_count(), original.is_first(), original.foreign_failures("other")));
         let letter = written(original.into_dead_letter(&reader, 3, &[], "a reason"));
         guard::check(&letter).expect("a dead letter can be read");
         let (_, back) = reader.read(letter, false);
@@ -58,17 +58,19 @@ pub fn amqp10_sections(data: &[u8]) {
 /// A message of both kinds of bus, there and back.
 pub fn rhmsg(data: &[u8]) {
     let Some(message) = message(data) else { return };
-    if Plain::check(&message).is_ok() && super::envelope::check_headers(&message).is_ok() {
+    if Plain::check(&message).is_ok() && super::outgoing::check_headers(&message).is_ok() {
         let wire =
             written(Plain::encode(Header::default(), &message).expect("what is checked can be encoded"));
-        let read = reader(Shape::Plain, Reader::PLAIN).read(wire, false).1.expect("what is sent can be read");
+        let read =
+            reader(Envelope::Plain, Reader::PLAIN).read(wire, false).1.expect("what is sent can be read");
         assert_eq!((read.id(), read.body()), (message.id(), message.body()));
         assert_eq!((read.key(), read.content_type()), (message.key(), message.content_type()));
     }
-    if Rhmsg::check(&message).is_ok() && super::envelope::check_headers(&message).is_ok() {
+    if Rhmsg::check(&message).is_ok() && super::outgoing::check_headers(&message).is_ok() {
         let wire =
             written(Rhmsg::encode(Header::default(), &message).expect("what is checked can be encoded"));
-        let read = reader(Shape::Plain, Reader::RHMSG).read(wire, false).1.expect("what is sent can be read");
+        let read =
+            reader(Envelope::Plain, Reader::RHMSG).read(wire, false).1.expect("what is sent can be read");
         assert_eq!(read.body(), message.body());
     }
 }

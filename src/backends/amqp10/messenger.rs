@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::connection::{self, Connection};
-use super::envelope::{self, Envelope, Plain};
 use super::failure::{NoCredit, NoOutcome};
+use super::outgoing::{self, Plain, Shape};
 use super::rhmsg::Rhmsg;
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{
@@ -35,13 +35,13 @@ pub struct RhMsg(Transport<Rhmsg>);
 broker_messenger!(Amqp10, Amqp10Settings);
 broker_messenger!(RhMsg, Amqp10Settings);
 
-struct Transport<E: Envelope> {
+struct Transport<E: Shape> {
     failover: Failover<AmqpConnector<E>>,
     settings: Arc<Amqp10Settings>,
     urls: Vec<BrokerUrl>,
 }
 
-impl<E: Envelope> Transport<E> {
+impl<E: Shape> Transport<E> {
     fn new(settings: &Amqp10Settings) -> Result<Self, BrokersError> {
         let fault = |key, problem| Err(BrokersError::setting(key, problem));
         check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), E::WRAPS)?;
@@ -63,7 +63,7 @@ impl<E: Envelope> Transport<E> {
     fn check(&self, message: &Message) -> Result<(), BoxError> {
         let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
         check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
-        envelope::check_headers(&sealed)?;
+        outgoing::check_headers(&sealed)?;
         E::check(&sealed)
     }
 }
@@ -90,7 +90,7 @@ struct AmqpConnector<E> {
 }
 
 #[async_trait]
-impl<E: Envelope> Connector for AmqpConnector<E> {
+impl<E: Shape> Connector for AmqpConnector<E> {
     type Connection = EnvelopeConnection<E>;
 
     async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError> {
@@ -106,7 +106,7 @@ struct EnvelopeConnection<E> {
     envelope: PhantomData<E>,
 }
 
-impl<E: Envelope> EnvelopeConnection<E> {
+impl<E: Shape> EnvelopeConnection<E> {
     async fn hand_over(
         &self,
         batch: &mut connection::Batch<'_>,
@@ -115,19 +115,19 @@ impl<E: Envelope> EnvelopeConnection<E> {
         let sealed = self.settings.envelope.seal(message, self.settings.origin());
         let message = &*sealed.map_err(Failure::rejected)?;
         let carried = check_message(self.settings.topic_prefix.as_deref(), message)
-            .and_then(|()| envelope::check_headers(message))
+            .and_then(|()| outgoing::check_headers(message))
             .and_then(|()| E::check(message));
         carried.map_err(Failure::rejected)?;
         let durable = self.settings.durable.unwrap_or(E::DURABLE);
-        let header = envelope::header(&self.settings, durable, message);
+        let header = outgoing::header(&self.settings, durable, message);
         let encoded = E::encode(header, message).map_err(Failure::rejected)?;
-        let address = envelope::address(&self.settings, E::ADDRESS, message.topic());
+        let address = outgoing::address(&self.settings, E::ADDRESS, message.topic());
         batch.send(address, encoded).await
     }
 }
 
 #[async_trait]
-impl<E: Envelope> brokers::Connection for EnvelopeConnection<E> {
+impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
     /// Hands the batch over in order, then gathers the answers. Dropped half-way, what was handed over
     /// goes on to its end and the rest is not sent.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {

@@ -87,26 +87,28 @@
 
 mod attempts;
 mod connection;
+mod credit;
 mod dead_letters;
-mod envelope;
+mod delayed;
 mod failure;
 #[cfg(feature = "_fuzzing")]
 pub(crate) mod fuzzing;
 mod guard;
-mod inbox;
-mod link;
+mod incoming;
+mod lifeline;
 mod messenger;
-mod reading;
-mod receiving;
+mod outgoing;
+mod prefetched;
 mod rhmsg;
-mod room;
 mod sasl;
+mod sender_link;
 mod settings;
 mod settle;
 mod source;
+mod source_context;
+mod source_link;
+mod source_worker;
 mod subscription;
-mod waiting;
-mod worker;
 
 pub use self::messenger::{Amqp10, RhMsg};
 pub use self::settings::Amqp10Settings;

@@ -8,7 +8,7 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::envelope::{AmqpMessage, Envelope, assemble, insert_headers};
+use super::outgoing::{AmqpMessage, Shape, assemble, insert_headers};
 use crate::message::Message;
 use crate::util::error::BoxError;
 
@@ -23,7 +23,7 @@ type Fields<'a> = IndexMap<Cow<'a, str>, &'a RawValue>;
 #[derive(Debug)]
 pub(super) struct Rhmsg;
 
-impl Envelope for Rhmsg {
+impl Shape for Rhmsg {
     const ADDRESS: &'static str = "topic://{topic}";
     const DURABLE: bool = false;
     const WRAPS: bool = false;

@@ -52,7 +52,7 @@ pub(super) enum SaslError {
     )]
     NotOffered { offered: String, wanted: &'static str },
     #[error("the broker refused us by SASL {mechanism}: {cure}")]
-    Refused { mechanism: &'static str, cure: &'static str },
+    AuthenticationFailed { mechanism: &'static str, cure: &'static str },
     #[error("the broker broke off during SASL {mechanism}")]
     BrokenOff { mechanism: &'static str, source: io::Error },
     #[error("the broker broke SASL: {0}")]
@@ -97,7 +97,9 @@ where
     })?;
     match outcome.code {
         SaslCode::Ok => Ok(()),
-        SaslCode::Auth => Err(SaslError::Refused { mechanism: mechanism.name(), cure: cure(mechanism) }),
+        SaslCode::Auth => {
+            Err(SaslError::AuthenticationFailed { mechanism: mechanism.name(), cure: cure(mechanism) })
+        }
         code => Err(SaslError::Protocol(format!("outcome {code:?}"))),
     }
 }

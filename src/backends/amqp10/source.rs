@@ -9,13 +9,14 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::inbox::{Fetched, Inbox};
+use super::incoming::Reader;
 use super::messenger::access;
-use super::reading::Reader;
-use super::receiving::Demand;
+use super::prefetched::{Prefetched, PrefetchedMessage};
 use super::settings::Amqp10Settings;
+use super::source_context::SourceContext;
+use super::source_link::Demand;
+use super::source_worker::SourceWorker;
 use super::subscription::Amqp10Subscription;
-use super::worker::{Setup, Worker};
 use crate::backends::brokers::{BrokersError, Dialer, check_envelope};
 use crate::source::{Source, SourceError, Unsettled};
 
@@ -24,8 +25,8 @@ use crate::source::{Source, SourceError, Unsettled};
 /// The first [`receive`](Source::receive) starts a task that connects to one of the brokers, in a random order, and does so
 /// again whenever the link is lost. See the [module](super) for what becomes of answers, and how messages are read.
 pub struct Amqp10Source {
-    setup: Arc<Setup>,
-    inbox: Arc<Inbox>,
+    context: Arc<SourceContext>,
+    prefetched: Arc<Prefetched>,
     demand: watch::Sender<Demand>,
     worker: Mutex<Option<JoinHandle<()>>>,
 }
@@ -62,7 +63,7 @@ impl Amqp10Source {
             envelope: settings.envelope,
             content_types,
         };
-        let setup = Setup {
+        let context = SourceContext {
             settings: settings.clone(),
             urls,
             dialer: Dialer::new(tls),
@@ -70,8 +71,8 @@ impl Amqp10Source {
             reader,
         };
         Ok(Self {
-            setup: Arc::new(setup),
-            inbox: Arc::default(),
+            context: Arc::new(context),
+            prefetched: Arc::default(),
             demand: watch::channel(Demand::Messages).0,
             worker: Mutex::default(),
         })
@@ -88,9 +89,9 @@ impl Amqp10Source {
         });
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.as_ref().is_none_or(JoinHandle::is_finished) && *self.demand.borrow() != Demand::Close {
-            let (setup, inbox) = (Arc::clone(&self.setup), Arc::clone(&self.inbox));
+            let (context, prefetched) = (Arc::clone(&self.context), Arc::clone(&self.prefetched));
             let demand = self.demand.subscribe();
-            *worker = Some(tokio::spawn(Worker { setup, inbox, demand }.run()));
+            *worker = Some(tokio::spawn(SourceWorker { context, prefetched, demand }.run()));
         }
     }
 }
@@ -138,14 +139,16 @@ fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
 impl Source for Amqp10Source {
     async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
         loop {
-            let arrived = self.inbox.arrived();
+            let arrived = self.prefetched.arrived();
             self.start();
             if *self.demand.borrow() == Demand::Close {
                 return Err(SourceError::Closed);
             }
-            if let Some(taken) = self.inbox.take(limit.max(1)) {
-                let (source, is_event) = (&self.setup.reader.address, self.setup.reader.envelope.is_event());
-                let delivery = |fetched: Fetched| fetched.into_delivery(source).with_event(is_event);
+            if let Some(taken) = self.prefetched.take(limit.max(1)) {
+                let (source, is_event) =
+                    (&self.context.reader.address, self.context.reader.envelope.is_event());
+                let delivery =
+                    |fetched: PrefetchedMessage| fetched.into_delivery(source).with_event(is_event);
                 return Ok(taken?.into_iter().map(delivery).collect());
             }
             arrived.await;
@@ -164,26 +167,26 @@ impl Source for Amqp10Source {
 
     async fn close(&self, deadline: Duration) {
         self.demand.send_replace(Demand::Close);
-        self.inbox.wake();
+        self.prefetched.wake();
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(worker) = worker {
             // Too late, it goes on to its end nevertheless.
             if timeout(deadline, worker).await.is_err() {
-                tracing::warn!(address = %self.setup.reader.address, ?deadline, "the link was not closed in time");
+                tracing::warn!(address = %self.context.reader.address, ?deadline, "the link was not closed in time");
             }
         }
     }
 
     fn name(&self) -> Arc<str> {
-        Arc::clone(&self.setup.reader.address)
+        Arc::clone(&self.context.reader.address)
     }
 }
 
 impl fmt::Debug for Amqp10Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Amqp10Source")
-            .field("urls", &self.setup.urls)
-            .field("subscription", &self.setup.subscription)
+            .field("urls", &self.context.urls)
+            .field("subscription", &self.context.subscription)
             .finish_non_exhaustive()
     }
 }

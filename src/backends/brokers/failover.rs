@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use futures_util::future::join_all;
 use rand::seq::SliceRandom;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::alone::{Alone, ConnectionEnded};
+use super::connection::{Connection, ConnectionEnded, Connector, connect};
+use super::one_by_one::{OneByOne, send_one_by_one};
 use super::url::BrokerUrl;
 use crate::message::Message;
 use crate::messenger::{Failure, Health, Unsent};
 use crate::telemetry;
 use crate::util::backoff::Backoff;
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::Chain;
 
 /// No broker is in use.
 const NONE: usize = usize::MAX;
@@ -27,37 +27,6 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it is remembered that a connection ended with messages out: these may wait as long for another try.
 const SHORT_TIME: Duration = Duration::from_secs(600);
 
-/// Opens connections of one protocol.
-#[async_trait]
-pub(crate) trait Connector: Send + Sync + 'static {
-    type Connection: Connection;
-
-    async fn connect(&self, broker: &BrokerUrl) -> Result<Self::Connection, BoxError>;
-}
-
-/// A kept connection to one broker.
-#[async_trait]
-pub(crate) trait Connection: Send + Sync + 'static {
-    /// As [`Messenger::send`](crate::messenger::Messenger::send), over this connection only.
-    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent>;
-
-    /// Whether it is of no more use.
-    fn is_closed(&self) -> bool;
-
-    /// Whether it was ended on our side, as the broker did not answer in time.
-    fn is_given_up(&self) -> bool {
-        false
-    }
-
-    /// Why the broker takes nothing although the connection is open, if so.
-    fn blocked(&self) -> Option<String> {
-        None
-    }
-
-    /// Closes it after what is outstanding has ended.
-    async fn close(&self);
-}
-
 /// Sends over one of several brokers: keeps the connection it has, else tries the brokers in a
 /// fresh random order, those that failed of late last and after their backoff.
 ///
@@ -66,24 +35,24 @@ pub(crate) trait Connection: Send + Sync + 'static {
 /// a message, or when a second one of a broker ended within a short time, goes out alone.
 pub(crate) struct Failover<C: Connector> {
     connector: C,
-    pub(super) brokers: Vec<Broker<C::Connection>>,
-    pub(super) connection_timeout: Duration,
+    brokers: Vec<Broker<C::Connection>>,
+    connection_timeout: Duration,
     current: AtomicUsize,
     closed: AtomicBool,
 }
 
-pub(super) struct Broker<T> {
-    pub(super) url: BrokerUrl,
+struct Broker<T> {
+    url: BrokerUrl,
     /// Held by a batch whose messages go out alone.
-    pub(super) alone: Mutex<()>,
-    state: Mutex<State<T>>,
+    one_by_one: Mutex<()>,
+    state: Mutex<BrokerState<T>>,
     /// When it may be tried again, after it could not be reached.
     retry_at: std::sync::Mutex<Option<Instant>>,
     /// The last connection that ended with messages out.
-    ended: std::sync::Mutex<Option<Ended<T>>>,
+    ended: std::sync::Mutex<Option<LostConnection<T>>>,
 }
 
-struct Ended<T> {
+struct LostConnection<T> {
     which: Weak<T>,
     at: Instant,
     /// Whether one before it ended so a short time ago.
@@ -92,10 +61,10 @@ struct Ended<T> {
 
 impl<T> Broker<T> {
     fn new(url: BrokerUrl) -> Self {
-        let state = State { connection: None, failures: 0, last_failure: None };
+        let state = BrokerState { connection: None, failures: 0, last_failure: None };
         Self {
             url,
-            alone: Mutex::default(),
+            one_by_one: Mutex::default(),
             state: Mutex::new(state),
             retry_at: std::sync::Mutex::default(),
             ended: std::sync::Mutex::default(),
@@ -115,7 +84,7 @@ impl<T> Broker<T> {
             return ended.is_second;
         }
         let is_second = ended.as_ref().is_some_and(|ended| ended.at.elapsed() < SHORT_TIME);
-        *ended = Some(Ended { which: Arc::downgrade(connection), at: Instant::now(), is_second });
+        *ended = Some(LostConnection { which: Arc::downgrade(connection), at: Instant::now(), is_second });
         is_second
     }
 
@@ -124,7 +93,7 @@ impl<T> Broker<T> {
     }
 }
 
-struct State<T> {
+struct BrokerState<T> {
     connection: Option<Arc<T>>,
     failures: u32,
     last_failure: Option<(Instant, Arc<str>)>,
@@ -179,7 +148,8 @@ impl<C: Connector> Failover<C> {
             if is_blamed || is_second {
                 telemetry::retried(transient.len(), &reason);
                 reasons.push(reason);
-                let Alone { unsent, untried, why } = self.send_alone(index, transient.into_messages()).await;
+                let OneByOne { unsent, untried, why } =
+                    self.send_one_by_one(index, transient.into_messages()).await;
                 rejected.extend(unsent);
                 reasons.extend(why.map(|why| format!("{}: {why}", broker.url)));
                 batch = untried;
@@ -200,6 +170,16 @@ impl<C: Connector> Failover<C> {
         let failure = Failure::transient(NoBroker(reasons.join("; ")));
         rejected.extend(batch.into_iter().map(|message| (message, failure.clone())));
         rejected.into_result()
+    }
+
+    /// Sends each message by itself, while no other batch of this broker does.
+    async fn send_one_by_one(&self, index: usize, batch: Vec<Message>) -> OneByOne {
+        let broker = &self.brokers[index];
+        let Ok(_turn) = timeout(self.connection_timeout, broker.one_by_one.lock()).await else {
+            let why = "other batches are sent one by one".to_owned();
+            return OneByOne { unsent: Unsent::default(), untried: batch, why: Some(why) };
+        };
+        send_one_by_one(&self.connector, &broker.url, self.connection_timeout, batch).await
     }
 
     pub(crate) async fn health(&self) -> Health {
@@ -237,17 +217,10 @@ impl<C: Connector> Failover<C> {
     }
 
     async fn try_once(&self, url: &BrokerUrl) -> Result<(), String> {
-        let connection = self.connect(url).await?;
+        let connection = connect(&self.connector, url, self.connection_timeout).await?;
         let blocked = connection.blocked();
         let _ = timeout(HEALTH_TIMEOUT, connection.close()).await;
         blocked.map_or(Ok(()), Err)
-    }
-
-    pub(super) async fn connect(&self, url: &BrokerUrl) -> Result<C::Connection, String> {
-        match timeout(self.connection_timeout, self.connector.connect(url)).await {
-            Ok(connected) => connected.map_err(|error| Chain(error.as_ref()).to_string()),
-            Err(_) => Err(format!("no connection within {:?}", self.connection_timeout)),
-        }
     }
 
     /// Closes every connection after what is outstanding has ended, for at most `deadline`.
@@ -290,11 +263,15 @@ impl<C: Connector> Failover<C> {
         if let Some(retry_at) = broker.cooling() {
             sleep_until(retry_at).await;
         }
-        match self.connect(&broker.url).await {
+        match connect(&self.connector, &broker.url, self.connection_timeout).await {
             Ok(connection) => {
                 tracing::info!(broker = %broker.url, "connected");
                 let connection = Arc::new(connection);
-                *state = State { connection: Some(Arc::clone(&connection)), failures: 0, last_failure: None };
+                *state = BrokerState {
+                    connection: Some(Arc::clone(&connection)),
+                    failures: 0,
+                    last_failure: None,
+                };
                 broker.cool_until(None);
                 self.current.store(index, Ordering::Relaxed);
                 Ok((connection, false))

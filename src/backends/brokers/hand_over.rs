@@ -16,21 +16,21 @@ where
     F: Future<Output = Vec<Result<(), Failure>>> + Send + 'static,
 {
     let (reply, answer) = oneshot::channel();
-    let mut waiting = Waiting { batch, reply: Some(reply) };
+    let mut pending = PendingBatch { batch, reply: Some(reply) };
     tokio::spawn(async move {
         let results = send.await;
-        waiting.answer(results.into_iter());
+        pending.answer(results.into_iter());
     });
     answer.await.expect("a task answers, if only when it is dropped").into_result()
 }
 
 /// The messages of a task, and who waits for it; dropped with its task, it hands them back.
-struct Waiting {
+struct PendingBatch {
     batch: Vec<Message>,
     reply: Option<oneshot::Sender<Unsent>>,
 }
 
-impl Waiting {
+impl PendingBatch {
     fn answer(&mut self, results: impl Iterator<Item = Result<(), Failure>>) {
         let Some(reply) = self.reply.take() else { return };
         let batch = std::mem::take(&mut self.batch);
@@ -42,7 +42,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for PendingBatch {
     fn drop(&mut self) {
         self.answer(std::iter::repeat_with(|| Err(Failure::transient("its task was stopped"))));
     }

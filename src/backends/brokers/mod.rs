@@ -1,7 +1,7 @@
 //! What every backend with several brokers shares: where they are, how to reach and keep one.
 
 mod access;
-mod alone;
+mod connection;
 #[cfg(feature = "amqp10")]
 mod dial;
 mod error;
@@ -9,16 +9,18 @@ mod failover;
 #[cfg(feature = "amqp091")]
 mod hand_over;
 mod messenger;
+mod one_by_one;
 mod settings;
 mod url;
 
 pub(super) use self::access::{Access, check_envelope, check_message, prefixed};
 #[cfg(feature = "amqp091")]
-pub(super) use self::alone::ConnectionEnded;
+pub(super) use self::connection::ConnectionEnded;
+pub(super) use self::connection::{Connection, Connector};
 #[cfg(feature = "amqp10")]
 pub(super) use self::dial::Dialer;
 pub use self::error::BrokersError;
-pub(super) use self::failover::{Connection, Connector, Failover};
+pub(super) use self::failover::Failover;
 #[cfg(feature = "amqp091")]
 pub(super) use self::hand_over::hand_over;
 pub(super) use self::messenger::broker_messenger;

@@ -9,7 +9,7 @@ use super::record::{self, Key};
 use super::segment::Segment;
 use super::writer::JOURNAL;
 use super::{EmbeddedStore, EmbeddedStoreSettings};
-use crate::fuzzing::shown;
+use crate::message::fuzzing::shown;
 use crate::store::{Filter, Store};
 
 /// The random number of the store.

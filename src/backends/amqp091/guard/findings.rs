@@ -46,19 +46,19 @@ pub(crate) struct Findings {
 
 /// The room of one body; dropped, it is given back.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct HeldBytes {
     findings: Arc<Findings>,
     bytes: usize,
 }
 
-impl Held {
+impl HeldBytes {
     /// Of a body that was admitted.
     pub(crate) fn new(findings: &Arc<Findings>, bytes: usize) -> Self {
         Self { findings: Arc::clone(findings), bytes }
     }
 }
 
-impl Drop for Held {
+impl Drop for HeldBytes {
     fn drop(&mut self) {
         let Findings { held, refused, freed, .. } = &*self.findings;
         let rest = |held: usize| Some(held.saturating_sub(self.bytes));

@@ -14,7 +14,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use self::findings::{Finding, Findings, Held};
+pub(super) use self::findings::{Finding, Findings, HeldBytes};
 pub(super) use self::frames::FRAME_MAX;
 #[cfg(feature = "_fuzzing")]
 pub(super) use self::frames::Guard;

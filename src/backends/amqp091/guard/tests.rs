@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::findings::{Finding, Findings, Held, Room};
+use super::findings::{Finding, Findings, HeldBytes, Room};
 use super::frames::{FRAME_MAX, Guard};
 
 fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
@@ -218,23 +218,23 @@ fn room_is_kept_for_one_that_was_handed_back_and_others_wait_until_it_strays() {
         [admit(6, false), admit(7, false), admit(1, false)],
         [Room::Found, Room::Missing, Room::Missing]
     );
-    drop(Held::new(&findings, 6));
+    drop(HeldBytes::new(&findings, 6));
     assert_eq!(admit(1, false), Room::Missing, "the others come first");
     assert!(findings.has_room(7));
     findings.handed_back(7);
     assert_eq!([admit(9, true), admit(7, false), admit(7, true)], [Room::Found, Room::Missing, Room::Kept]);
     assert_eq!(admit(7, true), Room::Missing);
-    drop([Held::new(&findings, 9), Held::new(&findings, 7)]);
+    drop([HeldBytes::new(&findings, 9), HeldBytes::new(&findings, 7)]);
     findings.handed_back(1);
     findings.strayed();
     assert_eq!([admit(1, false), admit(10, true)], [Room::Found, Room::Missing]);
     findings.let_go(4);
     assert_eq!([admit(10, false), admit(1, true)], [Room::Missing, Room::Kept]);
-    drop([Held::new(&findings, 1), Held::new(&findings, 1)]);
+    drop([HeldBytes::new(&findings, 1), HeldBytes::new(&findings, 1)]);
     findings.handed_back(9);
     assert_eq!(admit(1, false), Room::Missing, "one of 9 is on its way");
     assert_eq!(admit(9, true), Room::Kept);
-    drop(Held::new(&findings, 9));
+    drop(HeldBytes::new(&findings, 9));
     findings.let_go(1);
     assert_eq!(admit(1, false), Room::Found);
     assert_eq!(admit(2, false), Room::Found);

@@ -11,10 +11,10 @@ use lapin::{Channel, ErrorKind};
 
 use super::super::any_broker;
 use super::super::connection::Connection;
-use super::super::envelope::header;
+use super::super::outgoing::header;
 use super::super::settings::Amqp091Settings;
 use super::error::TopologyError;
-use super::parts::{Binding, Exchange, ExchangeKind, Queue};
+use super::items::{Binding, Exchange, ExchangeKind, Queue};
 
 /// A broker, by a channel that is opened anew after a fault.
 pub(super) struct Broker {

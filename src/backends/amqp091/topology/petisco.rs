@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::Topology;
+use super::definition::Topology;
 use super::fnmatch::matches;
-use super::parts::{Exchange, Queue};
+use super::items::{Exchange, Queue};
 
 /// What a service of petisco has: made by [`Topology::petisco`].
 ///
@@ -30,8 +30,15 @@ pub struct PetiscoTopology {
     ttls: Vec<(String, PetiscoTtl)>,
 }
 
+impl Topology {
+    /// The topology of a service that speaks as petisco does.
+    pub fn petisco(organization: &str, service: &str) -> PetiscoTopology {
+        PetiscoTopology::new(organization, service)
+    }
+}
+
 impl PetiscoTopology {
-    pub(super) fn new(organization: &str, service: &str) -> Self {
+    fn new(organization: &str, service: &str) -> Self {
         let exchange = format!("{organization}.{service}");
         let (subscribers, ttls) = (Vec::new(), Vec::new());
         let organization = organization.to_owned();

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::parts::{Binding, Exchange, Queue};
+use super::items::{Binding, Exchange, Queue};
 
 /// What [`Topology::apply`](super::Topology::apply) would make, and what is in its way; shown as one line each.
 #[derive(Clone, Debug, Default, PartialEq)]

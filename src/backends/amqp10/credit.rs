@@ -7,7 +7,7 @@ use super::guard::HeldBytes;
 /// How many come first, when nothing is known of their sizes.
 const FIRST: u32 = 4;
 
-pub(super) struct Room {
+pub(super) struct CreditWindow {
     credit: u32,
     bytes: usize,
     /// Grows while messages come.
@@ -17,7 +17,7 @@ pub(super) struct Room {
     held: Arc<HeldBytes>,
 }
 
-impl Room {
+impl CreditWindow {
     pub(super) fn new(credit: u32, bytes: usize, held: Arc<HeldBytes>) -> Self {
         // What comes although it was thought smaller is handed back.
         held.limit(bytes.saturating_mul(2));
@@ -54,7 +54,7 @@ mod tests {
     #[test]
     fn it_grows_with_small_messages_and_shrinks_with_large_ones() {
         let held = Arc::new(HeldBytes::default());
-        let mut room = Room::new(100, 1_000, Arc::clone(&held));
+        let mut room = CreditWindow::new(100, 1_000, Arc::clone(&held));
         assert_eq!(room.more(0), (FIRST, true));
         for _ in 0..8 {
             room.arrived(1);

@@ -1,4 +1,4 @@
-//! The task behind a source: finds a broker, attaches the link, and does so again when it is lost.
+//! The parts of a source, and how they become a link at one of the brokers.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,34 +13,27 @@ use rand::seq::SliceRandom;
 use serde_amqp::described::Described;
 use serde_amqp::descriptor::Descriptor;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
-use super::attempts::Attempts;
 use super::connection::{self, Connection};
 use super::failure::{
     ConnectionClosed, ConnectionGone, LinkLost, NameTaken, NoSelectors, attach_receiver_failure,
 };
-use super::inbox::Inbox;
-use super::reading::Reader;
-use super::receiving::{Demand, End, Link, Served};
+use super::incoming::Reader;
 use super::settings::Amqp10Settings;
+use super::source_link::Demand;
 use super::subscription::Amqp10Subscription;
 use crate::backends::brokers::{BrokerUrl, Dialer};
 use crate::messenger::Failure;
-use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
 
 /// The filter every broker with JMS selectors knows (AMQP filter registry).
 const SELECTOR: &str = "apache.org:selector-filter:string";
-/// The least pause when a person has to mend something.
-const TROUBLE_PAUSE: Duration = Duration::from_secs(1);
-/// A link that lived as long was no failure.
-const LIVED: Duration = Duration::from_secs(5);
 /// How long a connection may take to close.
-const FAREWELL: Duration = Duration::from_secs(3);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a source was made of.
-pub(super) struct Setup {
+/// The parts of a source: its settings, checked.
+pub(super) struct SourceContext {
     pub(super) settings: Amqp10Settings,
     pub(super) urls: Vec<BrokerUrl>,
     pub(super) dialer: Dialer,
@@ -48,88 +41,10 @@ pub(super) struct Setup {
     pub(super) reader: Reader,
 }
 
-/// Keeps the inbox filled while messages are wanted.
-pub(super) struct Worker {
-    pub(super) setup: Arc<Setup>,
-    pub(super) inbox: Arc<Inbox>,
-    pub(super) demand: watch::Receiver<Demand>,
-}
-
-impl Worker {
-    /// Runs until the source is closed or dropped.
-    pub(super) async fn run(mut self) {
-        let mut attempts = Attempts::default();
-        let mut failures = 0;
-        loop {
-            let demand = *self.demand.borrow_and_update();
-            if demand == Demand::Close || self.demand.has_changed().is_err() {
-                return;
-            }
-            if demand == Demand::Pause {
-                let _ = self.demand.changed().await;
-                continue;
-            }
-            let failure = match self.setup.attach(&mut self.demand).await {
-                Ok((connection, session, receiver)) => {
-                    self.inbox.set_trouble(None);
-                    let begun = Instant::now();
-                    let end = self.serve(&mut attempts, Arc::clone(&connection), session, receiver).await;
-                    // What came over it can no more be answered, and comes again.
-                    drop(self.inbox.take_all());
-                    attempts.give_all_back();
-                    let _ = timeout(FAREWELL, connection.close()).await;
-                    if begun.elapsed() > LIVED {
-                        failures = 0;
-                    }
-                    match end {
-                        End::Lost(failure) => {
-                            tracing::warn!(address = %self.setup.reader.address, %failure, "receiving was interrupted");
-                            failure
-                        }
-                        End::Paused | End::Closed => continue,
-                    }
-                }
-                Err(failure) => failure,
-            };
-            let mut pause = Backoff::default().delay(failures);
-            failures = failures.saturating_add(1);
-            if !failure.is_transient() {
-                pause = pause.max(TROUBLE_PAUSE);
-                self.inbox.set_trouble(Some(failure));
-            }
-            tokio::select! {
-                () = sleep(pause) => {}
-                _ = self.demand.changed() => {}
-            }
-        }
-    }
-
-    async fn serve(
-        &mut self,
-        attempts: &mut Attempts,
-        connection: Arc<Connection>,
-        session: SessionHandle<()>,
-        receiver: Receiver,
-    ) -> End {
-        let Setup { reader, subscription, .. } = &*self.setup;
-        let served = Served {
-            reader,
-            inbox: &self.inbox,
-            attempts,
-            demand: &mut self.demand,
-            credit: subscription.credit,
-            prefetch_bytes: subscription.prefetch_bytes,
-            dead_letter_address: subscription.dead_letter_address.as_deref(),
-            durable: subscription.durable.is_some(),
-        };
-        Link::new(served, connection, session, receiver).serve().await
-    }
-}
-
-impl Setup {
+impl SourceContext {
     /// Attaches the link at one of the brokers, tried in a random order; else gives what went wrong, at best
     /// what can be mended.
-    async fn attach(
+    pub(super) async fn attach(
         &self,
         demand: &mut watch::Receiver<Demand>,
     ) -> Result<(Arc<Connection>, SessionHandle<()>, Receiver), Failure> {
@@ -175,7 +90,7 @@ impl Setup {
         match self.attach_on(&connection).await {
             Ok((session, receiver)) => Ok((Arc::new(connection), session, receiver)),
             Err(failure) => {
-                let _ = timeout(FAREWELL, connection.close()).await;
+                let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
                 // ActiveMQ says so after it has opened the connection.
                 Err(match failure.cause().downcast_ref() {
                     Some(closed @ ConnectionClosed(_)) if subscription.durable.is_some() => {
@@ -203,7 +118,7 @@ impl Setup {
             Ok(attached) => match attached? {
                 // RabbitMQ, at least up to 4.0, takes any filter, and heeds none.
                 Ok(receiver) if subscription.selector.is_some() && is_rabbitmq(&receiver) => {
-                    let _ = timeout(FAREWELL, receiver.close()).await;
+                    let _ = timeout(CLOSE_TIMEOUT, receiver.close()).await;
                     Failure::rejected(NoSelectors)
                 }
                 Ok(receiver) => return Ok((session, receiver)),
@@ -214,10 +129,10 @@ impl Setup {
                 Failure::transient(LinkLost(why))
             }
         };
-        let _ = timeout(FAREWELL, session.end()).await;
+        let _ = timeout(CLOSE_TIMEOUT, session.end()).await;
         // Whoever owns the connection is about to say why it was lost.
         Err(match failure.cause().is::<ConnectionGone>() {
-            true => timeout(FAREWELL, lifeline.lost()).await.unwrap_or(failure),
+            true => timeout(CLOSE_TIMEOUT, lifeline.lost()).await.unwrap_or(failure),
             false => failure,
         })
     }

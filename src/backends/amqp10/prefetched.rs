@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
-use super::settle::Ticket;
+use super::settle::DeliverySettler;
 use crate::message::FailedAttempt;
 use crate::message::Message;
 use crate::messenger::Failure;
@@ -14,9 +14,9 @@ use crate::source::{SourceError, Unsettled};
 use crate::util::error::Chain;
 
 /// One message that is here, and the right to answer it.
-pub(super) struct Fetched {
+pub(super) struct PrefetchedMessage {
     pub(super) content: Result<Content, Arc<str>>,
-    pub(super) ticket: Ticket,
+    pub(super) ticket: DeliverySettler,
 }
 
 pub(super) struct Content {
@@ -26,7 +26,7 @@ pub(super) struct Content {
     pub(super) failures: Vec<FailedAttempt>,
 }
 
-impl Fetched {
+impl PrefetchedMessage {
     pub(super) fn into_delivery(self, source: &Arc<str>) -> Unsettled {
         match self.content {
             Ok(Content { message, attempt, redelivered, failures }) => {
@@ -39,32 +39,32 @@ impl Fetched {
 
 /// Between the link, which fills it, and `receive`, which empties it. The link's credit bounds it.
 #[derive(Default)]
-pub(super) struct Inbox {
-    state: Mutex<State>,
+pub(super) struct Prefetched {
+    state: Mutex<PrefetchedState>,
     arrived: Notify,
     emptied: Notify,
 }
 
 #[derive(Default)]
-struct State {
-    fetched: VecDeque<Fetched>,
-    trouble: Option<Failure>,
+struct PrefetchedState {
+    fetched: VecDeque<PrefetchedMessage>,
+    error: Option<Failure>,
 }
 
-impl Inbox {
-    pub(super) fn push(&self, fetched: Fetched) {
+impl Prefetched {
+    pub(super) fn push(&self, fetched: PrefetchedMessage) {
         self.state().fetched.push_back(fetched);
         self.arrived.notify_waiters();
     }
 
     /// What a person has to mend, or that it is mended.
-    pub(super) fn set_trouble(&self, trouble: Option<Failure>) {
-        self.state().trouble = trouble;
+    pub(super) fn set_error(&self, error: Option<Failure>) {
+        self.state().error = error;
         self.arrived.notify_waiters();
     }
 
     /// The next ones, or what is wrong.
-    pub(super) fn take(&self, limit: usize) -> Option<Result<Vec<Fetched>, SourceError>> {
+    pub(super) fn take(&self, limit: usize) -> Option<Result<Vec<PrefetchedMessage>, SourceError>> {
         let mut state = self.state();
         let count = state.fetched.len().min(limit);
         if count > 0 {
@@ -74,7 +74,7 @@ impl Inbox {
             }
             return Some(Ok(taken));
         }
-        state.trouble.take().map(|failure| Err(SourceError::unavailable(Chain(failure.cause()).to_string())))
+        state.error.take().map(|failure| Err(SourceError::unavailable(Chain(failure.cause()).to_string())))
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -86,7 +86,7 @@ impl Inbox {
         self.emptied.notified().await;
     }
 
-    pub(super) fn take_all(&self) -> VecDeque<Fetched> {
+    pub(super) fn take_all(&self) -> VecDeque<PrefetchedMessage> {
         std::mem::take(&mut self.state().fetched)
     }
 
@@ -99,7 +99,7 @@ impl Inbox {
         self.arrived.notify_waiters();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PrefetchedState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -16,17 +16,17 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
-use super::connection::Lifeline;
-use super::envelope::AmqpMessage;
 use super::failure::{
-    ConnectionGone, LinkLost, NoCredit, NoOutcome, Refused, attach_failure, describe, detach_failure,
-    send_failure, session_failure,
+    ConnectionGone, LinkLost, NoCredit, NoOutcome, RejectedByBroker, attach_failure, describe,
+    detach_failure, send_failure, session_failure,
 };
+use super::lifeline::Lifeline;
+use super::outgoing::AmqpMessage;
 use crate::messenger::Failure;
 use crate::telemetry;
 
 /// How long a peer may take to answer a farewell.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One message on its way; whatever happens to it, its sender gets exactly one answer.
 pub(super) struct Job {
@@ -107,7 +107,7 @@ pub(super) async fn run(
         Sender::builder().name(options.name.clone()).target(options.address.clone()).attach(&mut session);
     let failure = match timeout(options.attach_timeout, lifeline.while_alive(attach)).await {
         Ok(Ok(Ok(sender))) => {
-            let link = Link {
+            let link = SenderLink {
                 session,
                 sender: Some(sender),
                 options,
@@ -133,10 +133,10 @@ pub(super) async fn run(
     while let Ok(job) = jobs.try_recv() {
         job.reply.answer(Err(failure.clone()));
     }
-    let _ = timeout(FAREWELL, session.end()).await;
+    let _ = timeout(CLOSE_TIMEOUT, session.end()).await;
 }
 
-struct Link {
+struct SenderLink {
     session: SessionHandle<()>,
     // None once the link is lost.
     sender: Option<Sender>,
@@ -156,7 +156,7 @@ struct InFlight {
     outcomes: FuturesUnordered<Delivery>,
 }
 
-impl Link {
+impl SenderLink {
     async fn run(mut self) {
         let failure = loop {
             let Some(sender) = &mut self.sender else { return };
@@ -232,7 +232,7 @@ impl Link {
         self.jobs.close();
         self.lifeline.retire_if_over(&failure);
         if failure.cause().is::<ConnectionGone>()
-            && let Ok(reason) = timeout(FAREWELL, self.lifeline.lost()).await
+            && let Ok(reason) = timeout(CLOSE_TIMEOUT, self.lifeline.lost()).await
         {
             failure = reason;
         }
@@ -247,7 +247,7 @@ impl Link {
             job.reply.answer(Err(failure.clone()));
         }
         drop(self.sender.take());
-        let _ = timeout(FAREWELL, self.session.end()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.session.end()).await;
     }
 
     /// No more jobs come: awaits every outcome, then closes link and session.
@@ -266,9 +266,9 @@ impl Link {
         }
         if let Some(sender) = self.sender.take() {
             // RabbitMQ 3.10 answers with an error that means nothing.
-            let _ = timeout(FAREWELL, sender.close()).await;
+            let _ = timeout(CLOSE_TIMEOUT, sender.close()).await;
         }
-        let _ = timeout(FAREWELL, self.session.end()).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.session.end()).await;
     }
 }
 
@@ -295,7 +295,7 @@ impl InFlight {
         let result = match outcome {
             Ok(Outcome::Accepted(_)) => Ok(()),
             Ok(Outcome::Rejected(rejected)) => {
-                Err(Failure::rejected(Refused(rejected.error.as_ref().map(describe))))
+                Err(Failure::rejected(RejectedByBroker(rejected.error.as_ref().map(describe))))
             }
             Ok(Outcome::Released(_)) => Err(Failure::transient("the broker released it")),
             Ok(Outcome::Modified(_)) => Err(Failure::transient("the broker handed it back (modified)")),

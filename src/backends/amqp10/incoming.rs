@@ -12,8 +12,8 @@ use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Time
 use serde_amqp::read::SliceReader;
 use uuid::Uuid;
 
-use super::envelope::{AmqpMessage, assemble};
 use super::guard;
+use super::outgoing::{AmqpMessage, assemble};
 use crate::envelope::Envelope;
 use crate::message::FailedAttempt;
 use crate::message::headers;
@@ -272,7 +272,7 @@ impl Original {
 
     /// The failures of a dead letter of another address, for whoever looks at it. Nothing is decided by them, and they go
     /// no further: anyone may have written them.
-    pub(super) fn told_failures(&self, address: &str) -> Vec<FailedAttempt> {
+    pub(super) fn foreign_failures(&self, address: &str) -> Vec<FailedAttempt> {
         let is_dead_letter = self.header(headers::REASON).is_some()
             && self.header(headers::QUEUE).is_some_and(|from| from != address);
         let told = self.header(headers::FAILURES).filter(|_| is_dead_letter);

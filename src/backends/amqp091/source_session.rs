@@ -14,22 +14,26 @@ use lapin::types::FieldTable;
 use tokio::time::{Instant, sleep_until};
 
 use super::connection::{self, Connection};
-use super::kind::{self, Kind};
-use super::link::{self, Crowded, Link, Received, is_refusal};
-use super::source::Shared;
+use super::incoming::Incoming;
+use super::queue_kind::{self, QueueKind};
+use super::queues::{self, is_permanent};
+use super::settle::DeliverySettler;
+use super::source_context::SourceContext;
+use super::source_link::{Received, SourceLink, Unbuffered};
 use crate::backends::brokers::BrokerUrl;
+use crate::source::Unsettled;
 use crate::util::error::{BoxError, Chain};
 
 /// It consumes, or pauses.
-pub(super) struct Session {
-    pub(super) link: Arc<Link>,
+pub(super) struct SourceSession {
+    pub(super) link: Arc<SourceLink>,
     consumer: Option<Consumer>,
     /// Messages that were fetched before a pause and not given out, as to hand them back would count against them.
     kept: VecDeque<Received>,
     /// What ended the consumer, behind messages that were still to be given out.
     ended: Option<BoxError>,
     /// They come again one by one, as there is room.
-    crowded: VecDeque<Crowded>,
+    unbuffered: VecDeque<Unbuffered>,
     /// When the last of them was handed back, if it has not come again.
     handed_back: Option<Instant>,
 }
@@ -40,28 +44,29 @@ const STRAYED: Duration = Duration::from_secs(1);
 const REQUEUE: BasicNackOptions = BasicNackOptions { multiple: false, requeue: true };
 
 /// Why a session could not be opened.
-pub(super) struct NoSession {
+pub(super) struct SessionError {
     pub(super) error: BoxError,
     /// Whether a person has to mend it.
-    pub(super) is_refusal: bool,
+    pub(super) is_permanent: bool,
 }
 
-impl Session {
+impl SourceSession {
     /// Dials, and makes what is missing. It consumes nothing yet.
-    pub(super) async fn open(shared: &Arc<Shared>, url: &BrokerUrl) -> Result<Self, NoSession> {
-        let room = shared.subscription.prefetch_bytes;
-        let connection = connection::open(&shared.settings, shared.tls.clone(), url, room).await;
-        let connection = connection.map_err(|error| NoSession { is_refusal: is_refusal(&error), error })?;
-        let subscription = &shared.subscription;
+    pub(super) async fn open(context: &Arc<SourceContext>, url: &BrokerUrl) -> Result<Self, SessionError> {
+        let room = context.subscription.prefetch_bytes;
+        let connection = connection::open(&context.settings, context.tls.clone(), url, room).await;
+        let connection =
+            connection.map_err(|error| SessionError { is_permanent: is_permanent(&error), error })?;
+        let subscription = &context.subscription;
         let queue = subscription.queue.as_str();
-        if let Err(error) = link::ensure_durable(&connection, queue).await {
+        if let Err(error) = queues::ensure_durable(&connection, queue).await {
             let cure = format!(
                 "the queue {queue:?} cannot be used or made: check QUEUE and what this client may configure"
             );
             return Err(refused(&cure, &error));
         }
         // Without an answer it is taken for a queue that does not count.
-        let _ = shared.kind.get_or_try_init(|| kind_of(&connection, queue)).await;
+        let _ = context.kind.get_or_try_init(|| kind_of(&connection, queue)).await;
         let exchange = subscription.exchange.as_deref().unwrap_or_default();
         let opened = async {
             let channel =
@@ -90,14 +95,14 @@ impl Session {
             Ok(channel)
         };
         let channel = opened.await?;
-        let link = Arc::new(Link::new(Arc::clone(shared), url.clone(), connection, channel));
-        let (kept, crowded) = (VecDeque::new(), VecDeque::new());
-        Ok(Self { link, consumer: None, kept, ended: None, crowded, handed_back: None })
+        let link = Arc::new(SourceLink::new(Arc::clone(context), url.clone(), connection, channel));
+        let (kept, unbuffered) = (VecDeque::new(), VecDeque::new());
+        Ok(Self { link, consumer: None, kept, ended: None, unbuffered, handed_back: None })
     }
 
     /// Begins to consume.
-    pub(super) async fn consume(mut self) -> Result<Self, NoSession> {
-        let queue = self.link.shared.subscription.queue.as_str();
+    pub(super) async fn consume(mut self) -> Result<Self, SessionError> {
+        let queue = self.link.context.subscription.queue.as_str();
         let options = BasicConsumeOptions::default();
         let consumer =
             self.link.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
@@ -133,17 +138,17 @@ impl Session {
                 self.handed_back = None;
                 findings.strayed();
             }
-            if let Some(crowded) = self.crowded.front()
+            if let Some(unbuffered) = self.unbuffered.front()
                 && self.handed_back.is_none()
-                && findings.has_room(crowded.bytes)
-                && let Some(crowded) = self.crowded.pop_front()
+                && findings.has_room(unbuffered.bytes)
+                && let Some(unbuffered) = self.unbuffered.pop_front()
             {
                 self.handed_back = Some(Instant::now());
-                findings.handed_back(crowded.bytes);
+                findings.handed_back(unbuffered.bytes);
                 // In a task, as this may be dropped.
-                tokio::spawn(async move { crowded.acker.nack(REQUEUE).await });
+                tokio::spawn(async move { unbuffered.acker.nack(REQUEUE).await });
             }
-            let strayed = self.handed_back.filter(|_| !self.crowded.is_empty()).map(|at| at + STRAYED);
+            let strayed = self.handed_back.filter(|_| !self.unbuffered.is_empty()).map(|at| at + STRAYED);
             let mut deliveries = Vec::new();
             let mut next = tokio::select! {
                 biased;
@@ -160,12 +165,13 @@ impl Session {
                         match self.link.received(delivery) {
                             Ok(received) if received.delivery.poisoned() => {}
                             Ok(received) => deliveries.push(received),
-                            Err(crowded) => {
-                                let (queue, bytes) = (&self.link.shared.subscription.queue, crowded.bytes);
-                                if self.crowded.is_empty() {
+                            Err(unbuffered) => {
+                                let (queue, bytes) =
+                                    (&self.link.context.subscription.queue, unbuffered.bytes);
+                                if self.unbuffered.is_empty() {
                                     tracing::warn!(%queue, bytes, "no room for a message within PREFETCH_BYTES: it comes again when others are answered");
                                 }
-                                self.crowded.push_back(crowded);
+                                self.unbuffered.push_back(unbuffered);
                             }
                         }
                     }
@@ -185,9 +191,9 @@ impl Session {
 
     /// Consumes no more, and hands back what was fetched and not given out. A quorum queue would count that as a delivery
     /// that failed: what came of it is kept, as far as `prefetch` goes, and given out first.
-    pub(super) async fn pause(self) -> Result<Self, NoSession> {
-        let lost = |error| NoSession { error, is_refusal: false };
-        let Self { link, consumer, mut kept, ended, mut crowded, handed_back } = self;
+    pub(super) async fn pause(self) -> Result<Self, SessionError> {
+        let lost = |error| SessionError { error, is_permanent: false };
+        let Self { link, consumer, mut kept, ended, mut unbuffered, handed_back } = self;
         if let Some(error) = ended {
             return Err(lost(error));
         }
@@ -198,30 +204,30 @@ impl Session {
             while let Some(delivery) = consumer.next().await {
                 match link.received(delivery.map_err(|error| lost(error.into()))?) {
                     Ok(received) => left.push(received),
-                    Err(without_room) => crowded.push_back(without_room),
+                    Err(without_room) => unbuffered.push_back(without_room),
                 }
             }
             let most =
-                if link.shared.is_quorum() { usize::from(link.shared.subscription.prefetch) } else { 0 };
+                if link.context.is_quorum() { usize::from(link.context.subscription.prefetch) } else { 0 };
             let room = most.saturating_sub(kept.len());
             kept.extend(left.drain(..room.min(left.len())));
             let room = most.saturating_sub(kept.len());
-            let without_room = crowded.split_off(room.min(crowded.len()));
+            let without_room = unbuffered.split_off(room.min(unbuffered.len()));
             link.findings().let_go(without_room.len());
-            let mut ackers: Vec<_> = without_room.into_iter().map(|crowded| crowded.acker).collect();
+            let mut ackers: Vec<_> = without_room.into_iter().map(|unbuffered| unbuffered.acker).collect();
             ackers.extend(left.iter().map(|received| received.delivery.acker.clone()));
             for handed_back in join_all(ackers.iter().map(|acker| acker.nack(REQUEUE))).await {
                 handed_back.map_err(|error| lost(error.into()))?;
             }
         }
-        Ok(Self { link, consumer: None, kept, ended: None, crowded, handed_back })
+        Ok(Self { link, consumer: None, kept, ended: None, unbuffered, handed_back })
     }
 }
 
 /// Finds it out, and warns of a queue that gives messages up without a place to keep them.
-async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<Kind>, BoxError> {
-    let kind = kind::kind(connection, queue).await?;
-    if let Some(Kind { is_quorum: true, delivery_limit: Some(limit), dead_letters: None }) = &kind {
+async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<QueueKind>, BoxError> {
+    let kind = queue_kind::queue_kind(connection, queue).await?;
+    if let Some(QueueKind { is_quorum: true, delivery_limit: Some(limit), dead_letters: None }) = &kind {
         tracing::warn!(
             queue,
             %limit,
@@ -233,7 +239,36 @@ async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<Kind>, B
 }
 
 /// Why there is no session, with what to do should the broker have refused it.
-fn refused(cure: &str, error: &BoxError) -> NoSession {
+fn refused(cure: &str, error: &BoxError) -> SessionError {
     let text = format!("{cure} ({})", Chain(error.as_ref()));
-    NoSession { error: text.into(), is_refusal: is_refusal(error) }
+    SessionError { error: text.into(), is_permanent: is_permanent(error) }
+}
+
+/// The unsettled message of a delivery.
+pub(super) fn unsettled(context: &SourceContext, link: &Arc<SourceLink>, received: Received) -> Unsettled {
+    let Received { delivery: raw, fault, came_back, held } = received;
+    let redelivered = raw.redelivered;
+    let (mut incoming, acker) = Incoming::new(raw, &context.subscription.queue);
+    incoming.unanswered = match context.is_quorum() {
+        true if redelivered => incoming.delivery_count().saturating_sub(came_back.into()),
+        true => 0,
+        false => context.attempts.of(&incoming),
+    };
+    let prefix = context.settings.topic_prefix.as_deref();
+    let message = match fault {
+        Some(fault) => Err(fault.into()),
+        None => incoming.decode(context.dialect, prefix, &context.subscription.queue),
+    };
+    let message = message.and_then(|message| context.settings.envelope.open(message));
+    let (failed, failures) = (incoming.failed(), incoming.failures());
+    let unanswered = |id| DeliverySettler { link: Arc::clone(link), acker, incoming, id, _held: held };
+    match message {
+        Ok(message) => {
+            let settle = unanswered(Some(message.id()));
+            let attempt = failed.saturating_add(1);
+            Unsettled::new(message, attempt, redelivered, Arc::clone(&context.name), failures, settle)
+                .with_event(context.settings.envelope.is_event())
+        }
+        Err(error) => Unsettled::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
+    }
 }

@@ -17,7 +17,7 @@ use crate::util::error::BoxError;
 pub(super) type AmqpMessage = Amqp<Body<Value>>;
 
 /// The wire shape and the addresses of one kind of bus.
-pub(super) trait Envelope: Send + Sync + 'static {
+pub(super) trait Shape: Send + Sync + 'static {
     /// The address template when the settings name none.
     const ADDRESS: &'static str;
     /// Whether messages are durable when the settings do not say.
@@ -59,7 +59,7 @@ pub(super) fn check_headers(message: &Message) -> Result<(), BoxError> {
 #[derive(Debug)]
 pub(super) struct Plain;
 
-impl Envelope for Plain {
+impl Shape for Plain {
     const ADDRESS: &'static str = "{topic}";
     const DURABLE: bool = true;
     const WRAPS: bool = true;

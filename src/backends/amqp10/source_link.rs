@@ -16,14 +16,14 @@ use tokio::time::timeout;
 
 use super::attempts::Attempts;
 use super::connection::Connection;
+use super::credit::CreditWindow;
 use super::dead_letters::{DeadLetters, Reply, Sent};
-use super::failure::{Unsettled, receive_failure, session_failure};
+use super::delayed::{Delayed, DelayedDelivery};
+use super::failure::{NotSettled, receive_failure, session_failure};
 use super::guard::MAX_MESSAGE;
-use super::inbox::{Content, Fetched, Inbox};
-use super::reading::{Reader, joined};
-use super::room::Room;
-use super::settle::{Answered, Letter, Ticket};
-use super::waiting::{Held, Waiting};
+use super::incoming::{Reader, joined};
+use super::prefetched::{Content, Prefetched, PrefetchedMessage};
+use super::settle::{DeliverySettler, PendingDelivery, SettleRequest};
 use crate::message::FailedAttempt;
 use crate::message::Settlement;
 use crate::message::headers;
@@ -32,11 +32,11 @@ use crate::source::SourceError;
 use crate::util::error::Chain;
 
 /// How many messages may wait here for their retry; beyond that they come again at once.
-const MAX_WAITING: usize = 1_000;
+const MAX_DELAYED: usize = 1_000;
 /// How long a message stays here that could not be sent to the dead letters.
 const DEAD_LETTER_PAUSE: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer a farewell.
-const FAREWELL: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many answers are carried out together.
 const ANSWERS: usize = 256;
 /// How many bytes of a reason a broker is told.
@@ -59,9 +59,9 @@ pub(super) enum End {
 }
 
 /// What a link serves, and how.
-pub(super) struct Served<'a> {
+pub(super) struct LinkContext<'a> {
     pub(super) reader: &'a Reader,
-    pub(super) inbox: &'a Inbox,
+    pub(super) prefetched: &'a Prefetched,
     pub(super) attempts: &'a mut Attempts,
     pub(super) demand: &'a mut watch::Receiver<Demand>,
     pub(super) credit: u32,
@@ -72,40 +72,40 @@ pub(super) struct Served<'a> {
 }
 
 /// A link that is attached.
-pub(super) struct Link<'a> {
-    served: Served<'a>,
+pub(super) struct SourceLink<'a> {
+    context: LinkContext<'a>,
     connection: Arc<Connection>,
     session: SessionHandle<()>,
     /// Never just dropped: that would close the link, and its durable subscription with it.
     receiver: ManuallyDrop<Receiver>,
-    answers: (mpsc::UnboundedSender<Answered>, mpsc::UnboundedReceiver<Answered>),
+    answers: (mpsc::UnboundedSender<SettleRequest>, mpsc::UnboundedReceiver<SettleRequest>),
     /// How many hold credit: they came, and are neither answered nor waiting.
     held: u32,
-    room: Room,
-    waiting: Waiting,
+    room: CreditWindow,
+    delayed: Delayed,
     dead_letters: DeadLetters,
     /// Whether the broker knows `modified`, and so counts attempts.
     modifies: bool,
 }
 
-impl<'a> Link<'a> {
+impl<'a> SourceLink<'a> {
     pub(super) fn new(
-        served: Served<'a>,
+        context: LinkContext<'a>,
         connection: Arc<Connection>,
         session: SessionHandle<()>,
         receiver: Receiver,
     ) -> Self {
         let modifies = knows_modified(&receiver);
-        let room = Room::new(served.credit, served.prefetch_bytes, connection.held());
+        let room = CreditWindow::new(context.credit, context.prefetch_bytes, connection.held());
         Self {
-            served,
+            context,
             connection,
             session,
             receiver: ManuallyDrop::new(receiver),
             answers: mpsc::unbounded_channel(),
             held: 0,
             room,
-            waiting: Waiting::default(),
+            delayed: Delayed::default(),
             dead_letters: DeadLetters::default(),
             modifies,
         }
@@ -128,13 +128,13 @@ impl<'a> Link<'a> {
     }
 
     async fn step(&mut self) -> Result<Option<End>, Failure> {
-        let demand = *self.served.demand.borrow_and_update();
+        let demand = *self.context.demand.borrow_and_update();
         match demand {
-            _ if self.served.demand.has_changed().is_err() => return Ok(Some(End::Closed)),
+            _ if self.context.demand.has_changed().is_err() => return Ok(Some(End::Closed)),
             Demand::Close => return Ok(Some(End::Closed)),
             Demand::Pause => {
                 self.hand_back().await?;
-                if self.held == 0 && self.waiting.len() == 0 {
+                if self.held == 0 && self.delayed.len() == 0 {
                     return Ok(Some(End::Paused));
                 }
             }
@@ -145,11 +145,11 @@ impl<'a> Link<'a> {
             biased;
             failure = self.connection.lifeline().lost() => return Err(failure),
             result = self.session.on_end() => return Err(session_failure(result)),
-            _ = self.served.demand.changed() => {}
+            _ = self.context.demand.changed() => {}
             _ = self.answers.1.recv_many(&mut answers, ANSWERS) => self.answer(answers).await?,
             Some(sent) = self.dead_letters.next() => self.dead_letter_sent(sent).await?,
-            () = self.waiting.wait() => self.end_waits().await?,
-            () = self.served.inbox.emptied() => {}
+            () = self.delayed.wait() => self.end_waits().await?,
+            () = self.context.prefetched.emptied() => {}
             // Whatever was sent, it comes as data: the guard packs it so.
             received = self.receiver.recv::<Batch<Data>>() => match received {
                 Ok(delivery) => {
@@ -169,7 +169,7 @@ impl<'a> Link<'a> {
     /// library drops. And not for a few, while there are others to take: each grant costs a round trip.
     async fn grant(&mut self) -> Result<(), Failure> {
         let (room, few) = self.room.more(self.held);
-        if room == 0 || (few && !self.served.inbox.is_empty()) || self.receiver.credit() > 0 {
+        if room == 0 || (few && !self.context.prefetched.is_empty()) || self.receiver.credit() > 0 {
             return Ok(());
         }
         self.room.granted();
@@ -178,7 +178,7 @@ impl<'a> Link<'a> {
 
     /// The guard dropped it: too much was here, or its sender broke it off.
     async fn no_message_of(&mut self, info: DeliveryInfo) -> Result<(), Failure> {
-        tracing::warn!(address = %self.served.reader.address, limit = self.served.prefetch_bytes, "a message was handed back unread: there was no room for it, or its sender broke it off");
+        tracing::warn!(address = %self.context.reader.address, limit = self.context.prefetch_bytes, "a message was handed back unread: there was no room for it, or its sender broke it off");
         self.receiver.dispose(info, Released {}).await.map_err(unsettled)
     }
 
@@ -187,11 +187,11 @@ impl<'a> Link<'a> {
         self.room.arrived(size);
         if message.len() > MAX_MESSAGE {
             let reason = format!("it is larger than {MAX_MESSAGE} bytes, and was not received whole");
-            let letter = Letter { info, record: None, attempt: 1, size, original: None };
+            let letter = PendingDelivery { info, record: None, attempt: 1, size, original: None };
             return self.fetched(letter, Err(reason.into()));
         }
-        let (original, message) = self.served.reader.read(message, !self.modifies);
-        let attempts = &mut *self.served.attempts;
+        let (original, message) = self.context.reader.read(message, !self.modifies);
+        let attempts = &mut *self.context.attempts;
         let comes_again = message.is_ok() && !original.is_first() && !attempts.is_empty();
         let record = if comes_again { attempts.take(original.content()) } else { None };
         let failed = attempts.count(record).max(original.delivery_count());
@@ -200,16 +200,18 @@ impl<'a> Link<'a> {
             message,
             attempt,
             redelivered: attempt > 1 || !original.is_first(),
-            failures: [&original.told_failures(&self.served.reader.address), attempts.last(record)].concat(),
+            failures: [&original.foreign_failures(&self.context.reader.address), attempts.last(record)]
+                .concat(),
         });
-        self.fetched(Letter { info, record, attempt, size, original: Some(original) }, content);
+        self.fetched(PendingDelivery { info, record, attempt, size, original: Some(original) }, content);
     }
 
-    fn fetched(&mut self, letter: Letter, content: Result<Content, Arc<str>>) {
+    fn fetched(&mut self, letter: PendingDelivery, content: Result<Content, Arc<str>>) {
         self.held += 1;
-        self.served
-            .inbox
-            .push(Fetched { content, ticket: Ticket { letter, answers: self.answers.0.clone() } });
+        self.context.prefetched.push(PrefetchedMessage {
+            content,
+            ticket: DeliverySettler { letter, answers: self.answers.0.clone() },
+        });
     }
 
     /// Its content is no longer here.
@@ -218,23 +220,23 @@ impl<'a> Link<'a> {
         self.room.left(size);
     }
 
-    async fn answer(&mut self, answers: Vec<Answered>) -> Result<(), Failure> {
+    async fn answer(&mut self, answers: Vec<SettleRequest>) -> Result<(), Failure> {
         let (mut accepted, mut released, mut given) = (Vec::new(), Vec::new(), Vec::new());
-        for Answered { letter, settlement, reply } in answers {
+        for SettleRequest { letter, settlement, reply } in answers {
             match settlement {
                 Settlement::Ack | Settlement::Discard => {
                     self.let_go(letter.size);
-                    self.served.attempts.forget(letter.record);
+                    self.context.attempts.forget(letter.record);
                     accepted.push(letter.info);
                 }
                 Settlement::Release => {
                     self.let_go(letter.size);
-                    self.served.attempts.give_back(letter.record);
+                    self.context.attempts.give_back(letter.record);
                     released.push(letter.info);
                 }
                 Settlement::Retry { after, reason } => {
                     let record = letter.original.map(|original| {
-                        self.served.attempts.failed(letter.record, original.content(), reason)
+                        self.context.attempts.failed(letter.record, original.content(), reason)
                     });
                     self.let_go(letter.size);
                     self.retry(letter.info, record, after).await?;
@@ -270,39 +272,44 @@ impl<'a> Link<'a> {
             .into(),
             false => Released {}.into(),
         };
-        if self.waiting.len() < MAX_WAITING {
-            self.waiting.insert(after, (info, outcome, record));
+        if self.delayed.len() < MAX_DELAYED {
+            self.delayed.insert(after, (info, outcome, record));
             return Ok(());
         }
-        tracing::warn!(address = %self.served.reader.address, limit = MAX_WAITING, "too many messages wait for their retry: one comes again at once");
+        tracing::warn!(address = %self.context.reader.address, limit = MAX_DELAYED, "too many messages wait for their retry: one comes again at once");
         self.give_back((info, outcome, record)).await
     }
 
-    async fn give_back(&mut self, (info, outcome, record): Held) -> Result<(), Failure> {
-        self.served.attempts.give_back(record);
+    async fn give_back(&mut self, (info, outcome, record): DelayedDelivery) -> Result<(), Failure> {
+        self.context.attempts.give_back(record);
         self.receiver.dispose(info, outcome).await.map_err(unsettled)
     }
 
     async fn end_waits(&mut self) -> Result<(), Failure> {
-        while let Some(held) = self.waiting.pop_due() {
+        while let Some(held) = self.delayed.pop_due() {
             self.give_back(held).await?;
         }
         Ok(())
     }
 
-    async fn reject(&mut self, mut letter: Letter, reason: &Arc<str>, reply: Reply) -> Result<(), Failure> {
-        if let Some(address) = self.served.dead_letter_address
+    async fn reject(
+        &mut self,
+        mut letter: PendingDelivery,
+        reason: &Arc<str>,
+        reply: Reply,
+    ) -> Result<(), Failure> {
+        if let Some(address) = self.context.dead_letter_address
             && let Some(original) = letter.original.take()
         {
-            let mut history = self.served.attempts.last(letter.record).to_vec();
+            let mut history = self.context.attempts.last(letter.record).to_vec();
             history.push(FailedAttempt::new(SystemTime::now(), Arc::clone(reason)));
-            let message = original.into_dead_letter(self.served.reader, letter.attempt, &history, reason);
+            let message = original.into_dead_letter(self.context.reader, letter.attempt, &history, reason);
             self.dead_letters.send(&self.connection, address, message, letter, reply);
             return Ok(());
         }
         let description = headers::start_of(reason, REASON_LEN).to_owned();
         let error = definitions::Error::new(AmqpError::PreconditionFailed, description, None);
-        self.served.attempts.forget(letter.record);
+        self.context.attempts.forget(letter.record);
         self.let_go(letter.size);
         self.receiver.dispose(letter.info, Rejected { error: Some(error) }).await.map_err(unsettled)?;
         let _ = reply.send(Ok(()));
@@ -313,14 +320,14 @@ impl<'a> Link<'a> {
         let Sent { letter, reply, result } = sent;
         self.let_go(letter.size);
         let Err(failure) = result else {
-            self.served.attempts.forget(letter.record);
+            self.context.attempts.forget(letter.record);
             self.receiver.dispose(letter.info, Accepted {}).await.map_err(unsettled)?;
             let _ = reply.send(Ok(()));
             return Ok(());
         };
         let cause = Chain(failure.cause()).to_string();
-        tracing::warn!(address = self.served.dead_letter_address, %cause, "a message could not be sent to the dead letters: it comes again");
-        self.waiting.insert(DEAD_LETTER_PAUSE, (letter.info, Released {}.into(), letter.record));
+        tracing::warn!(address = self.context.dead_letter_address, %cause, "a message could not be sent to the dead letters: it comes again");
+        self.delayed.insert(DEAD_LETTER_PAUSE, (letter.info, Released {}.into(), letter.record));
         let _ = reply.send(Err(SourceError::unavailable(cause)));
         Ok(())
     }
@@ -328,10 +335,10 @@ impl<'a> Link<'a> {
     /// Releases what nobody was given.
     async fn hand_back(&mut self) -> Result<(), Failure> {
         let mut infos = Vec::new();
-        for fetched in self.served.inbox.take_all() {
+        for fetched in self.context.prefetched.take_all() {
             let letter = fetched.ticket.letter;
             self.let_go(letter.size);
-            self.served.attempts.give_back(letter.record);
+            self.context.attempts.give_back(letter.record);
             infos.push(letter.info);
         }
         self.receiver.release_all(infos).await.map_err(unsettled)
@@ -352,7 +359,7 @@ impl<'a> Link<'a> {
                 None => break,
             }
         }
-        while let Some(held) = self.waiting.pop() {
+        while let Some(held) = self.delayed.pop() {
             self.give_back(held).await?;
         }
         Ok(())
@@ -360,18 +367,18 @@ impl<'a> Link<'a> {
 
     async fn leave(mut self, end: End) -> End {
         // What is on its way to the dead letters ends with the connection; its outcome says nothing any more.
-        let _ = timeout(FAREWELL, async { while self.dead_letters.next().await.is_some() {} }).await;
+        let _ = timeout(CLOSE_TIMEOUT, async { while self.dead_letters.next().await.is_some() {} }).await;
         let receiver = ManuallyDrop::into_inner(self.receiver);
         let farewell = async {
-            if self.served.durable {
+            if self.context.durable {
                 drop(receiver.detach().await);
             } else {
                 // RabbitMQ 3.10 answers with an error that means nothing.
                 let _ = receiver.close().await;
             }
         };
-        let _ = timeout(FAREWELL, farewell).await;
-        let _ = timeout(FAREWELL, self.session.end()).await;
+        let _ = timeout(CLOSE_TIMEOUT, farewell).await;
+        let _ = timeout(CLOSE_TIMEOUT, self.session.end()).await;
         end
     }
 }
@@ -383,5 +390,5 @@ pub(super) fn knows_modified(receiver: &Receiver) -> bool {
 }
 
 fn unsettled(error: impl std::fmt::Display) -> Failure {
-    Failure::transient(Unsettled(error.to_string()))
+    Failure::transient(NotSettled(error.to_string()))
 }

@@ -6,7 +6,7 @@ use lapin::options::QueueDeclareOptions;
 use lapin::types::{AMQPValue, ShortString};
 
 use super::connection::Connection;
-use super::outgoing::text;
+use super::forwarding::text;
 use crate::util::error::BoxError;
 
 /// More arguments than a queue has.
@@ -14,7 +14,7 @@ const ARGUMENTS: usize = 20;
 
 /// What can be seen of a queue; policies cannot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Kind {
+pub(super) struct QueueKind {
     /// Whether it counts the deliveries that were not acknowledged.
     pub(super) is_quorum: bool,
     /// After how many of them it gives a message up.
@@ -25,7 +25,7 @@ pub(super) struct Kind {
 
 /// Asks RabbitMQ for a queue that exists as if it were a quorum queue: the broker either agrees, or says which argument
 /// is another, and how it is.
-pub(super) async fn kind(connection: &Connection, queue: &str) -> Result<Option<Kind>, BoxError> {
+pub(super) async fn queue_kind(connection: &Connection, queue: &str) -> Result<Option<QueueKind>, BoxError> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let mut arguments = BTreeMap::from([(ShortString::from("x-queue-type"), text("quorum"))]);
     let mut is_quorum = true;
@@ -53,7 +53,7 @@ pub(super) async fn kind(connection: &Connection, queue: &str) -> Result<Option<
         });
         let exchange = string("x-dead-letter-exchange");
         let dead_letters = exchange.map(|exchange| (exchange, string("x-dead-letter-routing-key")));
-        return Ok(Some(Kind { is_quorum, delivery_limit, dead_letters }));
+        return Ok(Some(QueueKind { is_quorum, delivery_limit, dead_letters }));
     }
     Ok(None)
 }

@@ -10,28 +10,28 @@ use tokio::time::{Instant, sleep_until};
 use crate::util::deadline;
 
 /// A delivery, what the broker is told of it when its time has come, and the record of its failed attempts.
-pub(super) type Held = (DeliveryInfo, TerminalDeliveryState, Option<u64>);
+pub(super) type DelayedDelivery = (DeliveryInfo, TerminalDeliveryState, Option<u64>);
 
 /// Brokers give a message again at once. Unsettled, it stays theirs, and comes again when this process dies.
 #[derive(Default)]
-pub(super) struct Waiting {
-    by_due: BTreeMap<(Instant, u64), Held>,
+pub(super) struct Delayed {
+    by_due: BTreeMap<(Instant, u64), DelayedDelivery>,
     number: u64,
 }
 
-impl Waiting {
-    pub(super) fn insert(&mut self, after: Duration, held: Held) {
+impl Delayed {
+    pub(super) fn insert(&mut self, after: Duration, held: DelayedDelivery) {
         let now = Instant::now();
         self.number += 1;
         self.by_due.insert((deadline::after(now, after), self.number), held);
     }
 
     /// The next one, whenever it is due.
-    pub(super) fn pop(&mut self) -> Option<Held> {
+    pub(super) fn pop(&mut self) -> Option<DelayedDelivery> {
         self.by_due.pop_first().map(|(_, waiting)| waiting)
     }
 
-    pub(super) fn pop_due(&mut self) -> Option<Held> {
+    pub(super) fn pop_due(&mut self) -> Option<DelayedDelivery> {
         self.due().filter(|due| *due <= Instant::now()).and_then(|_| self.pop())
     }
 

@@ -10,11 +10,13 @@ use lapin::Channel;
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use tokio::time::{Instant, timeout_at};
 
-use super::connection::{Connection, Publish, Results};
+use super::connection::Connection;
 use super::failure::{
-    AtFault, ChannelClosed, ChannelLost, ExchangeRefused, failure, give_returns_to_their_owners, outcome,
+    AtFault, ChannelClosed, ChannelLost, ExchangeRejected, Results, failure, give_returns_to_their_owners,
+    outcome,
 };
 use super::limits::Limits;
+use super::outgoing::Publish;
 use crate::messenger::Failure;
 use crate::util::deadline::after;
 
@@ -79,7 +81,7 @@ impl Connection {
                 }
                 if cause.is::<ChannelClosed>() || cause.is::<ChannelLost>() {
                     lost.push(index);
-                } else if cause.is::<ExchangeRefused>() {
+                } else if cause.is::<ExchangeRejected>() {
                     refused = Some(failure.clone());
                 }
             }

@@ -12,9 +12,9 @@ const MOST: usize = 10_000;
 /// How often messages failed that the broker would not have sent on, which notes it in them: by what they are, as a queue that
 /// is no quorum queue says only that it delivered them before. It begins anew with each source.
 #[derive(Debug, Default)]
-pub(super) struct Tally(Mutex<HashMap<u64, u32>>);
+pub(super) struct Attempts(Mutex<HashMap<u64, u32>>);
 
-impl Tally {
+impl Attempts {
     pub(super) fn of(&self, incoming: &Incoming) -> u32 {
         let counts = self.counts();
         if counts.is_empty() { 0 } else { counts.get(&key(incoming)).copied().unwrap_or(0) }

@@ -1,0 +1,108 @@
+//! Declares the queues of a source: its own, and those that its forwarded messages need.
+
+use lapin::ErrorKind;
+use lapin::options::QueueDeclareOptions;
+use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
+use lapin::types::{AMQPValue, FieldTable};
+
+use super::connection::Connection;
+use super::forwarding::{NeededQueue, text};
+use crate::util::error::BoxError;
+
+/// A classic delay queue goes when nobody declared it for this many milliseconds more than its delay.
+const UNUSED: u64 = 3_600_000;
+
+/// Declares a queue that forwarded messages need.
+pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Result<(), BoxError> {
+    match queue {
+        NeededQueue::Durable(name) => ensure_durable(connection, name).await,
+        NeededQueue::Delay { ms, back_to, is_quorum } => {
+            let number = |ms: u64| AMQPValue::LongLongInt(ms as i64);
+            let mut arguments = FieldTable::default();
+            arguments.insert("x-message-ttl".into(), number(*ms));
+            arguments.insert("x-dead-letter-exchange".into(), text(""));
+            arguments.insert("x-dead-letter-routing-key".into(), text(back_to));
+            if *is_quorum {
+                arguments.insert("x-queue-type".into(), text("quorum"));
+                arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
+                // RabbitMQ wants it for that strategy.
+                arguments.insert("x-overflow".into(), text("reject-publish"));
+            } else {
+                arguments.insert("x-expires".into(), number(ms + UNUSED));
+            }
+            let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+            let channel = connection.new_channel().await?;
+            let name = queue.name();
+            channel.queue_declare(name.as_str().into(), options, arguments).await.map_err(|error| {
+                if *is_quorum && is_quorum_unsupported(&error) {
+                    return BoxError::from(QuorumQueuesUnsupported(error));
+                }
+                let cure = "cannot be made; allow it, or delete the one that is there";
+                format!("the retry queue {name:?} {cure}: {error}").into()
+            })?;
+            let _ = channel.close(200, "done".into()).await;
+            Ok(())
+        }
+    }
+}
+
+/// Makes a durable queue unless there is one of this name.
+pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Result<(), BoxError> {
+    let channel = connection.new_channel().await?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match channel.queue_declare(name.into(), passive, FieldTable::default()).await {
+        Ok(_) => {
+            let _ = channel.close(200, "done".into()).await;
+            return Ok(());
+        }
+        Err(error) if soft(&error) == Some(AMQPSoftError::NOTFOUND) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let channel = connection.new_channel().await?;
+    channel.queue_declare(name.into(), durable, FieldTable::default()).await?;
+    let _ = channel.close(200, "done".into()).await;
+    tracing::info!(queue = name, "queue made");
+    Ok(())
+}
+
+/// The broker has none, or none with a TTL, as RabbitMQ before 3.10.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(super) struct QuorumQueuesUnsupported(lapin::Error);
+
+/// Whether the broker knows no quorum queue as we want it: not whether it refuses us, or has another queue of that name.
+fn is_quorum_unsupported(error: &lapin::Error) -> bool {
+    let ErrorKind::ProtocolError(amqp) = error.kind() else { return false };
+    match amqp.kind() {
+        // "the corresponding feature flag is disabled"
+        AMQPErrorKind::Hard(hard) => {
+            matches!(hard, AMQPHardError::INTERNALERROR | AMQPHardError::NOTIMPLEMENTED)
+        }
+        AMQPErrorKind::Soft(soft) => {
+            *soft == AMQPSoftError::PRECONDITIONFAILED && error.to_string().contains("invalid arg")
+        }
+    }
+}
+
+/// What the broker said when it closed a channel.
+fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => match error.kind() {
+            AMQPErrorKind::Soft(soft) => Some(soft.clone()),
+            AMQPErrorKind::Hard(_) => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether a person has to mend it: what the broker refuses, and what was put in words for one. Anything else may pass.
+pub(super) fn is_permanent(error: &BoxError) -> bool {
+    let Some(error) = error.downcast_ref::<lapin::Error>() else { return true };
+    match error.kind() {
+        ErrorKind::ProtocolError(error) => {
+            matches!(error.kind(), AMQPErrorKind::Soft(_) | AMQPErrorKind::Hard(AMQPHardError::NOTALLOWED))
+        }
+        _ => false,
+    }
+}

@@ -1,0 +1,101 @@
+//! The task behind a source: finds a broker, attaches the link, and does so again when it is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fe2o3_amqp::Receiver;
+use fe2o3_amqp::session::SessionHandle;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::attempts::Attempts;
+use super::connection::Connection;
+use super::prefetched::Prefetched;
+use super::source_context::SourceContext;
+use super::source_link::{Demand, End, LinkContext, SourceLink};
+use crate::util::backoff::Backoff;
+
+/// The least pause when a person has to mend something.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+/// A link that lived as long was no failure.
+const LIVED: Duration = Duration::from_secs(5);
+/// How long a connection may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Fills the prefetched messages while the source is wanted.
+pub(super) struct SourceWorker {
+    pub(super) context: Arc<SourceContext>,
+    pub(super) prefetched: Arc<Prefetched>,
+    pub(super) demand: watch::Receiver<Demand>,
+}
+
+impl SourceWorker {
+    /// Runs until the source is closed or dropped.
+    pub(super) async fn run(mut self) {
+        let mut attempts = Attempts::default();
+        let mut failures = 0;
+        loop {
+            let demand = *self.demand.borrow_and_update();
+            if demand == Demand::Close || self.demand.has_changed().is_err() {
+                return;
+            }
+            if demand == Demand::Pause {
+                let _ = self.demand.changed().await;
+                continue;
+            }
+            let failure = match self.context.attach(&mut self.demand).await {
+                Ok((connection, session, receiver)) => {
+                    self.prefetched.set_error(None);
+                    let begun = Instant::now();
+                    let end = self.serve(&mut attempts, Arc::clone(&connection), session, receiver).await;
+                    // What came over it can no more be answered, and comes again.
+                    drop(self.prefetched.take_all());
+                    attempts.give_all_back();
+                    let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
+                    if begun.elapsed() > LIVED {
+                        failures = 0;
+                    }
+                    match end {
+                        End::Lost(failure) => {
+                            tracing::warn!(address = %self.context.reader.address, %failure, "receiving was interrupted");
+                            failure
+                        }
+                        End::Paused | End::Closed => continue,
+                    }
+                }
+                Err(failure) => failure,
+            };
+            let mut pause = Backoff::default().delay(failures);
+            failures = failures.saturating_add(1);
+            if !failure.is_transient() {
+                pause = pause.max(ERROR_PAUSE);
+                self.prefetched.set_error(Some(failure));
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = self.demand.changed() => {}
+            }
+        }
+    }
+
+    async fn serve(
+        &mut self,
+        attempts: &mut Attempts,
+        connection: Arc<Connection>,
+        session: SessionHandle<()>,
+        receiver: Receiver,
+    ) -> End {
+        let SourceContext { reader, subscription, .. } = &*self.context;
+        let context = LinkContext {
+            reader,
+            prefetched: &self.prefetched,
+            attempts,
+            demand: &mut self.demand,
+            credit: subscription.credit,
+            prefetch_bytes: subscription.prefetch_bytes,
+            dead_letter_address: subscription.dead_letter_address.as_deref(),
+            durable: subscription.durable.is_some(),
+        };
+        SourceLink::new(context, connection, session, receiver).serve().await
+    }
+}

@@ -1,0 +1,9 @@
+//! The sender that envelopes name.
+
+/// What envelopes say of who sends.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Origin<'a> {
+    pub(crate) organization: Option<&'a str>,
+    pub(crate) service: Option<&'a str>,
+    pub(crate) event_source: Option<&'a str>,
+}
