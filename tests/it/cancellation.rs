@@ -241,8 +241,8 @@ async fn a_shutdown_without_time_dropped_anywhere_names_every_message_it_leaves(
         let again = bus.shutdown(Duration::ZERO).await;
         let ended_at_once = ended.is_some();
         let left = ended.map_or(again.left, |ended| ended.left);
-        let named = log.with("message unsent").len();
-        assert_eq!(journal.read().len().max(named), 3, "dropped after {polls} polls: {:?}", log.lines());
+        let named = log.unsent().len();
+        assert_eq!(journal.read().len().max(named), 3, "dropped after {polls} polls: {:?}", log.events());
         if ended_at_once {
             assert_eq!(left.len(), named);
             assert!(polls > 2, "{polls} polls are too few to have seen every await point");

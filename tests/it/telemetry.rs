@@ -12,8 +12,10 @@ use tower_http::trace::TraceLayer;
 use tower_outbox::background::{Background, BackgroundSettings};
 use tower_outbox::dummy::Dummy;
 use tower_outbox::{Failure, Message, MessageQueue, MessagingLayer, Messenger, Unsent};
+use tracing::Level;
 
 use crate::support::counters::{counted, expect};
+use crate::support::logs::Event;
 use crate::support::messengers::{down, fake, panicking};
 use crate::support::{answering, app, enqueue, enqueue_a, get, logs, messages, service};
 
@@ -157,8 +159,8 @@ fn a_messenger_that_panics_is_logged_with_the_count_of_what_is_lost() {
     counted(async {
         get(answering(MessagingLayer::new(panicking(true)), StatusCode::OK)).await;
     });
-    let lost = log.with("messages lost");
-    assert!(lost.len() == 1 && lost[0].starts_with("ERROR") && lost[0].contains("messages=2"), "{lost:?}");
+    let lost = log.lost();
+    assert!(lost.len() == 1 && lost[0].get("messages") == "2", "{lost:?}");
 }
 
 #[test]
@@ -263,9 +265,10 @@ async fn bodies_are_in_no_line_at_info_or_above() {
     let log = logs::listen();
     all_that_can_happen().await;
     let (debug, shown): (Vec<_>, Vec<_>) =
-        log.lines().into_iter().partition(|line| line.starts_with("DEBUG") || line.starts_with("TRACE"));
-    assert!(shown.len() > 10 && shown.iter().all(|line| !line.contains(SECRET)), "{shown:#?}");
-    assert!(debug.iter().any(|line| line.contains(SECRET)));
+        log.events().into_iter().partition(|event| event.level > Level::INFO);
+    let is_secret = |event: &Event| event.to_string().contains(SECRET);
+    assert!(shown.len() > 10 && !shown.iter().any(is_secret), "{shown:#?}");
+    assert!(debug.iter().any(is_secret));
 }
 
 #[tokio::test]
@@ -274,14 +277,15 @@ async fn the_dummy_logs_one_line_a_message_and_the_body_at_debug_only() {
     let message = secret();
     let id = message.id().to_string();
     Dummy::new().send(vec![message, secret()]).await.unwrap();
-    let lines = log.lines();
-    let info: Vec<_> = lines.iter().filter(|line| line.starts_with("INFO")).collect();
+    let info = log.find(Level::INFO, &[]);
     assert_eq!(info.len(), 2);
-    for part in [id.as_str(), "user.created", "bytes=8"] {
-        assert!(info[0].contains(part), "{info:?}");
-    }
-    let with_body: Vec<_> = lines.iter().filter(|line| line.contains(SECRET)).collect();
-    assert!(with_body.len() == 2 && with_body.iter().all(|line| line.starts_with("DEBUG")), "{lines:?}");
+    assert_eq!(["id", "topic", "bytes"].map(|field| info[0].get(field)), [&id, "user.created", "8"]);
+    let with_body: Vec<_> =
+        log.events().into_iter().filter(|event| event.to_string().contains(SECRET)).collect();
+    assert!(
+        with_body.len() == 2 && with_body.iter().all(|event| event.level == Level::DEBUG),
+        "{with_body:?}"
+    );
 }
 
 #[tokio::test]
@@ -294,10 +298,9 @@ async fn an_unsent_message_is_named_so_that_it_can_be_found() {
         move |queue: MessageQueue| async move { queue.enqueue(message).map(|_| ()) },
     );
     get(app).await;
-    let [line] = &log.with("message unsent")[..] else { panic!("one line: {:?}", log.lines()) };
-    for part in ["ERROR", id.as_str(), "user.created", "rejected", "forbidden"] {
-        assert!(line.contains(part), "{line}");
-    }
+    let [unsent] = &log.unsent()[..] else { panic!("one event: {:?}", log.events()) };
+    let fields = ["id", "topic", "failure", "cause"].map(|field| unsent.get(field));
+    assert_eq!(fields, [&id, "user.created", "rejected", "forbidden"]);
 }
 
 #[tokio::test]
@@ -313,6 +316,7 @@ async fn what_is_logged_while_sending_is_in_the_span_of_the_request() {
         let app = app(MessagingLayer::new(messenger), enqueue_a);
         get(app.layer(TraceLayer::new_for_http())).await;
     }
-    let unsent = log.with("message unsent");
-    assert!(unsent.len() == 2 && unsent.iter().all(|line| line.contains("request{method=GET")), "{unsent:?}");
+    let unsent = log.unsent();
+    assert_eq!(unsent.len(), 2);
+    assert!(unsent.iter().all(|event| event.spans[0].get("method") == "GET"), "{unsent:?}");
 }

@@ -121,7 +121,9 @@ async fn every_message_is_answered_though_the_consumer_is_killed_at_any_moment()
         let status = timeout(LONG, child.wait()).await.expect("it ends in time").unwrap();
         let said = std::fs::read_to_string(&log).unwrap();
         assert!(status.success(), "{said}");
-        if queue_in.ready().await == 0 && !said.contains("wait in the outbox") {
+        // A warning with a count reports what is left.
+        let is_left = said.lines().any(|line| line.contains("WARN") && line.contains("messages="));
+        if queue_in.ready().await == 0 && !is_left {
             break said;
         }
     };
@@ -131,7 +133,7 @@ async fn every_message_is_answered_though_the_consumer_is_killed_at_any_moment()
     let lost = (0..confirmed).filter(|n| !answered.contains(n)).count();
     eprintln!("consumer: {ROUNDS} kills, {confirmed} messages, {} follow-ups, {lost} lost", follow_ups.len());
     assert_eq!(lost, 0, "{said}");
-    assert!(!said.contains("dead letter"), "{said}");
+    assert!(!said.contains("ERROR"), "{said}");
     assert!(confirmed > 10 * ROUNDS);
     queue_in.delete().await;
     queue_out.delete().await;

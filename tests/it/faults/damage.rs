@@ -10,7 +10,7 @@ use tower_outbox::store::Store;
 use uuid::Uuid;
 
 use super::{Place, assert_works, drain, flip, unreadable, without, written};
-use crate::support::logs::{self, Logs};
+use crate::support::logs::{self, Event, Logs};
 use crate::support::stores::{confirm, depth, ids, ids_of, lease_all, settle};
 
 /// Messages of a few bytes, each in a batch of its own but for the last three.
@@ -47,7 +47,8 @@ async fn check(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid>
     let said = log.alarms(place.path().to_str().unwrap());
     assert!(
         dead == missing.len()
-            || said.iter().any(|line| line.contains("messages lost") || line.contains("is cut off")),
+            // Lost, or cut off.
+            || said.iter().any(|event| event.has("messages") || event.has("bytes")),
         "{what}: {} are missing and {dead} dead letters say so; {said:?}",
         missing.len()
     );
@@ -57,6 +58,14 @@ async fn check(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid>
     let store = place.open().await;
     assert_eq!(depth(&store).await, (0, dead as u64), "{what}: nothing comes back");
     missing
+}
+
+/// The bytes at the start of a file that describe it.
+const HEAD: usize = 80;
+
+/// Whether an event reports damage of a file as a whole, not of a range of messages.
+fn is_of_head(event: &Event) -> bool {
+    event.is_error() && event.fields.keys().eq(["path"])
 }
 
 /// Flips every `step`th byte of this file, each in a copy; one message may be missing then, or those of the last batch if it may be.
@@ -72,7 +81,7 @@ async fn flip_bytes(place: &Place, (file, step): (usize, usize), ids: &[Uuid], t
         assert!(missing.len() <= 1 || missing == torn, "{what}: {} are missing", missing.len());
         if missing.is_empty() {
             let of_head = log.alarms(damaged.path().to_str().unwrap());
-            assert_eq!(at < 8, of_head.iter().any(|line| line.contains("head")), "{what}: {of_head:?}");
+            assert_eq!(at < HEAD, of_head.iter().any(is_of_head), "{what}: {of_head:?}");
         }
         missed.extend(missing);
     }
@@ -126,7 +135,7 @@ async fn every_bit_of_the_head_of_a_file_may_flip() {
             let what = format!("bit {bit} of byte {at}");
             assert!(check(&damaged, &ids, &log, &what).await.is_empty(), "{what}");
             let said = log.alarms(damaged.path().to_str().unwrap());
-            assert!(said.iter().any(|line| line.contains("head")), "{what}: {said:?}");
+            assert!(said.iter().any(is_of_head), "{what}: {said:?}");
         }
     }
 }
@@ -193,7 +202,7 @@ async fn a_flipped_byte_in_the_journal_loses_nothing() {
                 again += 1;
                 // The last event cannot be told from one that was being written.
                 let last = !close && sent.len() == wanted.len() + 1;
-                assert!(last || said.iter().any(|line| line.contains("once more")), "byte {at}: {said:?}");
+                assert!(last || said.iter().any(Event::is_error), "byte {at}: {said:?}");
             }
             assert_works(&store).await;
             assert_eq!(unreadable(&store).await, 0);

@@ -17,6 +17,7 @@ use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::Store;
 use tower_outbox::store::{SqlStoreSettings, SqliteStore};
 use tower_outbox::{Failure, Message, MessageQueue, MessagingLayer, Messenger, Tx, Unsent, async_trait};
+use tracing::Level;
 
 use crate::support::messengers::{down, recording};
 use crate::support::stores::{STUCK, until};
@@ -53,7 +54,12 @@ async fn a_hook_of_the_layer_that_panics_is_as_a_handler_that_panics() {
             layer.in_flight().idle().await;
         }
         assert_eq!(sent.topics(), ["audit"; 5], "hook {index}");
-        assert_eq!(log.with("messages dropped").len(), 5, "hook {index}: {:?}", log.lines());
+        assert_eq!(
+            log.find(Level::INFO, &["messages", "reason"]).len(),
+            5,
+            "hook {index}: {:?}",
+            log.events()
+        );
         // Nothing is left reserved.
         let post = http::Request::post("/").body(axum::body::Body::empty()).unwrap();
         assert_eq!(app(layer.clone(), enqueue_a).oneshot(post).await.unwrap().status(), 200);
@@ -108,7 +114,7 @@ async fn a_messenger_that_panics_after_the_commit_changes_no_answer() {
     let handler = async |_tx: Tx<sqlx::Sqlite>, queue: MessageQueue| enqueue_both(queue).await;
     assert_eq!(get(app(layer, handler)).await.status(), 200);
     assert_eq!(store.counts().await.unwrap().pending, 2);
-    assert!(log.with("messages lost").is_empty(), "{:?}", log.lines());
+    assert!(log.lost().is_empty(), "{:?}", log.events());
 }
 
 #[tokio::test]

@@ -13,8 +13,9 @@ use tower_outbox::messenger::Admission;
 use tower_outbox::testing::{Recording, Sent};
 use tower_outbox::{Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait};
 
+use crate::support::counters::{counted, expect};
 use crate::support::messengers::recording;
-use crate::support::{app, enqueue, logs, text};
+use crate::support::{app, enqueue, text};
 
 /// A messenger with a gate.
 struct Gated(Recording, Admission);
@@ -54,22 +55,23 @@ async fn ask(app: &Router, method: &str) -> axum::response::Response {
     app.clone().oneshot(request).await.unwrap()
 }
 
-#[tokio::test]
-async fn while_the_gate_is_closed_no_handler_runs() {
-    let log = logs::listen();
-    let (messenger, gate, sent) = gated();
-    let (app, calls) = counting(MessagingLayer::new(messenger));
-    gate.set_open(false);
-    for method in ["POST", "PUT", "PATCH", "DELETE", "MKCOL"] {
-        let response = ask(&app, method).await;
-        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{method}");
-        let seconds: u32 = response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
-        assert!(seconds > 0);
-        assert_eq!(text(response).await, "");
-    }
-    assert_eq!(calls.load(Ordering::SeqCst), 0);
-    assert!(sent.topics().is_empty());
-    assert_eq!(log.with("request turned away").len(), 5);
+#[test]
+fn while_the_gate_is_closed_no_handler_runs() {
+    let counts = counted(async {
+        let (messenger, gate, sent) = gated();
+        let (app, calls) = counting(MessagingLayer::new(messenger));
+        gate.set_open(false);
+        for method in ["POST", "PUT", "PATCH", "DELETE", "MKCOL"] {
+            let response = ask(&app, method).await;
+            assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE, "{method}");
+            let seconds: u32 = response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+            assert!(seconds > 0);
+            assert_eq!(text(response).await, "");
+        }
+        assert_eq!(calls.load(Ordering::SeqCst), 0);
+        assert!(sent.topics().is_empty());
+    });
+    assert_eq!(counts, expect([("turned_away_total", 5)]));
 }
 
 #[tokio::test]
