@@ -1,6 +1,9 @@
 //! Stores: where an outbox keeps messages until a broker has confirmed them.
 
 pub(crate) mod admission;
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+#[allow(dead_code, reason = "the embedded store uses all of it next")]
+mod capacity;
 mod contract;
 
 #[cfg(feature = "embedded")]

@@ -55,9 +55,8 @@ impl Inserted {
         {
             let mut state = self.shared.lock();
             let now = Instant::now();
-            state.room.unqueue(self.queued.0, self.queued.1);
-            state.room.change(count, 0, bytes as i64);
-            drop(state.room.admission.own());
+            state.room.change(self.queued, count, 0, bytes as i64);
+            drop(state.room.capacity.admission().own());
             over |= state.room.is_overfull();
             for (place, message) in places.into_iter().zip(messages) {
                 elsewhere |= state.is_elsewhere(place.bucket);
@@ -98,7 +97,7 @@ impl Drop for Inserted {
             return;
         }
         let mut state = self.shared.lock();
-        state.room.unqueue(self.queued.0, self.queued.1);
+        state.room.unreserve(self.queued);
         let mut read = false;
         for place in &self.places {
             read |= place.reserved;

@@ -1,164 +1,63 @@
-//! How much is stored, as this process knows it, and how much may be.
+//! The capacity of a store that several processes share.
 
 use std::time::{Duration, Instant};
 
-use crate::store::admission::{Admission, Admitted, room_for};
-use crate::store::{Counts, Limits, StoreError, WhenFull};
-use crate::telemetry;
+use crate::store::capacity::{Capacity, Excess};
+use crate::store::{Counts, Limits};
 
 /// How often is counted what other processes stored and sent.
 const COUNT: Duration = Duration::from_secs(60);
 
-/// Exact while no other process stores and sends; a count sets it right.
+/// A [`Capacity`] that is exact while no other process stores and sends; a count in the database corrects it.
 #[derive(Debug)]
 pub(crate) struct Room {
-    limits: Limits,
-    pub(crate) admission: Admission,
-    pending: u64,
-    dead: u64,
-    bytes: u64,
-    /// Messages and bytes on their way to the database.
-    queued: (u64, u64),
-    /// Messages and bytes of a batch that did not fit: requests are let in when it would.
-    refused: (u64, u64),
-    /// What has changed since a count began: pending, dead, bytes.
+    pub(crate) capacity: Capacity,
+    /// Changes since the count under way began: pending, dead, bytes.
     counting: Option<(i64, i64, i64)>,
-    /// When the count began, when the next may begin, and when it is due.
+    /// When the last count began.
     count_begun: Instant,
+    /// The next count begins no earlier, even if it is urgent.
     may_count: Instant,
     next_count: Instant,
-    /// It is due as soon as it may be.
+    /// The next count is urgent.
     count_soon: bool,
     /// Rises with each change.
     pub(crate) changes: u64,
-    closed: bool,
-}
-
-/// By how much a batch is too large for what is free.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Over {
-    pub(crate) messages: u64,
-    pub(crate) bytes: u64,
 }
 
 impl Room {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
-            limits,
-            admission: Admission::default(),
-            pending: 0,
-            dead: 0,
-            bytes: 0,
-            queued: (0, 0),
-            refused: (0, 0),
+            capacity: Capacity::new(limits),
             counting: None,
             count_begun: Instant::now(),
             may_count: Instant::now(),
             next_count: Instant::now() + COUNT,
             count_soon: false,
             changes: 0,
-            closed: false,
         }
     }
 
-    pub(crate) fn close(&mut self) {
-        self.closed = true;
-        self.admit();
+    /// Ends a reservation.
+    pub(crate) fn unreserve(&mut self, (messages, bytes): (u64, u64)) {
+        self.capacity.unreserve(messages, bytes);
+        self.capacity.admit();
     }
 
-    /// Takes room for a batch; none if it does not fit unless others go.
-    pub(crate) fn queue(
-        &mut self,
-        messages: u64,
-        bytes: u64,
-        own: Option<Admitted>,
-    ) -> Result<Option<Over>, StoreError> {
-        let over = self.over(messages, bytes);
-        let (free, left) = (self.free_messages(), self.free(messages, bytes));
-        let refuses = self.limits.when_full == WhenFull::Refuse;
-        let fits = self.admission.take_over(own, |room| {
-            let fits = !refuses || (over.is_none() && room.fits(messages, free));
-            if fits {
-                room.free = left;
-            }
-            fits
-        });
-        if !fits || messages > self.limits.max_messages || bytes > self.limits.max_bytes {
-            return Err(self.full(messages, bytes));
-        }
-        if over.is_none() {
-            self.queued = (self.queued.0 + messages, self.queued.1 + bytes);
-        }
-        Ok(over)
-    }
-
-    fn free_messages(&self) -> u64 {
-        self.limits.max_messages.saturating_sub(self.pending + self.dead + self.queued.0)
-    }
-
-    /// For how many messages there is room when so much more comes.
-    fn free(&self, messages: u64, bytes: u64) -> u64 {
-        if self.limits.when_full == WhenFull::DropOldest {
-            return u64::MAX;
-        }
-        let held = (self.pending + self.dead + self.queued.0 + messages, self.bytes + self.queued.1 + bytes);
-        let free = self.limits.max_bytes.saturating_sub(held.1);
-        room_for(self.free_messages().saturating_sub(messages), free, held)
-    }
-
-    /// Takes room for a batch for which others go.
-    pub(crate) fn queue_anyway(&mut self, messages: u64, bytes: u64) {
-        self.queued = (self.queued.0 + messages, self.queued.1 + bytes);
-    }
-
-    /// What is too much when so much more comes.
-    pub(crate) fn over(&self, messages: u64, bytes: u64) -> Option<Over> {
-        let has = (self.pending + self.dead + self.queued.0, self.bytes + self.queued.1);
-        let over = Over {
-            messages: (has.0 + messages).saturating_sub(self.limits.max_messages),
-            bytes: (has.1 + bytes).saturating_sub(self.limits.max_bytes),
-        };
-        (over.messages > 0 || over.bytes > 0).then_some(over)
-    }
-
-    /// Whether the oldest have to go, for what has come without being asked.
+    /// Whether the oldest messages must be dropped, after transactions of the app that were not refused.
     pub(crate) fn is_overfull(&self) -> bool {
-        self.limits.when_full == WhenFull::DropOldest && self.over(0, 0).is_some()
+        self.capacity.drops_oldest() && self.capacity.excess(0, 0) != Excess::default()
     }
 
-    pub(crate) fn full(&mut self, messages: u64, bytes: u64) -> StoreError {
-        let Limits { max_messages, max_bytes, .. } = self.limits;
-        // One large batch that does not fit is no reason to turn others away.
-        if messages <= max_messages.div_ceil(4) && bytes <= max_bytes.div_ceil(4) {
-            self.refused = (messages, bytes);
-        }
-        self.admit();
-        StoreError::Full {
-            what: format!(
-                "it holds {} messages, {} of them dead letters, of {max_messages}, and {} bytes of {max_bytes}",
-                self.pending + self.dead,
-                self.dead,
-                self.bytes
-            ),
-        }
-    }
-
-    /// What was queued is stored, or is not.
-    pub(crate) fn unqueue(&mut self, messages: u64, bytes: u64) {
-        self.queued = (self.queued.0.saturating_sub(messages), self.queued.1.saturating_sub(bytes));
-        self.admission.set_free(self.free(0, 0));
-    }
-
-    /// Notes what came and went.
-    pub(crate) fn change(&mut self, pending: i64, dead: i64, bytes: i64) {
+    /// Ends a reservation, and adds to what the store holds, or takes away.
+    pub(crate) fn change(&mut self, reserved: (u64, u64), pending: i64, dead: i64, bytes: i64) {
         self.changes += 1;
-        self.pending = self.pending.saturating_add_signed(pending);
-        self.dead = self.dead.saturating_add_signed(dead);
-        self.bytes = self.bytes.saturating_add_signed(bytes);
+        self.capacity.unreserve(reserved.0, reserved.1);
+        self.capacity.add(pending, dead, bytes);
         if let Some(counting) = &mut self.counting {
             *counting = (counting.0 + pending, counting.1 + dead, counting.2 + bytes);
         }
-        self.admit();
+        self.capacity.admit();
     }
 
     /// Something may have come that nothing here tells of.
@@ -187,48 +86,15 @@ impl Room {
         self.may_count = Instant::now() + pause;
         self.next_count = Instant::now() + COUNT.max(pause);
         let Some(counts) = counts else { return };
-        self.pending = counts.pending.saturating_add_signed(pending);
-        self.dead = counts.dead.saturating_add_signed(dead);
-        self.bytes = counts.bytes.saturating_add_signed(bytes);
-        self.admit();
+        self.capacity.set(counts.pending, counts.dead, counts.bytes);
+        self.capacity.add(pending, dead, bytes);
+        self.capacity.admit();
     }
 
     /// Takes what was counted while nothing has changed.
     pub(crate) fn counted(&mut self, counts: &Counts) {
-        (self.pending, self.dead, self.bytes) = (counts.pending, counts.dead, counts.bytes);
-        self.admit();
-    }
-
-    /// Opens or closes the gate for requests.
-    pub(crate) fn admit(&mut self) {
-        telemetry::depth(self.pending, self.dead, self.bytes);
-        self.admission.set_free(self.free(0, 0));
-        let Limits { max_messages, max_bytes, when_full, .. } = self.limits;
-        // Once closed, it opens when a twentieth is free again, lest it flutter.
-        let share = if self.admission.is_open() { 0 } else { 20 };
-        let below = |has: u64, more: u64, max: u64| {
-            has < max - max.checked_div(share).unwrap_or(0) && has.saturating_add(more) <= max
-        };
-        let room = when_full == WhenFull::DropOldest
-            || (below(self.pending + self.dead, self.refused.0, max_messages)
-                && below(self.bytes, self.refused.1, max_bytes));
-        if room {
-            self.refused = (0, 0);
-        }
-        let open = room && !self.closed;
-        if open != self.admission.is_open() {
-            if !open && !self.closed {
-                tracing::error!(
-                    pending = self.pending,
-                    dead = self.dead,
-                    bytes = self.bytes,
-                    "the outbox takes no more: requests are turned away"
-                );
-            } else if open {
-                tracing::info!("the outbox takes messages again");
-            }
-            self.admission.set_open(open);
-        }
+        self.capacity.set(counts.pending, counts.dead, counts.bytes);
+        self.capacity.admit();
     }
 }
 
@@ -238,6 +104,10 @@ mod tests {
 
     fn counts(pending: u64, dead: u64, bytes: u64) -> Counts {
         Counts { pending, dead, bytes, oldest: None }
+    }
+
+    fn held(room: &Room) -> (u64, u64, u64) {
+        (room.capacity.pending(), room.capacity.dead(), room.capacity.bytes())
     }
 
     /// One whose time for a count has come.
@@ -251,23 +121,23 @@ mod tests {
     #[test]
     fn a_count_knows_what_changed_meanwhile() {
         let mut room = room();
-        room.change(3, 0, 300);
+        room.change((0, 0), 3, 0, 300);
         assert!(room.begin_count());
         assert!(!room.begin_count(), "one at a time");
-        room.change(2, 1, 300);
-        room.change(-1, 0, -100);
+        room.change((0, 0), 2, 1, 300);
+        room.change((0, 0), -1, 0, -100);
         room.end_count(Some(&counts(4, 2, 1_000)));
-        assert_eq!((room.pending, room.dead, room.bytes), (5, 3, 1_200));
+        assert_eq!(held(&room), (5, 3, 1_200));
         assert!(!room.begin_count(), "not again at once");
     }
 
     #[test]
     fn a_count_that_failed_changes_nothing_and_is_made_again() {
         let mut room = room();
-        room.change(3, 0, 300);
+        room.change((0, 0), 3, 0, 300);
         assert!(room.begin_count());
         room.end_count(None);
-        assert_eq!((room.pending, room.dead, room.bytes), (3, 0, 300));
+        assert_eq!(held(&room), (3, 0, 300));
         room.next_count = Instant::now();
         assert!(room.begin_count());
     }
@@ -279,7 +149,7 @@ mod tests {
             room.next_count = Instant::now();
             assert!(room.begin_count());
             room.end_count(Some(&counts(pending, 0, 0)));
-            assert_eq!(room.admission.is_open(), open);
+            assert_eq!(room.capacity.admission().is_open(), open);
         }
     }
 }

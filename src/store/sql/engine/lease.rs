@@ -133,7 +133,7 @@ impl<T: Tables> Engine<T> {
         self.tables.settle(&held, &fared).await?;
         let count = damaged.len();
         telemetry::lost(count, &"stored messages that can no longer be read");
-        self.shared.lock().room.change(-(count as i64), count as i64, 0);
+        self.shared.lock().room.change((0, 0), -(count as i64), count as i64, 0);
         Ok(rows)
     }
 }

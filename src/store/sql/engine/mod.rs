@@ -133,7 +133,7 @@ impl<T: Tables> Engine<T> {
     }
 
     pub(crate) fn admission(&self) -> Admission {
-        self.shared.lock().room.admission.clone()
+        self.shared.lock().room.capacity.admission().clone()
     }
 
     /// Runs to its end what must not stop in the midst.
@@ -193,10 +193,17 @@ impl<T: Tables> Engine<T> {
             let mut batch = lent.lock().await;
             let messages = batch.len() as u64;
             let bytes = batch.iter().map(size).sum();
-            let queued = engine.shared.lock().room.queue(messages, bytes, own);
-            let inserted = match queued? {
-                None => engine.store(&mut batch, (messages, bytes), &[]).await?,
-                Some(_) => engine.store_over(&mut batch, (messages, bytes)).await?,
+            let drops = {
+                let capacity = &mut engine.shared.lock().room.capacity;
+                match capacity.reserve(messages, bytes, own) {
+                    Ok(()) => false,
+                    Err(_) if capacity.drops_oldest() => true,
+                    Err(_) => return Err(capacity.full(messages, bytes)),
+                }
+            };
+            let inserted = match drops {
+                false => engine.store(&mut batch, (messages, bytes), &[]).await?,
+                true => engine.store_over(&mut batch, (messages, bytes)).await?,
             };
             inserted.committed(std::mem::take(&mut *batch));
             Ok(())
@@ -306,7 +313,7 @@ impl<T: Tables> Engine<T> {
         {
             let mut state = self.shared.lock();
             state.closed = true;
-            state.room.close();
+            state.room.capacity.close();
         }
         self.shared.changed.notify_waiters();
         self.shared.overfull.notify_one();

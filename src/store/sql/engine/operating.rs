@@ -94,7 +94,7 @@ impl<T: Tables> Engine<T> {
             state.end_condemned(&condemned, deleted.is_ok());
             let deleted = deleted.map_err(StoreError::unavailable);
             if let Ok((pending, dead, bytes)) = deleted {
-                state.room.change(-(pending as i64), -(dead as i64), -(bytes as i64));
+                state.room.change((0, 0), -(pending as i64), -(dead as i64), -(bytes as i64));
             }
             drop(state);
             engine.shared.changed.notify_waiters();

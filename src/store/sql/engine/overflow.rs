@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::Engine;
 use crate::message::Message;
 use crate::store::StoreError;
+use crate::store::capacity::Excess;
 use crate::store::sql::hooks::unless_it_panics;
 use crate::store::sql::inserted::Inserted;
-use crate::store::sql::room::Over;
 use crate::store::sql::tables::Tables;
 use crate::telemetry;
 use crate::util::caught::caught;
@@ -21,16 +21,16 @@ impl<T: Tables> Engine<T> {
         size: (u64, u64),
     ) -> Result<Inserted, StoreError> {
         let _one = self.overflowing.lock().await;
-        let queued = self.shared.lock().room.queue(size.0, size.1, None)?;
-        let Some(over) = queued else {
+        let reserved = self.shared.lock().room.capacity.reserve(size.0, size.1, None);
+        let Err(over) = reserved else {
             // Others have gone meanwhile.
             return self.store(batch, size, &[]).await;
         };
         let dropped = self.choose(over).await.map_err(StoreError::unavailable)?;
         let dropped = {
             let mut state = self.shared.lock();
-            let Some(dropped) = dropped else { return Err(state.room.full(size.0, size.1)) };
-            state.room.queue_anyway(size.0, size.1);
+            let Some(dropped) = dropped else { return Err(state.room.capacity.full(size.0, size.1)) };
+            state.room.capacity.reserve_anyway(size.0, size.1);
             dropped
         };
         let stored = caught(self.store(batch, size, &dropped)).await;
@@ -40,7 +40,7 @@ impl<T: Tables> Engine<T> {
     }
 
     /// The oldest that are not out, as many as have to go, condemned; none if there are not enough.
-    async fn choose(&self, over: Over) -> Result<Option<Vec<u64>>, sqlx::Error> {
+    async fn choose(&self, over: Excess) -> Result<Option<Vec<u64>>, sqlx::Error> {
         let mut limit = over.messages as usize + 64;
         // Those of other instances may be on their way: they go only when there are not enough.
         let mut buckets = self.shared.lock().own();
@@ -77,7 +77,7 @@ impl<T: Tables> Engine<T> {
     /// Notes what was dropped to make room.
     pub(super) fn dropped(&self, (messages, bytes): (u64, u64)) {
         let mut state = self.shared.lock();
-        state.room.change(-(messages as i64), 0, -(bytes as i64));
+        state.room.change((0, 0), -(messages as i64), 0, -(bytes as i64));
         state.add_untold(messages);
         drop(state);
         telemetry::overflowed(messages as usize);
@@ -102,7 +102,10 @@ impl<T: Tables> Engine<T> {
 
     async fn drop_oldest(&self) -> Result<(), sqlx::Error> {
         let _one = self.overflowing.lock().await;
-        let Some(over) = self.shared.lock().room.over(0, 0) else { return Ok(()) };
+        let over = self.shared.lock().room.capacity.excess(0, 0);
+        if over == Excess::default() {
+            return Ok(());
+        }
         let Some(dropped) = self.choose(over).await? else { return Ok(()) };
         let gone = async {
             let (_turn, mut transaction) = self.tables.begin().await?;

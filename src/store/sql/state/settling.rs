@@ -136,7 +136,7 @@ impl State {
                 }
             }
         }
-        self.room.change(-(gone as i64) - dead, dead, -(bytes as i64));
+        self.room.change((0, 0), -(gone as i64) - dead, dead, -(bytes as i64));
     }
 
     // --- operating
@@ -191,7 +191,7 @@ impl State {
     pub(crate) fn requeued(&mut self, requeued: &[Requeued]) {
         let now = Instant::now();
         let dead = requeued.iter().filter(|requeued| requeued.was_dead).count() as i64;
-        self.room.change(dead, -dead, 0);
+        self.room.change((0, 0), dead, -dead, 0);
         for Requeued { position, wait, .. } in requeued {
             let at = now + (*wait).min(CENTURY);
             if self.known.get(position).is_some_and(|known| matches!(known, Known::Here(_))) {
