@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::util::error::debug_as_display;
+
 /// How much goes wrong on purpose; nothing by default. In a settings file this is the table `CHAOS`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
@@ -94,7 +96,7 @@ impl ChaosSettings {
 }
 
 /// A variable of the environment has a value it cannot have.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, thiserror::Error)]
 #[error("{name} is {value:?}; write a number from 0 to {most}")]
 #[non_exhaustive]
 pub struct ChaosError {
@@ -102,6 +104,8 @@ pub struct ChaosError {
     most: f64,
     value: String,
 }
+
+debug_as_display!(ChaosError);
 
 #[cfg(test)]
 mod tests {

@@ -47,8 +47,8 @@ use crate::util::error::{BoxError, Chain};
 /// | (cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes), has over 1,000 headers or 64 KiB of them) | is a dead letter |
 ///
 /// [`MessagingLayer`](crate::layer::MessagingLayer) works inside as ever: what a handler enqueues leaves when *it* succeeds, and
-/// carries the headers `correlation_id` and `causation_id`. Deliver through an outbox, or with
-/// [`OnSendFailure::Reject`](crate::layer::OnSendFailure::Reject): otherwise a message may be acknowledged whose follow-up could not be
+/// carries the headers `correlation_id` and `causation_id`. With
+/// [`OnSendFailure::Log`](crate::layer::OnSendFailure::Log) a message may be acknowledged whose follow-up could not be
 /// sent. While the layer turns requests away because the outbox is full, messages wait, and no attempt is counted.
 ///
 /// Up to [`concurrency`](ConsumerSettings::concurrency) messages are handled at a time. Those of one topic and key are handled one

@@ -24,10 +24,10 @@ type Enrich = dyn Fn(&request::Parts, &response::Parts, &mut Message) + Send + S
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum OnSendFailure {
-    /// The response of the handler; the messages are logged (as in PDC).
-    #[default]
+    /// The response of the handler is kept, as in PDC: a 2xx may go out whose messages are lost. They are logged.
     Log,
-    /// 503 with `Retry-After`; the messages are logged.
+    /// The client gets 503 with `Retry-After`; the messages are logged. The default.
+    #[default]
     Reject,
 }
 

@@ -39,7 +39,7 @@ use crate::telemetry;
 /// | inner service error, handler panic, panic of a hook of this layer, timeout outside, client gone before the handler is done | dropped |
 /// | client gone while sending | sending goes on to its end, in a task of its own |
 /// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
-/// | sending fails | by [`with_on_send_failure`](Self::with_on_send_failure): logged, or 503 |
+/// | sending fails | logged, and the client gets 503 with `Retry-After`; [`with_on_send_failure`](Self::with_on_send_failure) keeps the response instead |
 /// | the messenger has no room, as a full outbox; or too much is [in flight](Self::with_max_messages_in_flight) | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
 /// | two nested layers | the inner one joins the queue of the outer one; what is enqueued inside it leaves, and a `Tx` begun inside it is committed, only if both responses are a success |
 ///
@@ -98,7 +98,7 @@ impl MessagingLayer {
         self.with(|config| config.success = success)
     }
 
-    /// Sets what the client gets when sending fails; by default [`OnSendFailure::Log`].
+    /// Sets what the client gets when sending fails; by default [`OnSendFailure::Reject`].
     pub fn with_on_send_failure(self, on_send_failure: OnSendFailure) -> Self {
         self.with(|config| config.on_send_failure = on_send_failure)
     }

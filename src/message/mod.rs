@@ -22,6 +22,8 @@ pub use self::failed_attempt::FailedAttempt;
 pub use self::settlement::Settlement;
 pub use self::topic::{Topic, TopicError};
 
+use crate::util::error::debug_as_display;
+
 /// One message: an id, a topic, headers and a body, with how it wants to be delivered.
 ///
 /// The body is bytes from the start: what is enqueued is what leaves, whatever happens to the
@@ -461,7 +463,7 @@ scalar_from!(
 );
 
 /// Why a message could not be made.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {
     /// The topic is not one.
@@ -471,6 +473,8 @@ pub enum MessageError {
     #[error("the message body is not JSON that can be sent")]
     Serialize(#[source] serde_json::Error),
 }
+
+debug_as_display!(MessageError);
 
 /// The id of a message from a bus. One that is no UUID is unique at best for its publisher and topic, so these are part of the name.
 #[cfg(feature = "_brokers")]

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::util::error::debug_as_display;
+
 /// The name a message is published under: dotted segments, `compose.created`.
 ///
 /// Segments are not empty and hold no blanks, control characters or wildcards (`*`, `#`, `+`, `>`);
@@ -91,12 +93,14 @@ impl AsRef<str> for Topic {
 }
 
 /// A name that cannot be a [`Topic`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{topic:?} is not a topic: {reason}; write dotted segments such as \"compose.created\"")]
 pub struct TopicError {
     topic: String,
     reason: &'static str,
 }
+
+debug_as_display!(TopicError);
 
 #[cfg(test)]
 mod tests {

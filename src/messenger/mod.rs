@@ -13,7 +13,7 @@ use crate::message::Message;
 use crate::store::Store;
 pub use crate::store::admission::Admission;
 use crate::telemetry;
-use crate::util::error::BoxError;
+use crate::util::error::{BoxError, debug_as_display};
 
 /// Sends batches of messages to a bus, or decorates another messenger that does.
 ///
@@ -327,11 +327,7 @@ impl fmt::Display for Unsent {
     }
 }
 
-impl fmt::Debug for Unsent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Unsent({self})")
-    }
-}
+debug_as_display!(Unsent);
 
 impl std::error::Error for Unsent {}
 
@@ -339,9 +335,11 @@ impl std::error::Error for Unsent {}
 ///
 /// [`MessagingLayer`](crate::layer::MessagingLayer) answers 503 to it, whatever its
 /// [`OnSendFailure`](crate::layer::OnSendFailure) says: the user chose refusal over loss.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error(transparent)]
 pub struct Overloaded(BoxError);
+
+debug_as_display!(Overloaded);
 
 impl Overloaded {
     /// Says why.

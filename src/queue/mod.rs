@@ -23,7 +23,7 @@ use crate::messenger::in_flight::InFlight;
 use crate::queue::transaction::{Slot, Transaction};
 use crate::source::delivery::Delivery;
 use crate::telemetry;
-use crate::util::error::BoxError;
+use crate::util::error::{BoxError, debug_as_display};
 
 /// The messages of one request, which leave when the request succeeds.
 ///
@@ -515,10 +515,12 @@ impl<S: Sync> OptionalFromRequestParts<S> for MessageQueue {
 }
 
 /// The rejection of the [`MessageQueue`] extractor; answers 500.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("no MessageQueue in the request: add tower_outbox::MessagingLayer around this route")]
 #[non_exhaustive]
 pub struct MissingMessagingLayer;
+
+debug_as_display!(MissingMessagingLayer);
 
 impl IntoResponse for MissingMessagingLayer {
     fn into_response(self) -> Response {
@@ -527,7 +529,7 @@ impl IntoResponse for MissingMessagingLayer {
 }
 
 /// Why a message was not enqueued. As a response it is a 500 whose body does not give the details.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum EnqueueError {
     /// The response is decided; the message would never leave.
@@ -552,6 +554,8 @@ pub enum EnqueueError {
     #[error("the message can never be sent")]
     Rejected(#[source] BoxError),
 }
+
+debug_as_display!(EnqueueError);
 
 impl From<TopicError> for EnqueueError {
     fn from(error: TopicError) -> Self {

@@ -23,7 +23,7 @@ use crate::background::BackgroundSettings;
 use crate::chaos::ChaosSettings;
 use crate::consumer::ConsumerSettings;
 use crate::layer::OnSendFailure;
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::{BoxError, Chain, debug_as_display};
 use crate::util::secret::redacted;
 
 /// The name of the table, and the prefix of the environment variables.
@@ -49,7 +49,7 @@ pub struct Settings {
     pub backend: String,
     /// How sure is sent.
     pub delivery: DeliveryMode,
-    /// What a client gets when the messages of its request cannot be sent.
+    /// What a client gets when the messages of its request cannot be sent; by default [`OnSendFailure::Reject`], a 503.
     pub on_send_failure: OnSendFailure,
     /// The table `REQUEST`: how much one request may enqueue.
     pub request: RequestSettings,
@@ -240,7 +240,7 @@ impl<'de> Deserialize<'de> for Settings {
 }
 
 /// Why settings do not make a bus; each says what to change.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
     /// The file cannot be read, or is not in a form we know.
@@ -324,6 +324,8 @@ pub enum SettingsError {
         source: BoxError,
     },
 }
+
+debug_as_display!(SettingsError);
 
 impl SettingsError {
     fn value(source: impl Into<BoxError>) -> Self {

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::message::Message;
 use crate::message::failed_attempt::FailedAttempt;
+use crate::util::error::debug_as_display;
 
 /// The message a [`Consumer`](crate::consumer::Consumer) made this request of, and how it came; an extractor.
 ///
@@ -135,10 +136,12 @@ impl<S: Sync> FromRequestParts<S> for MessageId {
 }
 
 /// The rejection of the extractors [`Delivery`] and [`MessageId`]; answers 500.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("the request was not made of a message: only a tower_outbox::Consumer can call this handler")]
 #[non_exhaustive]
 pub struct NoDelivery;
+
+debug_as_display!(NoDelivery);
 
 impl IntoResponse for NoDelivery {
     fn into_response(self) -> Response {

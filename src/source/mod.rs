@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 pub use self::delivery::{Delivery, MessageId, NoDelivery};
 use crate::message::FailedAttempt;
 use crate::message::{Message, Settlement};
-use crate::util::error::BoxError;
+use crate::util::error::{BoxError, debug_as_display};
 
 /// Receives messages from a queue, an address or a store, for a [`Consumer`](crate::consumer::Consumer).
 ///
@@ -211,7 +211,7 @@ pub trait Settle: Send + Sync + 'static {
 }
 
 /// Why nothing can be received, or an answer not be given.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
     /// It was closed.
@@ -221,6 +221,8 @@ pub enum SourceError {
     #[error("the source cannot be used now")]
     Unavailable(#[source] BoxError),
 }
+
+debug_as_display!(SourceError);
 
 impl SourceError {
     /// For sources.

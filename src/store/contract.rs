@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::message::failed_attempt::FailedAttempt;
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
-use crate::util::error::BoxError;
+use crate::util::error::{BoxError, debug_as_display};
 
 /// Keeps messages until they are confirmed, and the dead letters until someone decides about them.
 ///
@@ -354,7 +354,7 @@ pub struct Counts {
 }
 
 /// Why a store could not do it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// A limit is reached.
@@ -373,6 +373,8 @@ pub enum StoreError {
     Unavailable(#[source] BoxError),
 }
 
+debug_as_display!(StoreError);
+
 impl StoreError {
     /// For stores.
     pub fn unavailable(cause: impl Into<BoxError>) -> Self {
@@ -381,7 +383,7 @@ impl StoreError {
 }
 
 /// A batch that could not be stored, and why.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[error("{} messages are not stored", batch.len())]
 #[non_exhaustive]
 pub struct Unstored {
@@ -390,6 +392,8 @@ pub struct Unstored {
     /// The batch.
     pub batch: Vec<Message>,
 }
+
+debug_as_display!(Unstored);
 
 impl Unstored {
     /// For stores.

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use crate::util::error::debug_as_display;
+
 /// Why the TLS settings cannot be used; each names the file and the cure.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
     /// A file cannot be read.
@@ -89,3 +91,5 @@ pub enum TlsError {
     #[error("TLS cannot be set up")]
     Setup(#[source] rustls::Error),
 }
+
+debug_as_display!(TlsError);

@@ -10,7 +10,7 @@ use crate::message::Message;
 use crate::queue::MessageQueue;
 use crate::store::Inserted;
 use crate::telemetry;
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::{BoxError, Chain, debug_as_display};
 
 impl MessageQueue {
     /// Puts what is enqueued so far into the outbox, in the transaction of this connection, for apps that begin and commit
@@ -103,7 +103,7 @@ impl Drop for Returned<'_> {
 
 /// Why messages were not put into the outbox by [`MessageQueue::persist`]. As a response it is a 503 with `Retry-After`
 /// when another try may pass, else a 500; the body does not give the details.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum PersistError {
     /// The response is decided.
@@ -127,6 +127,8 @@ pub enum PersistError {
     #[error("the messages could not be stored; roll the transaction back")]
     Failed(#[source] BoxError),
 }
+
+debug_as_display!(PersistError);
 
 impl IntoResponse for PersistError {
     fn into_response(self) -> Response {

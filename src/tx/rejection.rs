@@ -5,12 +5,12 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 
 use super::database::TxDatabase;
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::{BoxError, Chain, debug_as_display};
 
 /// Why a handler got no [`Tx`](super::Tx).
 ///
 /// It answers 503 with `Retry-After` when another try may pass, 200 when the message was handled before, else 500.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TxRejection {
     /// There is no layer around the route.
@@ -46,6 +46,8 @@ pub enum TxRejection {
     #[error("the transaction could not be begun")]
     Failed(#[source] BoxError),
 }
+
+debug_as_display!(TxRejection);
 
 impl TxRejection {
     pub(super) fn of<DB: TxDatabase>(error: sqlx::Error) -> Self {

@@ -58,6 +58,18 @@ impl Write for Line {
     }
 }
 
+/// Implements `Debug` as `Display` with all causes, since `fn main() -> Result` prints errors by `Debug`.
+macro_rules! debug_as_display {
+    ($error:ty) => {
+        impl ::std::fmt::Debug for $error {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result {
+                ::std::fmt::Display::fmt(&$crate::util::error::Chain(self), f)
+            }
+        }
+    };
+}
+pub(crate) use debug_as_display;
+
 #[cfg(test)]
 mod tests {
     use super::*;

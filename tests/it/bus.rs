@@ -143,9 +143,11 @@ async fn the_settings_of_requests_reach_the_layer() {
 }
 
 #[tokio::test]
-async fn by_default_the_response_stays_when_the_bus_is_down() {
+async fn by_default_the_client_gets_503_when_the_broker_is_down() {
     let bus = bus("direct", down(Failure::transient("down"))).await;
-    assert_eq!(get(answering(bus.layer(), StatusCode::CREATED)).await.status(), StatusCode::CREATED);
+    let response = get(answering(bus.layer(), StatusCode::CREATED)).await;
+    assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(response.headers().contains_key("retry-after"));
 }
 
 #[tokio::test(start_paused = true)]

@@ -42,7 +42,7 @@ fn the_example_is_read_as_it_is() {
 #[test]
 fn commented_keys_show_their_defaults() {
     let (every, defaults) = (parse(&with_every_key()), parse("[MESSAGE_BUS]"));
-    assert_eq!((every.delivery, every.on_send_failure), (DeliveryMode::Direct, OnSendFailure::Log));
+    assert_eq!((every.delivery, every.on_send_failure), (DeliveryMode::Direct, OnSendFailure::Reject));
     assert_eq!((&every.request, &every.background), (&defaults.request, &defaults.background));
     assert_eq!(every.background.when_full, WhenFull::Wait);
     let mut outbox = every.outbox.clone();

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::fedora::{Fedora, SENT_AT, sent_at};
 use super::outgoing::Shape;
 use crate::message::{Message, MessageError, Scalar};
-use crate::util::error::BoxError;
+use crate::util::error::{BoxError, debug_as_display};
 
 /// Fields in the order of their names, as fedora-messaging writes them.
 #[derive(Serialize, Deserialize)]
@@ -109,7 +109,7 @@ fn scalar(value: Value) -> Result<Scalar, JsonLineError> {
 }
 
 /// Why a line and a message do not fit each other.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum JsonLineError {
     /// The line is not a JSON object with a topic and a body.
@@ -122,6 +122,8 @@ pub enum JsonLineError {
     #[error("the message is not one of Fedora Messaging")]
     Unfit(#[source] BoxError),
 }
+
+debug_as_display!(JsonLineError);
 
 #[cfg(test)]
 mod tests {

@@ -34,6 +34,9 @@ pub struct Amqp091(Transport<Plain>);
 /// A message is a JSON object that `fedora-messaging consume` accepts without a word: schema, severity, `sent-at`,
 /// and the filter headers of [`FedoraMessage`](super::FedoraMessage). A header `sent-at` or `priority` of your own is refused at
 /// `enqueue`: they say the message's time and priority. See the [module](super) for what is confirmed.
+///
+/// PDC, which sends so, keeps the response when sending fails. The default here is 503: set `ON_SEND_FAILURE = "log"`
+/// ([`OnSendFailure::Log`](crate::layer::OnSendFailure::Log)) for PDC's way.
 pub struct Fedmsg(Transport<Fedora>);
 
 broker_messenger!(Amqp091, Amqp091Settings);

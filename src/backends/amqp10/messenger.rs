@@ -30,6 +30,9 @@ pub struct Amqp10(Transport<Plain>);
 ///
 /// A message is a JSON object as an amqp-value string, its scalars repeated as application properties, sent to
 /// `topic://<prefix>.<topic>`; not durable unless the settings say so. See the [module](super) for outcomes.
+///
+/// PDC keeps the response when sending fails. The default here is 503: set `ON_SEND_FAILURE = "log"`
+/// ([`OnSendFailure::Log`](crate::layer::OnSendFailure::Log)) for PDC's way.
 pub struct RhMsg(Transport<Rhmsg>);
 
 broker_messenger!(Amqp10, Amqp10Settings);

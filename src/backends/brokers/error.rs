@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use super::url::UrlError;
 use crate::tls::TlsError;
-use crate::util::error::BoxError;
+use crate::util::error::{BoxError, debug_as_display};
 
 /// Why a messenger cannot be made: all that can be known without a broker.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokersError {
     /// No broker is named.
@@ -36,6 +36,8 @@ pub enum BrokersError {
         problem: String,
     },
 }
+
+debug_as_display!(BrokersError);
 
 impl BrokersError {
     pub(crate) fn setting(key: &'static str, problem: impl Into<String>) -> Self {

@@ -4,6 +4,7 @@ use std::fmt;
 
 use url::Url;
 
+use crate::util::error::debug_as_display;
 use crate::util::secret::{Secret, redacted_url};
 
 /// The address of a broker, and who we are there. It prints without the password.
@@ -104,12 +105,14 @@ impl fmt::Debug for BrokerUrl {
 }
 
 /// A URL that does not say where a broker is.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{url:?} in URLS is not the address of a broker: {problem}; write amqps://host:5671")]
 pub struct UrlError {
     url: String,
     problem: &'static str,
 }
+
+debug_as_display!(UrlError);
 
 fn percent_decode(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());

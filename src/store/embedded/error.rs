@@ -3,8 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::util::error::debug_as_display;
+
 /// Why an [`EmbeddedStore`](super::EmbeddedStore) store could not be opened.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
     /// Another process, or another store of this one, has it open.
@@ -33,6 +35,8 @@ pub enum OpenError {
         path: PathBuf,
     },
 }
+
+debug_as_display!(OpenError);
 
 impl OpenError {
     pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {

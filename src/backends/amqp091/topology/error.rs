@@ -1,9 +1,10 @@
 //! Why a topology cannot be made or looked at.
 
 use crate::backends::brokers::BrokersError;
+use crate::util::error::debug_as_display;
 
 /// Why a [`Topology`](super::Topology) cannot be applied, planned or cleared.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TopologyError {
     /// The settings do not say where a broker is.
@@ -32,3 +33,5 @@ pub enum TopologyError {
         reason: String,
     },
 }
+
+debug_as_display!(TopologyError);
