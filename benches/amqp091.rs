@@ -1,7 +1,7 @@
 //! Confirmed messages a second over AMQP 0-9-1, against rivals on the same broker.
 //!
-//!     scripts/brokers up && cargo bench --bench amqp091
-//!     cargo bench --bench amqp091 -- amqp://HOST:PORT     another RabbitMQ; PYTHON names one with pika and fedora-messaging
+//!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench amqp091
+//!     cargo bench -p tower-outbox-benches --bench amqp091 -- amqp://HOST:PORT     another RabbitMQ; PYTHON names one with pika and fedora-messaging
 //!
 //! | who | how |
 //! |---|---|

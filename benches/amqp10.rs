@@ -1,7 +1,7 @@
 //! Confirmed messages a second over AMQP 1.0, against rivals on the same broker.
 //!
-//!     scripts/brokers up && cargo bench --bench amqp10
-//!     cargo bench --bench amqp10 -- amqp://HOST:PORT     another RabbitMQ; PYTHON names one with proton and pika
+//!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench amqp10
+//!     cargo bench -p tower-outbox-benches --bench amqp10 -- amqp://HOST:PORT     another RabbitMQ; PYTHON names one with proton and pika
 //!
 //! | who | how |
 //! |---|---|

@@ -1,8 +1,8 @@
 //! What ten million stored messages change: rates of append and relay, memory, and the time to restart.
 //!
-//!     cargo bench --bench backlog
-//!     BACKLOG=2000000 cargo bench --bench backlog     another number of messages
-//!     cargo bench --bench backlog -- --quick          a short run
+//!     cargo bench -p tower-outbox-benches --bench backlog
+//!     BACKLOG=2000000 cargo bench -p tower-outbox-benches --bench backlog     another number of messages
+//!     cargo bench -p tower-outbox-benches --bench backlog -- --quick          a short run
 //!
 //! It runs itself once for each part:
 //!

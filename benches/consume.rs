@@ -1,10 +1,10 @@
 //! What a consumer costs a message, and how fast it consumes from a broker.
 //!
-//!     cargo bench --bench consume -- dispatch         without a broker; instructions need valgrind
-//!     scripts/brokers up && cargo bench --bench consume -- rabbitmq
-//!     scripts/brokers up && cargo bench --bench consume -- activemq
-//!     scripts/brokers up && cargo bench --bench consume -- petisco
-//!     cargo bench --bench consume -- --quick          a short run of all
+//!     cargo bench -p tower-outbox-benches --bench consume -- dispatch         without a broker; instructions need valgrind
+//!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench consume -- rabbitmq
+//!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench consume -- activemq
+//!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench consume -- petisco
+//!     cargo bench -p tower-outbox-benches --bench consume -- --quick          a short run of all
 //!
 //! | part | what | against |
 //! |---|---|---|
@@ -36,7 +36,7 @@ use lapin::types::FieldTable;
 use lapin::{Connection, ConnectionProperties};
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use support::broker::{Broker, Rates, Turn};
-use support::{Event, Spread, quick};
+use support::{Event, Spread, quick, root};
 use tokio::sync::Notify;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
 use tower_outbox::amqp091::{
@@ -279,7 +279,8 @@ async fn lapin_alone(broker: &Broker, messages: u64) -> Turn {
 }
 
 async fn activemq() {
-    let known = std::fs::read_to_string("target/brokers/env").expect("no broker: run scripts/brokers up");
+    let known =
+        std::fs::read_to_string(root("target/brokers/env")).expect("no broker: run scripts/brokers up");
     let url = known.lines().find_map(|line| line.strip_prefix("ACTIVEMQ_AMQP=")).expect("it is there");
     let topic = &*format!("bench.consume.{}", std::process::id()).leak();
     let mut settings = Amqp10Settings::new([url]);
@@ -335,7 +336,8 @@ async fn fe2o3_alone(url: &str, address: &str, messages: u64) -> Turn {
 
 async fn petisco() {
     let known = |key: &str| {
-        let known = std::fs::read_to_string("target/brokers/env").expect("no broker: run scripts/brokers up");
+        let known =
+            std::fs::read_to_string(root("target/brokers/env")).expect("no broker: run scripts/brokers up");
         known.lines().find_map(|line| line.strip_prefix(key)).expect("it is there").to_owned()
     };
     let (url, python) = (known("RABBIT1_AMQP="), known("PETISCO_PYTHON="));
@@ -359,8 +361,10 @@ async fn petisco() {
             let turn = if who == 0 {
                 both_sides(&settings, &queue, &organization, ours).await
             } else {
-                let script = ["benches/rivals/petisco_both.py", &url, &organization, &theirs.to_string()];
-                let output = Command::new(&python).args(script).output().expect("python is there");
+                let script = [&url, &organization, &theirs.to_string()];
+                let mut command = Command::new(&python);
+                command.arg(root("benches/rivals/petisco_both.py")).args(script);
+                let output = command.output().expect("python is there");
                 assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
                 let report: serde_json::Value =
                     serde_json::from_slice(&output.stdout).expect("it prints JSON");

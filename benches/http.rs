@@ -1,6 +1,6 @@
 //! What the layer costs a server: requests a second over loopback, with the layer and without.
 //!
-//!     cargo bench --bench http
+//!     cargo bench -p tower-outbox-benches --bench http
 //!
 //! Two axum servers that say hello and their client live in one process. The client keeps 16 connections to each,
 //! one request in flight on each, and asks now one server, now the other, for a tenth of a second at a time. Each

@@ -1,6 +1,6 @@
 //! What the layer costs a request, in instructions: the same within one in a hundred, however busy the machine.
 //!
-//!     cargo bench --bench instructions        needs valgrind
+//!     cargo bench -p tower-outbox-benches --bench instructions        needs valgrind
 //!
 //! It runs itself under callgrind, for each variant twice with different numbers of requests; the difference is
 //! what one request takes. `instructions PLACE VARIANT N` is such a run, for a profile:

@@ -1,6 +1,6 @@
 //! What the layer costs a request, in time.
 //!
-//!     cargo bench --bench layer
+//!     cargo bench -p tower-outbox-benches --bench layer
 //!
 //! Five services answer the same request in turns of some thousands: nothing before the handler, tower-http's
 //! `AddExtensionLayer`, `MessagingLayer` with nothing enqueued, with one message of 300 bytes that are there

@@ -1,6 +1,6 @@
 //! What the layer and a message hold while a request is in flight, and what they allocate.
 //!
-//!     cargo bench --bench memory
+//!     cargo bench -p tower-outbox-benches --bench memory
 //!
 //! It runs itself once for each variant. Held: 10,000 requests are in a handler that waits, each with one message of
 //! 300 bytes enqueued; counted are bytes asked of the allocator, and resident memory. Without the layer a handler

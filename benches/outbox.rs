@@ -1,8 +1,8 @@
 //! What the durable outbox costs a request, and how fast a relay sends what is stored.
 //!
-//!     scripts/brokers up && cargo bench --bench outbox
-//!     cargo bench --bench outbox -- http              what needs no broker alone; relay, latency: the other parts
-//!     cargo bench --bench outbox -- --quick           a short run
+//!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench outbox
+//!     cargo bench -p tower-outbox-benches --bench outbox -- http              what needs no broker alone; relay, latency: the other parts
+//!     cargo bench -p tower-outbox-benches --bench outbox -- --quick           a short run
 //!
 //! | part | what | against |
 //! |---|---|---|

@@ -1,7 +1,7 @@
 //! Appends a second into the embedded store, against a bare loop of write and fdatasync on the same disk.
 //!
-//!     cargo bench --bench store
-//!     cargo bench --bench store -- --quick     a short run
+//!     cargo bench -p tower-outbox-benches --bench store
+//!     cargo bench -p tower-outbox-benches --bench store -- --quick     a short run
 //!
 //! | who | how |
 //! |---|---|

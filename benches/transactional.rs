@@ -1,8 +1,8 @@
 //! What the transactional outbox costs a request, and how fast relays send what is stored in Postgres.
 //!
-//!     scripts/brokers up && cargo bench --bench transactional
-//!     cargo bench --bench transactional -- request     one part alone: request, latency, relay, rivals, bloat
-//!     cargo bench --bench transactional -- --quick     a short run
+//!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench transactional
+//!     cargo bench -p tower-outbox-benches --bench transactional -- request     one part alone: request, latency, relay, rivals, bloat
+//!     cargo bench -p tower-outbox-benches --bench transactional -- --quick     a short run
 //!
 //! | part | what | against |
 //! |---|---|---|
@@ -31,7 +31,7 @@ use support::latency::{amqp091, message};
 use support::load::Load;
 use support::raw::{Raw, Until, encode};
 use support::relay::relay;
-use support::{Event, NoOp, Spread, asked, quick};
+use support::{Event, NoOp, Spread, asked, quick, root};
 use tower_outbox::outbox::{Outbox, OutboxHandle, RelaySettings};
 use tower_outbox::store::{PostgresStore, SqlStoreSettings};
 use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Messenger, Tx};
@@ -71,7 +71,7 @@ struct Database {
 
 impl Database {
     async fn new() -> Self {
-        let known = std::fs::read_to_string("target/brokers/env").unwrap_or_default();
+        let known = std::fs::read_to_string(root("target/brokers/env")).unwrap_or_default();
         let url = known.lines().find_map(|line| line.strip_prefix("POSTGRES="));
         let url = std::env::var("DATABASE_URL").ok().or_else(|| url.map(str::to_owned));
         let url = url.expect("no Postgres: run scripts/brokers up, or set DATABASE_URL");
@@ -262,13 +262,16 @@ async fn relayed(broker: &Broker, database: &Database, instances: usize, message
 
 /// The rival's turn: how many messages, in how many seconds.
 fn rival_of(broker: &Broker, rival: &str, backlog: u64) -> (u64, f64) {
-    let known = std::fs::read_to_string("target/brokers/env").unwrap_or_default();
+    let known = std::fs::read_to_string(root("target/brokers/env")).unwrap_or_default();
     let url = known.lines().find_map(|line| line.strip_prefix("POSTGRES="));
     let url = std::env::var("DATABASE_URL").ok().or_else(|| url.map(str::to_owned)).expect("found before");
     let messages = RIVALS.min(backlog);
     let output = Command::new("cargo")
-        .args(["run", "--release", "--quiet", "--manifest-path", "benches/rivals/outbox/Cargo.toml"])
-        .args(["--target-dir", "target/rivals", "--", rival, &url, &broker.url, broker.topic])
+        .args(["run", "--release", "--quiet", "--manifest-path"])
+        .arg(root("benches/rivals/outbox/Cargo.toml"))
+        .arg("--target-dir")
+        .arg(root("target/rivals"))
+        .args(["--", rival, &url, &broker.url, broker.topic])
         .args([backlog.to_string(), messages.to_string()])
         .output()
         .expect("cargo is there");

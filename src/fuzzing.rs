@@ -49,6 +49,17 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("urls", urls),
 ];
 
+/// A message as a CloudEvent in structured mode, for the tests with the SDK of CloudEvents.
+pub fn seal(message: &Message, source: &str) -> Message {
+    let origin = Origin { event_source: Some(source), ..Origin::default() };
+    Envelope::CloudEventsStructured.seal(message, origin).expect("the body is not too large").into_owned()
+}
+
+/// The message in a CloudEvent.
+pub fn open(event: Message) -> Message {
+    Envelope::CloudEventsStructured.open(event).expect("it is a CloudEvent")
+}
+
 /// A file with these bytes, of this thread alone.
 fn file(name: &str, bytes: &[u8]) -> PathBuf {
     thread_local! {

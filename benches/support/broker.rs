@@ -15,7 +15,7 @@ use tower::ServiceExt;
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Messenger};
 
-use super::{Event, Spread};
+use super::{Event, Spread, root};
 
 /// How many requests, or confirms of a rival, are awaited at once.
 pub(crate) const WINDOW: usize = 256;
@@ -39,7 +39,7 @@ impl Broker {
     /// `topic`.
     pub(crate) fn find(topic: &str) -> Self {
         let topic = &*format!("{topic}.{}", std::process::id()).leak();
-        let known = std::fs::read_to_string("target/brokers/env").unwrap_or_default();
+        let known = std::fs::read_to_string(root("target/brokers/env")).unwrap_or_default();
         let known: HashMap<_, _> = known.lines().filter_map(|line| line.split_once('=')).collect();
         let url = std::env::args().skip(1).find(|argument| argument.contains("://"));
         let url = url.or_else(|| known.get("RABBIT1_AMQP").map(|url| (*url).to_owned()));
@@ -77,7 +77,7 @@ impl Broker {
 
     /// A script of `benches/rivals`, which gets the URL and these arguments and prints how long it took.
     pub(crate) fn rival(&self, script: &str, messages: u64, arguments: &[&str]) -> Turn {
-        let script = Path::new("benches/rivals").join(script);
+        let script = root("benches/rivals").join(script);
         let report = self.python(script, &[&[self.url.as_str()], arguments].concat());
         let report: serde_json::Value = serde_json::from_str(&report).expect("it prints JSON");
         (messages, report["seconds"].as_f64().expect("it says how long it took"))
@@ -88,7 +88,7 @@ impl Broker {
     }
 
     fn rabbit(&self, arguments: &[&str]) -> String {
-        self.python("tests/peers/rabbit.py", &[&[self.url.as_str()], arguments].concat())
+        self.python(root("tests/peers/rabbit.py"), &[&[self.url.as_str()], arguments].concat())
     }
 
     fn python(&self, script: impl AsRef<Path>, arguments: &[&str]) -> String {
@@ -102,8 +102,8 @@ impl Broker {
 /// Also when a turn panics.
 impl Drop for Broker {
     fn drop(&mut self) {
-        let script = ["tests/peers/rabbit.py", &self.url, "delete", &self.queue];
-        let _ = Command::new(&self.python).args(script).status();
+        let mut command = Command::new(&self.python);
+        let _ = command.arg(root("tests/peers/rabbit.py")).args([&*self.url, "delete", &self.queue]).status();
     }
 }
 

@@ -13,6 +13,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::ready;
 use std::hint::black_box;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -35,6 +36,11 @@ impl Messenger for NoOp {
     async fn send(&self, _: Vec<Message>) -> Result<(), Unsent> {
         Ok(())
     }
+}
+
+/// A file of the workspace, by its path below the root.
+pub(crate) fn root(path: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join(path)
 }
 
 /// Whether the command line asks for a short run (`--quick`), whose figures say little.

@@ -53,7 +53,8 @@ Environment:
   RUST_LOG          what to log on stderr; by default tower_outbox=warn";
 
 #[derive(Parser)]
-#[command(name = "tower-outbox", version, about = ABOUT, after_help = EXIT_CODES, max_term_width = 110)]
+#[command(name = "tower-outbox", bin_name = "tower-outbox", version, about = ABOUT)]
+#[command(after_help = EXIT_CODES, max_term_width = 110)]
 struct Cli {
     #[command(flatten)]
     global: Global,

@@ -26,6 +26,7 @@ use tower_outbox::testing::Sent;
 use tower_outbox::{Bus, Message};
 
 use crate::admin::{Does, Switched, durable, until, until_held};
+use crate::peers::root;
 use crate::support::message;
 
 /// How a run of the tool ended.
@@ -69,7 +70,7 @@ impl Run {
 }
 
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox-cli"));
     command.args(args).env_clear().kill_on_drop(true);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
@@ -232,7 +233,9 @@ async fn help_reads_well_for_every_command() {
         assert!(help.contains(&format!("Usage: tower-outbox {name}")) && help.contains("--json"), "{help}");
         assert!(help.lines().all(|line| line.chars().count() <= 110), "{help}");
     }
-    assert_eq!(tool(&["--version"]).await.ok().trim(), concat!("tower-outbox ", env!("CARGO_PKG_VERSION")));
+    let manifest: toml::Table = std::fs::read_to_string(root().join("Cargo.toml")).unwrap().parse().unwrap();
+    let version = manifest["package"]["version"].as_str().unwrap();
+    assert_eq!(tool(&["--version"]).await.ok().trim(), format!("tower-outbox {version}"));
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use tower_outbox::fuzzing::TARGETS;
 
 fn fuzz() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz"))
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz"))
 }
 
 fn names(folder: &Path) -> Vec<String> {

@@ -9,6 +9,7 @@ mod bus;
 mod cancellation;
 mod chaos;
 mod cli;
+mod cloudevents;
 mod conformance;
 mod corpora;
 mod crash;

@@ -190,8 +190,9 @@ impl Peer {
     }
 }
 
+/// The folder of the workspace.
 pub fn root() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
 /// A name no other test has.

@@ -23,7 +23,7 @@ use crate::store::sql::{Engine, Handle, Inserted, SqlStoreSettings, store_of_eng
 /// letters stand in a table of their own, where they are in nobody's way.
 ///
 /// Measured: 10 million messages of 300 bytes, stored and sent at 5,000 a second, Postgres 15 as it comes (2026-11-22, 2 cores;
-/// `cargo bench --bench transactional -- bloat`). Dead rows are those of a minute, as autovacuum looks once a minute:
+/// `cargo bench -p tower-outbox-benches --bench transactional -- bloat`). Dead rows are those of a minute, as autovacuum looks once a minute:
 ///
 /// | millions | table | indexes | dead rows | rows | autovacuums |
 /// |---|---|---|---|---|---|

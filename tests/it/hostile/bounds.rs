@@ -17,7 +17,6 @@ use tower_outbox::background::{Background, BackgroundSettings, WhenFull};
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store;
 use tower_outbox::store::EmbeddedStoreSettings;
-#[cfg(feature = "sqlite")]
 use tower_outbox::store::{SqlStoreSettings, SqliteStore};
 use tower_outbox::testing::Memory;
 use tower_outbox::{Consumer, Message, MessageQueue, MessagingLayer, Messenger};
@@ -158,7 +157,6 @@ async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
             let store = open(&EmbeddedStoreSettings::new(folder).with_limits(limits)).await.unwrap();
             MessagingLayer::new(Outbox::new(hanging, store, RelaySettings::default()).0)
         }
-        #[cfg(feature = "sqlite")]
         "sqlite" => {
             use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
             let options = SqliteConnectOptions::new().filename(folder.join("app.db")).create_if_missing(true);
@@ -172,12 +170,7 @@ async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
     }
 }
 
-const PLACES: &[&str] = &[
-    "background",
-    "embedded",
-    #[cfg(feature = "sqlite")]
-    "sqlite",
-];
+const PLACES: &[&str] = &["background", "embedded", "sqlite"];
 
 /// Asks as often as this, at once; those let in wait for each other, and enqueue as many messages as the header says.
 async fn ask_at_once(layer: &MessagingLayer, counts: &[usize], refused: usize) -> (usize, Vec<StatusCode>) {

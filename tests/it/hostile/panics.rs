@@ -188,7 +188,6 @@ async fn a_shutdown_with_a_deadline_without_end_waits_for_all() {
     }
 }
 
-#[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn a_lease_without_end_is_one() {
     use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};

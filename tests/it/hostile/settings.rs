@@ -44,7 +44,7 @@ async fn refusal_of(name: &str, text: &str) -> String {
 }
 
 fn tool(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox-cli"));
     command.args(arguments).envs(variables.iter().copied()).env_remove("RUST_LOG").output().unwrap()
 }
 
@@ -160,7 +160,7 @@ fn a_variable_that_is_no_text_is_ignored_unless_it_is_ours() {
     use std::os::unix::ffi::OsStrExt;
 
     let check = |name: &[u8], value: &[u8]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox-cli"));
         command.arg("check").env(OsStr::from_bytes(name), OsStr::from_bytes(value));
         let output = command.output().unwrap();
         (output.status.code(), printed(&output))

@@ -1,6 +1,6 @@
 //! An app whose every behaviour a request can ask for: what black-box checks drive, and a bus to try settings on.
 //!
-//!     cargo run --example demo -- [--settings FILE] [--listen ADDRESS]
+//!     cargo run -p tower-outbox-tests --example demo -- [--settings FILE] [--listen ADDRESS]
 //!
 //! Settings come from the table `MESSAGE_BUS` of FILE and from the environment (`MESSAGE_BUS__BACKEND`, ..). Logs go
 //! to stderr, as `RUST_LOG` says. `--help` lists the routes.
