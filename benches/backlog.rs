@@ -125,7 +125,7 @@ async fn part(part: &str, folder: &Path, backlog: u64, step: u64) {
             let folder = folder.join("small");
             let store = open(&folder).await;
             figure("append", step as f64 / append(&store, step).await);
-            let (seconds, left) = relay(NoOp, Arc::clone(&store), step, step).await;
+            let (seconds, left) = relay(NoOp, store.clone(), step, step).await;
             assert_eq!(left.pending, 0);
             figure("relay", step as f64 / seconds[0]);
             store.close().await;
@@ -150,7 +150,7 @@ async fn part(part: &str, folder: &Path, backlog: u64, step: u64) {
             figure("closed", ready(&folder).await);
             eprintln!("  opened twice; resident {:.0} MiB", mebibytes("VmRSS:"));
             let store = open(&folder).await;
-            let (seconds, left) = relay(NoOp, Arc::clone(&store), backlog, step).await;
+            let (seconds, left) = relay(NoOp, store.clone(), backlog, step).await;
             let rates: Vec<_> = seconds.iter().map(|seconds| (step as f64 / seconds).round()).collect();
             eprintln!("  relayed at {rates:?}/s; resident {:.0} MiB", mebibytes("VmRSS:"));
             assert_eq!(left.pending, 0);

@@ -68,7 +68,8 @@ async fn http() {
         let folder = disk::folder("outbox");
         println!("HTTP, {connections} connections kept, one event of 300 bytes a request, {rounds} rounds");
         println!("  an fdatasync of this disk  {:.0} µs", disk::fdatasync(folder.path(), 300));
-        let (outbox, relay) = Outbox::new(Dummy::new(), open(folder.path()).await, RelaySettings::default());
+        let (outbox, relay) =
+            Outbox::new(Dummy::new(), Arc::new(open(folder.path()).await), RelaySettings::default());
         let handle = outbox.handle();
         let relay = tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
         let bare = Bare(bare(folder.path(), Arc::default()));
@@ -144,14 +145,14 @@ async fn backlog() {
         "a backlog of {messages} persistent messages of 300 bytes to RabbitMQ, AMQP 0-9-1, {rounds} rounds"
     );
     let stored = async || {
-        let handle = OutboxHandle::stopped(Arc::clone(&store));
+        let handle = OutboxHandle::stopped(store.clone());
         let event = Event::new().bytes();
         for _ in 0..messages / 500 {
             let message = || message(&broker, &event);
             handle.append((0..500).map(|_| message()).collect()).await.expect("there is room");
         }
         let relayed = messages / 500 * 500;
-        let (seconds, left) = relay(Arc::clone(&amqp091), Arc::clone(&store), relayed, relayed).await;
+        let (seconds, left) = relay(Arc::clone(&amqp091), store.clone(), relayed, relayed).await;
         assert_eq!(left.pending, 0);
         (relayed, seconds[0])
     };
@@ -179,5 +180,5 @@ async fn latency() {
     let rounds = if quick() { 3 } else { LATENCY_ROUNDS };
     let broker = Broker::find("bench.latency");
     let folder = disk::folder("outbox");
-    support::latency::latency(&broker, open(folder.path()).await, rounds).await;
+    support::latency::latency(&broker, Arc::new(open(folder.path()).await), rounds).await;
 }

@@ -53,7 +53,7 @@ async fn main() {
     if asked("latency") {
         let broker = Broker::find("bench.transactional");
         let rounds = if quick() { 3 } else { 21 };
-        support::latency::latency(&broker, Database::new().await.store().await, rounds).await;
+        support::latency::latency(&broker, Arc::new(Database::new().await.store().await), rounds).await;
     }
     if asked("relay") || asked("rivals") {
         backlog(asked("rivals")).await;
@@ -104,7 +104,7 @@ impl Database {
     /// Stores this many messages as the app would: 500 in a transaction.
     async fn fill(&self, messages: u64, of: impl Fn() -> Message) {
         let store = self.store().await;
-        let handle = OutboxHandle::stopped(store.clone());
+        let handle = OutboxHandle::stopped(Arc::new(store.clone()));
         for _ in 0..messages / 500 {
             handle.append((0..500).map(|_| of()).collect()).await.expect("there is room");
         }
@@ -127,7 +127,7 @@ async fn request() {
     let table = "CREATE TABLE IF NOT EXISTS bench_users (id bigserial PRIMARY KEY, name text NOT NULL); TRUNCATE bench_users";
     sqlx::raw_sql(table).execute(&pool).await.expect("it can be made");
     let store = PostgresStore::open(pool.clone(), &database.settings).await.expect("it can be opened");
-    let (outbox, relay) = Outbox::new(NoOp, store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(NoOp, Arc::new(store), RelaySettings::default());
     let handle = outbox.handle();
     tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
     let ours = Router::new().route("/", post(row_and_event)).layer(MessagingLayer::new(outbox));
@@ -230,7 +230,8 @@ async fn backlog_rate(broker: &Broker, instances: usize, messages: u64) -> f64 {
 /// How long so many instances take to send it all, each with a connection to the broker of its own.
 async fn relayed(broker: &Broker, database: &Database, instances: usize, messages: u64) -> f64 {
     if instances == 1 {
-        let (seconds, left) = relay(amqp091(broker), database.store().await, messages, messages).await;
+        let (seconds, left) =
+            relay(amqp091(broker), Arc::new(database.store().await), messages, messages).await;
         assert_eq!(left.pending, 0);
         return seconds[0];
     }
@@ -242,7 +243,7 @@ async fn relayed(broker: &Broker, database: &Database, instances: usize, message
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let mut relays = Vec::new();
     for store in &stores {
-        let (outbox, relay) = Outbox::new(amqp091(broker), store.clone(), RelaySettings::default());
+        let (outbox, relay) = Outbox::new(amqp091(broker), Arc::new(store.clone()), RelaySettings::default());
         let mut stopped = stopped.clone();
         let shutdown = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
         relays.push((tokio::spawn(relay.run(shutdown, Duration::from_secs(5))), outbox));
@@ -287,7 +288,7 @@ async fn bloat() {
     let all = if quick() { BLOAT / 200 } else { BLOAT };
     let database = Database::new().await;
     let store = database.store().await;
-    let (outbox, relay) = Outbox::new(NoOp, store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(NoOp, Arc::new(store), RelaySettings::default());
     let outbox = Arc::new(outbox);
     tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
     let pool = database.pool(1).await;

@@ -8,6 +8,7 @@
 //!     curl -si http://127.0.0.1:3000/users -H 'content-type: text/plain' -d Jo
 
 use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::{Router, http::StatusCode, routing::post};
@@ -43,7 +44,7 @@ async fn in_postgres(url: &str) -> Result<(Router, Relay<Dummy>), BoxError> {
     sqlx::query(USERS).execute(&pool).await?;
     PostgresStore::migrate(&pool, &settings).await?;
     let store = PostgresStore::open(pool, &settings).await?;
-    let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
     let app = Router::new().route("/users", post(create_user::<Postgres>));
     Ok((app.layer(MessagingLayer::new(outbox)), relay))
 }
@@ -55,7 +56,7 @@ async fn in_sqlite(file: &std::path::Path) -> Result<(Router, Relay<Dummy>), Box
     sqlx::query(USERS).execute(&pool).await?;
     SqliteStore::migrate(&pool, &settings).await?;
     let store = SqliteStore::open(pool, &settings).await?;
-    let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
     let app = Router::new().route("/users", post(create_user::<Sqlite>));
     Ok((app.layer(MessagingLayer::new(outbox)), relay))
 }

@@ -1,7 +1,6 @@
 //! Sending another way when the first one fails.
 
 use std::fmt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,8 +8,7 @@ use uuid::Uuid;
 
 use crate::message::Message;
 use crate::messenger::in_flight::InFlight;
-use crate::messenger::{Admission, Failure, Health, Messenger, Unsent};
-use crate::store::Store;
+use crate::messenger::{Capabilities, Failure, Health, Messenger, Unsent};
 use crate::util::error::BoxError;
 
 /// Hands what the first messenger could not send to the second.
@@ -37,13 +35,15 @@ use crate::util::error::BoxError;
 pub struct Fallback<A, B> {
     first: A,
     second: B,
+    second_in_flight: Option<InFlight>,
     rejected: bool,
 }
 
 impl<A: Messenger, B: Messenger> Fallback<A, B> {
     /// Sends by `first`, and by `second` what that could not send.
     pub fn new(first: A, second: B) -> Self {
-        Self { first, second, rejected: false }
+        let second_in_flight = second.capabilities().in_flight;
+        Self { first, second, second_in_flight, rejected: false }
     }
 
     /// Also hands over what the first rejects: what it can never send.
@@ -64,6 +64,7 @@ impl<A, B> fmt::Debug for Fallback<A, B> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
@@ -86,7 +87,7 @@ impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
         {
             tracing::warn!(messages = messages.len(), %failure, "sending another way");
         }
-        let _in_flight = self.second.in_flight().token();
+        let _in_flight = self.second_in_flight.as_ref().map(InFlight::token);
         let unsent = self.second.send(messages).await.err().unwrap_or_default();
         merged(failed, unsent).into_result()
     }
@@ -108,34 +109,13 @@ impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
         }
     }
 
-    async fn brokers(&self) -> Vec<(String, Health)> {
-        let mut brokers = self.first.brokers().await;
-        brokers.extend(self.second.brokers().await);
-        brokers
+    async fn close(&self, deadline: Duration) {
+        tokio::join!(self.first.close(deadline), self.second.close(deadline));
     }
 
-    async fn close(&self, deadline: Duration) -> Vec<Message> {
-        let (mut left, second) = tokio::join!(self.first.close(deadline), self.second.close(deadline));
-        left.extend(second);
-        left
-    }
-
-    fn in_flight(&self) -> InFlight {
-        self.first.in_flight()
-    }
-
-    /// Open while one of the two is.
-    fn admission(&self) -> Option<Admission> {
-        Some(self.first.admission()?.or(self.second.admission()?))
-    }
-
-    /// The first one's: what a transaction has stored needs no other way.
-    fn store(&self) -> Option<Arc<dyn Store>> {
-        self.first.store()
-    }
-
-    fn stored(&self, messages: usize) {
-        self.first.stored(messages);
+    /// Those of [`either`](Capabilities::either) messenger. A send that falls back is counted as in flight at both.
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::either(self.first.capabilities(), self.second.capabilities())
     }
 }
 

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings};
+use tower_outbox::messenger::Capabilities;
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::Store;
-use tower_outbox::{Health, Message, Messenger, Unsent, async_trait};
+use tower_outbox::{BoxError, Health, Message, Messenger, Unsent, async_trait};
 use uuid::Uuid;
 
 use super::broker::Broker;
@@ -18,7 +19,7 @@ const AT_A_TIME: [usize; 2] = [1, 16];
 const SENDS: usize = 320;
 
 /// Through `store`, which is empty, to RabbitMQ.
-pub(crate) async fn latency(broker: &Broker, store: impl Store, rounds: usize) {
+pub(crate) async fn latency(broker: &Broker, store: Arc<dyn Store>, rounds: usize) {
     let direct = Arc::new(amqp091(broker));
     let awaited = Awaited::default();
     let timed = Timed { inner: Arc::clone(&direct), awaited: Arc::clone(&awaited) };
@@ -121,6 +122,7 @@ struct Timed<M> {
     awaited: Awaited,
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<M: Messenger> Messenger for Timed<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
@@ -134,8 +136,20 @@ impl<M: Messenger> Messenger for Timed<M> {
         Ok(())
     }
 
+    fn check(&self, message: &Message) -> Result<(), BoxError> {
+        self.inner.check(message)
+    }
+
     async fn health(&self) -> Health {
         self.inner.health().await
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.inner.close(deadline).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 }
 

@@ -6,15 +6,16 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
+use tower_outbox::messenger::Capabilities;
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Counts, Store};
-use tower_outbox::{Health, Message, Messenger, Unsent, async_trait};
+use tower_outbox::{BoxError, Health, Message, Messenger, Unsent, async_trait};
 
 /// Relays `messages` that are stored through `inner`, and gives the seconds it took to come from each `step` of them to
 /// the next, counted when they are confirmed; and what is left then.
 pub(crate) async fn relay(
     inner: impl Messenger,
-    store: impl Store,
+    store: Arc<dyn Store>,
     messages: u64,
     step: u64,
 ) -> (Vec<f64>, Counts) {
@@ -46,6 +47,7 @@ struct Counting<M> {
     marks: Arc<Marks>,
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<M: Messenger> Messenger for Counting<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
@@ -63,7 +65,19 @@ impl<M: Messenger> Messenger for Counting<M> {
         Ok(())
     }
 
+    fn check(&self, message: &Message) -> Result<(), BoxError> {
+        self.inner.check(message)
+    }
+
     async fn health(&self) -> Health {
         self.inner.health().await
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.inner.close(deadline).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 }

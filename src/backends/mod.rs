@@ -13,6 +13,8 @@ pub mod dummy;
     allow(dead_code, unreachable_pub, reason = "settings use only what sends and receives")
 )]
 pub(crate) mod memory;
+#[cfg(any(feature = "settings", feature = "_brokers"))]
+pub(crate) mod probe;
 #[cfg(feature = "testing")]
 pub(crate) mod recording;
 pub mod store_queue;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use crate::message::Message;
 use crate::messenger::in_flight::InFlight;
-use crate::messenger::{Messenger, Unsent};
+use crate::messenger::{Capabilities, Messenger, Unsent};
 
 /// Keeps what is sent, for tests: [`listen`](Self::listen) before acting, then look.
 ///
@@ -60,8 +60,8 @@ impl Messenger for Recording {
         Ok(())
     }
 
-    fn in_flight(&self) -> InFlight {
-        self.in_flight.clone()
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::default().with_in_flight(self.in_flight.clone())
     }
 }
 
@@ -102,7 +102,7 @@ impl Sent {
     /// # Cancel safety
     /// It may be dropped at any time.
     pub async fn flushed(&self) {
-        self.in_flight.idle().await;
+        self.in_flight.wait_idle().await;
     }
 }
 

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::message::Message;
 use crate::message::Settlement;
-use crate::messenger::{Admission, Failure, Health, Messenger, Overloaded, Unsent};
+use crate::messenger::{Capabilities, Failure, Health, Messenger, Overloaded, Unsent};
 use crate::source::{Settle, Source, SourceError, Unsettled};
 use crate::store::{Lease, Store, StoreError};
 
@@ -29,9 +29,10 @@ pub struct StoreQueue {
 
 impl StoreQueue {
     /// A queue in `store`, which belongs to it alone.
-    pub fn new(store: impl Store) -> Self {
+    #[must_use]
+    pub fn new(store: Arc<dyn Store>) -> Self {
         let name = store.location().into();
-        Self { store: Arc::new(store), name, closed: CancellationToken::new() }
+        Self { store, name, closed: CancellationToken::new() }
     }
 
     /// The store.
@@ -65,13 +66,14 @@ impl Messenger for StoreQueue {
         }
     }
 
-    fn admission(&self) -> Option<Admission> {
-        self.store.admission()
+    async fn close(&self, _: Duration) {
+        self.store.close().await;
     }
 
-    async fn close(&self, _: Duration) -> Vec<Message> {
-        self.store.close().await;
-        Vec::new()
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default();
+        capabilities.admission = self.store.admission();
+        capabilities
     }
 }
 

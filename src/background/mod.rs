@@ -13,8 +13,7 @@ use uuid::Uuid;
 
 use crate::message::Message;
 use crate::messenger::in_flight::{InFlight, InFlightToken};
-use crate::messenger::{Admission, Failure, Health, Messenger, Overloaded, Unsent};
-use crate::store::Store;
+use crate::messenger::{Admission, Capabilities, Failure, Health, Messenger, Overloaded, Unsent};
 use crate::store::admission::room_for;
 use crate::telemetry;
 use crate::util::backoff::Backoff;
@@ -200,7 +199,7 @@ impl<M: Messenger> Background<M> {
         let room = Room::new((settings.max_messages, settings.max_bytes));
         let worker =
             BackgroundWorker { inner: Arc::clone(&inner), batches: receiver, room: Arc::clone(&room) };
-        let in_flight = inner.in_flight();
+        let in_flight = inner.capabilities().in_flight.unwrap_or_default();
         (Self { inner, batches: sender, room, in_flight, settings }, worker)
     }
 
@@ -232,6 +231,7 @@ impl<M> fmt::Debug for Background<M> {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<M: Messenger> Messenger for Background<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
@@ -257,33 +257,19 @@ impl<M: Messenger> Messenger for Background<M> {
         self.inner.health().await
     }
 
-    async fn brokers(&self) -> Vec<(String, Health)> {
-        self.inner.brokers().await
+    async fn close(&self, deadline: Duration) {
+        self.inner.close(deadline).await;
     }
 
-    async fn close(&self, deadline: Duration) -> Vec<Message> {
-        self.inner.close(deadline).await
-    }
-
-    fn in_flight(&self) -> InFlight {
-        self.in_flight.clone()
-    }
-
-    /// Its own when it refuses: an inner one that is full fills the buffer. Else that of the inner one.
-    fn admission(&self) -> Option<Admission> {
-        match self.settings.when_full {
-            WhenFull::Refuse => Some(self.room.admission.clone()),
-            WhenFull::Wait => self.inner.admission(),
+    /// The inner messenger's, with the messages in the buffer as in flight; and with its own admission when it refuses,
+    /// since an inner messenger that is full fills the buffer. Messages stored by a transaction bypass the buffer.
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = self.inner.capabilities();
+        if self.settings.when_full == WhenFull::Refuse {
+            capabilities.admission = Some(self.room.admission.clone());
         }
-    }
-
-    /// The inner one's: what a transaction stores does not go through the buffer.
-    fn store(&self) -> Option<Arc<dyn Store>> {
-        self.inner.store()
-    }
-
-    fn stored(&self, messages: usize) {
-        self.inner.stored(messages);
+        capabilities.in_flight = Some(self.in_flight.clone());
+        capabilities
     }
 }
 

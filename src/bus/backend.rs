@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::backends::dummy::Dummy;
 use crate::backends::memory::Memory;
+use crate::backends::probe::Probe;
 use crate::messenger::Messenger;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
@@ -17,6 +18,9 @@ const NAMES: [&str; 7] = ["dummy", "amqp091", "amqp10", "embedded", "fedmsg", "m
 pub(super) struct Backend {
     pub(super) messenger: Arc<dyn Messenger>,
     pub(super) source: Option<Arc<dyn Source>>,
+    /// Connects to each broker of it, where it has brokers.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command line tool probes brokers"))]
+    pub(super) probe: Option<Arc<dyn Probe>>,
 }
 
 impl Backend {
@@ -41,7 +45,7 @@ impl Backend {
                 let settings: crate::settings::QueueSettings = table.parse()?;
                 let store = crate::store::EmbeddedStore::open(&settings.store()).await;
                 let store = store.map_err(|error| fault(name, error))?;
-                Ok(Self::both(crate::backends::store_queue::StoreQueue::new(store)))
+                Ok(Self::both(crate::backends::store_queue::StoreQueue::new(Arc::new(store))))
             }
             #[cfg(not(feature = "amqp091"))]
             "amqp091" | "fedmsg" => Err(not_compiled(name, "amqp091")),
@@ -57,20 +61,21 @@ impl Backend {
     }
 
     fn sending(messenger: impl Messenger) -> Self {
-        Self { messenger: Arc::new(messenger), source: None }
+        Self { messenger: Arc::new(messenger), source: None, probe: None }
     }
 
     fn both(queue: impl Messenger + Source + Clone) -> Self {
-        Self { messenger: Arc::new(queue.clone()), source: Some(Arc::new(queue)) }
+        Self { messenger: Arc::new(queue.clone()), source: Some(Arc::new(queue)), probe: None }
     }
 }
 
 #[cfg(feature = "_brokers")]
-fn made<M: Messenger>(
+fn made<M: Messenger + Probe>(
     name: &str,
     messenger: Result<M, impl Into<BoxError>>,
 ) -> Result<Backend, SettingsError> {
-    messenger.map(Backend::sending).map_err(|error| fault(name, error))
+    let messenger = Arc::new(messenger.map_err(|error| fault(name, error))?);
+    Ok(Backend { messenger: Arc::clone(&messenger) as _, source: None, probe: Some(messenger) })
 }
 
 #[cfg_attr(

@@ -79,7 +79,7 @@ impl<'a> BusBuilder<'a> {
     /// # Errors
     /// As [`Bus::start`].
     pub async fn start(mut self) -> Result<Bus, SettingsError> {
-        let Backend { messenger, source } = self.backend().await?;
+        let Backend { messenger, source, .. } = self.backend().await?;
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             match stopped.await {
@@ -106,7 +106,7 @@ impl<'a> BusBuilder<'a> {
                 };
                 let settings = &self.settings.outbox;
                 let store = crate::store::EmbeddedStore::open(&settings.store()).await.map_err(fault)?;
-                stored(messenger, store, settings, true, stopped)
+                stored(messenger, Arc::new(store), settings, true, stopped)
             }
             #[cfg(not(feature = "embedded"))]
             DeliveryMode::Durable => {
@@ -122,11 +122,11 @@ impl<'a> BusBuilder<'a> {
                 match database.open(settings).await? {
                     #[cfg(feature = "postgres")]
                     DatabaseStore::Postgres(store) => {
-                        stored(messenger, store, settings, settings.relay, stopped)
+                        stored(messenger, Arc::new(store), settings, settings.relay, stopped)
                     }
                     #[cfg(feature = "sqlite")]
                     DatabaseStore::Sqlite(store) => {
-                        stored(messenger, store, settings, settings.relay, stopped)
+                        stored(messenger, Arc::new(store), settings, settings.relay, stopped)
                     }
                 }
             }
@@ -170,10 +170,12 @@ impl<'a> BusBuilder<'a> {
         })
     }
 
-    /// The messenger alone, without anything that runs beside it.
+    /// The messenger alone, without workers; and what connects to each of its brokers, if it has brokers.
     #[cfg(feature = "cli")]
-    pub(crate) async fn messenger(&mut self) -> Result<Arc<dyn Messenger>, SettingsError> {
-        self.backend().await.map(|backend| backend.messenger)
+    pub(crate) async fn messenger(
+        &mut self,
+    ) -> Result<(Arc<dyn Messenger>, Option<Arc<dyn crate::backends::probe::Probe>>), SettingsError> {
+        self.backend().await.map(|backend| (backend.messenger, backend.probe))
     }
 
     async fn backend(&mut self) -> Result<Backend, SettingsError> {
@@ -183,7 +185,7 @@ impl<'a> BusBuilder<'a> {
             return Backend::of(name, table, own).await;
         };
         let messenger = factory(table).map_err(|error| fault(name, error))?;
-        Ok(Backend { messenger, source: None })
+        Ok(Backend { messenger, source: None, probe: None })
     }
 }
 
@@ -193,7 +195,7 @@ type Running = (Arc<dyn Messenger>, Option<JoinHandle<Left>>, Option<OutboxHandl
 #[cfg(any(feature = "embedded", feature = "_sql"))]
 fn stored(
     messenger: Arc<dyn Messenger>,
-    store: impl crate::store::Store,
+    store: Arc<dyn crate::store::Store>,
     settings: &crate::settings::OutboxSettings,
     relays: bool,
     stopped: impl Future<Output = tokio::time::Instant> + Send + 'static,

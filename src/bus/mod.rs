@@ -247,7 +247,7 @@ impl Bus {
     /// Waits until nothing is in flight: no send of a request, no message in the background buffer.
     /// What a durable outbox has stored is not waited for.
     pub async fn flushed(&self) {
-        self.layer.in_flight().idle().await;
+        self.layer.in_flight().wait_idle().await;
     }
 
     /// Waits for everything in flight, then stops the workers and closes the connections, all within
@@ -258,7 +258,7 @@ impl Bus {
     pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
         let until = after(Instant::now(), deadline);
         let in_flight = self.layer.in_flight();
-        let _ = timeout_at(until, in_flight.idle()).await;
+        let _ = timeout_at(until, in_flight.wait_idle()).await;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         let mut shutdown = Shutdown::default();
         if let Some(Worker { stop, task }) = worker {
@@ -269,9 +269,9 @@ impl Bus {
                 Err(error) => tracing::error!(%error, "the worker of the message bus ended before its time"),
             }
         }
-        match caught(self.messenger.close(until.saturating_duration_since(Instant::now()))).await {
-            Some(left) => shutdown.left.extend(left),
-            None => tracing::error!("the messenger panicked while it was closed"),
+        let deadline = until.saturating_duration_since(Instant::now());
+        if caught(self.messenger.close(deadline)).await.is_none() {
+            tracing::error!("the messenger panicked while it was closed");
         }
         shutdown.sends = in_flight.len();
         if let Some(outbox) = self.outbox.as_ref().filter(|_| shutdown.stored > 0) {

@@ -4,7 +4,6 @@ mod settings;
 
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,11 +16,9 @@ use tower_service::Service;
 pub use self::settings::{ChaosError, ChaosSettings};
 use crate::message::Message;
 use crate::message::topic::Topic;
-use crate::messenger::in_flight::InFlight;
-use crate::messenger::{Admission, Failure, Health, Messenger, Unsent};
+use crate::messenger::{Capabilities, Failure, Health, Messenger, Unsent};
 use crate::queue::TurnedAway;
 use crate::source::delivery::Delivery;
-use crate::store::Store;
 use crate::util::error::BoxError;
 
 /// Makes messages fail on purpose, for tests of a whole system: around the service of a consumer, or around a messenger.
@@ -150,6 +147,7 @@ async fn wait(delay: Duration) {
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<M: Messenger> Messenger for Chaos<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
@@ -183,27 +181,11 @@ impl<M: Messenger> Messenger for Chaos<M> {
         self.inner.health().await
     }
 
-    async fn brokers(&self) -> Vec<(String, Health)> {
-        self.inner.brokers().await
+    async fn close(&self, deadline: Duration) {
+        self.inner.close(deadline).await;
     }
 
-    async fn close(&self, deadline: Duration) -> Vec<Message> {
-        self.inner.close(deadline).await
-    }
-
-    fn in_flight(&self) -> InFlight {
-        self.inner.in_flight()
-    }
-
-    fn admission(&self) -> Option<Admission> {
-        self.inner.admission()
-    }
-
-    fn store(&self) -> Option<Arc<dyn Store>> {
-        self.inner.store()
-    }
-
-    fn stored(&self, messages: usize) {
-        self.inner.stored(messages);
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
     }
 }

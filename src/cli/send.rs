@@ -154,10 +154,10 @@ fn store(context: &Context, target: &Target, message: &Message) -> Result<(), Fa
 fn send(context: &Context, settings: &Settings, message: Message) -> Result<(), Failure> {
     let id = message.id();
     context.runtime.block_on(async {
-        let bus = Bus::builder(settings).messenger().await.map_err(|error| Failure::error(&error))?;
+        let (bus, _) = Bus::builder(settings).messenger().await.map_err(|error| Failure::error(&error))?;
         bus.check(&message).map_err(|error| Failure::failed(Chain(&*error)))?;
         let sent = Arc::clone(&bus).send(vec![message]).await;
-        let _ = bus.close(CLOSE).await;
+        bus.close(CLOSE).await;
         sent.map_err(|unsent| {
             let failure = unsent.iter().next().map(|(_, failure)| failure.to_string());
             Failure::failed(failure.unwrap_or_else(|| unsent.to_string()))

@@ -23,7 +23,7 @@ use crate::admin::Admin;
 use crate::backends::dummy::Dummy;
 use crate::bus::Bus;
 #[cfg(feature = "_sql")]
-use crate::bus::{Database, DatabaseStore};
+use crate::bus::Database;
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
 use crate::settings::{DeliveryMode, Settings};
@@ -242,7 +242,7 @@ fn open(
             OpenError::InUse { .. } => Failure::unreachable(error),
             error => Failure::error(&error),
         })?;
-    Ok(stopped(settings, store, to_store, runtime))
+    Ok(stopped(settings, Arc::new(store), to_store, runtime))
 }
 
 /// Opens the outbox in the database, whose tables must be there. The app may run.
@@ -255,25 +255,21 @@ fn open_database(
     let mut outbox = settings.outbox.clone();
     outbox.migrate = false;
     let store = runtime.block_on(async { Database::connect(&outbox).await?.open(&outbox).await });
-    match store.map_err(|error| Failure::unreachable(Chain(&error).to_string()))? {
-        #[cfg(feature = "postgres")]
-        DatabaseStore::Postgres(store) => Ok(stopped(settings, store, to_store, runtime)),
-        #[cfg(feature = "sqlite")]
-        DatabaseStore::Sqlite(store) => Ok(stopped(settings, store, to_store, runtime)),
-    }
+    let store = store.map_err(|error| Failure::unreachable(Chain(&error).to_string()))?;
+    Ok(stopped(settings, store.into_store(), to_store, runtime))
 }
 
 /// An outbox without its relay.
 fn stopped(
     settings: &Settings,
-    store: impl Store,
+    store: Arc<dyn Store>,
     to_store: bool,
     runtime: &Handle,
 ) -> (Arc<dyn Messenger>, OutboxHandle) {
     let _runtime = runtime.enter();
     // Nothing leaves by the bus: it says what it could never send, if its settings are good.
     let bus = if to_store { runtime.block_on(Bus::builder(settings).messenger()).ok() } else { None };
-    let bus = bus.unwrap_or_else(|| Arc::new(Dummy));
+    let bus = bus.map_or_else(|| Arc::new(Dummy) as _, |(bus, _)| bus);
     let (outbox, _relay) = Outbox::new(bus, store, RelaySettings::default());
     let handle = outbox.handle();
     (Arc::new(outbox), handle)

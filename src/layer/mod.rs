@@ -70,14 +70,16 @@ impl MessagingLayer {
     /// A layer that sends through `messenger`.
     pub fn new(messenger: impl Messenger) -> Self {
         let messenger: Arc<dyn Messenger> = Arc::new(messenger);
+        let capabilities = messenger.capabilities();
         Self {
             config: Arc::new(Config {
-                admission: messenger.admission(),
+                admission: capabilities.admission,
                 flight: Flight::default(),
                 flight_limits: FlightLimits { messages: 10_000, bytes: 64 << 20 },
                 queue: Arc::new(QueueConfig {
-                    in_flight: messenger.in_flight(),
                     messenger,
+                    outbox: capabilities.outbox,
+                    in_flight: capabilities.in_flight.unwrap_or_default(),
                     max_messages: 1_000,
                     max_bytes: 8 << 20,
                 }),

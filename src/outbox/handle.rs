@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use super::status::{OutboxStatus, Status};
 use crate::message::Message;
+use crate::messenger::OutboxStore;
 use crate::store::{Entry, EntryState, Filter, Page, Store, StoreError, Unstored};
-use crate::telemetry;
 
 /// How many entries are looked at in one go.
 const PAGE: usize = 500;
@@ -15,30 +15,31 @@ const PAGE: usize = 500;
 /// A handle to an outbox: status, lists, requeue and drop. A clone is another handle.
 #[derive(Clone)]
 pub struct OutboxHandle {
-    store: Arc<dyn Store>,
+    outbox: OutboxStore,
     status: Arc<Status>,
 }
 
 impl fmt::Debug for OutboxHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("OutboxHandle").field("store", &self.store.location()).finish_non_exhaustive()
+        f.debug_struct("OutboxHandle").field("store", &self.location()).finish_non_exhaustive()
     }
 }
 
 impl OutboxHandle {
-    pub(super) fn new(store: Arc<dyn Store>, status: Arc<Status>) -> Self {
-        Self { store, status }
+    pub(super) fn new(outbox: OutboxStore, status: Arc<Status>) -> Self {
+        Self { outbox, status }
     }
 
     /// A handle to a store that no relay works on, as that of a stopped app.
-    pub fn stopped(store: impl Store) -> Self {
-        Self { store: Arc::new(store), status: Arc::default() }
+    #[must_use]
+    pub fn stopped(store: Arc<dyn Store>) -> Self {
+        Self { outbox: OutboxStore::new(store), status: Arc::default() }
     }
 
     /// Where it is stored.
     #[must_use]
     pub fn location(&self) -> String {
-        self.store.location()
+        self.store().location()
     }
 
     /// How it fares.
@@ -46,7 +47,8 @@ impl OutboxHandle {
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     pub async fn status(&self) -> Result<OutboxStatus, StoreError> {
-        Ok(self.status.snapshot(self.store.location(), self.store.counts().await?))
+        let counts = self.store().counts().await?;
+        Ok(self.status.snapshot(self.location(), counts, self.outbox.stored_per_second()))
     }
 
     /// A page of what is stored: see [`Store::list`].
@@ -54,7 +56,7 @@ impl OutboxHandle {
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     pub async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
-        self.store.list(filter, after, limit).await
+        self.store().list(filter, after, limit).await
     }
 
     /// The first entry that is meant, if there is one.
@@ -64,7 +66,7 @@ impl OutboxHandle {
     pub async fn find(&self, filter: &Filter) -> Result<Option<Entry>, StoreError> {
         let mut after = None;
         loop {
-            let mut page = self.store.list(filter, after, 1).await?;
+            let mut page = self.store().list(filter, after, 1).await?;
             if let Some(entry) = page.entries.pop() {
                 return Ok(Some(entry));
             }
@@ -81,9 +83,8 @@ impl OutboxHandle {
     /// [`Unstored`]: none of them is stored then.
     pub async fn append(&self, messages: Vec<Message>) -> Result<(), Unstored> {
         let count = messages.len();
-        self.store.append(messages).await?;
-        self.status.stored.add(count);
-        telemetry::stored(count);
+        self.store().append(messages).await?;
+        self.outbox.record(count);
         Ok(())
     }
 
@@ -94,7 +95,7 @@ impl OutboxHandle {
     pub async fn count(&self, filter: &Filter) -> Result<usize, StoreError> {
         let (mut count, mut after) = (0, None);
         loop {
-            let page = self.store.list(filter, after, PAGE).await?;
+            let page = self.store().list(filter, after, PAGE).await?;
             count += page.entries.len();
             match page.next {
                 Some(next) => after = Some(next),
@@ -113,7 +114,7 @@ impl OutboxHandle {
         let filter = Filter { state: filter.state.or(Some(EntryState::Dead)), ..filter.clone() };
         // All of them are found first: what is requeued may be given up on again, behind our back.
         let positions = self.positions(&filter).await?;
-        self.store.requeue(&positions, pace).await
+        self.store().requeue(&positions, pace).await
     }
 
     /// Drops messages, but for those being sent, and gives how many it was.
@@ -122,13 +123,17 @@ impl OutboxHandle {
     /// [`StoreError`]; what was dropped before it stays dropped.
     pub async fn drop_messages(&self, filter: &Filter) -> Result<usize, StoreError> {
         let positions = self.positions(filter).await?;
-        self.store.drop_messages(&positions).await
+        self.store().drop_messages(&positions).await
+    }
+
+    fn store(&self) -> &Arc<dyn Store> {
+        self.outbox.store()
     }
 
     async fn positions(&self, filter: &Filter) -> Result<Vec<u64>, StoreError> {
         let (mut positions, mut after) = (Vec::new(), None);
         loop {
-            let page = self.store.list(filter, after, PAGE).await?;
+            let page = self.store().list(filter, after, PAGE).await?;
             positions.extend(page.entries.iter().map(|entry| entry.position));
             match page.next {
                 Some(next) => after = Some(next),

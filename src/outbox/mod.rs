@@ -17,10 +17,8 @@ pub use self::settings::{RelaySettings, WhenExpired};
 use self::status::Status;
 pub use self::status::{Breaker, OutboxStatus};
 use crate::message::Message;
-use crate::messenger::in_flight::InFlight;
-use crate::messenger::{Admission, Failure, Health, Messenger, Overloaded, Unsent};
+use crate::messenger::{Capabilities, Failure, Health, Messenger, OutboxStore, Overloaded, Unsent};
 use crate::store::{Store, Unstored};
-use crate::telemetry;
 use crate::util::error::BoxError;
 
 /// Stores messages durably, then says `Ok`; a [`Relay`] sends what is stored through the inner messenger.
@@ -28,11 +26,12 @@ use crate::util::error::BoxError;
 /// A message survives a broker that is down and a process that dies, and leaves **at least once**, in order for each
 /// topic and key. When the store cannot take it, the request is answered 503, whatever
 /// [`OnSendFailure`](crate::layer::OnSendFailure) says; while it is full, requests are turned away before their handler
-/// runs ([`Admission`]).
+/// runs ([`Admission`](crate::messenger::Admission)).
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
 /// # #[cfg(feature = "embedded")] {
+/// use std::sync::Arc;
 /// use std::time::Duration;
 /// use tower_outbox::dummy::Dummy;
 /// use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
@@ -42,7 +41,7 @@ use crate::util::error::BoxError;
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path();
 /// let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(path)).await?;
-/// let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+/// let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
 /// let layer = MessagingLayer::new(outbox);
 /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
 /// let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::from_secs(10)));
@@ -56,41 +55,39 @@ use crate::util::error::BoxError;
 /// ```
 pub struct Outbox<M> {
     inner: Arc<M>,
-    store: Arc<dyn Store>,
+    outbox: OutboxStore,
     status: Arc<Status>,
-    in_flight: InFlight,
 }
 
 impl<M: Messenger> Outbox<M> {
     /// A store before `inner`, and the relay between the two, which the caller spawns.
-    pub fn new(inner: M, store: impl Store, settings: RelaySettings) -> (Self, Relay<M>) {
-        let (inner, store): (_, Arc<dyn Store>) = (Arc::new(inner), Arc::new(store));
-        let status = Arc::new(Status::default());
+    pub fn new(inner: M, store: Arc<dyn Store>, settings: RelaySettings) -> (Self, Relay<M>) {
+        let (inner, status) = (Arc::new(inner), Arc::new(Status::default()));
         let relay = Relay::new(Arc::clone(&inner), Arc::clone(&store), Arc::clone(&status), settings);
-        let in_flight = inner.in_flight();
-        (Self { inner, store, status, in_flight }, relay)
+        (Self { inner, outbox: OutboxStore::new(store), status }, relay)
     }
 
-    /// A handle to look into the store and to operate on it.
+    /// Returns a handle to look into the store and to operate on it.
     #[must_use]
     pub fn handle(&self) -> OutboxHandle {
-        OutboxHandle::new(Arc::clone(&self.store), Arc::clone(&self.status))
+        OutboxHandle::new(self.outbox.clone(), Arc::clone(&self.status))
     }
 }
 
 impl<M> fmt::Debug for Outbox<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Outbox").field("store", &self.store.location()).finish_non_exhaustive()
+        f.debug_struct("Outbox").field("store", &self.outbox.store().location()).finish_non_exhaustive()
     }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<M: Messenger> Messenger for Outbox<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let count = batch.len();
-        match self.store.append(batch).await {
+        match self.outbox.store().append(batch).await {
             Ok(()) => {
-                self.stored(count);
+                self.outbox.record(count);
                 Ok(())
             }
             Err(Unstored { source, batch, .. }) => {
@@ -102,7 +99,7 @@ impl<M: Messenger> Messenger for Outbox<M> {
     fn check(&self, message: &Message) -> Result<(), BoxError> {
         match message.delay() {
             None => self.inner.check(message),
-            // The delay is the store's.
+            // The store keeps the delay; the broker never sees it.
             Some(_) => self.inner.check(&message.clone().without_delay()),
         }
     }
@@ -115,31 +112,17 @@ impl<M: Messenger> Messenger for Outbox<M> {
         }
     }
 
-    async fn brokers(&self) -> Vec<(String, Health)> {
-        self.inner.brokers().await
+    /// Closes the inner messenger, then the store. Stored messages stay stored.
+    async fn close(&self, deadline: Duration) {
+        self.inner.close(deadline).await;
+        self.outbox.store().close().await;
     }
 
-    /// Closes the store and the inner messenger. What is stored stays stored: nothing is left.
-    async fn close(&self, deadline: Duration) -> Vec<Message> {
-        let left = self.inner.close(deadline).await;
-        self.store.close().await;
-        left
-    }
-
-    fn in_flight(&self) -> InFlight {
-        self.in_flight.clone()
-    }
-
-    fn admission(&self) -> Option<Admission> {
-        self.store.admission()
-    }
-
-    fn store(&self) -> Option<Arc<dyn Store>> {
-        Some(Arc::clone(&self.store))
-    }
-
-    fn stored(&self, messages: usize) {
-        self.status.stored.add(messages);
-        telemetry::stored(messages);
+    /// The inner messenger's, with the admission of the store, and with the store.
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = self.inner.capabilities();
+        capabilities.admission = self.outbox.store().admission();
+        capabilities.outbox = Some(self.outbox.clone());
+        capabilities
     }
 }

@@ -18,8 +18,8 @@ use crate::message::headers::{CAUSATION_ID, CORRELATION_ID};
 use crate::message::topic::TopicError;
 use crate::message::trace_context::TraceContext;
 use crate::message::{Event, Message, MessageError, Scalar};
-use crate::messenger::Messenger;
 use crate::messenger::in_flight::InFlight;
+use crate::messenger::{Messenger, OutboxStore};
 use crate::queue::transaction::{Slot, Transaction};
 use crate::source::delivery::Delivery;
 use crate::telemetry;
@@ -103,6 +103,7 @@ impl State {
 #[derive(Clone)]
 pub(crate) struct QueueConfig {
     pub(crate) messenger: Arc<dyn Messenger>,
+    pub(crate) outbox: Option<OutboxStore>,
     pub(crate) in_flight: InFlight,
     pub(crate) max_messages: usize,
     pub(crate) max_bytes: usize,
@@ -288,8 +289,8 @@ impl MessageQueue {
     }
 
     #[cfg(feature = "_sql")]
-    pub(crate) fn messenger(&self) -> &Arc<dyn Messenger> {
-        &self.shared.config.messenger
+    pub(crate) fn outbox(&self) -> Option<&OutboxStore> {
+        self.shared.config.outbox.as_ref()
     }
 
     #[cfg(feature = "_sql")]
@@ -582,7 +583,7 @@ mod tests {
     #[test]
     fn limits_hold_after_persist_failed_while_a_clone_enqueued() {
         let (messenger, in_flight) = (Arc::new(Dummy::new()), InFlight::default());
-        let config = QueueConfig { messenger, in_flight, max_messages: 100, max_bytes: 1_000 };
+        let config = QueueConfig { messenger, outbox: None, in_flight, max_messages: 100, max_bytes: 1_000 };
         let queue = MessageQueue::new(Arc::new(config), TraceContext::default(), None, None);
         queue.enqueue(message(700)).unwrap();
         let persisting = queue.take_messages().unwrap();

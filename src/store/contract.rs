@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -88,7 +87,7 @@ pub trait Store: Any + Send + Sync {
     /// Where it is, for people: a folder, a database.
     fn location(&self) -> String;
 
-    /// Whether there is room for more, as [`Messenger::admission`](crate::messenger::Messenger::admission).
+    /// Returns its admission control, for [`Capabilities::admission`](crate::messenger::Capabilities::admission).
     fn admission(&self) -> Option<Admission> {
         None
     }
@@ -400,48 +399,5 @@ impl Unstored {
     #[must_use]
     pub fn new(source: StoreError, batch: Vec<Message>) -> Self {
         Self { source, batch }
-    }
-}
-
-#[async_trait]
-impl<S: Store + ?Sized> Store for Arc<S> {
-    async fn append(&self, batch: Vec<Message>) -> Result<(), Unstored> {
-        (**self).append(batch).await
-    }
-
-    async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
-        (**self).lease(limit).await
-    }
-
-    async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
-        (**self).settle(settled).await
-    }
-
-    async fn list(&self, filter: &Filter, after: Option<u64>, limit: usize) -> Result<Page, StoreError> {
-        (**self).list(filter, after, limit).await
-    }
-
-    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
-        (**self).requeue(positions, pace).await
-    }
-
-    async fn drop_messages(&self, positions: &[u64]) -> Result<usize, StoreError> {
-        (**self).drop_messages(positions).await
-    }
-
-    async fn counts(&self) -> Result<Counts, StoreError> {
-        (**self).counts().await
-    }
-
-    fn location(&self) -> String {
-        (**self).location()
-    }
-
-    fn admission(&self) -> Option<Admission> {
-        (**self).admission()
-    }
-
-    async fn close(&self) {
-        (**self).close().await;
     }
 }

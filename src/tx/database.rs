@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::future::Future;
-use std::sync::Arc;
 
 use sqlx::{Database, Pool};
 use uuid::Uuid;
@@ -58,10 +57,7 @@ pub(crate) trait Sealed: Database {
     /// The store of an outbox, if it is one of this database.
     fn find(store: &dyn Store) -> Option<Self::Store> {
         let any: &dyn Any = store;
-        if let Some(shared) = any.downcast_ref::<Arc<dyn Store>>() {
-            return Self::find(&**shared);
-        }
-        any.downcast_ref().or_else(|| any.downcast_ref().map(|shared: &Arc<Self::Store>| &**shared)).cloned()
+        any.downcast_ref().cloned()
     }
 }
 

@@ -48,6 +48,7 @@ use crate::telemetry;
 /// ```
 /// # #[cfg(feature = "sqlite")]
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use std::sync::Arc;
 /// use axum::{Router, http::StatusCode, routing::post};
 /// use sqlx::sqlite::{Sqlite, SqlitePool};
 /// use tower_outbox::store::{SqlStoreSettings, SqliteStore};
@@ -74,7 +75,7 @@ use crate::telemetry;
 /// let settings = SqlStoreSettings::default();
 /// SqliteStore::migrate(&pool, &settings).await?;
 /// let store = SqliteStore::open(pool, &settings).await?;
-/// let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+/// let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
 /// // .. run the relay ..
 /// # drop(relay);
 /// let app: Router = Router::new().route("/users", post(create_user)).layer(MessagingLayer::new(outbox));
@@ -116,7 +117,7 @@ pub struct Tx<DB: TxDatabase> {
 impl<DB: TxDatabase> Tx<DB> {
     async fn of(parts: &Parts) -> Result<Self, TxRejection> {
         let queue: MessageQueue = parts.extensions.get().cloned().ok_or(TxRejection::MissingLayer)?;
-        let store = queue.messenger().store().and_then(|store| DB::find(&*store));
+        let store = queue.outbox().and_then(|outbox| DB::find(&**outbox.store()));
         let store = store.ok_or(TxRejection::NoOutbox { database: <DB as Sealed>::NAME })?;
         let taken = match queue.take_transaction().ok_or(TxRejection::Closed)? {
             Slot::Unused => None,

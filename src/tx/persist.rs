@@ -51,7 +51,7 @@ impl MessageQueue {
     where
         C: Connection<Database: TxDatabase<Connection = C>>,
     {
-        let store = self.messenger().store().and_then(|store| C::Database::find(&*store));
+        let store = self.outbox().and_then(|outbox| C::Database::find(&**outbox.store()));
         let store = store.ok_or(PersistError::NoOutbox { database: <C::Database as Sealed>::NAME })?;
         if !connection.is_in_transaction() {
             return Err(PersistError::NoTransaction);

@@ -5,6 +5,7 @@ pub(crate) mod caught;
 pub(crate) mod crash;
 pub(crate) mod deadline;
 pub(crate) mod error;
+pub(crate) mod rate;
 pub(crate) mod rfc3339;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) mod secret;

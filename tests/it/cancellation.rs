@@ -13,7 +13,7 @@ use tower_outbox::message::Scalar;
 use tower_outbox::{Bus, Message, MessageQueue, MessagingLayer, Messenger, Settings, Unsent, async_trait};
 
 use crate::support::fuse::fuse;
-use crate::support::messengers::{Journal, fake, slow};
+use crate::support::messengers::{Journal, fake, in_flight, slow};
 use crate::support::{Answer, MINUTE, enqueue, logs, message, messages, service};
 
 const DONE: &str = "done";
@@ -61,7 +61,7 @@ async fn a_request_dropped_anywhere_sends_all_or_only_what_leaves_always() {
             if answered && status.is_some() {
                 assert_eq!(journal.read(), expected, "the head went out before all was sent");
             }
-            layer.in_flight().idle().await;
+            layer.in_flight().wait_idle().await;
             assert_eq!(journal.read(), expected, "{status:?}, dropped after {polls} polls");
             if answered {
                 // The handler waits seven times; sending waits twice for each message.
@@ -87,7 +87,7 @@ async fn a_request_dropped_before_a_full_background_buffer_sends_all_or_only_wha
             let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, MINUTE));
 
             let (answered, expected) = drop_request(&layer, polls, status).await;
-            layer.in_flight().idle().await;
+            layer.in_flight().wait_idle().await;
             let mut sent = journal.read();
             assert_eq!(sent.drain(..FILLER.len()).collect::<Vec<_>>(), FILLER);
             assert_eq!(sent, expected, "{status:?}, dropped after {polls} polls");
@@ -138,7 +138,7 @@ async fn requests_aborted_on_several_threads_send_all_or_nothing() {
             let _ = request.await;
         }
     }
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     let sent = journal.read();
     for number in 0..REQUESTS {
         let own: Vec<_> = sent.iter().filter_map(|line| line.strip_prefix(&format!("{number} "))).collect();
@@ -157,7 +157,7 @@ async fn a_send_dropped_while_it_waits_for_room_hands_nothing_over_and_keeps_no_
         let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, MINUTE));
 
         let handed_over = fuse(polls, background.send(messages(["a", "b"]))).await;
-        background.in_flight().idle().await;
+        in_flight(&background).wait_idle().await;
         let expected: &[&str] = if handed_over.is_some() { &["x", "y", "a", "b"] } else { &["x", "y"] };
         assert_eq!(journal.read(), expected, "dropped after {polls} polls");
 
@@ -186,11 +186,10 @@ impl Messenger for Lazy {
         slow(self.journal.clone()).send(batch).await
     }
 
-    async fn close(&self, _: Duration) -> Vec<Message> {
+    async fn close(&self, _: Duration) {
         yield_now().await;
         self.closed.fetch_add(1, Ordering::Relaxed);
         yield_now().await;
-        Vec::new()
     }
 }
 

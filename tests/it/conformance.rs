@@ -148,7 +148,7 @@ async fn conforms(
         }
     }
 
-    assert_eq!(messenger.close(Duration::from_secs(5)).await, []);
+    messenger.close(Duration::from_secs(5)).await;
     if capabilities.closes {
         let unsent = messenger.send(vec![message(0)]).await.expect_err("closed");
         assert!(unsent.iter().all(|(_, failure)| failure.is_transient()));

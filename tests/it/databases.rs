@@ -50,7 +50,7 @@ impl Database {
                 Arc::new(SqliteStore::open(pool.clone(), settings).await.unwrap())
             }
         };
-        assert_nothing_due(&store).await;
+        assert_nothing_due(&*store).await;
         store
     }
 
@@ -124,11 +124,11 @@ async fn what_was_just_stored_leaves_without_being_read(database: Database) {
         database.show().await;
         let out = leased.unwrap_or_default();
         left_unread = ids_of(&out) == ids(&messages);
-        confirm(&store, &out).await;
+        confirm(&*store, &out).await;
         if left_unread {
             break;
         }
-        confirm(&store, &lease_all(&store, 100 - out.len()).await).await;
+        confirm(&*store, &lease_all(&*store, 100 - out.len()).await).await;
     }
     assert!(left_unread);
     // What has a key is read: an earlier one may have come.
@@ -137,8 +137,8 @@ async fn what_was_just_stored_leaves_without_being_read(database: Database) {
     let read = timeout(STUCK, store.lease(1)).await.unwrap();
     assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
     database.show().await;
-    assert_eq!(lease(&store, 10).await.len(), 1);
-    assert_eq!(depth(&store).await, (1, 0));
+    assert_eq!(lease(&*store, 10).await.len(), 1);
+    assert_eq!(depth(&*store).await, (1, 0));
 }
 
 async fn what_did_not_fit_into_memory_is_read(database: Database) {
@@ -151,12 +151,12 @@ async fn what_did_not_fit_into_memory_is_read(database: Database) {
     }
     let mut out = Vec::new();
     while out.len() < 3_000 {
-        let some = lease(&store, 250).await;
-        confirm(&store, &some).await;
+        let some = lease(&*store, 250).await;
+        confirm(&*store, &some).await;
         out.extend(ids_of(&some));
     }
     assert!(out == messages, "each once, and in order");
-    assert_nothing_due(&store).await;
+    assert_nothing_due(&*store).await;
     // And again as at the beginning.
     store.close().await;
     what_was_just_stored_leaves_without_being_read(database).await;
@@ -171,13 +171,13 @@ async fn a_key_may_have_a_nul_character(database: Database) {
         Message::new("a", "\0").unwrap(),
     ];
     store.append(messages.to_vec()).await.unwrap();
-    let first = lease(&store, 1).await;
+    let first = lease(&*store, 1).await;
     assert_eq!(first[0].message, messages[0]);
-    let out = lease_all(&store, 2).await;
+    let out = lease_all(&*store, 2).await;
     assert_eq!(out.iter().map(|one| &one.message).collect::<Vec<_>>(), [&messages[1], &messages[3]]);
-    confirm(&store, &first).await;
-    assert_eq!(lease(&store, 10).await[0].message, messages[2]);
-    let listed: Vec<_> = list(&store).await.into_iter().map(|entry| entry.message.unwrap()).collect();
+    confirm(&*store, &first).await;
+    assert_eq!(lease(&*store, 10).await[0].message, messages[2]);
+    let listed: Vec<_> = list(&*store).await.into_iter().map(|entry| entry.message.unwrap()).collect();
     assert_eq!(listed, messages[1..]);
 }
 
@@ -197,11 +197,11 @@ async fn a_message_that_cannot_be_read_is_a_dead_letter(database: Database) {
             Arc::new(SqliteStore::open(pool.clone(), settings).await.unwrap())
         }
     };
-    let out = lease_all(&store, 2).await;
+    let out = lease_all(&*store, 2).await;
     assert_eq!(ids_of(&out), [messages[1].id(), messages[3].id()]);
-    assert_nothing_due(&store).await;
-    let entries = list(&store).await;
-    assert_eq!(depth(&store).await, (2, 2));
+    assert_nothing_due(&*store).await;
+    let entries = list(&*store).await;
+    assert_eq!(depth(&*store).await, (2, 2));
     for entry in [&entries[0], &entries[2]] {
         assert!(entry.state == EntryState::Dead && entry.message.is_none());
         assert!(entry.explain().contains("can no longer be read"), "{}", entry.explain());
@@ -237,14 +237,14 @@ async fn an_earlier_message_of_a_key_that_is_committed_late_leaves_before_a_late
     let store = database.open().await;
     let messages = [keyed("a", "k"), keyed("a", "k")];
     store.append(messages[..1].to_vec()).await.unwrap();
-    let out = lease(&store, 10).await;
+    let out = lease(&*store, 10).await;
     let late = insert_like_the_first(pool, &settings.schema).await;
     // The later one is known, and waits for the first.
     store.append(messages[1..].to_vec()).await.unwrap();
-    assert_nothing_due(&store).await;
+    assert_nothing_due(&*store).await;
     late.commit().await.unwrap();
-    confirm(&store, &out).await;
-    let out = lease_all(&store, 2).await;
+    confirm(&*store, &out).await;
+    let out = lease_all(&*store, 2).await;
     assert_eq!(ids_of(&out), [uuid::Uuid::from_u128(7), messages[1].id()]);
     assert!(out[0].lease.position < 100_000 && out[1].lease.position > 100_000);
 }
@@ -259,10 +259,10 @@ async fn what_is_committed_late_is_found() {
     store.append(messages[..1].to_vec()).await.unwrap();
     let late = insert_like_the_first(pool, &settings.schema).await;
     store.append(messages[1..].to_vec()).await.unwrap();
-    assert_eq!(ids_of(&lease_all(&store, 2).await), ids(&messages));
+    assert_eq!(ids_of(&lease_all(&*store, 2).await), ids(&messages));
     late.commit().await.unwrap();
     let begun = Instant::now();
-    let found = lease(&store, 10).await;
+    let found = lease(&*store, 10).await;
     assert_eq!(found[0].message.id(), uuid::Uuid::from_u128(7));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
@@ -277,16 +277,16 @@ async fn a_share_that_is_lost_and_found_while_a_key_is_read_does_not_change_its_
     let store = database.open().await;
     let first = [keyed("a", "k"), keyed("a", "k")];
     store.append(first[..1].to_vec()).await.unwrap();
-    let out = lease(&store, 10).await;
+    let out = lease(&*store, 10).await;
     store.append(first[1..].to_vec()).await.unwrap();
     // The second is known, and waits for the first.
-    assert_nothing_due(&store).await;
+    assert_nothing_due(&*store).await;
     let mut lock = pool.begin().await.unwrap();
     sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {schema}.messages"))).execute(&mut *lock).await.unwrap();
-    settle(&store, &out, Settlement::Release).await;
+    settle(&*store, &out, Settlement::Release).await;
     let reading = {
         let store = Arc::clone(&store);
-        tokio::spawn(async move { lease_all(&store, 3).await })
+        tokio::spawn(async move { lease_all(&*store, 3).await })
     };
     let waiting =
         "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = '{schema}.messages'::regclass";
@@ -321,7 +321,7 @@ async fn a_share_that_is_lost_and_found_while_a_key_is_read_does_not_change_its_
     let mut of_key: Vec<_> = reading.await.unwrap();
     of_key.retain(|one| one.message.key().is_some());
     while of_key.len() < 3 {
-        of_key.extend(lease(&store, 10).await.into_iter().filter(|one| one.message.key().is_some()));
+        of_key.extend(lease(&*store, 10).await.into_iter().filter(|one| one.message.key().is_some()));
     }
     assert_eq!(ids_of(&of_key), [first[0].id(), first[1].id(), uuid::Uuid::from_u128(7)]);
 }

@@ -1,15 +1,19 @@
 //! The decorator `Fallback`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tower_outbox::background::{Background, BackgroundSettings};
 use tower_outbox::fallback::Fallback;
-use tower_outbox::messenger::{Admission, InFlight};
+use tower_outbox::messenger::{Admission, Capabilities, InFlight};
 use tower_outbox::testing::Recording;
-use tower_outbox::{BoxError, Failure, Health, Message, Messenger, Unsent, async_trait};
+use tower_outbox::{
+    BoxError, Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait,
+};
 
-use crate::support::messengers::{down, fake, recording};
-use crate::support::{messages, topics};
+use crate::support::messengers::{down, fake, held, recording};
+use crate::support::{app, enqueue, get, messages, topics};
 
 fn transient() -> Failure {
     Failure::transient("the first is down")
@@ -90,7 +94,7 @@ struct Says {
     down: Option<&'static str>,
     refuses: bool,
     admission: Option<Admission>,
-    left: Vec<Message>,
+    closed: AtomicBool,
     in_flight: InFlight,
 }
 
@@ -108,16 +112,14 @@ impl Messenger for Says {
         self.down.map_or(Health::Up, |reason| Health::Down { reason: reason.to_owned() })
     }
 
-    async fn close(&self, _: Duration) -> Vec<Message> {
-        self.left.clone()
+    async fn close(&self, _: Duration) {
+        self.closed.store(true, Ordering::SeqCst);
     }
 
-    fn in_flight(&self) -> InFlight {
-        self.in_flight.clone()
-    }
-
-    fn admission(&self) -> Option<Admission> {
-        self.admission.clone()
+    fn capabilities(&self) -> Capabilities {
+        let mut capabilities = Capabilities::default().with_in_flight(self.in_flight.clone());
+        capabilities.admission.clone_from(&self.admission);
+        capabilities
     }
 }
 
@@ -128,7 +130,6 @@ async fn it_is_up_while_one_of_them_is() {
     assert!(Fallback::new(says(None), says(Some("b"))).health().await.is_up());
     let both = Fallback::new(says(Some("a")), says(Some("b")));
     assert_eq!(both.health().await, Health::Down { reason: "a; b".to_owned() });
-    assert_eq!(both.brokers().await.len(), 2);
 }
 
 #[tokio::test]
@@ -146,7 +147,7 @@ async fn requests_are_let_in_while_one_of_them_takes_messages() {
     let says = |admission: &Admission| Says { admission: Some(admission.clone()), ..Says::default() };
     let gates = [Admission::default(), Admission::default(), Admission::default()];
     let inner = Fallback::new(says(&gates[0]), says(&gates[1]));
-    let admission = Fallback::new(inner, says(&gates[2])).admission().unwrap();
+    let admission = Fallback::new(inner, says(&gates[2])).capabilities().admission.unwrap();
     gates[0].set_open(false);
     gates[1].set_open(false);
     assert!(admission.is_open());
@@ -154,21 +155,21 @@ async fn requests_are_let_in_while_one_of_them_takes_messages() {
     assert!(!admission.is_open());
     gates[1].set_open(true);
     assert!(admission.is_open());
-    assert!(Fallback::new(Recording::new(), says(&gates[2])).admission().is_none());
-    assert!(Fallback::new(says(&gates[2]), Recording::new()).admission().is_none());
+    assert!(Fallback::new(Recording::new(), says(&gates[2])).capabilities().admission.is_none());
+    assert!(Fallback::new(says(&gates[2]), Recording::new()).capabilities().admission.is_none());
 }
 
 #[tokio::test]
 async fn closing_closes_both() {
-    let says = |topic| Says { left: messages([topic]), ..Says::default() };
-    let left = Fallback::new(says("a"), says("b")).close(Duration::ZERO).await;
-    assert_eq!(topics(&left), ["a", "b"]);
+    let both = [Arc::new(Says::default()), Arc::new(Says::default())];
+    Fallback::new(Arc::clone(&both[0]), Arc::clone(&both[1])).close(Duration::ZERO).await;
+    assert!(both.iter().all(|one| one.closed.load(Ordering::SeqCst)));
 }
 
 #[tokio::test]
 async fn what_the_second_is_sending_is_in_flight_there() {
     let second = Arc::new(Says::default());
-    let in_flight = second.in_flight();
+    let in_flight = second.in_flight.clone();
     let seen = in_flight.clone();
     let spy = Spy(Arc::clone(&second), seen);
     let _ = Fallback::new(down(transient()), spy).send(messages(["a"])).await;
@@ -177,6 +178,7 @@ async fn what_the_second_is_sending_is_in_flight_there() {
 
 struct Spy(Arc<Says>, InFlight);
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Messenger for Spy {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
@@ -184,7 +186,34 @@ impl Messenger for Spy {
         self.0.send(batch).await
     }
 
-    fn in_flight(&self) -> InFlight {
-        self.0.in_flight()
+    fn check(&self, message: &Message) -> Result<(), BoxError> {
+        self.0.check(message)
     }
+
+    async fn health(&self) -> Health {
+        self.0.health().await
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.0.close(deadline).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[tokio::test]
+async fn the_layer_waits_for_messages_buffered_behind_the_second() {
+    let (gated, gate, sent) = held();
+    let (buffered, worker) = Background::new(gated, BackgroundSettings::default());
+    let layer = MessagingLayer::new(Fallback::new(down(transient()), buffered));
+    let worker = tokio::spawn(worker.run(std::future::pending(), Duration::ZERO));
+    get(app(layer.clone(), async |queue: MessageQueue| enqueue(&queue, ["a"]))).await;
+    gate.begun().await;
+    assert_eq!(layer.in_flight().len(), 1);
+    gate.pass(1);
+    layer.in_flight().wait_idle().await;
+    assert_eq!(sent.topics(), ["a"]);
+    worker.abort();
 }

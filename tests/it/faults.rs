@@ -96,7 +96,7 @@ impl Place {
 }
 
 /// Lets everything leave; gives the ids in that order.
-pub async fn drain(store: &impl Store) -> Vec<Uuid> {
+pub async fn drain(store: &(impl Store + ?Sized)) -> Vec<Uuid> {
     let (mut left, begun) = (Vec::new(), Instant::now());
     while depth(store).await.0 > 0 {
         assert!(begun.elapsed() < STUCK, "something pending does not leave");
@@ -111,7 +111,7 @@ pub async fn drain(store: &impl Store) -> Vec<Uuid> {
 }
 
 /// How many dead letters there are whose message cannot be read any more.
-pub async fn unreadable(store: &impl Store) -> usize {
+pub async fn unreadable(store: &(impl Store + ?Sized)) -> usize {
     let dead = list_by(store, &Filter::state(EntryState::Dead), 100).await;
     dead.iter()
         .filter(|entry| {
@@ -144,7 +144,7 @@ pub fn cut(path: &Path, len: usize) {
 }
 
 /// Still takes messages, and gives them out.
-pub async fn assert_works(store: &impl Store) {
+pub async fn assert_works(store: &(impl Store + ?Sized)) {
     let (before, more) = (depth(store).await.0, batch("more", 3));
     assert_eq!(before, 0, "it is empty");
     store.append(more.clone()).await.unwrap();

@@ -181,7 +181,7 @@ fn four_processes(job: &str) {
 }
 
 /// Stores one message that is pending, one that waits for a retry, and one that is dead.
-async fn store_some(store: &impl Store) -> Vec<Entry> {
+async fn store_some(store: &(impl Store + ?Sized)) -> Vec<Entry> {
     store.append(messages(["pending", "retried", "dead"])).await.unwrap();
     let leased = lease_all(store, 3).await;
     let settlements = [Settlement::Release, retry(60 * MINUTE), dead("for a test")];
@@ -193,7 +193,7 @@ async fn store_some(store: &impl Store) -> Vec<Entry> {
 }
 
 /// They are as they were, and leave.
-async fn assert_all_leave(store: &impl Store, before: &[Entry]) {
+async fn assert_all_leave(store: &(impl Store + ?Sized), before: &[Entry]) {
     let known = |entries: &[Entry]| -> Vec<_> {
         let fields = |entry: &Entry| {
             let id = entry.message.as_ref().unwrap().id();

@@ -13,6 +13,7 @@ mod spied;
 mod working;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -51,7 +52,7 @@ fn run_for<M: Messenger>(
     settings: RelaySettings,
     deadline: Duration,
 ) -> Running<M> {
-    let (outbox, relay) = Outbox::new(messenger, store, settings);
+    let (outbox, relay) = Outbox::new(messenger, Arc::new(store), settings);
     let (stop, stopped) = oneshot::channel();
     let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, deadline));
     Running { handle: outbox.handle(), outbox, stop, relay }

@@ -204,7 +204,7 @@ async fn memory_place() -> Place {
 async fn embedded_place() -> Place {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(folder.path().join("queue"))).await.unwrap();
-    let queue = StoreQueue::new(store.clone());
+    let queue = StoreQueue::new(Arc::new(store.clone()));
     Place {
         messenger: Arc::new(queue.clone()),
         source: Arc::new(queue),

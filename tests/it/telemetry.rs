@@ -16,7 +16,7 @@ use tracing::Level;
 
 use crate::support::counters::{counted, expect};
 use crate::support::logs::Event;
-use crate::support::messengers::{down, fake, panicking};
+use crate::support::messengers::{down, fake, in_flight, panicking};
 use crate::support::{answering, app, enqueue, enqueue_a, get, logs, messages, service};
 
 const SECRET: &str = "the-body";
@@ -146,7 +146,7 @@ fn what_an_enrichment_that_panics_drops_is_counted() {
         let layer = MessagingLayer::new(Dummy::new()).with_enrich(|_, _, _| panic!("enrich"));
         let app = answering(layer.clone(), StatusCode::OK).layer(CatchPanicLayer::new());
         assert_eq!(get(app).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
-        layer.in_flight().idle().await;
+        layer.in_flight().wait_idle().await;
     });
     let expected =
         [("dropped_total{reason=panic}", 1), ("enqueued_total", 2), ("send_seconds", 1), ("sent_total", 1)];
@@ -212,7 +212,7 @@ fn the_background_counts_retries_and_what_it_gives_up() {
         let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, Duration::from_secs(1)));
         for _ in 0..2 {
             background.send(messages(["a", "b"])).await.unwrap();
-            background.in_flight().idle().await;
+            in_flight(&background).wait_idle().await;
         }
         background.send(messages(["c"])).await.unwrap();
         stop.send(()).unwrap();

@@ -364,7 +364,7 @@ async fn a_client_that_hangs_up_while_sending_does_not_stop_it() {
     dropped.notified().await;
     assert!(sent.topics().is_empty());
     gate.open();
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert_eq!(sent.topics(), ["a", "b", "audit"]);
 }
 
@@ -385,7 +385,7 @@ async fn a_client_that_hangs_up_while_the_handler_works_sends_only_what_leaves_a
         serve_watched(Router::new().route("/", get(handler)).layer(layer.clone())).await;
     connect(address).await.hang_up_at(&working).await;
     dropped.notified().await;
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert_eq!(sent.topics(), ["audit"]);
 }
 

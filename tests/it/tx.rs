@@ -74,7 +74,7 @@ suite! {
         an_inner_call_that_failed_leaves_neither_row_nor_event
         a_retry_between_two_layers_commits_the_call_that_succeeds
         an_inner_call_that_failed_takes_along_who_shares_its_transaction
-        decorators_and_handles_hand_the_store_on
+        decorators_and_handles_keep_the_transaction
         no_connection_in_time_is_503
         a_savepoint_is_part_of_it
         after_the_response_there_is_none;

@@ -16,7 +16,7 @@ use tower_outbox::dummy::Dummy;
 use tower_outbox::layer::{MessagingService, ResponseBody, ResponseFuture};
 use tower_outbox::message::Settlement;
 use tower_outbox::message::{MessageError, Scalar, TopicError};
-use tower_outbox::messenger::{Admission, InFlight, InFlightToken, Overloaded};
+use tower_outbox::messenger::{Admission, Capabilities, InFlight, InFlightToken, OutboxStore, Overloaded};
 use tower_outbox::outbox::{Breaker, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
 use tower_outbox::queue::MissingMessagingLayer;
 use tower_outbox::settings::OutboxSettings;
@@ -69,7 +69,9 @@ assert_impl_all!(Failure: Clone, Debug, Send, Sync);
 assert_impl_all!(Health: Clone, Eq, Debug, Send, Sync);
 
 assert_obj_safe!(Store);
-assert_impl_all!(Arc<dyn Store>: Store, Send, Sync, Clone);
+assert_impl_all!(Arc<dyn Store>: Send, Sync, Clone);
+assert_impl_all!(Capabilities: Clone, Default, Debug, Send, Sync);
+assert_impl_all!(OutboxStore: Clone, Debug, Send, Sync);
 assert_impl_all!(EmbeddedStore: Store, Clone, Debug, Send, Sync);
 assert_impl_all!(EmbeddedStoreSettings: Clone, Eq, Debug, Send, Sync);
 assert_impl_all!(Limits: Clone, Default, Debug, Send, Sync);
@@ -109,7 +111,7 @@ fn the_futures_of_the_public_api_can_be_spawned() {
     assert_send(worker.run(std::future::pending(), std::time::Duration::ZERO));
     fn of_an_outbox(store: EmbeddedStore, handle: &OutboxHandle) {
         assert_send(store.lease(1));
-        let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+        let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
         assert_send(outbox.send(Vec::new()));
         assert_send(relay.run(std::future::pending(), std::time::Duration::ZERO));
         assert_send(handle.status());
@@ -120,7 +122,7 @@ fn the_futures_of_the_public_api_can_be_spawned() {
     let settings = Settings::default();
     assert_send(EmbeddedStore::open(&EmbeddedStoreSettings::new("outbox")));
     assert_send(Bus::start(&settings));
-    assert_send(InFlight::default().idle());
+    assert_send(InFlight::default().wait_idle());
     fn of_a_bus(bus: &Bus) {
         assert_send(bus.shutdown(std::time::Duration::ZERO));
         assert_send(bus.flushed());

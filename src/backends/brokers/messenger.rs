@@ -36,14 +36,15 @@ macro_rules! broker_messenger {
                 self.0.failover.health().await
             }
 
+            async fn close(&self, deadline: std::time::Duration) {
+                self.0.failover.close(deadline).await;
+            }
+        }
+
+        #[async_trait::async_trait]
+        impl crate::backends::probe::Probe for $name {
             async fn brokers(&self) -> Vec<(String, crate::messenger::Health)> {
                 self.0.failover.brokers().await
-            }
-
-            async fn close(&self, deadline: std::time::Duration) -> Vec<crate::message::Message> {
-                self.0.failover.close(deadline).await;
-                // Everything taken over is handed back by the `send` that took it.
-                Vec::new()
             }
         }
     };

@@ -23,8 +23,6 @@ use crate::messenger::Health;
 #[cfg(feature = "_sql")]
 use crate::settings::OutboxSettings;
 use crate::settings::{DeliveryMode, Settings, SettingsError};
-#[cfg(feature = "_sql")]
-use crate::store::Store;
 use crate::util::error::Chain;
 
 /// How long closing connections may take.
@@ -139,8 +137,8 @@ fn report(context: &Context, findings: &Findings) -> Result<(), Failure> {
 
 /// Sets the backend up, and connects to every broker.
 async fn brokers(settings: &Settings, findings: &mut Findings) {
-    let bus = match Bus::builder(settings).messenger().await {
-        Ok(bus) => bus,
+    let (messenger, probe) = match Bus::builder(settings).messenger().await {
+        Ok(made) => made,
         // By convention a name of the app's own has a dot.
         Err(SettingsError::UnknownBackend { name, .. }) if name.contains('.') => {
             return findings.warn("BACKEND", format!("{name:?} is the app's own: only the app can check it"));
@@ -152,13 +150,17 @@ async fn brokers(settings: &Settings, findings: &mut Findings) {
     if settings.backend == "dummy" {
         return findings.warn("BACKEND", "\"dummy\" logs messages and sends them nowhere");
     }
-    for (broker, health) in bus.brokers().await {
+    let brokers = match probe {
+        Some(probe) => probe.brokers().await,
+        None => vec![(format!("BACKEND {:?}", settings.backend), messenger.health().await)],
+    };
+    for (broker, health) in brokers {
         match health {
             Health::Up => findings.ok("URLS", format!("{broker}: connected")),
             Health::Down { reason } => findings.fail("URLS", format!("{broker}: {reason}")),
         }
     }
-    let _ = bus.close(CLOSE).await;
+    messenger.close(CLOSE).await;
 }
 
 /// Whether the database can be reached, and has the tables.

@@ -1,17 +1,11 @@
 //! `tower-outbox check`.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use rcgen::{CertificateParams, DnType, KeyPair};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 use tokio::net::TcpListener;
-use tower_outbox::background::{Background, BackgroundSettings};
-use tower_outbox::dummy::Dummy;
-use tower_outbox::outbox::{Outbox, RelaySettings};
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::{Health, Message, Messenger, Unsent, async_trait};
 
 use super::{Run, Running, Stopped, command, run};
 use crate::admin::Does;
@@ -96,31 +90,6 @@ async fn every_broker_is_tried_and_said() {
         }
         found.ends(1);
     }
-}
-
-/// Two brokers, of which one is down.
-struct Two;
-
-#[async_trait]
-impl Messenger for Two {
-    async fn send(&self, _: Vec<Message>) -> Result<(), Unsent> {
-        Ok(())
-    }
-
-    async fn brokers(&self) -> Vec<(String, Health)> {
-        vec![("h1".to_owned(), Health::Up), ("h2".to_owned(), Health::Down { reason: "gone".to_owned() })]
-    }
-}
-
-#[tokio::test]
-async fn a_decorator_hands_on_the_brokers_of_the_inner_messenger() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(folder.path().join("outbox"))).await.unwrap();
-    let (outbox, _relay) = Outbox::new(Two, store, RelaySettings::default());
-    let (background, _worker) = Background::new(outbox, BackgroundSettings::default());
-    let shared: Arc<dyn Messenger> = Arc::new(background);
-    assert_eq!(Messenger::brokers(&Arc::new(shared)).await, Two.brokers().await);
-    assert_eq!(Dummy::new().brokers().await, [("the bus".to_owned(), Health::Up)]);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -174,7 +175,7 @@ async fn work(folder: &Path, job: Job) {
     let settings = EmbeddedStoreSettings::new(folder.join("outbox")).with_segment_bytes(SEGMENT_BYTES);
     let store = EmbeddedStore::open(&settings).await.unwrap();
     let window = if matches!(job, Job::SendEach(..)) { 1 } else { 8 };
-    let (outbox, relay) = Outbox::new(bus, store, RelaySettings::default().with_window(window));
+    let (outbox, relay) = Outbox::new(bus, Arc::new(store), RelaySettings::default().with_window(window));
     let handle = outbox.handle();
     match job {
         Job::Prepare(from, to) => {

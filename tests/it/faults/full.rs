@@ -112,7 +112,7 @@ struct App {
 impl App {
     async fn start(settings: &EmbeddedStoreSettings, bus: &Switch) -> Self {
         let store = open(settings).await.unwrap();
-        let (outbox, relay) = Outbox::new(bus.clone(), store.clone(), RelaySettings::default());
+        let (outbox, relay) = Outbox::new(bus.clone(), Arc::new(store.clone()), RelaySettings::default());
         let (stop, stopped) = oneshot::channel();
         let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::from_secs(10)));
         let handled = Arc::new(AtomicUsize::new(0));

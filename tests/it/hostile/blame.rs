@@ -209,7 +209,7 @@ async fn of_many_requests_just_the_one_that_closes_the_connection_fails() {
 async fn durable(messenger: Amqp091, folder: &std::path::Path) -> (Outbox<Amqp091>, OutboxHandle) {
     let store = stores::open(&EmbeddedStoreSettings::new(folder)).await.unwrap();
     let settings = RelaySettings::default().with_max_attempts(4).with_max_backoff(Duration::from_millis(20));
-    let (outbox, relay) = Outbox::new(messenger, store, settings);
+    let (outbox, relay) = Outbox::new(messenger, Arc::new(store), settings);
     tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
     let handle = outbox.handle();
     (outbox, handle)
@@ -280,7 +280,7 @@ async fn a_broker_that_goes_away_makes_no_dead_letters() {
         let folder = tempfile::tempdir().unwrap();
         let store = stores::open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
         let settings = RelaySettings::default().with_max_backoff(Duration::from_millis(20));
-        let (outbox, relay) = Outbox::new(messenger(&way), store, settings);
+        let (outbox, relay) = Outbox::new(messenger(&way), Arc::new(store), settings);
         tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
         outbox.send(numbered(&topic, 30)).await.unwrap();
         until_left(&outbox.handle(), 0).await;

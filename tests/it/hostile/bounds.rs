@@ -104,7 +104,7 @@ async fn clients_that_hang_up_while_the_bus_hangs_do_not_gather() {
             assert!(after <= usize::from(limit == "bytes"), "{limit}: {after}");
             assert!(in_flight <= 101, "{limit}: {in_flight}");
             gate.open();
-            soon(layer.in_flight().idle()).await;
+            soon(layer.in_flight().wait_idle()).await;
             assert_eq!(sent.topics().len(), calls - after + usize::from(wraps));
             let request = Request::post("/").body(Body::empty()).unwrap();
             assert_eq!(soon(app.oneshot(request)).await.unwrap().status(), StatusCode::OK);
@@ -130,7 +130,7 @@ async fn those_let_in_all_the_same_do_not_gather_either() {
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(RETRY_AFTER));
         gate.open();
-        soon(layer.in_flight().idle()).await;
+        soon(layer.in_flight().wait_idle()).await;
         assert_eq!(sent.topics().len(), bound / count * count);
         // One that is larger than the bound goes alone.
         let (large, _) = enqueuing(layer, 100);
@@ -155,7 +155,7 @@ async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
         }
         "embedded" => {
             let store = open(&EmbeddedStoreSettings::new(folder).with_limits(limits)).await.unwrap();
-            MessagingLayer::new(Outbox::new(hanging, store, RelaySettings::default()).0)
+            MessagingLayer::new(Outbox::new(hanging, Arc::new(store), RelaySettings::default()).0)
         }
         "sqlite" => {
             use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
@@ -164,7 +164,7 @@ async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
             let settings = SqlStoreSettings::default().with_limits(limits);
             SqliteStore::migrate(&pool, &settings).await.unwrap();
             let store = SqliteStore::open(pool, &settings).await.unwrap();
-            MessagingLayer::new(Outbox::new(hanging, store, RelaySettings::default()).0)
+            MessagingLayer::new(Outbox::new(hanging, Arc::new(store), RelaySettings::default()).0)
         }
         other => panic!("{other}"),
     }

@@ -45,8 +45,8 @@ async fn a_schema_may_be_a_word_of_sql_or_have_upper_case() {
         PostgresStore::migrate(&pool, &settings).await.unwrap();
         let store = Arc::new(PostgresStore::open(pool.clone(), &settings).await.unwrap()) as Arc<dyn Store>;
         store.append(batch("a", 3)).await.unwrap();
-        confirm(&store, &lease_all(&store, 3).await).await;
-        assert_eq!(depth(&store).await, (0, 0), "{name}");
+        confirm(&*store, &lease_all(&*store, 3).await).await;
+        assert_eq!(depth(&*store).await, (0, 0), "{name}");
         store.close().await;
         let there = AssertSqlSafe(format!("SELECT version FROM \"{name}\".version"));
         assert!(sqlx::query_scalar::<_, i32>(there).fetch_one(&pool).await.unwrap() > 0);
@@ -91,7 +91,7 @@ async fn changed_rows_harm_only_themselves<S: Store>(
         change(how, &id.simple().to_string()).await;
     }
     let (recording, sent) = recording();
-    let (outbox, relay) = Outbox::new(recording, open().await, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(recording, Arc::new(open().await), RelaySettings::default());
     let handle = outbox.handle();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let running = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
@@ -190,7 +190,7 @@ async fn app(pool: &PgPool) -> Router {
     let settings = SqlStoreSettings::default();
     PostgresStore::migrate(pool, &settings).await.unwrap();
     let store = PostgresStore::open(pool.clone(), &settings).await.unwrap();
-    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let outbox = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0;
     let handler = async |_: Tx<Postgres>, queue: MessageQueue| enqueue(&queue, ["a"]);
     Router::new().route("/", post(handler)).layer(MessagingLayer::new(outbox))
 }
@@ -269,7 +269,7 @@ async fn a_database_file_that_cannot_be_written_is_503() {
     let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool.clone(), &settings).await.unwrap();
-    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let outbox = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0;
     let handler = async |_: Tx<Sqlite>, queue: MessageQueue| enqueue(&queue, ["a"]);
     let app = Router::new().route("/", post(handler)).layer(MessagingLayer::new(outbox));
     assert_eq!(ask(&app).await.0, StatusCode::OK);
@@ -392,7 +392,7 @@ async fn the_same_id_of_another_publisher_or_topic_is_another_message() {
     let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool, &settings).await.unwrap();
-    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let outbox = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0;
     let calls = Arc::new(AtomicUsize::default());
     let handler = {
         let calls = Arc::clone(&calls);
@@ -464,7 +464,7 @@ async fn the_same_id_of_another_event_source_is_another_message() {
     let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let store = SqliteStore::open(pool, &settings).await.unwrap();
-    let outbox = Outbox::new(Dummy::new(), store, RelaySettings::default()).0;
+    let outbox = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default()).0;
     let calls = Arc::new(AtomicUsize::default());
     let handler = {
         let calls = Arc::clone(&calls);

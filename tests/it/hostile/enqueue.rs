@@ -1,5 +1,6 @@
 //! What the protocol can never carry is refused at enqueue.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
@@ -120,7 +121,7 @@ async fn what_amqp091_cannot_carry_fedmsg_refuses_too() {
 async fn each_decorator_asks_the_inner_messenger() {
     let folder = tempfile::tempdir().unwrap();
     let store = stores::open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
-    let (outbox, _relay) = Outbox::new(plain(), store, RelaySettings::default());
+    let (outbox, _relay) = Outbox::new(plain(), Arc::new(store), RelaySettings::default());
     let (background, _worker) = Background::new(plain(), BackgroundSettings::default());
     let decorated: [Box<dyn Messenger>; 3] =
         [Box::new(outbox), Box::new(background), Box::new(Fallback::new(plain(), plain()))];
@@ -220,7 +221,7 @@ async fn a_stored_message_that_can_never_leave_is_a_dead_letter_and_no_other_is(
     let folder = tempfile::tempdir().unwrap();
     let store = stores::open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let (recording, sent) = recording();
-    let (outbox, relay) = Outbox::new(Choosy(recording), store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(Choosy(recording), Arc::new(store), RelaySettings::default());
     let handle = outbox.handle();
     tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
     let bad = message("a").with_header("never", true);

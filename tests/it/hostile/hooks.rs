@@ -11,12 +11,10 @@ use tokio::sync::oneshot;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_outbox::background::{Background, BackgroundSettings};
-use tower_outbox::dummy::Dummy;
-use tower_outbox::messenger::{Admission, Overloaded};
+use tower_outbox::messenger::Overloaded;
 use tower_outbox::outbox::{Outbox, RelaySettings};
-use tower_outbox::store::Store;
 use tower_outbox::store::{SqlStoreSettings, SqliteStore};
-use tower_outbox::{Failure, Message, MessageQueue, MessagingLayer, Messenger, Tx, Unsent, async_trait};
+use tower_outbox::{Failure, MessageQueue, MessagingLayer, Messenger};
 use tracing::Level;
 
 use crate::support::messengers::{down, recording};
@@ -51,7 +49,7 @@ async fn a_hook_of_the_layer_that_panics_is_as_a_handler_that_panics() {
         for _ in 0..5 {
             let post = http::Request::post("/").body(axum::body::Body::empty()).unwrap();
             assert_eq!(odd.clone().oneshot(post).await.unwrap().status(), 500, "hook {index}");
-            layer.in_flight().idle().await;
+            layer.in_flight().wait_idle().await;
         }
         assert_eq!(sent.topics(), ["audit"; 5], "hook {index}");
         assert_eq!(
@@ -63,7 +61,7 @@ async fn a_hook_of_the_layer_that_panics_is_as_a_handler_that_panics() {
         // Nothing is left reserved.
         let post = http::Request::post("/").body(axum::body::Body::empty()).unwrap();
         assert_eq!(app(layer.clone(), enqueue_a).oneshot(post).await.unwrap().status(), 200);
-        layer.in_flight().idle().await;
+        layer.in_flight().wait_idle().await;
         assert_eq!(sent.topics().len(), 6);
         worker.abort();
     }
@@ -84,39 +82,6 @@ async fn file(options: SqlitePoolOptions) -> (TempDir, SqlitePool) {
     (folder, pool)
 }
 
-/// Panics when it is told that messages are stored.
-struct Counting(Outbox<Dummy>);
-
-#[async_trait]
-impl Messenger for Counting {
-    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
-        self.0.send(batch).await
-    }
-    fn admission(&self) -> Option<Admission> {
-        self.0.admission()
-    }
-    fn store(&self) -> Option<Arc<dyn Store>> {
-        self.0.store()
-    }
-    fn stored(&self, _: usize) {
-        panic!("it panics");
-    }
-}
-
-#[tokio::test]
-async fn a_messenger_that_panics_after_the_commit_changes_no_answer() {
-    let (_folder, pool) = file(SqlitePoolOptions::new()).await;
-    let store = SqliteStore::open(pool, &SqlStoreSettings::default()).await.unwrap();
-    let (outbox, _relay) = Outbox::new(Dummy::new(), store.clone(), RelaySettings::default());
-    let log = logs::listen();
-    let layer = MessagingLayer::new(Counting(outbox))
-        .with_on_send_failure(tower_outbox::layer::OnSendFailure::Reject);
-    let handler = async |_tx: Tx<sqlx::Sqlite>, queue: MessageQueue| enqueue_both(queue).await;
-    assert_eq!(get(app(layer, handler)).await.status(), 200);
-    assert_eq!(store.counts().await.unwrap().pending, 2);
-    assert!(log.lost().is_empty(), "{:?}", log.events());
-}
-
 #[tokio::test]
 async fn a_relay_goes_on_when_a_hook_of_its_pool_has_panicked() {
     let panics = Arc::new(AtomicUsize::new(0));
@@ -131,7 +96,7 @@ async fn a_relay_goes_on_when_a_hook_of_its_pool_has_panicked() {
     let settings = SqlStoreSettings::default().with_lease(Duration::from_millis(300));
     let store = SqliteStore::open(pool, &settings).await.unwrap();
     let (inner, sent) = recording();
-    let (outbox, relay) = Outbox::new(inner, store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(inner, Arc::new(store), RelaySettings::default());
     let (stop, stopped) = oneshot::channel::<()>();
     let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
     outbox.send(messages(["a"])).await.unwrap();

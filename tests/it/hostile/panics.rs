@@ -80,7 +80,7 @@ async fn a_relay_goes_on_when_an_error_of_its_messenger_cannot_be_read() {
             let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
             let (messenger, sent) = unreadable(kind, failure);
             let settings = RelaySettings::default().with_max_attempts(2);
-            let (outbox, relay) = Outbox::new(messenger, store, settings);
+            let (outbox, relay) = Outbox::new(messenger, Arc::new(store), settings);
             let handle = outbox.handle();
             let (stop, stopped) = oneshot::channel::<()>();
             let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
@@ -201,7 +201,7 @@ async fn a_lease_without_end_is_one() {
     let store = SqliteStore::open(pool, &settings).await.unwrap();
     let (inner, sent) = recording();
     let settings = RelaySettings::default().with_max_backoff(Duration::MAX).with_expiry(Duration::MAX);
-    let (outbox, relay) = Outbox::new(inner, store, settings);
+    let (outbox, relay) = Outbox::new(inner, Arc::new(store), settings);
     let (stop, stopped) = oneshot::channel::<()>();
     let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::MAX));
     let never = message("never").with_delay(Duration::MAX);
@@ -263,7 +263,7 @@ async fn a_relay_whose_store_panics_is_down_and_goes_on() {
     let panics = Arc::new([usize::MAX, 2, 0].map(AtomicUsize::new));
     let (inner, sent) = recording();
     let store = Panicking(store, Arc::clone(&panics));
-    let (outbox, relay) = Outbox::new(inner, store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(inner, Arc::new(store), RelaySettings::default());
     outbox.send(messages(["a", "b"])).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
@@ -283,7 +283,8 @@ async fn a_relay_whose_store_gives_nothing_is_down_and_goes_on() {
     let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let empty = Arc::new([0, 0, usize::MAX].map(AtomicUsize::new));
     let (inner, sent) = recording();
-    let (outbox, relay) = Outbox::new(inner, Panicking(store, Arc::clone(&empty)), RelaySettings::default());
+    let (outbox, relay) =
+        Outbox::new(inner, Arc::new(Panicking(store, Arc::clone(&empty))), RelaySettings::default());
     outbox.send(messages(["a"])).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
     let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
@@ -299,7 +300,7 @@ async fn a_relay_whose_store_gives_nothing_is_down_and_goes_on() {
 async fn a_relay_that_was_dropped_is_down() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
-    let (outbox, relay) = Outbox::new(recording().0, store, RelaySettings::default());
+    let (outbox, relay) = Outbox::new(recording().0, Arc::new(store), RelaySettings::default());
     assert!(outbox.health().await.is_up(), "another process may run the relay");
     let relay = tokio::spawn(relay.run(std::future::pending(), STUCK));
     tokio::task::yield_now().await;

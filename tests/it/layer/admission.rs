@@ -9,7 +9,7 @@ use http::header::RETRY_AFTER;
 use http::{Request, StatusCode};
 use tower::ServiceExt;
 use tower_outbox::background::{Background, BackgroundSettings};
-use tower_outbox::messenger::Admission;
+use tower_outbox::messenger::{Admission, Capabilities};
 use tower_outbox::testing::{Recording, Sent};
 use tower_outbox::{Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait};
 
@@ -26,8 +26,8 @@ impl Messenger for Gated {
         self.0.send(batch).await
     }
 
-    fn admission(&self) -> Option<Admission> {
-        Some(self.1.clone())
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities().with_admission(self.1.clone())
     }
 }
 

@@ -116,7 +116,7 @@ async fn they_are_in_flight_after_their_request_has_gone() {
     gate.begun().await;
     assert_eq!(layer.in_flight().len(), 1);
     gate.open();
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert_eq!(sent.topics(), ["audit.1", "audit.2"]);
 }
 

@@ -92,7 +92,7 @@ async fn an_error_of_the_inner_service_sends_nothing_and_stays_itself() {
     });
     let error = service.oneshot(http::Request::new(())).await.unwrap_err();
     assert_eq!(error.to_string(), "broken");
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert!(sent.topics().is_empty());
 }
 
@@ -181,7 +181,7 @@ async fn a_request_dropped_before_its_first_poll_sends_nothing() {
     });
     let mut service = pin!(service);
     drop(tower::Service::call(&mut *service, http::Request::new(())));
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert!(sent.topics().is_empty());
     assert!(handles.recv().await.unwrap().is_closed());
 }
@@ -224,5 +224,5 @@ async fn a_messenger_that_does_not_wait_needs_no_task() {
     let mut response = pin!(app.oneshot(request()));
     assert!(poll!(&mut response).is_ready());
     assert_eq!(sent.topics(), ["a"]);
-    assert!(layer.in_flight().idle().now_or_never().is_some());
+    assert!(layer.in_flight().wait_idle().now_or_never().is_some());
 }

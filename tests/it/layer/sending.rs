@@ -49,7 +49,7 @@ async fn a_client_gone_while_sending_does_not_stop_it() {
     gate.begun().await;
     assert_eq!(layer.in_flight().len(), 1);
     gate.open();
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert_eq!(sent.topics(), ["a", "b"]);
 }
 
@@ -64,11 +64,11 @@ async fn in_flight_counts_the_sends_until_they_end() {
         gate.begun().await;
     }
     assert_eq!(layer.in_flight().len(), 3);
-    assert!(timeout(MINUTE, layer.in_flight().idle()).await.is_err());
+    assert!(timeout(MINUTE, layer.in_flight().wait_idle()).await.is_err());
     gate.pass(2);
-    assert!(timeout(MINUTE, layer.in_flight().idle()).await.is_err());
+    assert!(timeout(MINUTE, layer.in_flight().wait_idle()).await.is_err());
     gate.open();
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert!(layer.in_flight().is_empty());
     for request in requests {
         assert_eq!(request.await.unwrap().status(), 200);
@@ -117,7 +117,7 @@ async fn a_handle_kept_past_any_outcome_is_closed() {
         let _ = timeout(Duration::from_secs(1), request).await;
         assert_closed(&kept.recv().await.unwrap());
     }
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert!(sent.topics().is_empty());
 }
 

@@ -1,5 +1,6 @@
 //! Looking into an outbox, and operating on it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tower_outbox::outbox::{Breaker, OutboxHandle};
@@ -134,7 +135,7 @@ async fn what_a_handle_stores_leaves_in_its_turn() {
 #[tokio::test]
 async fn a_handle_to_a_stopped_store_lists_what_is_left() {
     let folder = tempfile::tempdir().unwrap();
-    let handle = OutboxHandle::stopped(embedded(folder.path()).await);
+    let handle = OutboxHandle::stopped(Arc::new(embedded(folder.path()).await));
     handle.append(batch("a", 5)).await.unwrap();
     let status = handle.status().await.unwrap();
     assert_eq!((status.counts.pending, status.breaker), (5, Breaker::Closed));

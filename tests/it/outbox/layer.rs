@@ -20,12 +20,13 @@ use tower_outbox::{MessageQueue, MessagingLayer};
 use super::spied::Spied;
 use super::{embedded, quick};
 use crate::support::fuse::fuse;
+use crate::support::messengers::Minimal;
 use crate::support::stores::{QUIET, STUCK, batch, confirm, depth, lease_all, limits, list, open, until};
 use crate::support::{answering, app, enqueue, get, request, service, topics};
 
 /// A layer whose relay does not run: what is stored stays.
 fn layer(store: impl Store) -> (MessagingLayer, Relay<Dummy>) {
-    let (outbox, relay) = Outbox::new(Dummy::new(), store, quick());
+    let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), quick());
     (MessagingLayer::new(outbox), relay)
 }
 
@@ -37,7 +38,7 @@ async fn full(folder: &Path) -> EmbeddedStore {
     store
 }
 
-async fn stored(store: &impl Store) -> Vec<String> {
+async fn stored(store: &(impl Store + ?Sized)) -> Vec<String> {
     let entries = list(store).await;
     topics(entries.iter().map(|entry| entry.message.as_ref().unwrap()))
 }
@@ -112,6 +113,16 @@ async fn a_full_outbox_turns_requests_away_before_their_handler_runs_until_there
 }
 
 #[tokio::test]
+async fn a_users_decorator_keeps_the_admission_of_the_outbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = full(folder.path()).await;
+    let (outbox, _relay) = Outbox::new(Dummy::new(), Arc::new(store), quick());
+    let app =
+        app(MessagingLayer::new(Minimal(outbox)), async || -> StatusCode { panic!("the handler runs") });
+    assert_eq!(post(app).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
 async fn a_client_that_hangs_up_leaves_its_batch_whole_or_nothing_of_it() {
     let folder = tempfile::tempdir().unwrap();
     let store = embedded(folder.path()).await;
@@ -135,7 +146,7 @@ async fn a_client_that_hangs_up_leaves_its_batch_whole_or_nothing_of_it() {
         });
         let response = fuse(polls, service.call(Request::new(()))).await;
         answered += usize::from(response.is_some());
-        timeout(STUCK, layer.in_flight().idle()).await.unwrap();
+        timeout(STUCK, layer.in_flight().wait_idle()).await.unwrap();
         expected += 3 * done.load(Ordering::SeqCst) as u64;
         assert_eq!(depth(&store).await.0, expected, "dropped after {polls} polls");
     }
@@ -158,6 +169,6 @@ async fn a_request_that_fails_stores_what_leaves_always_and_nothing_else() {
         StatusCode::CONFLICT
     });
     assert_eq!(failing.oneshot(request()).await.unwrap().status(), StatusCode::CONFLICT);
-    layer.in_flight().idle().await;
+    layer.in_flight().wait_idle().await;
     assert_eq!(depth(&store).await, (2, 0));
 }

@@ -13,7 +13,7 @@ use crate::support::stores::{
 };
 
 /// Leases messages, and gives what settles each in another way.
-async fn lease_some(store: &impl Store) -> Vec<(Lease, Settlement)> {
+async fn lease_some(store: &(impl Store + ?Sized)) -> Vec<(Lease, Settlement)> {
     let mut batch = crate::support::messages(["a", "a", "a", "a", "a"]);
     batch.extend(["k", "l", "m", "n", "o"].map(|key| keyed("a", key)));
     store.append(batch).await.unwrap();

@@ -103,7 +103,7 @@ async fn idle(instances: usize) {
     for _ in 0..instances {
         let pool = PgPoolOptions::new().connect_with(counted.options.clone()).await.unwrap();
         let store = PostgresStore::open(pool, &schema.settings.clone().with_lease(LEASE)).await.unwrap();
-        let (outbox, relay) = Outbox::new(Dummy::new(), store, RelaySettings::default());
+        let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
         let mut stopped = stopped.clone();
         let relay = tokio::spawn(relay.run(async move { drop(stopped.changed().await) }, STUCK));
         relays.push((outbox, relay));

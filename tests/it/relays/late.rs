@@ -37,7 +37,7 @@ async fn what_a_transaction_commits_late_leaves_in_the_order_of_its_keys() {
     for later in [1, 3_000] {
         let place = Place::postgres(Duration::from_secs(15)).await;
         let store = place.store().await;
-        let late = store_late(&place, &store, vec![keyed(7, 0), unkeyed(0), keyed(7, 1)]).await;
+        let late = store_late(&place, &*store, vec![keyed(7, 0), unkeyed(0), keyed(7, 1)]).await;
         let processes =
             [Process::start(&place, 1, "nothing").await, Process::start(&place, 2, "nothing").await];
         place.until_shared_by(2).await;

@@ -226,7 +226,7 @@ async fn obey<M: Messenger>(relay: Relay<M>, go_on: &watch::Sender<bool>, mut ta
 
 /// An app: each request writes a row and enqueues messages in one transaction; one in five is then refused.
 async fn serve(folder: &Path, process: u64, bus: Bus, store: PostgresStore, schema: &str) {
-    let (outbox, relay) = Outbox::new(bus, store, relay_settings());
+    let (outbox, relay) = Outbox::new(bus, Arc::new(store), relay_settings());
     let outbox = Arc::new(outbox);
     let sql = AssertSqlSafe(format!("INSERT INTO {schema}.rows VALUES ($1, $2)")).into_sql_str();
     let handle = move |mut tx: Tx<Postgres>, queue: MessageQueue, body: String| async move {

@@ -13,7 +13,7 @@ pub(super) async fn what_is_appended_is_leased_in_order(place: Place) {
     let store = place.open().await;
     let messages = batch("a", 300);
     store.append(messages.clone()).await.unwrap();
-    let leased = lease_all(&store, 300).await;
+    let leased = lease_all(&*store, 300).await;
     assert_eq!(leased.iter().map(|one| one.message.clone()).collect::<Vec<_>>(), messages);
     assert!(leased.iter().all(|one| one.attempts == 0));
     assert!(leased.is_sorted_by(|a, b| a.lease.position < b.lease.position), "positions rise");
@@ -27,13 +27,13 @@ pub(super) async fn batches_follow_each_other(place: Place) {
         appended.extend(ids(&batch));
         store.append(batch).await.unwrap();
     }
-    assert_eq!(ids_of(&lease_all(&store, 110).await), appended);
+    assert_eq!(ids_of(&lease_all(&*store, 110).await), appended);
 }
 
 pub(super) async fn an_empty_batch_is_stored(place: Place) {
     let store = place.open().await;
     store.append(Vec::new()).await.unwrap();
-    assert_eq!(depth(&store).await, (0, 0));
+    assert_eq!(depth(&*store).await, (0, 0));
 }
 
 pub(super) async fn concurrent_batches_are_each_kept_whole_and_in_order(place: Place) {
@@ -54,7 +54,7 @@ pub(super) async fn concurrent_batches_are_each_kept_whole_and_in_order(place: P
     for writer in writers {
         writer.await.unwrap();
     }
-    let leased = lease_all(&store, WRITERS * BATCHES * 5).await;
+    let leased = lease_all(&*store, WRITERS * BATCHES * 5).await;
     let found: Vec<[usize; 3]> =
         leased.iter().map(|one| serde_json::from_slice(one.message.body()).unwrap()).collect();
     for writer in 0..WRITERS {
@@ -77,7 +77,7 @@ pub(super) async fn a_dropped_append_is_stored_as_a_whole_or_not_at_all(place: P
     assert!(ended < 60, "no append was dropped");
     let store = place.close_and_reopen(store).await;
     let mut found = [const { Vec::new() }; 60];
-    for entry in list(&store).await {
+    for entry in list(&*store).await {
         let message = entry.message.unwrap();
         if message.topic().as_str() == "a" {
             let [round, n]: [usize; 2] = serde_json::from_slice(message.body()).unwrap();
@@ -97,12 +97,12 @@ pub(super) async fn a_limit_of_a_lease_is_kept(place: Place) {
     store.append(messages.clone()).await.unwrap();
     let mut leased = Vec::new();
     for limit in [1, 2, 3] {
-        let some = lease(&store, limit).await;
+        let some = lease(&*store, limit).await;
         assert!((1..=limit).contains(&some.len()), "{} of {limit}", some.len());
         leased.extend(some);
     }
     let rest = 10 - leased.len();
-    leased.extend(lease_all(&store, rest).await);
+    leased.extend(lease_all(&*store, rest).await);
     assert_eq!(ids_of(&leased), ids(&messages));
     let bodies: Vec<Value> =
         leased.iter().map(|one| serde_json::from_slice(one.message.body()).unwrap()).collect();

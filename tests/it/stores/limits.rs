@@ -22,7 +22,7 @@ use crate::support::stores::{
 const HOUR: Duration = Duration::from_secs(3_600);
 
 /// What this appends is refused, and comes back.
-async fn assert_full(store: &impl Store, messages: Vec<Message>) -> String {
+async fn assert_full(store: &(impl Store + ?Sized), messages: Vec<Message>) -> String {
     let before = store.counts().await.unwrap();
     let unstored = store.append(messages.clone()).await.unwrap_err();
     assert_eq!(unstored.batch, messages);
@@ -33,7 +33,7 @@ async fn assert_full(store: &impl Store, messages: Vec<Message>) -> String {
     }
 }
 
-fn is_open(store: &impl Store) -> bool {
+fn is_open(store: &(impl Store + ?Sized)) -> bool {
     store.admission().expect("a store with limits has an admission").is_open()
 }
 
@@ -43,39 +43,39 @@ pub(super) async fn a_full_store_refuses_and_gives_the_batch_back(place: Place) 
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
     for _ in 0..3 {
-        let what = assert_full(&store, batch("b", 2)).await;
+        let what = assert_full(&*store, batch("b", 2)).await;
         assert!(what.contains("10"), "it names the limit: {what}");
     }
-    let out = lease_all(&store, 10).await;
-    assert_full(&store, batch("b", 1)).await;
-    confirm(&store, &out[..1]).await;
+    let out = lease_all(&*store, 10).await;
+    assert_full(&*store, batch("b", 1)).await;
+    confirm(&*store, &out[..1]).await;
     let last = batch("b", 1);
     store.append(last.clone()).await.unwrap();
-    assert_full(&store, batch("b", 1)).await;
-    confirm(&store, &out).await;
-    assert_eq!(ids_of(&lease_all(&store, 1).await), ids(&last));
+    assert_full(&*store, batch("b", 1)).await;
+    confirm(&*store, &out).await;
+    assert_eq!(ids_of(&lease_all(&*store, 1).await), ids(&last));
 }
 
 pub(super) async fn a_batch_that_would_go_over_the_limit_is_refused_as_a_whole(place: Place) {
     let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
     store.append(batch("a", 8)).await.unwrap();
-    assert_full(&store, batch("b", 3)).await;
-    assert_full(&store, batch("b", 1_000)).await;
+    assert_full(&*store, batch("b", 3)).await;
+    assert_full(&*store, batch("b", 1_000)).await;
     store.append(batch("c", 2)).await.unwrap();
-    assert_eq!(depth(&store).await, (10, 0));
+    assert_eq!(depth(&*store).await, (10, 0));
 }
 
 pub(super) async fn dead_letters_take_room(place: Place) {
     let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
     store.append(batch("a", 10)).await.unwrap();
-    let out = lease_all(&store, 10).await;
-    settle(&store, &out, dead("given up")).await;
-    assert_full(&store, batch("b", 1)).await;
+    let out = lease_all(&*store, 10).await;
+    settle(&*store, &out, dead("given up")).await;
+    assert_full(&*store, batch("b", 1)).await;
     assert_eq!(store.drop_messages(&[out[0].lease.position]).await.unwrap(), 1);
     store.append(batch("b", 1)).await.unwrap();
-    assert_full(&store, batch("b", 1)).await;
+    assert_full(&*store, batch("b", 1)).await;
 }
 
 pub(super) async fn the_limit_of_bytes_is_kept(place: Place) {
@@ -90,39 +90,39 @@ pub(super) async fn the_limit_of_bytes_is_kept(place: Place) {
         assert!(appended <= 20, "more than it may hold");
     }
     assert!(appended >= 10, "{appended} of 20 kB");
-    let what = assert_full(&store, vec![kilobyte()]).await;
+    let what = assert_full(&*store, vec![kilobyte()]).await;
     assert!(what.contains("byte") || what.contains("20"), "it names the limit: {what}");
     assert!(store.counts().await.unwrap().bytes <= 20_000);
-    assert!(!is_open(&store));
+    assert!(!is_open(&*store));
     // One larger than all it may hold.
-    assert_full(&store, vec![Message::new("a", vec![7; 20_001]).unwrap()]).await;
-    let out = lease_all(&store, appended).await;
-    confirm(&store, &out[..2]).await;
+    assert_full(&*store, vec![Message::new("a", vec![7; 20_001]).unwrap()]).await;
+    let out = lease_all(&*store, appended).await;
+    confirm(&*store, &out[..2]).await;
     store.append(vec![kilobyte()]).await.unwrap();
-    confirm(&store, &out).await;
-    until("it lets requests in", async || is_open(&store)).await;
+    confirm(&*store, &out).await;
+    until("it lets requests in", async || is_open(&*store)).await;
 }
 
 pub(super) async fn admission_is_closed_while_there_is_no_room(place: Place) {
     let place = place.with_limits(limits(10, WhenFull::Refuse));
     let store = place.open().await;
-    assert!(is_open(&store));
+    assert!(is_open(&*store));
     store.append(batch("a", 5)).await.unwrap();
-    assert!(is_open(&store));
+    assert!(is_open(&*store));
     store.append(batch("a", 5)).await.unwrap();
-    assert!(!is_open(&store), "the next request could not be kept");
-    assert_full(&store, batch("b", 1)).await;
-    assert!(!is_open(&store));
-    let out = lease_all(&store, 10).await;
-    assert!(!is_open(&store), "what is out takes room");
-    confirm(&store, &out[..8]).await;
-    until("it lets requests in", async || is_open(&store)).await;
+    assert!(!is_open(&*store), "the next request could not be kept");
+    assert_full(&*store, batch("b", 1)).await;
+    assert!(!is_open(&*store));
+    let out = lease_all(&*store, 10).await;
+    assert!(!is_open(&*store), "what is out takes room");
+    confirm(&*store, &out[..8]).await;
+    until("it lets requests in", async || is_open(&*store)).await;
     store.append(batch("c", 8)).await.unwrap();
-    assert!(!is_open(&store));
+    assert!(!is_open(&*store));
     // Dropped by hand.
-    let positions: Vec<_> = list(&store).await.iter().map(|entry| entry.position).collect();
+    let positions: Vec<_> = list(&*store).await.iter().map(|entry| entry.position).collect();
     assert_eq!(store.drop_messages(&positions).await.unwrap(), 8);
-    until("it lets requests in", async || is_open(&store)).await;
+    until("it lets requests in", async || is_open(&*store)).await;
 }
 
 pub(super) async fn admission_is_known_after_a_reopen(place: Place) {
@@ -130,13 +130,13 @@ pub(super) async fn admission_is_known_after_a_reopen(place: Place) {
     let store = place.open().await;
     store.append(batch("a", 10)).await.unwrap();
     let store = place.reopen(store).await;
-    assert!(!is_open(&store));
-    assert_full(&store, batch("b", 1)).await;
-    let out = lease_all(&store, 10).await;
-    confirm(&store, &out).await;
-    until("it lets requests in", async || is_open(&store)).await;
+    assert!(!is_open(&*store));
+    assert_full(&*store, batch("b", 1)).await;
+    let out = lease_all(&*store, 10).await;
+    confirm(&*store, &out).await;
+    until("it lets requests in", async || is_open(&*store)).await;
     let store = place.close_and_reopen(store).await;
-    assert!(is_open(&store));
+    assert!(is_open(&*store));
 }
 
 pub(super) async fn the_oldest_make_room(place: Place) {
@@ -148,14 +148,14 @@ pub(super) async fn the_oldest_make_room(place: Place) {
         let more = batch("b", count);
         store.append(more.clone()).await.unwrap();
         messages.extend(more);
-        assert_eq!(depth(&store).await, (10, 0));
+        assert_eq!(depth(&*store).await, (10, 0));
         // Requests are let in: there will be room for what they bring.
         assert!(store.admission().is_none_or(|admission| admission.is_open()));
     }
-    let out = lease_all(&store, 10).await;
+    let out = lease_all(&*store, 10).await;
     assert_eq!(ids_of(&out), ids(&messages[4..]));
     let store = place.reopen(store).await;
-    assert_eq!(ids_of(&lease_all(&store, 10).await), ids(&messages[4..]), "they stay dropped");
+    assert_eq!(ids_of(&lease_all(&*store, 10).await), ids(&messages[4..]), "they stay dropped");
 }
 
 pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Place) {
@@ -163,24 +163,24 @@ pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Pl
     let store = place.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
-    let out = lease_all(&store, 6).await;
-    settle(&store, &out[..2], dead("given up")).await;
-    settle(&store, &out[5..], retry(HOUR)).await;
+    let out = lease_all(&*store, 6).await;
+    settle(&*store, &out[..2], dead("given up")).await;
+    settle(&*store, &out[5..], retry(HOUR)).await;
     // Two are dead, three out, one waits for its retry, four for their turn.
     let more = batch("b", 5);
     store.append(more.clone()).await.unwrap();
-    assert_eq!(depth(&store).await, (8, 2));
+    assert_eq!(depth(&*store).await, (8, 2));
     for one in &out[..5] {
-        find(&store, one.message.id()).await;
+        find(&*store, one.message.id()).await;
     }
-    assert_full(&store, batch("c", 6)).await;
-    let rest = lease_all(&store, 5).await;
+    assert_full(&*store, batch("c", 6)).await;
+    let rest = lease_all(&*store, 5).await;
     assert_eq!(ids_of(&rest), ids(&more));
     // Nothing can be dropped.
-    assert_full(&store, batch("c", 1)).await;
-    confirm(&store, &out[2..5]).await;
-    confirm(&store, &rest).await;
-    assert_eq!(depth(&store).await, (0, 2));
+    assert_full(&*store, batch("c", 1)).await;
+    confirm(&*store, &out[2..5]).await;
+    confirm(&*store, &rest).await;
+    assert_eq!(depth(&*store).await, (0, 2));
 }
 
 pub(super) async fn a_batch_larger_than_the_store_drops_nothing(place: Place) {
@@ -188,8 +188,8 @@ pub(super) async fn a_batch_larger_than_the_store_drops_nothing(place: Place) {
     let store = place.open().await;
     let messages = batch("a", 4);
     store.append(messages.clone()).await.unwrap();
-    assert_full(&store, batch("b", 11)).await;
-    let out = lease_all(&store, 4).await;
+    assert_full(&*store, batch("b", 11)).await;
+    let out = lease_all(&*store, 4).await;
     assert_eq!(ids_of(&out), ids(&messages));
     assert_eq!(dropped(&out[0]), None);
 }
@@ -208,13 +208,13 @@ pub(super) async fn the_next_message_says_how_many_were_dropped(place: Place) {
     let store = place.open().await;
     store.append(batch("a", 10)).await.unwrap();
     store.append(batch("a", 3)).await.unwrap();
-    let out = lease_all(&store, 10).await;
+    let out = lease_all(&*store, 10).await;
     assert_eq!(dropped(&out[0]), Some(3));
     assert!(out[1..].iter().all(|one| dropped(one).is_none()), "one says it");
-    confirm(&store, &out).await;
+    confirm(&*store, &out).await;
     let more = vec![message("a")];
     store.append(more.clone()).await.unwrap();
-    let out = lease(&store, 1).await;
+    let out = lease(&*store, 1).await;
     assert_eq!(out[0].message, more[0], "it was said");
 }
 
@@ -223,17 +223,17 @@ pub(super) async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(
     let store = place.open().await;
     store.append(batch("a", 3)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
-    let first = lease_all(&store, 1).await;
+    let first = lease_all(&*store, 1).await;
     assert_eq!(dropped(&first[0]), Some(2));
-    settle(&store, &first, Settlement::Release).await;
-    let again = lease_all(&store, 1).await;
+    settle(&*store, &first, Settlement::Release).await;
+    let again = lease_all(&*store, 1).await;
     assert_eq!(dropped(&again[0]), Some(2), "again, after a release");
-    settle(&store, &again, retry(Duration::ZERO)).await;
-    let again = lease_all(&store, 3).await;
+    settle(&*store, &again, retry(Duration::ZERO)).await;
+    let again = lease_all(&*store, 3).await;
     assert_eq!(again.iter().filter_map(dropped).sum::<i64>(), 2, "again, after an attempt that failed");
-    confirm(&store, &again).await;
+    confirm(&*store, &again).await;
     store.append(batch("a", 1)).await.unwrap();
-    assert_eq!(dropped(&lease(&store, 1).await[0]), None, "not after a confirm");
+    assert_eq!(dropped(&lease(&*store, 1).await[0]), None, "not after a confirm");
 }
 
 pub(super) async fn the_count_of_dropped_messages_survives_a_reopen(place: Place) {
@@ -243,15 +243,15 @@ pub(super) async fn the_count_of_dropped_messages_survives_a_reopen(place: Place
     store.append(batch("a", 2)).await.unwrap();
     for close in [false, true, false] {
         store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
-        let out = lease_all(&store, 3).await;
+        let out = lease_all(&*store, 3).await;
         assert_eq!(out.iter().map(dropped).collect::<Vec<_>>(), [Some(2), None, None]);
     }
     store = place.reopen(store).await;
-    let out = lease_all(&store, 3).await;
-    confirm(&store, &out).await;
+    let out = lease_all(&*store, 3).await;
+    confirm(&*store, &out).await;
     store = place.close_and_reopen(store).await;
     store.append(batch("a", 1)).await.unwrap();
-    assert_eq!(dropped(&lease(&store, 1).await[0]), None);
+    assert_eq!(dropped(&lease(&*store, 1).await[0]), None);
 }
 
 /// Whatever happens in between, the headers of what was confirmed add up to what was dropped.
@@ -267,7 +267,7 @@ pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
         if store.append(more.clone()).await.is_ok() {
             appended.extend(ids(&more));
         }
-        let out = lease(&store, 1 + random.below(8)).await;
+        let out = lease(&*store, 1 + random.below(8)).await;
         let settlement = match random.below(4) {
             0 => Settlement::Release,
             1 => retry(Duration::ZERO),
@@ -277,24 +277,24 @@ pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
             confirmed.extend(ids_of(&out));
             said += out.iter().filter_map(dropped).sum::<i64>();
         }
-        settle(&store, &out, settlement).await;
+        settle(&*store, &out, settlement).await;
         if random.once_in(20) {
             store = place.close_and_reopen(store).await;
         }
-        assert!(depth(&store).await.0 <= 20, "round {round}");
+        assert!(depth(&*store).await.0 <= 20, "round {round}");
     }
     // One more, in case the last to leave was dropped itself.
     let last = batch("last", 1);
     store.append(last.clone()).await.unwrap();
     appended.extend(ids(&last));
-    let pending = usize::try_from(depth(&store).await.0).unwrap();
-    let out = lease_all(&store, pending).await;
+    let pending = usize::try_from(depth(&*store).await.0).unwrap();
+    let out = lease_all(&*store, pending).await;
     said += out.iter().filter_map(dropped).sum::<i64>();
     confirmed.extend(ids_of(&out));
-    confirm(&store, &out).await;
-    assert_nothing_due(&store).await;
+    confirm(&*store, &out).await;
+    assert_nothing_due(&*store).await;
     let store: Arc<dyn Store> = store;
-    assert!(list(&store).await.iter().all(|entry| entry.state == EntryState::Dead));
+    assert!(list(&*store).await.iter().all(|entry| entry.state == EntryState::Dead));
     assert!(confirmed.is_subset(&appended));
     assert!(said > 50, "the test drops too few: {said}");
     assert_eq!(said, (appended.len() - confirmed.len()) as i64);

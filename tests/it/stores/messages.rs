@@ -14,16 +14,20 @@ async fn come_back(place: &Place, messages: &[Message]) {
     let store = place.open().await;
     store.append(messages.to_vec()).await.unwrap();
     for message in messages {
-        assert_eq!(find(&store, message.id()).await.message.as_ref(), Some(message), "listed");
+        assert_eq!(find(&*store, message.id()).await.message.as_ref(), Some(message), "listed");
     }
     let due: Vec<_> = messages.iter().filter(|message| message.delay().is_none()).cloned().collect();
-    let leased = lease_all(&store, due.len()).await;
+    let leased = lease_all(&*store, due.len()).await;
     assert_eq!(leased.into_iter().map(|one| one.message).collect::<Vec<_>>(), due, "leased");
     let store = place.reopen(store).await;
     for message in messages {
-        assert_eq!(find(&store, message.id()).await.message.as_ref(), Some(message), "listed after a reopen");
+        assert_eq!(
+            find(&*store, message.id()).await.message.as_ref(),
+            Some(message),
+            "listed after a reopen"
+        );
     }
-    let leased = lease_all(&store, due.len()).await;
+    let leased = lease_all(&*store, due.len()).await;
     assert_eq!(leased.into_iter().map(|one| one.message).collect::<Vec<_>>(), due, "leased after a reopen");
 }
 
@@ -104,5 +108,5 @@ pub(super) async fn two_messages_of_one_id_are_two_messages(place: Place) {
     let message = Message::new("a", "").unwrap();
     store.append(vec![message.clone(), message.clone()]).await.unwrap();
     store.append(vec![message.clone()]).await.unwrap();
-    assert_eq!(ids_of(&lease_all(&store, 3).await), [message.id(); 3]);
+    assert_eq!(ids_of(&lease_all(&*store, 3).await), [message.id(); 3]);
 }

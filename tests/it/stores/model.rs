@@ -462,7 +462,7 @@ impl<'a> Run<'a> {
 
     /// The list and the counts are what the model says.
     async fn check(&mut self) {
-        let entries = list(self.store()).await;
+        let entries = list(&**self.store()).await;
         let counts = self.store().counts().await.unwrap();
         let found = self.check_entries(&entries, |known, entry| {
             let state = if known.stage == Stage::Dead { EntryState::Dead } else { EntryState::Pending };
@@ -514,7 +514,7 @@ impl<'a> Run<'a> {
         }
         let store = self.store.take().expect("it is open");
         self.store = Some(self.place.reopen(store).await);
-        let entries = list(self.store()).await;
+        let entries = list(&**self.store()).await;
         let found = self.check_entries(&entries, |known, entry| {
             let state = match known.stage {
                 Stage::Gone => None,
@@ -569,7 +569,7 @@ impl<'a> Run<'a> {
         if self.max.is_some() {
             assert!(self.said <= self.dropped, "{} are said to be dropped, not {}", self.said, self.dropped);
         }
-        let dead: Vec<_> = list(self.store()).await.iter().map(|entry| entry.position).collect();
+        let dead: Vec<_> = list(&**self.store()).await.iter().map(|entry| entry.position).collect();
         assert_eq!(self.store().drop_messages(&dead).await.unwrap(), dead.len());
         self.store().close().await;
     }

@@ -19,7 +19,7 @@ use crate::support::stores::{
 const HOUR: Duration = Duration::from_secs(3_600);
 const SHORT: Duration = Duration::from_millis(60);
 
-async fn append(store: &impl Store, messages: Vec<Message>) -> Vec<Uuid> {
+async fn append(store: &(impl Store + ?Sized), messages: Vec<Message>) -> Vec<Uuid> {
     let ids = ids(&messages);
     store.append(messages).await.unwrap();
     ids
@@ -27,71 +27,71 @@ async fn append(store: &impl Store, messages: Vec<Message>) -> Vec<Uuid> {
 
 pub(super) async fn several_of_a_key_are_leased_together_in_order(place: Place) {
     let store = place.open().await;
-    let mut all = append(&store, vec![keyed("a", "k"), keyed("a", "l"), keyed("a", "k")]).await;
-    all.extend(append(&store, vec![keyed("a", "k"), keyed("a", "l")]).await);
-    assert_eq!(ids_of(&lease(&store, 10).await), all);
+    let mut all = append(&*store, vec![keyed("a", "k"), keyed("a", "l"), keyed("a", "k")]).await;
+    all.extend(append(&*store, vec![keyed("a", "k"), keyed("a", "l")]).await);
+    assert_eq!(ids_of(&lease(&*store, 10).await), all);
 }
 
 pub(super) async fn the_next_of_a_key_waits_while_one_is_out(place: Place) {
     let store = place.open().await;
-    let first = append(&store, vec![keyed("a", "k")]).await;
-    let out = lease(&store, 10).await;
+    let first = append(&*store, vec![keyed("a", "k")]).await;
+    let out = lease(&*store, 10).await;
     assert_eq!(ids_of(&out), first);
-    let second = append(&store, vec![keyed("a", "k")]).await;
-    let other = append(&store, vec![keyed("a", "other")]).await;
-    assert_eq!(ids_of(&lease(&store, 10).await), other);
-    assert_nothing_due(&store).await;
-    confirm(&store, &out).await;
-    assert_eq!(ids_of(&lease(&store, 10).await), second);
+    let second = append(&*store, vec![keyed("a", "k")]).await;
+    let other = append(&*store, vec![keyed("a", "other")]).await;
+    assert_eq!(ids_of(&lease(&*store, 10).await), other);
+    assert_nothing_due(&*store).await;
+    confirm(&*store, &out).await;
+    assert_eq!(ids_of(&lease(&*store, 10).await), second);
 }
 
 pub(super) async fn the_next_of_a_key_waits_while_one_waits_for_its_retry(place: Place) {
     let store = place.open().await;
-    let all = append(&store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "other")]).await;
-    let out = lease(&store, 1).await;
-    settle(&store, &out, retry(SHORT)).await;
-    assert_eq!(ids_of(&lease(&store, 10).await), all[2..]);
-    assert_eq!(ids_of(&lease_all(&store, 2).await), all[..2]);
+    let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "other")]).await;
+    let out = lease(&*store, 1).await;
+    settle(&*store, &out, retry(SHORT)).await;
+    assert_eq!(ids_of(&lease(&*store, 10).await), all[2..]);
+    assert_eq!(ids_of(&lease_all(&*store, 2).await), all[..2]);
 }
 
 pub(super) async fn what_is_behind_a_retry_and_was_released_waits_too(place: Place) {
     let store = place.open().await;
-    let all = append(&store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "k")]).await;
-    let out = lease_all(&store, 3).await;
+    let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "k")]).await;
+    let out = lease_all(&*store, 3).await;
     // The second is confirmed, as of a bus that takes part of a batch.
     let settled =
         [(out[2].lease, Settlement::Release), (out[0].lease, retry(SHORT)), (out[1].lease, Settlement::Ack)];
     store.settle(&settled).await.unwrap();
-    assert_eq!(ids_of(&lease_all(&store, 2).await), [all[0], all[2]]);
+    assert_eq!(ids_of(&lease_all(&*store, 2).await), [all[0], all[2]]);
 }
 
 pub(super) async fn a_dead_letter_frees_its_key(place: Place) {
     let store = place.open().await;
-    let all = append(&store, vec![keyed("a", "k"), keyed("a", "k")]).await;
-    let out = lease(&store, 1).await;
-    settle(&store, &out, dead("too large")).await;
-    assert_eq!(ids_of(&lease(&store, 10).await), all[1..]);
-    let third = append(&store, vec![keyed("a", "l"), keyed("a", "l")]).await;
-    let out = lease(&store, 1).await;
-    settle(&store, &out, Settlement::Discard).await;
-    assert_eq!(ids_of(&lease(&store, 10).await), third[1..]);
+    let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k")]).await;
+    let out = lease(&*store, 1).await;
+    settle(&*store, &out, dead("too large")).await;
+    assert_eq!(ids_of(&lease(&*store, 10).await), all[1..]);
+    let third = append(&*store, vec![keyed("a", "l"), keyed("a", "l")]).await;
+    let out = lease(&*store, 1).await;
+    settle(&*store, &out, Settlement::Discard).await;
+    assert_eq!(ids_of(&lease(&*store, 10).await), third[1..]);
 }
 
 pub(super) async fn released_messages_of_a_key_come_back_in_order(place: Place) {
     let store = place.open().await;
-    let all = append(&store, (0..6).map(|_| keyed("a", "k")).collect()).await;
-    let out = lease_all(&store, 4).await;
+    let all = append(&*store, (0..6).map(|_| keyed("a", "k")).collect()).await;
+    let out = lease_all(&*store, 4).await;
     assert_eq!(ids_of(&out), all[..4]);
     // From the last to the first: no other may slip in between.
     for one in out.iter().rev() {
-        assert_nothing_due_of_key(&store).await;
-        settle(&store, std::slice::from_ref(one), Settlement::Release).await;
+        assert_nothing_due_of_key(&*store).await;
+        settle(&*store, std::slice::from_ref(one), Settlement::Release).await;
     }
-    assert_eq!(ids_of(&lease_all(&store, 6).await), all);
+    assert_eq!(ids_of(&lease_all(&*store, 6).await), all);
 }
 
 /// A short look: what is behind one that is out is not due.
-async fn assert_nothing_due_of_key(store: &impl Store) {
+async fn assert_nothing_due_of_key(store: &(impl Store + ?Sized)) {
     if let Ok(leased) = tokio::time::timeout(Duration::from_millis(20), store.lease(10)).await {
         panic!("an earlier one is out: {leased:?}");
     }
@@ -99,57 +99,57 @@ async fn assert_nothing_due_of_key(store: &impl Store) {
 
 pub(super) async fn other_keys_and_messages_without_one_go_on(place: Place) {
     let store = place.open().await;
-    append(&store, vec![keyed("a", "k")]).await;
-    let stuck = lease(&store, 1).await;
-    settle(&store, &stuck, retry(HOUR)).await;
+    append(&*store, vec![keyed("a", "k")]).await;
+    let stuck = lease(&*store, 1).await;
+    settle(&*store, &stuck, retry(HOUR)).await;
     let bare = || Message::new("a", "").unwrap();
-    let all = append(&store, vec![bare(), keyed("a", "k"), keyed("a", "l"), keyed("a", ""), bare()]).await;
-    let out = lease_all(&store, 4).await;
+    let all = append(&*store, vec![bare(), keyed("a", "k"), keyed("a", "l"), keyed("a", ""), bare()]).await;
+    let out = lease_all(&*store, 4).await;
     assert_eq!(ids_of(&out), [all[0], all[2], all[3], all[4]]);
     // One without a key waits for nobody, also of its own.
-    settle(&store, &out[..1], retry(HOUR)).await;
-    let more = append(&store, vec![bare()]).await;
-    assert_eq!(ids_of(&lease(&store, 10).await), more);
-    assert_nothing_due(&store).await;
+    settle(&*store, &out[..1], retry(HOUR)).await;
+    let more = append(&*store, vec![bare()]).await;
+    assert_eq!(ids_of(&lease(&*store, 10).await), more);
+    assert_nothing_due(&*store).await;
 }
 
 pub(super) async fn the_same_key_of_another_topic_is_another(place: Place) {
     let store = place.open().await;
-    append(&store, vec![keyed("a", "k")]).await;
-    let stuck = lease(&store, 1).await;
-    settle(&store, &stuck, retry(HOUR)).await;
+    append(&*store, vec![keyed("a", "k")]).await;
+    let stuck = lease(&*store, 1).await;
+    settle(&*store, &stuck, retry(HOUR)).await;
     // Nor do a topic and a key run together.
     let all =
-        append(&store, vec![keyed("b", "k"), keyed("a.k", ""), keyed("ak", "k"), keyed("a", "kk")]).await;
-    assert_eq!(ids_of(&lease_all(&store, 4).await), all);
+        append(&*store, vec![keyed("b", "k"), keyed("a.k", ""), keyed("ak", "k"), keyed("a", "kk")]).await;
+    assert_eq!(ids_of(&lease_all(&*store, 4).await), all);
 }
 
 pub(super) async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it(place: Place) {
     let store = place.open().await;
-    let all = append(&store, (0..5).map(|_| keyed("a", "k")).collect()).await;
-    let out = lease_all(&store, 2).await;
-    assert_nothing_due(&store).await;
-    confirm(&store, &out[..1]).await;
-    assert_nothing_due(&store).await;
-    confirm(&store, &out[1..]).await;
-    assert_eq!(ids_of(&lease_all(&store, 3).await), all[2..]);
+    let all = append(&*store, (0..5).map(|_| keyed("a", "k")).collect()).await;
+    let out = lease_all(&*store, 2).await;
+    assert_nothing_due(&*store).await;
+    confirm(&*store, &out[..1]).await;
+    assert_nothing_due(&*store).await;
+    confirm(&*store, &out[1..]).await;
+    assert_eq!(ids_of(&lease_all(&*store, 3).await), all[2..]);
 }
 
 /// Two keys whose messages lie between each other, due again at the same time.
 pub(super) async fn keys_that_lie_between_each_other_are_all_leased(place: Place) {
     let store = place.open().await;
-    let all = append(&store, (0..6).map(|n| keyed("a", ["k", "l"][n % 2])).collect()).await;
+    let all = append(&*store, (0..6).map(|n| keyed("a", ["k", "l"][n % 2])).collect()).await;
     for settlement in [Settlement::Release, retry(Duration::ZERO)] {
-        let out = lease_all(&store, 6).await;
+        let out = lease_all(&*store, 6).await;
         assert_eq!(
             out.iter().map(|one| one.message.id()).collect::<HashSet<_>>(),
             all.iter().copied().collect()
         );
-        settle(&store, &out, settlement).await;
+        settle(&*store, &out, settlement).await;
     }
-    assert_eq!(depth(&store).await, (6, 0), "none is given up on");
+    assert_eq!(depth(&*store).await, (6, 0), "none is given up on");
     let store = place.reopen(store).await;
-    assert_eq!(lease_all(&store, 6).await.len(), 6);
+    assert_eq!(lease_all(&*store, 6).await.len(), 6);
 }
 
 /// A thousand messages of ten keys, sent to a bus that confirms, hands back and takes its time at random.
@@ -198,5 +198,5 @@ pub(super) async fn many_keys_keep_their_order_whatever_happens(place: Place) {
             out.remove(&lease.position);
         }
     }
-    assert_eq!(depth(&store).await, (0, 0));
+    assert_eq!(depth(&*store).await, (0, 0));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{EntryState, Filter, Store, StoreError};
+use tower_outbox::store::{EntryState, Filter, StoreError};
 
 use super::Place;
 use crate::support::random::Random;
@@ -21,11 +21,11 @@ pub(super) async fn what_is_appended_is_there_after_a_reopen(place: Place) {
     let messages = batch("a", 100);
     store.append(messages[..40].to_vec()).await.unwrap();
     let store = place.reopen(store).await;
-    assert_eq!(depth(&store).await, (40, 0));
+    assert_eq!(depth(&*store).await, (40, 0));
     store.append(messages[40..].to_vec()).await.unwrap();
     let store = place.close_and_reopen(store).await;
-    assert_eq!(depth(&store).await, (100, 0));
-    assert_eq!(ids_of(&lease_all(&store, 100).await), ids(&messages));
+    assert_eq!(depth(&*store).await, (100, 0));
+    assert_eq!(ids_of(&lease_all(&*store, 100).await), ids(&messages));
 }
 
 pub(super) async fn a_backlog_is_read_whole_wherever_its_files_end(place: Place) {
@@ -37,9 +37,9 @@ pub(super) async fn a_backlog_is_read_whole_wherever_its_files_end(place: Place)
     }
     let store = place.reopen(store).await;
     let messages = batches.concat();
-    let out = lease_all(&store, messages.len()).await;
+    let out = lease_all(&*store, messages.len()).await;
     assert_eq!(ids_of(&out), ids(&messages));
-    assert_eq!(depth(&store).await, (messages.len() as u64, 0));
+    assert_eq!(depth(&*store).await, (messages.len() as u64, 0));
 }
 
 pub(super) async fn what_was_leased_is_pending_after_a_reopen(place: Place) {
@@ -47,11 +47,11 @@ pub(super) async fn what_was_leased_is_pending_after_a_reopen(place: Place) {
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
     for close in [false, true, false] {
-        let out = lease_all(&store, 7).await;
+        let out = lease_all(&*store, 7).await;
         assert_eq!(ids_of(&out), ids(&messages[..7]));
         store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
     }
-    let out = lease_all(&store, 10).await;
+    let out = lease_all(&*store, 10).await;
     assert_eq!(ids_of(&out), ids(&messages));
     assert!(out.iter().all(|one| one.attempts == 0));
 }
@@ -60,44 +60,44 @@ pub(super) async fn what_was_confirmed_is_gone_after_close_and_reopen(place: Pla
     let store = place.open().await;
     let messages = batch("a", 100);
     store.append(messages.clone()).await.unwrap();
-    let out = lease_all(&store, 100).await;
+    let out = lease_all(&*store, 100).await;
     let (odd, even): (Vec<_>, Vec<_>) = out.into_iter().partition(|one| one.lease.position % 2 == 1);
-    confirm(&store, &odd).await;
+    confirm(&*store, &odd).await;
     let store = place.close_and_reopen(store).await;
-    assert_eq!(depth(&store).await, (50, 0));
-    let out = lease_all(&store, 50).await;
+    assert_eq!(depth(&*store).await, (50, 0));
+    let out = lease_all(&*store, 50).await;
     assert_eq!(ids_of(&out), ids_of(&even));
-    settle(&store, &out, Settlement::Discard).await;
+    settle(&*store, &out, Settlement::Discard).await;
     let store = place.close_and_reopen(store).await;
-    assert_eq!(depth(&store).await, (0, 0));
-    assert!(list(&store).await.is_empty());
-    assert_nothing_due(&store).await;
+    assert_eq!(depth(&*store).await, (0, 0));
+    assert!(list(&*store).await.is_empty());
+    assert_nothing_due(&*store).await;
 }
 
 pub(super) async fn dead_letters_and_retries_are_there_after_close_and_reopen(place: Place) {
     let store = place.open().await;
     let messages = batch("a", 3);
     store.append(messages.clone()).await.unwrap();
-    let out = lease_all(&store, 3).await;
-    settle(&store, &out, retry(Duration::ZERO)).await;
-    let out = lease_all(&store, 3).await;
-    settle(&store, &out[..1], dead("forbidden")).await;
-    settle(&store, &out[1..2], retry(HOUR)).await;
-    settle(&store, &out[2..], retry(Duration::from_millis(100))).await;
+    let out = lease_all(&*store, 3).await;
+    settle(&*store, &out, retry(Duration::ZERO)).await;
+    let out = lease_all(&*store, 3).await;
+    settle(&*store, &out[..1], dead("forbidden")).await;
+    settle(&*store, &out[1..2], retry(HOUR)).await;
+    settle(&*store, &out[2..], retry(Duration::from_millis(100))).await;
     let store = place.close_and_reopen(store).await;
-    assert_eq!(depth(&store).await, (2, 1));
-    let given_up = find(&store, messages[0].id()).await;
+    assert_eq!(depth(&*store).await, (2, 1));
+    let given_up = find(&*store, messages[0].id()).await;
     assert_eq!(given_up.state, EntryState::Dead);
     assert_eq!(&*given_up.failures.last().unwrap().reason, "forbidden");
     assert_eq!(given_up.message.as_ref(), Some(&messages[0]));
-    let waiting = find(&store, messages[1].id()).await;
+    let waiting = find(&*store, messages[1].id()).await;
     assert_eq!((waiting.state, waiting.attempts), (EntryState::Pending, 2));
     assert_eq!(&*waiting.failures.last().unwrap().reason, "no answer");
-    let again = lease(&store, 10).await;
+    let again = lease(&*store, 10).await;
     assert_eq!((ids_of(&again), again[0].attempts), (ids(&messages[2..]), 2));
-    assert_nothing_due(&store).await;
+    assert_nothing_due(&*store).await;
     assert_eq!(store.requeue(&[given_up.position], Duration::ZERO).await.unwrap(), 1);
-    let again = lease(&store, 10).await;
+    let again = lease(&*store, 10).await;
     assert_eq!((ids_of(&again), again[0].attempts), (ids(&messages[..1]), 0));
 }
 
@@ -107,14 +107,14 @@ pub(super) async fn a_lease_from_before_a_reopen_settles_nothing(place: Place) {
     store.append(messages.clone()).await.unwrap();
     // From the second round on, everything before the lease is as it was in the round before.
     for close in [false, false, false, true, true, true] {
-        let stale = lease_all(&store, 2).await;
+        let stale = lease_all(&*store, 2).await;
         store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
-        confirm(&store, &stale).await;
-        assert_eq!(depth(&store).await, (2, 0), "nobody holds them");
-        let out = lease_all(&store, 2).await;
+        confirm(&*store, &stale).await;
+        assert_eq!(depth(&*store).await, (2, 0), "nobody holds them");
+        let out = lease_all(&*store, 2).await;
         assert_eq!(ids_of(&out), ids(&messages));
-        confirm(&store, &stale).await;
-        assert_eq!(depth(&store).await, (2, 0), "another holds them");
+        confirm(&*store, &stale).await;
+        assert_eq!(depth(&*store).await, (2, 0), "another holds them");
         store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
     }
 }
@@ -123,17 +123,17 @@ pub(super) async fn order_is_kept_over_a_reopen(place: Place) {
     let store = place.open().await;
     let messages = vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "l"), keyed("a", "l")];
     store.append(messages.clone()).await.unwrap();
-    let out = lease_all(&store, 4).await;
-    settle(&store, &out[..1], retry(Duration::from_secs(3_600))).await;
-    settle(&store, &out[3..], Settlement::Release).await;
+    let out = lease_all(&*store, 4).await;
+    settle(&*store, &out[..1], retry(Duration::from_secs(3_600))).await;
+    settle(&*store, &out[3..], Settlement::Release).await;
     let store = place.close_and_reopen(store).await;
     // The first of a key waits for its retry; those of the other were out.
-    let out = lease_all(&store, 2).await;
+    let out = lease_all(&*store, 2).await;
     assert_eq!(ids_of(&out), ids(&messages[2..]));
-    confirm(&store, &out).await;
-    let first = find(&store, messages[0].id()).await;
+    confirm(&*store, &out).await;
+    let first = find(&*store, messages[0].id()).await;
     assert_eq!(store.requeue(&[first.position], Duration::ZERO).await.unwrap(), 1);
-    assert_eq!(ids_of(&lease_all(&store, 2).await), ids(&messages[..2]));
+    assert_eq!(ids_of(&lease_all(&*store, 2).await), ids(&messages[..2]));
 }
 
 pub(super) async fn positions_rise_over_a_reopen(place: Place) {
@@ -141,13 +141,13 @@ pub(super) async fn positions_rise_over_a_reopen(place: Place) {
     let mut last = None;
     for round in 0..6 {
         store.append(batch("a", 2)).await.unwrap();
-        let out = lease_all(&store, 2).await;
+        let out = lease_all(&*store, 2).await;
         for one in &out {
             assert!(last.is_none_or(|last| one.lease.position > last), "round {round}");
             last = Some(one.lease.position);
         }
         // Also when it is empty: a position means one message for ever.
-        confirm(&store, &out).await;
+        confirm(&*store, &out).await;
         store = place.close_and_reopen(store).await;
     }
 }
@@ -159,21 +159,21 @@ pub(super) async fn nothing_is_lost_over_many_reopens(place: Place) {
         let batch = batch("a", random.below(40));
         appended.extend(ids(&batch));
         store.append(batch).await.unwrap();
-        let pending = depth(&store).await.0;
+        let pending = depth(&*store).await.0;
         if pending > 0 {
-            let out = lease(&store, 1 + random.below(30)).await;
+            let out = lease(&*store, 1 + random.below(30)).await;
             confirmed.extend(ids_of(&out));
-            confirm(&store, &out).await;
+            confirm(&*store, &out).await;
         }
         let close = random.once_in(2);
         store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
     }
-    let left: Vec<_> = list(&store).await.into_iter().map(|entry| entry.message.unwrap().id()).collect();
+    let left: Vec<_> = list(&*store).await.into_iter().map(|entry| entry.message.unwrap().id()).collect();
     for id in &appended {
         assert!(left.contains(id) || confirmed.contains(id), "{id} is lost");
     }
     assert!(left.iter().all(|id| appended.contains(id)));
-    assert_eq!(depth(&store).await, (left.len() as u64, 0));
+    assert_eq!(depth(&*store).await, (left.len() as u64, 0));
     assert_eq!(left.iter().collect::<std::collections::HashSet<_>>().len(), left.len(), "each is there once");
 }
 
@@ -183,7 +183,7 @@ pub(super) async fn what_happened_after_many_reopens_is_known(place: Place) {
         let messages = batch("a", 20);
         store.append(messages.clone()).await.unwrap();
         left.extend(ids(&messages));
-        let out = lease_all(&store, left.len()).await;
+        let out = lease_all(&*store, left.len()).await;
         assert_eq!(ids_of(&out), left);
         let keep: Vec<_> = (0..out.len()).filter(|n| n % 3 == 0).collect();
         let settlement = |n: usize| match n % 3 {
@@ -196,9 +196,9 @@ pub(super) async fn what_happened_after_many_reopens_is_known(place: Place) {
         dead_letters.extend((0..out.len()).filter(|n| n % 3 == 2).map(|n| left[n]));
         left = keep.into_iter().map(|n| left[n]).collect();
         store = place.close_and_reopen(store).await;
-        assert_eq!(depth(&store).await, (left.len() as u64, dead_letters.len() as u64));
+        assert_eq!(depth(&*store).await, (left.len() as u64, dead_letters.len() as u64));
     }
-    let mut found: Vec<_> = crate::support::stores::list_by(&store, &Filter::state(EntryState::Dead), 50)
+    let mut found: Vec<_> = crate::support::stores::list_by(&*store, &Filter::state(EntryState::Dead), 50)
         .await
         .into_iter()
         .map(|entry| entry.message.unwrap().id())
@@ -211,7 +211,7 @@ pub(super) async fn what_happened_after_many_reopens_is_known(place: Place) {
 pub(super) async fn a_closed_store_says_so(place: Place) {
     let store = place.open().await;
     store.append(batch("a", 1)).await.unwrap();
-    let out = lease(&store, 1).await;
+    let out = lease(&*store, 1).await;
     store.close().await;
     let messages = batch("a", 2);
     let unstored = store.append(messages.clone()).await.unwrap_err();
@@ -237,7 +237,7 @@ pub(super) async fn a_lease_that_waits_ends_when_the_store_is_closed(place: Plac
         let store = Arc::clone(&store);
         async move { store.lease(1).await.map(drop) }
     });
-    assert_nothing_due(&store).await;
+    assert_nothing_due(&*store).await;
     store.close().await;
     let ended = timeout(STUCK, waiting).await.expect("it waits for ever").unwrap();
     assert!(matches!(ended, Err(StoreError::Closed)), "{ended:?}");

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use tower_outbox::Message;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::Store;
 
 use super::Place;
 use crate::support::stores::{batch, confirm, dead, depth, find, ids, ids_of, lease, lease_all, list};
@@ -44,8 +43,8 @@ pub(super) async fn space_is_given_back(place: Place) {
         async move {
             let mut confirmed = 0;
             while confirmed < MESSAGES {
-                let out = lease(&store, 1_000).await;
-                confirm(&store, &out).await;
+                let out = lease(&*store, 1_000).await;
+                confirm(&*store, &out).await;
                 confirmed += out.len();
             }
         }
@@ -54,14 +53,14 @@ pub(super) async fn space_is_given_back(place: Place) {
         store.append(batch("a", 1_000)).await.unwrap();
     }
     sending.await.unwrap();
-    assert_eq!(depth(&store).await, (0, 0));
+    assert_eq!(depth(&*store).await, (0, 0));
     assert_eq!(store.counts().await.unwrap().bytes, 0);
     if let Some((folder, file)) = &place.capabilities.files {
         // Of 10 MB or so.
         assert_small(folder, 12, 3 * file + (256 << 10)).await;
         let store = place.close_and_reopen(store).await;
         assert_small(folder, 12, 3 * file + (256 << 10)).await;
-        assert_eq!(depth(&store).await, (0, 0));
+        assert_eq!(depth(&*store).await, (0, 0));
     }
 }
 
@@ -72,36 +71,36 @@ pub(super) async fn stragglers_do_not_keep_what_is_around_them(place: Place) {
     for _ in 0..MESSAGES / 1_000 {
         let messages: Vec<_> = (0..1_000).map(|_| Message::new("a", vec![7; 300]).unwrap()).collect();
         store.append(messages).await.unwrap();
-        let out = lease_all(&store, 1_000).await;
+        let out = lease_all(&*store, 1_000).await;
         let settlement = |n| if n % 100 == 0 { dead("given up") } else { Settlement::Ack };
         let settled: Vec<_> = out.iter().enumerate().map(|(n, one)| (one.lease, settlement(n))).collect();
         store.settle(&settled).await.unwrap();
         kept.extend(out.into_iter().step_by(100).map(|one| one.message));
     }
-    assert_eq!(depth(&store).await, (0, 200));
+    assert_eq!(depth(&*store).await, (0, 200));
     // 200 of 20,000 are left, 60 kB of 6 MB.
     if let Some((folder, file)) = &place.capabilities.files {
         assert_small(folder, 120, 3 * file + (1 << 20)).await;
     }
     let mut store = store;
     for _ in 0..2 {
-        let entries = list(&store).await;
+        let entries = list(&*store).await;
         let messages: Vec<_> = entries.into_iter().map(|entry| entry.message.unwrap()).collect();
         assert!(messages == kept, "they are all there");
         store = place.close_and_reopen(store).await;
     }
-    let entry = find(&store, kept[150].id()).await;
+    let entry = find(&*store, kept[150].id()).await;
     store.requeue(&[entry.position], Duration::ZERO).await.unwrap();
-    let out = lease(&store, 1).await;
+    let out = lease(&*store, 1).await;
     assert_eq!(out[0].message, kept[150]);
     if let Some((folder, file)) = &place.capabilities.files {
-        confirm(&store, &out).await;
-        let positions: Vec<_> = list(&store).await.iter().map(|entry| entry.position).collect();
+        confirm(&*store, &out).await;
+        let positions: Vec<_> = list(&*store).await.iter().map(|entry| entry.position).collect();
         assert_eq!(store.drop_messages(&positions).await.unwrap(), 199);
-        assert_eq!(depth(&store).await, (0, 0));
+        assert_eq!(depth(&*store).await, (0, 0));
         let store = place.close_and_reopen(store).await;
         assert_small(folder, 12, 3 * file + (256 << 10)).await;
-        assert_eq!(depth(&store).await, (0, 0));
+        assert_eq!(depth(&*store).await, (0, 0));
     }
 }
 
@@ -114,15 +113,15 @@ pub(super) async fn a_large_backlog_survives_a_reopen(place: Place) {
         all.extend(ids(&messages));
         store.append(messages).await.unwrap();
     }
-    let out = lease_all(&store, 1_500).await;
-    confirm(&store, &out).await;
+    let out = lease_all(&*store, 1_500).await;
+    confirm(&*store, &out).await;
     let store = place.close_and_reopen(store).await;
-    assert_eq!(depth(&store).await, (48_500, 0));
+    assert_eq!(depth(&*store).await, (48_500, 0));
     let mut found = Vec::new();
-    while depth(&store).await.0 > 0 {
-        let out = lease(&store, 2_000).await;
+    while depth(&*store).await.0 > 0 {
+        let out = lease(&*store, 2_000).await;
         found.extend(ids_of(&out));
-        confirm(&store, &out).await;
+        confirm(&*store, &out).await;
     }
     assert!(found == all[1_500..], "all of it, in order");
 }

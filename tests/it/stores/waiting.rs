@@ -42,20 +42,20 @@ pub(super) async fn a_lease_waits_for_an_append(place: Place) {
         let messages = batch("a", 2);
         store.append(messages.clone()).await.unwrap();
         let mut out = ended(lease).await;
-        out.extend(lease_all(&store, 2 - out.len()).await);
+        out.extend(lease_all(&*store, 2 - out.len()).await);
         assert_eq!(ids_of(&out), ids(&messages));
-        confirm(&store, &out).await;
+        confirm(&*store, &out).await;
     }
 }
 
 pub(super) async fn a_lease_waits_for_a_retry(place: Place) {
     let store = place.open().await;
     store.append(batch("a", 2)).await.unwrap();
-    let out = lease_all(&store, 2).await;
-    settle(&store, &out[..1], retry(HOUR)).await;
+    let out = lease_all(&*store, 2).await;
+    settle(&*store, &out[..1], retry(HOUR)).await;
     let lease = waiting(&store).await;
     // Sooner than the one it waits for.
-    settle(&store, &out[1..], retry(Duration::from_millis(50))).await;
+    settle(&*store, &out[1..], retry(Duration::from_millis(50))).await;
     assert_eq!(ids_of(&ended(lease).await), ids_of(&out[1..]));
 }
 
@@ -75,11 +75,11 @@ pub(super) async fn a_lease_waits_for_a_delay(place: Place) {
     assert!(begun.elapsed() >= Duration::from_millis(1_990), "{:?}", begun.elapsed());
     assert_eq!(first[0].message.delay(), messages[2].delay(), "it is the sender's to take away");
     let store = place.reopen(store).await;
-    let out = lease_all(&store, 2).await;
+    let out = lease_all(&*store, 2).await;
     assert_eq!(out.iter().map(|one| one.message.id()).collect::<HashSet<_>>().len(), 2);
     assert!(!ids_of(&out).contains(&messages[0].id()));
     assert!(begun.elapsed() >= Duration::from_millis(3_490), "{:?}", begun.elapsed());
-    assert_nothing_due(&store).await;
+    assert_nothing_due(&*store).await;
 }
 
 pub(super) async fn a_lease_waits_for_a_key_to_be_freed(place: Place) {
@@ -87,21 +87,21 @@ pub(super) async fn a_lease_waits_for_a_key_to_be_freed(place: Place) {
     for settlement in [Settlement::Ack, Settlement::Discard, dead("given up")] {
         let messages = [keyed("a", "k"), keyed("a", "k")];
         store.append(messages.to_vec()).await.unwrap();
-        let out = lease(&store, 1).await;
+        let out = lease(&*store, 1).await;
         let lease = waiting(&store).await;
-        settle(&store, &out, settlement).await;
+        settle(&*store, &out, settlement).await;
         let next = ended(lease).await;
         assert_eq!(ids_of(&next), [messages[1].id()]);
-        confirm(&store, &next).await;
+        confirm(&*store, &next).await;
     }
 }
 
 pub(super) async fn a_lease_waits_for_a_release(place: Place) {
     let store = place.open().await;
     store.append(batch("a", 1)).await.unwrap();
-    let out = lease(&store, 1).await;
+    let out = lease(&*store, 1).await;
     let lease = waiting(&store).await;
-    settle(&store, &out, Settlement::Release).await;
+    settle(&*store, &out, Settlement::Release).await;
     assert_eq!(ids_of(&ended(lease).await), ids_of(&out));
 }
 
@@ -109,13 +109,13 @@ pub(super) async fn a_lease_waits_for_a_requeue(place: Place) {
     let store = place.open().await;
     for settlement in [dead("given up"), retry(HOUR)] {
         store.append(batch("a", 1)).await.unwrap();
-        let out = lease(&store, 1).await;
-        settle(&store, &out, settlement).await;
+        let out = lease(&*store, 1).await;
+        settle(&*store, &out, settlement).await;
         let lease = waiting(&store).await;
         assert_eq!(store.requeue(&[out[0].lease.position], Duration::ZERO).await.unwrap(), 1);
         let again = ended(lease).await;
         assert_eq!(ids_of(&again), ids_of(&out));
-        confirm(&store, &again).await;
+        confirm(&*store, &again).await;
     }
 }
 
@@ -124,8 +124,8 @@ pub(super) async fn a_delay_is_counted_from_the_time_of_the_message(place: Place
     let past = message("a").with_time(SystemTime::now() - HOUR).with_delay(HOUR / 2);
     let hour_ago = message("b").with_time(SystemTime::now() - HOUR).with_delay(HOUR + HOUR / 2);
     store.append(vec![hour_ago, past.clone()]).await.unwrap();
-    assert_eq!(ids_of(&lease(&store, 10).await), [past.id()]);
-    assert_nothing_due(&store).await;
+    assert_eq!(ids_of(&lease(&*store, 10).await), [past.id()]);
+    assert_nothing_due(&*store).await;
 }
 
 pub(super) async fn a_delay_of_another_does_not_hold_up_what_is_due(place: Place) {
@@ -134,10 +134,10 @@ pub(super) async fn a_delay_of_another_does_not_hold_up_what_is_due(place: Place
     store.append(held_back).await.unwrap();
     let messages = batch("b", 3);
     store.append(messages.clone()).await.unwrap();
-    assert_eq!(ids_of(&lease_all(&store, 3).await), ids(&messages));
+    assert_eq!(ids_of(&lease_all(&*store, 3).await), ids(&messages));
     let store = place.reopen(store).await;
-    assert_eq!(ids_of(&lease_all(&store, 3).await), ids(&messages));
-    assert_eq!(depth(&store).await, (53, 0));
+    assert_eq!(ids_of(&lease_all(&*store, 3).await), ids(&messages));
+    assert_eq!(depth(&*store).await, (53, 0));
 }
 
 /// As of an app whose clock was set back since.
@@ -145,7 +145,7 @@ pub(super) async fn a_message_from_the_future_is_due_at_once(place: Place) {
     let store = place.open().await;
     let messages = [message("a").with_time(SystemTime::now() + 1_000 * HOUR), message("a")];
     store.append(messages.to_vec()).await.unwrap();
-    assert_eq!(ids_of(&lease_all(&store, 2).await), ids(&messages));
+    assert_eq!(ids_of(&lease_all(&*store, 2).await), ids(&messages));
 }
 
 pub(super) async fn a_dropped_lease_has_leased_nothing(place: Place) {
@@ -159,10 +159,10 @@ pub(super) async fn a_dropped_lease_has_leased_nothing(place: Place) {
     // Dropped while it is given something.
     for polls in 0..200 {
         if let Some(leased) = fuse(polls % 5, store.lease(1 + polls % 25)).await {
-            settle(&store, &leased.unwrap(), Settlement::Release).await;
+            settle(&*store, &leased.unwrap(), Settlement::Release).await;
         }
     }
-    assert_eq!(ids_of(&lease_all(&store, 20).await), ids(&messages));
+    assert_eq!(ids_of(&lease_all(&*store, 20).await), ids(&messages));
 }
 
 pub(super) async fn leases_dropped_beside_appends_lose_nothing(place: Place) {
@@ -192,14 +192,14 @@ pub(super) async fn leases_dropped_beside_appends_lose_nothing(place: Place) {
             continue;
         };
         let leased = leased.unwrap();
-        confirm(&store, &leased).await;
+        confirm(&*store, &leased).await;
         for id in ids_of(&leased) {
             assert!(confirmed.insert(id), "{id} was given out twice");
         }
     }
     appending.await.unwrap();
     assert!(dropped > 0, "no lease was dropped");
-    assert_eq!(depth(&store).await, (0, 0));
+    assert_eq!(depth(&*store).await, (0, 0));
 }
 
 pub(super) async fn two_leases_share_what_is_due(place: Place) {

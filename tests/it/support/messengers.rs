@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
+use tower_outbox::messenger::{Capabilities, InFlight};
 use tower_outbox::testing::{Recording, Sent};
-use tower_outbox::{Failure, Health, Message, Messenger, Unsent, async_trait};
+use tower_outbox::{BoxError, Failure, Health, Message, Messenger, Unsent, async_trait};
 use uuid::Uuid;
 
 use super::MINUTE;
@@ -72,6 +73,7 @@ pub struct Held {
     gate: Gate,
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl Messenger for Held {
     async fn send(&self, batch: Vec<Message>) -> SendResult {
@@ -82,8 +84,39 @@ impl Messenger for Held {
         self.inner.send(batch).await
     }
 
-    fn in_flight(&self) -> tower_outbox::messenger::InFlight {
-        self.inner.in_flight()
+    fn check(&self, message: &Message) -> Result<(), BoxError> {
+        self.inner.check(message)
+    }
+
+    async fn health(&self) -> Health {
+        self.inner.health().await
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.inner.close(deadline).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+}
+
+/// What a messenger counts as in flight.
+pub fn in_flight(messenger: &impl Messenger) -> InFlight {
+    messenger.capabilities().in_flight.expect("it counts what is in flight")
+}
+
+/// A user's decorator that implements only `send` and `capabilities`.
+pub struct Minimal<M>(pub M);
+
+#[async_trait]
+impl<M: Messenger> Messenger for Minimal<M> {
+    async fn send(&self, batch: Vec<Message>) -> SendResult {
+        self.0.send(batch).await
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
     }
 }
 

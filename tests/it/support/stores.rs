@@ -50,12 +50,12 @@ pub fn ids_of(leased: &[Leased]) -> Vec<Uuid> {
 }
 
 /// What is due now; it must not be nothing.
-pub async fn lease(store: &impl Store, limit: usize) -> Vec<Leased> {
+pub async fn lease(store: &(impl Store + ?Sized), limit: usize) -> Vec<Leased> {
     timeout(STUCK, store.lease(limit)).await.expect("nothing is leased").unwrap()
 }
 
 /// Leases until `count` messages are out.
-pub async fn lease_all(store: &impl Store, count: usize) -> Vec<Leased> {
+pub async fn lease_all(store: &(impl Store + ?Sized), count: usize) -> Vec<Leased> {
     let mut all = Vec::new();
     while all.len() < count {
         all.extend(lease(store, count - all.len()).await);
@@ -63,18 +63,18 @@ pub async fn lease_all(store: &impl Store, count: usize) -> Vec<Leased> {
     all
 }
 
-pub async fn assert_nothing_due(store: &impl Store) {
+pub async fn assert_nothing_due(store: &(impl Store + ?Sized)) {
     if let Ok(leased) = timeout(QUIET, store.lease(100)).await {
         panic!("nothing is due, and yet: {leased:?}");
     }
 }
 
-pub async fn settle(store: &impl Store, leased: &[Leased], settlement: Settlement) {
+pub async fn settle(store: &(impl Store + ?Sized), leased: &[Leased], settlement: Settlement) {
     let settled: Vec<_> = leased.iter().map(|one| (one.lease, settlement.clone())).collect();
     store.settle(&settled).await.unwrap();
 }
 
-pub async fn confirm(store: &impl Store, leased: &[Leased]) {
+pub async fn confirm(store: &(impl Store + ?Sized), leased: &[Leased]) {
     settle(store, leased, Settlement::Ack).await;
 }
 
@@ -102,16 +102,16 @@ pub async fn list_by(store: &(impl Store + ?Sized), filter: &Filter, page: usize
     }
 }
 
-pub async fn list(store: &impl Store) -> Vec<Entry> {
+pub async fn list(store: &(impl Store + ?Sized)) -> Vec<Entry> {
     list_by(store, &Filter::default(), 100).await
 }
 
-pub async fn find(store: &impl Store, id: Uuid) -> Entry {
+pub async fn find(store: &(impl Store + ?Sized), id: Uuid) -> Entry {
     list_by(store, &Filter::id(id), 100).await.pop().expect("it is not stored")
 }
 
 /// How many messages are pending, and how many dead.
-pub async fn depth(store: &impl Store) -> (u64, u64) {
+pub async fn depth(store: &(impl Store + ?Sized)) -> (u64, u64) {
     let counts = store.counts().await.unwrap();
     (counts.pending, counts.dead)
 }

@@ -125,7 +125,7 @@ pub async fn keys_that_are_none_are_400<P: Place>(place: P) {
 pub async fn without_the_setting_the_header_means_nothing<P: Place>(place: P) {
     let handler = async |queue: MessageQueue| enqueue(&queue, ["a"]);
     let outbox = place.outbox().await;
-    assert!(outbox.store().is_some());
+    assert!(outbox.capabilities().outbox.is_some());
     let app = Router::new().route("/", any(handler)).layer(MessagingLayer::new(outbox));
     for key in ["k", "k", ""] {
         assert_eq!(send(&app, Method::POST, "/", key).await, StatusCode::OK);

@@ -143,7 +143,7 @@ async fn overfull<P: Place>(place: &P, when_full: WhenFull) -> Arc<dyn Store> {
     tokio::spawn(async move {
         loop {
             let out = looking_after.lease(10).await.unwrap();
-            settle(&looking_after, &out, retry(Duration::from_secs(3_600))).await;
+            settle(&*looking_after, &out, retry(Duration::from_secs(3_600))).await;
         }
     });
     let layer =
@@ -160,10 +160,10 @@ pub async fn what_is_persisted_takes_room<P: Place>(place: P) {
     let store = overfull(&place, WhenFull::Refuse).await;
     // Well before the next count that is due anyway.
     until("requests are turned away", async || !store.admission().unwrap().is_open()).await;
-    assert_eq!(depth(&store).await, (5, 0));
+    assert_eq!(depth(&*store).await, (5, 0));
 }
 
 pub async fn what_is_persisted_makes_the_oldest_go<P: Place>(place: P) {
     let store = overfull(&place, WhenFull::DropOldest).await;
-    until("the oldest have gone", async || depth(&store).await == (3, 0)).await;
+    until("the oldest have gone", async || depth(&*store).await == (3, 0)).await;
 }

@@ -154,7 +154,7 @@ pub async fn post(app: &Router) -> Response {
 
 /// Waits until nothing is in flight any more.
 pub async fn quiet(layer: &MessagingLayer) {
-    timeout(STUCK, layer.in_flight().idle()).await.expect("it comes to an end");
+    timeout(STUCK, layer.in_flight().wait_idle()).await.expect("it comes to an end");
 }
 
 /// A schema of its own.

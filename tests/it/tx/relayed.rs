@@ -44,7 +44,7 @@ impl Running {
     /// Ends it when all is sent.
     async fn end(self) -> Sent {
         quiet(&self.layer).await;
-        until("all is sent", async || depth(&self.store).await == (0, 0)).await;
+        until("all is sent", async || depth(&*self.store).await == (0, 0)).await;
         self.stop.send(()).unwrap();
         assert_eq!(self.relay.await.unwrap().pending, 0);
         self.sent

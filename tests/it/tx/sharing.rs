@@ -19,6 +19,7 @@ use tower_outbox::{Message, MessageQueue, MessagingLayer, Tx};
 use tracing::Level;
 
 use super::place::{Lite, Place, ask, both, created, insert, post, quiet, strings};
+use crate::support::messengers::Minimal;
 use crate::support::{logs, text};
 
 pub async fn a_middleware_and_the_handler_have_the_same_transaction<P: Place>(place: P) {
@@ -173,7 +174,7 @@ pub async fn an_inner_call_that_failed_takes_along_who_shares_its_transaction<P:
     assert_eq!(log.find(Level::ERROR, &[]).len(), 1, "{:?}", log.events());
 }
 
-pub async fn decorators_and_handles_hand_the_store_on<P: Place>(place: P) {
+pub async fn decorators_and_handles_keep_the_transaction<P: Place>(place: P) {
     let (background, _worker) = Background::new(place.outbox().await, BackgroundSettings::default());
     let layers = [
         MessagingLayer::new(Arc::new(place.outbox().await)),
@@ -183,6 +184,7 @@ pub async fn decorators_and_handles_hand_the_store_on<P: Place>(place: P) {
             &tower_outbox::chaos::ChaosLayer::default(),
             place.outbox().await,
         )),
+        MessagingLayer::new(Minimal(place.outbox().await)),
     ];
     for (index, layer) in layers.into_iter().enumerate() {
         let handler = move |mut tx: Tx<P::Kind>, queue: MessageQueue| async move {
@@ -191,7 +193,7 @@ pub async fn decorators_and_handles_hand_the_store_on<P: Place>(place: P) {
         };
         assert_eq!(post(&Router::new().route("/", any(handler)).layer(layer)).await.status(), StatusCode::OK);
     }
-    assert_eq!((place.rows().await, place.events().await.len()), (4, 4));
+    assert_eq!((place.rows().await, place.events().await.len()), (5, 5));
 }
 
 pub async fn no_connection_in_time_is_503<P: Place>(place: P) {

@@ -48,14 +48,14 @@ pub async fn writers_of_all_kinds_at_once_wait_for_their_turns(place: Lite) {
         async move {
             let mut settled = 0;
             while settled < 2 * WRITERS {
-                let out = lease(&store, 8).await;
-                confirm(&store, &out).await;
+                let out = lease(&*store, 8).await;
+                confirm(&*store, &out).await;
                 settled += out.len();
             }
         }
     });
     timeout(STUCK, writers.join_all()).await.expect("all get their turn");
-    assert_eq!((place.rows().await, depth(&store).await), (WRITERS as i64, (0, 0)));
+    assert_eq!((place.rows().await, depth(&*store).await), (WRITERS as i64, (0, 0)));
 }
 
 pub async fn who_has_its_turn_keeps_others_waiting_no_longer_than_a_connection_would(place: Lite) {
