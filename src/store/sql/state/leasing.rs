@@ -7,7 +7,6 @@ use tokio::time::Instant;
 
 use super::reading::Mark;
 use super::{AHEAD_BYTES, KNOWN, Known, LOW, OF_A_GROUP, Out, State};
-use crate::message::headers::DROPPED;
 use crate::store::schedule::Group;
 use crate::store::sql::row::{Content, Row};
 use crate::store::sql::share::Share;
@@ -250,15 +249,6 @@ impl State {
                 self.out.insert(position, out);
                 leased.push(Leased::new(Lease::new(position, token), message, attempts));
             }
-        }
-        // One process at a time tells.
-        if let Some(first) = leased.first_mut()
-            && self.untold > 0
-            && self.teller.is_none()
-            && self.held.contains_key(&0)
-        {
-            self.teller = Some((first.lease.position, self.untold));
-            first.message.set_header(DROPPED, i64::try_from(self.untold).unwrap_or(i64::MAX));
         }
         leased
     }

@@ -76,9 +76,6 @@ pub(crate) struct State {
     newest: u64,
     next_due: Option<Instant>,
     sweep: Sweep,
-    /// Dropped for lack of room, and not told of; the message that tells, and how many it tells of.
-    untold: u64,
-    teller: Option<(u64, u64)>,
 }
 
 /// Why a position is not to be read again.
@@ -137,8 +134,6 @@ impl State {
             newest: 0,
             next_due: Some(Instant::now()),
             sweep: Sweep { at: Instant::now() + SWEEP_BUSY, from: 0, busy: false },
-            untold: 0,
-            teller: None,
         }
     }
 
@@ -151,7 +146,6 @@ impl State {
         if let Some(row) = self.ready.remove(&position) {
             self.ready_bytes -= row.size as usize;
         }
-        self.teller.take_if(|(teller, _)| *teller == position);
         self.unknow(position);
     }
 

@@ -39,7 +39,6 @@ impl Settling {
         self.fared.done.extend(other.fared.done);
         self.fared.retried.extend(other.fared.retried);
         self.fared.dead.extend(other.fared.dead);
-        self.fared.told += other.fared.told;
         self.held.extend(other.held);
         self.held.sort_unstable();
         self.held.dedup();
@@ -66,15 +65,7 @@ impl State {
             settling.is_urgent |= *settlement != Settlement::Ack || self.dispatch.is_keyed(position);
             let fared = &mut settling.fared;
             match settlement {
-                Settlement::Ack | Settlement::Discard => {
-                    fared.done.push(position);
-                    if *settlement == Settlement::Ack
-                        && let Some((teller, count)) = self.teller
-                        && teller == position
-                    {
-                        fared.told = count;
-                    }
-                }
+                Settlement::Ack | Settlement::Discard => fared.done.push(position),
                 Settlement::Release => {}
                 Settlement::Retry { after, reason } => {
                     let failures = add_failure(out.failures.as_deref(), reason);
@@ -106,13 +97,11 @@ impl State {
     pub(crate) fn end_settle(&mut self, settling: Settling, (gone, bytes): (u64, u64)) {
         let now = Instant::now();
         let dead = settling.fared.dead.len() as i64;
-        self.untold = self.untold.saturating_sub(settling.fared.told);
         for (Lease { position, token, .. }, settlement) in settling.settled {
             if self.out.get(&position).is_some_and(|out| out.token == token) {
                 self.out.remove(&position);
             }
             let Some(group) = self.dispatch.settle(position, token) else { continue };
-            self.teller.take_if(|(teller, _)| *teller == position);
             match settlement {
                 Settlement::Ack | Settlement::Discard | Settlement::Reject { .. } => {
                     self.be_gone(position);
@@ -165,22 +154,6 @@ impl State {
         }
         // Of a long group, those left may be unknown.
         self.sweep.at = self.sweep.at.min(Instant::now() + SWEEP_BUSY);
-    }
-
-    /// Those that may not be dropped to make room.
-    pub(crate) fn undroppable(&self) -> Vec<u64> {
-        let condemned = self.known.iter().filter(|(_, known)| **known == Known::Condemned);
-        self.out.keys().copied().chain(condemned.map(|(position, _)| *position)).collect()
-    }
-
-    pub(crate) fn add_untold(&mut self, count: u64) {
-        self.untold += count;
-    }
-
-    pub(crate) fn set_untold(&mut self, count: u64) {
-        if self.teller.is_none() {
-            self.untold = count;
-        }
     }
 
     pub(crate) fn is_out(&self, position: u64) -> bool {
