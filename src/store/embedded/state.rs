@@ -19,7 +19,7 @@ use crate::message::Message;
 use crate::message::Settlement;
 use crate::message::headers::DROPPED;
 use crate::store::admission::{Admission, Admitted, room_for};
-use crate::store::schedule::Dispatch;
+use crate::store::schedule::Schedule;
 use crate::store::{Entry, EntryState, Lease, Leased, Limits, StoreError, Unstored, Wait, WhenFull};
 use crate::telemetry;
 use crate::util::deadline::after;
@@ -88,8 +88,8 @@ pub(super) struct State {
     pub(super) begun: u64,
     /// The position of the next message.
     pub(super) next: u64,
-    dispatch: Dispatch,
-    /// Every message before it has been leased or waits in `dispatch`.
+    schedule: Schedule,
+    /// Every message before it has been leased or waits in `schedule`.
     cursor: u64,
     /// Read from disk: what is live from the cursor up to `ahead_end`.
     ahead: VecDeque<(u64, Message)>,
@@ -159,7 +159,7 @@ impl State {
             segments: BTreeMap::new(),
             begun: 0,
             next: 1,
-            dispatch: Dispatch::default(),
+            schedule: Schedule::default(),
             cursor: 0,
             ahead: VecDeque::new(),
             ahead_end: 0,
@@ -262,7 +262,7 @@ impl State {
                 enough = true;
                 break;
             }
-            if !self.is_dead(position) && !self.dispatch.is_leased(position) {
+            if !self.is_dead(position) && !self.schedule.is_leased(position) {
                 let segment = self.segments.range(..=position).next_back();
                 freed += segment
                     .map_or(0, |(_, segment)| segment.live_bytes.checked_div(segment.live).unwrap_or(0));
@@ -275,7 +275,7 @@ impl State {
         }
         let count = dropped.len();
         for position in &dropped {
-            self.dispatch.forget(*position);
+            self.schedule.forget(*position);
             self.remove(*position);
         }
         self.untold += count as u64;
@@ -382,8 +382,8 @@ impl State {
         if self.closed {
             return Err(StoreError::Closed);
         }
-        self.dispatch.tick(Instant::now());
-        let due = self.dispatch.due(limit);
+        self.schedule.tick(Instant::now());
+        let due = self.schedule.due(limit);
         let missing: Vec<u64> = due
             .iter()
             .copied()
@@ -392,17 +392,17 @@ impl State {
         if !missing.is_empty() {
             return Ok(Next::Fetch(missing));
         }
-        let token = self.dispatch.lease();
+        let token = self.schedule.next_lease_token();
         let mut leased = Vec::new();
         for position in due {
             match self.fetched.remove(&position) {
                 Some(message) if self.is_pending(position) => {
                     self.offer(position, message, token, &mut leased)
                 }
-                _ => self.dispatch.forget(position),
+                _ => self.schedule.forget(position),
             }
         }
-        if self.dispatch.is_due() && leased.len() < limit {
+        if self.schedule.is_due() && leased.len() < limit {
             // Some that were due had gone, or waited for others: the next come before those at the cursor.
             if leased.is_empty() {
                 return self.lease(limit);
@@ -440,11 +440,11 @@ impl State {
             self.tell(&mut leased[0]);
             return Ok(Next::Leased(leased));
         }
-        if self.dispatch.is_due() {
+        if self.schedule.is_due() {
             // Others of the same groups have become due.
             return self.lease(limit);
         }
-        Ok(Next::Idle { until: self.dispatch.next_timer() })
+        Ok(Next::Idle { until: self.schedule.next_timer() })
     }
 
     /// A message comes up at the cursor.
@@ -452,19 +452,19 @@ impl State {
         let (now, instant) = (SystemTime::now(), Instant::now());
         let retry = self.fates.get(&position).map_or(Duration::ZERO, |fate| fate.remaining(now));
         if !retry.is_zero() {
-            let group = self.dispatch.group(&message);
-            return self.dispatch.wait(position, group, after(instant, retry));
+            let group = self.schedule.ordering_key(&message);
+            return self.schedule.wait(position, group, after(instant, retry));
         }
         let delay = delay_left(&message, now);
         if !delay.is_zero() {
-            return self.dispatch.delay(position, after(instant, delay));
+            return self.schedule.delay(position, after(instant, delay));
         }
         self.offer(position, message, token, leased);
     }
 
     fn offer(&mut self, position: u64, message: Message, token: u64, leased: &mut Vec<Leased>) {
-        let group = self.dispatch.group(&message);
-        if self.dispatch.take(position, group, token) {
+        let group = self.schedule.ordering_key(&message);
+        if self.schedule.take(position, group, token) {
             let attempts = self.fates.get(&position).map_or(0, |fate| fate.attempts);
             leased.push(Leased::new(Lease::new(position, token), message, attempts));
         }
@@ -531,7 +531,7 @@ impl State {
         let mut retried = false;
         for (Lease { position, token, .. }, settlement) in settled {
             let position = *position;
-            let Some(group) = self.dispatch.settle(position, *token) else { continue };
+            let Some(group) = self.schedule.settle(position, *token) else { continue };
             let told = self.teller.take_if(|(teller, _)| *teller == position);
             match settlement {
                 Settlement::Ack | Settlement::Discard => {
@@ -541,20 +541,20 @@ impl State {
                     }
                     self.remove(position);
                     done.push(position);
-                    self.dispatch.gone(group);
+                    self.schedule.gone(group);
                 }
-                Settlement::Release => self.dispatch.back(position, group, None),
+                Settlement::Release => self.schedule.back(position, group, None),
                 Settlement::Retry { after: wait, reason } => {
                     let at = clock();
                     let bytes = self.waiting.push(position, at, reason);
                     self.change(position, |fate| fate.failed(at, *wait, bytes));
                     self.log(&Event::Failed { position, at, after: *wait, bytes });
-                    self.dispatch.back(position, group, Some(after(Instant::now(), *wait)));
+                    self.schedule.back(position, group, Some(after(Instant::now(), *wait)));
                     retried = true;
                 }
                 Settlement::Reject { reason } => {
                     self.die(position, reason);
-                    self.dispatch.gone(group);
+                    self.schedule.gone(group);
                 }
             }
         }
@@ -562,7 +562,7 @@ impl State {
             self.log(&Event::Done(event::runs(done)));
         }
         self.admit();
-        Ok(retried || self.dispatch.is_due())
+        Ok(retried || self.schedule.is_due())
     }
 
     fn die(&mut self, position: u64, reason: &Arc<str>) {
@@ -644,7 +644,7 @@ impl State {
         let mut requeued = Vec::new();
         for position in positions {
             let Some(fate) = self.fates.get_mut(position) else { continue };
-            if self.dispatch.is_leased(*position) {
+            if self.schedule.is_leased(*position) {
                 continue;
             }
             if !fate.dead && fate.remaining(at).is_zero() {
@@ -656,7 +656,7 @@ impl State {
             requeued.push(*position);
             // What is not dead, or before the cursor, is seen to when its time comes.
             if *position < self.cursor {
-                self.dispatch.requeue(*position, after(now, wait));
+                self.schedule.requeue(*position, after(now, wait));
             }
         }
         let count = requeued.len();
@@ -669,10 +669,10 @@ impl State {
         if self.closed {
             return Err(StoreError::Closed);
         }
-        let held = |position: &&u64| self.live.contains(**position) && !self.dispatch.is_leased(**position);
+        let held = |position: &&u64| self.live.contains(**position) && !self.schedule.is_leased(**position);
         let dropped: Vec<u64> = positions.iter().filter(held).copied().collect();
         for position in &dropped {
-            self.dispatch.forget(*position);
+            self.schedule.forget(*position);
             self.remove(*position);
         }
         let count = dropped.len();
@@ -722,7 +722,7 @@ impl State {
 
     fn wait(&self, position: u64, fate: Option<&Fate>, message: Option<&Message>) -> Wait {
         let now = SystemTime::now();
-        if self.dispatch.is_leased(position) {
+        if self.schedule.is_leased(position) {
             return Wait::Sending;
         }
         let retry = fate.map_or(Duration::ZERO, |fate| fate.remaining(now));
@@ -733,7 +733,7 @@ impl State {
         if !delay.is_zero() {
             return Wait::Delayed { until: after(now, delay) };
         }
-        if self.dispatch.is_behind(position) { Wait::Key } else { Wait::Turn }
+        if self.schedule.is_behind(position) { Wait::Key } else { Wait::Turn }
     }
 
     /// The position of the oldest pending message.

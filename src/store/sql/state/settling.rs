@@ -62,7 +62,7 @@ impl State {
             }
             out.settling = true;
             held.insert((out.bucket, out.fence));
-            settling.is_urgent |= *settlement != Settlement::Ack || self.dispatch.is_keyed(position);
+            settling.is_urgent |= *settlement != Settlement::Ack || self.schedule.is_keyed(position);
             let fared = &mut settling.fared;
             match settlement {
                 Settlement::Ack | Settlement::Discard => fared.done.push(position),
@@ -101,24 +101,24 @@ impl State {
             if self.out.get(&position).is_some_and(|out| out.token == token) {
                 self.out.remove(&position);
             }
-            let Some(group) = self.dispatch.settle(position, token) else { continue };
+            let Some(group) = self.schedule.settle(position, token) else { continue };
             match settlement {
                 Settlement::Ack | Settlement::Discard | Settlement::Reject { .. } => {
                     self.be_gone(position);
-                    self.dispatch.gone(group);
+                    self.schedule.gone(group);
                 }
-                Settlement::Release => self.dispatch.back(position, group, None),
+                Settlement::Release => self.schedule.back(position, group, None),
                 Settlement::Retry { after, .. } => {
                     let at = now + after.min(CENTURY);
                     if self.known.len() < KNOWN {
-                        self.dispatch.back(position, group, Some(at));
+                        self.schedule.back(position, group, Some(at));
                         continue;
                     }
                     self.look_for_due(at);
                     match group {
                         None => self.be_gone(position),
                         Some(group) => {
-                            self.dispatch.back(position, Some(group), Some(at));
+                            self.schedule.back(position, Some(group), Some(at));
                             self.forget_if_held(group);
                         }
                     }
@@ -168,7 +168,7 @@ impl State {
         for Requeued { position, wait, .. } in requeued {
             let at = now + (*wait).min(CENTURY);
             if self.known.get(position).is_some_and(|known| matches!(known, Known::Here(_))) {
-                self.dispatch.requeue(*position, at);
+                self.schedule.requeue(*position, at);
             } else {
                 self.look_for_due(at);
             }
