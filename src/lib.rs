@@ -66,6 +66,8 @@ pub mod fallback;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod layer;
+#[cfg(feature = "embedded")]
+mod log;
 pub mod message;
 pub mod messenger;
 pub mod outbox;

@@ -2,7 +2,6 @@
 
 pub(crate) mod admission;
 #[cfg(any(feature = "embedded", feature = "_sql"))]
-#[allow(dead_code, reason = "the embedded store uses all of it next")]
 mod capacity;
 mod contract;
 
@@ -13,10 +12,6 @@ mod epoch;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "embedded", feature = "_sql"))]
-#[cfg_attr(
-    not(all(feature = "embedded", feature = "_sql")),
-    allow(dead_code, reason = "each kind of store uses a part of it")
-)]
 mod schedule;
 #[cfg(feature = "_sql")]
 mod sql;
@@ -30,7 +25,7 @@ pub use self::contract::{
 #[cfg(feature = "_fuzzing")]
 pub(crate) use self::embedded::fuzzing;
 #[cfg(feature = "embedded")]
-pub use self::embedded::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+pub use self::embedded::{EmbeddedStore, EmbeddedStoreSettings};
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "_sql")]
@@ -39,3 +34,5 @@ pub use self::sql::SqlStoreSettings;
 pub(crate) use self::sql::{Inserted, Turn};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
+#[cfg(feature = "embedded")]
+pub use crate::log::error::OpenError;

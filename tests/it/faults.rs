@@ -1,9 +1,10 @@
-//! What goes wrong outside of us: the disk, its files, other processes, the clock.
+//! Faults of the environment: the disk, its files, other processes, the clock.
 
 mod clock;
 mod damage;
 mod full;
 mod locked;
+mod many;
 mod missing;
 mod opening;
 mod shutdown;
@@ -23,10 +24,10 @@ use uuid::Uuid;
 
 use crate::support::stores::{STUCK, batch, confirm, depth, lease_all, list_by, open};
 
-/// Says to a process that it plays the other part of a test, and with what.
+/// The variable that tells a process which part of a test it plays.
 pub const PART: &str = "TOWER_OUTBOX_TEST_PART";
 
-/// This test again, as a process of its own that is given `part`; it stops when we do.
+/// Runs this test as another process, which plays `part` and ends with this one.
 pub fn again(test: &str, part: &str) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args([test, "--exact", "--nocapture", "--include-ignored"]).env(PART, part);
@@ -34,18 +35,18 @@ pub fn again(test: &str, part: &str) -> Command {
     command
 }
 
-/// What this process was given, if it plays the other part.
+/// The part of this process; `None` in the test itself.
 pub fn part() -> Option<String> {
     std::env::var(PART).ok()
 }
 
-/// An embedded store in a folder of its own.
-pub struct Place {
+/// The folder of an embedded store.
+pub struct StoreFolder {
     pub settings: EmbeddedStoreSettings,
     _folder: TempDir,
 }
 
-impl Place {
+impl StoreFolder {
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self { settings: EmbeddedStoreSettings::new(folder.path().join("outbox")), _folder: folder }
@@ -64,7 +65,7 @@ impl Place {
         open(&self.settings).await.unwrap()
     }
 
-    /// A copy of all files as they are now: what a process that is killed now leaves.
+    /// Copies the files, as a process that is killed now leaves them.
     pub fn copy(&self) -> Self {
         let copy = Self::new().with_segment_bytes(self.settings.segment_bytes);
         fs::create_dir(copy.path()).unwrap();
@@ -72,7 +73,7 @@ impl Place {
             let entry = entry.unwrap();
             fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
         }
-        // The zeros it has ahead of what comes are of no interest.
+        // Without the zeros that were allocated ahead.
         cut(&copy.last_log(), written(&copy.last_log()).len());
         copy
     }
@@ -81,7 +82,7 @@ impl Place {
         self.path().join("state")
     }
 
-    /// The files of messages, oldest first.
+    /// The segments, oldest first.
     pub fn logs(&self) -> Vec<PathBuf> {
         let entries = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().path());
         let mut logs: Vec<_> =
@@ -95,12 +96,12 @@ impl Place {
     }
 }
 
-/// Lets everything leave; gives the ids in that order.
+/// Confirms all messages; returns their ids in the order of the leases.
 pub async fn drain(store: &(impl Store + ?Sized)) -> Vec<Uuid> {
     let (mut left, begun) = (Vec::new(), Instant::now());
     while depth(store).await.0 > 0 {
-        assert!(begun.elapsed() < STUCK, "something pending does not leave");
-        // What cannot be read is never given out.
+        assert!(begun.elapsed() < STUCK, "a pending message is never leased");
+        // A damaged message is never leased.
         if let Ok(leased) = timeout(Duration::from_millis(3), store.lease(100)).await {
             let leased = leased.unwrap();
             left.extend(leased.iter().map(|one| one.message.id()));
@@ -110,7 +111,7 @@ pub async fn drain(store: &(impl Store + ?Sized)) -> Vec<Uuid> {
     left
 }
 
-/// How many dead letters there are whose message cannot be read any more.
+/// Counts the dead letters whose message is damaged.
 pub async fn unreadable(store: &(impl Store + ?Sized)) -> usize {
     let dead = list_by(store, &Filter::state(EntryState::Dead), 100).await;
     dead.iter()
@@ -121,12 +122,12 @@ pub async fn unreadable(store: &(impl Store + ?Sized)) -> usize {
         .count()
 }
 
-/// Those of `all` that are not in `some`.
+/// Returns the ids of `all` that are not in `some`.
 pub fn without(all: &[Uuid], some: &[Uuid]) -> Vec<Uuid> {
     all.iter().copied().filter(|id| !some.contains(id)).collect()
 }
 
-/// What a file has before the zeros that were written ahead.
+/// The bytes of a file before the zeros that were allocated ahead.
 pub fn written(path: &Path) -> Vec<u8> {
     let mut bytes = fs::read(path).unwrap();
     bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
@@ -143,7 +144,7 @@ pub fn cut(path: &Path, len: usize) {
     fs::OpenOptions::new().write(true).open(path).unwrap().set_len(len as u64).unwrap();
 }
 
-/// Still takes messages, and gives them out.
+/// Asserts that the store takes messages and leases them.
 pub async fn assert_works(store: &(impl Store + ?Sized)) {
     let (before, more) = (depth(store).await.0, batch("more", 3));
     assert_eq!(before, 0, "it is empty");

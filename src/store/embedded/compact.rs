@@ -1,27 +1,28 @@
-//! Rewriting files of which little is left: dead letters and messages that wait long must not keep what has left.
+//! Compaction: rewrites segments with few live messages, so that dead letters and long waits do not keep the room of
+//! messages that were removed.
 
 use std::fs;
 use std::io::{self, Write};
 use std::sync::{Arc, PoisonError};
 
-use super::files;
-use super::head::Head;
+use super::index::LogIndex;
 use super::positions::Positions;
-use super::record;
-use super::scan::Found;
-use super::segment::{INDEX_STEP, Segment};
-use super::state::State;
-use super::writer::{Shared, sync_folder};
+use super::shared::StoreShared;
+use crate::log::files::{self, sync_folder};
+use crate::log::head::Head;
+use crate::log::record::assign_positions;
+use crate::log::scan::Found;
+use crate::log::segment::{INDEX_STEP, Index, Segment};
 use crate::util::crash;
 
-/// The name of a file that is being rewritten.
-const FRESH: &str = "compacted.new";
+/// The name of the new segment while it is written.
+pub(super) const FRESH: &str = "compacted.new";
 
-/// How many small files may stand beside each other.
+/// The number of small neighbouring segments that are joined.
 const SMALL_FILES: usize = 8;
 
-/// Rewrites in a thread of its own what is worth it, if there is such.
-pub(super) fn begin(shared: &Arc<Shared>) {
+/// Rewrites the segments that are worth it, on a thread of its own.
+pub(super) fn begin(shared: &Arc<StoreShared>) {
     let mut thread = shared.compaction.lock().unwrap_or_else(PoisonError::into_inner);
     if thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
         return;
@@ -35,27 +36,28 @@ pub(super) fn begin(shared: &Arc<Shared>) {
         let mut run = run;
         while !run.is_empty() {
             if let Err(error) = rewrite(&shared, &run) {
-                // Half of a file is no use, and takes room that may be short.
+                // The disk may be full; half a segment must not take room.
                 let _ = fs::remove_file(shared.folder.join(FRESH));
-                tracing::warn!(%error, "files of the outbox could not be compacted; it is tried again later");
+                tracing::warn!(folder = %shared.folder.display(), %error, "could not compact segments; retrying later");
                 return;
             }
             run = next_run(&shared);
         }
     });
-    // Without a thread it is tried again later.
+    // A failed spawn is retried with the next segment.
     *thread = spawned.ok();
 }
 
-fn next_run(shared: &Shared) -> Vec<Segment> {
-    let state = shared.lock();
-    if state.closed { Vec::new() } else { choose(&state, shared.segment_bytes) }
+fn next_run(shared: &StoreShared) -> Vec<Segment> {
+    let index = shared.lock();
+    if index.closed { Vec::new() } else { choose(&index, shared.segment_bytes) }
 }
 
-/// Neighbouring files with much to gain, all of whose messages have had their turn, and that have had time to leave.
-fn choose(state: &State, segment_bytes: u64) -> Vec<Segment> {
+/// Chooses the neighbouring segments with the most bytes to free. All their messages were leased before, and the newest of
+/// such segments is left out, since most of its messages will be removed soon.
+fn choose(index: &LogIndex, segment_bytes: u64) -> Vec<Segment> {
     let sealed: Vec<&Segment> =
-        state.segments.values().filter(|segment| segment.end <= state.cursor()).collect();
+        index.segments.values().filter(|segment| segment.end <= index.cursor).collect();
     let passed = sealed.len().saturating_sub(1);
     let mut best: Vec<Segment> = Vec::new();
     let mut run: Vec<Segment> = Vec::new();
@@ -78,37 +80,37 @@ fn better(best: Vec<Segment>, run: Vec<Segment>, segment_bytes: u64) -> Vec<Segm
     if worth && gain(&run) >= gain(&best) { run } else { best }
 }
 
-/// Writes what is left of these files into one that takes their place.
-fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
+/// Copies the live messages of these segments into one that replaces them.
+fn rewrite(shared: &StoreShared, run: &[Segment]) -> io::Result<()> {
     let (Some(first), Some(last)) = (run.first(), run.last()) else { return Ok(()) };
     let (base, end) = (first.base, last.end);
     let live: Vec<u64> = shared.lock().live.within(base..end).collect();
-    // What is left out must be known to have left.
+    // The journal must have the removal of every message that is left out.
     shared.sync().map_err(io::Error::other)?;
 
     let fresh = shared.folder.join(FRESH);
     let path = shared.folder.join(Segment::compacted_name(base, end));
     let mut file = files::create(&fresh)?;
-    let head = Head::log(shared.store, base, Some(end));
+    let head = Head::segment(shared.log, base, Some(end));
     let mut written = head.to_bytes().to_vec();
-    let (mut len, mut index): (u64, Vec<(u64, u64)>) = (0, Vec::new());
+    let (mut len, mut offsets): (u64, Index) = (0, Vec::new());
     let mut wanted = live.iter().copied().peekable();
     for segment in run {
         let mut scan = segment.scan(segment.base);
         while let Some(found) = scan.next()? {
             let Found::Record(header) = found else { continue };
-            // Those that are passed over cannot be read; whoever asks for them will see it.
+            // A skipped message is damaged, which is detected when it is read.
             while wanted.next_if(|wanted| *wanted < header.position).is_some() {}
             if wanted.next_if_eq(&header.position).is_none() {
                 continue;
             }
             let offset = len + written.len() as u64;
-            if index.last().is_none_or(|(_, last)| offset - last >= INDEX_STEP) {
-                index.push((header.position, offset));
+            if offsets.last().is_none_or(|(_, last)| offset - last >= INDEX_STEP) {
+                offsets.push((header.position, offset));
             }
             let at = written.len();
             written.extend_from_slice(scan.raw());
-            record::place(&mut written[at..], &head.key(), offset, header.position);
+            assign_positions(&mut written[at..], &head.key(), offset, header.position);
             if written.len() >= 1 << 20 {
                 if shared.lock().closed {
                     return Ok(());
@@ -127,22 +129,25 @@ fn rewrite(shared: &Shared, run: &[Segment]) -> io::Result<()> {
     crash::point("compaction_after_rename");
     sync_folder(&shared.folder)?;
 
-    let mut state = shared.lock();
-    let old: Vec<Segment> = run.iter().filter_map(|segment| state.segments.remove(&segment.base)).collect();
+    let mut index = shared.lock();
+    let old: Vec<Segment> = run.iter().filter_map(|segment| index.segments.remove(&segment.base)).collect();
     let live_bytes: u64 = old.iter().map(|segment| segment.live_bytes).sum();
-    let live = state.live.count_within(base..end);
-    let index = Some(Arc::new(index));
-    let segment =
-        Segment { live, live_bytes, index, ..Segment::new(head, path.clone(), Arc::new(file), len) };
+    let live = index.live.count_within(base..end);
+    let segment = Segment {
+        live,
+        live_bytes,
+        index: Some(Arc::new(offsets)),
+        ..Segment::new(head, path.clone(), Arc::new(file), len)
+    };
     if live == 0 {
-        state.empty.push(base);
+        index.empty.push(base);
     }
-    state.segments.insert(base, segment);
-    drop(state);
-    shared.work();
+    index.segments.insert(base, segment);
+    drop(index);
+    shared.wake_writer();
     for segment in old.iter().filter(|segment| segment.path != path) {
         fs::remove_file(&segment.path)?;
     }
-    tracing::debug!(files = old.len(), bytes = len, "files of the outbox compacted");
+    tracing::debug!(segments = old.len(), bytes = len, "compacted segments");
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! What happened to stored messages: the records of the journal.
+//! The events of the journal.
 //!
-//! The journal is the file `state`: a snapshot, then what happened since. Its records are those of
-//! [`record`](super::record), whose positions count the events of the file, from 0 on.
+//! The journal is the file `state`: a snapshot, and the events after it. The positions of its
+//! [records](crate::log::record) number the events of the file, from 0 on.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU64;
@@ -11,40 +11,41 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use super::reasons::REASONS;
-use super::record::{self, MAX_POSITION};
+use crate::log::format::MAX_POSITION;
+use crate::log::record::push_record;
 use crate::util::error::BoxError;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Event {
     Snapshot(Snapshot),
-    /// Confirmed or dropped: runs of positions, first and length.
-    Done(Vec<(u64, u64)>),
-    /// An attempt failed: the next is due so long after. Its reason takes so many bytes.
-    Failed {
+    /// Messages were confirmed or dropped: runs of positions, first and length.
+    Removed(Vec<(u64, u64)>),
+    /// An attempt failed. The next one is due this long after `at`. The reason takes so many bytes.
+    AttemptFailed {
         position: u64,
         at: SystemTime,
         after: Duration,
         bytes: u32,
     },
-    /// Given up on, for a reason of so many bytes.
-    Dead {
+    /// A message became a dead letter, for a reason of so many bytes.
+    DeadLettered {
         position: u64,
         bytes: u32,
     },
-    /// Where the last reasons of messages stand: positions and places.
+    /// Reasons were written: positions, and the offsets of their last reasons.
     Reasons(Vec<(u64, u64)>),
-    /// Due again, the first at `at` and each so long after the one before.
+    /// Messages were made due, the first at `at`, each other one `pace` later.
     Requeued {
         positions: Vec<u64>,
         at: SystemTime,
         pace: Duration,
     },
-    /// The file of this base was begun.
-    Begun(u64),
-    /// So many were dropped for lack of room.
-    Overflowed(u64),
-    /// So many of those were told of.
-    Told(u64),
+    /// The segment of this base was begun.
+    SegmentBegun(u64),
+    /// So many messages were dropped for lack of room.
+    DroppedForRoom(u64),
+    /// A sent message has reported so many of them.
+    DropsReported(u64),
 }
 
 /// All that is known of the messages before `next`.
@@ -52,42 +53,43 @@ pub(super) enum Event {
 pub(super) struct Snapshot {
     /// The position of the next message.
     pub(super) next: u64,
-    /// The positions of those that are there, as a serialised bitmap.
+    /// The positions of the stored messages, as a serialised bitmap.
     pub(super) live: Vec<u8>,
-    pub(super) fates: BTreeMap<u64, Fate>,
-    /// How many were dropped for lack of room, and not told of.
-    pub(super) untold: u64,
-    /// The base of the last file.
+    pub(super) retries: BTreeMap<u64, RetryState>,
+    /// The number of messages that were dropped for lack of room and that no sent message has reported yet.
+    pub(super) dropped_unreported: u64,
+    /// The base of the last segment.
     pub(super) last: u64,
     /// The generation of the file of reasons.
     pub(super) reasons: u64,
-    /// The last file and its length, when the store was closed in order.
+    /// The base and the length of the last segment, if the store was closed.
     pub(super) end: Option<(u64, u64)>,
 }
 
-/// What happened to a message that did not simply leave. There may be a million of them: it is small, and the
+/// The failures of a message, and the time of its next attempt. There may be a million of them, so they are small, and the
 /// [reasons](super::reasons) are on disk.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Fate {
+pub(super) struct RetryState {
     pub(super) attempts: u32,
-    /// About how many bytes the reasons have that are kept, and how many these are.
+    /// About how many bytes the kept reasons take.
     pub(super) bytes: u32,
+    /// The number of kept reasons.
     pub(super) kept: u8,
     pub(super) dead: bool,
-    /// Where the last reason stands, if there is one on disk.
+    /// The offset of the last reason on disk.
     pub(super) reason: Option<NonZeroU64>,
-    /// When it is due: so long after a time.
+    /// The next attempt is due this long after this time.
     pub(super) due: Option<Box<(SystemTime, Duration)>>,
 }
 
-impl Fate {
-    pub(super) fn failed(&mut self, at: SystemTime, after: Duration, bytes: u32) {
+impl RetryState {
+    pub(super) fn fail(&mut self, at: SystemTime, after: Duration, bytes: u32) {
         self.attempts = self.attempts.saturating_add(1);
         self.due = Some(Box::new((at, after)));
         self.count(bytes);
     }
 
-    pub(super) fn die(&mut self, bytes: u32) {
+    pub(super) fn dead_letter(&mut self, bytes: u32) {
         self.dead = true;
         self.due = None;
         self.count(bytes);
@@ -99,7 +101,7 @@ impl Fate {
         self.due = Some(Box::new((at, after)));
     }
 
-    /// A reason more, and if there are enough one less.
+    /// Counts a reason. Beyond [`REASONS`] the oldest one goes.
     fn count(&mut self, bytes: u32) {
         if self.kept < REASONS {
             self.kept += 1;
@@ -109,7 +111,7 @@ impl Fate {
         self.bytes = self.bytes.saturating_add(bytes);
     }
 
-    /// How long it has to wait; a clock that jumped back cannot make it longer than it was to be.
+    /// Returns the time until the next attempt. It is never longer than the wait, whatever the clock did.
     pub(super) fn remaining(&self, now: SystemTime) -> Duration {
         let Some((at, after)) = self.due.as_deref() else { return Duration::ZERO };
         let passed = now.duration_since(*at).unwrap_or_default();
@@ -118,9 +120,9 @@ impl Fate {
 }
 
 impl Event {
-    /// Appends it to `journal`, without its number and place.
+    /// Appends the event to `journal`, without its number and offset.
     pub(super) fn write(&self, journal: &mut Vec<u8>, seed: u32) {
-        let written: Result<(), BoxError> = record::push(journal, seed, true, |journal| {
+        let written: Result<(), BoxError> = push_record(journal, seed, true, |journal| {
             let taken = std::mem::take(journal);
             *journal = postcard::to_extend(self, taken)?;
             Ok(())
@@ -128,7 +130,10 @@ impl Event {
         written.expect("an event can be serialised");
     }
 
-    /// What a record of the journal says, if it is something that can have happened.
+    /// Decodes an event.
+    ///
+    /// # Errors
+    /// The payload is not an event, or an event that no store can have.
     pub(super) fn read(payload: &[u8]) -> Result<Self, BoxError> {
         let event: Self = postcard::from_bytes(payload)?;
         let possible = match &event {
@@ -137,15 +142,15 @@ impl Event {
                 let last = live.max().unwrap_or_default();
                 [snapshot.next, snapshot.last, last].iter().all(|position| *position <= MAX_POSITION)
             }
-            Self::Done(runs) => runs.iter().all(|(first, len)| first.saturating_add(*len) <= MAX_POSITION),
-            Self::Begun(base) => *base <= MAX_POSITION,
+            Self::Removed(runs) => runs.iter().all(|(first, len)| first.saturating_add(*len) <= MAX_POSITION),
+            Self::SegmentBegun(base) => *base <= MAX_POSITION,
             _ => true,
         };
-        if possible { Ok(event) } else { Err("no store has that many messages".into()) }
+        if possible { Ok(event) } else { Err("a position of the event is out of range".into()) }
     }
 }
 
-/// Runs of consecutive positions, first and length.
+/// Groups positions into runs, first and length.
 pub(super) fn runs(mut positions: Vec<u64>) -> Vec<(u64, u64)> {
     positions.sort_unstable();
     let mut runs: Vec<(u64, u64)> = Vec::new();
@@ -172,7 +177,8 @@ mod tests {
     fn a_clock_that_jumps_back_does_not_lengthen_a_wait() {
         let now = SystemTime::now();
         let minute = Duration::from_secs(60);
-        let due = |at| Fate { due: Some(Box::new((at, minute))), ..Fate::default() }.remaining(now);
+        let due =
+            |at| RetryState { due: Some(Box::new((at, minute))), ..RetryState::default() }.remaining(now);
         assert_eq!(due(now), minute);
         assert_eq!(due(now - minute / 2), minute / 2);
         assert_eq!(due(now - minute * 5), Duration::ZERO);

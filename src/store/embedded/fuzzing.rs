@@ -1,27 +1,30 @@
-//! What a disk may hold, for [`fuzzing`](crate::fuzzing).
+//! Arbitrary bytes on disk, for [`fuzzing`](crate::fuzzing).
 
 use std::fs;
 use std::time::Duration;
 
+use super::encoding::{decode_message, push_batch};
 use super::event::Event;
-use super::head::{HEAD, Head};
-use super::record::{self, Key};
-use super::segment::Segment;
-use super::writer::JOURNAL;
-use super::{EmbeddedStore, EmbeddedStoreSettings};
+use super::journal::JOURNAL;
+use super::settings::EmbeddedStoreSettings;
+use super::store::EmbeddedStore;
+use crate::log::format::{HEAD, RECORD_HEADER};
+use crate::log::head::Head;
+use crate::log::record::{Key, assign_positions, push_record};
+use crate::log::segment::Segment;
 use crate::message::fuzzing::shown;
 use crate::store::{Filter, Store};
 
-/// The random number of the store.
-const STORE: u64 = 7;
+/// The random number of the log.
+const LOG: u64 = 7;
 
-/// The payload of a record of the log.
+/// The payload of a record of a segment.
 pub fn records(data: &[u8]) {
-    let Ok(message) = record::message(data) else { return };
+    let Ok(message) = decode_message(data) else { return };
     assert!(message.size() <= 8 * data.len());
     let mut written = Vec::new();
-    if record::push_batch(&mut written, 0, std::slice::from_ref(&message)).is_ok() {
-        let again = record::message(&written[record::HEADER..]).expect("what was written can be read");
+    if push_batch(&mut written, 0, std::slice::from_ref(&message)).is_ok() {
+        let again = decode_message(&written[RECORD_HEADER..]).expect("a written record can be read");
         assert_eq!(shown(&again), shown(&message));
     }
 }
@@ -31,14 +34,14 @@ pub fn journal(data: &[u8]) {
     let Ok(event) = Event::read(data) else { return };
     let mut written = Vec::new();
     event.write(&mut written, 0);
-    let again = Event::read(&written[record::HEADER..]).expect("what was written can be read");
+    let again = Event::read(&written[RECORD_HEADER..]).expect("a written record can be read");
     assert_eq!(format!("{again:?}"), format!("{event:?}"));
 }
 
-/// A folder: pieces, before each its kind and its length in two bytes. A piece is a record of the log or of the journal, with
-/// its checksums, or bytes of either as they are.
+/// A folder: pieces, each behind its kind and its length in two bytes. A piece is a record of the segment or of the journal,
+/// with its checksums, or raw bytes of either.
 pub fn store(data: &[u8]) {
-    let (mut log, mut state) = (File::new(Head::log(STORE, 1, None), 1), File::new(Head::journal(STORE), 0));
+    let (mut log, mut state) = (File::new(Head::segment(LOG, 1, None), 1), File::new(Head::journal(LOG), 0));
     let mut rest = data;
     while let [kind, low, high, more @ ..] = rest {
         let length = usize::from(u16::from_le_bytes([*low, *high])).min(more.len());
@@ -63,11 +66,11 @@ pub fn store(data: &[u8]) {
     runtime.block_on(async {
         let Some(first) = look(&settings).await else { return };
         assert!(first <= data.len() as u64, "{first:?} of {} bytes", data.len());
-        assert_eq!(look(&settings).await, Some(first), "what was opened once can be opened again");
+        assert_eq!(look(&settings).await, Some(first), "a store that was opened can be opened again");
     });
 }
 
-/// How many messages there are; none if it does not open. One that cannot be read is dead once it was leased.
+/// Returns the number of messages; `None` if the store does not open. A damaged message is dead once it was leased.
 async fn look(settings: &EmbeddedStoreSettings) -> Option<u64> {
     let store = EmbeddedStore::open(settings).await.ok()?;
     let counts = store.counts().await.expect("it can be counted");
@@ -106,11 +109,11 @@ impl File {
 
     fn record(&mut self, payload: &[u8]) {
         let at = self.bytes.len();
-        let pushed = record::push(&mut self.bytes, self.key.payload, true, |bytes| {
+        let pushed = push_record(&mut self.bytes, self.key.payload, true, |bytes| {
             bytes.extend_from_slice(payload);
             Ok(())
         });
         pushed.expect("a record can be written");
-        self.next = record::place(&mut self.bytes[at..], &self.key, at as u64, self.next);
+        self.next = assign_positions(&mut self.bytes[at..], &self.key, at as u64, self.next);
     }
 }

@@ -1,38 +1,37 @@
-//! A store in a folder of the local disk: an append-only log.
+//! A store in a folder of the local disk, over an append-only [`log`](crate::log).
 //!
-//! | file | what |
+//! | file | content |
 //! |---|---|
 //! | `lock` | locked while a process has the store open |
-//! | `00000000000000000001.log` | messages from position 1 on, as they came ([`record`]) |
-//! | `00000000000000000001-00000000000000000900.log` | what was left of positions 1 to 899 when it was rewritten |
-//! | `*.aside-1` | a file that is of another store, or cannot be read: it is kept, and said |
+//! | `00000000000000000001.log` | a segment: messages from position 1 on, in order ([`encoding`]) |
+//! | `00000000000000000001-00000000000000000900.log` | a rewritten segment: the rest of the positions 1 to 899 ([`compact`]) |
+//! | `*.aside-1` | a file of another store, or one that cannot be read; it is kept, but not read |
 //! | `reasons-00000000000000000000` | why attempts failed ([`reasons`]) |
-//! | `state` | what happened to them: a snapshot, and events after it ([`event`]) |
+//! | `state` | the journal: a snapshot of the [`index`], and the events after it ([`event`], [`journal`]) |
 //!
-//! Files of messages and the journal begin with a [`head`], which has the random number of the store.
-//!
-//! A batch is stored when its file is synced. The journal is not synced for each event: a crash of the machine may undo
-//! the last of them, and messages leave once more. It is synced before a file is deleted, and for what an operator did.
+//! A batch is stored when its segment is synced. The journal is not synced for each event: a crash of the machine may undo
+//! the newest events, and their messages are sent again. It is synced before a segment is deleted, and for the work of an
+//! operator.
 
 mod compact;
-mod error;
+mod encoding;
 mod event;
-mod files;
 #[cfg(feature = "_fuzzing")]
 pub(crate) mod fuzzing;
-mod head;
-mod inventory;
+mod index;
+mod journal;
+mod leasing;
+mod listing;
 mod open;
 mod positions;
+mod read;
 mod reasons;
-mod record;
-mod scan;
-mod segment;
+mod replay;
 mod settings;
-mod state;
+mod settling;
+mod shared;
 mod store;
 mod writer;
 
-pub use self::error::OpenError;
 pub use self::settings::EmbeddedStoreSettings;
 pub use self::store::EmbeddedStore;

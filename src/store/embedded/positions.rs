@@ -1,14 +1,14 @@
-//! Ranges of a set of positions.
+//! Ranges in a set of positions.
 
 use std::ops::Range;
 
 use roaring::RoaringTreemap;
 
 pub(super) trait Positions {
-    /// Those in a range, rising.
+    /// Returns the positions in a range, rising.
     fn within(&self, range: Range<u64>) -> impl Iterator<Item = u64> + '_;
 
-    /// How many are in a range.
+    /// Counts the positions in a range.
     fn count_within(&self, range: Range<u64>) -> u64;
 }
 

@@ -1,8 +1,8 @@
-//! Why attempts failed: on disk, since there may be a million dead letters.
+//! The file of reasons: why attempts failed. The reasons are on disk since there may be a million dead letters.
 //!
-//! The file is `reasons-` and its generation. Its records are those of [`record`](super::record) with the positions of the
-//! messages; each says where the one before it of the same message stands. They are read by their places, which the journal
-//! knows. A file of which most is no longer needed is written anew as the next generation.
+//! The name of the file is `reasons-` and its generation. Its [records](crate::log::record) have the positions of the messages;
+//! each has the offset of the previous reason of the same message. The journal has the offset of the last one. When most of
+//! the file is no longer needed, the rest is copied into the next generation.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -14,18 +14,17 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::OpenError;
-use super::files;
-use super::head::{HEAD, Head};
-use super::inventory::{read_head, set_aside};
-use super::record::{self, HEADER, Header};
-use super::scan::read_full;
-use super::writer::write_at;
+use crate::log::error::OpenError;
+use crate::log::files::{self, read_full, write_at};
+use crate::log::format::{HEAD, RECORD_HEADER};
+use crate::log::head::Head;
+use crate::log::inventory::{read_head, set_aside};
+use crate::log::record::{Header, assign_positions, push_record};
 use crate::message::FailedAttempt;
 use crate::message::headers::start_of;
 use crate::util::error::BoxError;
 
-/// In the place of a reason that is not on disk, or no longer whole.
+/// Returns the placeholder for a reason that is missing or damaged.
 pub(super) fn unknown() -> FailedAttempt {
     FailedAttempt::new(
         SystemTime::UNIX_EPOCH,
@@ -33,40 +32,41 @@ pub(super) fn unknown() -> FailedAttempt {
     )
 }
 
-/// How many of a message are kept.
+/// The number of reasons that are kept of a message.
 pub(super) const REASONS: u8 = 5;
 
-/// How many bytes of a reason are kept.
+/// The number of bytes that are kept of a reason.
 const REASON_BYTES: usize = 1_024;
 
-/// How large the file gets beyond twice what is needed of it.
+/// The number of bytes by which the file outgrows twice its needed bytes before it is rewritten.
 const GARBAGE_BYTES: u64 = 4 << 20;
 
-/// How many may wait to be written when the disk takes none.
+/// The number of messages whose reasons are kept in memory while the disk refuses writes.
 const WAITING: usize = 4_096;
 
-/// How much a record has beside its reason, at most.
-const BESIDE: usize = HEADER + 40;
+/// The largest size of a record without its reason.
+const OVERHEAD: usize = RECORD_HEADER + 40;
 
-/// What a record says.
+/// The payload of a record.
 #[derive(Serialize, Deserialize)]
 struct Reason<'a> {
+    /// The offset of the previous reason of the message.
     previous: Option<NonZeroU64>,
     at: SystemTime,
     reason: &'a str,
 }
 
-/// Those that are not on disk yet, by position.
+/// The reasons that are not on disk yet, by position.
 #[derive(Debug, Default)]
-pub(super) struct Waiting(BTreeMap<u64, Vec<FailedAttempt>>);
+pub(super) struct WaitingReasons(BTreeMap<u64, Vec<FailedAttempt>>);
 
-impl Waiting {
-    /// Takes one, cut to its length; gives how many bytes it will have.
+impl WaitingReasons {
+    /// Adds a reason, truncated; returns about how many bytes it takes on disk.
     pub(super) fn push(&mut self, position: u64, at: SystemTime, reason: &Arc<str>) -> u32 {
         let cut = start_of(reason, REASON_BYTES);
         let reason = if cut.len() < reason.len() { cut.into() } else { Arc::clone(reason) };
         self.0.entry(position).or_default().push(FailedAttempt::new(at, reason));
-        (BESIDE + cut.len()) as u32
+        (OVERHEAD + cut.len()) as u32
     }
 
     pub(super) fn of(&self, position: u64) -> &[FailedAttempt] {
@@ -85,7 +85,7 @@ impl Waiting {
         self.0.iter().map(|(position, attempts)| (*position, attempts.clone())).collect()
     }
 
-    /// The first of a message, so many, are on disk.
+    /// Removes the first reasons of a message, which are on disk.
     pub(super) fn written(&mut self, position: u64, count: usize) {
         if let Some(attempts) = self.0.get_mut(&position) {
             attempts.drain(..count.min(attempts.len()));
@@ -95,8 +95,8 @@ impl Waiting {
         }
     }
 
-    /// The disk takes none: memory is for the last.
-    pub(super) fn not_written(&mut self) {
+    /// Removes the oldest reasons, so that they do not pile up while the disk refuses writes.
+    pub(super) fn trim(&mut self) {
         while self.0.len() > WAITING {
             self.0.pop_first();
         }
@@ -106,7 +106,7 @@ impl Waiting {
     }
 }
 
-/// The file, as it is read.
+/// The file of reasons, for reading. A clone shares the open file.
 #[derive(Clone, Debug)]
 pub(super) struct Reasons {
     head: Head,
@@ -127,9 +127,9 @@ impl Reasons {
         self.head.base
     }
 
-    /// Begins a generation.
-    pub(super) fn create(folder: &Path, store: u64, generation: u64) -> io::Result<Self> {
-        let head = Head::reasons(store, generation);
+    /// Creates the file of a generation.
+    pub(super) fn create(folder: &Path, log: u64, generation: u64) -> io::Result<Self> {
+        let head = Head::reasons(log, generation);
         let path = folder.join(Self::name(generation));
         let file = files::create(&path)?;
         if let Err(error) = write_at(&file, &head.to_bytes(), 0) {
@@ -139,10 +139,10 @@ impl Reasons {
         Ok(Self { head, file: Arc::new(file) })
     }
 
-    /// Opens this generation if there is anything in it that is needed, and deletes the others.
+    /// Opens the file of this generation if it is needed, and deletes the others.
     pub(super) fn open(
         folder: &Path,
-        store: u64,
+        log: u64,
         generation: u64,
         needed: bool,
     ) -> Result<Option<Self>, OpenError> {
@@ -153,9 +153,9 @@ impl Reasons {
             let path = entry.path();
             let file = files::writable().open(&path).map_err(OpenError::io("open", &path))?;
             files::tighten(&path, &file);
-            let head = Head::reasons(store, named);
+            let head = Head::reasons(log, named);
             if read_head(&path, &file)?.is_some_and(|found| found != head) {
-                set_aside(&path, "it is of another outbox, or of another time of this one")?;
+                set_aside(&path, "it belongs to another store, or to another generation")?;
             } else if named == generation && needed {
                 opened = Some(Self { head, file: Arc::new(file) });
             } else {
@@ -164,7 +164,7 @@ impl Reasons {
         }
         if needed && opened.is_none() {
             let path = folder.join(Self::name(generation));
-            tracing::error!(path = %path.display(), "the file of reasons is missing: dead letters no longer say why they failed");
+            tracing::error!(path = %path.display(), "the file of reasons is missing; dead letters have no reasons any more");
         }
         Ok(opened)
     }
@@ -177,29 +177,29 @@ impl Reasons {
         self.file.sync_data()
     }
 
-    /// The reasons of a message, oldest first, the last of which stands there.
+    /// Returns the reasons of a message, oldest first. `last` is the offset of the last one.
     pub(super) fn read(&self, position: u64, last: NonZeroU64) -> Vec<FailedAttempt> {
         let (mut attempts, mut next) = (Vec::new(), Some(last));
-        while let Some(place) = next.filter(|_| attempts.len() < REASONS.into()) {
-            let Some((attempt, previous)) = self.read_one(position, place.get()) else {
+        while let Some(offset) = next.filter(|_| attempts.len() < REASONS.into()) {
+            let Some((attempt, previous)) = self.read_one(position, offset.get()) else {
                 attempts.push(unknown());
                 break;
             };
             attempts.push(attempt);
-            // Each stands behind the one before it.
-            next = previous.filter(|previous| *previous < place);
+            // Offsets fall, so that a damaged file is no endless loop.
+            next = previous.filter(|previous| *previous < offset);
         }
         attempts.reverse();
         attempts
     }
 
-    fn read_one(&self, position: u64, place: u64) -> Option<(FailedAttempt, Option<NonZeroU64>)> {
+    fn read_one(&self, position: u64, offset: u64) -> Option<(FailedAttempt, Option<NonZeroU64>)> {
         let key = self.head.key();
-        let mut bytes = [0; BESIDE + REASON_BYTES];
-        let read = read_full(&self.file, &mut bytes, place).ok()?;
-        let header = Header::read(&bytes[..read], &key, place)?;
-        let payload = bytes[..read].get(HEADER..HEADER.checked_add(header.len as usize)?)?;
-        if header.position != position || !header.is_of(payload, &key) {
+        let mut bytes = [0; OVERHEAD + REASON_BYTES];
+        let read = read_full(&self.file, &mut bytes, offset).ok()?;
+        let header = Header::read(&bytes[..read], &key, offset)?;
+        let payload = bytes[..read].get(RECORD_HEADER..RECORD_HEADER.checked_add(header.len as usize)?)?;
+        if header.position != position || !header.matches(payload, &key) {
             return None;
         }
         let Reason { previous, at, reason } = postcard::from_bytes(payload).ok()?;
@@ -207,36 +207,36 @@ impl Reasons {
     }
 }
 
-/// The end of the file, where it is written.
+/// The end of the file of reasons, for writing.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct ReasonWriter {
     pub(super) reasons: Reasons,
     len: u64,
     buffer: Vec<u8>,
-    /// Whether something was written that is not synced.
+    /// Whether a write was not synced yet.
     is_dirty: bool,
-    /// The least length at which it is written anew.
+    /// The length below which the file is not rewritten.
     rewritten_from: u64,
 }
 
-impl End {
+impl ReasonWriter {
     pub(super) fn new(reasons: Reasons) -> io::Result<Self> {
         let len = reasons.len()?;
         Ok(Self { reasons, len, buffer: Vec::new(), is_dirty: false, rewritten_from: 0 })
     }
 
-    /// Whether it is worth to write it anew, when so much of it is needed.
-    pub(super) fn is_worth_rewriting(&self, needed: u64) -> bool {
+    /// Whether the file is worth a rewrite when so many bytes of it are needed.
+    pub(super) fn is_rewrite_due(&self, needed: u64) -> bool {
         self.len > needed.saturating_mul(2).saturating_add(GARBAGE_BYTES).max(self.rewritten_from)
     }
 
-    /// Lets it grow first.
-    pub(super) fn put_off_rewriting(&mut self) {
+    /// Lets the file grow before the next rewrite.
+    pub(super) fn postpone_rewrite(&mut self) {
         self.rewritten_from = self.len.saturating_add(GARBAGE_BYTES);
     }
 
-    /// Appends the reasons of a message behind the one that stands at `previous`; gives where the last of them will stand
-    /// once [`write`](Self::write) has been called.
+    /// Adds the reasons of a message to the next [`write`](Self::write); `previous` is the offset of the reason before them.
+    /// Returns the offset of the last one.
     pub(super) fn push(
         &mut self,
         position: u64,
@@ -246,27 +246,28 @@ impl End {
         let key = self.reasons.head.key();
         for FailedAttempt { at, reason, .. } in attempts {
             let start = self.buffer.len();
-            let place = self.len + start as u64;
-            // A clock before 1970 is no reason to lose the reason.
+            let offset = self.len + start as u64;
+            // The format has no times before 1970.
             let at = (*at).max(SystemTime::UNIX_EPOCH);
-            let said = Reason { previous, at, reason };
-            let pushed = record::push(&mut self.buffer, key.payload, true, |records| {
+            let payload = Reason { previous, at, reason };
+            let pushed = push_record(&mut self.buffer, key.payload, true, |records| {
                 let taken = std::mem::take(records);
-                *records = postcard::to_extend(&said, taken).map_err(BoxError::from)?;
+                *records = postcard::to_extend(&payload, taken).map_err(BoxError::from)?;
                 Ok(())
             });
             pushed.expect("a reason can be serialised");
-            record::place(&mut self.buffer[start..], &key, place, position);
-            previous = NonZeroU64::new(place);
+            assign_positions(&mut self.buffer[start..], &key, offset, position);
+            previous = NonZeroU64::new(offset);
         }
         previous
     }
 
-    pub(super) fn waiting(&self) -> usize {
+    /// Returns the number of bytes of the next write.
+    pub(super) fn buffered(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Writes what was pushed; or nothing.
+    /// Writes the added reasons. After an error the file is as it was before.
     pub(super) fn write(&mut self) -> io::Result<()> {
         let written = write_at(&self.reasons.file, &self.buffer, self.len);
         if written.is_ok() {

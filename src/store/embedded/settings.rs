@@ -1,24 +1,25 @@
-//! Where an embedded store is, and how large it may get.
+//! The settings of an embedded store.
 
 use std::path::PathBuf;
 
 use crate::store::Limits;
 
-/// Where an [`EmbeddedStore`](super::EmbeddedStore) store is, and how large it may get.
+/// The settings of an [`EmbeddedStore`](super::EmbeddedStore).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct EmbeddedStoreSettings {
-    /// The folder, which is created if its parent exists. Folder and files are for this user alone (0700 and 0600): a
-    /// folder that was there is tightened if only files of the store are in it, else a warning says the cure.
+    /// The folder of the store. It is created if its parent exists. Only this user may read the folder and its files (0700
+    /// and 0600). The permissions of an existing folder are tightened if it has files of the store only; else a warning
+    /// names the cure.
     pub path: PathBuf,
-    /// How much it may hold.
+    /// The limits of the store.
     pub limits: Limits,
-    /// How large one of its files gets; 64 MiB by default. A file is deleted when all its messages have left.
+    /// The size of one file in bytes; 64 MiB by default. A file is deleted when all its messages were confirmed or dropped.
     pub segment_bytes: u64,
 }
 
 impl EmbeddedStoreSettings {
-    /// A store in this folder, with the default limits.
+    /// Settings for a store in this folder, with the default limits.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), limits: Limits::default(), segment_bytes: 64 << 20 }
     }

@@ -1,4 +1,4 @@
-//! The embedded store itself.
+//! The store in a folder of the local disk.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,58 +12,64 @@ use tokio::time::sleep_until;
 use uuid::Uuid;
 
 use super::compact;
-use super::error::OpenError;
+use super::encoding::{decode_message, push_batch};
+use super::index::{Append, Hint};
+use super::leasing::LeaseStep;
 use super::open::open;
+use super::read::{Read, read_many};
 use super::reasons::{self, REASONS};
-use super::record;
-use super::scan::Found;
-use super::segment::{Read, read_many};
 use super::settings::EmbeddedStoreSettings;
-use super::state::{Append, Hint, Next};
-use super::writer::{NOTED_BYTES, Shared, answer};
+use super::shared::{StoreShared, answer};
+use super::writer::JOURNAL_BYTES;
+use crate::log::error::OpenError;
+use crate::log::scan::Found;
 use crate::message::Message;
 use crate::message::Settlement;
 use crate::messenger::Admission;
 use crate::store::{Counts, EntryState, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
 
-/// How many messages, and about how many bytes, are read ahead at once.
+/// The most messages, and about the most bytes, that one read ahead returns.
 const AHEAD_MESSAGES: usize = 512;
 const AHEAD_BYTES: usize = 4 << 20;
 
-/// How many messages are looked at for one page of a list, and how many when one id is looked for.
-const LOOKED_AT: usize = 2_000;
-const LOOKED_AT_FOR_ID: usize = 100_000;
+/// The most messages that are read for one page of a list, and for one page of a search by id.
+const PAGE_READS: usize = 2_000;
+const SEARCH_READS: usize = 100_000;
 
 /// A [`Store`] in a folder of the local disk, for one process: an append-only log.
 ///
-/// Batches that wait at the same time share one write and one `fdatasync`. A message that is sent soon is never
-/// read back; a backlog is read in order, and takes memory for its positions only. Files are deleted when all their
-/// messages have left, and rewritten when few are left. Everything on disk has a checksum: what was being written when
-/// the process died is cut off, and a flipped byte costs the one message it is in, which is said. Of the reasons of a
-/// message the last five are kept, cut to 1,024 bytes each, on disk too: a dead letter takes some tens of bytes of memory,
-/// and its reasons count in [`Limits::max_bytes`](crate::store::Limits::max_bytes).
+/// Batches that wait at the same time share one write and one `fdatasync`. One thread writes for all stores of the process
+/// on the same file system, so that hundreds of stores are cheap; a store that fails does not affect the others.
 ///
-/// Dropping the last clone stops it; [`close`](Store::close) does the same without blocking.
+/// A message that is sent soon is never read back. A backlog is read in order, and takes memory for its positions only. A
+/// file is deleted when all its messages were confirmed, and rewritten when few messages are left in it.
+///
+/// Everything on disk has a checksum. A batch that a crash has cut off is truncated at the next start. A flipped byte loses
+/// the one message it is in, and an error is logged. The last five reasons of a message are kept on disk, 1,024 bytes of each:
+/// a dead letter takes some tens of bytes of memory, and its reasons count in
+/// [`Limits::max_bytes`](crate::store::Limits::max_bytes).
+///
+/// A clone is a handle to the same store. Dropping the last clone stops the store and blocks until all is written;
+/// [`close`](Store::close) does the same without blocking.
 #[derive(Clone)]
 pub struct EmbeddedStore {
     handle: Arc<Handle>,
 }
 
 struct Handle {
-    shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
-    /// One reader at a time.
+    shared: Arc<StoreShared>,
+    /// Lets one caller of `lease` read at a time.
     reading: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl EmbeddedStore {
-    /// Opens the store, or creates it; its folder belongs to this process alone.
+    /// Opens the store, or creates it. No other process, and no other store, may use the folder.
     ///
     /// # Errors
-    /// [`OpenError`] says which file or folder cannot be used, and what to do.
+    /// [`OpenError`] names the file or folder that cannot be used, and the cure.
     ///
     /// # Cancel safety
-    /// Dropped, the store is not open.
+    /// Dropping the future closes the store again.
     pub async fn open(settings: &EmbeddedStoreSettings) -> Result<Self, OpenError> {
         let settings = settings.clone();
         let (replies, mut stored) = mpsc::unbounded_channel();
@@ -74,24 +80,23 @@ impl EmbeddedStore {
         });
         let opened = spawn_blocking(move || {
             let (shared, writer) = open(&settings, replies)?;
-            let thread = std::thread::Builder::new().name("outbox-writer".to_owned()).spawn(|| writer.run());
-            let thread = thread.map_err(OpenError::io("start a thread for", &settings.path))?;
+            let started = shared.handle.start(Box::new(writer));
+            started.map_err(OpenError::io("start a thread for", &settings.path))?;
             compact::begin(&shared);
-            let reading = Arc::default();
-            let handle = Handle { shared, writer: Mutex::new(Some(thread)), reading };
+            let handle = Handle { shared, reading: Arc::default() };
             Ok(Self { handle: Arc::new(handle) })
         });
-        opened.await.expect("it does not panic")
+        opened.await.expect("opening does not panic")
     }
 
-    fn shared(&self) -> &Shared {
+    fn shared(&self) -> &StoreShared {
         &self.handle.shared
     }
 
-    /// Runs what blocks.
+    /// Runs blocking work on another thread.
     async fn blocking<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Arc<Shared>) -> Result<T, StoreError> + Send + 'static,
+        work: impl FnOnce(&Arc<StoreShared>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let shared = Arc::clone(&self.handle.shared);
         if shared.lock().closed {
@@ -108,19 +113,15 @@ impl fmt::Debug for EmbeddedStore {
 }
 
 impl Handle {
-    /// Lets the threads end, and waits for them. Blocks.
+    /// Stops the compaction and the writer, and waits until all is written. Blocks.
     fn stop(&self) {
-        {
-            let mut state = self.shared.lock();
-            state.closed = true;
-            state.admit();
-        }
+        self.shared.lock().close();
         self.shared.changed.notify_waiters();
-        // The writer last: the other may wait for it.
+        // First: the compaction may wait for the writer.
         join(&self.shared.compaction);
-        self.shared.lock().ended = true;
-        self.shared.work();
-        join(&self.writer);
+        if let Some(writer) = self.shared.handle.stop() {
+            writer.close();
+        }
     }
 }
 
@@ -144,21 +145,21 @@ impl Store for EmbeddedStore {
             return Ok(());
         }
         let mut records = Vec::with_capacity(batch.iter().map(|message| message.size() + 128).sum());
-        if let Err(error) = record::push_batch(&mut records, self.shared().seed(), &batch) {
+        if let Err(error) = push_batch(&mut records, self.shared().seed(), &batch) {
             return Err(Unstored::new(StoreError::Unavailable(error), batch));
         }
         let (reply, stored) = oneshot::channel();
         let queued = {
-            let mut state = self.shared().lock();
-            let own = state.admission.own();
-            state.enqueue(Append { records, batch, reply: Some(reply) }, own)
+            let mut index = self.shared().lock();
+            let request = index.capacity.admission().own();
+            index.enqueue(Append { records, batch, reply: Some(reply) }, request)
         };
         if let Err((error, mut append)) = queued {
             append.reply = None;
             return Err(Unstored::new(error, std::mem::take(&mut append.batch)));
         }
-        self.shared().work();
-        stored.await.expect("a batch is answered, if only when it is dropped")
+        self.shared().wake_writer();
+        stored.await.expect("a batch is answered at the latest when it is dropped")
     }
 
     async fn lease(&self, limit: usize) -> Result<Vec<Leased>, StoreError> {
@@ -168,15 +169,15 @@ impl Store for EmbeddedStore {
             changed.as_mut().enable();
             let next = self.shared().lock().lease(limit)?;
             match next {
-                Next::Leased(leased) => return Ok(leased),
-                Next::Idle { until: None } => changed.await,
-                Next::Idle { until: Some(until) } => {
+                LeaseStep::Leased(leased) => return Ok(leased),
+                LeaseStep::Idle { until: None } => changed.await,
+                LeaseStep::Idle { until: Some(until) } => {
                     tokio::select! {
                         () = changed => {}
                         () = sleep_until(until) => {}
                     }
                 }
-                Next::Fetch(positions) => {
+                LeaseStep::Fetch(positions) => {
                     let reading = Arc::clone(&self.handle.reading).lock_owned().await;
                     self.blocking(move |shared| {
                         let _reading = reading;
@@ -186,19 +187,19 @@ impl Store for EmbeddedStore {
                     })
                     .await?;
                 }
-                Next::ReadAhead { from, to } => {
+                LeaseStep::ReadAhead { from, to } => {
                     let reading = Arc::clone(&self.handle.reading).lock_owned().await;
                     self.blocking(move |shared| {
                         let _reading = reading;
-                        // Whoever asked before may have gone: what was read for them is there.
+                        // A caller before this one may have read it.
                         if !shared.lock().reads_from(from) {
                             return Ok(());
                         }
                         let (read, to) = read_ahead(shared, from, to)?;
                         let end_of_file = {
-                            let mut state = shared.lock();
-                            state.read_ahead(from, to, read);
-                            state.segments.contains_key(&to)
+                            let mut index = shared.lock();
+                            index.read_ahead(from, to, read);
+                            index.segments.contains_key(&to)
                         };
                         if end_of_file {
                             compact::begin(shared);
@@ -213,13 +214,13 @@ impl Store for EmbeddedStore {
 
     async fn settle(&self, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
         let (due, write) = {
-            let mut state = self.shared().lock();
-            let first = state.journal.is_empty();
-            let due = state.settle(settled)?;
-            (due, first || state.journal.len() >= NOTED_BYTES)
+            let mut index = self.shared().lock();
+            let first = index.journal.is_empty();
+            let due = index.settle(settled)?;
+            (due, first || index.journal.len() >= JOURNAL_BYTES)
         };
         if write {
-            self.shared().work();
+            self.shared().wake_writer();
         }
         if due {
             self.shared().changed.notify_waiters();
@@ -231,12 +232,12 @@ impl Store for EmbeddedStore {
         let filter = filter.clone();
         self.blocking(move |shared| {
             let (most, slice) = match filter.id {
-                Some(_) => (LOOKED_AT_FOR_ID, 10_000),
-                None => (LOOKED_AT, limit.clamp(16, 256)),
+                Some(_) => (SEARCH_READS, 10_000),
+                None => (PAGE_READS, limit.clamp(16, 256)),
             };
             let positions = shared.lock().positions(filter.state, after, most);
             let mut page = Page::default();
-            // In slices: a short page needs few of them.
+            // Read in slices, since a short page needs few of them.
             for positions in positions.chunks(slice) {
                 for (position, message) in read(shared, positions, filter.id)? {
                     let Some((mut entry, history)) = shared.lock().entry(position, message) else { continue };
@@ -290,11 +291,12 @@ impl Store for EmbeddedStore {
     async fn counts(&self) -> Result<Counts, StoreError> {
         self.blocking(|shared| {
             let (mut counts, oldest) = {
-                let state = shared.lock();
+                let index = shared.lock();
                 let mut counts = Counts::default();
+                let capacity = &index.capacity;
                 (counts.pending, counts.dead, counts.bytes) =
-                    (state.count - state.dead, state.dead, state.bytes);
-                (counts, state.oldest())
+                    (capacity.pending(), capacity.dead(), capacity.bytes());
+                (counts, index.oldest())
             };
             let read = read(shared, oldest.as_slice(), None)?;
             counts.oldest = read.into_iter().next().and_then(|(_, message)| Some(message?.time()));
@@ -308,7 +310,7 @@ impl Store for EmbeddedStore {
     }
 
     fn admission(&self) -> Option<Admission> {
-        Some(self.shared().lock().admission.clone())
+        Some(self.shared().lock().capacity.admission().clone())
     }
 
     async fn close(&self) {
@@ -317,8 +319,8 @@ impl Store for EmbeddedStore {
     }
 }
 
-/// Reads these messages, wherever they are; with an id, those of that id alone.
-fn read(shared: &Shared, positions: &[u64], id: Option<Uuid>) -> Result<Vec<Read>, StoreError> {
+/// Reads the messages at these positions; with an id, only the messages of that id.
+fn read(shared: &StoreShared, positions: &[u64], id: Option<Uuid>) -> Result<Vec<Read>, StoreError> {
     let mut segments = shared.lock().segments_of(positions);
     for segment in segments.values_mut() {
         if segment.index.is_none() {
@@ -335,14 +337,14 @@ fn read(shared: &Shared, positions: &[u64], id: Option<Uuid>) -> Result<Vec<Read
     read_many(&segments, positions, id).map_err(StoreError::unavailable)
 }
 
-/// Reads what stands from `from` on, in one file and up to `to`; and says up to where it has.
-fn read_ahead(shared: &Shared, from: u64, to: u64) -> Result<(Vec<(u64, Message)>, u64), StoreError> {
+/// Reads messages of one segment, from `from` up to `to` at most; returns them and the position where the read ended.
+fn read_ahead(shared: &StoreShared, from: u64, to: u64) -> Result<(Vec<(u64, Message)>, u64), StoreError> {
     let segment = {
-        let mut state = shared.lock();
-        let hint = state.hint.take();
-        let next = state.segments.range(from..).next().map(|(base, _)| *base);
-        let Some((_, segment)) = state.segments.range(..=from).next_back() else {
-            // Nothing is stored here any more.
+        let mut index = shared.lock();
+        let hint = index.hint.take();
+        let next = index.segments.range(from..).next().map(|(base, _)| *base);
+        let Some((_, segment)) = index.segments.range(..=from).next_back() else {
+            // The segment was deleted.
             return Ok((Vec::new(), next.unwrap_or(to).min(to)));
         };
         if segment.end <= from {
@@ -350,7 +352,7 @@ fn read_ahead(shared: &Shared, from: u64, to: u64) -> Result<(Vec<(u64, Message)
         }
         let mut segment = segment.clone();
         segment.index = match hint {
-            // The end of a file is no place in the next.
+            // An offset in one file means nothing in another.
             Some(hint) if hint.position == from && Arc::ptr_eq(&hint.file, &segment.file) => {
                 Some(Arc::new(vec![(hint.position, hint.offset)]))
             }
@@ -369,7 +371,7 @@ fn read_ahead(shared: &Shared, from: u64, to: u64) -> Result<(Vec<(u64, Message)
         if header.position >= to {
             break;
         }
-        if let Ok(message) = record::message(scan.payload()) {
+        if let Ok(message) = decode_message(scan.payload()) {
             read.push((header.position, message));
         }
         bytes += scan.payload().len();

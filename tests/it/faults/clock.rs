@@ -9,7 +9,7 @@ use tower_outbox::Message;
 use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
 use tower_outbox::store::{Store, Wait};
 
-use super::{PART, Place, again, part};
+use super::{PART, StoreFolder, again, part};
 use crate::support::stores::{assert_nothing_due, confirm, find, lease_all, list, open, retry, settle};
 
 const WAIT: Duration = Duration::from_secs(2);
@@ -48,7 +48,7 @@ async fn fill(path: &Path) {
 }
 
 /// Opens what was filled at another time; gives how long it takes until all of it has left.
-async fn leave(place: &Place) -> Duration {
+async fn leave(place: &StoreFolder) -> Duration {
     let begun = Instant::now();
     let store = open(&place.settings).await.unwrap();
     let out = lease_all(&store, 3).await;
@@ -56,12 +56,12 @@ async fn leave(place: &Place) -> Duration {
     begun.elapsed()
 }
 
-async fn filled_at(offset: &str, test: &str) -> Option<Place> {
+async fn filled_at(offset: &str, test: &str) -> Option<StoreFolder> {
     if let Some(path) = part() {
         fill(Path::new(&path)).await;
         return None;
     }
-    let place = Place::new();
+    let place = StoreFolder::new();
     let said = at(offset, test, place.path().to_str().unwrap());
     let filled: u64 =
         said.lines().find_map(|line| line.strip_prefix("filled at ")?.parse().ok()).expect(&said);
@@ -72,8 +72,8 @@ async fn filled_at(offset: &str, test: &str) -> Option<Place> {
 
 #[tokio::test]
 #[ignore = "needs faketime: ./scripts/test"]
-async fn what_waits_when_the_clock_jumps_back_waits_no_longer_than_it_was_to() {
-    let test = "faults::clock::what_waits_when_the_clock_jumps_back_waits_no_longer_than_it_was_to";
+async fn a_clock_that_jumps_back_does_not_lengthen_waits() {
+    let test = "faults::clock::a_clock_that_jumps_back_does_not_lengthen_waits";
     let Some(place) = filled_at("+10y", test).await else { return };
     let took = leave(&place).await;
     assert!(took >= WAIT && took < WAIT + Duration::from_secs(5), "{took:?}");
@@ -81,8 +81,8 @@ async fn what_waits_when_the_clock_jumps_back_waits_no_longer_than_it_was_to() {
 
 #[tokio::test]
 #[ignore = "needs faketime: ./scripts/test"]
-async fn what_waits_when_the_clock_jumps_ahead_is_due() {
-    let test = "faults::clock::what_waits_when_the_clock_jumps_ahead_is_due";
+async fn a_clock_that_jumps_ahead_makes_waiting_messages_due() {
+    let test = "faults::clock::a_clock_that_jumps_ahead_makes_waiting_messages_due";
     let Some(place) = filled_at("-10y", test).await else { return };
     let took = leave(&place).await;
     assert!(took < WAIT, "{took:?}");
@@ -91,8 +91,8 @@ async fn what_waits_when_the_clock_jumps_ahead_is_due() {
 /// The clock of a process jumps while it waits.
 #[tokio::test]
 #[ignore = "needs faketime: ./scripts/test"]
-async fn a_clock_that_jumps_while_a_message_waits_does_not_hold_it_up() {
-    let test = "faults::clock::a_clock_that_jumps_while_a_message_waits_does_not_hold_it_up";
+async fn a_clock_that_jumps_during_a_wait_does_not_lengthen_it() {
+    let test = "faults::clock::a_clock_that_jumps_during_a_wait_does_not_lengthen_it";
     let Some(folder) = part() else {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("time"), "+0").unwrap();

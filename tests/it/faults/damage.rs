@@ -1,4 +1,4 @@
-//! A flipped byte: detected, said, and the rest stays readable.
+//! A flipped byte is detected and logged, and all other messages stay readable.
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs;
@@ -9,7 +9,8 @@ use tower_outbox::store::EmbeddedStore;
 use tower_outbox::store::Store;
 use uuid::Uuid;
 
-use super::{Place, assert_works, drain, flip, unreadable, without, written};
+use super::{StoreFolder, assert_works, drain, flip, unreadable, without, written};
+use crate::support::format::HEAD;
 use crate::support::logs::{self, Event, Logs};
 use crate::support::stores::{confirm, depth, ids, ids_of, lease_all, settle};
 
@@ -19,7 +20,7 @@ fn small() -> Vec<Message> {
 }
 
 /// A store of which two messages have left, and the ids of the six that have not.
-async fn six_of_eight(place: &Place) -> (EmbeddedStore, Vec<Uuid>) {
+async fn six_of_eight(place: &StoreFolder) -> (EmbeddedStore, Vec<Uuid>) {
     let store = place.open().await;
     let messages = small();
     for message in &messages[..5] {
@@ -36,7 +37,7 @@ async fn six_of_eight(place: &Place) -> (EmbeddedStore, Vec<Uuid>) {
 }
 
 /// Opens it, lets everything leave, opens it again; gives what is missing.
-async fn check(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid> {
+async fn check(place: &StoreFolder, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid> {
     let store = place.open().await;
     let left = drain(&store).await;
     assert_eq!(left.iter().collect::<HashSet<_>>().len(), left.len(), "{what}: nothing leaves twice");
@@ -47,7 +48,7 @@ async fn check(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid>
     let said = log.alarms(place.path().to_str().unwrap());
     assert!(
         dead == missing.len()
-            // Lost, or cut off.
+            // Lost, or truncated.
             || said.iter().any(|event| event.has("messages") || event.has("bytes")),
         "{what}: {} are missing and {dead} dead letters say so; {said:?}",
         missing.len()
@@ -60,16 +61,13 @@ async fn check(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> Vec<Uuid>
     missing
 }
 
-/// The bytes at the start of a file that describe it.
-const HEAD: usize = 80;
-
 /// Whether an event reports damage of a file as a whole, not of a range of messages.
 fn is_of_head(event: &Event) -> bool {
     event.is_error() && event.fields.keys().eq(["path"])
 }
 
 /// Flips every `step`th byte of this file, each in a copy; one message may be missing then, or those of the last batch if it may be.
-async fn flip_bytes(place: &Place, (file, step): (usize, usize), ids: &[Uuid], torn: &[Uuid]) {
+async fn flip_bytes(place: &StoreFolder, (file, step): (usize, usize), ids: &[Uuid], torn: &[Uuid]) {
     let log = logs::listen();
     let len = written(&place.logs()[file]).len();
     let mut missed = BTreeSet::new();
@@ -93,15 +91,15 @@ async fn flip_bytes(place: &Place, (file, step): (usize, usize), ids: &[Uuid], t
 
 #[tokio::test]
 async fn a_flipped_byte_costs_one_message_after_an_orderly_close() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let (store, ids) = six_of_eight(&place).await;
     store.close().await;
     flip_bytes(&place, (0, 1), &ids, &[]).await;
 }
 
 #[tokio::test]
-async fn a_flipped_byte_costs_one_message_after_a_kill_or_the_batch_that_may_be_torn() {
-    let place = Place::new();
+async fn a_flipped_byte_costs_one_message_or_the_torn_batch_after_a_kill() {
+    let place = StoreFolder::new();
     let (_store, ids) = six_of_eight(&place).await;
     flip_bytes(&place, (0, 1), &ids, &ids[3..]).await;
 }
@@ -109,7 +107,7 @@ async fn a_flipped_byte_costs_one_message_after_a_kill_or_the_batch_that_may_be_
 #[tokio::test]
 async fn a_flipped_byte_in_any_of_several_files_costs_one_message() {
     for close in [true, false] {
-        let place = Place::new().with_segment_bytes(60);
+        let place = StoreFolder::new().with_segment_bytes(60);
         let (store, ids) = six_of_eight(&place).await;
         if close {
             store.close().await;
@@ -124,9 +122,9 @@ async fn a_flipped_byte_in_any_of_several_files_costs_one_message() {
 }
 
 #[tokio::test]
-async fn every_bit_of_the_head_of_a_file_may_flip() {
+async fn a_flipped_bit_in_the_head_of_a_file_costs_nothing() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let (_store, ids) = six_of_eight(&place).await;
     for at in 0..8 {
         for bit in 0..8 {
@@ -144,7 +142,7 @@ async fn every_bit_of_the_head_of_a_file_may_flip() {
 async fn a_flipped_byte_in_a_large_store_costs_one_message() {
     const MESSAGES: usize = 2_000;
     let log = logs::listen();
-    let place = Place::new().with_segment_bytes(64 << 10);
+    let place = StoreFolder::new().with_segment_bytes(64 << 10);
     let store = place.open().await;
     let messages: Vec<_> = (0..MESSAGES).map(|n| Message::new("a", vec![n as u8; 150]).unwrap()).collect();
     for batch in messages.chunks(10) {
@@ -152,8 +150,7 @@ async fn a_flipped_byte_in_a_large_store_costs_one_message() {
     }
     let ids = ids(&messages);
     store.close().await;
-    // Behind the head, which is there twice.
-    let mut at = 80;
+    let mut at = HEAD;
     for file in 0..place.logs().len() {
         let len = written(&place.logs()[file]).len();
         while at < len {
@@ -171,7 +168,7 @@ async fn a_flipped_byte_in_a_large_store_costs_one_message() {
 async fn a_flipped_byte_in_the_journal_loses_nothing() {
     for close in [true, false] {
         let log = logs::listen();
-        let place = Place::new();
+        let place = StoreFolder::new();
         let (store, pending) = six_of_eight(&place).await;
         let out = lease_all(&store, 6).await;
         settle(&store, &out[..1], Settlement::Reject { reason: "given up".into() }).await;

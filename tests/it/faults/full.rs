@@ -55,7 +55,7 @@ impl Disk {
     }
 
     /// Takes all the room there is.
-    fn fill(&self) -> PathBuf {
+    pub(super) fn fill(&self) -> PathBuf {
         let path = self.path().join("ballast");
         let mut file = File::options().append(true).create(true).open(&path).unwrap();
         for size in [1 << 16, 1 << 12, 1] {
@@ -167,7 +167,7 @@ fn settings(disk: &Disk) -> EmbeddedStoreSettings {
 
 #[tokio::test]
 #[ignore = "needs root to mount: ./scripts/test"]
-async fn a_full_disk_turns_requests_away_and_loses_nothing() {
+async fn a_full_disk_rejects_requests_and_loses_nothing() {
     let disk = Disk::mount("size=2m");
     let bus = Switch::default();
     let app = App::start(&settings(&disk), &bus).await;
@@ -271,7 +271,7 @@ async fn confirmed_on_a_full_disk(
 
 #[tokio::test]
 #[ignore = "needs root to mount: ./scripts/test"]
-async fn what_left_while_the_disk_was_full_stays_away_once_there_was_room() {
+async fn messages_confirmed_on_a_full_disk_are_not_sent_again() {
     let log = logs::listen();
     let disk = Disk::mount("size=2m");
     let (store, ballast, gone, rest) = confirmed_on_a_full_disk(&disk, &log).await;
@@ -302,7 +302,7 @@ async fn what_left_while_the_disk_was_full_stays_away_once_there_was_room() {
 
 #[tokio::test]
 #[ignore = "needs root to mount: ./scripts/test"]
-async fn a_full_disk_at_start_loses_nothing_and_says_nothing_false() {
+async fn a_full_disk_at_start_loses_nothing_and_logs_no_damage() {
     let log = logs::listen();
     let disk = Disk::mount("size=2m");
     let (store, ballast, gone, rest) = confirmed_on_a_full_disk(&disk, &log).await;
@@ -342,7 +342,7 @@ async fn a_full_disk_at_start_loses_nothing_and_says_nothing_false() {
 
 #[tokio::test]
 #[ignore = "needs root to mount: ./scripts/test"]
-async fn a_store_that_cannot_be_begun_for_lack_of_room_says_so() {
+async fn a_store_that_cannot_be_created_on_a_full_disk_names_the_cure() {
     let disk = Disk::mount("size=64k,nr_inodes=100");
     disk.fill();
     match EmbeddedStore::open(&settings(&disk)).await {

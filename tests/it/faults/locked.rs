@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use tower_outbox::store::Store;
 use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
 
-use super::{Place, again, drain, part};
+use super::{StoreFolder, again, drain, part};
 use crate::support::stores::{batch, ids};
 
 #[tokio::test]
-async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
+async fn a_folder_is_in_use_until_its_process_is_killed() {
     if let Some(path) = part() {
         let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(path)).await.unwrap();
         let messages = batch("a", 3);
@@ -21,8 +21,8 @@ async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
         let _ = std::io::stdin().lines().count();
         return;
     }
-    let place = Place::new();
-    let test = "faults::locked::a_folder_another_process_has_open_is_in_use_until_that_is_killed";
+    let place = StoreFolder::new();
+    let test = "faults::locked::a_folder_is_in_use_until_its_process_is_killed";
     let mut other = again(test, place.path().to_str().unwrap()).spawn().unwrap();
     let mut said = BufReader::new(other.stdout.take().unwrap()).lines();
     let stored = said.find_map(|line| Some(line.unwrap().strip_prefix("open ")?.to_owned()));
@@ -47,7 +47,7 @@ async fn a_folder_another_process_has_open_is_in_use_until_that_is_killed() {
 
 #[tokio::test]
 async fn a_second_store_in_the_same_process_is_refused() {
-    let place = Place::new();
+    let place = StoreFolder::new();
     let store = place.open().await;
     let error = EmbeddedStore::open(&place.settings).await.unwrap_err();
     assert!(matches!(error, OpenError::InUse { .. }), "{error}");
@@ -58,8 +58,8 @@ async fn a_second_store_in_the_same_process_is_refused() {
 }
 
 #[tokio::test]
-async fn an_app_on_a_folder_in_use_ends_and_says_what_to_do() {
-    let place = Place::new();
+async fn an_app_on_a_folder_in_use_exits_and_names_the_cure() {
+    let place = StoreFolder::new();
     let _store = place.open().await;
     let mut demo = std::env::current_exe().unwrap();
     demo.pop();

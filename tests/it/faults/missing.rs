@@ -4,15 +4,15 @@ use std::fs;
 
 use tower_outbox::store::Store;
 
-use super::{Place, assert_works, drain, unreadable, without};
+use super::{StoreFolder, assert_works, drain, unreadable, without};
 use crate::support::logs;
 use crate::support::stores::{batch, confirm, ids, lease_all};
 
 #[tokio::test]
-async fn a_log_that_was_deleted_is_said_and_the_rest_leaves() {
+async fn a_deleted_segment_is_logged_and_the_others_are_sent() {
     let log = logs::listen();
     for close in [true, false] {
-        let place = Place::new().with_segment_bytes(150);
+        let place = StoreFolder::new().with_segment_bytes(150);
         let store = place.open().await;
         let messages = batch("a", 12);
         for message in &messages {
@@ -48,9 +48,9 @@ async fn a_log_that_was_deleted_is_said_and_the_rest_leaves() {
 }
 
 #[tokio::test]
-async fn a_journal_that_was_deleted_lets_everything_that_is_there_leave_again() {
+async fn without_the_journal_all_stored_messages_are_sent_again() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let store = place.open().await;
     let messages = batch("a", 5);
     store.append(messages.clone()).await.unwrap();

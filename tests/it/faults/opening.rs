@@ -30,15 +30,15 @@ async fn assert_refused(path: &Path, names: &Path, cure: &str) {
 }
 
 #[tokio::test]
-async fn a_missing_parent_is_said() {
+async fn a_missing_parent_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("missing").join("outbox");
-    assert_refused(&path, &path, "create the folder it is to be in, or correct PATH").await;
+    assert_refused(&path, &path, "create its parent folder, or correct PATH").await;
     assert!(!path.parent().unwrap().exists(), "nothing was created");
 }
 
 #[tokio::test]
-async fn a_file_where_the_folder_should_be_is_said() {
+async fn a_file_in_place_of_the_folder_is_an_error() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox");
     fs::write(&path, "precious").unwrap();
@@ -50,7 +50,7 @@ async fn a_file_where_the_folder_should_be_is_said() {
 
 #[tokio::test]
 #[ignore = "needs root to mount: ./scripts/test"]
-async fn a_read_only_file_system_is_said() {
+async fn a_read_only_file_system_is_an_error() {
     let disk = Disk::mount("size=2m");
     let (new, old) = (disk.path().join("new"), disk.path().join("old"));
     let store = open(&EmbeddedStoreSettings::new(&old)).await.unwrap();
@@ -68,8 +68,8 @@ async fn a_read_only_file_system_is_said() {
 
 #[tokio::test]
 #[ignore = "needs root to become another user: ./scripts/test"]
-async fn a_lack_of_permission_is_said() {
-    let cure = "give this process the right to read and write there, or correct PATH";
+async fn a_lack_of_permission_is_an_error() {
+    let cure = "allow this process to read and write there, or correct PATH";
     if let Some(path) = part() {
         let path = Path::new(&path);
         let (new, old) = (path.join("new"), path.join("old"));
@@ -87,7 +87,7 @@ async fn a_lack_of_permission_is_said() {
     // The binary of this test may stand where another user cannot read it.
     let binary = folder.path().join("it");
     fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
-    let command = again("faults::opening::a_lack_of_permission_is_said", folder.path().to_str().unwrap());
+    let command = again("faults::opening::a_lack_of_permission_is_an_error", folder.path().to_str().unwrap());
     let mut other = std::process::Command::new(&binary);
     other.args(command.get_args()).envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     other.env_remove("TMPDIR").current_dir("/").uid(65_534).gid(65_534);

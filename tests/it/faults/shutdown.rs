@@ -7,7 +7,7 @@ use http::StatusCode;
 use tower_outbox::testing::Recording;
 use tower_outbox::{Bus, Failure, Health, Message, Messenger, Settings, Unsent, async_trait};
 
-use super::{Place, drain};
+use super::{StoreFolder, drain};
 use crate::support::{app, enqueue_a, get, logs};
 
 struct Down;
@@ -23,7 +23,7 @@ impl Messenger for Down {
     }
 }
 
-async fn bus(place: &Place, messenger: impl Messenger) -> Bus {
+async fn bus(place: &StoreFolder, messenger: impl Messenger) -> Bus {
     let path = place.path().to_str().unwrap();
     let settings = format!("BACKEND = \"own\"\nDELIVERY = \"durable\"\n[OUTBOX]\nPATH = {path:?}");
     let settings: Settings = toml::from_str(&settings).unwrap();
@@ -32,9 +32,9 @@ async fn bus(place: &Place, messenger: impl Messenger) -> Bus {
 }
 
 #[tokio::test]
-async fn a_shutdown_with_a_backlog_says_how_much_is_left_and_where() {
+async fn a_shutdown_with_a_backlog_logs_its_size_and_folder() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let bus_down = bus(&place, Down).await;
     for _ in 0..7 {
         assert_eq!(get(app(bus_down.layer(), enqueue_a)).await.status(), StatusCode::OK);

@@ -6,12 +6,12 @@ use std::io::Write;
 
 use tower_outbox::store::Store;
 
-use super::{Place, assert_works, cut, drain, unreadable, without, written};
+use super::{StoreFolder, assert_works, cut, drain, unreadable, without, written};
 use crate::support::logs::{self, Event};
 use crate::support::stores::{batch, confirm, ids, lease_all};
 
 /// Two batches that are whole, and the length of the file with them.
-async fn two_batches(place: &Place) -> (tower_outbox::store::EmbeddedStore, Vec<uuid::Uuid>, usize) {
+async fn two_batches(place: &StoreFolder) -> (tower_outbox::store::EmbeddedStore, Vec<uuid::Uuid>, usize) {
     let store = place.open().await;
     let (first, second) = (batch("a", 3), batch("a", 4));
     store.append(first.clone()).await.unwrap();
@@ -21,9 +21,9 @@ async fn two_batches(place: &Place) -> (tower_outbox::store::EmbeddedStore, Vec<
 }
 
 #[tokio::test]
-async fn a_log_cut_anywhere_in_its_last_batch_recovers_to_the_last_whole_one() {
+async fn a_segment_cut_in_its_last_batch_recovers_to_the_last_whole_one() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let (store, wanted, whole) = two_batches(&place).await;
     store.append(batch("torn", 3)).await.unwrap();
     let len = written(&place.last_log()).len();
@@ -50,9 +50,9 @@ async fn a_log_cut_anywhere_in_its_last_batch_recovers_to_the_last_whole_one() {
 }
 
 #[tokio::test]
-async fn a_tail_of_zeros_or_garbage_is_cut_off() {
+async fn a_tail_of_zeros_or_garbage_is_truncated() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let (store, wanted, whole) = two_batches(&place).await;
     store.append(batch("torn", 3)).await.unwrap();
     let bytes = written(&place.last_log());
@@ -78,8 +78,8 @@ async fn a_tail_of_zeros_or_garbage_is_cut_off() {
 }
 
 #[tokio::test]
-async fn a_file_torn_while_it_was_begun_is_begun_again() {
-    let place = Place::new().with_segment_bytes(300);
+async fn a_segment_torn_at_its_start_is_begun_again() {
+    let place = StoreFolder::new().with_segment_bytes(300);
     let (store, wanted, _) = two_batches(&place).await;
     let files = place.logs().len();
     store.append(batch("torn", 1)).await.unwrap();
@@ -101,7 +101,7 @@ async fn a_file_torn_while_it_was_begun_is_begun_again() {
 #[tokio::test]
 async fn a_journal_cut_anywhere_in_its_last_event_loses_nothing() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let (store, wanted, _) = two_batches(&place).await;
     let out = lease_all(&store, 7).await;
     confirm(&store, &out[..2]).await;

@@ -1,4 +1,4 @@
-//! Bytes in the files of the embedded store that look like something else.
+//! Hostile content in the files of the embedded store.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -10,7 +10,8 @@ use tower_outbox::store::{EmbeddedStore, OpenError};
 use tower_outbox::{Bus, Message, Settings};
 use uuid::Uuid;
 
-use crate::faults::{Place, assert_works, cut, drain, flip, unreadable, without, written};
+use crate::faults::{StoreFolder, assert_works, cut, drain, flip, unreadable, without, written};
+use crate::support::format::{NEWER_SEGMENT, OLDER_SEGMENT, RECORD_MAGIC};
 use crate::support::logs::{self, Logs};
 use crate::support::stores::{batch, confirm, depth, ids, lease_all, settle};
 
@@ -27,8 +28,8 @@ fn assert_private(folder: &Path) {
 }
 
 #[tokio::test]
-async fn nobody_else_may_read_the_files_of_an_outbox() {
-    let place = Place::new().with_segment_bytes(400);
+async fn files_of_an_outbox_are_private() {
+    let place = StoreFolder::new().with_segment_bytes(400);
     let store = place.open().await;
     for message in batch("a", 40) {
         store.append(vec![message]).await.unwrap();
@@ -44,8 +45,8 @@ async fn nobody_else_may_read_the_files_of_an_outbox() {
 }
 
 #[tokio::test]
-async fn a_folder_and_files_that_others_may_read_are_tightened() {
-    let place = Place::new();
+async fn permissions_of_existing_files_are_tightened() {
+    let place = StoreFolder::new();
     place.open().await.close().await;
     for entry in fs::read_dir(place.path()).unwrap() {
         fs::set_permissions(entry.unwrap().path(), fs::Permissions::from_mode(0o644)).unwrap();
@@ -59,8 +60,8 @@ async fn a_folder_and_files_that_others_may_read_are_tightened() {
 }
 
 #[tokio::test]
-async fn a_folder_with_files_of_others_keeps_its_rights_and_the_cure_is_said() {
-    let place = Place::new();
+async fn a_folder_with_foreign_files_keeps_its_permissions_with_a_warning() {
+    let place = StoreFolder::new();
     fs::create_dir(place.path()).unwrap();
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o755)).unwrap();
     fs::write(place.path().join("notes.txt"), "").unwrap();
@@ -75,7 +76,7 @@ async fn a_folder_with_files_of_others_keeps_its_rights_and_the_cure_is_said() {
 }
 
 #[tokio::test]
-async fn nobody_else_may_read_a_database_file_that_the_bus_creates() {
+async fn a_database_file_that_the_bus_creates_is_private() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.db");
     let settings = format!(
@@ -93,7 +94,7 @@ async fn nobody_else_may_read_a_database_file_that_the_bus_creates() {
 }
 
 /// Opens it and lets everything leave; gives how many of `ids` did not, each of which is counted.
-async fn missing(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> usize {
+async fn missing(place: &StoreFolder, ids: &[Uuid], log: &Logs, what: &str) -> usize {
     let store = place.open().await;
     let left = drain(&store).await;
     assert!(without(&left, ids).is_empty(), "{what}: something else leaves");
@@ -112,7 +113,7 @@ async fn missing(place: &Place, ids: &[Uuid], log: &Logs, what: &str) -> usize {
 }
 
 /// What the log of a store with `before` messages has for one more: a record of the next position, as a body can have it.
-async fn forged(place: &Place, before: usize) -> (Vec<u8>, Uuid) {
+async fn forged(place: &StoreFolder, before: usize) -> (Vec<u8>, Uuid) {
     let store = place.open().await;
     store.append(batch("a", before)).await.unwrap();
     let message = Message::new("admin.delete_all", "forged").unwrap();
@@ -122,12 +123,12 @@ async fn forged(place: &Place, before: usize) -> (Vec<u8>, Uuid) {
 }
 
 #[tokio::test]
-async fn a_body_that_is_a_record_is_not_taken_for_one_when_a_byte_before_it_flips() {
+async fn a_body_that_looks_like_a_record_is_never_read_as_one() {
     let log = logs::listen();
     for (close, before) in [(true, 2), (false, 2), (true, 0), (false, 0)] {
         // Of a store as old, and of one with every record the true one might have.
-        let (body, forged) = forged(&Place::new(), before).await;
-        let place = Place::new();
+        let (body, forged) = forged(&StoreFolder::new(), before).await;
+        let place = StoreFolder::new();
         let store = place.open().await;
         let messages =
             [batch("a", before), vec![Message::new("a", body.clone()).unwrap()], batch("a", 2)].concat();
@@ -155,9 +156,9 @@ async fn a_body_that_is_a_record_is_not_taken_for_one_when_a_byte_before_it_flip
 }
 
 #[tokio::test]
-async fn a_record_of_this_very_store_in_a_body_is_not_taken_for_one() {
+async fn a_record_of_the_same_store_in_a_body_is_never_read_as_one() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let first = place.open().await;
     let messages = batch("a", 2);
     first.append(messages.clone()).await.unwrap();
@@ -181,7 +182,7 @@ async fn a_record_of_this_very_store_in_a_body_is_not_taken_for_one() {
 }
 
 /// A store with a few files, closed; and the ids of what is in it.
-async fn of_several_files(place: &Place) -> Vec<Uuid> {
+async fn of_several_files(place: &StoreFolder) -> Vec<Uuid> {
     let store = place.open().await;
     let messages = batch("a", 12);
     for message in &messages {
@@ -193,11 +194,11 @@ async fn of_several_files(place: &Place) -> Vec<Uuid> {
 }
 
 #[tokio::test]
-async fn a_file_of_another_store_is_not_read_and_not_deleted() {
+async fn a_file_of_another_store_is_neither_read_nor_deleted() {
     let log = logs::listen();
-    let place = Place::new().with_segment_bytes(300);
+    let place = StoreFolder::new().with_segment_bytes(300);
     let ids = of_several_files(&place).await;
-    let foreign = Place::new().with_segment_bytes(300);
+    let foreign = StoreFolder::new().with_segment_bytes(300);
     of_several_files(&foreign).await;
     for file in 0..place.logs().len() {
         let damaged = place.copy();
@@ -216,9 +217,9 @@ async fn a_file_of_another_store_is_not_read_and_not_deleted() {
 }
 
 #[tokio::test]
-async fn a_file_in_the_place_of_another_costs_what_was_there_and_no_more() {
+async fn a_file_in_place_of_another_costs_only_the_messages_of_that_one() {
     let log = logs::listen();
-    let place = Place::new().with_segment_bytes(300);
+    let place = StoreFolder::new().with_segment_bytes(300);
     let ids = of_several_files(&place).await;
     let files = place.logs().len();
     for (from, to) in [(0, 1), (1, 0), (0, files - 1), (files - 2, 0)] {
@@ -233,9 +234,9 @@ async fn a_file_in_the_place_of_another_costs_what_was_there_and_no_more() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_renamed_has_its_name_again() {
+async fn the_name_of_a_renamed_file_is_restored() {
     let log = logs::listen();
-    let place = Place::new().with_segment_bytes(300);
+    let place = StoreFolder::new().with_segment_bytes(300);
     let ids = of_several_files(&place).await;
     for (file, name) in [
         (0, "09000000000000000000.log"),
@@ -257,9 +258,9 @@ async fn a_file_that_was_renamed_has_its_name_again() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_cut_short_or_emptied_costs_what_was_in_it_and_is_counted() {
+async fn a_file_cut_short_costs_its_messages_and_they_are_counted() {
     let log = logs::listen();
-    let place = Place::new().with_segment_bytes(300);
+    let place = StoreFolder::new().with_segment_bytes(300);
     let ids = of_several_files(&place).await;
     let files = place.logs().len();
     for file in 0..files {
@@ -274,9 +275,9 @@ async fn a_file_that_was_cut_short_or_emptied_costs_what_was_in_it_and_is_counte
 }
 
 #[tokio::test]
-async fn names_that_claim_every_position_cost_nothing() {
+async fn file_names_that_claim_every_position_cost_nothing() {
     let log = logs::listen();
-    let place = Place::new().with_segment_bytes(300);
+    let place = StoreFolder::new().with_segment_bytes(300);
     let ids = of_several_files(&place).await;
     for name in [
         "00000000000000000000-18446744073709551615.log",
@@ -286,7 +287,7 @@ async fn names_that_claim_every_position_cost_nothing() {
         "99999999999999999999.log",
         "1.log",
     ] {
-        for content in [&b""[..], b"nothing of ours", &[0; 5_000], &[0xB7; 300]] {
+        for content in [&b""[..], b"nothing of ours", &[0; 5_000], &[RECORD_MAGIC[0]; 300]] {
             let damaged = place.copy();
             fs::write(damaged.path().join(name), content).unwrap();
             assert_eq!(missing(&damaged, &ids, &log, &format!("{name}, {} bytes", content.len())).await, 0);
@@ -295,9 +296,9 @@ async fn names_that_claim_every_position_cost_nothing() {
 }
 
 #[tokio::test]
-async fn whatever_stands_in_the_files_is_no_panic_and_what_is_lost_is_counted() {
+async fn random_damage_causes_no_panic_and_lost_messages_are_counted() {
     let log = logs::listen();
-    let place = Place::new().with_segment_bytes(600);
+    let place = StoreFolder::new().with_segment_bytes(600);
     let store = place.open().await;
     let messages = batch("a", 12);
     for message in &messages {
@@ -350,13 +351,13 @@ async fn whatever_stands_in_the_files_is_no_panic_and_what_is_lost_is_counted() 
 }
 
 #[tokio::test]
-async fn a_store_of_another_version_is_refused_and_left_as_it_is() {
+async fn a_store_of_another_version_is_refused_and_left_unchanged() {
     for (name, content) in [
-        ("00000000000000000001.log", &b"TOBXLOG1\xB7\x0B\x01\x00rest"[..]),
-        ("00000000000000000001.log", b"TOBXLOG3 and what comes with it"),
-        ("state", b"\xB7\x0B\x01\x00\x05\x00\x00\x00"),
+        ("00000000000000000001.log", &[&OLDER_SEGMENT[..], &RECORD_MAGIC, b"\x01\x00rest"].concat()[..]),
+        ("00000000000000000001.log", &[&NEWER_SEGMENT[..], b" and more"].concat()),
+        ("state", &[&RECORD_MAGIC[..], b"\x01\x00\x05\x00\x00\x00"].concat()),
     ] {
-        let place = Place::new();
+        let place = StoreFolder::new();
         fs::create_dir(place.path()).unwrap();
         fs::write(place.path().join(name), content).unwrap();
         match EmbeddedStore::open(&place.settings).await {

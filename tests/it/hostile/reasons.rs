@@ -1,4 +1,4 @@
-//! Many and long reasons of failures: they are cut, on disk, and counted; memory is for positions.
+//! Many and long reasons of failures: they are truncated, kept on disk, and counted.
 
 use std::fs;
 use std::path::PathBuf;
@@ -9,11 +9,12 @@ use tower_outbox::message::Settlement;
 use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
 use tower_outbox::store::{Entry, EntryState, Filter, Store, StoreError, WhenFull};
 
-use crate::faults::{Place, again, assert_works, cut, flip, part};
+use crate::faults::{StoreFolder, again, assert_works, cut, flip, part};
+use crate::support::format::HEAD;
 use crate::support::logs;
 use crate::support::stores::{batch, dead, depth, lease_all, limits, list, list_by, open, settle, until};
 
-/// How many bytes of a reason are kept, and how many reasons of a message.
+/// The bytes that are kept of a reason, and the reasons that are kept of a message.
 const REASON_BYTES: usize = 1_024;
 const REASONS: usize = 5;
 
@@ -28,7 +29,7 @@ fn reasons(entry: &Entry) -> Vec<Arc<str>> {
 }
 
 /// The files of reasons.
-fn files(place: &Place) -> Vec<PathBuf> {
+fn files(place: &StoreFolder) -> Vec<PathBuf> {
     let entries = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("reasons-")).collect()
 }
@@ -39,8 +40,8 @@ async fn written(store: &EmbeddedStore) {
 }
 
 #[tokio::test]
-async fn a_long_reason_is_cut_and_the_last_five_outlive_a_restart() {
-    let place = Place::new();
+async fn a_long_reason_is_truncated_and_the_last_five_survive_a_restart() {
+    let place = StoreFolder::new();
     let store = place.open().await;
     store.append(batch("a", 2)).await.unwrap();
     for attempt in 0..7 {
@@ -64,7 +65,7 @@ async fn a_long_reason_is_cut_and_the_last_five_outlive_a_restart() {
     let cut = before.iter().flat_map(reasons).find(|reason| reason.starts_with('6')).unwrap();
     assert!(cut.len() >= REASON_BYTES - 1, "no more is cut than must be");
     store.close().await;
-    // As often as one likes: what was opened is written once more.
+    // Opening writes them again, unchanged.
     for _ in 0..2 {
         let store = place.open().await;
         let after = list(&store).await;
@@ -74,8 +75,8 @@ async fn a_long_reason_is_cut_and_the_last_five_outlive_a_restart() {
 }
 
 #[tokio::test]
-async fn reasons_count_as_bytes_of_the_outbox_until_their_messages_leave() {
-    let place = Place::new();
+async fn reasons_count_as_bytes_of_the_outbox_until_their_messages_are_removed() {
+    let place = StoreFolder::new();
     let mut settings = place.settings.clone();
     settings.limits = limits(100, WhenFull::Refuse);
     settings.limits.max_bytes = 20_000;
@@ -102,8 +103,8 @@ async fn reasons_count_as_bytes_of_the_outbox_until_their_messages_leave() {
 }
 
 #[tokio::test]
-async fn what_is_no_longer_needed_of_the_reasons_is_given_back() {
-    let place = Place::new();
+async fn the_room_of_unneeded_reasons_is_freed() {
+    let place = StoreFolder::new();
     let store = place.open().await;
     store.append(batch("a", 40)).await.unwrap();
     let out = lease_all(&store, 40).await;
@@ -150,9 +151,9 @@ async fn what_is_no_longer_needed_of_the_reasons_is_given_back() {
 type Damage = Box<dyn Fn(&PathBuf)>;
 
 #[tokio::test]
-async fn a_damaged_missing_or_foreign_file_of_reasons_costs_reasons_only() {
+async fn a_damaged_missing_or_foreign_file_of_reasons_costs_only_reasons() {
     let log = logs::listen();
-    let place = Place::new();
+    let place = StoreFolder::new();
     let store = place.open().await;
     store.append(batch("a", 3)).await.unwrap();
     let out = lease_all(&store, 3).await;
@@ -162,7 +163,7 @@ async fn a_damaged_missing_or_foreign_file_of_reasons_costs_reasons_only() {
     store.close().await;
     let file = files(&place).pop().unwrap();
     let len = fs::metadata(&file).unwrap().len() as usize;
-    let foreign = Place::new();
+    let foreign = StoreFolder::new();
     let store = foreign.open().await;
     store.append(batch("a", 1)).await.unwrap();
     settle(&store, &lease_all(&store, 1).await, dead("forged")).await;
@@ -170,14 +171,14 @@ async fn a_damaged_missing_or_foreign_file_of_reasons_costs_reasons_only() {
     let mut trials: Vec<(String, Damage, usize)> = vec![
         ("gone".into(), Box::new(|file| fs::remove_file(file).unwrap()), 3),
         ("empty".into(), Box::new(|file| cut(file, 0)), 3),
-        ("a head".into(), Box::new(|file| cut(file, 80)), 3),
+        ("a head".into(), Box::new(|file| cut(file, HEAD)), 3),
         ("half".into(), Box::new(move |file| cut(file, len - 5)), 1),
     ];
     let bytes = fs::read(files(&foreign).pop().unwrap()).unwrap();
     trials.push(("foreign".into(), Box::new(move |file| fs::write(file, &bytes).unwrap()), 3));
     for at in (0..len).step_by(3) {
         let name = format!("byte {at}");
-        trials.push((name, Box::new(move |file| flip(file, at, 0x41)), usize::from(at >= 80)));
+        trials.push((name, Box::new(move |file| flip(file, at, 0x41)), usize::from(at >= HEAD)));
     }
     for (name, damage, lost) in trials {
         let damaged = place.copy();

@@ -147,7 +147,7 @@ async fn a_folder_that_cannot_be_is_named_with_what_to_do() {
     assert!(matches!(error, SettingsError::Outbox { .. }), "{error:?}");
     let cause = error.source().unwrap().to_string();
     assert!(cause.contains(&path.display().to_string()), "{cause}");
-    assert!(cause.contains("create the folder it is to be in, or correct PATH"), "{cause}");
+    assert!(cause.contains("create its parent folder, or correct PATH"), "{cause}");
 }
 
 #[tokio::test]

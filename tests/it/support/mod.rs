@@ -2,6 +2,7 @@
 
 pub mod counters;
 pub mod databases;
+pub mod format;
 pub mod frames;
 pub mod fuse;
 pub mod logs;

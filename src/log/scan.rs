@@ -1,47 +1,51 @@
-//! Reading the records of a file in order, over damaged places.
+//! Reads the records of a file in order, and skips damaged bytes.
 
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::record::{HEADER, Header, Key, MAX_POSITION};
+use super::files::read_full;
+use super::format::{MAX_POSITION, RECORD_HEADER};
+use super::record::{Header, Key};
 
-/// How much is read at once.
+/// The number of bytes of one read.
 const CHUNK: usize = 256 << 10;
 
-/// What is found at a place of a file.
+/// A part of a file.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// A whole record; its payload is [`Scan::payload`].
     Record(Header),
-    /// Bytes that are no record, up to the next one or to the end.
+    /// Bytes that are not a record, up to the next record or to the end.
     Damage(Range<u64>),
 }
 
-/// Goes through the records of a file, whose positions rise.
-pub(super) struct Scan {
+/// Reads the records of a file, whose positions rise.
+pub(crate) struct Scan {
     file: Arc<File>,
     key: Key,
-    /// Where the next record begins.
+    /// The offset of the next record.
     offset: u64,
     end: u64,
-    /// The least position the next record may have, and where one of that would begin.
+    /// The lowest position the next record may have.
     next: u64,
+    /// The offset of a record with that position.
     known: u64,
-    /// The position no record may reach.
+    /// The position that every record is below.
     before: u64,
-    /// Whether each position takes room between its neighbours.
+    /// Whether the file holds every position, so that a gap in the positions needs a gap in the bytes.
     dense: bool,
     buffer: Vec<u8>,
-    /// Where in the file the buffer begins.
+    /// The offset of the buffer in the file.
     buffered: u64,
+    /// The payload of the last record, in the buffer.
     payload: Range<usize>,
 }
 
 impl Scan {
-    /// From the record of `position`, or of a later one, at `offset`, to `end`.
-    pub(super) fn new(file: Arc<File>, key: Key, (position, offset): (u64, u64), end: u64) -> Self {
+    /// Starts at `offset`, where the record of `position` or of a later position begins, and ends at the offset `end`.
+    pub(crate) fn new(file: Arc<File>, key: Key, (position, offset): (u64, u64), end: u64) -> Self {
         Self {
             file,
             key,
@@ -57,49 +61,55 @@ impl Scan {
         }
     }
 
-    /// Of a file from which records were left out when it was rewritten.
-    pub(super) fn with_gaps(mut self, gaps: bool) -> Self {
+    /// Allows gaps in the positions, as in a file that was rewritten without some records.
+    pub(crate) fn with_gaps(mut self, gaps: bool) -> Self {
         self.dense = !gaps;
         self
     }
 
-    /// Only of positions before this one.
-    pub(super) fn before(mut self, before: u64) -> Self {
+    /// Accepts only records with a position below this one.
+    pub(crate) fn before(mut self, before: u64) -> Self {
         self.before = before.min(MAX_POSITION);
         self
     }
 
-    /// Where the next record begins.
-    pub(super) fn offset(&self) -> u64 {
+    /// Returns the offset of the next record.
+    pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
 
-    /// Goes on from the record of `position` at `offset`, if that is ahead.
-    pub(super) fn skip_to(&mut self, (position, offset): (u64, u64)) {
+    /// Continues with the record of `position` at `offset`, if that offset is ahead.
+    pub(crate) fn skip_to(&mut self, (position, offset): (u64, u64)) {
         if offset > self.offset {
             (self.offset, self.known, self.next) = (offset, offset, position);
         }
     }
 
-    /// Whether a record at this place may have this position: each once, none before an earlier one, and no hole that is
-    /// larger than the damage before it.
+    /// Extends the scan by records that were appended since it began, up to the offset `end` and the position `before`.
+    #[cfg_attr(not(test), allow(dead_code, reason = "the channels will use it"))]
+    pub(crate) fn extend_to(&mut self, end: u64, before: u64) {
+        (self.end, self.before) = (end, before.min(MAX_POSITION));
+    }
+
+    /// Whether a record at this offset may have this position: positions rise, and a gap is at most as large as the damage
+    /// before it.
     fn is_in_order(&self, position: u64, at: u64) -> bool {
-        let most = (at - self.known) / HEADER as u64;
+        let most = (at - self.known) / RECORD_HEADER as u64;
         (self.next..self.before).contains(&position) && (!self.dense || position - self.next <= most)
     }
 
-    /// The payload of the last record.
-    pub(super) fn payload(&self) -> &[u8] {
+    /// Returns the payload of the last record.
+    pub(crate) fn payload(&self) -> &[u8] {
         &self.buffer[self.payload.clone()]
     }
 
-    /// The last record, whole.
-    pub(super) fn raw(&self) -> &[u8] {
-        &self.buffer[self.payload.start - HEADER..self.payload.end]
+    /// Returns the last record with its header.
+    pub(crate) fn raw(&self) -> &[u8] {
+        &self.buffer[self.payload.start - RECORD_HEADER..self.payload.end]
     }
 
-    /// What comes next; none at the end.
-    pub(super) fn next(&mut self) -> io::Result<Option<Found>> {
+    /// Returns the next part of the file; `None` at the end.
+    pub(crate) fn next(&mut self) -> io::Result<Option<Found>> {
         if self.offset >= self.end {
             return Ok(None);
         }
@@ -107,18 +117,18 @@ impl Scan {
         let mut at = begun;
         while at < self.end {
             let key = self.key;
-            if let Some(header) = Header::read(self.bytes(at, HEADER)?, &key, at) {
+            if let Some(header) = Header::read(self.bytes(at, RECORD_HEADER)?, &key, at) {
                 let len = header.len as usize;
-                let next = at + (HEADER + len) as u64;
+                let next = at + (RECORD_HEADER + len) as u64;
                 if next <= self.end && self.is_in_order(header.position, at) {
                     if at > begun {
                         self.offset = at;
                         return Ok(Some(Found::Damage(begun..at)));
                     }
                     (self.next, self.known) = (header.position + 1, next);
-                    let payload = self.bytes(at + HEADER as u64, len)?;
-                    if header.is_of(payload, &key) {
-                        let start = (at - self.buffered) as usize + HEADER;
+                    let payload = self.bytes(at + RECORD_HEADER as u64, len)?;
+                    if header.matches(payload, &key) {
+                        let start = (at - self.buffered) as usize + RECORD_HEADER;
                         self.payload = start..start + len;
                         self.offset = next;
                         return Ok(Some(Found::Record(header)));
@@ -133,16 +143,16 @@ impl Scan {
         Ok(Some(Found::Damage(begun..self.end)))
     }
 
-    /// These bytes, or fewer at the end of the file. The record they are of stays in the buffer.
+    /// Returns these bytes, or fewer at the end of the file. The header of the current record stays in the buffer.
     fn bytes(&mut self, at: u64, len: usize) -> io::Result<&[u8]> {
         let wanted = at + len as u64;
         let has = self.buffered + self.buffer.len() as u64;
         if at < self.buffered || wanted > has {
-            // A header stays in front of its payload.
+            // `raw` needs the header in front of its payload.
             let from = if at < self.buffered || at > has {
                 at
             } else {
-                at.saturating_sub(HEADER as u64).max(self.buffered)
+                at.saturating_sub(RECORD_HEADER as u64).max(self.buffered)
             };
             let keep = if from >= self.buffered && from <= has {
                 self.buffer.drain(..(from - self.buffered) as usize);
@@ -163,37 +173,12 @@ impl Scan {
     }
 }
 
-/// Reads until the buffer is full or the file ends; gives how much that is.
-pub(super) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match read_at(file, &mut buffer[filled..], offset + filled as u64) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(filled)
-}
-
-#[cfg(unix)]
-pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
-}
-
-#[cfg(windows)]
-pub(super) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
 
-    use super::super::record;
+    use super::super::record::{assign_positions, push_record};
     use super::*;
-    use crate::message::Message;
 
     fn file(bytes: &[u8]) -> Arc<File> {
         let mut file = tempfile::tempfile().unwrap();
@@ -205,11 +190,20 @@ mod tests {
         Key::new(3, 1)
     }
 
+    fn push(bytes: &mut Vec<u8>, payload: &[u8]) {
+        let payload = |bytes: &mut Vec<u8>| {
+            bytes.extend_from_slice(payload);
+            Ok(())
+        };
+        push_record(bytes, key().payload, true, payload).unwrap();
+    }
+
     fn records(sizes: &[usize]) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let batch: Vec<_> = sizes.iter().map(|size| Message::new("a", vec![7; *size]).unwrap()).collect();
-        record::push_batch(&mut bytes, key().payload, &batch).unwrap();
-        record::place(&mut bytes, &key(), 0, 1);
+        for size in sizes {
+            push(&mut bytes, &vec![7; *size]);
+        }
+        assign_positions(&mut bytes, &key(), 0, 1);
         bytes
     }
 
@@ -219,7 +213,7 @@ mod tests {
         while let Some(found) = scan.next().unwrap() {
             match found {
                 Found::Record(header) => {
-                    assert!(record::message(scan.payload()).is_ok());
+                    assert_eq!(scan.payload().len(), header.len as usize);
                     let at = scan.offset() - scan.raw().len() as u64;
                     assert_eq!(Header::read(scan.raw(), &key(), at), Some(header));
                     positions.push(header.position);
@@ -232,8 +226,8 @@ mod tests {
 
     #[test]
     fn records_are_found_whatever_their_size() {
-        let bytes = records(&[0, 1, CHUNK - 60, 5, 3 * CHUNK, CHUNK, 17, 100_000, 200_000]);
-        assert_eq!(positions(&bytes), ((1..=9).collect(), 0));
+        let sizes = [0, 1, CHUNK - 25, 5, 3 * CHUNK, CHUNK, 17, 100_000, 200_000, CHUNK - RECORD_HEADER, 1];
+        assert_eq!(positions(&records(&sizes)), ((1..=sizes.len() as u64).collect(), 0));
     }
 
     #[test]
@@ -249,28 +243,27 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_damage_up_to_the_end() {
+    fn a_record_that_is_cut_off_is_damage_up_to_the_end() {
         let bytes = records(&[30, 40]);
         let (found, damage) = positions(&bytes[..bytes.len() - 1]);
         assert_eq!(found, [1]);
         assert!(damage > 0);
     }
 
-    /// A record of these positions, one after the other, each with its checksums.
+    /// Records with these positions, one after the other, with valid checksums.
     fn with_positions(positions: &[u64]) -> Vec<u8> {
         let mut bytes = Vec::new();
         for position in positions {
             let at = bytes.len();
-            let message = [Message::new("a", "b").unwrap()];
-            record::push_batch(&mut bytes, key().payload, &message).unwrap();
-            record::place(&mut bytes[at..], &key(), at as u64, *position);
+            push(&mut bytes, b"some payload");
+            assign_positions(&mut bytes[at..], &key(), at as u64, *position);
         }
         bytes
     }
 
     #[test]
     fn positions_that_repeat_go_back_or_leap_are_damage() {
-        for (said, wanted) in [
+        for (written, wanted) in [
             (vec![1, 1, 2, 3], vec![1, 2, 3]),
             (vec![1, 2, 1, 2, 3], vec![1, 2, 3]),
             (vec![0, 1, 2], vec![1, 2]),
@@ -278,21 +271,20 @@ mod tests {
             (vec![1, u64::MAX - 1, 2], vec![1, 2]),
             (vec![1, MAX_POSITION, MAX_POSITION - 1, 2], vec![1, 2]),
         ] {
-            let (found, damage) = positions(&with_positions(&said));
-            assert_eq!(found, wanted, "{said:?}");
-            assert!(damage > 0, "{said:?}");
+            let (found, damage) = positions(&with_positions(&written));
+            assert_eq!(found, wanted, "{written:?}");
+            assert!(damage > 0, "{written:?}");
         }
         assert_eq!(positions(&with_positions(&[1, 2])).1, 0);
     }
 
     #[test]
-    fn a_record_in_a_body_is_none() {
-        let inner = with_positions(&[1, 2, 3, 4]);
+    fn a_record_inside_a_payload_is_not_found() {
         let mut bytes = Vec::new();
-        let body = Message::new("a", inner).unwrap();
-        record::push_batch(&mut bytes, key().payload, &[body, Message::new("a", "").unwrap()]).unwrap();
-        record::place(&mut bytes, &key(), 0, 1);
-        for at in 0..HEADER {
+        push(&mut bytes, &with_positions(&[1, 2, 3, 4]));
+        push(&mut bytes, b"");
+        assign_positions(&mut bytes, &key(), 0, 1);
+        for at in 0..RECORD_HEADER {
             bytes[at] ^= 1;
             assert_eq!(positions(&bytes).0, [2], "byte {at}");
             bytes[at] ^= 1;
@@ -300,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_that_lies_swallows_nothing_behind_it() {
+    fn a_wrong_length_hides_no_later_record() {
         let mut bytes = with_positions(&[1, 2]);
         for len in [0, 1, 40, 1 << 20, u32::MAX] {
             bytes[4..8].copy_from_slice(&u32::to_le_bytes(len));

@@ -1,17 +1,17 @@
-//! Why a store could not be opened.
+//! The error of opening a folder.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::util::error::debug_as_display;
 
-/// Why an [`EmbeddedStore`](super::EmbeddedStore) store could not be opened.
+/// The reason why the folder of a store could not be opened.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another process, or another store of this one, has it open.
+    /// Another process, or another store of this process, has the folder open.
     #[error(
-        "the outbox {} is in use by another process: give each process a PATH of its own, or ask the running one (tower-outbox --url)",
+        "{} is in use by another process: give each process a PATH of its own, or ask the running one (tower-outbox --url)",
         path.display()
     )]
     InUse {
@@ -19,17 +19,17 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// A file or folder cannot be used.
-    #[error("the outbox cannot {action} {}: {}", path.display(), cure(source))]
+    #[error("cannot {action} {}: {}", path.display(), cure(source))]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// It was written by another version.
-    #[error("{} was written by another version of tower-outbox: open it with that, and let it run empty", path.display())]
+    /// Another version of this crate wrote the file.
+    #[error("{} was written by another version of tower-outbox: open it with that version, and let the store run empty", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -39,18 +39,16 @@ pub enum OpenError {
 debug_as_display!(OpenError);
 
 impl OpenError {
-    pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { action, path: path.to_owned(), source }
     }
 }
 
-/// What to do about it.
+/// Returns the cure of an error of the operating system.
 fn cure(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "create the folder it is to be in, or correct PATH",
-        io::ErrorKind::PermissionDenied => {
-            "give this process the right to read and write there, or correct PATH"
-        }
+        io::ErrorKind::NotFound => "create its parent folder, or correct PATH",
+        io::ErrorKind::PermissionDenied => "allow this process to read and write there, or correct PATH",
         io::ErrorKind::ReadOnlyFilesystem => {
             "it is on a read-only file system; correct PATH, or mount it writable"
         }
