@@ -10,6 +10,9 @@
 //! | [`appender`] | appends to the last segment, and begins the next |
 //! | [`inventory`] | finds the segments in a folder |
 //! | [`recover`] | truncates the incomplete batch that a crash leaves |
+//! | [`retention`] | which old segments are deleted |
+//! | [`record_log`] | a whole log: append, read, retention |
+//! | [`reader`] | reads a log from a position on |
 //! | [`writer`] | the thread that writes for many logs |
 //! | [`folder`] | the private, locked folder of a log |
 //! | [`files`] | private files, and access to them by offset |
@@ -22,8 +25,14 @@ pub(crate) mod folder;
 pub(crate) mod format;
 pub(crate) mod head;
 pub(crate) mod inventory;
+#[cfg_attr(not(test), allow(dead_code, reason = "the channels will use it"))]
+pub(crate) mod reader;
 pub(crate) mod record;
+#[cfg_attr(not(test), allow(dead_code, reason = "the channels will use it"))]
+pub(crate) mod record_log;
 pub(crate) mod recover;
+#[cfg_attr(not(test), allow(dead_code, reason = "the channels will use it"))]
+pub(crate) mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod writer;
