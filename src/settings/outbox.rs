@@ -45,7 +45,7 @@ pub struct OutboxSettings {
     /// How many bytes it may hold; 1 GiB by default.
     #[serde(deserialize_with = "crate::util::units::size_u64")]
     pub max_bytes: u64,
-    /// What happens when it is full; [`WhenFull::Refuse`] by default.
+    /// What happens when it is full; [`WhenFull::Refuse`] by default. [`WhenFull::DropOldest`] is for durable alone.
     #[serde(deserialize_with = "crate::util::units::word")]
     pub when_full: WhenFull,
     /// How long a message may wait in it; for ever by default.

@@ -122,6 +122,7 @@ pub enum WhenFull {
     #[default]
     Refuse,
     /// The oldest pending messages are dropped; the next one that leaves says how many, in [`DROPPED`](crate::message::headers::DROPPED).
+    /// Stores in a database refuse this when they are opened: messages that were committed are not dropped.
     DropOldest,
 }
 

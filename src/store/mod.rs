@@ -12,6 +12,10 @@ mod epoch;
 #[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(any(feature = "embedded", feature = "_sql"))]
+#[cfg_attr(
+    not(all(feature = "embedded", feature = "_sql")),
+    allow(dead_code, reason = "each kind of store uses a part of it")
+)]
 mod schedule;
 #[cfg(feature = "_sql")]
 mod sql;

@@ -1,82 +1,18 @@
-//! Whose turn it is: order for each topic and key, retries, delays, leases. Positions only, all in memory.
+//! The order in which messages are leased: by topic and key, with retries and delays. It knows positions only, in memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-#[cfg(feature = "embedded")]
 use std::hash::{BuildHasher, RandomState};
 
 use tokio::time::Instant;
 
-#[cfg(feature = "embedded")]
 use crate::message::Message;
 
-/// The messages of one topic and key.
+/// The topic and ordering key of messages, as a hash.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Group(u64);
+pub(super) struct OrderingKey(u64);
 
-/// What may be given out before the cursor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Turn {
-    Message(u64),
-    Group(Group),
-}
-
-/// The order of messages that are behind the cursor and have not left.
-#[derive(Debug, Default)]
-pub(super) struct Dispatch {
-    /// What is due, by its first position.
-    due: BTreeMap<u64, Turn>,
-    timers: BTreeSet<(Instant, Turn)>,
-    /// When those are due that wait for themselves alone.
-    until: HashMap<u64, Instant>,
-    groups: HashMap<Group, Members>,
-    /// Whom those wait for that wait in a group.
-    waits: HashMap<u64, Group>,
-    leased: HashMap<u64, Held>,
-    tokens: Tokens,
-    #[cfg(feature = "embedded")]
-    hasher: RandomState,
-}
-
-/// The number of the last lease. It begins anywhere, so that leases from before a restart are told apart.
-#[derive(Debug)]
-struct Tokens(u64);
-
-impl Default for Tokens {
-    fn default() -> Self {
-        Self(rand::random())
-    }
-}
-
-/// Those of a group that are out or wait.
-#[derive(Debug, Default)]
-struct Members {
-    /// How many are out, in the lease of this number.
-    out: usize,
-    lease: u64,
-    waiting: BTreeSet<u64>,
-    /// Where it stands in `due`.
-    due: Option<u64>,
-    /// Those that wait for their retry, and until when: none may go before the last of these is due.
-    retries: BTreeMap<u64, Instant>,
-}
-
-impl Members {
-    /// Until when none of them may go.
-    fn held(&self) -> Option<Instant> {
-        self.retries.values().max().copied()
-    }
-}
-
-#[derive(Debug)]
-struct Held {
-    token: u64,
-    group: Option<Group>,
-}
-
-#[cfg(feature = "_sql")]
-impl Group {
-    /// The group of messages whose topic and key have this hash.
-    pub(super) fn of_hash(hash: i64) -> Self {
+impl OrderingKey {
+    pub(super) fn from_hash(hash: i64) -> Self {
         Self(hash as u64)
     }
 
@@ -85,127 +21,132 @@ impl Group {
     }
 }
 
-/// What a store needs that does not read everything in order.
-#[cfg(feature = "_sql")]
-impl Dispatch {
-    /// A message without a key is there, and due.
-    pub(super) fn arrive(&mut self, position: u64) {
-        self.due.insert(position, Turn::Message(position));
-    }
+/// An entry that is due, or will be: a message without a key, or the first message of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum DueEntry {
+    Message(u64),
+    Key(OrderingKey),
+}
 
-    /// A message is there, and due when its group lets it.
-    pub(super) fn join(&mut self, position: u64, group: Group) {
-        self.groups.entry(group).or_default().waiting.insert(position);
-        self.waits.insert(position, group);
-        self.offer(group);
-    }
+/// The messages before the cursor that have not been settled for good: leased, waiting, or due.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    /// What is due, by its first position.
+    due: BTreeMap<u64, DueEntry>,
+    timers: BTreeSet<(Instant, DueEntry)>,
+    /// When messages are due that wait regardless of their key.
+    until: HashMap<u64, Instant>,
+    keys: HashMap<OrderingKey, KeyState>,
+    /// The key of each message that waits behind others of its key, or for its retry.
+    waits: HashMap<u64, OrderingKey>,
+    leased: HashMap<u64, LeasedEntry>,
+    tokens: LeaseTokens,
+    hasher: RandomState,
+}
 
-    /// A message holds its group until a time.
-    pub(super) fn hold(&mut self, position: u64, group: Group, until: Instant) {
-        self.wait(position, Some(group), until);
-        self.offer(group);
-    }
+/// The token of the last lease. It starts at random, so that leases from before a restart differ.
+#[derive(Debug)]
+struct LeaseTokens(u64);
 
-    /// Those that wait in a group, in order.
-    pub(super) fn waiting(&self, group: Group) -> impl Iterator<Item = u64> {
-        self.groups.get(&group).into_iter().flat_map(|members| members.waiting.iter().copied())
-    }
-
-    /// Whether it waits for a retry.
-    pub(super) fn is_held(&self, group: Group) -> bool {
-        self.groups.get(&group).is_some_and(|members| members.out == 0 && !members.retries.is_empty())
-    }
-
-    /// The group it waits in.
-    pub(super) fn waits_in(&self, position: u64) -> Option<Group> {
-        self.waits.get(&position).copied()
-    }
-
-    /// How many messages without a key, and groups, are due.
-    pub(super) fn turns_due(&self) -> usize {
-        self.due.len()
-    }
-
-    /// Whether a leased message may have others behind it.
-    pub(super) fn is_keyed(&self, position: u64) -> bool {
-        self.leased.get(&position).is_some_and(|leased| leased.group.is_some())
-    }
-
-    /// Forgets a message, leased or not.
-    pub(super) fn abandon(&mut self, position: u64) {
-        match self.leased.get(&position).map(|held| held.token) {
-            Some(token) => {
-                if let Some(group) = self.settle(position, token) {
-                    self.gone(group);
-                }
-            }
-            None => self.forget(position),
-        }
+impl Default for LeaseTokens {
+    fn default() -> Self {
+        Self(rand::random())
     }
 }
 
-impl Dispatch {
-    /// The group of a message, if it has a key.
-    #[cfg(feature = "embedded")]
-    pub(super) fn group(&self, message: &Message) -> Option<Group> {
+/// The messages of a key that are leased or wait.
+#[derive(Debug, Default)]
+struct KeyState {
+    /// How many messages are leased, all with the token `lease`.
+    leased: usize,
+    lease: u64,
+    waiting: BTreeSet<u64>,
+    /// Its position in `Schedule::due`.
+    due: Option<u64>,
+    /// Messages that wait for their retry. No message of the key is due before the last of these.
+    retries: BTreeMap<u64, Instant>,
+}
+
+impl KeyState {
+    /// Returns until when retries hold up the key.
+    fn held_until(&self) -> Option<Instant> {
+        self.retries.values().max().copied()
+    }
+}
+
+#[derive(Debug)]
+struct LeasedEntry {
+    token: u64,
+    key: Option<OrderingKey>,
+}
+
+impl Schedule {
+    /// Returns the key of a message, if it has one.
+    pub(super) fn ordering_key(&self, message: &Message) -> Option<OrderingKey> {
         let key = message.key()?;
-        Some(Group(self.hasher.hash_one((message.topic().as_str(), key))))
+        Some(OrderingKey(self.hasher.hash_one((message.topic().as_str(), key))))
     }
 
-    /// A number for a lease.
-    pub(super) fn lease(&mut self) -> u64 {
+    /// Returns a token for a lease.
+    pub(super) fn next_lease_token(&mut self) -> u64 {
         self.tokens.0 = self.tokens.0.wrapping_add(1);
         self.tokens.0
     }
 
-    /// Lets the timers run out that have; says whether there were any.
+    // --- what is due
+
+    /// Makes due what timers were set for until `now`.
     pub(super) fn tick(&mut self, now: Instant) {
-        while let Some((at, turn)) = self.timers.first().copied()
+        while let Some((at, entry)) = self.timers.first().copied()
             && at <= now
         {
             self.timers.pop_first();
-            match turn {
-                Turn::Message(position) => {
+            match entry {
+                DueEntry::Message(position) => {
                     self.until.remove(&position);
-                    self.due.insert(position, turn);
+                    self.due.insert(position, entry);
                 }
-                Turn::Group(group) => {
-                    if let Some(members) = self.groups.get_mut(&group)
-                        && members.held().is_some_and(|held| held <= now)
+                DueEntry::Key(key) => {
+                    if let Some(state) = self.keys.get_mut(&key)
+                        && state.held_until().is_some_and(|until| until <= now)
                     {
-                        members.retries.clear();
+                        state.retries.clear();
                     }
-                    self.offer(group);
+                    self.offer(key);
                 }
             }
         }
     }
 
-    /// When the next timer runs out.
+    /// Returns when the next timer fires.
     pub(super) fn next_timer(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
     }
 
     /// Whether anything is due.
-    #[cfg(feature = "embedded")]
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// The first positions that are due, at most `limit`.
+    /// Returns how many messages without a key, and keys, are due.
+    pub(super) fn entries_due(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Returns the first positions that are due, at most `limit`.
     pub(super) fn due(&self, limit: usize) -> Vec<u64> {
         let mut due = BTreeSet::new();
-        for (first, turn) in &self.due {
-            // A group may have later ones than others that are due.
+        for (first, entry) in &self.due {
+            // A key may have later positions than other entries that are due.
             if due.len() >= limit && due.last().is_some_and(|last| last < first) {
                 break;
             }
-            match turn {
-                Turn::Message(position) => {
+            match entry {
+                DueEntry::Message(position) => {
                     due.insert(*position);
                 }
-                Turn::Group(group) => {
-                    let waiting = self.groups.get(group).into_iter().flat_map(|members| &members.waiting);
+                DueEntry::Key(key) => {
+                    let waiting = self.keys.get(key).into_iter().flat_map(|state| &state.waiting);
                     due.extend(waiting.take(limit));
                 }
             }
@@ -216,273 +157,200 @@ impl Dispatch {
         due.into_iter().collect()
     }
 
-    /// Leases a message that comes up at the cursor or is [due](Self::due); or lets it wait for its group.
-    pub(super) fn take(&mut self, position: u64, group: Option<Group>, lease: u64) -> bool {
-        if self.due.get(&position) == Some(&Turn::Message(position)) {
-            self.due.remove(&position);
-        }
-        if let Some(group) = group {
-            let members = self.groups.entry(group).or_default();
-            members.waiting.remove(&position);
-            self.waits.remove(&position);
-            let first = members.waiting.first().is_none_or(|first| *first > position);
-            let free = if members.out == 0 { members.retries.is_empty() } else { members.lease == lease };
-            if !(free && first) {
-                members.waiting.insert(position);
-                self.waits.insert(position, group);
-                return false;
-            }
-            members.out += 1;
-            members.lease = lease;
-            if let Some(due) = members.due.take() {
-                self.due.remove(&due);
-            }
-        }
-        self.leased.insert(position, Held { token: lease, group });
-        true
+    // --- messages that come
+
+    /// Adds a message without a key, which is due.
+    pub(super) fn arrive(&mut self, position: u64) {
+        self.due.insert(position, DueEntry::Message(position));
     }
 
-    /// Forgets a message that is gone without having been leased.
-    pub(super) fn forget(&mut self, position: u64) {
-        if self.due.get(&position) == Some(&Turn::Message(position)) {
-            self.due.remove(&position);
-        }
-        if let Some(until) = self.until.remove(&position) {
-            self.timers.remove(&(until, Turn::Message(position)));
-        }
-        let Some(group) = self.waits.remove(&position) else { return };
-        if let Some(members) = self.groups.get_mut(&group) {
-            members.waiting.remove(&position);
-            members.retries.remove(&position);
-            if let Some(held) = members.held() {
-                self.timers.insert((held, Turn::Group(group)));
-            }
-        }
-        self.offer(group);
+    /// Adds a message with a key. It is due when no earlier message of the key is leased or waits for its retry.
+    pub(super) fn join(&mut self, position: u64, key: OrderingKey) {
+        self.keys.entry(key).or_default().waiting.insert(position);
+        self.waits.insert(position, key);
+        self.offer(key);
     }
 
-    /// Lets a message at the cursor wait until a time.
-    pub(super) fn wait(&mut self, position: u64, group: Option<Group>, until: Instant) {
-        match group {
+    /// Adds a message that waits for its retry, and holds up its key until then.
+    pub(super) fn hold(&mut self, position: u64, key: OrderingKey, until: Instant) {
+        self.wait(position, Some(key), until);
+        self.offer(key);
+    }
+
+    /// Adds a message that waits for its retry. Without a key it waits alone; otherwise it holds up its key.
+    pub(super) fn wait(&mut self, position: u64, key: Option<OrderingKey>, until: Instant) {
+        match key {
             None => self.delay(position, until),
-            Some(group) => {
-                let members = self.groups.entry(group).or_default();
-                members.waiting.insert(position);
-                self.waits.insert(position, group);
-                members.retries.insert(position, until);
-                self.timers.insert((members.held().unwrap_or(until), Turn::Group(group)));
+            Some(key) => {
+                let state = self.keys.entry(key).or_default();
+                state.waiting.insert(position);
+                self.waits.insert(position, key);
+                state.retries.insert(position, until);
+                self.timers.insert((state.held_until().unwrap_or(until), DueEntry::Key(key)));
             }
         }
     }
 
-    /// Lets a message wait until a time for itself alone: a delay holds up nobody.
+    /// Adds a message that waits for the end of its delay, which holds up no other message.
     pub(super) fn delay(&mut self, position: u64, until: Instant) {
         if let Some(before) = self.until.insert(position, until) {
-            self.timers.remove(&(before, Turn::Message(position)));
+            self.timers.remove(&(before, DueEntry::Message(position)));
         }
-        self.timers.insert((until, Turn::Message(position)));
+        self.timers.insert((until, DueEntry::Message(position)));
     }
 
-    /// Makes a message due that waits for its retry, or for nothing at all as a dead letter does.
+    /// Makes a message due at a time, in its place among those of its key: one that waits for its retry, or a dead letter.
     pub(super) fn requeue(&mut self, position: u64, at: Instant) {
         match self.waits.get(&position) {
-            // It keeps its place among the others.
-            Some(group) => {
-                if let Some(members) = self.groups.get_mut(group) {
-                    members.retries.insert(position, at);
-                    self.timers.insert((members.held().unwrap_or(at), Turn::Group(*group)));
+            Some(key) => {
+                if let Some(state) = self.keys.get_mut(key) {
+                    state.retries.insert(position, at);
+                    self.timers.insert((state.held_until().unwrap_or(at), DueEntry::Key(*key)));
                 }
             }
             None => self.delay(position, at),
         }
     }
 
+    // --- leasing and settling
+
+    /// Leases a message that is at the cursor or [due](Self::due). Returns false if it must wait for others of its key.
+    pub(super) fn take(&mut self, position: u64, key: Option<OrderingKey>, token: u64) -> bool {
+        if self.due.get(&position) == Some(&DueEntry::Message(position)) {
+            self.due.remove(&position);
+        }
+        if let Some(key) = key {
+            let state = self.keys.entry(key).or_default();
+            state.waiting.remove(&position);
+            self.waits.remove(&position);
+            let is_first = state.waiting.first().is_none_or(|first| *first > position);
+            let is_free = if state.leased == 0 { state.retries.is_empty() } else { state.lease == token };
+            if !(is_free && is_first) {
+                state.waiting.insert(position);
+                self.waits.insert(position, key);
+                return false;
+            }
+            state.leased += 1;
+            state.lease = token;
+            if let Some(due) = state.due.take() {
+                self.due.remove(&due);
+            }
+        }
+        self.leased.insert(position, LeasedEntry { token, key });
+        true
+    }
+
+    /// Ends a lease. Returns `None` if the token is not the one of the lease. [`gone`](Self::gone) or [`back`](Self::back)
+    /// must follow.
+    pub(super) fn settle(&mut self, position: u64, token: u64) -> Option<Option<OrderingKey>> {
+        if self.leased.get(&position)?.token != token {
+            return None;
+        }
+        let key = self.leased.remove(&position)?.key;
+        if let Some(state) = key.and_then(|key| self.keys.get_mut(&key)) {
+            state.leased -= 1;
+        }
+        Some(key)
+    }
+
+    /// Notes that a settled message will not come again.
+    pub(super) fn gone(&mut self, key: Option<OrderingKey>) {
+        if let Some(key) = key {
+            self.offer(key);
+        }
+    }
+
+    /// Notes that a settled message will come again, at once or at a time.
+    pub(super) fn back(&mut self, position: u64, key: Option<OrderingKey>, until: Option<Instant>) {
+        match (key, until) {
+            (None, None) => self.arrive(position),
+            (key, Some(until)) => self.wait(position, key, until),
+            (Some(key), None) => self.join(position, key),
+        }
+    }
+
+    /// Forgets a message that is not leased.
+    pub(super) fn forget(&mut self, position: u64) {
+        if self.due.get(&position) == Some(&DueEntry::Message(position)) {
+            self.due.remove(&position);
+        }
+        if let Some(until) = self.until.remove(&position) {
+            self.timers.remove(&(until, DueEntry::Message(position)));
+        }
+        let Some(key) = self.waits.remove(&position) else { return };
+        if let Some(state) = self.keys.get_mut(&key) {
+            state.waiting.remove(&position);
+            state.retries.remove(&position);
+            if let Some(until) = state.held_until() {
+                self.timers.insert((until, DueEntry::Key(key)));
+            }
+        }
+        self.offer(key);
+    }
+
+    /// Forgets a message, leased or not.
+    pub(super) fn abandon(&mut self, position: u64) {
+        match self.leased.get(&position).map(|entry| entry.token) {
+            Some(token) => {
+                if let Some(key) = self.settle(position, token) {
+                    self.gone(key);
+                }
+            }
+            None => self.forget(position),
+        }
+    }
+
+    // --- questions
+
     pub(super) fn is_leased(&self, position: u64) -> bool {
         self.leased.contains_key(&position)
     }
 
-    /// Whether it waits for an earlier message of its group.
-    #[cfg(feature = "embedded")]
+    /// Whether a leased message has a key, so that others may wait for it.
+    pub(super) fn is_keyed(&self, position: u64) -> bool {
+        self.leased.get(&position).is_some_and(|entry| entry.key.is_some())
+    }
+
+    /// Whether a message waits for an earlier one of its key.
     pub(super) fn is_behind(&self, position: u64) -> bool {
         self.waits.contains_key(&position)
     }
 
-    /// Ends a lease; none if it is not, or no longer, this one. Then follow [`gone`](Self::gone) or [`back`](Self::back).
-    pub(super) fn settle(&mut self, position: u64, token: u64) -> Option<Option<Group>> {
-        if self.leased.get(&position)?.token != token {
-            return None;
-        }
-        let group = self.leased.remove(&position)?.group;
-        if let Some(members) = group.and_then(|group| self.groups.get_mut(&group)) {
-            members.out -= 1;
-        }
-        Some(group)
+    /// Returns the key of a message that waits behind others of it, or for its retry.
+    pub(super) fn key_of(&self, position: u64) -> Option<OrderingKey> {
+        self.waits.get(&position).copied()
     }
 
-    /// A settled message will not come again.
-    pub(super) fn gone(&mut self, group: Option<Group>) {
-        if let Some(group) = group {
-            self.offer(group);
-        }
+    /// Returns the messages of a key that wait, in order.
+    pub(super) fn waiting(&self, key: OrderingKey) -> impl Iterator<Item = u64> {
+        self.keys.get(&key).into_iter().flat_map(|state| state.waiting.iter().copied())
     }
 
-    /// A settled message will come again, at once or at a time.
-    pub(super) fn back(&mut self, position: u64, group: Option<Group>, until: Option<Instant>) {
-        match (group, until) {
-            (None, None) => {
-                self.due.insert(position, Turn::Message(position));
-            }
-            (group, Some(until)) => {
-                self.wait(position, group, until);
-            }
-            (Some(group), None) => {
-                self.groups.entry(group).or_default().waiting.insert(position);
-                self.waits.insert(position, group);
-                self.offer(group);
-            }
-        }
+    /// Whether a retry holds up a key of which no message is leased.
+    pub(super) fn is_held(&self, key: OrderingKey) -> bool {
+        self.keys.get(&key).is_some_and(|state| state.leased == 0 && !state.retries.is_empty())
     }
 
-    /// Makes a group due if nothing stands in its way, and forgets it when it has nobody left.
-    fn offer(&mut self, group: Group) {
-        let Some(members) = self.groups.get_mut(&group) else { return };
-        if let Some(due) = members.due.take() {
+    /// Makes a key due if no message of it is leased or waits for a retry, and forgets it when it has no message left.
+    fn offer(&mut self, key: OrderingKey) {
+        let Some(state) = self.keys.get_mut(&key) else { return };
+        if let Some(due) = state.due.take() {
             self.due.remove(&due);
         }
-        if members.out > 0 || !members.retries.is_empty() {
+        if state.leased > 0 || !state.retries.is_empty() {
             return;
         }
-        match members.waiting.first() {
+        match state.waiting.first() {
             Some(first) => {
-                members.due = Some(*first);
-                self.due.insert(*first, Turn::Group(group));
+                state.due = Some(*first);
+                self.due.insert(*first, DueEntry::Key(key));
             }
             None => {
-                self.groups.remove(&group);
+                self.keys.remove(&key);
             }
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    const A: Option<Group> = Some(Group(1));
-    const B: Option<Group> = Some(Group(2));
-
-    fn due(dispatch: &Dispatch) -> Vec<u64> {
-        dispatch.due(10)
-    }
-
-    #[test]
-    fn one_of_a_group_is_not_taken_while_an_earlier_one_is_out() {
-        let mut dispatch = Dispatch::default();
-        let first = dispatch.lease();
-        assert!(dispatch.take(1, A, first));
-        assert!(dispatch.take(2, B, first));
-        assert!(dispatch.take(3, A, first), "the same lease may hold several");
-        let lease = dispatch.lease();
-        assert!(!dispatch.take(4, A, lease));
-        assert!(dispatch.take(5, None, lease));
-        assert!(due(&dispatch).is_empty());
-        for position in [1, 3] {
-            let group = dispatch.settle(position, first).unwrap();
-            dispatch.gone(group);
-        }
-        assert_eq!(due(&dispatch), [4]);
-        let lease = dispatch.lease();
-        assert!(!dispatch.take(6, A, lease), "not before those that waited");
-        assert!(dispatch.take(4, A, lease));
-        assert!(dispatch.take(6, A, lease));
-        assert!(due(&dispatch).is_empty());
-    }
-
-    #[test]
-    fn one_that_comes_back_goes_before_later_ones_that_wait() {
-        let mut dispatch = Dispatch::default();
-        let lease = dispatch.lease();
-        assert!(dispatch.take(1, A, lease));
-        let other = dispatch.lease();
-        assert!(!dispatch.take(3, A, other));
-        let group = dispatch.settle(1, lease).unwrap();
-        dispatch.gone(group);
-        // A dead letter.
-        let now = Instant::now();
-        dispatch.requeue(2, now);
-        dispatch.tick(now);
-        assert_eq!(due(&dispatch), [2, 3]);
-        let lease = dispatch.lease();
-        assert!(dispatch.take(2, A, lease));
-        assert!(dispatch.take(3, A, lease));
-        assert!(due(&dispatch).is_empty());
-    }
-
-    #[test]
-    fn the_first_that_are_due_are_in_order_though_a_group_has_later_ones() {
-        let mut dispatch = Dispatch::default();
-        let lease = dispatch.lease();
-        assert!(dispatch.take(0, A, lease));
-        let other = dispatch.lease();
-        assert!(!dispatch.take(1, A, other) && !dispatch.take(5, A, other) && !dispatch.take(7, A, other));
-        let group = dispatch.settle(0, lease).unwrap();
-        dispatch.gone(group);
-        // Dead letters, which may be of the same group.
-        let now = Instant::now();
-        for position in [3, 9] {
-            dispatch.requeue(position, now);
-        }
-        dispatch.tick(now);
-        assert_eq!(dispatch.due(2), [1, 3]);
-        assert_eq!(dispatch.due(3), [1, 3, 5]);
-        assert_eq!(due(&dispatch), [1, 3, 5, 7, 9]);
-    }
-
-    #[test]
-    fn a_retry_holds_its_group_until_it_is_due() {
-        let mut dispatch = Dispatch::default();
-        let now = Instant::now();
-        let lease = dispatch.lease();
-        assert!(dispatch.take(1, A, lease) && dispatch.take(2, A, lease));
-        let group = dispatch.settle(1, lease).unwrap();
-        dispatch.back(1, group, Some(now + Duration::from_secs(5)));
-        let group = dispatch.settle(2, lease).unwrap();
-        dispatch.back(2, group, Some(now + Duration::from_secs(1)));
-        dispatch.tick(now + Duration::from_secs(2));
-        assert!(due(&dispatch).is_empty());
-        assert_eq!(dispatch.next_timer(), Some(now + Duration::from_secs(5)));
-        dispatch.tick(now + Duration::from_secs(5));
-        assert_eq!(due(&dispatch), [1, 2]);
-    }
-
-    #[test]
-    fn a_stale_lease_settles_nothing() {
-        let mut dispatch = Dispatch::default();
-        let first = dispatch.lease();
-        assert!(dispatch.take(1, None, first));
-        assert!(dispatch.settle(1, first).is_some());
-        dispatch.back(1, None, None);
-        let second = dispatch.lease();
-        assert!(dispatch.take(1, None, second));
-        assert!(dispatch.settle(1, first).is_none());
-        assert!(dispatch.settle(1, second).is_some());
-    }
-
-    #[test]
-    fn one_that_is_gone_does_not_stop_its_group() {
-        let mut dispatch = Dispatch::default();
-        let lease = dispatch.lease();
-        assert!(dispatch.take(1, A, lease));
-        let other = dispatch.lease();
-        assert!(!dispatch.take(2, A, other) && !dispatch.take(3, A, other));
-        let group = dispatch.settle(1, lease).unwrap();
-        dispatch.gone(group);
-        assert_eq!(due(&dispatch), [2, 3]);
-        dispatch.forget(2);
-        assert_eq!(due(&dispatch), [3]);
-        dispatch.forget(3);
-        assert!(due(&dispatch).is_empty() && dispatch.groups.is_empty() && dispatch.waits.is_empty());
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tower_outbox::Message;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{EntryState, Store, StoreError};
+use tower_outbox::store::{EntryState, Store, StoreError, WhenFull};
 use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
 
 use crate::support::databases::{self, Schema};
@@ -40,16 +40,23 @@ impl Database {
         Self::Sqlite(pool, settings, folder)
     }
 
+    async fn migrate(&self) -> Result<u32, StoreError> {
+        match self {
+            Self::Postgres(pool, settings) => PostgresStore::migrate(pool, settings).await,
+            Self::Sqlite(pool, settings, _) => SqliteStore::migrate(pool, settings).await,
+        }
+    }
+
+    async fn try_open(&self) -> Result<Arc<dyn Store>, StoreError> {
+        Ok(match self {
+            Self::Postgres(pool, settings) => Arc::new(PostgresStore::open(pool.clone(), settings).await?),
+            Self::Sqlite(pool, settings, _) => Arc::new(SqliteStore::open(pool.clone(), settings).await?),
+        })
+    }
+
     /// A store that has found out that there is nothing.
     async fn open(&self) -> Arc<dyn Store> {
-        let store: Arc<dyn Store> = match self {
-            Self::Postgres(pool, settings) => {
-                Arc::new(PostgresStore::open(pool.clone(), settings).await.unwrap())
-            }
-            Self::Sqlite(pool, settings, _) => {
-                Arc::new(SqliteStore::open(pool.clone(), settings).await.unwrap())
-            }
-        };
+        let store = self.try_open().await.unwrap();
         assert_nothing_due(&*store).await;
         store
     }
@@ -110,6 +117,7 @@ on_both! {
     a_key_may_have_a_nul_character
     a_message_that_cannot_be_read_is_a_dead_letter
     the_place_has_no_password
+    a_database_refuses_to_drop_the_oldest_messages
 }
 
 async fn what_was_just_stored_leaves_without_being_read(database: Database) {
@@ -189,14 +197,7 @@ async fn a_message_that_cannot_be_read_is_a_dead_letter(database: Database) {
     for position in [1, 3] {
         database.run(&format!("UPDATE {{}}messages SET details = '{{' WHERE position = {position}")).await;
     }
-    let store = match &database {
-        Database::Postgres(pool, settings) => {
-            Arc::new(PostgresStore::open(pool.clone(), settings).await.unwrap()) as Arc<dyn Store>
-        }
-        Database::Sqlite(pool, settings, _) => {
-            Arc::new(SqliteStore::open(pool.clone(), settings).await.unwrap())
-        }
-    };
+    let store = database.try_open().await.unwrap();
     let out = lease_all(&*store, 2).await;
     assert_eq!(ids_of(&out), [messages[1].id(), messages[3].id()]);
     assert_nothing_due(&*store).await;
@@ -212,6 +213,17 @@ async fn the_place_has_no_password(database: Database) {
     let place = database.open().await.location();
     assert!(place.contains("tower_outbox") || place.contains("schema test_"), "{place}");
     assert!(!place.contains('@'), "{place}");
+}
+
+async fn a_database_refuses_to_drop_the_oldest_messages(mut database: Database) {
+    let (Database::Postgres(_, settings) | Database::Sqlite(_, settings, _)) = &mut database;
+    settings.limits.when_full = WhenFull::DropOldest;
+    for error in [database.migrate().await.unwrap_err(), database.try_open().await.err().unwrap()] {
+        let StoreError::Unavailable(cause) = &error else { panic!("{error}") };
+        for part in ["committed", "OUTBOX.WHEN_FULL = \"refuse\"", "DELIVERY = \"durable\""] {
+            assert!(cause.to_string().contains(part), "{cause}");
+        }
+    }
 }
 
 /// A row that stands in a transaction of another process, of the key of the first message.

@@ -22,10 +22,10 @@ use std::sync::Arc;
 use tempfile::TempDir;
 use tower_outbox::BoxError;
 use tower_outbox::store::{EmbeddedStoreSettings, PostgresStore, SqlStoreSettings, SqliteStore};
-use tower_outbox::store::{Limits, Store};
+use tower_outbox::store::{Limits, Store, WhenFull};
 
 use crate::support::databases::{self, Schema};
-use crate::support::stores::{open, until};
+use crate::support::stores::{limits, open, until};
 
 type Opened = Result<Arc<dyn Store>, BoxError>;
 type Open = Box<dyn Fn(Limits) -> Pin<Box<dyn Future<Output = Opened> + Send>> + Send + Sync>;
@@ -35,6 +35,8 @@ type Open = Box<dyn Fn(Limits) -> Pin<Box<dyn Future<Output = Opened> + Send>> +
 struct Capabilities {
     /// It keeps everything in files of about this many bytes in this folder, and gives back the space of what has left.
     files: Option<(PathBuf, u64)>,
+    /// It may be told to drop the oldest messages when it is full; others refuse that when they are opened.
+    drops_oldest: bool,
 }
 
 /// Where a store is opened, again and again.
@@ -49,6 +51,12 @@ impl Place {
     fn with_limits(mut self, limits: Limits) -> Self {
         self.limits = limits;
         self
+    }
+
+    /// The place with room for so many messages, of which the oldest are dropped when it is full; none if it never drops any.
+    fn dropping_oldest(self, max_messages: u64) -> Option<Self> {
+        let drops_oldest = self.capabilities.drops_oldest;
+        drops_oldest.then(|| self.with_limits(limits(max_messages, WhenFull::DropOldest)))
     }
 
     async fn open(&self) -> Arc<dyn Store> {
@@ -72,8 +80,10 @@ impl Place {
 fn embedded_with(change: fn(EmbeddedStoreSettings) -> EmbeddedStoreSettings) -> Place {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("outbox");
-    let capabilities =
-        Capabilities { files: Some((path.clone(), change(EmbeddedStoreSettings::new(&path)).segment_bytes)) };
+    let capabilities = Capabilities {
+        files: Some((path.clone(), change(EmbeddedStoreSettings::new(&path)).segment_bytes)),
+        drops_oldest: true,
+    };
     let open = move |limits| {
         let settings = change(EmbeddedStoreSettings::new(&path)).with_limits(limits);
         Box::pin(async move { Ok(Arc::new(open(&settings).await?) as Arc<dyn Store>) }) as Pin<Box<_>>
@@ -97,7 +107,7 @@ async fn sqlite() -> Place {
             Ok(Arc::new(SqliteStore::open(pool, &settings).await?) as Arc<dyn Store>)
         }) as Pin<Box<_>>
     };
-    let capabilities = Capabilities { files: None };
+    let capabilities = Capabilities { files: None, drops_oldest: false };
     Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: Some(folder) }
 }
 
@@ -111,7 +121,7 @@ async fn postgres() -> Place {
             Ok(Arc::new(PostgresStore::open(pool, &settings).await?) as Arc<dyn Store>)
         }) as Pin<Box<_>>
     };
-    let capabilities = Capabilities { files: None };
+    let capabilities = Capabilities { files: None, drops_oldest: false };
     Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: None }
 }
 

@@ -59,7 +59,6 @@ suite! {
     relayed:
         rows_and_sent_events_agree_whatever_happened
         what_is_committed_is_sent_at_once
-        the_oldest_make_room_for_what_is_committed
         what_is_persisted_is_sent_when_the_response_is_there;
     dropping:
         a_request_dropped_anywhere_leaves_both_or_neither
@@ -87,8 +86,7 @@ suite! {
         without_an_outbox_in_this_database_it_is_an_error_and_the_messages_stay
         after_the_response_it_is_an_error
         messages_that_cannot_be_stored_are_in_the_queue_again
-        what_is_persisted_takes_room
-        what_is_persisted_makes_the_oldest_go;
+        what_is_persisted_takes_room;
     handled:
         a_retention_shorter_than_the_retries_is_warned_about
         a_message_that_comes_again_is_handled_once

@@ -14,7 +14,7 @@ use crate::log::segment::Segment;
 use crate::message::Message;
 use crate::store::admission::Admitted;
 use crate::store::capacity::{Capacity, Excess};
-use crate::store::schedule::Dispatch;
+use crate::store::schedule::Schedule;
 use crate::store::{Limits, StoreError, Unstored};
 use crate::telemetry;
 
@@ -75,8 +75,8 @@ pub(super) struct LogIndex {
     pub(super) last_begun: u64,
     /// The position of the next message.
     pub(super) next: u64,
-    pub(super) dispatch: Dispatch,
-    /// The position up to which every message has been leased or is in `dispatch`. Segments from here on are not rewritten.
+    pub(super) schedule: Schedule,
+    /// The position up to which every message has been leased or is in `schedule`. Segments from here on are not rewritten.
     pub(super) cursor: u64,
     /// The messages that were read from disk: all live ones from the cursor up to `ahead_end`.
     pub(super) ahead: VecDeque<(u64, Message)>,
@@ -125,7 +125,7 @@ impl LogIndex {
             segments: BTreeMap::new(),
             last_begun: 0,
             next: 1,
-            dispatch: Dispatch::default(),
+            schedule: Schedule::default(),
             cursor: 0,
             ahead: VecDeque::new(),
             ahead_end: 0,
@@ -198,7 +198,7 @@ impl LogIndex {
             if is_enough(&dropped, freed) {
                 break;
             }
-            if !self.is_dead(position) && !self.dispatch.is_leased(position) {
+            if !self.is_dead(position) && !self.schedule.is_leased(position) {
                 let segment = self.segments.range(..=position).next_back();
                 freed += segment
                     .map_or(0, |(_, segment)| segment.live_bytes.checked_div(segment.live).unwrap_or(0));
@@ -211,7 +211,7 @@ impl LogIndex {
         }
         let count = dropped.len();
         for position in &dropped {
-            self.dispatch.forget(*position);
+            self.schedule.forget(*position);
             self.remove(*position);
         }
         self.dropped_unreported += count as u64;

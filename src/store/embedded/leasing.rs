@@ -34,8 +34,8 @@ impl LogIndex {
         if self.closed {
             return Err(StoreError::Closed);
         }
-        self.dispatch.tick(Instant::now());
-        let due = self.dispatch.due(limit);
+        self.schedule.tick(Instant::now());
+        let due = self.schedule.due(limit);
         let missing: Vec<u64> = due
             .iter()
             .copied()
@@ -44,17 +44,17 @@ impl LogIndex {
         if !missing.is_empty() {
             return Ok(LeaseStep::Fetch(missing));
         }
-        let token = self.dispatch.lease();
+        let token = self.schedule.next_lease_token();
         let mut leased = Vec::new();
         for position in due {
             match self.fetched.remove(&position) {
                 Some(message) if self.is_pending(position) => {
                     self.offer(position, message, token, &mut leased)
                 }
-                _ => self.dispatch.forget(position),
+                _ => self.schedule.forget(position),
             }
         }
-        if self.dispatch.is_due() && leased.len() < limit {
+        if self.schedule.is_due() && leased.len() < limit {
             // Some due messages were removed, or wait for their key. The next due ones go before those at the cursor.
             if leased.is_empty() {
                 return self.lease(limit);
@@ -92,11 +92,11 @@ impl LogIndex {
             self.attach_drop_notice(&mut leased[0]);
             return Ok(LeaseStep::Leased(leased));
         }
-        if self.dispatch.is_due() {
+        if self.schedule.is_due() {
             // Other messages of the same keys have become due.
             return self.lease(limit);
         }
-        Ok(LeaseStep::Idle { until: self.dispatch.next_timer() })
+        Ok(LeaseStep::Idle { until: self.schedule.next_timer() })
     }
 
     /// Leases the message at the cursor, or lets it wait for its retry, its delay, or its key.
@@ -104,20 +104,20 @@ impl LogIndex {
         let (now, instant) = (SystemTime::now(), Instant::now());
         let retry = self.retries.get(&position).map_or(Duration::ZERO, |retry| retry.remaining(now));
         if !retry.is_zero() {
-            let key = self.dispatch.group(&message);
-            return self.dispatch.wait(position, key, after(instant, retry));
+            let key = self.schedule.ordering_key(&message);
+            return self.schedule.wait(position, key, after(instant, retry));
         }
         let delay = delay_left(&message, now);
         if !delay.is_zero() {
-            return self.dispatch.delay(position, after(instant, delay));
+            return self.schedule.delay(position, after(instant, delay));
         }
         self.offer(position, message, token, leased);
     }
 
     /// Leases a message unless an earlier message of its key is leased or waits.
     fn offer(&mut self, position: u64, message: Message, token: u64, leased: &mut Vec<Leased>) {
-        let key = self.dispatch.group(&message);
-        if self.dispatch.take(position, key, token) {
+        let key = self.schedule.ordering_key(&message);
+        if self.schedule.take(position, key, token) {
             let attempts = self.retries.get(&position).map_or(0, |retry| retry.attempts);
             leased.push(Leased::new(Lease::new(position, token), message, attempts));
         }

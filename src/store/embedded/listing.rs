@@ -57,7 +57,7 @@ impl LogIndex {
 
     fn wait(&self, position: u64, retry: Option<&RetryState>, message: Option<&Message>) -> Wait {
         let now = SystemTime::now();
-        if self.dispatch.is_leased(position) {
+        if self.schedule.is_leased(position) {
             return Wait::Sending;
         }
         let retry = retry.map_or(Duration::ZERO, |retry| retry.remaining(now));
@@ -68,7 +68,7 @@ impl LogIndex {
         if !delay.is_zero() {
             return Wait::Delayed { until: after(now, delay) };
         }
-        if self.dispatch.is_behind(position) { Wait::Key } else { Wait::Turn }
+        if self.schedule.is_behind(position) { Wait::Key } else { Wait::Turn }
     }
 
     /// Returns the position of the oldest pending message.

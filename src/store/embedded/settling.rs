@@ -27,7 +27,7 @@ impl LogIndex {
         let mut retried = false;
         for (Lease { position, token, .. }, settlement) in settled {
             let position = *position;
-            let Some(key) = self.dispatch.settle(position, *token) else { continue };
+            let Some(key) = self.schedule.settle(position, *token) else { continue };
             let notice = self.drop_notice.take_if(|(noticed, _)| *noticed == position);
             match settlement {
                 Settlement::Ack | Settlement::Discard => {
@@ -37,20 +37,20 @@ impl LogIndex {
                     }
                     self.remove(position);
                     removed.push(position);
-                    self.dispatch.gone(key);
+                    self.schedule.gone(key);
                 }
-                Settlement::Release => self.dispatch.back(position, key, None),
+                Settlement::Release => self.schedule.back(position, key, None),
                 Settlement::Retry { after: wait, reason } => {
                     let at = clock();
                     let bytes = self.waiting_reasons.push(position, at, reason);
                     self.change(position, |retry| retry.fail(at, *wait, bytes));
                     self.log(&Event::AttemptFailed { position, at, after: *wait, bytes });
-                    self.dispatch.back(position, key, Some(after(Instant::now(), *wait)));
+                    self.schedule.back(position, key, Some(after(Instant::now(), *wait)));
                     retried = true;
                 }
                 Settlement::Reject { reason } => {
                     self.dead_letter(position, reason);
-                    self.dispatch.gone(key);
+                    self.schedule.gone(key);
                 }
             }
         }
@@ -58,7 +58,7 @@ impl LogIndex {
             self.log(&Event::Removed(event::runs(removed)));
         }
         self.capacity.admit();
-        Ok(retried || self.dispatch.is_due())
+        Ok(retried || self.schedule.is_due())
     }
 
     /// Makes a message that cannot be read a dead letter.
@@ -131,7 +131,7 @@ impl LogIndex {
         let mut requeued = Vec::new();
         for position in positions {
             let Some(retry) = self.retries.get_mut(position) else { continue };
-            if self.dispatch.is_leased(*position) {
+            if self.schedule.is_leased(*position) {
                 continue;
             }
             if !retry.dead && retry.remaining(at).is_zero() {
@@ -144,7 +144,7 @@ impl LogIndex {
             self.capacity.add(was_dead, -was_dead, 0);
             // The cursor has not reached the others yet.
             if *position < self.cursor {
-                self.dispatch.requeue(*position, after(now, wait));
+                self.schedule.requeue(*position, after(now, wait));
             }
         }
         let count = requeued.len();
@@ -157,10 +157,10 @@ impl LogIndex {
         if self.closed {
             return Err(StoreError::Closed);
         }
-        let may_go = |position: &&u64| self.live.contains(**position) && !self.dispatch.is_leased(**position);
+        let may_go = |position: &&u64| self.live.contains(**position) && !self.schedule.is_leased(**position);
         let dropped: Vec<u64> = positions.iter().filter(may_go).copied().collect();
         for position in &dropped {
-            self.dispatch.forget(*position);
+            self.schedule.forget(*position);
             self.remove(*position);
         }
         let count = dropped.len();

@@ -36,16 +36,12 @@ pub(super) struct Statements {
     pub(super) done: SqlStr,
     pub(super) retry: SqlStr,
     pub(super) bury: SqlStr,
-    pub(super) told: SqlStr,
     pub(super) list: SqlStr,
     pub(super) dead: SqlStr,
     pub(super) waiting: SqlStr,
     pub(super) revive: SqlStr,
     pub(super) hasten: SqlStr,
     pub(super) delete: SqlStr,
-    pub(super) oldest: SqlStr,
-    pub(super) overflow: SqlStr,
-    pub(super) untold: SqlStr,
     pub(super) counts: SqlStr,
 }
 
@@ -97,7 +93,6 @@ impl Statements {
                  kept AS (INSERT INTO {{schema}}.dead_letters ({MOVED}, attempts, failures) \
                  SELECT {MOVED}, attempts, why FROM gone) SELECT {NO_WAIT}"
             )),
-            told: sql("UPDATE {schema}.overflow SET untold = greatest(untold - $1, 0)".to_owned()),
             list: sql(format!(
                 "SELECT * FROM (\
                  (SELECT {COLUMNS}, {WAIT}, details, body, false AS dead, key_hash IS NOT NULL AND EXISTS ( \
@@ -126,14 +121,6 @@ impl Statements {
                  SELECT (SELECT count(*) FROM m), (SELECT count(*) FROM d), \
                  (SELECT coalesce(sum(size), 0)::bigint FROM (SELECT size FROM m UNION ALL SELECT size FROM d) s)"
                 .to_owned()),
-            oldest: sql("SELECT position, size FROM {schema}.messages WHERE position <> ALL ($1) \
-                 AND (bucket = ANY ($2) OR cardinality($2::smallint[]) = 0) ORDER BY position LIMIT $3"
-                .to_owned()),
-            overflow: sql("WITH gone AS (DELETE FROM {schema}.messages WHERE position = ANY ($1) RETURNING size), \
-                 noted AS (UPDATE {schema}.overflow SET untold = untold + (SELECT count(*) FROM gone)) \
-                 SELECT count(*), coalesce(sum(size), 0)::bigint FROM gone"
-                .to_owned()),
-            untold: sql("SELECT untold FROM {schema}.overflow".to_owned()),
             counts: sql("SELECT m.count, d.count, m.size + d.size, \
                  (SELECT details FROM {schema}.messages ORDER BY position LIMIT 1) \
                  FROM (SELECT count(*) AS count, coalesce(sum(size), 0)::bigint AS size FROM {schema}.messages) m, \

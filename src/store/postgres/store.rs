@@ -45,10 +45,8 @@ use crate::store::sql::{Engine, Handle, Inserted, SqlStoreSettings, store_of_eng
 /// instance holds its part of them. An instance that dies is replaced when its [`lease`](SqlStoreSettings::lease)
 /// has run out, and one that was taken for dead changes nothing any more: each statement asks whether its holder
 /// still is the holder. So order holds for each topic and key, at least once, whatever the instances do. Limits are
-/// counted by each instance: exact for one, and about a minute late for what others do. With
-/// [`WhenFull::DropOldest`](crate::store::WhenFull::DropOldest) an instance drops the oldest of what it is to send
-/// itself, and of all when that is not enough. What is another's to send then, or is dropped by an operator, may be on
-/// its way: it may leave all the same.
+/// counted by each instance: exact for one, and about a minute late for what others do.
+/// [`WhenFull::DropOldest`](crate::store::WhenFull::DropOldest) is refused: committed messages are not dropped.
 ///
 /// Confirms of messages without a key are written down together, five milliseconds after the first, as each statement costs
 /// more than storing a message did: what a crash of the app catches in that time is sent once more.
@@ -76,7 +74,7 @@ impl PostgresStore {
     /// [`StoreError::Unavailable`] when the database refuses, or the tables are of a later version than this crate knows;
     /// nothing is changed then.
     pub async fn migrate(pool: &PgPool, settings: &SqlStoreSettings) -> Result<u32, StoreError> {
-        let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
+        let schema = settings.checked_schema().map_err(StoreError::unavailable)?;
         migrations::migrate(pool, schema).await.map_err(StoreError::unavailable)
     }
 
@@ -85,7 +83,7 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::Unavailable`] when they are not, or are of another version.
     pub async fn open(pool: PgPool, settings: &SqlStoreSettings) -> Result<Self, StoreError> {
-        let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
+        let schema = settings.checked_schema().map_err(StoreError::unavailable)?;
         migrations::check(&pool, schema).await.map_err(StoreError::unavailable)?;
         let elsewhere = Arc::new(Notify::new());
         let leases = PgLeases::new(&pool, schema, Arc::clone(&elsewhere));

@@ -173,38 +173,6 @@ impl Tables for PostgresTables {
         Ok((messages as u64, dead as u64, bytes as u64))
     }
 
-    async fn oldest(
-        &self,
-        but: &[u64],
-        buckets: &[i16],
-        limit: usize,
-    ) -> Result<Vec<(u64, u64)>, sqlx::Error> {
-        let oldest: Vec<(i64, i32)> = sqlx::query_as(self.statements.oldest.clone())
-            .bind(signed(but))
-            .bind(buckets)
-            .bind(limit as i64)
-            .fetch_all(&self.pool)
-            .await?;
-        Ok(oldest.into_iter().map(|(position, size)| (position as u64, size.max(0) as u64)).collect())
-    }
-
-    async fn overflow(
-        &self,
-        connection: &mut PgConnection,
-        positions: &[u64],
-    ) -> Result<(u64, u64), sqlx::Error> {
-        let (messages, bytes): (i64, i64) = sqlx::query_as(self.statements.overflow.clone())
-            .bind(signed(positions))
-            .fetch_one(connection)
-            .await?;
-        Ok((messages as u64, bytes as u64))
-    }
-
-    async fn untold(&self) -> Result<u64, sqlx::Error> {
-        let (untold,): (i64,) = sqlx::query_as(self.statements.untold.clone()).fetch_one(&self.pool).await?;
-        Ok(untold as u64)
-    }
-
     async fn counts(&self) -> Result<Counts, sqlx::Error> {
         let row = sqlx::query_as(self.statements.counts.clone()).fetch_one(&self.pool).await?;
         Ok(counts_of(row))
@@ -219,7 +187,7 @@ impl Tables for PostgresTables {
 
 impl PostgresTables {
     async fn write(&self, held: &[(i16, i64)], fared: &Fared) -> Result<(u64, u64), sqlx::Error> {
-        if fared.retried.is_empty() && fared.dead.is_empty() && fared.told == 0 {
+        if fared.retried.is_empty() && fared.dead.is_empty() {
             return self.done(&mut *self.pool.acquire().await?, held, &fared.done).await;
         }
         let mut transaction = self.pool.begin().await?;
@@ -248,10 +216,6 @@ impl PostgresTables {
                 .bind(failures)
                 .execute(&mut *transaction)
                 .await?;
-        }
-        if fared.told > 0 {
-            let told = signed_one(fared.told);
-            sqlx::query(self.statements.told.clone()).bind(told).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(gone)

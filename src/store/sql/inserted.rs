@@ -51,13 +51,12 @@ impl Inserted {
         let places = std::mem::take(&mut self.places);
         let count = places.len() as i64;
         let bytes: u64 = places.iter().map(|place| place.size).sum();
-        let (mut elsewhere, mut over) = (false, false);
+        let mut elsewhere = false;
         {
             let mut state = self.shared.lock();
             let now = Instant::now();
             state.room.change(self.queued, count, 0, bytes as i64);
             drop(state.room.capacity.admission().own());
-            over |= state.room.is_overfull();
             for (place, message) in places.into_iter().zip(messages) {
                 elsewhere |= state.is_elsewhere(place.bucket);
                 state.hand_over(&place, message, now);
@@ -67,9 +66,6 @@ impl Inserted {
         self.shared.changed.notify_waiters();
         if elsewhere {
             self.shared.elsewhere.notify_one();
-        }
-        if over {
-            self.shared.overfull.notify_one();
         }
     }
 

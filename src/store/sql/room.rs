@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::store::capacity::{Capacity, Excess};
+use crate::store::capacity::Capacity;
 use crate::store::{Counts, Limits};
 
 /// How often is counted what other processes stored and sent.
@@ -42,11 +42,6 @@ impl Room {
     pub(crate) fn unreserve(&mut self, (messages, bytes): (u64, u64)) {
         self.capacity.unreserve(messages, bytes);
         self.capacity.admit();
-    }
-
-    /// Whether the oldest messages must be dropped, after transactions of the app that were not refused.
-    pub(crate) fn is_overfull(&self) -> bool {
-        self.capacity.drops_oldest() && self.capacity.excess(0, 0) != Excess::default()
     }
 
     /// Ends a reservation, and adds to what the store holds, or takes away.

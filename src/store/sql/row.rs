@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::details::message;
 use crate::message::Message;
-use crate::store::schedule::Group;
+use crate::store::schedule::OrderingKey;
 use crate::util::error::BoxError;
 
 /// A row of the table of messages.
@@ -77,8 +77,8 @@ impl Row {
         Ok(Self { content, ..found })
     }
 
-    pub(crate) fn group(&self) -> Option<Group> {
-        self.key_hash.map(Group::of_hash)
+    pub(crate) fn group(&self) -> Option<OrderingKey> {
+        self.key_hash.map(OrderingKey::from_hash)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::versions::WrongTables;
-use crate::store::Limits;
+use crate::store::{Limits, WhenFull};
 
 /// How [`PostgresStore`](crate::store::PostgresStore) and [`SqliteStore`](crate::store::SqliteStore) keep messages.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,7 +12,8 @@ pub struct SqlStoreSettings {
     /// Where the tables are: a schema in Postgres, a prefix of their names in SQLite; `tower_outbox` by default.
     /// Letters, digits and underscores; upper case and words of SQL stay as they are.
     pub schema: String,
-    /// How much it may hold; see [`Limits`].
+    /// How much it may hold; see [`Limits`]. [`WhenFull::DropOldest`] is refused when the store is opened: messages that were
+    /// committed are not dropped.
     pub limits: Limits,
     /// How long an instance of the app may be silent before others send what it was to send; 15 seconds by default.
     pub lease: Duration,
@@ -77,17 +78,20 @@ impl SqlStoreSettings {
         is_enough
     }
 
-    /// The name, if it can stand in a statement as it is.
-    pub(crate) fn safe_schema(&self) -> Result<&str, WrongTables> {
+    /// Returns the name of the schema, if these settings can be used: it stands in statements as it is.
+    pub(crate) fn checked_schema(&self) -> Result<&str, WrongTables> {
         let mut bytes = self.schema.bytes();
         // 63 bytes is what Postgres keeps of a name; the longest suffix of ours takes some of them.
         let is_safe = self.schema.len() <= 40
             && bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
             && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             && !["pg_", "sqlite"].iter().any(|of_system| self.schema.to_lowercase().starts_with(of_system));
-        if is_safe {
-            return Ok(&self.schema);
+        if !is_safe {
+            return Err(WrongTables::BadSchema { name: self.schema.chars().take(64).collect() });
         }
-        Err(WrongTables::BadSchema { name: self.schema.chars().take(64).collect() })
+        match self.limits.when_full {
+            WhenFull::Refuse => Ok(&self.schema),
+            WhenFull::DropOldest => Err(WrongTables::DropsOldest),
+        }
     }
 }

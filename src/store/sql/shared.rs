@@ -14,13 +14,11 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// Something was stored that another process is to send.
     pub(crate) elsewhere: Arc<Notify>,
-    /// More was stored than there is room for.
-    pub(crate) overfull: Notify,
 }
 
 impl Shared {
     pub(crate) fn new(state: State, elsewhere: Arc<Notify>) -> Self {
-        Self { state: Mutex::new(state), changed: Notify::new(), elsewhere, overfull: Notify::new() }
+        Self { state: Mutex::new(state), changed: Notify::new(), elsewhere }
     }
 
     pub(crate) fn lock(&self) -> MutexGuard<'_, State> {

@@ -63,24 +63,6 @@ pub(crate) trait Tables: Send + Sync + 'static {
     /// Drops rows of either table; gives how many messages, how many dead letters, and how many bytes both had.
     async fn delete(&self, positions: &[u64]) -> Result<(u64, u64, u64), sqlx::Error>;
 
-    /// The positions and sizes of the oldest rows, but for some; those of some buckets, or all when that is none.
-    async fn oldest(
-        &self,
-        but: &[u64],
-        buckets: &[i16],
-        limit: usize,
-    ) -> Result<Vec<(u64, u64)>, sqlx::Error>;
-
-    /// Drops rows to make room, and notes how many; gives how many messages and bytes it was.
-    async fn overflow(
-        &self,
-        connection: &mut <Self::Database as Database>::Connection,
-        positions: &[u64],
-    ) -> Result<(u64, u64), sqlx::Error>;
-
-    /// How many dropped messages nobody has told of.
-    async fn untold(&self) -> Result<u64, sqlx::Error>;
-
     async fn counts(&self) -> Result<Counts, sqlx::Error>;
 
     /// The database, for people: without a password.
@@ -109,13 +91,11 @@ pub(crate) struct Fared {
     pub(crate) done: Vec<u64>,
     pub(crate) retried: Vec<Failed>,
     pub(crate) dead: Vec<Failed>,
-    /// So many dropped messages have been told of.
-    pub(crate) told: u64,
 }
 
 impl Fared {
     pub(crate) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.retried.is_empty() && self.dead.is_empty() && self.told == 0
+        self.done.is_empty() && self.retried.is_empty() && self.dead.is_empty()
     }
 }
 

@@ -21,6 +21,11 @@ pub(crate) enum WrongTables {
          first, and not beginning as the names of the database's own do (pg_, sqlite)"
     )]
     BadSchema { name: String },
+    #[error(
+        "WHEN_FULL = \"drop_oldest\" cannot be used with a store in a database (DELIVERY = \"transactional\"): messages that were \
+         committed are not dropped. Set OUTBOX.WHEN_FULL = \"refuse\", or DELIVERY = \"durable\""
+    )]
+    DropsOldest,
 }
 
 /// Says what is wrong with tables of the version `found`, if they are there, for an app that needs `needed`.

@@ -26,7 +26,6 @@ pub(super) struct Statements {
     pub(super) retry: SqlStr,
     pub(super) bury: SqlStr,
     pub(super) buried: SqlStr,
-    pub(super) told: SqlStr,
     pub(super) list: SqlStr,
     pub(super) meant: SqlStr,
     pub(super) revive: SqlStr,
@@ -34,9 +33,6 @@ pub(super) struct Statements {
     pub(super) hasten: SqlStr,
     pub(super) delete: SqlStr,
     pub(super) delete_dead: SqlStr,
-    pub(super) oldest: SqlStr,
-    pub(super) overflow: SqlStr,
-    pub(super) untold: SqlStr,
     pub(super) counts: SqlStr,
 }
 
@@ -76,7 +72,6 @@ impl Statements {
                  FROM {{schema}}_messages WHERE position = ?2 AND {HELD}"
             )),
             buried: sql(format!("DELETE FROM {{schema}}_messages WHERE position = ?2 AND {HELD}")),
-            told: sql("UPDATE {schema}_overflow SET untold = max(untold - ?1, 0)".to_owned()),
             list: sql(format!(
                 "SELECT * FROM (SELECT * FROM (SELECT {COLUMNS}, {WAIT}, details, body, 0 AS dead, key_hash IS NOT NULL AND EXISTS ( \
                  SELECT 1 FROM {{schema}}_messages e WHERE e.key_hash = m.key_hash AND e.position < m.position) AS behind \
@@ -97,11 +92,6 @@ impl Statements {
             hasten: sql("UPDATE {schema}_messages SET due_at = ?2 WHERE position = ?1".to_owned()),
             delete: sql(format!("DELETE FROM {{schema}}_messages WHERE {these} RETURNING CAST(size AS INTEGER)")),
             delete_dead: sql(format!("DELETE FROM {{schema}}_dead_letters WHERE {these} RETURNING CAST(size AS INTEGER)")),
-            oldest: sql("SELECT position, CAST(size AS INTEGER) FROM {schema}_messages \
-                 WHERE position NOT IN (SELECT value FROM json_each(?1)) ORDER BY position LIMIT ?2"
-                .to_owned()),
-            overflow: sql("UPDATE {schema}_overflow SET untold = untold + ?1".to_owned()),
-            untold: sql("SELECT untold FROM {schema}_overflow".to_owned()),
             counts: sql("SELECT m.count, d.count, m.size + d.size, \
                  (SELECT details FROM {schema}_messages ORDER BY position LIMIT 1) \
                  FROM (SELECT count(*) AS count, CAST(total(size) AS INTEGER) AS size FROM {schema}_messages) m, \

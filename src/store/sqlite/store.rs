@@ -29,9 +29,9 @@ use crate::store::sql::{Engine, Handle, Inserted, SqlStoreSettings, Turn, store_
 /// has ended. An instance that dies is replaced when its [`lease`](SqlStoreSettings::lease) has run out, and one
 /// that was taken for dead changes nothing any more: each statement asks whether its holder still is the holder. So
 /// order holds for each topic and key, at least once, whatever the instances do. Limits are counted by each
-/// instance: exact for one, and about a minute late for what others do. An operator's drop, or an overflow with
-/// [`WhenFull::DropOldest`](crate::store::WhenFull::DropOldest), may meet a message that another instance is
-/// sending.
+/// instance: exact for one, and about a minute late for what others do. An operator's
+/// drop may meet a message that another instance is sending.
+/// [`WhenFull::DropOldest`](crate::store::WhenFull::DropOldest) is refused: committed messages are not dropped.
 ///
 /// SQLite has one writer at a time, so a transaction of the app that is going to write must begin with `BEGIN
 /// IMMEDIATE`. What this crate writes in one process, each [`Tx`](crate::tx::Tx) included, takes turns: first come, first
@@ -55,7 +55,7 @@ impl SqliteStore {
     /// [`StoreError::Unavailable`] when the database refuses, or the tables are of a later version than this crate knows;
     /// nothing is changed then.
     pub async fn migrate(pool: &SqlitePool, settings: &SqlStoreSettings) -> Result<u32, StoreError> {
-        let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
+        let schema = settings.checked_schema().map_err(StoreError::unavailable)?;
         migrations::migrate(pool, schema).await.map_err(StoreError::unavailable)
     }
 
@@ -64,7 +64,7 @@ impl SqliteStore {
     /// # Errors
     /// [`StoreError::Unavailable`] when they are not, or are of another version.
     pub async fn open(pool: SqlitePool, settings: &SqlStoreSettings) -> Result<Self, StoreError> {
-        let schema = settings.safe_schema().map_err(StoreError::unavailable)?;
+        let schema = settings.checked_schema().map_err(StoreError::unavailable)?;
         migrations::check(&pool, schema).await.map_err(StoreError::unavailable)?;
         let writers = Writers::of(&pool);
         let leases = SqliteLeases::new(&pool, writers.clone(), schema);

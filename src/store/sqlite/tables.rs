@@ -146,10 +146,6 @@ impl Tables for SqliteTables {
                 }
             }
         }
-        if fared.told > 0 {
-            let query = sqlx::query(self.statements.told.clone()).bind(signed(fared.told));
-            query.execute(&mut *transaction).await?;
-        }
         transaction.commit().await?;
         Ok(gone)
     }
@@ -207,28 +203,6 @@ impl Tables for SqliteTables {
         }
         transaction.commit().await?;
         Ok((gone[0].0, gone[1].0, gone[0].1 + gone[1].1))
-    }
-
-    async fn oldest(&self, but: &[u64], _: &[i16], limit: usize) -> Result<Vec<(u64, u64)>, sqlx::Error> {
-        let query = sqlx::query_as(self.statements.oldest.clone()).bind(list(but)).bind(limit as i64);
-        let oldest: Vec<(i64, i64)> = query.fetch_all(&self.pool).await?;
-        Ok(oldest.into_iter().map(|(position, size)| (position as u64, size.max(0) as u64)).collect())
-    }
-
-    async fn overflow(
-        &self,
-        connection: &mut SqliteConnection,
-        positions: &[u64],
-    ) -> Result<(u64, u64), sqlx::Error> {
-        let query = sqlx::query_as(self.statements.delete.clone()).bind(list(positions));
-        let gone = sum((0, 0), &query.fetch_all(&mut *connection).await?);
-        sqlx::query(self.statements.overflow.clone()).bind(signed(gone.0)).execute(connection).await?;
-        Ok(gone)
-    }
-
-    async fn untold(&self) -> Result<u64, sqlx::Error> {
-        let (untold,): (i64,) = sqlx::query_as(self.statements.untold.clone()).fetch_one(&self.pool).await?;
-        Ok(untold as u64)
     }
 
     async fn counts(&self) -> Result<Counts, sqlx::Error> {

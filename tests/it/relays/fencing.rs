@@ -4,13 +4,11 @@ use std::time::Duration;
 
 use sqlx::AssertSqlSafe;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{Lease, Store, WhenFull};
+use tower_outbox::store::{Lease, Store};
 use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
 
 use crate::support::databases::{Schema, sqlite};
-use crate::support::stores::{
-    assert_nothing_due, batch, dead, depth, keyed, lease_all, limits, list, retry, until,
-};
+use crate::support::stores::{dead, keyed, lease_all, retry};
 
 /// Leases messages, and gives what settles each in another way.
 async fn lease_some(store: &(impl Store + ?Sized)) -> Vec<(Lease, Settlement)> {
@@ -86,41 +84,4 @@ async fn who_has_lost_its_file_changes_no_row() {
     assert_eq!(rows().await, before);
     store.close().await;
     assert_eq!(rows().await, before);
-}
-
-#[tokio::test]
-#[ignore = "needs brokers: ./scripts/test"]
-async fn who_makes_room_leaves_to_others_what_is_theirs_to_send() {
-    let Schema { pool, settings } = Schema::new().await;
-    PostgresStore::migrate(&pool, &settings).await.unwrap();
-    let settings = settings.with_limits(limits(40, WhenFull::DropOldest));
-    let [one, two] =
-        [PostgresStore::open(pool.clone(), &settings), PostgresStore::open(pool.clone(), &settings)];
-    let (one, two) = (one.await.unwrap(), two.await.unwrap());
-    let shared = format!("SELECT count(*) FROM {}.buckets GROUP BY owner", settings.schema);
-    until("both have their part", async || {
-        assert_nothing_due(&one).await;
-        assert_nothing_due(&two).await;
-        let parts: Vec<i64> =
-            sqlx::query_scalar(AssertSqlSafe(shared.clone())).fetch_all(&pool).await.unwrap();
-        parts == [8, 8]
-    })
-    .await;
-    // What has no key goes to who stores it.
-    one.append(batch("a", 20)).await.unwrap();
-    let out = lease_all(&one, 20).await;
-    two.append(batch("a", 20)).await.unwrap();
-    assert_eq!(depth(&two).await, (40, 0));
-    for _ in 0..3 {
-        two.append(batch("a", 4)).await.unwrap();
-    }
-    assert_eq!(depth(&two).await, (40, 0));
-    let left: Vec<_> = list(&one).await.iter().map(|entry| entry.position).collect();
-    assert!(out.iter().all(|one| left.contains(&one.lease.position)), "what is being sent was dropped");
-    // There is nothing else.
-    two.append(batch("a", 30)).await.unwrap();
-    assert_eq!(depth(&two).await, (40, 0));
-    one.close().await;
-    two.close().await;
-    Schema { pool, settings }.drop().await;
 }

@@ -140,7 +140,7 @@ pub(super) async fn admission_is_known_after_a_reopen(place: Place) {
 }
 
 pub(super) async fn the_oldest_make_room(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(10) else { return };
     let store = place.open().await;
     let mut messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
@@ -159,7 +159,7 @@ pub(super) async fn the_oldest_make_room(place: Place) {
 }
 
 pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(10) else { return };
     let store = place.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
@@ -184,7 +184,7 @@ pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Pl
 }
 
 pub(super) async fn a_batch_larger_than_the_store_drops_nothing(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(10) else { return };
     let store = place.open().await;
     let messages = batch("a", 4);
     store.append(messages.clone()).await.unwrap();
@@ -204,7 +204,7 @@ fn dropped(one: &Leased) -> Option<i64> {
 }
 
 pub(super) async fn the_next_message_says_how_many_were_dropped(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(10) else { return };
     let store = place.open().await;
     store.append(batch("a", 10)).await.unwrap();
     store.append(batch("a", 3)).await.unwrap();
@@ -219,7 +219,7 @@ pub(super) async fn the_next_message_says_how_many_were_dropped(place: Place) {
 }
 
 pub(super) async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(place: Place) {
-    let place = place.with_limits(limits(3, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(3) else { return };
     let store = place.open().await;
     store.append(batch("a", 3)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
@@ -237,7 +237,7 @@ pub(super) async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(
 }
 
 pub(super) async fn the_count_of_dropped_messages_survives_a_reopen(place: Place) {
-    let place = place.with_limits(limits(3, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(3) else { return };
     let mut store = place.open().await;
     store.append(batch("a", 3)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
@@ -256,7 +256,7 @@ pub(super) async fn the_count_of_dropped_messages_survives_a_reopen(place: Place
 
 /// Whatever happens in between, the headers of what was confirmed add up to what was dropped.
 pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
-    let place = place.with_limits(limits(20, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(20) else { return };
     let mut store = place.open().await;
     let mut random = Random::new(3);
     let mut appended: HashSet<Uuid> = HashSet::new();

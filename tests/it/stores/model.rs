@@ -9,13 +9,13 @@ use tower_outbox::Message;
 use tower_outbox::message::Scalar;
 use tower_outbox::message::Settlement;
 use tower_outbox::message::headers;
-use tower_outbox::store::{Entry, EntryState, Lease, Leased, Store, StoreError, Wait, WhenFull};
+use tower_outbox::store::{Entry, EntryState, Lease, Leased, Store, StoreError, Wait};
 use uuid::Uuid;
 
 use super::Place;
 use crate::support::fuse::fuse;
 use crate::support::random::Random;
-use crate::support::stores::{STUCK, ids, limits, list};
+use crate::support::stores::{STUCK, ids, list};
 
 const STEPS: usize = 150;
 
@@ -32,7 +32,7 @@ pub(super) async fn random_operations_agree_with_a_model(place: Place) {
 
 pub(super) async fn random_operations_on_a_full_store_agree_with_a_model(place: Place) {
     const MAX: usize = 25;
-    let place = place.with_limits(limits(MAX as u64, WhenFull::DropOldest));
+    let Some(place) = place.dropping_oldest(MAX as u64) else { return };
     for seed in 100..106 {
         println!("seed {seed}");
         Run::new(&place, seed, Some(MAX)).await.run().await;

@@ -136,8 +136,8 @@ pub async fn messages_that_cannot_be_stored_are_in_the_queue_again<P: Place>(pla
 }
 
 /// A store of this size into which five messages are persisted; and who looks after it, as a relay does.
-async fn overfull<P: Place>(place: &P, when_full: WhenFull) -> Arc<dyn Store> {
-    let place = place.with_limits(limits(3, when_full));
+async fn overfull<P: Place>(place: &P) -> Arc<dyn Store> {
+    let place = place.with_limits(limits(3, WhenFull::Refuse));
     let store = place.store().await;
     let looking_after = Arc::clone(&store);
     tokio::spawn(async move {
@@ -157,13 +157,8 @@ async fn overfull<P: Place>(place: &P, when_full: WhenFull) -> Arc<dyn Store> {
 }
 
 pub async fn what_is_persisted_takes_room<P: Place>(place: P) {
-    let store = overfull(&place, WhenFull::Refuse).await;
+    let store = overfull(&place).await;
     // Well before the next count that is due anyway.
     until("requests are turned away", async || !store.admission().unwrap().is_open()).await;
     assert_eq!(depth(&*store).await, (5, 0));
-}
-
-pub async fn what_is_persisted_makes_the_oldest_go<P: Place>(place: P) {
-    let store = overfull(&place, WhenFull::DropOldest).await;
-    until("the oldest have gone", async || depth(&*store).await == (3, 0)).await;
 }

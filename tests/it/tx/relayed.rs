@@ -15,13 +15,13 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 use tower::ServiceExt;
 use tower_outbox::outbox::{Outbox, RelaySettings};
-use tower_outbox::store::{Counts, Store, WhenFull};
+use tower_outbox::store::{Counts, Store};
 use tower_outbox::testing::Sent;
 use tower_outbox::{Message, MessageQueue, MessagingLayer, Tx};
 
-use super::place::{Place, ask, both, created, insert, post, quiet};
+use super::place::{Place, both, created, insert, post, quiet};
 use crate::support::messengers::recording;
-use crate::support::stores::{QUIET, STUCK, depth, limits, until};
+use crate::support::stores::{QUIET, STUCK, depth, until};
 
 /// A layer whose relay runs.
 struct Running {
@@ -119,25 +119,6 @@ pub async fn what_is_committed_is_sent_at_once<P: Place>(place: P) {
     // What is only looked for is sent two seconds later.
     assert!(fastest < Duration::from_secs(1), "{fastest:?}");
     running.end().await;
-}
-
-pub async fn the_oldest_make_room_for_what_is_committed<P: Place>(place: P) {
-    let place = place.with_limits(limits(10, WhenFull::DropOldest));
-    let handler = async |Path(number): Path<u64>, mut tx: Tx<P::Kind>, queue: MessageQueue| {
-        insert::<P>(&mut tx, &number.to_string()).await;
-        for part in 0..3 {
-            queue.enqueue(Message::new(format!("{number}.{part}"), "").unwrap()).unwrap();
-        }
-    };
-    // Nobody sends.
-    let app = Router::new().route("/{number}", any(handler)).layer(place.layer().await);
-    for number in 0..8 {
-        let request = Request::post(format!("/{number}")).body(Body::empty()).unwrap();
-        assert_eq!(ask(&app, request).await.status(), StatusCode::OK, "what has a row is not refused");
-    }
-    until("the oldest have gone", async || place.events().await.len() == 10).await;
-    let expected: Vec<_> = (14..24).map(|n| format!("{}.{}", n / 3, n % 3)).collect();
-    assert_eq!((place.rows().await, place.events().await), (8, expected));
 }
 
 pub async fn what_is_persisted_is_sent_when_the_response_is_there<P: Place>(place: P) {

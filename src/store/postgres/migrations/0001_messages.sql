@@ -60,11 +60,6 @@ CREATE TABLE {schema}.dead_letters (
 COMMENT ON TABLE {schema}.dead_letters IS 'Messages given up on, until they are requeued or dropped. Columns as of messages.';
 COMMENT ON COLUMN {schema}.dead_letters.died_at IS 'When it was given up on.';
 
-CREATE TABLE {schema}.overflow (untold bigint NOT NULL);
-INSERT INTO {schema}.overflow VALUES (0);
-COMMENT ON TABLE {schema}.overflow IS 'One row: how many messages were dropped for lack of room, and no message has told so yet.';
-COMMENT ON COLUMN {schema}.overflow.untold IS 'How many.';
-
 CREATE TABLE {schema}.relays (
     id uuid PRIMARY KEY,
     until timestamptz NOT NULL

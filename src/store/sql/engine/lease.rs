@@ -97,19 +97,8 @@ impl<T: Tables> Engine<T> {
         }
         let engine = Arc::clone(self);
         self.tasks.spawn(async move {
-            let changes = engine.shared.lock().room.changes;
-            let untold = unless_it_panics(engine.tables.untold()).await;
             let counts = unless_it_panics(engine.tables.counts()).await;
-            let mut state = engine.shared.lock();
-            if let Ok(untold) = untold
-                && state.room.changes == changes
-            {
-                state.set_untold(untold);
-            }
-            state.room.end_count(counts.ok().as_ref());
-            if state.room.is_overfull() {
-                engine.shared.overfull.notify_one();
-            }
+            engine.shared.lock().room.end_count(counts.ok().as_ref());
         });
     }
 

@@ -2,7 +2,6 @@
 
 mod lease;
 mod operating;
-mod overflow;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -55,8 +54,6 @@ pub(crate) struct Engine<T> {
     settled: tokio::sync::Mutex<()>,
     /// What is to be said waits for no more.
     hurry: Notify,
-    /// One at a time makes room.
-    overflowing: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     leases: Arc<dyn Leases>,
     lease: Duration,
@@ -100,7 +97,6 @@ impl<T: Tables> Engine<T> {
         let share = watch::Sender::new(Share::default());
         let mut state = State::new(settings.limits.clone(), share.subscribe());
         state.room.counted(&tables.counts().await.map_err(StoreError::unavailable)?);
-        state.set_untold(tables.untold().await.map_err(StoreError::unavailable)?);
         let engine = Arc::new(Self {
             tables,
             shared: Arc::new(Shared::new(state, elsewhere)),
@@ -108,14 +104,12 @@ impl<T: Tables> Engine<T> {
             settling: Mutex::default(),
             settled: tokio::sync::Mutex::default(),
             hurry: Notify::new(),
-            overflowing: tokio::sync::Mutex::default(),
             tasks: TaskTracker::new(),
             leases,
             lease: settings.lease,
             share,
             keeper: OnceLock::new(),
         });
-        engine.watch_overflow();
         Ok(Handle(engine))
     }
 
@@ -193,18 +187,13 @@ impl<T: Tables> Engine<T> {
             let mut batch = lent.lock().await;
             let messages = batch.len() as u64;
             let bytes = batch.iter().map(size).sum();
-            let drops = {
+            {
                 let capacity = &mut engine.shared.lock().room.capacity;
-                match capacity.reserve(messages, bytes, own) {
-                    Ok(()) => false,
-                    Err(_) if capacity.drops_oldest() => true,
-                    Err(_) => return Err(capacity.full(messages, bytes)),
+                if capacity.reserve(messages, bytes, own).is_err() {
+                    return Err(capacity.full(messages, bytes));
                 }
-            };
-            let inserted = match drops {
-                false => engine.store(&mut batch, (messages, bytes), &[]).await?,
-                true => engine.store_over(&mut batch, (messages, bytes)).await?,
-            };
+            }
+            let inserted = engine.store(&mut batch, (messages, bytes)).await?;
             inserted.committed(std::mem::take(&mut *batch));
             Ok(())
         });
@@ -215,29 +204,16 @@ impl<T: Tables> Engine<T> {
         }
     }
 
-    /// Stores a batch for which there is room, and drops others with it.
-    async fn store(
-        &self,
-        batch: &mut Vec<Message>,
-        queued: (u64, u64),
-        dropped: &[u64],
-    ) -> Result<Inserted, StoreError> {
+    /// Stores a batch for which capacity is reserved.
+    async fn store(&self, batch: &mut Vec<Message>, queued: (u64, u64)) -> Result<Inserted, StoreError> {
         // If it fails before they are inserted, the room is given back.
         let mut guard = Inserted::new(Arc::clone(&self.shared), Vec::new(), queued);
         let (_turn, mut transaction) = self.tables.begin().await.map_err(StoreError::unavailable)?;
         self.open_or_closed()?;
-        let gone = match dropped {
-            [] => Ok((0, 0)),
-            dropped => self.tables.overflow(&mut transaction, dropped).await,
-        };
-        let gone = gone.map_err(StoreError::unavailable)?;
         self.tables.retain_new(&mut transaction, batch).await.map_err(StoreError::unavailable)?;
         let inserted = self.insert(&mut transaction, batch, guard.take_queued()).await;
         let inserted = inserted.map_err(StoreError::unavailable)?;
         transaction.commit().await.map_err(StoreError::unavailable)?;
-        if gone.0 > 0 {
-            self.dropped(gone);
-        }
         Ok(inserted)
     }
 
@@ -316,7 +292,6 @@ impl<T: Tables> Engine<T> {
             state.room.capacity.close();
         }
         self.shared.changed.notify_waiters();
-        self.shared.overfull.notify_one();
     }
 
     pub(crate) async fn close(&self) {

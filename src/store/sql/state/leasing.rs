@@ -7,8 +7,7 @@ use tokio::time::Instant;
 
 use super::reading::Mark;
 use super::{AHEAD_BYTES, KNOWN, Known, LOW, OF_A_GROUP, Out, State};
-use crate::message::headers::DROPPED;
-use crate::store::schedule::Group;
+use crate::store::schedule::OrderingKey;
 use crate::store::sql::row::{Content, Row};
 use crate::store::sql::share::Share;
 use crate::store::sql::tables::Read;
@@ -51,11 +50,12 @@ impl State {
         if !self.sync_share(now) {
             return Ok(Next::Idle { until: None, share: self.share.clone() });
         }
-        self.dispatch.tick(now);
+        self.schedule.tick(now);
         let next_due = self.next_due.filter(|_| self.known.len() < KNOWN / 2);
         // What has a key waits in the database, but for its position.
-        let has_room =
-            self.ready.len() < LOW && self.ready_bytes < AHEAD_BYTES / 2 && self.dispatch.turns_due() < KNOWN;
+        let has_room = self.ready.len() < LOW
+            && self.ready_bytes < AHEAD_BYTES / 2
+            && self.schedule.entries_due() < KNOWN;
         let (is_due, is_unread, is_to_sweep) =
             (next_due.is_some_and(|due| due <= now), has_room && self.is_unread(), self.sweep.at <= now);
         if !is_reader && (is_due || is_unread || is_to_sweep) {
@@ -74,9 +74,9 @@ impl State {
             self.begin();
             return Ok(Next::Sweep(self.next_sweep()));
         }
-        let due = self.dispatch.due(limit);
+        let due = self.schedule.due(limit);
         if due.is_empty() {
-            let timers = [self.dispatch.next_timer(), next_due, Some(self.sweep.at), self.until];
+            let timers = [self.schedule.next_timer(), next_due, Some(self.sweep.at), self.until];
             return Ok(Next::Idle { until: timers.into_iter().flatten().min(), share: self.share.clone() });
         }
         let fetch = self.to_fetch(due);
@@ -92,9 +92,9 @@ impl State {
     }
 
     fn to_fetch(&self, due: Vec<u64>) -> Fetch {
-        let (mut positions, mut keys): (_, HashMap<Group, usize>) = (Vec::new(), HashMap::new());
+        let (mut positions, mut keys): (_, HashMap<OrderingKey, usize>) = (Vec::new(), HashMap::new());
         for position in &due {
-            match self.dispatch.waits_in(*position) {
+            match self.schedule.key_of(*position) {
                 Some(group) => *keys.entry(group).or_default() += 1,
                 None if self.ready.contains_key(position) => {}
                 None => positions.push(*position),
@@ -135,18 +135,18 @@ impl State {
         let mut rows: BTreeMap<u64, Row> = rows.into_iter().map(|row| (row.position, row)).collect();
         for position in &fetch.positions {
             if !matches!(self.known.get(position), Some(Known::Here(_))) {
-                self.dispatch.forget(*position);
+                self.schedule.forget(*position);
                 continue;
             }
-            if self.dispatch.is_leased(*position) {
+            if self.schedule.is_leased(*position) {
                 continue;
             }
             match rows.remove(position) {
                 Some(row) if row.wait.is_zero() => drop(batch.insert(*position, row)),
                 // Another process has changed it.
                 Some(row) => {
-                    self.dispatch.forget(*position);
-                    self.dispatch.delay(*position, now + row.wait);
+                    self.schedule.forget(*position);
+                    self.schedule.delay(*position, now + row.wait);
                 }
                 None => self.forget(*position),
             }
@@ -157,7 +157,7 @@ impl State {
         }
         for (hash, wanted) in &fetch.keys {
             let rows = groups.remove(hash).unwrap_or_default();
-            self.meet(Group::of_hash(*hash), rows, *wanted, now, &mut batch);
+            self.meet(OrderingKey::from_hash(*hash), rows, *wanted, now, &mut batch);
         }
         self.gone = None;
         self.lease(batch, limit)
@@ -166,7 +166,7 @@ impl State {
     /// The first rows of a group, `wanted` at most: they are all there is in it up to the last of them.
     fn meet(
         &mut self,
-        group: Group,
+        group: OrderingKey,
         rows: Vec<Row>,
         wanted: usize,
         now: Instant,
@@ -181,7 +181,7 @@ impl State {
         let last = rows.last().map_or(0, |row| row.position);
         let found: Vec<u64> = rows.iter().map(|row| row.position).collect();
         let vanished: Vec<u64> = self
-            .dispatch
+            .schedule
             .waiting(group)
             .filter(|position| (is_all || *position <= last) && found.binary_search(position).is_err())
             .collect();
@@ -191,7 +191,7 @@ impl State {
         for row in rows {
             let position = row.position;
             let may_come = match self.known.get(&position) {
-                Some(Known::Here(_)) => !self.dispatch.is_leased(position),
+                Some(Known::Here(_)) => !self.schedule.is_leased(position),
                 Some(_) => false,
                 None => !self.has_gone(position),
             };
@@ -200,28 +200,28 @@ impl State {
             }
             self.known.insert(position, Known::Here(row.bucket));
             if row.wait.is_zero() {
-                if self.dispatch.waits_in(position).is_none() {
-                    self.dispatch.join(position, group);
+                if self.schedule.key_of(position).is_none() {
+                    self.schedule.join(position, group);
                 }
                 batch.insert(position, row);
             } else {
-                self.dispatch.hold(position, group, now + row.wait);
+                self.schedule.hold(position, group, now + row.wait);
                 if self.known.len() > KNOWN {
                     self.look_for_due(now + row.wait);
                 }
             }
         }
-        if self.known.len() > KNOWN && self.dispatch.waiting(group).next().is_some() {
+        if self.known.len() > KNOWN && self.schedule.waiting(group).next().is_some() {
             self.forget_if_held(group);
         }
     }
 
     /// Forgets a group that waits for a retry: it is found when that is due.
-    pub(super) fn forget_if_held(&mut self, group: Group) {
-        if !self.dispatch.is_held(group) {
+    pub(super) fn forget_if_held(&mut self, group: OrderingKey) {
+        if !self.schedule.is_held(group) {
             return;
         }
-        let waiting: Vec<u64> = self.dispatch.waiting(group).collect();
+        let waiting: Vec<u64> = self.schedule.waiting(group).collect();
         for position in waiting {
             self.forget(position);
         }
@@ -230,7 +230,7 @@ impl State {
 
     /// Leases what of these, all due, may go.
     fn lease(&mut self, batch: BTreeMap<u64, Row>, limit: usize) -> Vec<Leased> {
-        let token = self.dispatch.lease();
+        let token = self.schedule.next_lease_token();
         let mut leased = Vec::with_capacity(limit.min(batch.len()));
         for (position, row) in batch {
             let group = row.group();
@@ -245,20 +245,11 @@ impl State {
             let (Content::Message(message), Some(fence)) = (content, self.held.get(&bucket).copied()) else {
                 continue;
             };
-            if self.dispatch.take(position, group, token) {
+            if self.schedule.take(position, group, token) {
                 let out = Out { token, bucket, fence, failures, settling: false };
                 self.out.insert(position, out);
                 leased.push(Leased::new(Lease::new(position, token), message, attempts));
             }
-        }
-        // One process at a time tells.
-        if let Some(first) = leased.first_mut()
-            && self.untold > 0
-            && self.teller.is_none()
-            && self.held.contains_key(&0)
-        {
-            self.teller = Some((first.lease.position, self.untold));
-            first.message.set_header(DROPPED, i64::try_from(self.untold).unwrap_or(i64::MAX));
         }
         leased
     }

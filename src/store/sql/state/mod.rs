@@ -20,7 +20,7 @@ use super::row::{Content, Row};
 use super::share::Share;
 use crate::message::Message;
 use crate::store::Limits;
-use crate::store::schedule::{Dispatch, Group};
+use crate::store::schedule::{OrderingKey, Schedule};
 
 /// How many messages, and how many of their bytes, wait in memory for their turn.
 const AHEAD_MESSAGES: usize = 1_024;
@@ -52,7 +52,7 @@ pub(crate) struct State {
     until: Option<Instant>,
     /// Some of the share is not held yet.
     deferred: bool,
-    dispatch: Dispatch,
+    schedule: Schedule,
     /// Those that are not to be read again.
     known: BTreeMap<u64, Known>,
     /// Read, and not given out.
@@ -60,7 +60,7 @@ pub(crate) struct State {
     ready_bytes: usize,
     out: HashMap<u64, Out>,
     /// Groups of which there is more than is known.
-    more: HashSet<Group>,
+    more: HashSet<OrderingKey>,
     /// Those that have gone while a read is under way, which may still find them.
     gone: Option<HashSet<u64>>,
     /// Everything up to there has been read.
@@ -76,9 +76,6 @@ pub(crate) struct State {
     newest: u64,
     next_due: Option<Instant>,
     sweep: Sweep,
-    /// Dropped for lack of room, and not told of; the message that tells, and how many it tells of.
-    untold: u64,
-    teller: Option<(u64, u64)>,
 }
 
 /// Why a position is not to be read again.
@@ -86,7 +83,7 @@ pub(crate) struct State {
 enum Known {
     /// It stands in a transaction of ours.
     Reserved(i16),
-    /// It is in `dispatch`.
+    /// It is in `schedule`.
     Here(i16),
     /// It is being dropped.
     Condemned,
@@ -122,7 +119,7 @@ impl State {
             held: BTreeMap::new(),
             until: None,
             deferred: false,
-            dispatch: Dispatch::default(),
+            schedule: Schedule::default(),
             known: BTreeMap::new(),
             ready: BTreeMap::new(),
             ready_bytes: 0,
@@ -137,8 +134,6 @@ impl State {
             newest: 0,
             next_due: Some(Instant::now()),
             sweep: Sweep { at: Instant::now() + SWEEP_BUSY, from: 0, busy: false },
-            untold: 0,
-            teller: None,
         }
     }
 
@@ -147,11 +142,10 @@ impl State {
     /// Forgets a position in every way: it is there no more, or no more ours. If a read under way finds it, and it is ours
     /// again, it is to be taken: what is behind it must not pass it.
     fn forget(&mut self, position: u64) {
-        self.dispatch.abandon(position);
+        self.schedule.abandon(position);
         if let Some(row) = self.ready.remove(&position) {
             self.ready_bytes -= row.size as usize;
         }
-        self.teller.take_if(|(teller, _)| *teller == position);
         self.unknow(position);
     }
 

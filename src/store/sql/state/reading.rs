@@ -137,17 +137,17 @@ impl State {
         match row.group() {
             Some(group) => {
                 // The others are found when the turn of the group comes.
-                if self.dispatch.waiting(group).nth(OF_A_GROUP - 1).is_some() || self.known.len() > 2 * KNOWN
+                if self.schedule.waiting(group).nth(OF_A_GROUP - 1).is_some() || self.known.len() > 2 * KNOWN
                 {
                     self.more.insert(group);
-                    if self.dispatch.waiting(group).next().is_some() {
+                    if self.schedule.waiting(group).next().is_some() {
                         return;
                     }
                 }
-                self.dispatch.join(position, group);
+                self.schedule.join(position, group);
             }
             None => {
-                self.dispatch.arrive(position);
+                self.schedule.arrive(position);
                 if matches!(row.content, Content::Unread) {
                     self.known.insert(position, Known::Here(bucket));
                     return;

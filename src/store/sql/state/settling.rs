@@ -39,7 +39,6 @@ impl Settling {
         self.fared.done.extend(other.fared.done);
         self.fared.retried.extend(other.fared.retried);
         self.fared.dead.extend(other.fared.dead);
-        self.fared.told += other.fared.told;
         self.held.extend(other.held);
         self.held.sort_unstable();
         self.held.dedup();
@@ -63,18 +62,10 @@ impl State {
             }
             out.settling = true;
             held.insert((out.bucket, out.fence));
-            settling.is_urgent |= *settlement != Settlement::Ack || self.dispatch.is_keyed(position);
+            settling.is_urgent |= *settlement != Settlement::Ack || self.schedule.is_keyed(position);
             let fared = &mut settling.fared;
             match settlement {
-                Settlement::Ack | Settlement::Discard => {
-                    fared.done.push(position);
-                    if *settlement == Settlement::Ack
-                        && let Some((teller, count)) = self.teller
-                        && teller == position
-                    {
-                        fared.told = count;
-                    }
-                }
+                Settlement::Ack | Settlement::Discard => fared.done.push(position),
                 Settlement::Release => {}
                 Settlement::Retry { after, reason } => {
                     let failures = add_failure(out.failures.as_deref(), reason);
@@ -106,30 +97,28 @@ impl State {
     pub(crate) fn end_settle(&mut self, settling: Settling, (gone, bytes): (u64, u64)) {
         let now = Instant::now();
         let dead = settling.fared.dead.len() as i64;
-        self.untold = self.untold.saturating_sub(settling.fared.told);
         for (Lease { position, token, .. }, settlement) in settling.settled {
             if self.out.get(&position).is_some_and(|out| out.token == token) {
                 self.out.remove(&position);
             }
-            let Some(group) = self.dispatch.settle(position, token) else { continue };
-            self.teller.take_if(|(teller, _)| *teller == position);
+            let Some(group) = self.schedule.settle(position, token) else { continue };
             match settlement {
                 Settlement::Ack | Settlement::Discard | Settlement::Reject { .. } => {
                     self.be_gone(position);
-                    self.dispatch.gone(group);
+                    self.schedule.gone(group);
                 }
-                Settlement::Release => self.dispatch.back(position, group, None),
+                Settlement::Release => self.schedule.back(position, group, None),
                 Settlement::Retry { after, .. } => {
                     let at = now + after.min(CENTURY);
                     if self.known.len() < KNOWN {
-                        self.dispatch.back(position, group, Some(at));
+                        self.schedule.back(position, group, Some(at));
                         continue;
                     }
                     self.look_for_due(at);
                     match group {
                         None => self.be_gone(position),
                         Some(group) => {
-                            self.dispatch.back(position, Some(group), Some(at));
+                            self.schedule.back(position, Some(group), Some(at));
                             self.forget_if_held(group);
                         }
                     }
@@ -167,22 +156,6 @@ impl State {
         self.sweep.at = self.sweep.at.min(Instant::now() + SWEEP_BUSY);
     }
 
-    /// Those that may not be dropped to make room.
-    pub(crate) fn undroppable(&self) -> Vec<u64> {
-        let condemned = self.known.iter().filter(|(_, known)| **known == Known::Condemned);
-        self.out.keys().copied().chain(condemned.map(|(position, _)| *position)).collect()
-    }
-
-    pub(crate) fn add_untold(&mut self, count: u64) {
-        self.untold += count;
-    }
-
-    pub(crate) fn set_untold(&mut self, count: u64) {
-        if self.teller.is_none() {
-            self.untold = count;
-        }
-    }
-
     pub(crate) fn is_out(&self, position: u64) -> bool {
         self.out.contains_key(&position)
     }
@@ -195,7 +168,7 @@ impl State {
         for Requeued { position, wait, .. } in requeued {
             let at = now + (*wait).min(CENTURY);
             if self.known.get(position).is_some_and(|known| matches!(known, Known::Here(_))) {
-                self.dispatch.requeue(*position, at);
+                self.schedule.requeue(*position, at);
             } else {
                 self.look_for_due(at);
             }

@@ -31,10 +31,6 @@ CREATE TABLE {schema}_dead_letters ( -- Messages given up on, until they are req
     failures TEXT,
     died_at INTEGER NOT NULL DEFAULT (unixepoch() * 1000000) -- When it was given up on.
 );
-CREATE TABLE {schema}_overflow ( -- One row.
-    untold INTEGER NOT NULL -- How many messages were dropped for lack of room, and no message has told so yet.
-);
-INSERT INTO {schema}_overflow VALUES (0);
 CREATE TABLE {schema}_relays ( -- The instances of the app that send.
     id BLOB PRIMARY KEY, -- Of one life of an instance; never used again.
     until INTEGER NOT NULL -- In milliseconds since 1970: from then on others strike it off; its heartbeats move that on.
