@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPool;
 use sqlx::sqlite::SqlitePool;
 use tempfile::TempDir;
@@ -12,6 +11,7 @@ use tower_outbox::Message;
 use tower_outbox::message::Settlement;
 use tower_outbox::store::{EntryState, Store, StoreError, WhenFull};
 use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use uuid::Uuid;
 
 use crate::support::databases::{self, Schema};
 use crate::support::message;
@@ -19,6 +19,7 @@ use crate::support::stores::{
     STUCK, assert_nothing_due, batch, confirm, depth, ids, ids_of, keyed, lease, lease_all, list, settle,
     until,
 };
+use crate::support::tables::Tables;
 
 /// A database with the tables of a store.
 enum Database {
@@ -61,32 +62,10 @@ impl Database {
         store
     }
 
-    /// Runs a statement in which `{}` stands before the name of a table.
-    async fn run(&self, statement: &str) {
+    fn tables(&self) -> Tables {
         match self {
-            Self::Postgres(pool, settings) => {
-                let statement = statement.replace("{}", &format!("{}.", settings.schema));
-                sqlx::raw_sql(AssertSqlSafe(statement)).execute(pool).await.unwrap();
-            }
-            Self::Sqlite(pool, settings, _) => {
-                let statement = statement.replace("{}", &format!("{}_", settings.schema));
-                sqlx::raw_sql(AssertSqlSafe(statement)).execute(pool).await.unwrap();
-            }
-        }
-    }
-
-    /// Hides the messages from whoever reads them.
-    async fn hide(&self) {
-        match self {
-            Self::Postgres(..) => self.run("ALTER TABLE {}messages RENAME TO hidden").await,
-            Self::Sqlite(..) => self.run("ALTER TABLE {}messages RENAME TO {}hidden").await,
-        }
-    }
-
-    async fn show(&self) {
-        match self {
-            Self::Postgres(..) => self.run("ALTER TABLE {}hidden RENAME TO messages").await,
-            Self::Sqlite(..) => self.run("ALTER TABLE {}hidden RENAME TO {}messages").await,
+            Self::Postgres(pool, settings) => Tables::postgres(pool, settings),
+            Self::Sqlite(pool, settings, _) => Tables::sqlite(pool, settings),
         }
     }
 }
@@ -127,9 +106,9 @@ async fn what_was_just_stored_leaves_without_being_read(database: Database) {
     for _ in 0..20 {
         let messages = batch("a", 100);
         store.append(messages.clone()).await.unwrap();
-        database.hide().await;
+        database.tables().hide_messages().await;
         let leased = timeout(STUCK, store.lease(100)).await.unwrap();
-        database.show().await;
+        database.tables().show_messages().await;
         let out = leased.unwrap_or_default();
         left_unread = ids_of(&out) == ids(&messages);
         confirm(&*store, &out).await;
@@ -141,10 +120,10 @@ async fn what_was_just_stored_leaves_without_being_read(database: Database) {
     assert!(left_unread);
     // What has a key is read: an earlier one may have come.
     store.append(vec![keyed("a", "k")]).await.unwrap();
-    database.hide().await;
+    database.tables().hide_messages().await;
     let read = timeout(STUCK, store.lease(1)).await.unwrap();
     assert!(matches!(read, Err(StoreError::Unavailable(_))), "{read:?}");
-    database.show().await;
+    database.tables().show_messages().await;
     assert_eq!(lease(&*store, 10).await.len(), 1);
     assert_eq!(depth(&*store).await, (1, 0));
 }
@@ -195,7 +174,7 @@ async fn a_message_that_cannot_be_read_is_a_dead_letter(database: Database) {
     store.append(messages.to_vec()).await.unwrap();
     store.close().await;
     for position in [1, 3] {
-        database.run(&format!("UPDATE {{}}messages SET details = '{{' WHERE position = {position}")).await;
+        database.tables().damage_message(position).await;
     }
     let store = database.try_open().await.unwrap();
     let out = lease_all(&*store, 2).await;
@@ -227,17 +206,12 @@ async fn a_database_refuses_to_drop_the_oldest_messages(mut database: Database) 
 }
 
 /// A row that stands in a transaction of another process, of the key of the first message.
-async fn insert_like_the_first(pool: &PgPool, schema: &str) -> sqlx::Transaction<'static, sqlx::Postgres> {
+async fn insert_like_the_first(database: &Database) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let Database::Postgres(pool, _) = database else { unreachable!() };
     let mut transaction = pool.begin().await.unwrap();
-    let statement = format!(
-        "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size) \
-         SELECT bucket, '00000000-0000-0000-0000-000000000007', topic, key, key_hash, details, body, size \
-         FROM {schema}.messages ORDER BY position LIMIT 1"
-    );
-    sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
+    database.tables().copy_first_message(&mut transaction, Uuid::from_u128(7)).await;
     // Others come in between, more than are looked at again.
-    let statement = format!("SELECT setval('{schema}.messages_position_seq', 100000)");
-    sqlx::query(AssertSqlSafe(statement)).execute(&mut *transaction).await.unwrap();
+    database.tables().skip_to(&mut transaction, 100_000).await;
     transaction
 }
 
@@ -245,19 +219,18 @@ async fn insert_like_the_first(pool: &PgPool, schema: &str) -> sqlx::Transaction
 #[ignore = "needs brokers: ./scripts/test"]
 async fn an_earlier_message_of_a_key_that_is_committed_late_leaves_before_a_later_one() {
     let database = Database::postgres().await;
-    let Database::Postgres(pool, settings) = &database else { unreachable!() };
     let store = database.open().await;
     let messages = [keyed("a", "k"), keyed("a", "k")];
     store.append(messages[..1].to_vec()).await.unwrap();
     let out = lease(&*store, 10).await;
-    let late = insert_like_the_first(pool, &settings.schema).await;
+    let late = insert_like_the_first(&database).await;
     // The later one is known, and waits for the first.
     store.append(messages[1..].to_vec()).await.unwrap();
     assert_nothing_due(&*store).await;
     late.commit().await.unwrap();
     confirm(&*store, &out).await;
     let out = lease_all(&*store, 2).await;
-    assert_eq!(ids_of(&out), [uuid::Uuid::from_u128(7), messages[1].id()]);
+    assert_eq!(ids_of(&out), [Uuid::from_u128(7), messages[1].id()]);
     assert!(out[0].lease.position < 100_000 && out[1].lease.position > 100_000);
 }
 
@@ -265,17 +238,16 @@ async fn an_earlier_message_of_a_key_that_is_committed_late_leaves_before_a_late
 #[ignore = "needs brokers: ./scripts/test"]
 async fn what_is_committed_late_is_found() {
     let database = Database::postgres().await;
-    let Database::Postgres(pool, settings) = &database else { unreachable!() };
     let store = database.open().await;
     let messages = [message("a"), keyed("a", "k")];
     store.append(messages[..1].to_vec()).await.unwrap();
-    let late = insert_like_the_first(pool, &settings.schema).await;
+    let late = insert_like_the_first(&database).await;
     store.append(messages[1..].to_vec()).await.unwrap();
     assert_eq!(ids_of(&lease_all(&*store, 2).await), ids(&messages));
     late.commit().await.unwrap();
     let begun = Instant::now();
     let found = lease(&*store, 10).await;
-    assert_eq!(found[0].message.id(), uuid::Uuid::from_u128(7));
+    assert_eq!(found[0].message.id(), Uuid::from_u128(7));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
 
@@ -285,7 +257,8 @@ async fn a_share_that_is_lost_and_found_while_a_key_is_read_does_not_change_its_
     let mut database = Database::postgres().await;
     let Database::Postgres(pool, settings) = &mut database else { unreachable!() };
     settings.lease = Duration::from_millis(900);
-    let (pool, schema) = (pool.clone(), settings.schema.clone());
+    let pool = pool.clone();
+    let tables = database.tables();
     let store = database.open().await;
     let first = [keyed("a", "k"), keyed("a", "k")];
     store.append(first[..1].to_vec()).await.unwrap();
@@ -294,40 +267,22 @@ async fn a_share_that_is_lost_and_found_while_a_key_is_read_does_not_change_its_
     // The second is known, and waits for the first.
     assert_nothing_due(&*store).await;
     let mut lock = pool.begin().await.unwrap();
-    sqlx::raw_sql(AssertSqlSafe(format!("LOCK TABLE {schema}.messages"))).execute(&mut *lock).await.unwrap();
+    tables.lock_messages(&mut lock).await;
     settle(&*store, &out, Settlement::Release).await;
     let reading = {
         let store = Arc::clone(&store);
         tokio::spawn(async move { lease_all(&*store, 3).await })
     };
-    let waiting =
-        "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = '{schema}.messages'::regclass";
-    let is = async |sql: &str| {
-        let sql = AssertSqlSafe(sql.replace("{schema}", &schema));
-        sqlx::query_scalar::<_, bool>(sql).fetch_one(&pool).await.unwrap()
-    };
-    until("the messages of the key are read", async || is(waiting).await).await;
-    let steal = format!("UPDATE {schema}.buckets SET owner = gen_random_uuid(), token = token + 1");
-    sqlx::raw_sql(AssertSqlSafe(steal)).execute(&pool).await.unwrap();
-    let again =
-        "SELECT bool_and(token > 2 AND owner IN (SELECT id FROM {schema}.relays)) FROM {schema}.buckets";
-    until("it has all buckets again", async || is(again).await).await;
+    until("the messages of the key are read", async || tables.waiting_for_messages().await > 0).await;
+    tables.orphan_partitions().await;
+    until("it has all partitions again", async || tables.are_partitions_owned_again().await).await;
     // It sees its share before it stores.
     let storing = {
         let store = Arc::clone(&store);
         tokio::spawn(async move { store.append(vec![message("b")]).await })
     };
-    until("it stores", async || {
-        is("SELECT count(*) > 1 FROM pg_locks WHERE NOT granted AND relation = '{schema}.messages'::regclass")
-            .await
-    })
-    .await;
-    let insert = format!(
-        "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size) \
-         SELECT bucket, '{}', topic, key, key_hash, details, body, size FROM {schema}.messages LIMIT 1",
-        uuid::Uuid::from_u128(7)
-    );
-    sqlx::raw_sql(AssertSqlSafe(insert)).execute(&mut *lock).await.unwrap();
+    until("it stores", async || tables.waiting_for_messages().await > 1).await;
+    tables.copy_first_message(&mut lock, Uuid::from_u128(7)).await;
     lock.commit().await.unwrap();
     storing.await.unwrap().unwrap();
     let mut of_key: Vec<_> = reading.await.unwrap();
@@ -335,5 +290,5 @@ async fn a_share_that_is_lost_and_found_while_a_key_is_read_does_not_change_its_
     while of_key.len() < 3 {
         of_key.extend(lease(&*store, 10).await.into_iter().filter(|one| one.message.key().is_some()));
     }
-    assert_eq!(ids_of(&of_key), [first[0].id(), first[1].id(), uuid::Uuid::from_u128(7)]);
+    assert_eq!(ids_of(&of_key), [first[0].id(), first[1].id(), Uuid::from_u128(7)]);
 }

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sqlx::AssertSqlSafe;
 use sqlx::sqlite::SqlitePool;
 use tower_outbox::message::Settlement;
 use tower_outbox::store::{Entry, EntryState, Store, StoreError};
@@ -13,6 +12,7 @@ use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
 
 use crate::support::databases::{Schema, sqlite};
 use crate::support::stores::{confirm, dead, depth, lease_all, list, retry};
+use crate::support::tables::Tables;
 use crate::support::{MINUTE, messages};
 
 /// The last version.
@@ -22,9 +22,8 @@ fn settings() -> SqlStoreSettings {
     SqlStoreSettings::default()
 }
 
-async fn run_sqlite(pool: &SqlitePool, statements: &str) {
-    let statements = statements.replace("{schema}", &settings().schema);
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(pool).await.unwrap();
+fn tables(pool: &SqlitePool) -> Tables {
+    Tables::sqlite(pool, &settings())
 }
 
 /// What an error says, with its causes.
@@ -45,11 +44,11 @@ async fn what_postgres_tables_lack_is_said_with_its_cure() {
     assert_eq!(PostgresStore::migrate(pool, settings).await.unwrap(), LAST);
     PostgresStore::open(pool.clone(), settings).await.unwrap();
 
-    schema.run("UPDATE {schema}.version SET version = 1").await;
+    schema.tables().set_version(1).await;
     let older = open().await;
     assert!(older.contains("version 1") && older.contains("call `migrate`"), "{older}");
 
-    schema.run("UPDATE {schema}.version SET version = 99").await;
+    schema.tables().set_version(99).await;
     for newer in [open().await, text(PostgresStore::migrate(pool, settings).await)] {
         assert!(newer.contains("version 99") && newer.contains("a later one"), "{newer}");
     }
@@ -67,11 +66,11 @@ async fn what_sqlite_tables_lack_is_said_with_its_cure() {
     assert_eq!(SqliteStore::migrate(&pool, &settings()).await.unwrap(), LAST);
     SqliteStore::open(pool.clone(), &settings()).await.unwrap();
 
-    run_sqlite(&pool, "UPDATE {schema}_version SET version = 1").await;
+    tables(&pool).set_version(1).await;
     let older = open().await;
     assert!(older.contains("version 1") && older.contains("call `migrate`"), "{older}");
 
-    run_sqlite(&pool, "UPDATE {schema}_version SET version = 99").await;
+    tables(&pool).set_version(99).await;
     for newer in [open().await, text(SqliteStore::migrate(&pool, &settings()).await)] {
         assert!(newer.contains("version 99") && newer.contains("a later one"), "{newer}");
     }
@@ -109,8 +108,7 @@ async fn migrating_postgres_again_needs_no_right_to_create() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_migration_that_fails_changes_nothing() {
     let schema = Schema::new().await;
-    // The second migration finds its table made by someone else.
-    schema.run("CREATE SCHEMA {schema}; CREATE TABLE {schema}.inbox (n integer)").await;
+    schema.tables().make_foreign_inbox().await;
     let said = text(PostgresStore::migrate(&schema.pool, &schema.settings).await);
     assert!(said.contains("inbox"), "{said}");
     let tables: (i64,) = sqlx::query_as("SELECT count(*) FROM pg_tables WHERE schemaname = $1")
@@ -119,7 +117,7 @@ async fn a_migration_that_fails_changes_nothing() {
         .await
         .unwrap();
     assert_eq!(tables, (1,));
-    schema.run("DROP TABLE {schema}.inbox").await;
+    schema.tables().drop_foreign_inbox().await;
     PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();
     schema.drop().await;
 }
@@ -219,8 +217,7 @@ async fn four_processes_migrate_a_postgres_schema_at_once() {
     PostgresStore::migrate(&old.pool, &old.settings).await.unwrap();
     let store = PostgresStore::open(old.pool.clone(), &old.settings).await.unwrap();
     let before = store_some(&store).await;
-    // The tables as the first version left them.
-    old.run("DROP TABLE {schema}.inbox; UPDATE {schema}.version SET version = 1").await;
+    old.tables().undo_second_migration().await;
     four_processes(&format!("postgres {}", old.settings.schema));
     let store = PostgresStore::open(old.pool.clone(), &old.settings).await.unwrap();
     assert_all_leave(&store, &before).await;
@@ -242,7 +239,7 @@ async fn four_processes_migrate_an_sqlite_file_at_once() {
     let pool = sqlite(old.path()).await;
     SqliteStore::migrate(&pool, &settings()).await.unwrap();
     let before = store_some(&SqliteStore::open(pool.clone(), &settings()).await.unwrap()).await;
-    run_sqlite(&pool, "DROP TABLE {schema}_inbox; UPDATE {schema}_version SET version = 1").await;
+    tables(&pool).undo_second_migration().await;
     four_processes(&format!("sqlite {}", old.path().display()));
     assert_all_leave(&SqliteStore::open(pool, &settings()).await.unwrap(), &before).await;
 

@@ -23,12 +23,14 @@ use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Filter, Store, StoreError};
 use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
 use tower_outbox::{Consumer, MessageQueue, MessagingLayer, Tx};
+use uuid::Uuid;
 
 use crate::peers::{Brokers, unique};
 use crate::support::databases::{self, Database, Schema};
 use crate::support::enqueue;
 use crate::support::messengers::recording;
 use crate::support::stores::{STUCK, batch, confirm, depth, ids, lease_all, until};
+use crate::support::tables::Tables;
 
 const AMQP: &str = "RABBIT1_AMQP";
 
@@ -80,7 +82,7 @@ async fn a_schema_that_is_no_name_is_refused_with_its_cure() {
 async fn changed_rows_harm_only_themselves<S: Store>(
     changes: &[(&str, bool)],
     open: impl AsyncFn() -> S,
-    change: impl AsyncFn(&str, &str),
+    change: impl AsyncFn(&str, Uuid),
 ) {
     let store = open().await;
     let all = batch("a", 2 * changes.len() + 1);
@@ -88,7 +90,7 @@ async fn changed_rows_harm_only_themselves<S: Store>(
     store.close().await;
     let odd: Vec<_> = ids(all.iter().skip(1).step_by(2));
     for (id, (how, _)) in odd.iter().zip(changes) {
-        change(how, &id.simple().to_string()).await;
+        change(how, *id).await;
     }
     let (recording, sent) = recording();
     let (outbox, relay) = Outbox::new(recording, Arc::new(open().await), RelaySettings::default());
@@ -144,8 +146,8 @@ async fn rows_that_somebody_changed_harm_only_themselves_in_postgres() {
     let schema = Schema::new().await;
     PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();
     let open = async || PostgresStore::open(schema.pool.clone(), &schema.settings).await.unwrap();
-    let change = async |how: &str, id: &str| {
-        schema.run(&format!("UPDATE {{schema}}.messages SET {how} WHERE id = '{id}'")).await;
+    let change = async |how: &str, id: Uuid| {
+        schema.tables().change_message(id, how).await;
     };
     changed_rows_harm_only_themselves(&[&CHANGES[..], &more].concat(), open, change).await;
     schema.drop().await;
@@ -176,9 +178,8 @@ async fn rows_that_somebody_changed_harm_only_themselves_in_sqlite() {
     let settings = SqlStoreSettings::default();
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     let open = async || SqliteStore::open(pool.clone(), &settings).await.unwrap();
-    let change = async |how: &str, id: &str| {
-        let change = format!("UPDATE tower_outbox_messages SET {how} WHERE id = x'{id}'");
-        sqlx::raw_sql(AssertSqlSafe(change)).execute(&pool).await.unwrap();
+    let change = async |how: &str, id: Uuid| {
+        Tables::sqlite(&pool, &settings).change_message(id, how).await;
     };
     changed_rows_harm_only_themselves(&[&CHANGES[..], &more].concat(), open, change).await;
 }
@@ -249,7 +250,7 @@ async fn a_time_limit_of_the_database_is_503() {
         let app = app(&pool).await;
         let other = PgPool::connect(&database.url).await.unwrap();
         let mut lock = other.begin().await.unwrap();
-        sqlx::raw_sql("LOCK TABLE tower_outbox.messages").execute(&mut *lock).await.unwrap();
+        Tables::postgres(&other, &SqlStoreSettings::default()).lock_messages(&mut lock).await;
         run(&pool, &format!("SET {limit} = '200ms'")).await;
         assert_eq!(ask(&app).await, AGAIN, "{limit}");
         lock.rollback().await.unwrap();

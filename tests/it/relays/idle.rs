@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -108,14 +107,8 @@ async fn idle(instances: usize) {
         let relay = tokio::spawn(relay.run(async move { drop(stopped.changed().await) }, STUCK));
         relays.push((outbox, relay));
     }
-    let fair = format!(
-        "SELECT count(*) FROM (SELECT FROM {}.buckets WHERE owner IS NOT NULL GROUP BY owner HAVING count(*) = {}) AS fair",
-        schema.settings.schema,
-        BUCKETS / instances
-    );
     until("each has its part", async || {
-        let found = sqlx::query_scalar::<_, i64>(AssertSqlSafe(fair.clone())).fetch_one(&schema.pool).await;
-        found.unwrap() == instances as i64
+        schema.tables().owners_of(BUCKETS / instances).await == instances as i64
     })
     .await;
 

@@ -23,11 +23,8 @@ async fn store_late(
 ) -> sqlx::Transaction<'static, sqlx::Postgres> {
     store.append(messages).await.unwrap();
     let schema = place.schema.as_ref().unwrap();
-    schema.run("DROP TABLE IF EXISTS {schema}.late").await;
-    schema.run("CREATE TABLE {schema}.late AS TABLE {schema}.messages; DELETE FROM {schema}.messages").await;
     let mut transaction = schema.pool.begin().await.unwrap();
-    let insert = format!("INSERT INTO {0}.messages TABLE {0}.late", schema.settings.schema);
-    sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&mut *transaction).await.unwrap();
+    schema.tables().move_messages_into(&mut transaction).await;
     transaction
 }
 

@@ -30,6 +30,7 @@ use crate::crash::ledger::{Arrival, Ledger, Outcome, Verdict};
 use crate::crash::random::Random;
 use crate::support::databases::{Schema, sqlite};
 use crate::support::stores::until;
+use crate::support::tables::Tables;
 
 /// The variable that makes a test the process.
 const JOB: &str = "TOWER_OUTBOX_TEST_RELAY";
@@ -83,25 +84,11 @@ impl Place {
 
     /// Waits until so many processes have a part of what is to be sent, or wait for the one part there is.
     pub async fn until_shared_by(&self, processes: i64) {
-        let settings = SqlStoreSettings::default();
-        let pool = match &self.schema {
-            None => Some(sqlite(self.folder.path()).await),
-            Some(_) => None,
+        let tables = match &self.schema {
+            Some(schema) => schema.tables(),
+            None => Tables::sqlite(&sqlite(self.folder.path()).await, &SqlStoreSettings::default()),
         };
-        until("all have their part", || async {
-            let found: i64 = match (&self.schema, &pool) {
-                (Some(schema), _) => {
-                    let sql = format!("SELECT count(DISTINCT owner) FROM {}.buckets", schema.settings.schema);
-                    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&schema.pool).await.unwrap()
-                }
-                (None, pool) => {
-                    let sql = format!("SELECT count(*) FROM {}_relays", settings.schema);
-                    sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(pool.as_ref().unwrap()).await.unwrap()
-                }
-            };
-            found == processes
-        })
-        .await;
+        until("all have their part", || async { tables.instances().await == processes }).await;
     }
 
     /// Waits until a process holds a message.

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgPool, PgPoolOptions};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions};
 use tower_outbox::store::SqlStoreSettings;
 
+use super::tables::Tables;
 use crate::peers::{Brokers, unique};
 
 /// A schema of its own in the real Postgres.
@@ -25,6 +26,11 @@ impl Schema {
         let brokers = Brokers::running();
         let pool = PgPoolOptions::new().max_connections(8).connect_lazy(brokers.get("POSTGRES")).unwrap();
         Self { pool, settings: SqlStoreSettings::default().with_schema(name) }
+    }
+
+    /// The tables of a store in it.
+    pub fn tables(&self) -> Tables {
+        Tables::postgres(&self.pool, &self.settings)
     }
 
     /// Runs statements in which `{schema}` stands for its name.

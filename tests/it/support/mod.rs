@@ -9,6 +9,7 @@ pub mod logs;
 pub mod messengers;
 pub mod random;
 pub mod stores;
+pub mod tables;
 
 use std::future::Future;
 use std::time::Duration;

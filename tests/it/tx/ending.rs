@@ -260,9 +260,9 @@ pub async fn a_statement_that_failed_and_was_ignored_leaves_neither<P: Place>(pl
 pub async fn an_event_that_cannot_be_stored_takes_its_row_along<P: Place>(place: P) {
     let layer = place.layer().await;
     let handler = {
-        let table = place.table("messages");
+        let rename = place.tables().rename_messages();
         move |mut tx: Tx<P::Kind>, queue: MessageQueue| {
-            let rename = format!("ALTER TABLE {table} RENAME TO moved");
+            let rename = rename.clone();
             async move {
                 both::<P>(&mut tx, &queue).await;
                 P::execute(&mut tx, &rename).await.unwrap();

@@ -119,12 +119,12 @@ pub async fn the_same_id_from_elsewhere_is_another_message<P: Place>(place: P) {
         created(&queue);
     };
     let app = Router::new().route("/user/asked", post(handler)).layer(place.layer().await);
-    let (message, inbox) = ([message()], place.table("inbox"));
+    let message = [message()];
     consume(&app, &message).await;
-    place.texts(&format!("UPDATE {inbox} SET source = 'elsewhere' RETURNING source")).await;
+    place.tables().move_handled_to("elsewhere").await;
     consume(&app, &message).await;
     assert_eq!(place.events().await.len(), 2);
-    assert_eq!(place.number(&format!("SELECT count(*) FROM {inbox}")).await, 2);
+    assert_eq!(place.tables().handled().await, 2);
 }
 
 pub async fn a_retention_shorter_than_the_retries_is_warned_about<P: Place>(place: P) {
@@ -143,21 +143,17 @@ pub async fn a_retention_shorter_than_the_retries_is_warned_about<P: Place>(plac
 
 pub async fn what_is_older_than_the_retention_is_forgotten<P: Place>(place: P) {
     let place = place.with_retention(Duration::from_secs(3_600));
-    let inbox = place.table("inbox");
     let app = Router::new().route("/user/asked", post(async |_: Tx<P::Kind>| {})).layer(place.layer().await);
     consume(&app, &[message()]).await;
     for seconds in [60, 7_200, 3_000_000] {
-        let at = P::seconds_ago(seconds);
-        let copy = format!(
-            "INSERT INTO {inbox} (source, id, handled_at) SELECT '{seconds}', id, {at} FROM {inbox} LIMIT 1 RETURNING source"
-        );
-        place.texts(&copy).await;
+        place.tables().copy_handled_to(&seconds.to_string(), seconds).await;
     }
     // Another store has not forgotten anything a moment ago.
     let app = Router::new().route("/user/asked", post(async |_: Tx<P::Kind>| {})).layer(place.layer().await);
     consume(&app, &[message()]).await;
-    let sources = format!("SELECT source FROM {inbox} WHERE source IN ('60', '7200', '3000000')");
-    until("the old ones are gone", async || place.texts(&sources).await.len() < 2).await;
-    assert_eq!(place.texts(&sources).await, ["60"]);
-    assert_eq!(place.number(&format!("SELECT count(*) FROM {inbox}")).await, 3);
+    until("the old ones are gone", async || place.tables().handled().await == 3).await;
+    let mut sources = place.tables().handled_from().await;
+    sources.retain(|source| ["60", "7200", "3000000"].contains(&source.as_str()));
+    assert_eq!(sources, ["60"]);
+    assert_eq!(place.tables().handled().await, 3);
 }

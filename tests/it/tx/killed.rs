@@ -44,7 +44,7 @@ impl Gate {
 
     /// Waits until somebody waits at it.
     async fn reached(&self) {
-        let name = self.place.table("").replace('.', "");
+        let name = &self.place.settings.schema;
         let waiting = format!(
             "SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}' AND wait_event = 'advisory'"
         );
@@ -52,7 +52,7 @@ impl Gate {
     }
 
     async fn kill_who_waits(&mut self) {
-        let name = self.place.table("").replace('.', "");
+        let name = &self.place.settings.schema;
         let kill = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
              WHERE application_name = '{name}' AND wait_event = 'advisory'"

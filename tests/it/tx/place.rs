@@ -23,6 +23,7 @@ use tower_outbox::{Message, MessageQueue, MessagingLayer};
 
 use crate::peers::{Brokers, unique};
 use crate::support::stores::{STUCK, until};
+use crate::support::tables::Tables;
 
 /// An order is of a user; that is looked at when it is committed.
 const TABLES: &str = "
@@ -81,20 +82,18 @@ pub trait Place: Clone + Send + Sync + 'static {
     /// The one text of each row, as another client sees it.
     fn texts(&self, sql: &str) -> impl Future<Output = Vec<String>> + Send;
 
-    /// The name of a table of the outbox.
-    fn table(&self, name: &str) -> String;
+    /// The tables of the outbox, as another client sees them.
+    fn tables(&self) -> Tables;
 
     /// A statement that ends or spoils the transaction it fails in.
     fn spoil() -> &'static str;
-
-    fn seconds_ago(seconds: u64) -> String;
 
     fn rows(&self) -> impl Future<Output = i64> + Send {
         async { self.number("SELECT count(*) FROM users").await }
     }
 
     fn events(&self) -> impl Future<Output = Vec<String>> + Send {
-        async { self.texts(&format!("SELECT topic FROM {} ORDER BY position", self.table("messages"))).await }
+        async { self.tables().topics().await }
     }
 
     fn clear_rows(&self) -> impl Future<Output = ()> + Send {
@@ -106,7 +105,7 @@ pub trait Place: Clone + Send + Sync + 'static {
     fn clear(&self) -> impl Future<Output = ()> + Send {
         async {
             self.texts("DELETE FROM users RETURNING name").await;
-            self.texts(&format!("DELETE FROM {} RETURNING topic", self.table("messages"))).await;
+            self.tables().delete_messages().await;
         }
     }
 
@@ -253,16 +252,12 @@ impl Place for Pg {
         until("no connection is in a transaction", async || self.idle_in_transaction().await == 0).await;
     }
 
-    fn table(&self, name: &str) -> String {
-        format!("{}.{name}", self.settings.schema)
+    fn tables(&self) -> Tables {
+        Tables::postgres(&self.other, &self.settings)
     }
 
     fn spoil() -> &'static str {
         "SELECT 1 / 0"
-    }
-
-    fn seconds_ago(seconds: u64) -> String {
-        format!("now() - interval '{seconds} seconds'")
     }
 }
 
@@ -271,6 +266,8 @@ impl Place for Pg {
 pub struct Lite {
     options: SqliteConnectOptions,
     pool: SqlitePool,
+    /// Of another client.
+    other: SqlitePool,
     pub settings: SqlStoreSettings,
     _folder: Arc<TempDir>,
 }
@@ -283,13 +280,14 @@ impl Lite {
             .create_if_missing(true)
             .journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
         let pool = SqlitePoolOptions::new().max_connections(10).connect_with(options.clone()).await.unwrap();
+        let other = SqlitePoolOptions::new().max_connections(1).connect_lazy_with(options.clone());
         let settings = SqlStoreSettings::default();
         SqliteStore::migrate(&pool, &settings).await.unwrap();
         sqlx::raw_sql(TABLES).execute(&pool).await.unwrap();
         let spoil = "CREATE TABLE spoilt (name text);
             CREATE TRIGGER spoil BEFORE INSERT ON spoilt BEGIN SELECT RAISE(ROLLBACK, 'spoilt'); END;";
         sqlx::raw_sql(spoil).execute(&pool).await.unwrap();
-        Self { options, pool, settings, _folder: Arc::new(folder) }
+        Self { options, pool, other, settings, _folder: Arc::new(folder) }
     }
 
     /// The same with another pool: of so many connections, for which it waits so long, as for the end of another writer.
@@ -362,15 +360,11 @@ impl Place for Lite {
         self.clear().await;
     }
 
-    fn table(&self, name: &str) -> String {
-        format!("{}_{name}", self.settings.schema)
+    fn tables(&self) -> Tables {
+        Tables::sqlite(&self.other, &self.settings)
     }
 
     fn spoil() -> &'static str {
         "INSERT INTO spoilt VALUES ('x')"
-    }
-
-    fn seconds_ago(seconds: u64) -> String {
-        format!("unixepoch() - {seconds}")
     }
 }
