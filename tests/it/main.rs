@@ -20,6 +20,7 @@ mod fallback;
 mod faults;
 mod hostile;
 mod layer;
+mod manifest;
 mod migrations;
 mod outbox;
 mod peers;
