@@ -60,7 +60,7 @@ async fn main() {
 
 fn layer(broker: &Broker) -> Router {
     let mut settings = Amqp091Settings::new([broker.url.as_str()]);
-    settings.window = WINDOW as u32;
+    settings.broker.window = WINDOW as u32;
     app(Fedmsg::new(&settings).expect("the settings are right"), broker.topic)
 }
 

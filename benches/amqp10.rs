@@ -72,7 +72,7 @@ async fn main() {
 fn layer(broker: &Broker) -> Router {
     let mut settings = Amqp10Settings::new([broker.url.as_str()]);
     settings.address = Some("/topic/{topic}".to_owned());
-    settings.window = WINDOW as u32;
+    settings.broker.window = WINDOW as u32;
     app(Amqp10::new(&settings).expect("the settings are right"), broker.topic)
 }
 

@@ -343,8 +343,9 @@ async fn petisco() {
     let (url, python) = (known("RABBIT1_AMQP="), known("PETISCO_PYTHON="));
     let organization = format!("bench{}", std::process::id());
     let mut settings = Amqp091Settings::new([&url]);
-    settings.envelope = Envelope::Petisco;
-    (settings.organization, settings.service) = (Some(organization.clone()), Some("bench".to_owned()));
+    settings.broker.envelope = Envelope::Petisco;
+    (settings.broker.organization, settings.broker.service) =
+        (Some(organization.clone()), Some("bench".to_owned()));
     let subscriber = PetiscoSubscriber::event("bench.event", "CountBenchEvent");
     let ttl = PetiscoTtl::new(Some(Duration::from_secs(600)), Some(Duration::from_secs(5)));
     let topology =

@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use crate::backends::amqp10::fuzzing::url;
 pub use crate::backends::amqp10::fuzzing::{amqp10_frames, amqp10_sections, rhmsg};
 pub use crate::backends::amqp091::fuzzing::{amqp091_frames, amqp091_properties, fedora, json_lines};
+use crate::backends::brokers::BrokerSettings;
 use crate::backends::{amqp10, amqp091};
 use crate::consumer::ConsumerSettings;
 use crate::envelope::{Envelope, Origin};
@@ -154,7 +155,8 @@ pub fn settings(data: &[u8]) {
             }
         };
         let keys = &settings.backend_keys;
-        drop((keys.parse::<amqp091::Amqp091Settings>(), keys.parse::<amqp10::Amqp10Settings>()));
+        drop(keys.parse_both::<BrokerSettings, amqp091::Amqp091Settings>());
+        drop(keys.parse_both::<BrokerSettings, amqp10::Amqp10Settings>());
         for consumer in settings.consumers.values() {
             drop(consumer.source_keys.parse::<amqp091::Amqp091Subscription>());
             drop(consumer.source_keys.parse::<amqp10::Amqp10Subscription>());

@@ -5,7 +5,7 @@ pub mod amqp091;
 #[cfg(feature = "amqp10")]
 pub mod amqp10;
 #[cfg(feature = "_brokers")]
-mod brokers;
+pub(crate) mod brokers;
 pub mod dummy;
 #[cfg(any(feature = "settings", feature = "testing"))]
 #[cfg_attr(
@@ -13,8 +13,6 @@ pub mod dummy;
     allow(dead_code, unreachable_pub, reason = "settings use only what sends and receives")
 )]
 pub(crate) mod memory;
-#[cfg(any(feature = "settings", feature = "_brokers"))]
-pub(crate) mod probe;
 #[cfg(feature = "testing")]
 pub(crate) mod recording;
 pub mod store_queue;

@@ -8,13 +8,15 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::backend::{Backend, fault};
+use super::backends::{Backend, fault};
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
 use super::source::Sources;
 use super::{Bus, Left, Worker};
 use crate::background::Background;
 use crate::layer::MessagingLayer;
+#[cfg(feature = "cli")]
+use crate::messenger::probe::Probe;
 use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
 use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError};
@@ -174,7 +176,7 @@ impl<'a> BusBuilder<'a> {
     #[cfg(feature = "cli")]
     pub(crate) async fn messenger(
         &mut self,
-    ) -> Result<(Arc<dyn Messenger>, Option<Arc<dyn crate::backends::probe::Probe>>), SettingsError> {
+    ) -> Result<(Arc<dyn Messenger>, Option<Arc<dyn Probe>>), SettingsError> {
         self.backend().await.map(|backend| (backend.messenger, backend.probe))
     }
 
@@ -185,7 +187,7 @@ impl<'a> BusBuilder<'a> {
             return Backend::of(name, table, own).await;
         };
         let messenger = factory(table).map_err(|error| fault(name, error))?;
-        Ok(Backend { messenger, source: None, probe: None })
+        Ok(Backend::custom(messenger))
     }
 }
 

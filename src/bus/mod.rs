@@ -1,6 +1,6 @@
 //! From settings to a running bus: the one place that knows all parts.
 
-mod backend;
+mod backends;
 mod builder;
 #[cfg(feature = "_sql")]
 mod database;
@@ -15,6 +15,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 
+#[cfg(all(feature = "cli", feature = "_brokers"))]
+pub(crate) use self::backends::broker_settings;
 pub use self::builder::BusBuilder;
 #[cfg(all(feature = "_sql", feature = "cli"))]
 pub(crate) use self::database::{Database, DatabaseStore};

@@ -67,6 +67,8 @@ impl FromQueue {
 
     #[cfg(feature = "amqp091")]
     pub(super) fn run(&self, context: &Context, filter: &FilterArgs, dry_run: bool) -> Result<(), Failure> {
+        use crate::backends::amqp091::{Amqp091Settings, BrokerSettings};
+
         let settings = context.settings()?;
         if !["amqp091", "fedmsg"].contains(&settings.backend.as_str()) {
             let backend = settings.backend;
@@ -74,7 +76,9 @@ impl FromQueue {
                 "--queue needs BACKEND \"amqp091\" or \"fedmsg\", and the settings say {backend:?}"
             )));
         }
-        let settings = settings.backend_keys.parse().map_err(|error| Failure::error(&error))?;
+        let keys = settings.backend_keys.parse_both().map_err(|error| Failure::error(&error))?;
+        let (broker, settings): (BrokerSettings, Amqp091Settings) = keys;
+        let settings = Amqp091Settings { broker, ..settings };
         let run = moving::Run { from: self, filter, dry_run, output: context.output };
         context.runtime.block_on(run.run(&settings))
     }

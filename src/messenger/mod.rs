@@ -4,6 +4,8 @@ mod capabilities;
 mod failure;
 mod health;
 pub(crate) mod in_flight;
+#[cfg(feature = "cli")]
+pub(crate) mod probe;
 mod unsent;
 
 use std::sync::Arc;

@@ -275,11 +275,14 @@ pub enum SettingsError {
     },
     /// There is no such backend.
     #[error(
-        "BACKEND {name:?} is not known; known are {known}. A backend of your own is registered with BusBuilder::with_backend"
+        "BACKEND {name:?} is not known{}; known are {known}. A backend of your own is registered with \
+         BusBuilder::with_backend", .hint.map(|hint| format!(": {hint}")).unwrap_or_default()
     )]
     UnknownBackend {
         /// The name in the settings.
         name: String,
+        /// The backend that this name may mean.
+        hint: Option<&'static str>,
         /// The names that would do.
         known: String,
     },
@@ -302,10 +305,15 @@ pub enum SettingsError {
         source: BoxError,
     },
     /// There is no such consumer.
-    #[error("{MESSAGE_BUS} has no table CONSUMERS.{}: it says where the consumer receives from", .name.to_uppercase())]
+    #[error(
+        "{MESSAGE_BUS} has no table CONSUMERS.{}, which says where the consumer receives from; {}", .name.to_uppercase(),
+        if .known.is_empty() { "there is none".to_owned() } else { format!("there is {known}") }
+    )]
     UnknownConsumer {
         /// Its name.
         name: String,
+        /// The names of the tables that are there, with commas between.
+        known: String,
     },
     /// The backend is not compiled in.
     #[error("BACKEND {name:?} is not compiled in: add the feature {feature:?} to tower-outbox in Cargo.toml")]

@@ -202,6 +202,34 @@ impl BackendTable {
         self.table.clone().parse().map_err(|error| self.value_error(&error))
     }
 
+    /// Reads the keys into two settings structs that share this table, such as
+    /// [`BrokerSettings`](crate::amqp091::BrokerSettings) and the settings of one backend.
+    ///
+    /// ```
+    /// # #[cfg(feature = "amqp091")] {
+    /// use tower_outbox::amqp091::{Amqp091, Amqp091Settings, BrokerSettings};
+    /// use tower_outbox::{Bus, BoxError, Settings};
+    ///
+    /// # let settings = Settings::default();
+    /// let bus = Bus::builder(&settings).with_backend("acme.RabbitMQ", |table| {
+    ///     let (broker, mut settings): (BrokerSettings, Amqp091Settings) = table.parse_both()?;
+    ///     settings.broker = broker.with_window(16);
+    ///     Amqp091::new(&settings).map_err(BoxError::from)
+    /// });
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse), for a key that neither struct has.
+    pub fn parse_both<A: DeserializeOwned, B: DeserializeOwned>(&self) -> Result<(A, B), SettingsError> {
+        let mut names = keys::of::<A>();
+        let (first, second) = self.table.clone().split(&names);
+        names.extend(&self.others);
+        check_keys::<B>(&second.0, &self.path, &names)?;
+        let fault = |error: ConfigError| self.value_error(&error);
+        Ok((first.parse().map_err(fault)?, second.parse().map_err(fault)?))
+    }
+
     pub(super) fn value_error(&self, error: &ConfigError) -> SettingsError {
         match self.path.strip_suffix('.') {
             Some(table) => SettingsError::value(format!("{error}, of the table {}", table.to_uppercase())),

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
+use tower_outbox::amqp091::{Amqp091, Amqp091Settings, BrokerSettings};
 use tower_outbox::settings::BackendTable;
 use tower_outbox::{
     BoxError, Bus, Failure, Health, Message, MessageQueue, Messenger, Settings, SettingsError, Unsent,
@@ -116,6 +117,51 @@ async fn an_unknown_backend_names_those_that_are_known_and_how_to_add_one() {
     let text = error.to_string();
     for part in ["\"rabbit\"", "dummy", "amqp10", "rhmsg", "acme.Kafka", "BusBuilder::with_backend"] {
         assert!(text.contains(part), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_name_of_a_broker_leads_to_its_backend() {
+    for (name, hint) in [
+        ("rabbitmq", "RabbitMQ is amqp091 (or amqp10)"),
+        ("RabbitMQ", "RabbitMQ is amqp091 (or amqp10)"),
+        ("activemq", "ActiveMQ is amqp10"),
+        ("artemis", "are amqp10"),
+        ("amqp", "AMQP is amqp091 for RabbitMQ"),
+        ("fedora-messaging", "is fedmsg"),
+    ] {
+        let error = Bus::start(&settings(&format!("BACKEND = {name:?}"))).await.unwrap_err().to_string();
+        assert!(error.contains(hint) && error.contains("known are dummy, amqp091"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_consumer_names_the_tables_that_are_there() {
+    let without = Bus::start(&settings("BACKEND = \"memory\"")).await.unwrap();
+    let error = without.source("users").err().unwrap().to_string();
+    assert!(error.contains("no table CONSUMERS.USERS") && error.contains("there is none"), "{error}");
+    let table = "BACKEND = \"memory\"\n[CONSUMERS.orders]\n[CONSUMERS.invoices]";
+    let error = Bus::start(&settings(table)).await.unwrap().source("users").err().unwrap().to_string();
+    assert!(error.contains("CONSUMERS.INVOICES, CONSUMERS.ORDERS"), "{error}");
+}
+
+#[tokio::test]
+async fn an_own_backend_wraps_a_built_in_one_with_the_keys_of_both() {
+    let start = async |keys: &str| {
+        let settings = settings(&format!("BACKEND = \"acme.RabbitMQ\"\n{keys}"));
+        let bus = Bus::builder(&settings).with_backend("acme.RabbitMQ", |table| {
+            let (broker, mut settings): (BrokerSettings, Amqp091Settings) = table.parse_both()?;
+            assert_eq!((broker.window, settings.exchange.as_deref()), (7, Some("orders")));
+            settings.broker = broker;
+            Amqp091::new(&settings).map_err(BoxError::from)
+        });
+        bus.start().await
+    };
+    let keys = "URLS = \"amqp://127.0.0.1:1\"\nWINDOW = 7\nEXCHANGE = \"orders\"";
+    start(keys).await.unwrap();
+    for (key, nearest) in [("WINDOWS", "WINDOW"), ("EXCHANG", "EXCHANGE"), ("DELIVER", "DELIVERY")] {
+        let error = chain(&start(&format!("{keys}\n{key} = 1")).await.unwrap_err());
+        assert!(error.contains(&format!("unknown key {key}; did you mean {nearest}?")), "{error}");
     }
 }
 

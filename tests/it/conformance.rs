@@ -288,7 +288,7 @@ async fn rhmsg_conforms_on_activemq() {
     let (peer, _ready) =
         brokers.start("receive.py", &[brokers.get("ACTIVEMQ_AMQP"), &address, "--timeout", "30"]).await;
     let mut settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
-    settings.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
+    settings.broker.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
     let capabilities = Capabilities { arrival: true, any_body: false, headers: true, closes: true };
     conforms(Arc::new(RhMsg::new(&settings).unwrap()), "a.b", capabilities, from_peer(peer)).await;
 }

@@ -115,8 +115,8 @@ async fn killed_under_load(brokers: &Brokers, messenger: Arc<dyn Messenger>) {
 async fn amqp10_notices_a_frozen_broker_within_its_idle_timeout() {
     let brokers = Brokers::all_up().await;
     let mut settings = both(&brokers);
-    settings.idle_timeout = Duration::from_secs(2);
-    settings.connection_timeout = Duration::from_secs(5);
+    settings.broker.idle_timeout = Duration::from_secs(2);
+    settings.broker.connection_timeout = Some(Duration::from_secs(5));
     frozen(&brokers, &Amqp10::new(&settings).unwrap(), Duration::from_secs(5)).await;
 }
 
@@ -125,8 +125,8 @@ async fn amqp10_notices_a_frozen_broker_within_its_idle_timeout() {
 async fn amqp091_notices_a_frozen_broker_within_its_idle_timeout() {
     let brokers = Brokers::all_up().await;
     let mut settings = Amqp091Settings::new(NODES.map(|key| brokers.get(key)));
-    settings.idle_timeout = Duration::from_secs(4);
-    settings.connection_timeout = Duration::from_secs(5);
+    settings.broker.idle_timeout = Duration::from_secs(4);
+    settings.broker.connection_timeout = Some(Duration::from_secs(5));
     frozen(&brokers, &Amqp091::new(&settings).unwrap(), Duration::from_secs(7)).await;
 }
 
@@ -221,7 +221,7 @@ async fn an_alarm_of_the_broker_is_waited_for_and_said() {
     let topic = unique("alarm");
     let queue = RabbitQueue::declare(&brokers, NODES[1], &topic).await;
     let mut settings = Amqp091Settings::new([brokers.get(NODES[1])]);
-    settings.send_timeout = Duration::from_secs(2);
+    settings.broker.send_timeout = Some(Duration::from_secs(2));
     let messenger = Amqp091::new(&settings).unwrap();
     messenger.send(numbered(&topic, 1)).await.unwrap();
     brokers.command("alarm rabbit2 on").await;
@@ -268,8 +268,8 @@ async fn a_right_that_is_taken_away_rejects_and_given_back_sends() {
 async fn amqp091_does_not_wait_for_a_channel_longer_than_for_a_confirm() {
     let brokers = Brokers::all_up().await;
     let mut settings = Amqp091Settings::new([brokers.get(NODES[1])]);
-    settings.send_timeout = Duration::from_secs(2);
-    settings.connection_timeout = Duration::from_secs(1);
+    settings.broker.send_timeout = Some(Duration::from_secs(2));
+    settings.broker.connection_timeout = Some(Duration::from_secs(1));
     let messenger = Amqp091::new(&settings).unwrap();
     // Connected, and no channel yet.
     assert_eq!(messenger.health().await, Health::Up);

@@ -62,8 +62,8 @@ impl Brokers {
     /// Settings for brokers reached by mutual TLS with the good client certificate.
     pub fn mutual_tls(&self, keys: &[&str]) -> Amqp10Settings {
         let mut settings = Amqp10Settings::new(keys.iter().map(|key| self.get(key)));
-        settings.certificate = Some(self.certificate("client.pem"));
-        settings.cacert = Some(self.certificate("ca.pem"));
+        settings.broker.certificate = Some(self.certificate("client.pem"));
+        settings.broker.cacert = Some(self.certificate("ca.pem"));
         settings
     }
 

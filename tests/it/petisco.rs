@@ -49,9 +49,9 @@ impl<'a> Vhost<'a> {
     /// How our side speaks there.
     fn settings(&self) -> Amqp091Settings {
         let mut settings = Amqp091Settings::new([self.url()]);
-        settings.envelope = Envelope::Petisco;
-        settings.organization = Some("acme".to_owned());
-        settings.service = Some("registration".to_owned());
+        settings.broker.envelope = Envelope::Petisco;
+        settings.broker.organization = Some("acme".to_owned());
+        settings.broker.service = Some("registration".to_owned());
         settings.mandatory = true;
         settings
     }

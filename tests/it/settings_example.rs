@@ -2,7 +2,7 @@
 
 use tower_outbox::Settings;
 use tower_outbox::amqp10::{Amqp10Settings, Amqp10Subscription};
-use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription};
+use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription, BrokerSettings};
 use tower_outbox::background::{BackgroundSettings, WhenFull};
 use tower_outbox::chaos::ChaosSettings;
 use tower_outbox::consumer::ConsumerSettings;
@@ -34,9 +34,8 @@ fn with_every_key() -> String {
 fn the_example_is_read_as_it_is() {
     let settings = parse(EXAMPLE);
     assert_eq!(settings.backend, "rhmsg");
-    let keys: Amqp10Settings = settings.backend_keys.parse().unwrap();
-    assert_eq!(keys.urls.len(), 2);
-    assert_eq!(keys.connection_timeout.as_secs(), 5);
+    let (broker, keys): (BrokerSettings, Amqp10Settings) = settings.backend_keys.parse_both().unwrap();
+    assert_eq!((broker.urls.len(), keys.priority), (2, 4));
 }
 
 #[test]
@@ -55,17 +54,21 @@ fn commented_keys_show_their_defaults() {
     let source: Amqp10Subscription = users.source_keys.parse().unwrap();
     assert_eq!(source.credit, Amqp10Subscription::new("").credit);
     assert_eq!(every.chaos, ChaosSettings::default());
-    let (keys, defaults) = (every.backend_keys.parse::<Amqp10Settings>().unwrap(), Amqp10Settings::default());
-    assert_eq!(keys.sasl, defaults.sasl);
-    assert_eq!((keys.send_timeout, keys.idle_timeout), (defaults.send_timeout, defaults.idle_timeout));
-    assert_eq!((keys.window, keys.priority), (defaults.window, defaults.priority));
-    assert_eq!(keys.dangerous_accept_any_host_name, defaults.dangerous_accept_any_host_name);
+    let (broker, keys): (BrokerSettings, Amqp10Settings) = every.backend_keys.parse_both().unwrap();
+    let defaults = BrokerSettings::default();
+    assert_eq!((broker.sasl, broker.window), (defaults.sasl, defaults.window));
+    let seconds = |timeout: Option<std::time::Duration>| timeout.map(|timeout| timeout.as_secs());
+    assert_eq!((seconds(broker.connection_timeout), seconds(broker.send_timeout)), (Some(5), Some(10)));
+    assert_eq!(broker.idle_timeout, defaults.idle_timeout);
+    assert_eq!(broker.dangerous_accept_any_host_name, defaults.dangerous_accept_any_host_name);
+    assert_eq!(keys.priority, Amqp10Settings::default().priority);
 }
 
 /// Serde names the keys it knows when it meets one that it does not.
 #[test]
 fn every_key_is_shown() {
     let keys = [
+        keys_of::<BrokerSettings>(),
         keys_of::<Amqp10Settings>(),
         keys_of::<BackgroundSettings>(),
         keys_of::<OutboxSettings>(),
@@ -100,11 +103,11 @@ fn the_keys_of_amqp091_are_true() {
     let source: Amqp091Subscription = parse(&text).consumers["users"].source_keys.parse().unwrap();
     let defaults = Amqp091Subscription::new("");
     assert_eq!((source.prefetch, &source.retry), (defaults.prefetch, &defaults.retry));
-    let (keys, defaults) =
-        (parse(&text).backend_keys.parse::<Amqp091Settings>().unwrap(), Amqp091Settings::default());
+    let (broker, keys): (BrokerSettings, Amqp091Settings) = parse(&text).backend_keys.parse_both().unwrap();
+    let defaults = Amqp091Settings::default();
     assert_eq!((keys.exchange.as_deref(), keys.app.as_deref()), (Some("amq.topic"), Some("tower-outbox")));
     assert_eq!(
-        (keys.mandatory, keys.config.is_some(), keys.window),
-        (defaults.mandatory, true, defaults.window)
+        (keys.mandatory, keys.config.is_some(), broker.window),
+        (defaults.mandatory, true, defaults.broker.window)
     );
 }

@@ -14,15 +14,19 @@ use crate::util::error::Chain;
 pub(super) async fn connect(
     settings: &Amqp091Settings,
 ) -> Result<Result<(Connection, Arc<Amqp091Settings>), String>, BrokersError> {
-    let (settings, urls, tls) = checked(settings, true)?;
+    let (settings, (urls, tls)) = checked(settings, true)?;
     let mut reasons = Vec::new();
     for url in &urls {
-        match timeout(settings.connection_timeout, connection::open(&settings, tls.clone(), url, usize::MAX))
-            .await
+        match timeout(
+            settings.broker.connection_timeout(),
+            connection::open(&settings, tls.clone(), url, usize::MAX),
+        )
+        .await
         {
             Ok(Ok(connection)) => return Ok(Ok((connection, settings))),
             Ok(Err(error)) => reasons.push(format!("{url}: {}", Chain(error.as_ref()))),
-            Err(_) => reasons.push(format!("{url}: no connection within {:?}", settings.connection_timeout)),
+            Err(_) => reasons
+                .push(format!("{url}: no connection within {:?}", settings.broker.connection_timeout())),
         }
     }
     Ok(Err(reasons.join("; ")))

@@ -104,20 +104,20 @@ pub(super) async fn open(
         findings,
         channel: Arc::default(),
         trial: Arc::default(),
-        window: Arc::new(Semaphore::new(settings.window as usize)),
+        window: Arc::new(Semaphore::new(settings.broker.window as usize)),
         numbering: Arc::default(),
         mandatory: Arc::default(),
         blocked,
         limits: Limits::default(),
         given_up: Arc::default(),
-        send_timeout: settings.send_timeout,
+        send_timeout: settings.broker.send_timeout(),
     })
 }
 
 fn is_external(settings: &Amqp091Settings, url: &BrokerUrl) -> bool {
-    match settings.sasl {
+    match settings.broker.sasl {
         Sasl::External => true,
-        Sasl::Auto => settings.certificate.is_some() && url.is_tls(),
+        Sasl::Auto => settings.broker.certificate.is_some() && url.is_tls(),
         _ => false,
     }
 }
@@ -125,7 +125,7 @@ fn is_external(settings: &Amqp091Settings, url: &BrokerUrl) -> bool {
 fn uri(settings: &Amqp091Settings, url: &BrokerUrl, external: bool) -> AMQPUri {
     let (username, password) =
         url.credentials().map_or(("guest", "guest"), |(user, secret)| (user, secret.expose()));
-    let mechanism = match (external, settings.sasl) {
+    let mechanism = match (external, settings.broker.sasl) {
         (true, _) => SASLMechanism::External,
         (false, Sasl::Anonymous) => SASLMechanism::Anonymous,
         _ => SASLMechanism::Plain,
@@ -141,7 +141,9 @@ fn uri(settings: &Amqp091Settings, url: &BrokerUrl, external: bool) -> AMQPUri {
         query: AMQPQueryString {
             auth_mechanism: Some(mechanism),
             // Silence of twice this long ends the connection.
-            heartbeat: Some(u16::try_from(settings.idle_timeout.as_secs() / 2).unwrap_or(u16::MAX).max(1)),
+            heartbeat: Some(
+                u16::try_from(settings.broker.idle_timeout.as_secs() / 2).unwrap_or(u16::MAX).max(1),
+            ),
             // lapin has room for 32 frames as large as the broker says, whatever it says.
             frame_max: u32::try_from(FRAME_MAX).ok(),
             ..AMQPQueryString::default()

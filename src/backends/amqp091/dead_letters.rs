@@ -97,9 +97,9 @@ impl DeadLetters {
 
     /// The message in it, if it can be read.
     pub(crate) fn message(&self, letter: &DeadLetter) -> Option<Message> {
-        let prefix = self.settings.topic_prefix.as_deref();
+        let prefix = self.settings.broker.topic_prefix.as_deref();
         let message = letter.incoming.decode(Dialect::Plain, prefix, &self.queue).ok()?;
-        self.settings.envelope.open(message).ok()
+        self.settings.broker.envelope.open(message).ok()
     }
 
     /// Where it came from: the exchange and routing key that lead back there.

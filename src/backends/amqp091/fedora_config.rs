@@ -50,25 +50,25 @@ pub(crate) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, Broker
 
 impl FedoraConfig {
     fn fill(self, settings: &mut Amqp091Settings) {
-        if settings.urls.is_empty() {
+        if settings.broker.urls.is_empty() {
             // Its default, `amqp://?connection_attempts=3`, is the broker on this machine.
-            settings.urls = vec![match self.amqp_url {
+            settings.broker.urls = vec![match self.amqp_url {
                 Some(url) => url.replacen("://?", "://localhost?", 1),
                 None => "amqp://localhost".to_owned(),
             }];
         }
         // As there, TLS counts only where the URL asks for it.
-        let with_tls = settings.urls.iter().any(|url| url.starts_with("amqps:"));
-        if with_tls && settings.certificate.is_none() && settings.private_key.is_none() {
-            settings.certificate = self.tls.certfile;
-            settings.private_key = self.tls.keyfile;
+        let with_tls = settings.broker.urls.iter().any(|url| url.starts_with("amqps:"));
+        if with_tls && settings.broker.certificate.is_none() && settings.broker.private_key.is_none() {
+            settings.broker.certificate = self.tls.certfile;
+            settings.broker.private_key = self.tls.keyfile;
         }
         if with_tls {
-            settings.cacert = settings.cacert.take().or(self.tls.ca_cert);
+            settings.broker.cacert = settings.broker.cacert.take().or(self.tls.ca_cert);
         }
         settings.app = settings.app.take().or(self.client_properties.app);
         settings.exchange = settings.exchange.take().or(self.publish_exchange);
-        settings.topic_prefix = settings.topic_prefix.take().or(self.topic_prefix);
+        settings.broker.topic_prefix = settings.broker.topic_prefix.take().or(self.topic_prefix);
         settings.priority = settings.priority.or(self.publish_priority);
     }
 }

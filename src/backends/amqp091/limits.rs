@@ -9,6 +9,7 @@ use lapin::types::{AMQPValue, FieldTable, ShortString};
 
 use super::incoming::DEATHS;
 use super::outgoing::Publish;
+use super::settings::MAX_EXPIRY;
 use crate::message::headers::start_of;
 use crate::message::topic::Topic;
 use crate::message::{Message, Scalar};
@@ -25,9 +26,6 @@ const OVERHEAD: usize = 8 + 14;
 
 /// More than an envelope adds to the headers of a message.
 const OF_ENVELOPE: usize = 1_024;
-
-/// Ten years: what RabbitMQ's timers hold (`MAX_EXPIRY_TIMER` in its `rabbit.hrl`).
-pub(super) const MAX_EXPIRY: Duration = Duration::from_millis(315_360_000_000);
 
 /// The first second after 9999, which no broker's client writes as a date.
 const END: Duration = Duration::from_secs(253_402_300_800);

@@ -2,7 +2,6 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use rustls::ClientConfig;
@@ -10,16 +9,13 @@ use rustls::ClientConfig;
 use super::connection::{self, Connection};
 use super::fedora::Fedora;
 use super::fedora_config;
-use super::limits::{Limits, MAX_EXPIRY, fields};
+use super::limits::{Limits, fields};
 use super::outgoing::{Plain, Publish, Shape};
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{
-    self, Access, BrokerUrl, BrokersError, Connector, Failover, broker_messenger, check_envelope,
-    check_message, prefixed,
+    self, BrokerUrl, Brokers, BrokersError, Connector, Failover, broker_messenger,
 };
-use crate::envelope::Envelope;
 use crate::message::Message;
-use crate::message::topic::Topic;
 use crate::messenger::{Failure, Unsent};
 use crate::util::error::BoxError;
 
@@ -51,7 +47,7 @@ struct Transport<E: Shape> {
 
 impl<E: Shape> Transport<E> {
     fn new(settings: &Amqp091Settings) -> Result<Self, BrokersError> {
-        let (settings, urls, tls) = checked(settings, E::WRAPS)?;
+        let (settings, (urls, tls)) = checked(settings, E::WRAPS)?;
         let limits = Limits::default();
         let connector = LapinConnector {
             settings: Arc::clone(&settings),
@@ -59,53 +55,26 @@ impl<E: Shape> Transport<E> {
             limits: limits.clone(),
             envelope: PhantomData,
         };
-        let failover = Failover::new(connector, urls.clone(), settings.connection_timeout);
+        let failover = Failover::new(connector, urls.clone(), settings.broker.connection_timeout());
         Ok(Self { failover, settings, urls, limits })
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
-        check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
+        let sealed = self.settings.broker.envelope.seal(message, self.settings.broker.origin())?;
+        self.settings.broker.check_message(&sealed)?;
         E::check(&sealed)?;
         Ok(self.limits.check(&sealed, || E::encode(&self.settings, &sealed))?)
     }
 }
 
-/// The settings, filled, with what they name; `wraps` says whether `ENVELOPE` may name another shape.
-pub(super) fn checked(settings: &Amqp091Settings, wraps: bool) -> Result<Checked, BrokersError> {
+/// The settings, completed, and the brokers they name; `wraps` is whether `ENVELOPE` may name another shape.
+pub(super) fn checked(
+    settings: &Amqp091Settings,
+    wraps: bool,
+) -> Result<(Arc<Amqp091Settings>, Brokers), BrokersError> {
     let mut settings = fedora_config::fill(settings)?;
-    check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), wraps)?;
-    if let (Envelope::Petisco, None, Some(organization), Some(service)) =
-        (settings.envelope, &settings.exchange, &settings.organization, &settings.service)
-    {
-        settings.exchange = Some(format!("{organization}.{service}"));
-    }
-    if settings.exchange.as_deref().is_some_and(|exchange| exchange.len() > Topic::MAX_LEN) {
-        return Err(BrokersError::setting("EXCHANGE", "is longer than 255 bytes"));
-    }
-    if settings.ttl.is_some_and(|ttl| ttl > MAX_EXPIRY) {
-        return Err(BrokersError::setting("TTL", "is longer than ten years (3650d), the longest of brokers"));
-    }
-    let (urls, tls) = access(&settings).check()?;
-    Ok((Arc::new(settings), urls, tls))
-}
-
-type Checked = (Arc<Amqp091Settings>, Vec<BrokerUrl>, Option<Arc<ClientConfig>>);
-
-fn access(settings: &Amqp091Settings) -> Access<'_> {
-    Access {
-        urls: &settings.urls,
-        parse_url: BrokerUrl::parse_with_vhost,
-        tls: settings.tls(),
-        sasl: settings.sasl,
-        topic_prefix: settings.topic_prefix.as_deref(),
-        window: settings.window,
-        connection_timeout: settings.connection_timeout,
-        send_timeout: settings.send_timeout,
-        idle_timeout: settings.idle_timeout,
-        // Heartbeats are whole seconds, two to a time-out.
-        least_idle_timeout: Duration::from_secs(2),
-    }
+    let brokers = settings.check(wraps)?;
+    Ok((Arc::new(settings), brokers))
 }
 
 struct LapinConnector<E> {
@@ -136,12 +105,12 @@ struct EnvelopeConnection<E> {
 
 impl<E: Shape> EnvelopeConnection<E> {
     fn encode(&self, message: &Message) -> Result<Publish, BoxError> {
-        let message = &*self.settings.envelope.seal(message, self.settings.origin())?;
-        check_message(self.settings.topic_prefix.as_deref(), message)?;
+        let message = &*self.settings.broker.envelope.seal(message, self.settings.broker.origin())?;
+        self.settings.broker.check_message(message)?;
         fields(message)?;
         Ok(Publish {
             exchange: self.settings.exchange.clone().unwrap_or_else(|| "amq.topic".to_owned()),
-            routing_key: prefixed(self.settings.topic_prefix.as_deref(), message.topic()),
+            routing_key: self.settings.broker.prefixed(message.topic()),
             mandatory: self.settings.mandatory,
             properties: E::encode(&self.settings, message),
             body: message.body().clone(),

@@ -158,7 +158,7 @@ mod topology;
 #[cfg(feature = "cli")]
 pub(crate) use self::dead_letters::{DeadLetter, DeadLetters, DeadLettersError};
 pub use self::fedora::{FedoraMessage, Severity};
-#[cfg(feature = "cli")]
+#[cfg(feature = "settings")]
 pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
 pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
 pub use self::messenger::{Amqp091, Fedmsg};
@@ -169,5 +169,5 @@ pub use self::topology::{
     Binding, Exchange, ExchangeKind, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Plan, Queue, Topology,
     TopologyError,
 };
-pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
+pub use crate::backends::brokers::{BrokerSettings, BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;

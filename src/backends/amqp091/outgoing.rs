@@ -64,7 +64,7 @@ pub(super) fn common(settings: &Amqp091Settings, message: &Message) -> BasicProp
     if let Some(priority) = message.priority().or(settings.priority) {
         properties = properties.with_priority(priority);
     }
-    if let Some(expiry) = message.expiry().or(settings.ttl) {
+    if let Some(expiry) = message.expiry().or(settings.broker.ttl) {
         properties = properties.with_expiration(milliseconds(expiry).into());
     }
     properties

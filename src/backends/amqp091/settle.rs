@@ -77,7 +77,7 @@ impl DeliverySettler {
         let forward = Forwarder {
             subscription: &context.subscription,
             incoming: &self.incoming,
-            topic: self.incoming.topic(context.settings.topic_prefix.as_deref(), queue),
+            topic: self.incoming.topic(context.settings.broker.topic_prefix.as_deref(), queue),
             id: self.id,
             has_quorum_queues: self.link.has_quorum_queues.load(Ordering::Relaxed),
         };

@@ -78,7 +78,7 @@ impl Amqp091Source {
         subscription: &Amqp091Subscription,
         dialect: Dialect,
     ) -> Result<Self, BrokersError> {
-        let (settings, urls, tls) = checked(settings, dialect == Dialect::Plain)?;
+        let (settings, (urls, tls)) = checked(settings, dialect == Dialect::Plain)?;
         let subscription = subscription.filled(&settings)?;
         let name = subscription.queue.as_str().into();
         let context = SourceContext {
@@ -235,7 +235,7 @@ fn open(context: Arc<SourceContext>, failures: u32) -> Task {
         let mut urls: Vec<_> = context.urls.iter().collect();
         urls.shuffle(&mut rand::rng());
         let (mut reasons, mut is_permanent) = (Vec::new(), false);
-        let limit = context.settings.connection_timeout;
+        let limit = context.settings.broker.connection_timeout();
         for url in urls {
             match timeout(limit, SourceSession::open(&context, url)).await {
                 Ok(Ok(session)) => {

@@ -228,7 +228,7 @@ impl SourceLink {
             let _ = channel.close(200, "done".into()).await;
             lapin::Result::Ok(true)
         };
-        matches!(timeout(self.context.settings.send_timeout, look).await, Ok(Ok(true)))
+        matches!(timeout(self.context.settings.broker.send_timeout(), look).await, Ok(Ok(true)))
     }
 
     async fn publish_alone(&self, publisher: &Connection, publish: &Publish) -> Result<(), Failure> {
@@ -261,7 +261,7 @@ impl SourceLink {
             return Ok(publisher.clone());
         }
         let context = &self.context;
-        let limit = context.settings.connection_timeout;
+        let limit = context.settings.broker.connection_timeout();
         let opened =
             timeout(limit, connection::open(&context.settings, context.tls.clone(), &self.url, usize::MAX))
                 .await;
@@ -295,7 +295,7 @@ impl SourceLink {
         if known() {
             return Ok(true);
         }
-        let limit = self.context.settings.send_timeout;
+        let limit = self.context.settings.broker.send_timeout();
         let declared = timeout(limit, async {
             let _turn = self.declaring.lock().await;
             if known() {

@@ -254,12 +254,12 @@ pub(super) fn unsettled(context: &SourceContext, link: &Arc<SourceLink>, receive
         true => 0,
         false => context.attempts.of(&incoming),
     };
-    let prefix = context.settings.topic_prefix.as_deref();
+    let prefix = context.settings.broker.topic_prefix.as_deref();
     let message = match fault {
         Some(fault) => Err(fault.into()),
         None => incoming.decode(context.dialect, prefix, &context.subscription.queue),
     };
-    let message = message.and_then(|message| context.settings.envelope.open(message));
+    let message = message.and_then(|message| context.settings.broker.envelope.open(message));
     let (failed, failures) = (incoming.failed(), incoming.failures());
     let unanswered = |id| DeliverySettler { link: Arc::clone(link), acker, incoming, id, _held: held };
     match message {
@@ -267,7 +267,7 @@ pub(super) fn unsettled(context: &SourceContext, link: &Arc<SourceLink>, receive
             let settle = unanswered(Some(message.id()));
             let attempt = failed.saturating_add(1);
             Unsettled::new(message, attempt, redelivered, Arc::clone(&context.name), failures, settle)
-                .with_event(context.settings.envelope.is_event())
+                .with_event(context.settings.broker.envelope.is_event())
         }
         Err(error) => Unsettled::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
     }

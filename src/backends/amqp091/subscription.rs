@@ -119,7 +119,7 @@ impl Amqp091Subscription {
     pub(super) fn filled(&self, settings: &Amqp091Settings) -> Result<Self, BrokersError> {
         let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));
         let mut filled = self.clone();
-        let prefix = settings.topic_prefix.as_deref().unwrap_or_default().trim_matches('.');
+        let prefix = settings.broker.topic_prefix.as_deref().unwrap_or_default().trim_matches('.');
         if !prefix.is_empty() {
             filled.bindings.iter_mut().for_each(|pattern| *pattern = format!("{prefix}.{pattern}"));
         }
@@ -157,8 +157,8 @@ impl Amqp091Subscription {
                     *name = from.clone().unwrap_or_default();
                 }
             };
-            fill(organization, &settings.organization);
-            fill(service, &settings.service);
+            fill(organization, &settings.broker.organization);
+            fill(service, &settings.broker.service);
             let exchange = format!("dead_letter.{organization}.{service}");
             if organization.is_empty() || service.is_empty() || exchange.len() > Topic::MAX_LEN {
                 return fault("RETRY", "petisco needs ORGANIZATION and SERVICE, of 242 bytes together");

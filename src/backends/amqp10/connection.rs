@@ -38,7 +38,7 @@ pub(super) async fn open(
 ) -> Result<Connection, BoxError> {
     let opened = match try_open(settings, dialer, url, container_id, None).await {
         Err(OpenError::Sasl(SaslError::BrokenOff { mechanism: "EXTERNAL", .. }))
-            if settings.sasl == Sasl::Auto =>
+            if settings.broker.sasl == Sasl::Auto =>
         {
             tracing::warn!(broker = %url, "the broker broke off during SASL EXTERNAL: trying ANONYMOUS");
             try_open(settings, dialer, url, container_id, Some(Mechanism::Anonymous)).await
@@ -57,14 +57,14 @@ async fn try_open(
 ) -> Result<Connection, OpenError> {
     let mut stream = dialer.dial(url).await.map_err(OpenError::Dial)?;
     let identity = Identity {
-        sasl: settings.sasl,
-        certificate: settings.certificate.is_some() && url.is_tls(),
+        sasl: settings.broker.sasl,
+        certificate: settings.broker.certificate.is_some() && url.is_tls(),
         credentials: url.credentials(),
         host: url.host(),
     };
     sasl::authenticate(&mut stream, &identity, mechanism).await.map_err(OpenError::Sasl)?;
     let unique = || uuid::Builder::from_random_bytes(rand::random()).into_uuid().to_string();
-    let idle = u32::try_from(settings.idle_timeout.as_millis()).unwrap_or(u32::MAX);
+    let idle = u32::try_from(settings.broker.idle_timeout.as_millis()).unwrap_or(u32::MAX);
     let held = Arc::new(HeldBytes::default());
     let handle = AmqpConnection::builder()
         .container_id(container_id.map_or_else(unique, str::to_owned))
@@ -84,8 +84,8 @@ async fn try_open(
         links: Mutex::default(),
         opening: tokio::sync::Mutex::default(),
         tasks: TaskTracker::new(),
-        window: settings.window as usize,
-        send_timeout: settings.send_timeout,
+        window: settings.broker.window as usize,
+        send_timeout: settings.broker.send_timeout(),
         held,
     })
 }

@@ -2,7 +2,6 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 
@@ -12,8 +11,7 @@ use super::outgoing::{self, Plain, Shape};
 use super::rhmsg::Rhmsg;
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{
-    self, Access, BrokerUrl, BrokersError, Connector, Dialer, Failover, broker_messenger, check_envelope,
-    check_message,
+    self, BrokerUrl, BrokersError, Connector, Dialer, Failover, broker_messenger,
 };
 use crate::message::Message;
 use crate::messenger::{Failure, Unsent};
@@ -47,7 +45,7 @@ struct Transport<E: Shape> {
 impl<E: Shape> Transport<E> {
     fn new(settings: &Amqp10Settings) -> Result<Self, BrokersError> {
         let fault = |key, problem| Err(BrokersError::setting(key, problem));
-        check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), E::WRAPS)?;
+        let (urls, tls) = settings.check(E::WRAPS)?;
         if settings.priority > 9 {
             return fault("PRIORITY", "is above 9, the highest of AMQP");
         }
@@ -55,34 +53,18 @@ impl<E: Shape> Transport<E> {
         if without_topic.contains(['{', '}']) {
             return fault("ADDRESS", "knows only {topic}, as in \"topic://{topic}\"");
         }
-        let (urls, tls) = access(settings).check()?;
-        let settings = Arc::new(settings.clone());
+        let settings = Arc::new(E::with_timeouts(settings.clone()));
         let dialer = Dialer::new(tls);
         let connector = AmqpConnector { settings: Arc::clone(&settings), dialer, envelope: PhantomData };
-        let failover = Failover::new(connector, urls.clone(), settings.connection_timeout);
+        let failover = Failover::new(connector, urls.clone(), settings.broker.connection_timeout());
         Ok(Self { failover, settings, urls })
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        let sealed = self.settings.envelope.seal(message, self.settings.origin())?;
-        check_message(self.settings.topic_prefix.as_deref(), &sealed)?;
+        let sealed = self.settings.broker.envelope.seal(message, self.settings.broker.origin())?;
+        self.settings.broker.check_message(&sealed)?;
         outgoing::check_headers(&sealed)?;
         E::check(&sealed)
-    }
-}
-
-pub(super) fn access(settings: &Amqp10Settings) -> Access<'_> {
-    Access {
-        urls: &settings.urls,
-        parse_url: BrokerUrl::parse,
-        tls: settings.tls(),
-        sasl: settings.sasl,
-        topic_prefix: settings.topic_prefix.as_deref(),
-        window: settings.window,
-        connection_timeout: settings.connection_timeout,
-        send_timeout: settings.send_timeout,
-        idle_timeout: settings.idle_timeout,
-        least_idle_timeout: Duration::from_secs(1),
     }
 }
 
@@ -115,9 +97,12 @@ impl<E: Shape> EnvelopeConnection<E> {
         batch: &mut connection::Batch<'_>,
         message: &Message,
     ) -> Result<connection::Answer, Failure> {
-        let sealed = self.settings.envelope.seal(message, self.settings.origin());
+        let sealed = self.settings.broker.envelope.seal(message, self.settings.broker.origin());
         let message = &*sealed.map_err(Failure::rejected)?;
-        let carried = check_message(self.settings.topic_prefix.as_deref(), message)
+        let carried = self
+            .settings
+            .broker
+            .check_message(message)
             .and_then(|()| outgoing::check_headers(message))
             .and_then(|()| E::check(message));
         carried.map_err(Failure::rejected)?;

@@ -114,5 +114,5 @@ pub use self::messenger::{Amqp10, RhMsg};
 pub use self::settings::Amqp10Settings;
 pub use self::source::Amqp10Source;
 pub use self::subscription::Amqp10Subscription;
-pub use crate::backends::brokers::{BrokersError, Sasl, UrlError};
+pub use crate::backends::brokers::{BrokerSettings, BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;

@@ -8,7 +8,6 @@ use fe2o3_amqp_types::messaging::{
 use fe2o3_amqp_types::primitives::{Binary, OrderedMap, SimpleValue, Symbol, Timestamp, Value};
 
 use super::settings::Amqp10Settings;
-use crate::backends::brokers::prefixed;
 use crate::message::headers::start_of;
 use crate::message::topic::Topic;
 use crate::message::{Message, Scalar};
@@ -24,6 +23,11 @@ pub(super) trait Shape: Send + Sync + 'static {
     const DURABLE: bool;
     /// Whether `ENVELOPE` may name another shape.
     const WRAPS: bool;
+
+    /// Completes the timeouts that are not set.
+    fn with_timeouts(settings: Amqp10Settings) -> Amqp10Settings {
+        settings
+    }
 
     fn check(message: &Message) -> Result<(), BoxError>;
 
@@ -116,7 +120,7 @@ pub(super) fn assemble(
 
 /// The header section (3.2.1): the message's own wishes before those of the settings.
 pub(super) fn header(settings: &Amqp10Settings, durable: bool, message: &Message) -> Header {
-    let ttl = message.expiry().or(settings.ttl);
+    let ttl = message.expiry().or(settings.broker.ttl);
     Header {
         durable,
         priority: Priority(message.priority().unwrap_or(settings.priority).min(9)),
@@ -127,11 +131,7 @@ pub(super) fn header(settings: &Amqp10Settings, durable: bool, message: &Message
 
 /// The address of a topic, by the template.
 pub(super) fn address(settings: &Amqp10Settings, default: &str, topic: &Topic) -> String {
-    settings
-        .address
-        .as_deref()
-        .unwrap_or(default)
-        .replace("{topic}", &prefixed(settings.topic_prefix.as_deref(), topic))
+    settings.address.as_deref().unwrap_or(default).replace("{topic}", &settings.broker.prefixed(topic))
 }
 
 pub(super) fn insert_headers(application: &mut OrderedMap<String, SimpleValue>, message: &Message) {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::outgoing::{AmqpMessage, Shape, assemble, insert_headers};
+use super::settings::Amqp10Settings;
 use crate::message::Message;
 use crate::util::error::BoxError;
 
@@ -27,6 +28,10 @@ impl Shape for Rhmsg {
     const ADDRESS: &'static str = "topic://{topic}";
     const DURABLE: bool = false;
     const WRAPS: bool = false;
+
+    fn with_timeouts(settings: Amqp10Settings) -> Amqp10Settings {
+        settings.with_rhmsg_timeouts()
+    }
 
     fn check(message: &Message) -> Result<(), BoxError> {
         fields(message.body()).map(drop)

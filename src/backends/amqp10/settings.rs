@@ -1,143 +1,95 @@
 //! The settings of both AMQP 1.0 backends.
 
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::backends::brokers::Sasl;
-use crate::envelope::{Envelope, Origin};
-use crate::tls::TlsSettings;
-use crate::util::secret::redacted_url;
+use crate::backends::brokers::{BrokerSettings, BrokerUrl, Brokers, BrokersError, Rules};
 
-/// Where the brokers are and how to talk to them.
+/// The timeouts of python-rhmsg.
+const RHMSG_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The brokers, and the addresses that messages go to.
 ///
-/// In a settings file these are keys of `[MESSAGE_BUS]`, in any case. Durations are texts such as `"30s"`, or
-/// plain seconds.
+/// In a settings file these are keys of `[MESSAGE_BUS]` in any case, beside those of [`BrokerSettings`].
 ///
 /// ```
-/// use tower_outbox::amqp10::{Amqp10Settings, RhMsg};
+/// use tower_outbox::amqp10::{Amqp10Settings, BrokerSettings, RhMsg};
 ///
 /// let settings = Amqp10Settings::new(["amqp://localhost:5672"]);
 /// let messenger = RhMsg::new(&settings)?;
+///
+/// let brokers = BrokerSettings::new(["amqp://localhost:5672"]).with_topic_prefix("VirtualTopic.eng");
+/// let messenger = RhMsg::new(&brokers.into())?;
 /// # Ok::<(), tower_outbox::amqp10::BrokersError>(())
 /// ```
-#[derive(Clone, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Amqp10Settings {
-    /// The brokers, `amqp://[user:password@]host[:5672]` or `amqps://host[:5671]`; tried in a random order.
-    #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
-    pub urls: Vec<String>,
-    /// How long connecting to one broker may take; 60 s by default.
-    #[serde(deserialize_with = "crate::util::units::duration")]
-    pub connection_timeout: Duration,
-    /// How long one broker may take to confirm a message; 60 s by default.
-    #[serde(deserialize_with = "crate::util::units::duration")]
-    pub send_timeout: Duration,
-    /// How long a broker may be silent before its connection counts as lost; 30 s by default, at least 1 s.
-    #[serde(deserialize_with = "crate::util::units::duration")]
-    pub idle_timeout: Duration,
-    /// The client certificate chain in PEM form, with its key in either order unless `private_key` is set.
-    pub certificate: Option<PathBuf>,
-    /// The key of the certificate in PEM form, if it is in a file of its own.
-    pub private_key: Option<PathBuf>,
-    /// The certificate authorities to trust, in PEM form; by default the system's.
-    pub cacert: Option<PathBuf>,
-    /// Accepts a valid broker certificate issued for any name, as rhmsg does. Whoever holds one certificate
-    /// of the same authority can then read and drop every message. Off by default.
-    pub dangerous_accept_any_host_name: bool,
-    /// How to say who we are; [`Sasl::Auto`] by default.
-    #[serde(deserialize_with = "crate::util::units::word")]
-    pub sasl: Sasl,
-    /// Put before every topic, with exactly one dot between; none by default.
-    pub topic_prefix: Option<String>,
+    /// The brokers and the way to them.
+    #[serde(skip)]
+    pub broker: BrokerSettings,
     /// The address of a message: a template in which `{topic}` stands for prefix and topic.
-    /// By default `{topic}`, for rhmsg `topic://{topic}`. RabbitMQ wants `/topic/{topic}`.
+    /// By default `{topic}`, for rhmsg `topic://{topic}`. RabbitMQ needs `/topic/{topic}`.
     pub address: Option<String>,
-    /// The shape of messages; [`Envelope::Plain`] by default. Not for `rhmsg`, which has its own.
-    #[serde(deserialize_with = "crate::util::units::word")]
-    pub envelope: Envelope,
-    /// Who sends, for [`Envelope::Petisco`].
-    pub organization: Option<String>,
-    /// Which service of the organization sends, for [`Envelope::Petisco`].
-    pub service: Option<String>,
-    /// The attribute `source` of [`Envelope::CloudEvents`], a URI; `/tower-outbox` by default.
-    pub event_source: Option<String>,
-    /// Whether brokers are to keep messages across a restart; by default yes, for rhmsg no, as rhmsg does.
+    /// Whether brokers keep messages across a restart; by default yes, for rhmsg no, as python-rhmsg does.
     pub durable: Option<bool>,
-    /// How long a message is worth delivering when it does not say so itself; no limit by default.
-    #[serde(deserialize_with = "crate::util::units::optional_duration")]
-    pub ttl: Option<Duration>,
     /// The priority of messages that do not set their own, 0 to 9; 4 by default.
     pub priority: u8,
-    /// How many messages of one topic may await their outcome; 256 by default. 1 keeps the order of a
-    /// topic even when a broker releases a message and accepts the next one.
-    pub window: u32,
 }
 
 impl Amqp10Settings {
     /// The brokers at `urls`, and defaults for the rest.
     pub fn new<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
-        Self { urls: urls.into_iter().map(Into::into).collect(), ..Self::default() }
+        BrokerSettings::new(urls).into()
     }
 
-    /// What envelopes say of who sends.
-    pub(crate) fn origin(&self) -> Origin<'_> {
-        Origin {
-            organization: self.organization.as_deref(),
-            service: self.service.as_deref(),
-            event_source: self.event_source.as_deref(),
-        }
+    /// Sets the address of a message.
+    #[must_use]
+    pub fn with_address(self, address: impl Into<String>) -> Self {
+        Self { address: Some(address.into()), ..self }
     }
 
-    /// The files that concern TLS.
-    pub(crate) fn tls(&self) -> TlsSettings<'_> {
-        TlsSettings {
-            certificate: self.certificate.as_deref(),
-            private_key: self.private_key.as_deref(),
-            cacert: self.cacert.as_deref(),
-            dangerous_accept_any_host_name: self.dangerous_accept_any_host_name,
-        }
+    /// Fills the timeouts that are not set with those of python-rhmsg.
+    pub(super) fn with_rhmsg_timeouts(mut self) -> Self {
+        self.broker.connection_timeout.get_or_insert(RHMSG_TIMEOUT);
+        self.broker.send_timeout.get_or_insert(RHMSG_TIMEOUT);
+        self
+    }
+
+    /// Checks the settings that messenger and source share; `wraps` is whether `ENVELOPE` may name another shape.
+    pub(super) fn check(&self, wraps: bool) -> Result<Brokers, BrokersError> {
+        let least_idle_timeout = Duration::from_secs(1);
+        self.broker.check(&Rules { parse_url: BrokerUrl::parse, least_idle_timeout, wraps })
     }
 }
 
-/// Shows where messages go, without passwords.
-impl fmt::Debug for Amqp10Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let urls: Vec<_> = self.urls.iter().map(|url| redacted_url(url)).collect();
-        f.debug_struct("Amqp10Settings")
-            .field("urls", &urls)
-            .field("topic_prefix", &self.topic_prefix)
-            .field("address", &self.address)
-            .field("sasl", &self.sasl)
-            .finish_non_exhaustive()
+impl From<BrokerSettings> for Amqp10Settings {
+    fn from(broker: BrokerSettings) -> Self {
+        Self { broker, ..Self::default() }
     }
 }
 
 impl Default for Amqp10Settings {
     fn default() -> Self {
-        Self {
-            urls: Vec::new(),
-            connection_timeout: Duration::from_secs(60),
-            send_timeout: Duration::from_secs(60),
-            idle_timeout: Duration::from_secs(30),
-            certificate: None,
-            private_key: None,
-            cacert: None,
-            dangerous_accept_any_host_name: false,
-            sasl: Sasl::default(),
-            topic_prefix: None,
-            envelope: Envelope::default(),
-            organization: None,
-            service: None,
-            event_source: None,
-            address: None,
-            durable: None,
-            ttl: None,
-            priority: 4,
-            window: 256,
-        }
+        Self { broker: BrokerSettings::default(), address: None, durable: None, priority: 4 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_that_are_not_set_are_5_and_10_seconds_and_60_for_rhmsg() {
+        let seconds = |settings: &Amqp10Settings| {
+            let broker = &settings.broker;
+            (broker.connection_timeout().as_secs(), broker.send_timeout().as_secs())
+        };
+        assert_eq!(seconds(&Amqp10Settings::default()), (5, 10));
+        assert_eq!(seconds(&Amqp10Settings::default().with_rhmsg_timeouts()), (60, 60));
+        let broker = BrokerSettings::default().with_connection_timeout(Duration::from_secs(7));
+        assert_eq!(seconds(&Amqp10Settings::from(broker).with_rhmsg_timeouts()), (7, 60));
     }
 }

@@ -10,14 +10,13 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::incoming::Reader;
-use super::messenger::access;
 use super::prefetched::{Prefetched, PrefetchedMessage};
 use super::settings::Amqp10Settings;
 use super::source_context::SourceContext;
 use super::source_link::Demand;
 use super::source_worker::SourceWorker;
 use super::subscription::Amqp10Subscription;
-use crate::backends::brokers::{BrokersError, Dialer, check_envelope};
+use crate::backends::brokers::{BrokersError, Dialer};
 use crate::source::{Source, SourceError, Unsettled};
 
 /// Receives from any AMQP 1.0 broker: the source of the backends `amqp10` and `rhmsg`.
@@ -55,16 +54,15 @@ impl Amqp10Source {
     ) -> Result<Self, BrokersError> {
         check(subscription)?;
         let wraps = content_types == Reader::PLAIN;
-        check_envelope(settings.envelope, settings.origin(), settings.topic_prefix.as_deref(), wraps)?;
-        let (urls, tls) = access(settings).check()?;
+        let (urls, tls) = settings.check(wraps)?;
         let reader = Reader {
             address: subscription.address.as_str().into(),
-            topic_prefix: settings.topic_prefix.clone(),
-            envelope: settings.envelope,
+            topic_prefix: settings.broker.topic_prefix.clone(),
+            envelope: settings.broker.envelope,
             content_types,
         };
         let context = SourceContext {
-            settings: settings.clone(),
+            settings: if wraps { settings.clone() } else { settings.clone().with_rhmsg_timeouts() },
             urls,
             dialer: Dialer::new(tls),
             subscription: subscription.clone(),

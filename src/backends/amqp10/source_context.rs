@@ -75,7 +75,7 @@ impl SourceContext {
         let lost = |why: String| Failure::transient(LinkLost(why));
         let opening = connection::open(settings, dialer, url, subscription.durable.as_deref());
         let opened = tokio::select! {
-            opened = timeout(settings.connection_timeout, opening) => opened,
+            opened = timeout(settings.broker.connection_timeout(), opening) => opened,
             _ = demand.changed() => return Err(lost("it is not wanted any more".to_owned())),
         };
         let connection = match opened {
@@ -84,7 +84,9 @@ impl SourceContext {
                 return Err(Failure::rejected(format!("{url}: {}", Chain(error.as_ref()))));
             }
             Ok(Err(error)) => return Err(Failure::transient(error)),
-            Err(_) => return Err(lost(format!("no connection within {:?}", settings.connection_timeout))),
+            Err(_) => {
+                return Err(lost(format!("no connection within {:?}", settings.broker.connection_timeout())));
+            }
         };
         // Not broken off: a link that is dropped is closed, and its durable subscription with it.
         match self.attach_on(&connection).await {
@@ -113,7 +115,7 @@ impl SourceContext {
             .credit_mode(CreditMode::Manual)
             .attach(&mut session);
         let lifeline = connection.lifeline();
-        let attached = timeout(settings.send_timeout, lifeline.while_alive(attaching)).await;
+        let attached = timeout(settings.broker.send_timeout(), lifeline.while_alive(attaching)).await;
         let failure = match attached {
             Ok(attached) => match attached? {
                 // RabbitMQ, at least up to 4.0, takes any filter, and heeds none.
@@ -125,7 +127,7 @@ impl SourceContext {
                 Err(error) => attach_receiver_failure(error),
             },
             Err(_) => {
-                let why = format!("no answer to attach within {:?}", settings.send_timeout);
+                let why = format!("no answer to attach within {:?}", settings.broker.send_timeout());
                 Failure::transient(LinkLost(why))
             }
         };

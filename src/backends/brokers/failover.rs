@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
+#[cfg(feature = "cli")]
 use futures_util::future::join_all;
 use rand::seq::SliceRandom;
 use tokio::sync::Mutex;
@@ -205,6 +206,7 @@ impl<C: Connector> Failover<C> {
     }
 
     /// The health of each broker, by a connection of its own that is closed again.
+    #[cfg(feature = "cli")]
     pub(crate) async fn brokers(&self) -> Vec<(String, Health)> {
         join_all(self.brokers.iter().map(|broker| async {
             let url = broker.url.to_string();
@@ -216,6 +218,7 @@ impl<C: Connector> Failover<C> {
         .await
     }
 
+    #[cfg(feature = "cli")]
     async fn try_once(&self, url: &BrokerUrl) -> Result<(), String> {
         let connection = connect(&self.connector, url, self.connection_timeout).await?;
         let blocked = connection.blocked();

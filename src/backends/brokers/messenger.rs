@@ -41,8 +41,9 @@ macro_rules! broker_messenger {
             }
         }
 
+        #[cfg(feature = "cli")]
         #[async_trait::async_trait]
-        impl crate::backends::probe::Probe for $name {
+        impl crate::messenger::probe::Probe for $name {
             async fn brokers(&self) -> Vec<(String, crate::messenger::Health)> {
                 self.0.failover.brokers().await
             }

@@ -13,7 +13,7 @@ mod one_by_one;
 mod settings;
 mod url;
 
-pub(super) use self::access::{Access, check_envelope, check_message, prefixed};
+pub(super) use self::access::{Brokers, Rules};
 #[cfg(feature = "amqp091")]
 pub(super) use self::connection::ConnectionEnded;
 pub(super) use self::connection::{Connection, Connector};
@@ -24,7 +24,8 @@ pub(super) use self::failover::Failover;
 #[cfg(feature = "amqp091")]
 pub(super) use self::hand_over::hand_over;
 pub(super) use self::messenger::broker_messenger;
-pub use self::settings::Sasl;
+#[cfg(feature = "amqp091")]
 pub(super) use self::settings::one_or_many;
+pub use self::settings::{BrokerSettings, Sasl};
 pub(super) use self::url::BrokerUrl;
 pub use self::url::UrlError;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use super::{Findings, Verdict};
+use crate::bus;
 use crate::settings::Settings;
 use crate::tls::{Certificate, TlsSettings, inspect};
 use crate::util::error::Chain;
@@ -16,24 +17,10 @@ const FEW: usize = 5;
 
 const DAY: i64 = 86_400;
 
-/// Looks at each file; keys that cannot be read are the backend's to say.
+/// Checks each file. The backend itself reports keys that cannot be read.
 pub(super) fn check(settings: &Settings, findings: &mut Findings) {
-    let table = &settings.backend_keys;
-    match settings.backend.as_str() {
-        #[cfg(feature = "amqp10")]
-        "amqp10" | "rhmsg" => {
-            if let Ok(keys) = table.parse::<crate::amqp10::Amqp10Settings>() {
-                files(&keys.tls(), findings);
-            }
-        }
-        #[cfg(feature = "amqp091")]
-        "amqp091" | "fedmsg" => {
-            let keys = table.parse::<crate::amqp091::Amqp091Settings>().ok();
-            if let Some(Ok(keys)) = keys.map(|keys| crate::amqp091::fill_from_fedora_config(&keys)) {
-                files(&keys.tls(), findings);
-            }
-        }
-        _ => {}
+    if let Some(broker) = bus::broker_settings(&settings.backend, &settings.backend_keys) {
+        files(&broker.tls(), findings);
     }
 }
 

@@ -32,10 +32,10 @@ async fn the_real_consumer_accepts_every_message_without_a_word() {
     let topic = unique("fedora");
     let mut consumer = consumer(&brokers, brokers.get("RABBIT1_AMQP"), &format!("#.{topic}"), &[]).await;
     let mut prefixed = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
-    prefixed.topic_prefix = Some("org.fedoraproject.prod.".to_owned());
+    prefixed.broker.topic_prefix = Some("org.fedoraproject.prod.".to_owned());
     let mut tls = Amqp091Settings::new([brokers.get("RABBIT1_AMQPS")]);
-    tls.certificate = Some(brokers.certificate("client.pem"));
-    tls.cacert = Some(brokers.certificate("ca.pem"));
+    tls.broker.certificate = Some(brokers.certificate("client.pem"));
+    tls.broker.cacert = Some(brokers.certificate("ca.pem"));
     for settings in [Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]), prefixed, tls] {
         let message = |body: Value| Message::json(topic.clone(), &body).unwrap();
         let large = "ü".repeat(1 << 19);
@@ -58,7 +58,7 @@ async fn the_real_consumer_accepts_every_message_without_a_word() {
         ];
         Fedmsg::new(&settings).unwrap().send(batch.clone()).await.unwrap();
         let received = messages(&mut consumer, batch.len()).await;
-        let prefix = settings.topic_prefix.as_deref().unwrap_or_default();
+        let prefix = settings.broker.topic_prefix.as_deref().unwrap_or_default();
         for (sent, received) in batch.iter().zip(&received) {
             let body: Value = serde_json::from_slice(sent.body()).unwrap();
             assert!(received["body"] == body, "the body of {sent:?}");

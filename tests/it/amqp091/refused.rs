@@ -148,8 +148,8 @@ async fn who_may_not_connect_is_told_why() {
     let plain = brokers.get("RABBIT1_AMQP");
     let tls = |certificate: &str, ca: &str| {
         let mut settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQPS")]);
-        settings.certificate = Some(brokers.certificate(certificate));
-        settings.cacert = Some(brokers.certificate(ca));
+        settings.broker.certificate = Some(brokers.certificate(certificate));
+        settings.broker.cacert = Some(brokers.certificate(ca));
         settings
     };
     for (settings, text) in [

@@ -11,13 +11,13 @@ use tower_outbox::{Message, Messenger};
 fn values_that_make_no_sense_are_refused() {
     type Change = fn(&mut Amqp091Settings);
     let cases: [(&str, Change); 8] = [
-        ("URLS is empty", |settings| settings.urls.clear()),
-        ("not the address of a broker", |settings| settings.urls = vec!["broker".to_owned()]),
-        ("WINDOW is 0", |settings| settings.window = 0),
-        ("CONNECTION_TIMEOUT", |settings| settings.send_timeout = Duration::ZERO),
-        ("IDLE_TIMEOUT is below", |settings| settings.idle_timeout = Duration::from_secs(1)),
-        ("TOPIC_PREFIX", |settings| settings.topic_prefix = Some("a b".to_owned())),
-        ("external needs CERTIFICATE", |settings| settings.sasl = Sasl::External),
+        ("URLS is empty", |settings| settings.broker.urls.clear()),
+        ("not the address of a broker", |settings| settings.broker.urls = vec!["broker".to_owned()]),
+        ("WINDOW is 0", |settings| settings.broker.window = 0),
+        ("SEND_TIMEOUT is 0", |settings| settings.broker.send_timeout = Some(Duration::ZERO)),
+        ("IDLE_TIMEOUT is below", |settings| settings.broker.idle_timeout = Duration::from_secs(1)),
+        ("TOPIC_PREFIX", |settings| settings.broker.topic_prefix = Some("a b".to_owned())),
+        ("external needs CERTIFICATE", |settings| settings.broker.sasl = Sasl::External),
         ("/nowhere/config.toml", |settings| settings.config = Some("/nowhere/config.toml".into())),
     ];
     for (text, change) in cases {
@@ -32,17 +32,18 @@ fn values_that_make_no_sense_are_refused() {
 fn envelopes_are_checked_at_start() {
     type Change = fn(&mut Amqp091Settings);
     let cases: [(&str, Change); 4] = [
-        ("ORGANIZATION", |settings| settings.organization = None),
-        ("SERVICE", |settings| settings.service = Some("a.b".to_owned())),
-        ("TOPIC_PREFIX is not for", |settings| settings.topic_prefix = Some("p".to_owned())),
+        ("ORGANIZATION", |settings| settings.broker.organization = None),
+        ("SERVICE", |settings| settings.broker.service = Some("a.b".to_owned())),
+        ("TOPIC_PREFIX is not for", |settings| settings.broker.topic_prefix = Some("p".to_owned())),
         ("EVENT_SOURCE is empty", |settings| {
-            settings.envelope = Envelope::CloudEvents;
-            settings.event_source = Some(String::new());
+            settings.broker.envelope = Envelope::CloudEvents;
+            settings.broker.event_source = Some(String::new());
         }),
     ];
     let mut good = Amqp091Settings::new(["amqp://localhost"]);
-    good.envelope = Envelope::Petisco;
-    (good.organization, good.service) = (Some("acme".to_owned()), Some("registration".to_owned()));
+    good.broker.envelope = Envelope::Petisco;
+    (good.broker.organization, good.broker.service) =
+        (Some("acme".to_owned()), Some("registration".to_owned()));
     Amqp091::new(&good).unwrap();
     for (text, change) in cases {
         let mut settings = good.clone();
@@ -57,7 +58,7 @@ fn envelopes_are_checked_at_start() {
 #[test]
 fn what_cannot_be_sent_is_refused_at_enqueue() {
     let mut settings = Amqp091Settings::new(["amqp://localhost"]);
-    settings.topic_prefix = Some("p".repeat(200));
+    settings.broker.topic_prefix = Some("p".repeat(200));
     let (general, fedora) = (Amqp091::new(&settings).unwrap(), Fedmsg::new(&settings).unwrap());
     let long = Message::new("t".repeat(55), "{}").unwrap();
     for messenger in [&general as &dyn Messenger, &fedora] {

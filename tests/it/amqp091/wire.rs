@@ -48,7 +48,7 @@ async fn a_general_message_says_what_it_is() {
     let topic = unique("wire");
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &format!("p.{topic}")).await;
     let mut settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
-    settings.topic_prefix = Some("p".to_owned());
+    settings.broker.topic_prefix = Some("p".to_owned());
     let message = Message::json(topic.clone(), &json!({"n": 1}))
         .unwrap()
         .with_header("s", "text")
@@ -82,8 +82,8 @@ async fn cloudevents_are_on_the_wire_in_the_mode_of_the_settings() {
         .with_header("correlation_id", "abc");
     for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured] {
         let mut settings = Amqp091Settings::new([brokers.get("RABBIT1_AMQP")]);
-        settings.envelope = envelope;
-        settings.event_source = Some("/orders".to_owned());
+        settings.broker.envelope = envelope;
+        settings.broker.event_source = Some("/orders".to_owned());
         Amqp091::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
     }
     let found = queue.drain().await;
@@ -119,10 +119,10 @@ async fn cloudevents_of_either_mode_are_opened_also_when_they_come_again() {
     let message =
         Message::json(topic.clone(), &json!({"n": 1})).unwrap().with_key("k").with_header("myext", 7);
     for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Plain] {
-        settings.envelope = envelope;
+        settings.broker.envelope = envelope;
         Amqp091::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
     }
-    settings.envelope = Envelope::CloudEvents;
+    settings.broker.envelope = Envelope::CloudEvents;
     let source = Amqp091Source::new(&settings, &Amqp091Subscription::new(queue.name())).unwrap();
     let next = async || -> Unsettled { source.receive(1).await.unwrap().remove(0) };
     let assert_opened = |delivery: &Unsettled, attempt| {

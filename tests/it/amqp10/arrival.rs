@@ -21,7 +21,7 @@ async fn messages_arrive_in_order_on_both_rabbitmq_nodes() {
         ] {
             let topic = unique("arrival");
             let queue = RabbitQueue::declare(&brokers, &plain, &topic).await;
-            (settings.sasl, settings.address) = (sasl, Some("/topic/{topic}".to_owned()));
+            (settings.broker.sasl, settings.address) = (sasl, Some("/topic/{topic}".to_owned()));
             let messenger = Amqp10::new(&settings).unwrap();
             messenger.send(numbered(&topic, 500)).await.unwrap();
             let received = queue.drain().await;
@@ -49,7 +49,7 @@ async fn a_consumer_of_a_virtual_topic_gets_what_rhmsg_sends() {
         let args = [brokers.get("ACTIVEMQ_AMQPS"), &queue, "--count", "3", "--cert", certificate, "--ca", ca];
         let (mut consumer, _ready) = brokers.start("receive.py", &args).await;
         let mut settings = settings;
-        settings.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
+        settings.broker.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
         let messenger = RhMsg::new(&settings).unwrap();
         let body = json!({"url": null, "action": "added", "n": 7, "new_value": {"name": "größe ☃", "active": true, "tags": ["x"]}});
         let mut batch = vec![Message::json("products.added", &body).unwrap()];

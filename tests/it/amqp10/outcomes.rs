@@ -12,7 +12,7 @@ async fn send(batch: Vec<Message>) -> (Result<(), Unsent>, Peer) {
     let brokers = Brokers::running();
     let (peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
     let mut settings = Amqp10Settings::new([format!("amqp://{address}")]);
-    settings.send_timeout = Duration::from_secs(2);
+    settings.broker.send_timeout = Some(Duration::from_secs(2));
     (Amqp10::new(&settings).unwrap().send(batch).await, peer)
 }
 
@@ -118,7 +118,7 @@ async fn a_window_of_one_keeps_the_order_of_a_topic_over_a_release() {
     let brokers = Brokers::running();
     let (_peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
     let mut settings = Amqp10Settings::new([format!("amqp://{address}")]);
-    settings.window = 1;
+    settings.broker.window = 1;
     let messenger = Amqp10::new(&settings).unwrap();
     let mut batch = numbered("a.accept", 4);
     batch[1].set_header("peer", "release");

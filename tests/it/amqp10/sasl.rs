@@ -44,7 +44,7 @@ async fn external_that_is_broken_off_is_followed_by_anonymous_only_if_auto() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut settings =
             Amqp10Settings::new([format!("amqps://localhost:{}", listener.local_addr().unwrap().port())]);
-        (settings.sasl, settings.cacert, settings.certificate) =
+        (settings.broker.sasl, settings.broker.cacert, settings.broker.certificate) =
             (sasl, Some(ca.clone()), Some(client.clone()));
         let (chosen, mut choices) = mpsc::unbounded_channel();
         let acceptor = TlsAcceptor::from(Arc::new(config.clone()));

@@ -28,8 +28,8 @@ impl Files {
         let mut settings = Amqp10Settings::new(["amqps://localhost"]);
         let files = Self { folder: tempfile::tempdir().unwrap(), settings: settings.clone() };
         let (certificate, key) = identity(|_| {});
-        settings.cacert = Some(files.write("ca.pem", &certificate));
-        settings.certificate = Some(files.write("client.pem", &format!("{certificate}{key}")));
+        settings.broker.cacert = Some(files.write("ca.pem", &certificate));
+        settings.broker.certificate = Some(files.write("client.pem", &format!("{certificate}{key}")));
         Self { settings, ..files }
     }
 
@@ -58,9 +58,9 @@ fn a_missing_file_is_named() {
     let files = Files::new();
     type Change = fn(&mut Amqp10Settings, PathBuf);
     let changes: [(&str, Change); 3] = [
-        ("CERTIFICATE", |settings, path| settings.certificate = Some(path)),
-        ("PRIVATE_KEY", |settings, path| settings.private_key = Some(path)),
-        ("CACERT", |settings, path| settings.cacert = Some(path)),
+        ("CERTIFICATE", |settings, path| settings.broker.certificate = Some(path)),
+        ("PRIVATE_KEY", |settings, path| settings.broker.private_key = Some(path)),
+        ("CACERT", |settings, path| settings.broker.cacert = Some(path)),
     ];
     for (key, change) in changes {
         let mut settings = files.settings.clone();
@@ -83,17 +83,17 @@ fn garbage_is_not_pem() {
     let empty = files.write("empty.pem", "");
     for path in [garbage, empty] {
         let mut settings = files.settings.clone();
-        settings.certificate = Some(path.clone());
+        settings.broker.certificate = Some(path.clone());
         let error = refusal(&settings);
         assert!(
             error.contains("CERTIFICATE") && error.contains("holds no certificate in PEM form"),
             "{error}"
         );
         let mut settings = files.settings.clone();
-        settings.cacert = Some(path.clone());
+        settings.broker.cacert = Some(path.clone());
         assert!(refusal(&settings).contains("CACERT"), "{}", path.display());
         let mut settings = files.settings.clone();
-        settings.private_key = Some(path);
+        settings.broker.private_key = Some(path);
         assert!(refusal(&settings).contains("holds no private key"));
     }
 }
@@ -101,7 +101,7 @@ fn garbage_is_not_pem() {
 #[test]
 fn a_certificate_alone_wants_its_key() {
     let mut files = Files::new();
-    files.settings.certificate = Some(files.write("alone.pem", &identity(|_| {}).0));
+    files.settings.broker.certificate = Some(files.write("alone.pem", &identity(|_| {}).0));
     let error = refusal(&files.settings);
     assert!(error.contains("alone.pem") && error.contains("PRIVATE_KEY"), "{error}");
 }
@@ -110,7 +110,7 @@ fn a_certificate_alone_wants_its_key() {
 fn a_key_that_does_not_match_is_refused() {
     let mut files = Files::new();
     let ((certificate, _), (_, other_key)) = (identity(|_| {}), identity(|_| {}));
-    files.settings.certificate = Some(files.write("pair.pem", &format!("{certificate}{other_key}")));
+    files.settings.broker.certificate = Some(files.write("pair.pem", &format!("{certificate}{other_key}")));
     let error = refusal(&files.settings);
     assert!(
         error.contains("does not fit") && error.contains("pair.pem") && error.contains("KeyMismatch"),
@@ -125,14 +125,14 @@ fn an_expired_certificate_and_one_of_tomorrow_are_refused() {
         params.not_before = rcgen::date_time_ymd(2020, 1, 1);
         params.not_after = rcgen::date_time_ymd(2021, 1, 1);
     });
-    files.settings.certificate = Some(files.write("old.pem", &format!("{certificate}{key}")));
+    files.settings.broker.certificate = Some(files.write("old.pem", &format!("{certificate}{key}")));
     let error = refusal(&files.settings);
     assert!(
         error.contains("old.pem expired on") && error.contains("2021") && error.contains("renew"),
         "{error}"
     );
     let (certificate, key) = identity(|params| params.not_before = rcgen::date_time_ymd(2090, 1, 1));
-    files.settings.certificate = Some(files.write("new.pem", &format!("{certificate}{key}")));
+    files.settings.broker.certificate = Some(files.write("new.pem", &format!("{certificate}{key}")));
     assert!(refusal(&files.settings).contains("valid only from"));
 }
 
@@ -140,20 +140,20 @@ fn an_expired_certificate_and_one_of_tomorrow_are_refused() {
 fn values_that_make_no_sense_are_refused() {
     type Change = fn(&mut Amqp10Settings);
     let cases: [(&str, Change); 12] = [
-        ("URLS is empty", |settings| settings.urls.clear()),
-        ("not the address of a broker", |settings| settings.urls = vec!["broker".to_owned()]),
-        ("WINDOW is 0", |settings| settings.window = 0),
+        ("URLS is empty", |settings| settings.broker.urls.clear()),
+        ("not the address of a broker", |settings| settings.broker.urls = vec!["broker".to_owned()]),
+        ("WINDOW is 0", |settings| settings.broker.window = 0),
         ("PRIORITY is above 9", |settings| settings.priority = 10),
-        ("CONNECTION_TIMEOUT", |settings| settings.connection_timeout = Duration::ZERO),
-        ("IDLE_TIMEOUT is below", |settings| settings.idle_timeout = Duration::from_millis(10)),
-        ("TOPIC_PREFIX", |settings| settings.topic_prefix = Some("a b".to_owned())),
+        ("CONNECTION_TIMEOUT", |settings| settings.broker.connection_timeout = Some(Duration::ZERO)),
+        ("IDLE_TIMEOUT is below", |settings| settings.broker.idle_timeout = Duration::from_millis(10)),
+        ("TOPIC_PREFIX", |settings| settings.broker.topic_prefix = Some("a b".to_owned())),
         ("ADDRESS knows only {topic}", |settings| settings.address = Some("/topic/{tpic}".to_owned())),
-        ("external needs CERTIFICATE", |settings| settings.sasl = Sasl::External),
-        ("plain needs a user", |settings| settings.sasl = Sasl::Plain),
-        ("no URL begins with amqps", |settings| settings.cacert = Some("ca.pem".into())),
+        ("external needs CERTIFICATE", |settings| settings.broker.sasl = Sasl::External),
+        ("plain needs a user", |settings| settings.broker.sasl = Sasl::Plain),
+        ("no URL begins with amqps", |settings| settings.broker.cacert = Some("ca.pem".into())),
         ("PRIVATE_KEY is set without", |settings| {
-            settings.urls = vec!["amqps://h".to_owned()];
-            settings.private_key = Some("key.pem".into());
+            settings.broker.urls = vec!["amqps://h".to_owned()];
+            settings.broker.private_key = Some("key.pem".into());
         }),
     ];
     for (text, change) in cases {
@@ -167,7 +167,7 @@ fn values_that_make_no_sense_are_refused() {
 #[test]
 fn what_amqp_cannot_send_is_refused_at_enqueue() {
     let mut settings = Amqp10Settings::new(["amqp://localhost"]);
-    settings.topic_prefix = Some("p".repeat(200));
+    settings.broker.topic_prefix = Some("p".repeat(200));
     let messenger = Amqp10::new(&settings).unwrap();
     let check = |message: Message| -> Result<(), BoxError> { messenger.check(&message) };
     check(Message::new("t".repeat(54), "").unwrap()).unwrap();

@@ -32,14 +32,14 @@ async fn a_broker_of_a_foreign_authority_is_refused() {
     let brokers = Brokers::running();
     for key in brokers_with_tls(&brokers) {
         let mut settings = brokers.mutual_tls(&[key]);
-        settings.cacert = Some(brokers.certificate("foreign-ca.pem"));
+        settings.broker.cacert = Some(brokers.certificate("foreign-ca.pem"));
         for dangerous in [false, true] {
-            settings.dangerous_accept_any_host_name = dangerous;
+            settings.broker.dangerous_accept_any_host_name = dangerous;
             let error = refusal(&settings).await;
             assert!(error.contains("not signed by a CA we trust: set CACERT"), "{key}: {error}");
         }
         // Nor do the system's roots know it.
-        settings.cacert = None;
+        settings.broker.cacert = None;
         assert!(refusal(&settings).await.contains("set CACERT"));
     }
 }
@@ -50,7 +50,7 @@ async fn a_client_without_a_certificate_is_refused() {
     let brokers = Brokers::running();
     for key in brokers_with_tls(&brokers) {
         let mut settings = brokers.mutual_tls(&[key]);
-        settings.certificate = None;
+        settings.broker.certificate = None;
         let error = refusal(&settings).await;
         assert!(error.contains("requires") && error.contains("CERTIFICATE"), "{key}: {error}");
     }
@@ -62,7 +62,7 @@ async fn a_client_certificate_of_a_foreign_authority_is_refused() {
     let brokers = Brokers::running();
     for key in brokers_with_tls(&brokers) {
         let mut settings = brokers.mutual_tls(&[key]);
-        settings.certificate = Some(brokers.certificate("foreign-client.pem"));
+        settings.broker.certificate = Some(brokers.certificate("foreign-client.pem"));
         let error = refusal(&settings).await;
         assert!(error.contains("does not trust our client certificate"), "{key}: {error}");
     }
@@ -73,7 +73,7 @@ async fn a_client_certificate_of_a_foreign_authority_is_refused() {
 async fn a_subject_the_broker_does_not_know_is_refused() {
     let brokers = Brokers::running();
     let mut settings = brokers.mutual_tls(&["RABBIT1_AMQPS"]);
-    settings.certificate = Some(brokers.certificate("client-unknown.pem"));
+    settings.broker.certificate = Some(brokers.certificate("client-unknown.pem"));
     let error = refusal(&settings).await;
     assert!(error.contains("refused us by SASL EXTERNAL") && error.contains("subject"), "{error}");
 }
@@ -96,7 +96,7 @@ async fn external_is_not_used_where_it_is_not_offered() {
         return;
     }
     let mut settings = brokers.mutual_tls(&["ACTIVEMQ_AMQPS"]);
-    settings.sasl = Sasl::External;
+    settings.broker.sasl = Sasl::External;
     let error = refusal(&settings).await;
     assert!(
         error.contains("offers SASL") && error.contains("ANONYMOUS") && error.contains("set SASL"),
@@ -112,7 +112,7 @@ async fn proton_with(brokers: &Brokers, server: &str) -> (Peer, Amqp10Settings) 
         brokers.proton(&["--sasl", "ANONYMOUS", "--tls-cert", &certificate, "--tls-key", &key]).await;
     let mut settings =
         Amqp10Settings::new([format!("amqps://{}", address.replace("127.0.0.1", "localhost"))]);
-    settings.cacert = Some(brokers.certificate("ca.pem"));
+    settings.broker.cacert = Some(brokers.certificate("ca.pem"));
     (peer, settings)
 }
 
@@ -122,7 +122,7 @@ async fn an_expired_server_certificate_is_refused() {
     let brokers = Brokers::running();
     let (_peer, mut settings) = proton_with(&brokers, "server-expired").await;
     for dangerous in [false, true] {
-        settings.dangerous_accept_any_host_name = dangerous;
+        settings.broker.dangerous_accept_any_host_name = dangerous;
         let error = refusal(&settings).await;
         assert!(error.contains("the broker's certificate has expired"), "{error}");
     }
@@ -136,7 +136,7 @@ async fn a_certificate_of_another_host_is_refused_unless_that_is_asked_for() {
     let error = refusal(&settings).await;
     assert!(error.contains("not valid for the host name localhost, only for"), "{error}");
     assert!(error.contains("broker.wrongname.example"), "{error}");
-    settings.dangerous_accept_any_host_name = true;
+    settings.broker.dangerous_accept_any_host_name = true;
     Amqp10::new(&settings).unwrap().send(vec![Message::new("a", "x").unwrap()]).await.unwrap();
 }
 
@@ -145,12 +145,12 @@ async fn a_certificate_of_another_host_is_refused_unless_that_is_asked_for() {
 async fn tls_to_a_plain_port_and_the_reverse_say_so() {
     let brokers = Brokers::running();
     let mut settings = brokers.mutual_tls(&[]);
-    settings.urls = vec![brokers.get("RABBIT1_AMQP").replace("amqp://127.0.0.1", "amqps://localhost")];
-    settings.connection_timeout = Duration::from_secs(5);
+    settings.broker.urls = vec![brokers.get("RABBIT1_AMQP").replace("amqp://127.0.0.1", "amqps://localhost")];
+    settings.broker.connection_timeout = Some(Duration::from_secs(5));
     let error = refusal(&settings).await;
     assert!(error.contains("does not speak TLS on this port"), "{error}");
     let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQPS").replace("amqps", "amqp")]);
-    settings.connection_timeout = Duration::from_secs(5);
+    settings.broker.connection_timeout = Some(Duration::from_secs(5));
     let error = refusal(&settings).await;
     assert!(error.contains("localhost"), "{error}");
 }
@@ -162,12 +162,12 @@ async fn certificate_and_key_are_taken_in_either_order_or_from_two_files() {
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &unique("pem")).await;
     let mut settings = brokers.mutual_tls(&["RABBIT1_AMQPS"]);
     settings.address = Some(queue.address());
-    settings.sasl = Sasl::External;
+    settings.broker.sasl = Sasl::External;
     for (certificate, key) in
         [("client.pem", None), ("client-key-first.pem", None), ("client-cert.pem", Some("client-key.pem"))]
     {
-        settings.certificate = Some(brokers.certificate(certificate));
-        settings.private_key = key.map(|key| brokers.certificate(key));
+        settings.broker.certificate = Some(brokers.certificate(certificate));
+        settings.broker.private_key = key.map(|key| brokers.certificate(key));
         Amqp10::new(&settings).unwrap().send(vec![Message::new("a", "x").unwrap()]).await.unwrap();
     }
     assert_eq!(queue.drain().await.len(), 3);

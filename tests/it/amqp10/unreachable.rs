@@ -43,7 +43,7 @@ async fn a_silent_broker_is_given_up_after_the_connection_timeout() {
     for scheme in ["amqp", "amqps"] {
         let (_listener, url) = silent(scheme).await;
         let mut settings = Amqp10Settings::new([url]);
-        settings.connection_timeout = Duration::from_millis(300);
+        settings.broker.connection_timeout = Some(Duration::from_millis(300));
         let messenger = Amqp10::new(&settings).unwrap();
         let begun = Instant::now();
         let error = messenger.send(vec![Message::new("a", "x").unwrap()]).await.unwrap_err().to_string();
@@ -76,7 +76,7 @@ async fn a_request_ends_by_its_setting_when_every_broker_is_down() {
 async fn concurrent_sends_share_an_attempt_to_connect() {
     let (listener, url) = silent("amqp").await;
     let mut settings = Amqp10Settings::new([url]);
-    settings.connection_timeout = Duration::from_millis(300);
+    settings.broker.connection_timeout = Some(Duration::from_millis(300));
     let messenger = std::sync::Arc::new(Amqp10::new(&settings).unwrap());
     let sends: Vec<_> = (0..50)
         .map(|_| {

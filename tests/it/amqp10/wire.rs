@@ -22,8 +22,8 @@ async fn rhmsg_is_on_the_wire_as_python_rhmsg_sends_it() {
     let brokers = Brokers::running();
     let (mut peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
     let mut settings = Amqp10Settings::new([format!("amqp://{address}")]);
-    settings.topic_prefix = Some("VirtualTopic.eng.pdc.".to_owned());
-    settings.idle_timeout = Duration::from_secs(7);
+    settings.broker.topic_prefix = Some("VirtualTopic.eng.pdc.".to_owned());
+    settings.broker.idle_timeout = Duration::from_secs(7);
     let messenger = RhMsg::new(&settings).unwrap();
     messenger.send(vec![Message::new(".compose.created", EVENT).unwrap()]).await.unwrap();
 
@@ -85,7 +85,8 @@ async fn durable_priority_and_ttl_are_settable() {
     let brokers = Brokers::running();
     let (mut peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
     let mut settings = Amqp10Settings::new([format!("amqp://{address}")]);
-    (settings.durable, settings.priority, settings.ttl) = (Some(true), 7, Some(Duration::from_secs(5)));
+    (settings.durable, settings.priority, settings.broker.ttl) =
+        (Some(true), 7, Some(Duration::from_secs(5)));
     RhMsg::new(&settings).unwrap().send(vec![Message::new("a", "{}").unwrap()]).await.unwrap();
     let message = peer.event("message").await;
     assert_eq!(
@@ -148,7 +149,7 @@ async fn sasl_is_chosen_by_what_the_peer_offers() {
         ];
         let (mut peer, address) = brokers.proton(&args).await;
         let mut settings = brokers.mutual_tls(&[]);
-        settings.urls = vec![format!("amqps://{user}{}", address.replace("127.0.0.1", "localhost"))];
+        settings.broker.urls = vec![format!("amqps://{user}{}", address.replace("127.0.0.1", "localhost"))];
         Amqp10::new(&settings).unwrap().send(vec![Message::new("a", "x").unwrap()]).await.unwrap();
         assert_eq!(peer.event("open").await["sasl_mech"], chosen, "offered {offered}");
     }
@@ -160,7 +161,7 @@ async fn cloudevents_are_application_properties() {
     let brokers = Brokers::running();
     let (mut peer, address) = brokers.proton(&["--sasl", "ANONYMOUS"]).await;
     let mut settings = Amqp10Settings::new([format!("amqp://{address}")]);
-    settings.envelope = Envelope::CloudEvents;
+    settings.broker.envelope = Envelope::CloudEvents;
     let message =
         Message::json("user.created", &json!({"id": 7})).unwrap().with_header("correlation_id", "abc");
     Amqp10::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
@@ -171,9 +172,9 @@ async fn cloudevents_are_application_properties() {
     assert_eq!(properties["cloudEvents:source"], "/tower-outbox");
     assert_eq!(properties["correlation_id"], "abc");
     assert_eq!(found["content_type"], "application/json");
-    settings.envelope = Envelope::Petisco;
+    settings.broker.envelope = Envelope::Petisco;
     assert!(Amqp10::new(&settings).unwrap_err().to_string().contains("ORGANIZATION"));
-    settings.envelope = Envelope::CloudEvents;
+    settings.broker.envelope = Envelope::CloudEvents;
     assert!(RhMsg::new(&settings).unwrap_err().to_string().contains("ENVELOPE is not for this backend"));
 }
 
@@ -185,11 +186,12 @@ async fn envelopes_are_opened_by_the_source_of_the_same_settings() {
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
     let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
     settings.address = Some(format!("/topic/{topic}"));
-    (settings.organization, settings.service) = (Some("acme".to_owned()), Some("orders".to_owned()));
+    (settings.broker.organization, settings.broker.service) =
+        (Some("acme".to_owned()), Some("orders".to_owned()));
     let message =
         Message::json(topic, &json!({"n": 1})).unwrap().with_key("k").with_header("correlation_id", "abc");
     for envelope in [Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco] {
-        settings.envelope = envelope;
+        settings.broker.envelope = envelope;
         Amqp10::new(&settings).unwrap().send(vec![message.clone()]).await.unwrap();
         let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(queue.address())).unwrap();
         let delivery = source.receive(1).await.unwrap().remove(0);
@@ -200,7 +202,7 @@ async fn envelopes_are_opened_by_the_source_of_the_same_settings() {
         assert_eq!(found.header("correlation_id"), Some(&"abc".into()), "{envelope:?}");
         source.close(Duration::from_secs(5)).await;
     }
-    settings.envelope = Envelope::CloudEvents;
+    settings.broker.envelope = Envelope::CloudEvents;
     assert!(Amqp10Source::rhmsg(&settings, &Amqp10Subscription::new("q")).is_err());
     queue.drain().await;
 }

@@ -264,7 +264,7 @@ async fn queues(brokers: &Brokers, test: &str) -> Vec<(Amqp10Settings, String)> 
 async fn attempts_belong_to_one_delivery_whatever_its_id() {
     let brokers = Brokers::running();
     for (settings, address) in queues(&brokers, "attempts_belong_to_one_delivery_whatever_its_id").await {
-        brokers.python("proton_send.py", &[&settings.urls[0], &address, "one_id"]).await;
+        brokers.python("proton_send.py", &[&settings.broker.urls[0], &address, "one_id"]).await;
         let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(&address)).unwrap();
         for attempt in 1..=4 {
             // All are here before one is given back.
@@ -469,7 +469,7 @@ async fn a_time_before_1970_is_read_wherever_it_stands() {
     let event = [section(0x74, &map), data(b"x")].concat();
     let broker = RawBroker::start(vec![vec![transfers(0, &plain, 1_000), transfers(1, &event, 1_000)]]).await;
     let mut settings = broker.settings.clone();
-    settings.envelope = tower_outbox::envelope::Envelope::CloudEvents;
+    settings.broker.envelope = tower_outbox::envelope::Envelope::CloudEvents;
     let source = Amqp10Source::new(&settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
     let landing = SystemTime::UNIX_EPOCH - Duration::from_millis(LANDING.unsigned_abs());
     let delivery = next(&source).await;

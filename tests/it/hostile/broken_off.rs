@@ -20,7 +20,7 @@ async fn a_connection_to_a_broker_that_never_answers_is_given_up_as_a_whole() {
     for scheme in ["amqp", "amqps"] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut settings = Amqp091Settings::new([format!("{scheme}://{}", listener.local_addr().unwrap())]);
-        settings.connection_timeout = Duration::from_millis(200);
+        settings.broker.connection_timeout = Some(Duration::from_millis(200));
         let messenger = Amqp091::new(&settings).unwrap();
         let silent = async {
             let (mut peer, _) = listener.accept().await.unwrap();

@@ -157,7 +157,7 @@ async fn what_amqp10_cannot_carry_is_refused_at_enqueue() {
 #[test]
 fn a_ttl_that_no_broker_takes_is_refused_at_start() {
     let mut settings = Amqp091Settings::new([NOWHERE]);
-    settings.ttl = Some(years(11));
+    settings.broker.ttl = Some(years(11));
     let error = Amqp091::new(&settings).unwrap_err().to_string();
     assert!(error.contains("TTL") && error.contains("3650d"), "{error}");
 }

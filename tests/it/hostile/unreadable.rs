@@ -330,7 +330,7 @@ async fn a_time_before_1970_is_read() {
     delivery.ack().await.unwrap();
 
     let mut settings = queue.settings();
-    settings.envelope = Envelope::CloudEvents;
+    settings.broker.envelope = Envelope::CloudEvents;
     source.close(STUCK).await;
     let source = Amqp091Source::new(&settings, &queue.subscription()).unwrap();
     let mut event = table([

@@ -89,6 +89,6 @@ async fn what_cannot_be_applied_is_an_error() {
     let topology = Topology::default().with_queue(Queue::new("q"));
     let error = topology.apply(&settings).await.unwrap_err();
     assert!(matches!(&error, TopologyError::Unreachable(why) if why.contains("127.0.0.1:1")), "{error}");
-    settings.urls.clear();
+    settings.broker.urls.clear();
     assert!(matches!(topology.plan(&settings).await, Err(TopologyError::Settings(_))));
 }

@@ -41,7 +41,7 @@ pub fn open(folder: &Path, process: u64, topics: Option<&str>) -> Bus {
         }
         Some(topics) => {
             let mut settings = Amqp091Settings::new([Brokers::running().get("RABBIT1_AMQP")]);
-            settings.topic_prefix = Some(topics.to_owned());
+            settings.broker.topic_prefix = Some(topics.to_owned());
             Arc::new(Rabbit { process, messenger: Amqp091::new(&settings).unwrap() })
         }
     }

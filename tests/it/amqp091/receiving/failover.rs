@@ -150,7 +150,7 @@ async fn a_broker_that_is_down_is_passed_over() {
     queue.declare(&queue.name, FieldTable::default()).await;
     for _ in 0..5 {
         let mut settings = queue.settings();
-        settings.urls = vec!["amqp://127.0.0.1:1".to_owned(), queue.url.clone()];
+        settings.broker.urls = vec!["amqp://127.0.0.1:1".to_owned(), queue.url.clone()];
         let source = tower_outbox::amqp091::Amqp091Source::new(&settings, &queue.subscription()).unwrap();
         consuming(&source, &queue).await;
         source.close(Duration::from_secs(5)).await;

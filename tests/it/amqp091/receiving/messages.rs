@@ -32,7 +32,7 @@ async fn everything_of_a_message_arrives() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let mut settings = queue.settings();
-    settings.topic_prefix = Some("VirtualTopic.eng.".to_owned());
+    settings.broker.topic_prefix = Some("VirtualTopic.eng.".to_owned());
     let subscription = Amqp091Subscription::new(&queue.name).with_binding(format!("{}.#", queue.topic));
     let source = Amqp091Source::new(&settings, &subscription).unwrap();
     consuming(&source, &queue).await;
@@ -141,7 +141,7 @@ async fn what_fedora_messaging_sends_arrives() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let mut settings = Amqp091Settings::new([&queue.url]);
-    settings.topic_prefix = Some("org.fedoraproject.prod".to_owned());
+    settings.broker.topic_prefix = Some("org.fedoraproject.prod".to_owned());
     let source = Amqp091Source::fedora(&settings, &queue.subscription()).unwrap();
     consuming(&source, &queue).await;
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000);

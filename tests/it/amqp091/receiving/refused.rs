@@ -162,7 +162,8 @@ fn a_subscription_is_read_from_a_file() {
     let mut settings = Amqp091Settings::new(["amqp://localhost"]);
     let error = Amqp091Source::new(&settings, &read).unwrap_err().to_string();
     assert!(error.contains("RETRY petisco needs ORGANIZATION and SERVICE"), "{error}");
-    (settings.organization, settings.service) = (Some("acme".to_owned()), Some("registration".to_owned()));
+    (settings.broker.organization, settings.broker.service) =
+        (Some("acme".to_owned()), Some("registration".to_owned()));
     Amqp091Source::new(&settings, &read).unwrap();
     let read: Amqp091Subscription = toml::from_str("queue = \"q\"\nretry = \"delay\"").unwrap();
     assert_eq!((read.prefetch, read.retry), (64, RetryBy::Delay));

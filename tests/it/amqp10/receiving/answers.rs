@@ -126,7 +126,10 @@ async fn a_dead_letter_says_why_and_is_as_it_was() {
         drop(delivery);
         source.close(LONG).await;
         let shown = brokers
-            .python("receive.py", &[&dead.settings.urls[0], &dead.address, "--count", "1", "--timeout", "5"])
+            .python(
+                "receive.py",
+                &[&dead.settings.broker.urls[0], &dead.address, "--count", "1", "--timeout", "5"],
+            )
             .await;
         let properties = &shown.iter().find(|line| line["event"] == "message").unwrap()["properties"];
         assert_eq!(properties[headers::REASON], "no use");

@@ -252,8 +252,8 @@ async fn failover_a_frozen_broker_is_left_for_another() {
         send(&Amqp10Settings::new([brokers.get(key)]), &queue.address(), numbered(key, 1)).await;
     }
     let mut settings = Amqp10Settings::new(nodes.map(|(_, key)| brokers.get(key)));
-    settings.idle_timeout = Duration::from_secs(2);
-    settings.connection_timeout = Duration::from_secs(2);
+    settings.broker.idle_timeout = Duration::from_secs(2);
+    settings.broker.connection_timeout = Some(Duration::from_secs(2));
     let source = Amqp10Source::new(&settings, &Amqp10Subscription::new(queue.address())).unwrap();
     let delivery = next(&source).await;
     let topic = |delivery: &Unsettled| delivery.view().unwrap().message().topic().to_string();

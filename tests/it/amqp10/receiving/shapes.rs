@@ -60,7 +60,7 @@ async fn a_plain_message_arrives_as_it_was_sent() {
 async fn properties_of_every_type_are_read() {
     let brokers = Brokers::running();
     for queue in Queue::at_each(&brokers, "properties_of_every_type_are_read").await {
-        brokers.python("proton_send.py", &[&queue.settings.urls[0], &queue.address, "typed"]).await;
+        brokers.python("proton_send.py", &[&queue.settings.broker.urls[0], &queue.address, "typed"]).await;
         let source = queue.source();
         let delivery = next(&source).await;
         let message = delivery.view().unwrap().message();
@@ -104,7 +104,7 @@ async fn every_consumer_queue_of_a_virtual_topic_gets_what_rhmsg_sends() {
     }
     let mut settings = brokers.mutual_tls(&["ACTIVEMQ_AMQPS"]);
     let name = unique("pdc");
-    settings.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
+    settings.broker.topic_prefix = Some(format!("VirtualTopic.eng.{name}"));
     let exact = format!("Consumer.{name}-1.VirtualTopic.eng.{name}.products.added");
     let all = format!("Consumer.{name}-2.VirtualTopic.eng.{name}.>");
     let sources = [&exact, &all]
@@ -141,7 +141,7 @@ async fn the_topic_of_a_message_is_its_subject_or_where_it_was_sent_to() {
     }
     let mut settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
     let name = unique("topics");
-    settings.topic_prefix = Some(format!("VirtualTopic.{name}"));
+    settings.broker.topic_prefix = Some(format!("VirtualTopic.{name}"));
     let wildcard = Amqp10Subscription::new(format!("Consumer.{name}.VirtualTopic.{name}.>"));
     let source = Amqp10Source::new(&settings, &wildcard).unwrap();
     let topic = format!("topic://VirtualTopic.{name}.a.b");
@@ -164,7 +164,7 @@ async fn a_body_that_is_no_text_or_data_is_poison() {
     if !brokers.without_activemq("a_body_that_is_no_text_or_data_is_poison") {
         let queue = Queue::activemq(&brokers);
         let dead = queue.another(&brokers).await;
-        brokers.python("proton_send.py", &[&queue.settings.urls[0], &queue.address, "bodies"]).await;
+        brokers.python("proton_send.py", &[&queue.settings.broker.urls[0], &queue.address, "bodies"]).await;
         let source = queue.source_of(&queue.subscription().with_dead_letter_address(&dead.address));
         let mut bodies = Vec::new();
         let mut poison = 0;
@@ -186,7 +186,10 @@ async fn a_body_that_is_no_text_or_data_is_poison() {
         nothing_comes(&source).await;
         source.close(LONG).await;
         let shown = brokers
-            .python("receive.py", &[&dead.settings.urls[0], &dead.address, "--count", "4", "--timeout", "5"])
+            .python(
+                "receive.py",
+                &[&dead.settings.broker.urls[0], &dead.address, "--count", "4", "--timeout", "5"],
+            )
             .await;
         let letters: Vec<_> = shown.iter().filter(|line| line["event"] == "message").collect();
         let shown: Vec<_> = letters.iter().map(|letter| &letter["body"]).collect();

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::messenger::Health;
+use super::health::Health;
 
 /// Connects to each broker of a backend anew: the findings of `tower-outbox check`.
 #[async_trait]

@@ -1,0 +1,316 @@
+//! The table of backends: from the name in `BACKEND` to a messenger and its sources.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+#[cfg(feature = "_brokers")]
+use serde::de::DeserializeOwned;
+
+#[cfg(feature = "amqp10")]
+use crate::backends::amqp10;
+#[cfg(feature = "amqp091")]
+use crate::backends::amqp091;
+#[cfg(feature = "_brokers")]
+use crate::backends::brokers::{BrokerSettings, BrokersError};
+use crate::backends::dummy::Dummy;
+use crate::backends::memory::Memory;
+use crate::messenger::Messenger;
+#[cfg(feature = "cli")]
+use crate::messenger::probe::Probe;
+use crate::settings::{BackendTable, SettingsError};
+use crate::source::Source;
+use crate::util::error::BoxError;
+use crate::util::secret::redacted_error;
+
+/// One row of the table.
+struct BackendEntry {
+    /// The name in `BACKEND`.
+    name: &'static str,
+    /// The backend, or the feature that compiles it in.
+    driver: Result<&'static dyn Driver, Feature>,
+}
+
+/// The name of a feature.
+type Feature = &'static str;
+
+/// Every backend, compiled in or not.
+const ALL: &[BackendEntry] = &[
+    BackendEntry { name: "dummy", driver: Ok(&DummyDriver) },
+    BackendEntry { name: "amqp091", driver: AMQP091 },
+    BackendEntry { name: "amqp10", driver: AMQP10 },
+    BackendEntry { name: "embedded", driver: EMBEDDED },
+    BackendEntry { name: "fedmsg", driver: FEDMSG },
+    BackendEntry { name: "memory", driver: Ok(&MemoryDriver) },
+    BackendEntry { name: "rhmsg", driver: RHMSG },
+];
+
+/// The names that people write for a broker or a protocol, and the backend they mean.
+const HINTS: &[(&[&str], &str)] = &[
+    (&["rabbitmq", "rabbit", "rmq"], "RabbitMQ is amqp091 (or amqp10)"),
+    (&["activemq", "amq"], "ActiveMQ is amqp10 (or rhmsg, for the messages of python-rhmsg)"),
+    (&["artemis", "activemq-artemis", "qpid", "servicebus"], "AMQP 1.0 brokers are amqp10"),
+    (&["amqp", "amqps"], "AMQP is amqp091 for RabbitMQ, and amqp10 for ActiveMQ, Artemis and Qpid"),
+    (&["amqp1", "amqp1.0", "amqp-1.0", "amqp1_0"], "AMQP 1.0 is amqp10"),
+    (&["amqp0.9.1", "amqp-0-9-1", "amqp0_9_1", "amqp09"], "AMQP 0-9-1 is amqp091"),
+    (&["fedora", "fedora-messaging", "fedora_messaging"], "Fedora Messaging is fedmsg"),
+    (&["umb", "python-rhmsg"], "the messages of python-rhmsg are rhmsg"),
+    (&["disk", "file"], "a queue on the local disk is embedded"),
+    (&["none", "noop", "log"], "sending nowhere is dummy"),
+];
+
+/// The way from settings to a backend that is compiled in.
+#[async_trait]
+trait Driver: Sync {
+    async fn backend(&self, name: &str, keys: &BackendTable) -> Result<Backend, SettingsError>;
+
+    /// The source of a consumer's table, for a backend that is not its own source.
+    fn source(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        source_keys: &BackendTable,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        let _ = (keys, source_keys);
+        Err(own_source(name))
+    }
+
+    /// The settings of the brokers, of a backend that has them and can read its keys.
+    #[cfg(all(feature = "cli", feature = "_brokers"))]
+    fn broker_settings(&self, name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
+        let _ = (name, keys);
+        None
+    }
+}
+
+/// A messenger, with the source that belongs to it when both are one thing.
+pub(super) struct Backend {
+    pub(super) messenger: Arc<dyn Messenger>,
+    pub(super) source: Option<Arc<dyn Source>>,
+    /// Asks its brokers one by one; none if it has no brokers.
+    #[cfg(feature = "cli")]
+    pub(super) probe: Option<Arc<dyn Probe>>,
+}
+
+impl Backend {
+    /// The backend of this name; `own` are the names that the app registered.
+    pub(super) async fn of(name: &str, keys: &BackendTable, own: Vec<String>) -> Result<Self, SettingsError> {
+        match ALL.iter().find(|entry| entry.name == name) {
+            Some(BackendEntry { driver: Ok(driver), .. }) => driver.backend(name, keys).await,
+            Some(BackendEntry { driver: Err(feature), .. }) => {
+                Err(SettingsError::NotCompiled { name: name.to_owned(), feature })
+            }
+            None => Err(unknown(name, own)),
+        }
+    }
+
+    /// A messenger of the app's own.
+    pub(super) fn custom(messenger: Arc<dyn Messenger>) -> Self {
+        Self {
+            messenger,
+            source: None,
+            #[cfg(feature = "cli")]
+            probe: None,
+        }
+    }
+
+    fn both(queue: impl Messenger + Source + Clone) -> Self {
+        Self { source: Some(Arc::new(queue.clone())), ..Self::custom(Arc::new(queue)) }
+    }
+
+    #[cfg(feature = "_brokers")]
+    fn with_brokers(
+        #[cfg(feature = "cli")] messenger: impl Messenger + Probe,
+        #[cfg(not(feature = "cli"))] messenger: impl Messenger,
+    ) -> Self {
+        let messenger = Arc::new(messenger);
+        Self {
+            #[cfg(feature = "cli")]
+            probe: Some(Arc::clone(&messenger) as _),
+            ..Self::custom(messenger)
+        }
+    }
+}
+
+/// The source of a consumer's table.
+pub(super) fn source(
+    name: &str,
+    keys: &BackendTable,
+    source_keys: &BackendTable,
+) -> Result<Arc<dyn Source>, SettingsError> {
+    match ALL.iter().find(|entry| entry.name == name) {
+        Some(BackendEntry { driver: Ok(driver), .. }) => driver.source(name, keys, source_keys),
+        _ => Err(own_source(name)),
+    }
+}
+
+/// The settings of the brokers, of a backend that has brokers and can read its keys.
+#[cfg(all(feature = "cli", feature = "_brokers"))]
+pub(crate) fn broker_settings(name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
+    let entry = ALL.iter().find(|entry| entry.name == name)?;
+    entry.driver.ok()?.broker_settings(name, keys)
+}
+
+fn unknown(name: &str, own: Vec<String>) -> SettingsError {
+    let known = ALL.iter().map(|entry| entry.name.to_owned()).chain(own);
+    let lowered = name.to_lowercase();
+    let hint = HINTS.iter().find(|(names, _)| names.contains(&lowered.as_str()));
+    SettingsError::UnknownBackend {
+        name: name.to_owned(),
+        hint: hint.map(|(_, hint)| *hint),
+        known: known.collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn own_source(name: &str) -> SettingsError {
+    fault(name, "it is a backend of the app's own, which makes its own source: use Consumer::new")
+}
+
+pub(super) fn fault(name: &str, source: impl Into<BoxError>) -> SettingsError {
+    SettingsError::Backend { name: name.to_owned(), source: redacted_error(source.into()) }
+}
+
+/// The keys of a table that has none.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NoKeys {}
+
+struct DummyDriver;
+
+#[async_trait]
+impl Driver for DummyDriver {
+    async fn backend(&self, _: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
+        keys.parse::<NoKeys>().map(|NoKeys {}| Backend::custom(Arc::new(Dummy::new())))
+    }
+
+    /// A source from which nothing comes.
+    fn source(&self, _: &str, _: &BackendTable, _: &BackendTable) -> Result<Arc<dyn Source>, SettingsError> {
+        Ok(Arc::new(Memory::new()))
+    }
+}
+
+struct MemoryDriver;
+
+#[async_trait]
+impl Driver for MemoryDriver {
+    async fn backend(&self, _: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
+        keys.parse::<NoKeys>().map(|NoKeys {}| Backend::both(Memory::new()))
+    }
+}
+
+#[cfg(not(feature = "embedded"))]
+const EMBEDDED: Result<&dyn Driver, Feature> = Err("embedded");
+#[cfg(feature = "embedded")]
+const EMBEDDED: Result<&dyn Driver, Feature> = Ok(&EmbeddedDriver);
+
+#[cfg(feature = "embedded")]
+struct EmbeddedDriver;
+
+#[cfg(feature = "embedded")]
+#[async_trait]
+impl Driver for EmbeddedDriver {
+    async fn backend(&self, name: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
+        let settings: crate::settings::QueueSettings = keys.parse()?;
+        let store = crate::store::EmbeddedStore::open(&settings.store()).await;
+        let store = store.map_err(|error| fault(name, error))?;
+        Ok(Backend::both(crate::backends::store_queue::StoreQueue::new(Arc::new(store))))
+    }
+}
+
+#[cfg(not(feature = "amqp091"))]
+const AMQP091: Result<&dyn Driver, Feature> = Err("amqp091");
+#[cfg(feature = "amqp091")]
+const AMQP091: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: amqp091_settings,
+    broker: |settings| settings.broker,
+    messenger: |settings| amqp091::Amqp091::new(settings).map(Backend::with_brokers),
+    source: amqp091::Amqp091Source::new,
+});
+
+#[cfg(not(feature = "amqp091"))]
+const FEDMSG: Result<&dyn Driver, Feature> = Err("amqp091");
+#[cfg(feature = "amqp091")]
+const FEDMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: amqp091_settings,
+    broker: |settings| settings.broker,
+    messenger: |settings| amqp091::Fedmsg::new(settings).map(Backend::with_brokers),
+    source: amqp091::Amqp091Source::fedora,
+});
+
+#[cfg(feature = "amqp091")]
+fn amqp091_settings(
+    broker: BrokerSettings,
+    settings: amqp091::Amqp091Settings,
+) -> Result<amqp091::Amqp091Settings, BrokersError> {
+    amqp091::fill_from_fedora_config(&amqp091::Amqp091Settings { broker, ..settings })
+}
+
+#[cfg(not(feature = "amqp10"))]
+const AMQP10: Result<&dyn Driver, Feature> = Err("amqp10");
+#[cfg(feature = "amqp10")]
+const AMQP10: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: amqp10_settings,
+    broker: |settings| settings.broker,
+    messenger: |settings| amqp10::Amqp10::new(settings).map(Backend::with_brokers),
+    source: amqp10::Amqp10Source::new,
+});
+
+#[cfg(not(feature = "amqp10"))]
+const RHMSG: Result<&dyn Driver, Feature> = Err("amqp10");
+#[cfg(feature = "amqp10")]
+const RHMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: amqp10_settings,
+    broker: |settings| settings.broker,
+    messenger: |settings| amqp10::RhMsg::new(settings).map(Backend::with_brokers),
+    source: amqp10::Amqp10Source::rhmsg,
+});
+
+#[cfg(feature = "amqp10")]
+fn amqp10_settings(
+    broker: BrokerSettings,
+    settings: amqp10::Amqp10Settings,
+) -> Result<amqp10::Amqp10Settings, BrokersError> {
+    Ok(amqp10::Amqp10Settings { broker, ..settings })
+}
+
+/// A backend with brokers, whose table holds the keys of [`BrokerSettings`] and its own, `T`; `U` are the keys of a
+/// consumer.
+#[cfg(feature = "_brokers")]
+struct BrokerDriver<T, U, S> {
+    /// Joins and completes the settings.
+    complete: fn(BrokerSettings, T) -> Result<T, BrokersError>,
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
+    broker: fn(T) -> BrokerSettings,
+    messenger: fn(&T) -> Result<Backend, BrokersError>,
+    source: fn(&T, &U) -> Result<S, BrokersError>,
+}
+
+#[cfg(feature = "_brokers")]
+impl<T: DeserializeOwned, U, S> BrokerDriver<T, U, S> {
+    fn settings(&self, name: &str, keys: &BackendTable) -> Result<T, SettingsError> {
+        let (broker, settings) = keys.parse_both()?;
+        (self.complete)(broker, settings).map_err(|error| fault(name, error))
+    }
+}
+
+#[cfg(feature = "_brokers")]
+#[async_trait]
+impl<T: DeserializeOwned, U: DeserializeOwned, S: Source> Driver for BrokerDriver<T, U, S> {
+    async fn backend(&self, name: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
+        (self.messenger)(&self.settings(name, keys)?).map_err(|error| fault(name, error))
+    }
+
+    fn source(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        source_keys: &BackendTable,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        let source = (self.source)(&self.settings(name, keys)?, &source_keys.parse()?);
+        source.map(|source| Arc::new(source) as _).map_err(|error| fault(name, error))
+    }
+
+    #[cfg(feature = "cli")]
+    fn broker_settings(&self, name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
+        self.settings(name, keys).ok().map(self.broker)
+    }
+}
