@@ -100,7 +100,7 @@ fn dispatch(who: &str, n: u64) -> (f64, usize) {
                 let source = AtHand { message, left: AtomicU64::new(n) };
                 let settings = ConsumerSettings::default();
                 let consumer = Consumer::new(source, router).with_settings(settings);
-                consumer.run(std::future::pending(), Duration::ZERO).await;
+                consumer.with_graceful_shutdown(std::future::pending(), Duration::ZERO).await;
             }
             _ => {
                 for _ in 0..n {
@@ -221,7 +221,7 @@ async fn consume(source: impl Source, topic: &str, messages: u64) -> Turn {
     let shutdown = async {
         done.notified().await;
     };
-    consumer.run(shutdown, Duration::from_secs(10)).await;
+    consumer.with_graceful_shutdown(shutdown, Duration::from_secs(10)).await;
     (messages, begun.elapsed().as_secs_f64())
 }
 

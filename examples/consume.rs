@@ -15,7 +15,6 @@ use axum::{Router, body::Bytes};
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 use tower_outbox::{BoxError, Bus, Delivery, EnqueueError, Message, MessageQueue, Settings};
 use tracing_subscriber::EnvFilter;
 
@@ -57,7 +56,7 @@ async fn main() -> Result<(), BoxError> {
         ["--settings", file] => file,
         _ => return Err("usage: consume [--settings FILE]".into()),
     };
-    let settings = Settings::load(Some(file.as_ref()))?;
+    let settings = Settings::from_file(file)?;
     let bus = Bus::start(&settings).await?;
     if file == own {
         let bodies = [json!({"name": "Jo"}), json!({"fail": 2}), json!({"reject": true})];
@@ -66,10 +65,9 @@ async fn main() -> Result<(), BoxError> {
     }
 
     let app = Router::new().fallback(handle).layer(bus.chaos());
-    let (stop, mut running) = (CancellationToken::new(), JoinSet::new());
+    let mut running = JoinSet::new();
     for name in settings.consumers.keys() {
-        let consumer = bus.consumer(name, app.clone())?;
-        running.spawn(consumer.run(stop.clone().cancelled_owned(), Duration::from_secs(10)));
+        running.spawn(bus.consumer(name, app.clone())?.into_future());
     }
     let mut terminate = signal(SignalKind::terminate())?;
     tokio::select! {
@@ -77,8 +75,7 @@ async fn main() -> Result<(), BoxError> {
         _ = tokio::signal::ctrl_c() => {}
         Some(_ended) = running.join_next() => {}
     }
-    stop.cancel();
-    running.join_all().await;
+    // It stops the consumers first.
     let left = bus.shutdown(Duration::from_secs(10)).await;
     if left.is_clean() { Ok(()) } else { Err(format!("not sent: {:?}", left.left).into()) }
 }

@@ -7,8 +7,6 @@
 //! each message instead of sending it. `MESSAGE_BUS__BACKEND=amqp091 MESSAGE_BUS__URLS=amqp://127.0.0.1` in the
 //! environment sends to a broker: stop it, and events wait; start it, and they leave.
 
-use std::time::Duration;
-
 use axum::{Json, Router, http::StatusCode, routing::post};
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
@@ -42,7 +40,7 @@ async fn main() -> Result<(), BoxError> {
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
     let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart.toml");
-    let bus = Bus::start(&Settings::load(Some(settings.as_ref()))?).await?;
+    let bus = Bus::start(&Settings::from_file(settings)?).await?;
     let app = Router::new().route("/users", post(create_user)).layer(bus.layer());
 
     let listener = match std::env::args().nth(1) {
@@ -54,10 +52,7 @@ async fn main() -> Result<(), BoxError> {
     };
     print_what_to_try(&format!("http://{}/users", listener.local_addr()?));
 
-    let ctrl_c = async { tokio::signal::ctrl_c().await.expect("a signal handler can be installed") };
-    axum::serve(listener, app).with_graceful_shutdown(ctrl_c).await?;
-    let left = bus.shutdown(Duration::from_secs(10)).await;
-    if left.is_clean() { Ok(()) } else { Err(format!("not sent: {:?}", left.left).into()) }
+    Ok(bus.serve(listener, app).await?)
 }
 
 fn print_what_to_try(url: &str) {

@@ -147,7 +147,7 @@ pub fn urls(data: &[u8]) {
 pub fn settings(data: &[u8]) {
     for name in ["settings.toml", "settings.yaml", "settings.json"] {
         let file = file(name, data);
-        let settings = match Settings::load(Some(&file)) {
+        let settings = match Settings::from_file(&file) {
             Ok(settings) => settings,
             Err(error) => {
                 assert!(crate::util::error::Chain(&error).to_string().len() <= 8 * data.len() + 4_096);

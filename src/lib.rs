@@ -41,6 +41,7 @@
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
+//! | `serve` | `Bus::serve`, which serves an axum app and stops server, consumers and bus in order | |
 //! | `testing` | doubles for the tests of an app: `testing::Recording`, `testing::Memory` | |
 //! | `chaos` | faults on purpose: `ChaosLayer` | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |

@@ -20,7 +20,6 @@ use crate::messenger::probe::Probe;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
 use crate::util::error::BoxError;
-use crate::util::secret::redacted_error;
 
 /// One row of the table.
 struct BackendEntry {
@@ -166,7 +165,7 @@ fn own_source(name: &str) -> SettingsError {
 }
 
 pub(super) fn fault(name: &str, source: impl Into<BoxError>) -> SettingsError {
-    SettingsError::Backend { name: name.to_owned(), source: redacted_error(source.into()) }
+    SettingsError::backend(name, source)
 }
 
 /// The keys of a table that has none.

@@ -1,4 +1,4 @@
-//! What starts a bus.
+//! Starting a bus.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,20 +11,22 @@ use tokio::task::JoinHandle;
 use super::backends::{Backend, fault};
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
+use super::running::Bus;
+use super::shutdown::{Left, Worker};
 use super::source::Sources;
-use super::{Bus, Left, Worker};
 use crate::background::Background;
 use crate::layer::MessagingLayer;
 #[cfg(feature = "cli")]
 use crate::messenger::probe::Probe;
 use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
-use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError};
+use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError, SuccessStatus};
 use crate::util::error::BoxError;
+use crate::util::stop::Stopper;
 
 type Factory = Box<dyn FnOnce(&BackendTable) -> Result<Arc<dyn Messenger>, BoxError> + Send>;
 
-/// Builds a [`Bus`] that knows backends of the app's own.
+/// Builds a [`Bus`] with backends of the app's own, or with the app's database pool.
 #[must_use]
 pub struct BusBuilder<'a> {
     settings: &'a Settings,
@@ -76,17 +78,24 @@ impl<'a> BusBuilder<'a> {
         self
     }
 
-    /// Starts it.
+    /// Starts the bus.
     ///
     /// # Errors
     /// As [`Bus::start`].
     pub async fn start(mut self) -> Result<Bus, SettingsError> {
+        let is_dummy = self.settings.backend == "dummy" && !self.backends.contains_key("dummy");
+        if is_dummy {
+            tracing::warn!(
+                backend = "dummy",
+                "started without a broker; messages go nowhere. Set BACKEND in MESSAGE_BUS"
+            );
+        }
         let Backend { messenger, source, .. } = self.backend().await?;
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             match stopped.await {
                 Ok(until) => until,
-                // The bus was dropped: its work goes on.
+                // A dropped bus stops nothing.
                 Err(_) => std::future::pending().await,
             }
         };
@@ -102,17 +111,17 @@ impl<'a> BusBuilder<'a> {
             }
             #[cfg(feature = "embedded")]
             DeliveryMode::Durable => {
-                let fault = |error: crate::store::OpenError| SettingsError::Outbox {
-                    delivery: "durable",
-                    source: error.into(),
-                };
+                let fault = |error| SettingsError::outbox("durable", error);
                 let settings = &self.settings.outbox;
                 let store = crate::store::EmbeddedStore::open(&settings.store()).await.map_err(fault)?;
                 stored(messenger, Arc::new(store), settings, true, stopped)
             }
             #[cfg(not(feature = "embedded"))]
             DeliveryMode::Durable => {
-                return Err(SettingsError::DeliveryNotCompiled { delivery: "durable", feature: "embedded" });
+                return Err(SettingsError::DeliveryNotCompiled {
+                    delivery: "durable",
+                    features: &["embedded"],
+                });
             }
             #[cfg(feature = "_sql")]
             DeliveryMode::Transactional => {
@@ -136,7 +145,7 @@ impl<'a> BusBuilder<'a> {
             DeliveryMode::Transactional => {
                 return Err(SettingsError::DeliveryNotCompiled {
                     delivery: "transactional",
-                    feature: "postgres\" or \"sqlite",
+                    features: &["postgres", "sqlite"],
                 });
             }
         };
@@ -148,11 +157,15 @@ impl<'a> BusBuilder<'a> {
             .with_max_bytes(request.max_bytes)
             .with_max_messages_in_flight(request.max_messages_in_flight)
             .with_max_bytes_in_flight(request.max_bytes_in_flight);
+        let layer = match self.settings.success {
+            SuccessStatus::Successful => layer,
+            success => layer.with_success(success.rule()),
+        };
         let layer = if request.idempotency_key { layer.with_idempotency_key() } else { layer };
         let warm_up = Arc::clone(&messenger);
         tokio::spawn(async move {
             if let Health::Down { reason } = warm_up.health().await {
-                tracing::warn!(%reason, "no broker answers yet");
+                tracing::warn!(%reason, "no broker answers yet; retrying");
             }
         });
         Ok(Bus {
@@ -161,6 +174,7 @@ impl<'a> BusBuilder<'a> {
             worker: Mutex::new(worker),
             outbox,
             sources: Sources::new(self.settings, source),
+            stopper: Stopper::default(),
             consumers: Mutex::default(),
             #[cfg(feature = "_sql")]
             database: (self.settings.delivery == DeliveryMode::Transactional)
@@ -193,7 +207,7 @@ impl<'a> BusBuilder<'a> {
 
 type Running = (Arc<dyn Messenger>, Option<JoinHandle<Left>>, Option<OutboxHandle>);
 
-/// An outbox before the messenger, with its relay if this process is to send.
+/// An outbox before the messenger, and its relay if this process sends.
 #[cfg(any(feature = "embedded", feature = "_sql"))]
 fn stored(
     messenger: Arc<dyn Messenger>,

@@ -6,7 +6,7 @@ use crate::store::PostgresStore;
 #[cfg(feature = "sqlite")]
 use crate::store::SqliteStore;
 use crate::util::error::{BoxError, Chain};
-use crate::util::secret::{redacted, redacted_error};
+use crate::util::secret::redacted;
 
 /// A database to keep messages in.
 #[derive(Clone, Debug)]
@@ -77,9 +77,9 @@ impl Database {
                 pool.connect_with(options).await.map(Self::Sqlite).map_err(unreachable)
             }
             #[cfg(not(feature = "postgres"))]
-            "postgres" | "postgresql" => Err(not_compiled("postgres")),
+            "postgres" | "postgresql" => Err(not_compiled(&["postgres"])),
             #[cfg(not(feature = "sqlite"))]
-            "sqlite" => Err(not_compiled("sqlite")),
+            "sqlite" => Err(not_compiled(&["sqlite"])),
             _ => Err(fault(format!(
                 "OUTBOX.DATABASE_URL is of the scheme {scheme:?}: write postgres://.. or sqlite:.."
             ))),
@@ -133,10 +133,10 @@ fn create_for_us_alone(url: &str, path: &std::path::Path) {
 }
 
 fn fault(source: impl Into<BoxError>) -> SettingsError {
-    SettingsError::Outbox { delivery: "transactional", source: redacted_error(source.into()) }
+    SettingsError::outbox("transactional", source)
 }
 
 #[cfg(not(all(feature = "postgres", feature = "sqlite")))]
-fn not_compiled(feature: &'static str) -> SettingsError {
-    SettingsError::DeliveryNotCompiled { delivery: "transactional", feature }
+fn not_compiled(features: &'static [&'static str]) -> SettingsError {
+    SettingsError::DeliveryNotCompiled { delivery: "transactional", features }
 }

@@ -37,10 +37,9 @@ impl Sources {
 
     fn table(&self, name: &str) -> Result<&ConsumerTable, SettingsError> {
         let table = self.consumers.get(&name.to_lowercase());
-        table.ok_or_else(|| {
-            let known: Vec<_> =
-                self.consumers.keys().map(|name| format!("CONSUMERS.{}", name.to_uppercase())).collect();
-            SettingsError::UnknownConsumer { name: name.to_owned(), known: known.join(", ") }
+        table.ok_or_else(|| SettingsError::UnknownConsumer {
+            name: name.to_owned(),
+            known: self.consumers.keys().cloned().collect(),
         })
     }
 }

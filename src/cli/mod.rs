@@ -30,7 +30,7 @@ use url::Url;
 use self::failure::Failure;
 use self::output::Output;
 use self::target::Target;
-use crate::settings::Settings;
+use crate::settings::{Settings, SettingsError};
 
 const ABOUT: &str = "\
 Look into the outbox of an app, and operate on it.
@@ -146,7 +146,14 @@ struct Context {
 
 impl Context {
     fn settings(&self) -> Result<Settings, Failure> {
-        Settings::load(self.global.settings.as_deref()).map_err(|error| Failure::error(&error))
+        self.load_settings().map_err(|error| Failure::error(&error))
+    }
+
+    fn load_settings(&self) -> Result<Settings, SettingsError> {
+        match &self.global.settings {
+            Some(file) => Settings::from_file(file),
+            None => Settings::from_env(),
+        }
     }
 
     /// The running app, if there is a URL.

@@ -1,33 +1,35 @@
 //! Receiving: messages from a source become requests to a service.
 
 mod attempt;
+mod dispatcher;
 mod handle;
 mod request;
 mod settings;
 mod verdict;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum_core::body::Body;
 use http::{Request, Response};
-use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tower_service::Service;
 
 use self::attempt::Worker;
+use self::dispatcher::{Dispatcher, name};
 pub use self::handle::{ConsumerHandle, ConsumerStatus};
 pub use self::settings::ConsumerSettings;
-use crate::message::topic::Topic;
-use crate::source::{self, Source, SourceError};
-use crate::telemetry;
+use crate::source::Source;
 use crate::util::backoff::Backoff;
 use crate::util::caught::{called, caught};
 use crate::util::deadline::after;
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::BoxError;
+use crate::util::stop::StopSignal;
 
 /// Runs the messages of a source through a service, such as an axum `Router`, until shutdown.
 ///
@@ -71,9 +73,8 @@ use crate::util::error::{BoxError, Chain};
 /// bus.send(vec![Message::json("user.created", &7)?]).await?;
 ///
 /// let app: Router = Router::new().route("/user/created", post(on_user_created));
-/// let consumer = Consumer::new(bus.clone(), app);
-/// let shutdown = async move { bus.idle().await };
-/// consumer.run(shutdown, Duration::from_secs(10)).await;
+/// let signal = { let bus = bus.clone(); async move { bus.idle().await } };
+/// Consumer::new(bus, app).with_graceful_shutdown(signal, Duration::from_secs(10)).await;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();
 /// ```
@@ -83,13 +84,22 @@ pub struct Consumer<S> {
     service: S,
     settings: ConsumerSettings,
     handle: ConsumerHandle,
+    /// Of the bus that made this consumer.
+    stop: Option<StopSignal>,
 }
 
 impl<S> Consumer<S> {
-    /// A consumer with default settings. It does nothing before [`run`](Self::run).
+    /// A consumer with default settings. It does nothing before it is awaited, plainly or
+    /// [with a graceful shutdown](Self::with_graceful_shutdown).
     pub fn new(source: impl Source, service: S) -> Self {
         let (settings, handle) = (ConsumerSettings::default(), ConsumerHandle::new());
-        Self { source: Arc::new(source), service, settings, handle }
+        Self { source: Arc::new(source), service, settings, handle, stop: None }
+    }
+
+    #[cfg(feature = "settings")]
+    pub(crate) fn with_stop(mut self, stop: StopSignal) -> Self {
+        self.stop = Some(stop);
+        self
     }
 
     /// Sets how it works.
@@ -104,14 +114,20 @@ impl<S> Consumer<S> {
         self.handle.clone()
     }
 
-    /// Consumes until `shutdown`, or until the source is closed; then takes no more messages, and lets those being handled
-    /// end for at most `deadline`. What has not ended by then is handed back, and the source is closed.
+    /// Consumes until `signal`, then takes no more messages and lets the running handlers end for at most `deadline`.
+    /// Messages whose handlers have not ended by then are handed back, and the source is closed. Consuming ends too when
+    /// the source is closed, or when the [`Bus`](crate::bus::Bus) that made this consumer shuts down, within the deadline of
+    /// [`Bus::shutdown`](crate::bus::Bus::shutdown).
     ///
-    /// Gives how many messages were handed back unfinished.
+    /// Returns how many messages were handed back unfinished.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the handlers where they are; their messages come again.
-    pub async fn run<B>(self, shutdown: impl Future<Output = ()>, deadline: Duration) -> usize
+    /// Dropping the future drops the running handlers; their messages come again.
+    pub async fn with_graceful_shutdown<B>(
+        self,
+        signal: impl Future<Output = ()>,
+        deadline: Duration,
+    ) -> usize
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
             + Clone
@@ -119,16 +135,44 @@ impl<S> Consumer<S> {
             + 'static,
         B: http_body::Body<Data: Send, Error: Send> + Send + 'static,
     {
-        let Self { source, service, mut settings, handle } = self;
+        let signal = async {
+            signal.await;
+            after(Instant::now(), deadline)
+        };
+        self.run(signal).await
+    }
+
+    /// Consumes until `signal`, which gives the time to end by.
+    async fn run<B>(self, signal: impl Future<Output = Instant>) -> usize
+    where
+        S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+            + Clone
+            + Send
+            + 'static,
+        B: http_body::Body<Data: Send, Error: Send> + Send + 'static,
+    {
+        let Self { source, service, mut settings, handle, stop } = self;
+        let _token = stop.as_ref().map(StopSignal::token);
+        let shutdown = async {
+            match stop {
+                None => signal.await,
+                Some(stop) => tokio::select! {
+                    until = signal => until,
+                    until = stop.received() => until,
+                },
+            }
+        };
         settings.concurrency = settings.concurrency.max(1);
         settings.max_attempts = settings.max_attempts.max(1);
+        // A handler ends within its time limit.
+        let timeout = settings.timeout;
         let source_name = name(&source);
         tracing::info!(source = %source_name, "consuming");
         let ending = Ending(Some(handle.clone()));
         let worker =
             Arc::new(Worker { settings, handle: handle.clone(), source: request::source(&source_name) });
         let attempt = Arc::clone(&worker);
-        let mut running = Running {
+        let mut dispatcher = Dispatcher {
             source: Arc::clone(&source),
             name: Arc::clone(&source_name),
             worker,
@@ -151,11 +195,12 @@ impl<S> Consumer<S> {
         tokio::pin!(shutdown);
         handle.set_down(None);
         let mut ended = 0;
-        let is_closed = loop {
+        let stopped = loop {
             let delay = tokio::select! {
-                () = &mut shutdown => break false,
-                worked = caught(running.work()) => match worked {
-                    Some(()) => break true,
+                biased;
+                until = &mut shutdown => break Some(until),
+                worked = caught(dispatcher.work()) => match worked {
+                    Some(()) => break None,
                     None => Backoff::default().delay(ended),
                 },
             };
@@ -163,17 +208,17 @@ impl<S> Consumer<S> {
             tracing::error!(source = %source_name, ?delay, "the consumer panicked: it is started again");
             handle.set_down(Some("it panicked, and is started again soon".to_owned()));
             tokio::select! {
-                () = &mut shutdown => break false,
+                until = &mut shutdown => break Some(until),
                 () = tokio::time::sleep(delay) => handle.set_down(None),
             }
         };
         ending.expected();
-        if is_closed {
-            tracing::warn!(source = %source_name, "the source was closed: nothing is received any more");
+        if stopped.is_none() {
+            tracing::warn!(source = %source_name, "the source was closed; this consumer receives nothing any more");
         }
-        handle.set_down(is_closed.then(|| "its source was closed".to_owned()));
-        let until = after(Instant::now(), deadline);
-        let unfinished = running.drain(until).await;
+        handle.set_down(stopped.is_none().then(|| "its source was closed".to_owned()));
+        let until = stopped.unwrap_or_else(|| after(Instant::now(), timeout));
+        let unfinished = dispatcher.drain(until).await;
         let close = source.close(until.saturating_duration_since(Instant::now()));
         if caught(close).await.is_none() {
             tracing::error!(source = %source_name, "the source panicked while it was closed");
@@ -187,6 +232,23 @@ impl<S> Consumer<S> {
     }
 }
 
+/// Consumes until the [`Bus`](crate::bus::Bus) that made this consumer shuts down, or until the source is closed.
+impl<S, B> IntoFuture for Consumer<S>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    B: http_body::Body<Data: Send, Error: Send> + Send + 'static,
+{
+    type Output = usize;
+    type IntoFuture = Pin<Box<dyn Future<Output = usize> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run(std::future::pending()))
+    }
+}
+
 impl<S> fmt::Debug for Consumer<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Consumer")
@@ -194,29 +256,6 @@ impl<S> fmt::Debug for Consumer<S> {
             .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
-}
-
-/// How long nothing is received after the source panicked.
-const PANICKED: Duration = Duration::from_secs(1);
-
-async fn receive(source: &Arc<dyn Source>, room: usize) -> Result<Vec<source::Unsettled>, SourceError> {
-    match caught(source.receive(room)).await {
-        Some(received) => received,
-        None => {
-            tokio::time::sleep(PANICKED).await;
-            Err(SourceError::unavailable("the source panicked"))
-        }
-    }
-}
-
-async fn pause(source: &Arc<dyn Source>) {
-    if caught(source.pause()).await.is_none() {
-        tracing::error!(source = %name(source), "the source panicked while it was paused");
-    }
-}
-
-fn name(source: &Arc<dyn Source>) -> Arc<str> {
-    called(|| source.name()).unwrap_or_else(|| "a source whose name panics".into())
 }
 
 /// Says that the consumer ended before its time, unless that was expected.
@@ -234,141 +273,5 @@ impl Drop for Ending {
             tracing::error!("a consumer was dropped: nothing is received until it runs again");
             handle.set_down(Some("it was dropped before it was told to stop".to_owned()));
         }
-    }
-}
-
-/// How many messages are held at most for each that may be handled, those that wait behind their keys included.
-const HELD: usize = 4;
-
-/// What is handled in order.
-type Key = (Topic, String);
-
-/// Begins to handle a message, in a task that ends with its key.
-type Begin = Box<dyn Fn(&mut JoinSet<Option<Key>>, Option<Key>, source::Unsettled) + Send>;
-
-struct Running {
-    source: Arc<dyn Source>,
-    name: Arc<str>,
-    worker: Arc<Worker>,
-    begin: Begin,
-    tasks: JoinSet<Option<Key>>,
-    /// The keys of the messages being handled, and what waits behind each.
-    keys: HashMap<Key, VecDeque<source::Unsettled>>,
-    /// How many wait so.
-    waiting: usize,
-    /// The last try to receive has failed.
-    failing: bool,
-}
-
-impl Running {
-    async fn work(&mut self) {
-        let mut paused = self.worker.handle.watch();
-        loop {
-            let room = self.room();
-            let is_paused = *paused.borrow_and_update();
-            let source = Arc::clone(&self.source);
-            tokio::select! {
-                biased;
-                _ = paused.changed() => {
-                    if *paused.borrow() {
-                        pause(&self.source).await;
-                        tracing::info!(source = %self.name, "consumer paused");
-                    } else {
-                        tracing::info!(source = %self.name, "consumer resumed");
-                    }
-                }
-                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
-                    self.ended(ended);
-                    while let Some(ended) = self.tasks.try_join_next() {
-                        self.ended(ended);
-                    }
-                }
-                received = receive(&source, room), if room > 0 && !is_paused => match received {
-                    Ok(deliveries) => {
-                        if std::mem::take(&mut self.failing) {
-                            self.worker.handle.set_down(None);
-                        }
-                        telemetry::received(deliveries.len());
-                        for delivery in deliveries {
-                            self.take(delivery);
-                        }
-                    }
-                    Err(SourceError::Closed) => return,
-                    Err(error) => {
-                        let reason = Chain(&error).to_string();
-                        tracing::error!(source = %self.name, error = %reason, "nothing can be received");
-                        self.worker.handle.set_down(Some(format!("nothing can be received: {reason}")));
-                        self.failing = true;
-                    }
-                }
-            }
-        }
-    }
-
-    /// How many more messages may come: those of a standing key are looked past, as far as there is room to hold them.
-    fn room(&self) -> usize {
-        let ConsumerSettings { concurrency, .. } = self.worker.settings;
-        let held = self.tasks.len() + self.waiting;
-        concurrency
-            .saturating_mul(HELD)
-            .saturating_sub(held)
-            .min(concurrency.saturating_sub(self.tasks.len()))
-    }
-
-    fn take(&mut self, delivery: source::Unsettled) {
-        let key = delivery.view().ok().and_then(|view| {
-            let message = view.message();
-            Some((message.topic().clone(), message.key()?.to_owned()))
-        });
-        if let Some(key) = &key {
-            if let Some(waiting) = self.keys.get_mut(key) {
-                self.waiting += 1;
-                return waiting.push_back(delivery);
-            }
-            self.keys.insert(key.clone(), VecDeque::new());
-        }
-        self.begin(key, delivery);
-    }
-
-    fn begin(&mut self, key: Option<Key>, delivery: source::Unsettled) {
-        (self.begin)(&mut self.tasks, key, delivery);
-        self.worker.handle.set_handling(self.tasks.len());
-    }
-
-    fn ended(&mut self, ended: Result<Option<Key>, JoinError>) {
-        self.worker.handle.set_handling(self.tasks.len());
-        let key = match ended {
-            Ok(Some(key)) => key,
-            Ok(None) => return,
-            // Only a drop that panics ends so; what waits behind its key is handed back at the end.
-            Err(error) => return tracing::error!(%error, "a task of the consumer panicked"),
-        };
-        loop {
-            let Some(waiting) = self.keys.get_mut(&key) else { return };
-            let Some(next) = waiting.pop_front() else {
-                self.keys.remove(&key);
-                return;
-            };
-            self.waiting -= 1;
-            if !called(|| next.is_stale()).unwrap_or(false) {
-                return self.begin(Some(key), next);
-            }
-        }
-    }
-
-    /// Lets what is being handled end; hands back the rest, and says how many of those had begun.
-    async fn drain(&mut self, until: Instant) -> usize {
-        for (_, waiting) in self.keys.drain() {
-            for delivery in waiting {
-                let _ = timeout_at(until, caught(delivery.release())).await;
-            }
-        }
-        let _ = timeout_at(until, pause(&self.source)).await;
-        let ended = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = timeout_at(until, ended).await;
-        let unfinished = self.tasks.len();
-        self.tasks.shutdown().await;
-        self.worker.handle.set_handling(0);
-        unfinished
     }
 }

@@ -57,7 +57,7 @@ impl fmt::Debug for Config {
 const GRPC_STATUS: http::HeaderName = http::HeaderName::from_static("grpc-status");
 
 /// The default rule of [`MessagingLayer::with_success`](super::MessagingLayer::with_success).
-pub(super) fn is_success(response: &response::Parts) -> bool {
+pub(crate) fn is_success(response: &response::Parts) -> bool {
     response.status.is_success() && response.headers.get(GRPC_STATUS).is_none_or(|status| status == "0")
 }
 

@@ -17,6 +17,8 @@ use tower_service::Service;
 pub use self::body::ResponseBody;
 use self::flight::{Flight, FlightLimits};
 pub use self::flush::OnSendFailure;
+#[cfg(feature = "settings")]
+pub(crate) use self::flush::is_success;
 use self::flush::{Config, Flush, Full};
 pub use self::future::ResponseFuture;
 use self::future::{Joined, Refusal};

@@ -5,6 +5,12 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, Error, Visitor};
 use serde::forward_to_deserialize_any;
 
+/// The name of the table, and the prefix of the environment variables.
+pub(super) const MESSAGE_BUS: &str = "MESSAGE_BUS";
+
+/// How alike two names must be for one to be a typo of the other; 1 is the same.
+const NEAR: f64 = 0.75;
+
 /// The names of the fields of a struct, as serde sees them.
 pub(super) fn of<'de, T: Deserialize<'de>>() -> Vec<&'static str> {
     let mut names = Vec::new();
@@ -16,7 +22,11 @@ pub(super) fn of<'de, T: Deserialize<'de>>() -> Vec<&'static str> {
 /// The key that looks most like `key`, if one does.
 pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let scored = known.iter().map(|name| (strsim::jaro_winkler(key, name), *name));
-    scored.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+    scored.filter(|(score, _)| *score > NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)
+}
+
+pub(super) fn is_near(key: &str, other: &str) -> bool {
+    strsim::jaro_winkler(key, other) > NEAR
 }
 
 struct Names<'a>(&'a mut Vec<&'static str>);

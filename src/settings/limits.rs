@@ -1,30 +1,37 @@
-//! Numbers that would make a bus stand still, or take more memory than there is.
+//! Limits of numbers: beyond them a bus would stop, or run out of memory.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
-use super::{ConsumerTable, OutboxSettings, Settings, SettingsError};
+use super::error::SettingsError;
+use super::outbox::OutboxSettings;
+use super::request::RequestSettings;
+use crate::background::BackgroundSettings;
+#[cfg(feature = "chaos")]
+use crate::chaos::ChaosSettings;
+use crate::consumer::ConsumerSettings;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// Checks the tables that are no backend's.
-pub(super) fn check(settings: &Settings) -> Result<(), SettingsError> {
-    within("REQUEST.MAX_MESSAGES", settings.request.max_messages, 1..=usize::MAX)?;
-    within("REQUEST.MAX_BYTES", settings.request.max_bytes, 1..=usize::MAX)?;
-    within("REQUEST.MAX_MESSAGES_IN_FLIGHT", settings.request.max_messages_in_flight, 1..=usize::MAX)?;
-    within("REQUEST.MAX_BYTES_IN_FLIGHT", settings.request.max_bytes_in_flight, 1..=usize::MAX)?;
-    within("BACKGROUND.MAX_MESSAGES", settings.background.max_messages, 1..=u32::MAX)?;
-    within("BACKGROUND.MAX_BYTES", settings.background.max_bytes, 1..=u32::MAX)?;
-    outbox(&settings.outbox)?;
-    settings.consumers.iter().try_for_each(|(name, table)| consumer(&name.to_uppercase(), table))?;
-    #[cfg(feature = "chaos")]
-    for (key, share) in [("CHAOS.NACKED", settings.chaos.nacked), ("CHAOS.FAILED", settings.chaos.failed)] {
-        within(key, share, 0.0..=1.0)?;
-    }
-    Ok(())
+pub(super) fn request(request: &RequestSettings) -> Result<(), SettingsError> {
+    within("REQUEST.MAX_MESSAGES", request.max_messages, 1..=usize::MAX)?;
+    within("REQUEST.MAX_BYTES", request.max_bytes, 1..=usize::MAX)?;
+    within("REQUEST.MAX_MESSAGES_IN_FLIGHT", request.max_messages_in_flight, 1..=usize::MAX)?;
+    within("REQUEST.MAX_BYTES_IN_FLIGHT", request.max_bytes_in_flight, 1..=usize::MAX)
 }
 
-fn outbox(outbox: &OutboxSettings) -> Result<(), SettingsError> {
+pub(super) fn background(background: &BackgroundSettings) -> Result<(), SettingsError> {
+    within("BACKGROUND.MAX_MESSAGES", background.max_messages, 1..=u32::MAX)?;
+    within("BACKGROUND.MAX_BYTES", background.max_bytes, 1..=u32::MAX)
+}
+
+#[cfg(feature = "chaos")]
+pub(super) fn chaos(chaos: &ChaosSettings) -> Result<(), SettingsError> {
+    within("CHAOS.NACKED", chaos.nacked, 0.0..=1.0)?;
+    within("CHAOS.FAILED", chaos.failed, 0.0..=1.0)
+}
+
+pub(super) fn outbox(outbox: &OutboxSettings) -> Result<(), SettingsError> {
     if outbox.path.as_os_str().is_empty() {
         return Err(SettingsError::value("OUTBOX.PATH is empty: write the path of a folder"));
     }
@@ -41,8 +48,8 @@ fn outbox(outbox: &OutboxSettings) -> Result<(), SettingsError> {
     Ok(())
 }
 
-fn consumer(name: &str, table: &ConsumerTable) -> Result<(), SettingsError> {
-    let settings = &table.settings;
+pub(super) fn consumer(name: &str, settings: &ConsumerSettings) -> Result<(), SettingsError> {
+    let name = name.to_uppercase();
     let key = |key: &str| format!("CONSUMERS.{name}.{key}");
     within(&key("CONCURRENCY"), settings.concurrency, 1..=1_000_000)?;
     within(&key("MAX_ATTEMPTS"), settings.max_attempts, 1..=u32::MAX)?;

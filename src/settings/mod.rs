@@ -1,37 +1,41 @@
-//! `MESSAGE_BUS`: which messenger, and how sure is sent, from a file and the environment.
+//! The table `MESSAGE_BUS`: the backend, the delivery and their limits, from a file and the environment.
 
+mod consumer;
+mod delivery_mode;
+mod error;
 mod keys;
 mod limits;
 mod outbox;
+mod request;
+mod success;
 mod table;
 mod yaml;
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer};
 
+pub use self::consumer::ConsumerTable;
+pub use self::delivery_mode::DeliveryMode;
+pub use self::error::SettingsError;
 #[cfg(feature = "embedded")]
 pub(crate) use self::outbox::QueueSettings;
 pub use self::outbox::{DatabaseUrl, OutboxSettings};
+pub use self::request::RequestSettings;
+pub use self::success::SuccessStatus;
 pub use self::table::BackendTable;
 use self::table::Table;
 use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
-use crate::consumer::ConsumerSettings;
 use crate::layer::OnSendFailure;
-use crate::util::error::{BoxError, Chain, debug_as_display};
-use crate::util::secret::redacted;
-
-/// The name of the table, and the prefix of the environment variables.
-const MESSAGE_BUS: &str = "MESSAGE_BUS";
 
 /// The settings of a [`Bus`](crate::bus::Bus): the table `MESSAGE_BUS`.
 ///
-/// Keys may be in any case. Those not listed here belong to the backend. Without a table: the dummy.
+/// Keys may be in any case. Keys not listed here belong to the backend. By default the backend is the dummy, which logs
+/// messages instead of sending them.
 ///
 /// ```
 /// use tower_outbox::Settings;
@@ -45,97 +49,28 @@ const MESSAGE_BUS: &str = "MESSAGE_BUS";
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Settings {
-    /// The kind of bus: `dummy` (default), `amqp091`, `amqp10`, `embedded`, `fedmsg`, `memory`, `rhmsg`, or a name the app registered.
+    /// The kind of broker: `dummy` (default), `amqp091`, `amqp10`, `embedded`, `fedmsg`, `memory`, `rhmsg`, or a name the app registered.
     pub backend: String,
-    /// How sure is sent.
+    /// When a response may go out, and which failures its messages survive; by default [`DeliveryMode::Direct`].
     pub delivery: DeliveryMode,
     /// What a client gets when the messages of its request cannot be sent; by default [`OnSendFailure::Reject`], a 503.
     pub on_send_failure: OnSendFailure,
-    /// The table `REQUEST`: how much one request may enqueue.
+    /// Which statuses send the messages of a request; by default [`SuccessStatus::Successful`].
+    pub success: SuccessStatus,
+    /// The table `REQUEST`: limits of requests.
     pub request: RequestSettings,
     /// The table `BACKGROUND`: the buffer of [`DeliveryMode::Background`].
     pub background: BackgroundSettings,
     /// The table `OUTBOX`: the store and the relay of [`DeliveryMode::Durable`] and [`DeliveryMode::Transactional`].
     pub outbox: OutboxSettings,
-    /// The tables `CONSUMERS.<name>`: what [`Bus::consumer`](crate::bus::Bus::consumer) receives from.
+    /// The tables `CONSUMERS.<name>`: where the consumers of [`Bus::consumer`](crate::bus::Bus::consumer) receive from.
     pub consumers: BTreeMap<String, ConsumerTable>,
-    /// The table `CHAOS`, under the environment variables `MESSAGE_CHAOS_*`: what goes wrong on purpose.
+    /// The table `CHAOS`: faults on purpose. The environment variables `MESSAGE_CHAOS_*` win over it.
     #[cfg(feature = "chaos")]
     #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
     pub chaos: ChaosSettings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
-}
-
-/// One table of `CONSUMERS`. Its name is in lower case.
-#[derive(Clone, Debug, Default)]
-#[non_exhaustive]
-pub struct ConsumerTable {
-    /// How it works.
-    pub settings: ConsumerSettings,
-    /// The keys of the backend's source: which queue or address.
-    pub source_keys: BackendTable,
-}
-
-/// How sure messages are sent.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-#[non_exhaustive]
-pub enum DeliveryMode {
-    /// The response waits for the broker's confirm.
-    #[default]
-    Direct,
-    /// The response does not wait; a bounded buffer in memory is sent behind it.
-    Background,
-    /// The response waits until the messages are on the local disk; a relay sends what is stored. Needs the feature `embedded`.
-    Durable,
-    /// The response waits until the messages are committed in the app's own database, with what the handler wrote there; a
-    /// relay sends what is stored. Needs the feature `postgres` or `sqlite`.
-    Transactional,
-}
-
-impl fmt::Display for DeliveryMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Direct => "direct",
-            Self::Background => "background",
-            Self::Durable => "durable",
-            Self::Transactional => "transactional",
-        })
-    }
-}
-
-/// What requests may do.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-#[non_exhaustive]
-pub struct RequestSettings {
-    /// How many messages; 1,000 by default.
-    pub max_messages: usize,
-    /// How many bytes; 8 MiB by default.
-    #[serde(deserialize_with = "crate::util::units::size")]
-    pub max_bytes: usize,
-    /// How many messages of all requests may be on their way at a time; 10,000 by default. See
-    /// [`MessagingLayer::with_max_messages_in_flight`](crate::layer::MessagingLayer::with_max_messages_in_flight).
-    pub max_messages_in_flight: usize,
-    /// How many bytes they may hold; 64 MiB by default.
-    #[serde(deserialize_with = "crate::util::units::size")]
-    pub max_bytes_in_flight: usize,
-    /// Whether the header `Idempotency-Key` makes the ids of its messages; false by default. See
-    /// [`MessagingLayer::with_idempotency_key`](crate::layer::MessagingLayer::with_idempotency_key).
-    pub idempotency_key: bool,
-}
-
-impl Default for RequestSettings {
-    fn default() -> Self {
-        Self {
-            max_messages: 1_000,
-            max_bytes: 8 << 20,
-            max_messages_in_flight: 10_000,
-            max_bytes_in_flight: 64 << 20,
-            idempotency_key: false,
-        }
-    }
 }
 
 /// The keys of the table that do not belong to a backend.
@@ -147,6 +82,8 @@ struct Common {
     delivery: DeliveryMode,
     #[serde(deserialize_with = "crate::util::units::word")]
     on_send_failure: OnSendFailure,
+    #[serde(deserialize_with = "crate::util::units::word")]
+    success: SuccessStatus,
     request: RequestSettings,
     background: BackgroundSettings,
     outbox: OutboxSettings,
@@ -156,30 +93,29 @@ struct Common {
 }
 
 impl Settings {
-    /// Reads the table `MESSAGE_BUS` of a TOML, YAML or JSON file, then the environment over it.
-    ///
-    /// `MESSAGE_BUS__URLS` is the key `URLS`, `MESSAGE_BUS__BACKGROUND__MAX_MESSAGES` one of a table in
-    /// it; a list is separated by commas. Without a file, the environment alone counts.
+    /// Reads the table `MESSAGE_BUS` of a TOML, YAML or JSON file. The environment wins over the file, as in
+    /// [`from_env`](Self::from_env).
     ///
     /// # Errors
-    /// [`SettingsError`] when the file cannot be read, or a key or value has no meaning.
-    pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
-        Self::load_with(file, std::env::vars_os())
+    /// [`SettingsError`] when the file cannot be read or has no table `MESSAGE_BUS`, or a key or value is unknown.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, SettingsError> {
+        Self::from_table(Table::of_file(path.as_ref())?, std::env::vars_os())
     }
 
-    fn load_with(
-        file: Option<&Path>,
+    /// Reads the environment alone: `MESSAGE_BUS__URLS` is the key `URLS`, `MESSAGE_BUS__BACKGROUND__MAX_MESSAGES` the key
+    /// `MAX_MESSAGES` of the table `BACKGROUND`. A list is separated by commas.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when a key or value is unknown.
+    pub fn from_env() -> Result<Self, SettingsError> {
+        Self::from_table(Table::default(), std::env::vars_os())
+    }
+
+    fn from_table(
+        mut table: Table,
         environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, SettingsError> {
-        let mut table = match file {
-            Some(path) => Table::read(path)?.take_table(MESSAGE_BUS)?,
-            None => Table::default(),
-        };
         table.merge(Table::of_environment(environment)?);
-        Self::from_table(table)
-    }
-
-    fn from_table(table: Table) -> Result<Self, SettingsError> {
         let names = keys::of::<Common>();
         let (common, backend_keys) = table.split(&names);
         common.check_keys::<RequestSettings>("request")?;
@@ -196,8 +132,18 @@ impl Settings {
         let consumers = consumers.map(|(name, table)| Ok((name.clone(), ConsumerTable::of(&name, table)?)));
         let consumers = consumers.collect::<Result<_, SettingsError>>()?;
         let settings = Self { consumers, ..Self::new(common, BackendTable::new(backend_keys, names)) };
-        limits::check(&settings)?;
+        settings.check()?;
         Ok(settings)
+    }
+
+    fn check(&self) -> Result<(), SettingsError> {
+        limits::request(&self.request)?;
+        limits::background(&self.background)?;
+        limits::outbox(&self.outbox)?;
+        self.consumers.iter().try_for_each(|(name, table)| limits::consumer(name, &table.settings))?;
+        #[cfg(feature = "chaos")]
+        limits::chaos(&self.chaos)?;
+        Ok(())
     }
 
     fn new(common: Common, backend_keys: BackendTable) -> Self {
@@ -205,6 +151,7 @@ impl Settings {
             backend: common.backend.unwrap_or_else(|| "dummy".to_owned()),
             delivery: common.delivery,
             on_send_failure: common.on_send_failure,
+            success: common.success,
             request: common.request,
             background: common.background,
             outbox: common.outbox,
@@ -216,14 +163,12 @@ impl Settings {
     }
 }
 
-impl ConsumerTable {
-    fn of(name: &str, table: Table) -> Result<Self, SettingsError> {
-        let names = keys::of::<ConsumerSettings>();
-        let (common, source_keys) = table.split(&names);
-        let source_keys = BackendTable::within(format!("consumers.{name}."), source_keys, names);
-        let settings: ConsumerSettings = common.parse().map_err(|error| source_keys.value_error(&error))?;
-        Ok(Self { settings, source_keys })
-    }
+/// The keys that a struct of settings knows, in lower case. For tests of `settings.example.toml`.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+#[must_use]
+pub fn keys_of<'de, T: Deserialize<'de>>() -> Vec<&'static str> {
+    keys::of::<T>()
 }
 
 impl Default for Settings {
@@ -235,110 +180,7 @@ impl Default for Settings {
 impl<'de> Deserialize<'de> for Settings {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let table = Table::deserialize(deserializer)?;
-        Self::from_table(table).map_err(|error| serde::de::Error::custom(crate::util::error::Chain(&error)))
-    }
-}
-
-/// Why settings do not make a bus; each says what to change.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum SettingsError {
-    /// The file cannot be read, or is not in a form we know.
-    #[error("cannot read the settings in {}", .path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        source: BoxError,
-    },
-    /// A variable of the environment cannot be used.
-    #[error("the environment variable {name} {problem}")]
-    Environment {
-        /// Its name.
-        name: String,
-        /// What is wrong with it, and what to write.
-        problem: &'static str,
-    },
-    /// A key has no meaning.
-    #[error("{MESSAGE_BUS} has an unknown key {key}{}", nearest.as_ref().map(|n| format!("; did you mean {n}?")).unwrap_or_default())]
-    UnknownKey {
-        /// The key.
-        key: String,
-        /// The known key that looks most like it.
-        nearest: Option<String>,
-    },
-    /// A value is not one its key can have.
-    #[error("a value in {MESSAGE_BUS} cannot be used")]
-    Value {
-        /// Which, and why.
-        source: BoxError,
-    },
-    /// There is no such backend.
-    #[error(
-        "BACKEND {name:?} is not known{}; known are {known}. A backend of your own is registered with \
-         BusBuilder::with_backend", .hint.map(|hint| format!(": {hint}")).unwrap_or_default()
-    )]
-    UnknownBackend {
-        /// The name in the settings.
-        name: String,
-        /// The backend that this name may mean.
-        hint: Option<&'static str>,
-        /// The names that would do.
-        known: String,
-    },
-    /// The delivery is not compiled in.
-    #[error(
-        "DELIVERY {delivery:?} is not compiled in: add the feature {feature:?} to tower-outbox in Cargo.toml"
-    )]
-    DeliveryNotCompiled {
-        /// The delivery in the settings.
-        delivery: &'static str,
-        /// The feature that has it.
-        feature: &'static str,
-    },
-    /// The outbox cannot be opened.
-    #[error("the outbox of DELIVERY {delivery:?} cannot be opened")]
-    Outbox {
-        /// The delivery in the settings.
-        delivery: &'static str,
-        /// Which file or table, why, and what to do.
-        source: BoxError,
-    },
-    /// There is no such consumer.
-    #[error(
-        "{MESSAGE_BUS} has no table CONSUMERS.{}, which says where the consumer receives from; {}", .name.to_uppercase(),
-        if .known.is_empty() { "there is none".to_owned() } else { format!("there is {known}") }
-    )]
-    UnknownConsumer {
-        /// Its name.
-        name: String,
-        /// The names of the tables that are there, with commas between.
-        known: String,
-    },
-    /// The backend is not compiled in.
-    #[error("BACKEND {name:?} is not compiled in: add the feature {feature:?} to tower-outbox in Cargo.toml")]
-    NotCompiled {
-        /// The name in the settings.
-        name: String,
-        /// The feature that has it.
-        feature: &'static str,
-    },
-    /// The backend cannot be set up.
-    #[error("BACKEND {name:?} cannot be set up")]
-    Backend {
-        /// The name in the settings.
-        name: String,
-        /// Why.
-        source: BoxError,
-    },
-}
-
-debug_as_display!(SettingsError);
-
-impl SettingsError {
-    fn value(source: impl Into<BoxError>) -> Self {
-        let text = Chain(source.into().as_ref()).to_string();
-        Self::Value { source: redacted(&text).into() }
+        Self::from_table(table, []).map_err(serde::de::Error::custom)
     }
 }
 
@@ -347,6 +189,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::consumer::ConsumerSettings;
 
     fn environment(variables: &[(&str, &str)]) -> Vec<(OsString, OsString)> {
         variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect()
@@ -356,15 +199,40 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("settings.toml");
         std::fs::write(&file, text).unwrap();
-        Settings::load_with(Some(&file), environment(variables))
+        Settings::from_table(Table::of_file(&file)?, environment(variables))
     }
 
     #[test]
-    fn without_a_table_it_is_the_dummy() {
-        let settings = load("[other]\nx = 1", &[]).unwrap();
+    fn the_default_is_the_dummy() {
+        let settings = load("[MESSAGE_BUS]", &[]).unwrap();
         assert_eq!((settings.backend.as_str(), settings.delivery), ("dummy", DeliveryMode::Direct));
-        assert_eq!(Settings::load_with(None, []).unwrap().backend, "dummy");
+        assert_eq!(Settings::from_table(Table::default(), []).unwrap().backend, "dummy");
         assert_eq!(Settings::default().backend, "dummy");
+    }
+
+    #[test]
+    fn a_file_without_the_table_names_its_tables() {
+        let error = |text| load(text, &[]).unwrap_err().to_string();
+        let typo = error("[Mesage_Bus]\nBACKEND = \"memory\"\n[database]\nurl = 1");
+        assert!(typo.contains("settings.toml has no table MESSAGE_BUS, only Mesage_Bus, database"), "{typo}");
+        assert!(typo.ends_with("rename Mesage_Bus to MESSAGE_BUS"), "{typo}");
+        let outside = error("BACKEND = \"memory\"");
+        assert!(outside.contains("only BACKEND: add [MESSAGE_BUS]"), "{outside}");
+        assert!(error("").contains("nor anything else: add [MESSAGE_BUS]"));
+    }
+
+    #[test]
+    fn success_is_2xx_or_also_3xx() {
+        let success = |text: &str| load(&format!("[MESSAGE_BUS]\nSUCCESS = \"{text}\""), &[]);
+        assert_eq!(load("[MESSAGE_BUS]", &[]).unwrap().success, SuccessStatus::Successful);
+        assert_eq!(success("2xx").unwrap().success, SuccessStatus::Successful);
+        for text in ["2xx,3xx", "2XX, 3XX"] {
+            assert_eq!(success(text).unwrap().success, SuccessStatus::SuccessfulOrRedirect);
+        }
+        let variable = [("MESSAGE_BUS__SUCCESS", "2xx,3xx")];
+        assert_eq!(load("[MESSAGE_BUS]", &variable).unwrap().success, SuccessStatus::SuccessfulOrRedirect);
+        let error = success("4xx").unwrap_err().to_string();
+        assert!(error.contains("2xx") && error.contains("2xx,3xx"), "{error}");
     }
 
     #[test]
@@ -386,7 +254,7 @@ mod tests {
         ] {
             let file = folder.path().join(name);
             std::fs::write(&file, text).unwrap();
-            assert_eq!(Settings::load_with(Some(&file), []).unwrap().backend, "rhmsg");
+            assert_eq!(Settings::from_file(&file).unwrap().backend, "rhmsg");
         }
     }
 
@@ -422,7 +290,7 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_named() {
-        let error = Settings::load_with(Some(Path::new("/nowhere/s.toml")), []).unwrap_err();
+        let error = Settings::from_file("/nowhere/s.toml").unwrap_err();
         assert!(error.to_string().contains("/nowhere/s.toml"));
     }
 

@@ -7,7 +7,9 @@ use std::path::Path;
 use config::{ConfigError, FileFormat, Format, Map, Value, ValueKind};
 use serde::de::{Deserialize, DeserializeOwned, Deserializer};
 
-use super::{SettingsError, keys, yaml};
+use super::error::SettingsError;
+use super::keys::MESSAGE_BUS;
+use super::{keys, yaml};
 use crate::util::secret::redacted;
 use crate::util::text_file::{self, toml_fault};
 
@@ -19,9 +21,9 @@ const PREFIX: &str = "message_bus__";
 pub(super) struct Table(Map<String, Value>);
 
 impl Table {
-    /// Reads a TOML, YAML or JSON file.
-    pub(super) fn read(path: &Path) -> Result<Self, SettingsError> {
-        let fault = |source: String| SettingsError::Read { path: path.to_owned(), source: source.into() };
+    /// Reads the table `MESSAGE_BUS` of a TOML, YAML or JSON file.
+    pub(super) fn of_file(path: &Path) -> Result<Self, SettingsError> {
+        let fault = |reason: String| SettingsError::Read { path: path.to_owned(), reason };
         let bytes = text_file::read(path).map_err(|error| fault(error.to_string()))?;
         let text = String::from_utf8(bytes).map_err(|error| {
             let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
@@ -41,8 +43,20 @@ impl Table {
             }
             _ => return Err(fault("its name ends neither in .toml, .yaml, .yml nor .json".to_owned())),
         };
+        let mut tables: Vec<String> = table.keys().cloned().collect();
+        tables.sort();
         let origin = path.display().to_string();
-        lower(table, Some(&origin)).map(Self).map_err(|error| fault(redacted(&error.to_string())))
+        let mut lowered = lower(table, Some(&origin)).map_err(|error| fault(redacted(&error.to_string())))?;
+        let wanted = MESSAGE_BUS.to_lowercase();
+        match lowered.remove(&wanted) {
+            Some(Value { kind: ValueKind::Nil, .. }) => Ok(Self::default()),
+            Some(value) => value.into_table().map(Self).map_err(SettingsError::value),
+            None => {
+                let nearest =
+                    tables.iter().find(|name| keys::is_near(&name.to_lowercase(), &wanted)).cloned();
+                Err(SettingsError::NoTable { path: path.to_owned(), tables, nearest })
+            }
+        }
     }
 
     /// The variables of the environment that are ours; others may hold anything.
@@ -85,15 +99,6 @@ impl Table {
             table = inner;
         }
         table.insert(key.to_owned(), value).is_none()
-    }
-
-    /// The table of this name, or an empty one.
-    pub(super) fn take_table(mut self, name: &str) -> Result<Self, SettingsError> {
-        match self.0.remove(&name.to_lowercase()) {
-            Some(Value { kind: ValueKind::Nil, .. }) => Ok(Self::default()),
-            Some(value) => value.into_table().map(Self).map_err(SettingsError::value),
-            None => Ok(Self::default()),
-        }
     }
 
     /// Lays another table over this one.

@@ -9,6 +9,8 @@ pub(crate) mod rate;
 pub(crate) mod rfc3339;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) mod secret;
+#[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only a bus stops tasks"))]
+pub(crate) mod stop;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) mod text_file;
 #[cfg(any(feature = "settings", feature = "_brokers"))]

@@ -100,14 +100,6 @@ fn value_len(text: &str) -> usize {
     text.find(|c: char| c.is_whitespace() || matches!(c, '"' | '`' | '&')).unwrap_or(text.len())
 }
 
-/// An error as it is, or its text alone if that may hold a password.
-#[cfg(feature = "settings")]
-pub(crate) fn redacted_error(error: crate::util::error::BoxError) -> crate::util::error::BoxError {
-    let text = crate::util::error::Chain(error.as_ref()).to_string();
-    let redacted = redacted(&text);
-    if redacted == text { error } else { redacted.into() }
-}
-
 #[cfg(all(test, feature = "_brokers", feature = "settings"))]
 mod tests {
     use super::*;

@@ -89,7 +89,11 @@ async fn run() -> Result<ExitCode, BoxError> {
     let mut interrupt = signal(SignalKind::interrupt())?;
 
     let metrics = PrometheusBuilder::new().install_recorder()?;
-    let bus = Arc::new(Bus::start(&Settings::load(arguments.settings.as_deref())?).await?);
+    let settings = match &arguments.settings {
+        Some(file) => Settings::from_file(file)?,
+        None => Settings::from_env()?,
+    };
+    let bus = Arc::new(Bus::start(&settings).await?);
     let app = Router::new()
         .route("/events/{topic}", post(enqueue))
         .layer(DefaultBodyLimit::max(64 << 20))

@@ -156,7 +156,7 @@ impl Running {
         let shutdown = async {
             let _ = stopped.await;
         };
-        let task = tokio::spawn(consumer.run(shutdown, STUCK));
+        let task = tokio::spawn(consumer.with_graceful_shutdown(shutdown, STUCK));
         Self { handle, stop, task }
     }
 

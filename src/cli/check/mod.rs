@@ -92,7 +92,7 @@ impl Check {
     #[allow(clippy::unused_self, reason = "as every command")]
     pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
         let mut findings = Findings::default();
-        match Settings::load(context.global.settings.as_deref()) {
+        match context.load_settings() {
             Ok(settings) => {
                 let Settings { backend, delivery, .. } = &settings;
                 findings.ok("SETTINGS", format!("BACKEND {backend:?}, DELIVERY \"{delivery}\""));

@@ -59,7 +59,7 @@ async fn a_consumer_goes_on_when_its_source_cannot_be_asked() {
     let consumer = Consumer::new(Nameless(bus.clone()), router);
     let handle = consumer.handle();
     let idle = bus.clone();
-    soon(consumer.run(async move { idle.idle().await }, MINUTE)).await;
+    soon(consumer.with_graceful_shutdown(async move { idle.idle().await }, MINUTE)).await;
     assert_eq!(handle.status().acked, 3);
 }
 
@@ -97,7 +97,7 @@ async fn a_service_that_panics_as_it_is_cloned_has_failed_an_attempt() {
     let consumer = Consumer::new(bus.clone(), Uncloned(router, Arc::new(AtomicUsize::new(3))));
     let handle = consumer.handle();
     let idle = bus.clone();
-    soon(consumer.run(async move { idle.idle().await }, MINUTE)).await;
+    soon(consumer.with_graceful_shutdown(async move { idle.idle().await }, MINUTE)).await;
     let status = handle.status();
     assert_eq!((status.acked, status.retried, status.dead), (2, 3, 0));
 }
@@ -132,7 +132,7 @@ async fn a_consumer_is_down_while_its_source_fails() {
     let handle = consumer.handle();
     assert!(handle.health().is_up(), "it does not run yet");
     let (stop, stopped) = oneshot::channel::<()>();
-    let running = tokio::spawn(consumer.run(async { drop(stopped.await) }, MINUTE));
+    let running = tokio::spawn(consumer.with_graceful_shutdown(async { drop(stopped.await) }, MINUTE));
     until("it is down", async || is_down(&handle.health(), "no such queue")).await;
     works.store(1, Ordering::SeqCst);
     until("it is up", async || handle.health().is_up()).await;
@@ -150,7 +150,8 @@ async fn a_consumer_that_ended_before_its_time_is_down_and_its_bus_with_it() {
     let consumers = ["users", "orders"].map(|name| bus.consumer(name, Router::new()).unwrap());
     let handles = consumers.each_ref().map(|consumer| consumer.handle());
     assert!(bus.health().await.is_up());
-    let [users, orders] = consumers.map(|one| tokio::spawn(one.run(std::future::pending(), STUCK)));
+    let [users, orders] =
+        consumers.map(|one| tokio::spawn(one.with_graceful_shutdown(std::future::pending(), STUCK)));
     tokio::task::yield_now().await;
     users.abort();
     users.await.unwrap_err();
@@ -170,7 +171,7 @@ async fn a_consumer_whose_source_was_closed_is_down() {
     let bus = Memory::new();
     let consumer = Consumer::new(bus.clone(), Router::new());
     let handle = consumer.handle();
-    let running = tokio::spawn(consumer.run(std::future::pending(), MINUTE));
+    let running = tokio::spawn(consumer.with_graceful_shutdown(std::future::pending(), MINUTE));
     tokio::task::yield_now().await;
     Source::close(&bus, MINUTE).await;
     soon(running).await.unwrap();

@@ -413,7 +413,7 @@ async fn the_same_id_of_another_publisher_or_topic_is_another_message() {
     let consumer = Consumer::new(source, app).with_settings(ConsumerSettings::default().with_concurrency(1));
     let handle = consumer.handle();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(consumer.run(
+    let running = tokio::spawn(consumer.with_graceful_shutdown(
         async {
             let _ = stopped.await;
         },
@@ -487,6 +487,6 @@ async fn the_same_id_of_another_event_source_is_another_message() {
         let bus = bus.clone();
         async move { bus.idle().await }
     };
-    timeout(Duration::from_secs(60), consumer.run(idle, STUCK)).await.unwrap();
+    timeout(Duration::from_secs(60), consumer.with_graceful_shutdown(idle, STUCK)).await.unwrap();
     assert_eq!((handle.status().acked, calls.load(Ordering::SeqCst)), (7, 4));
 }

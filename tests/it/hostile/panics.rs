@@ -148,7 +148,11 @@ async fn a_consumer_goes_on_when_an_error_of_its_service_cannot_be_read() {
             Err::<axum::response::Response, _>(Unreadable(kind))
         });
         let idle = bus.clone();
-        soon(Consumer::new(bus.clone(), service).run(async move { idle.idle().await }, MINUTE)).await;
+        soon(
+            Consumer::new(bus.clone(), service)
+                .with_graceful_shutdown(async move { idle.idle().await }, MINUTE),
+        )
+        .await;
         assert_eq!(bus.dead_letters().len(), 1);
     }
 }
@@ -166,7 +170,7 @@ async fn a_retry_after_without_end_is_a_long_wait() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
-    soon(consumer.run(settled, Duration::MAX)).await;
+    soon(consumer.with_graceful_shutdown(settled, Duration::MAX)).await;
     assert_eq!(bus.len(), 1);
 }
 
@@ -345,7 +349,7 @@ async fn a_consumer_whose_source_panics_goes_on() {
     let consumer = Consumer::new(PanickingSource(bus.clone(), AtomicUsize::new(3)), router);
     let handle = consumer.handle();
     let idle = bus.clone();
-    soon(consumer.run(async move { idle.idle().await }, MINUTE)).await;
+    soon(consumer.with_graceful_shutdown(async move { idle.idle().await }, MINUTE)).await;
     assert_eq!(handle.status().acked, 2);
 }
 

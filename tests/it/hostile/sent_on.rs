@@ -192,7 +192,7 @@ async fn a_message_that_ends_each_consumer_is_a_dead_letter_after_its_attempts()
     let consumer =
         Consumer::new(source(), app).with_settings(ConsumerSettings::default().with_max_attempts(3));
     let dead = async { queue.until_ready(&queue.dead(), 1).await };
-    consumer.run(dead, Duration::from_secs(5)).await;
+    consumer.with_graceful_shutdown(dead, Duration::from_secs(5)).await;
     let dead = queue.take(&queue.dead()).await;
     let AMQPValue::LongString(reason) = header(&dead, headers::REASON).unwrap() else { panic!() };
     assert!(!reason.to_string().contains("panic"), "{reason}");

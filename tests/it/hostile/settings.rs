@@ -34,7 +34,7 @@ async fn refusal(text: &str) -> String {
 
 async fn refusal_of(name: &str, text: &str) -> String {
     let (_folder, path) = file(name, text);
-    match Settings::load(Some(&path)) {
+    match Settings::from_file(&path) {
         Err(error) => said(error),
         Ok(settings) => match Bus::start(&settings).await {
             Err(error) => format!("{} {settings:?}", said(error)),
@@ -212,7 +212,7 @@ async fn a_file_of_settings_is_read_as_editors_write_it() {
         ("s.yaml", yaml.replace('\n', "\r\n")),
     ] {
         let (_folder, path) = file(name, content);
-        assert_eq!(Settings::load(Some(&path)).unwrap().backend, "memory", "{name}");
+        assert_eq!(Settings::from_file(&path).unwrap().backend, "memory", "{name}");
     }
     for (name, content, why) in [
         ("s.toml", text.encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<_>>(), "UTF-16"),
@@ -221,11 +221,11 @@ async fn a_file_of_settings_is_read_as_editors_write_it() {
         ("s.toml", vec![b' '; (16 << 20) + 1], "larger than 16 MiB"),
     ] {
         let (_folder, path) = file(name, content);
-        let said = said(Settings::load(Some(&path)).unwrap_err());
+        let said = said(Settings::from_file(&path).unwrap_err());
         assert!(said.contains(why) && said.contains(name), "{said}");
     }
     let folder = tempfile::tempdir().unwrap();
-    assert!(said(Settings::load(Some(folder.path())).unwrap_err()).contains("directory"));
+    assert!(said(Settings::from_file(folder.path()).unwrap_err()).contains("directory"));
 }
 
 #[tokio::test]
@@ -252,7 +252,7 @@ async fn a_file_of_settings_without_bounds_is_refused() {
         assert!(said.contains(why) && said.contains(name), "{why}: {}", &said[..said.len().min(400)]);
     }
     let (_folder, path) = file("s.yaml", "common: &b\n  BACKEND: memory\nother: *b\nMESSAGE_BUS: *b\n");
-    assert_eq!(Settings::load(Some(&path)).unwrap().backend, "memory");
+    assert_eq!(Settings::from_file(&path).unwrap().backend, "memory");
 }
 
 #[tokio::test]
@@ -290,7 +290,7 @@ fn pair() -> (String, String) {
 async fn tls(keys: &str) -> Option<String> {
     let text = format!("[MESSAGE_BUS]\nBACKEND = \"amqp10\"\nURLS = \"amqps://127.0.0.1:1\"\n{keys}");
     let (_folder, path) = file("s.toml", text);
-    Bus::start(&Settings::load(Some(&path)).unwrap()).await.err().map(said)
+    Bus::start(&Settings::from_file(&path).unwrap()).await.err().map(said)
 }
 
 #[tokio::test]
@@ -492,9 +492,11 @@ async fn the_largest_values_are_taken_and_nothing_panics() {
     ];
     let output = tool(&["check", "--settings", path.to_str().unwrap()], &variables);
     assert!(output.status.success(), "{}", printed(&output));
-    let bus = Bus::start(&Settings::load(Some(&path)).unwrap()).await.unwrap();
+    let bus = Bus::start(&Settings::from_file(&path).unwrap()).await.unwrap();
     let consumer = bus.consumer("a", axum::Router::new()).unwrap();
-    let running = tokio::spawn(consumer.run(std::future::ready(()), std::time::Duration::from_secs(5)));
+    let running = tokio::spawn(
+        consumer.with_graceful_shutdown(std::future::ready(()), std::time::Duration::from_secs(5)),
+    );
     running.await.unwrap();
     let _ = bus.shutdown(std::time::Duration::from_secs(5)).await;
 }

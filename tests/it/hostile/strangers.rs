@@ -131,7 +131,9 @@ async fn request_of(queue: &Queue, source: Amqp091Source) -> (Delivery, HeaderMa
     };
     let path = format!("/{}", queue.topic.replace('.', "/"));
     let app: Router = Router::new().route(&path, post(handler));
-    Consumer::new(source, app).run(async move { handled.notified().await }, Duration::from_secs(5)).await;
+    Consumer::new(source, app)
+        .with_graceful_shutdown(async move { handled.notified().await }, Duration::from_secs(5))
+        .await;
     given.lock().unwrap().take().unwrap()
 }
 

@@ -148,7 +148,7 @@ async fn headers_without_number_make_one_dead_letter() {
         let _ = handled.send(request.uri().path().to_owned());
     });
     let Hostile { source, dead, .. } = hostile;
-    let run = Consumer::new(source, router).run(std::future::pending(), STUCK);
+    let run = Consumer::new(source, router).with_graceful_shutdown(std::future::pending(), STUCK);
     let reasons = async {
         assert_eq!(timeout(STUCK, good.recv()).await.expect("nothing is handled").unwrap(), "/good");
         let mut reasons = Vec::new();

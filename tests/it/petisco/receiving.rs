@@ -51,7 +51,7 @@ impl Failing {
         let consumer = Consumer::new(source, app).with_settings(settings);
         let (stop, stopped) = oneshot::channel();
         let stopped = async { drop(stopped.await) };
-        let consumer = tokio::spawn(consumer.run(stopped, Duration::from_secs(5)));
+        let consumer = tokio::spawn(consumer.with_graceful_shutdown(stopped, Duration::from_secs(5)));
         Self { calls, stop, consumer }
     }
 

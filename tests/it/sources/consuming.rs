@@ -114,7 +114,7 @@ pub(super) async fn one_key_that_stands_still_does_not_fetch_everything(place: P
     let shutdown = async {
         let _ = stopped.await;
     };
-    let running = tokio::spawn(consumer.run(shutdown, Duration::ZERO));
+    let running = tokio::spawn(consumer.with_graceful_shutdown(shutdown, Duration::ZERO));
     place.messenger.send((0..100).map(|n| place.message(n).with_key("a")).collect()).await.unwrap();
     until(|| given.load(Ordering::SeqCst) > 0).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
@@ -217,7 +217,8 @@ pub(super) async fn what_does_not_end_in_time_comes_again(place: Place) {
     let shutdown = async {
         let _ = stopped.await;
     };
-    let running = tokio::spawn(Consumer::new(source, app).run(shutdown, Duration::from_millis(20)));
+    let running =
+        tokio::spawn(Consumer::new(source, app).with_graceful_shutdown(shutdown, Duration::from_millis(20)));
     next(&mut calls).await;
     drop(stop);
     assert_eq!(timeout(STUCK, running).await.expect("it does not stop").unwrap(), 1);

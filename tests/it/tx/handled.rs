@@ -34,7 +34,7 @@ pub async fn consume(app: &Router, messages: &[Message]) -> u64 {
         let bus = bus.clone();
         async move { bus.idle().await }
     };
-    timeout(STUCK, consumer.run(idle, STUCK)).await.expect("it ends");
+    timeout(STUCK, consumer.with_graceful_shutdown(idle, STUCK)).await.expect("it ends");
     assert!(bus.dead_letters().is_empty());
     handle.status().acked
 }

@@ -1,0 +1,283 @@
+//! A bus that runs.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tower_layer::Layer;
+
+use super::builder::BusBuilder;
+use super::shutdown::{Left, Shutdown, Worker};
+use super::source::Sources;
+use crate::consumer::{Consumer, ConsumerHandle};
+use crate::layer::{MessagingLayer, MessagingService, OnSendFailure};
+use crate::messenger::{Health, Messenger};
+use crate::outbox::OutboxHandle;
+#[cfg(feature = "admin")]
+use crate::settings::DeliveryMode;
+use crate::settings::{Settings, SettingsError};
+use crate::source::Source;
+use crate::util::caught::caught;
+use crate::util::deadline::after;
+use crate::util::stop::Stopper;
+
+/// A messenger with all its workers, running.
+///
+/// ```
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+/// use std::time::Duration;
+/// use tower_outbox::{Bus, Settings};
+///
+/// let bus = Bus::start(&Settings::from_env()?).await?;
+/// let app: axum::Router = axum::Router::new().layer(bus.layer());
+/// // .. serve the app until a signal; `Bus::serve` does this and the shutdown ..
+/// let left = bus.shutdown(Duration::from_secs(10)).await;
+/// assert!(left.is_clean());
+/// # Ok::<(), tower_outbox::SettingsError>(())
+/// # }).unwrap();
+/// ```
+///
+/// Dropping a bus stops nothing: its tasks run on until the process ends.
+pub struct Bus {
+    pub(super) messenger: Arc<dyn Messenger>,
+    pub(super) layer: MessagingLayer,
+    pub(super) worker: Mutex<Option<Worker>>,
+    pub(super) outbox: Option<OutboxHandle>,
+    pub(super) sources: Sources,
+    /// Stops the consumers of this bus.
+    pub(super) stopper: Stopper,
+    /// The consumers of this bus, by their names.
+    pub(super) consumers: Mutex<Vec<(String, ConsumerHandle)>>,
+    /// The settings of a transactional outbox.
+    #[cfg(feature = "_sql")]
+    pub(super) database: Option<crate::store::SqlStoreSettings>,
+    #[cfg(feature = "chaos")]
+    pub(super) chaos: crate::chaos::ChaosSettings,
+    #[cfg(feature = "admin")]
+    pub(super) delivery: DeliveryMode,
+}
+
+impl Bus {
+    /// Starts the backend and the delivery of the settings. It does not wait for a broker; a WARN is logged when none answers.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the settings, or the files that they name, are wrong.
+    pub async fn start(settings: &Settings) -> Result<Self, SettingsError> {
+        Self::builder(settings).start().await
+    }
+
+    /// Starts with backends of the app's own.
+    pub fn builder(settings: &Settings) -> BusBuilder<'_> {
+        BusBuilder::new(settings)
+    }
+
+    /// The layer for the app's routes.
+    pub fn layer(&self) -> MessagingLayer {
+        self.layer.clone()
+    }
+
+    /// The messenger, for sending outside of requests.
+    #[must_use]
+    pub fn messenger(&self) -> Arc<dyn Messenger> {
+        Arc::clone(&self.messenger)
+    }
+
+    /// A consumer of the table `CONSUMERS.<name>`, which runs received messages through `service`, such as an axum `Router`.
+    ///
+    /// The layer of this bus is around the service: messages that handlers enqueue leave when the handlers succeed, and a
+    /// message is acknowledged only after that. A consumer does nothing before it is awaited. Awaited plainly, it runs until
+    /// [`shutdown`](Self::shutdown) of this bus; [`Consumer::with_graceful_shutdown`] stops it earlier. Several may run side
+    /// by side.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use axum::{Router, routing::post};
+    /// use tower_outbox::{Bus, Settings};
+    ///
+    /// let settings: Settings = toml::from_str("BACKEND = 'memory'\n[CONSUMERS.users]\nCONCURRENCY = 4")?;
+    /// let bus = Bus::start(&settings).await?;
+    /// let app: Router = Router::new().route("/user/created", post(|| async {}));
+    /// let consumer = tokio::spawn(bus.consumer("users", app)?.into_future());
+    /// // .. until a signal ..
+    /// let left = bus.shutdown(Duration::from_secs(10)).await;
+    /// assert!(left.is_clean() && consumer.await? == 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`SettingsError`] when there is no such table, or the source cannot be what it says.
+    pub fn consumer<S>(
+        &self,
+        name: &str,
+        service: S,
+    ) -> Result<Consumer<MessagingService<S>>, SettingsError> {
+        let layer = self.layer().with_on_send_failure(OnSendFailure::Reject);
+        let consumer = Consumer::new(self.source(name)?, layer.layer(service));
+        let settings = self.sources.settings(name)?;
+        #[cfg(feature = "_sql")]
+        if let Some(database) = &self.database {
+            database.check_inbox_retention(name, settings.retry_span());
+        }
+        let mut consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        // A new consumer replaces those of its name that are down.
+        consumers.retain(|(of, handle)| match handle.health().is_up() {
+            true => !handle.is_last(),
+            false => of != name,
+        });
+        consumers.push((name.to_owned(), consumer.handle()));
+        Ok(consumer.with_settings(settings).with_stop(self.stopper.signal()))
+    }
+
+    /// The source of the table `CONSUMERS.<name>`, for a [`Consumer`] of the app's own. [`shutdown`](Self::shutdown) does not
+    /// stop that consumer: stop it before.
+    ///
+    /// # Errors
+    /// As [`consumer`](Self::consumer).
+    pub fn source(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
+        self.sources.source(name)
+    }
+
+    /// A layer that causes the faults of the table `CHAOS` and of the environment variables `MESSAGE_CHAOS_*`; by default
+    /// none. Put it on the service of a consumer.
+    #[cfg(feature = "chaos")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
+    pub fn chaos(&self) -> crate::chaos::ChaosLayer {
+        crate::chaos::ChaosLayer::new(self.chaos.clone())
+    }
+
+    /// Whether messages can be sent now, and every running [consumer](Self::consumer) of this bus can receive. It may take up
+    /// to two seconds for each broker.
+    pub async fn health(&self) -> Health {
+        let health = self.messenger.health().await;
+        if !health.is_up() {
+            return health;
+        }
+        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
+        let down = consumers.iter().find_map(|(name, handle)| match handle.health() {
+            Health::Up => None,
+            Health::Down { reason } => Some(format!("the consumer `{name}`: {reason}")),
+        });
+        down.map_or(Health::Up, |reason| Health::Down { reason })
+    }
+
+    /// A handle to the outbox; `None` unless the delivery is durable or transactional.
+    #[must_use]
+    pub fn outbox(&self) -> Option<OutboxHandle> {
+        self.outbox.clone()
+    }
+
+    /// A router to look into the durable or transactional outbox and to operate on it, which the app nests where it likes. It is mounted
+    /// nowhere by itself, and knows no passwords: **put it behind a layer that lets in operators only**.
+    ///
+    /// ```
+    /// use axum::extract::Request;
+    /// use axum::http::{StatusCode, header::AUTHORIZATION};
+    /// use axum::middleware::{Next, from_fn};
+    /// use axum::response::Response;
+    /// use axum::Router;
+    /// # use tower_outbox::{Bus, Settings};
+    ///
+    /// async fn operators(request: Request, next: Next) -> Result<Response, StatusCode> {
+    ///     let token = request.headers().get(AUTHORIZATION).ok_or(StatusCode::UNAUTHORIZED)?;
+    ///     // Compare it with the service's own way of knowing people.
+    ///     # let _ = token;
+    ///     Ok(next.run(request).await)
+    /// }
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// # let bus = Bus::start(&Settings::default()).await.unwrap();
+    /// let app: Router = Router::new()
+    ///     // .. the routes of the app ..
+    ///     .layer(bus.layer())
+    ///     .nest("/admin/outbox", bus.admin().layer(from_fn(operators)));
+    /// # });
+    /// ```
+    ///
+    /// The command line tool speaks to it: `tower-outbox --url http://localhost:3000/admin/outbox status`.
+    ///
+    /// # Routes
+    /// Everything is JSON, sent as `application/json`; every error is `{"error": ".."}`. Without
+    /// an outbox there is only `/status`.
+    ///
+    /// | route | gives |
+    /// |---|---|
+    /// | `GET /status` | health of the bus, depth, bytes, oldest age, rates, breaker, last error |
+    /// | `GET /messages` | a page of messages without headers and bodies; narrowed by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies |
+    /// | `GET /messages/{id}` | the whole message: body, headers, failed attempts, `explain` (why it has not left), the next attempt |
+    /// | `POST /messages` | stores a message, `{"topic": "user.created", "body": {"id": 7}}`, or JSON lines of them, all or none; gives their `ids` |
+    /// | `POST /requeue` | gives dead letters another life: `{"filter": {"topic": "user.*"}, "dry_run": false, "rate": 100}` |
+    /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}` |
+    ///
+    /// Requeue and drop take the keys of the list as `filter`, and only count what it means unless `dry_run` is false.
+    /// Requeue lets `rate` messages a second go, 100 by default, and means dead letters when the filter names no state.
+    #[cfg(feature = "admin")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+    pub fn admin(&self) -> axum::Router {
+        let (messenger, outbox) = (Arc::clone(&self.messenger), self.outbox.clone());
+        crate::admin::Admin { delivery: self.delivery, running: true, messenger, outbox }.router()
+    }
+
+    /// Waits until nothing is in flight: no send of a request, no message in the background buffer.
+    /// What a durable outbox has stored is not waited for.
+    pub async fn flushed(&self) {
+        self.layer.in_flight().wait_idle().await;
+    }
+
+    /// Stops the consumers by this time, and waits for them until then.
+    #[cfg(feature = "serve")]
+    pub(super) async fn stop_consumers(&self, until: Instant) {
+        self.stopper.stop(until).await;
+    }
+
+    /// Stops the parts of the bus in order, within `deadline`: the [consumers](Self::consumer) first, whose running handlers
+    /// get at most three quarters of it; then sends in flight, the relay or the background buffer, and the connections. Call it
+    /// when the server has stopped. A messenger with connections refuses later sends.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the bus half stopped; sends in flight go on.
+    pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
+        let begun = Instant::now();
+        let until = after(begun, deadline);
+        self.stopper.stop(after(begun, deadline / 4 * 3)).await;
+        let in_flight = self.layer.in_flight();
+        let _ = timeout_at(until, in_flight.wait_idle()).await;
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut shutdown = Shutdown::default();
+        if let Some(Worker { stop, task }) = worker {
+            let _ = stop.send(until);
+            match task.await {
+                Ok(Left::Messages(left)) => shutdown.left = left,
+                Ok(Left::Stored(counts)) => shutdown.stored = counts.pending,
+                Err(error) => tracing::error!(%error, "the worker of the message bus panicked"),
+            }
+        }
+        let rest = until.saturating_duration_since(Instant::now());
+        if caught(self.messenger.close(rest)).await.is_none() {
+            tracing::error!("the messenger panicked while it was being closed");
+        }
+        shutdown.sends = in_flight.len();
+        if let Some(outbox) = self.outbox.as_ref().filter(|_| shutdown.stored > 0) {
+            let (messages, location) = (shutdown.stored, outbox.location());
+            tracing::warn!(messages, %location, "stopped with messages in the outbox; they leave after the next start");
+        }
+        if shutdown.is_clean() {
+            tracing::info!("stopped the message bus");
+        } else {
+            tracing::error!(
+                messages = shutdown.left.len(),
+                sends = shutdown.sends,
+                "stopped the message bus with unsent messages; they are lost unless the app keeps them"
+            );
+        }
+        shutdown
+    }
+}
+
+impl fmt::Debug for Bus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Bus").field("layer", &self.layer).finish_non_exhaustive()
+    }
+}

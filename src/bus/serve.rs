@@ -1,0 +1,150 @@
+//! Serving an axum app, and stopping everything in order.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::time::Duration;
+
+use axum::Router;
+use tokio::net::TcpListener;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::running::Bus;
+use super::shutdown::Shutdown;
+use crate::util::deadline::after;
+use crate::util::error::debug_as_display;
+
+/// How long stopping may take by default.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+impl Bus {
+    /// Serves an axum app until Ctrl-C or SIGTERM, then stops everything in order: the server and the consumers of this bus
+    /// finish their requests and messages; then the bus [shuts down](Self::shutdown). All this may take 10 seconds;
+    /// [`Serve::with_graceful_shutdown`] sets another deadline, or another signal.
+    ///
+    /// ```no_run
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use axum::{Router, routing::post};
+    /// use tower_outbox::{Bus, Settings};
+    ///
+    /// let bus = Bus::start(&Settings::from_file("app.toml")?).await?;
+    /// let handlers = Router::new().route("/user/created", post(|| async {}));
+    /// tokio::spawn(bus.consumer("users", handlers)?.into_future());
+    /// let app = Router::new().route("/users", post(|| async {})).layer(bus.layer());
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    /// bus.serve(listener, app).await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    #[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
+    pub fn serve(&self, listener: TcpListener, app: Router) -> Serve<'_> {
+        Serve { bus: self, listener, app, signal: None, deadline: DEADLINE }
+    }
+}
+
+/// A server that stops together with its [`Bus`]: see [`Bus::serve`]. It does nothing before it is awaited.
+#[must_use]
+pub struct Serve<'a> {
+    bus: &'a Bus,
+    listener: TcpListener,
+    app: Router,
+    /// Ctrl-C and SIGTERM if none.
+    signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    deadline: Duration,
+}
+
+impl Serve<'_> {
+    /// Stops at `signal` instead of Ctrl-C and SIGTERM, within `deadline`; by default 10 seconds.
+    pub fn with_graceful_shutdown(
+        mut self,
+        signal: impl Future<Output = ()> + Send + 'static,
+        deadline: Duration,
+    ) -> Self {
+        self.signal = Some(Box::pin(signal));
+        self.deadline = deadline;
+        self
+    }
+
+    async fn run(self) -> Result<(), ServeError> {
+        let Self { bus, listener, app, signal, deadline } = self;
+        let signal = match signal {
+            Some(signal) => signal,
+            None => terminated()?,
+        };
+        let stop = CancellationToken::new();
+        let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let mut server = pin!(server.into_future());
+        tokio::select! {
+            served = &mut server => served?,
+            () = signal => {}
+        }
+        tracing::info!(?deadline, "received the signal to stop; finishing requests and messages");
+        let begun = Instant::now();
+        stop.cancel();
+        let until = after(begun, deadline / 4 * 3);
+        let (served, ()) = tokio::join!(timeout_at(until, server), bus.stop_consumers(until));
+        if served.is_err() {
+            tracing::warn!("stopped the server while requests were running");
+        }
+        let left = bus.shutdown(deadline.saturating_sub(begun.elapsed())).await;
+        if left.is_clean() { Ok(()) } else { Err(ServeError::Unsent(left)) }
+    }
+}
+
+impl<'a> IntoFuture for Serve<'a> {
+    type Output = Result<(), ServeError>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run())
+    }
+}
+
+impl fmt::Debug for Serve<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Serve").field("listener", &self.listener).finish_non_exhaustive()
+    }
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+fn terminated() -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Box::pin(async move {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        }))
+    }
+    #[cfg(not(unix))]
+    Ok(Box::pin(async {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending().await
+        }
+    }))
+}
+
+/// Why [`Bus::serve`] failed.
+#[derive(thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The signals cannot be listened for, or the server failed.
+    #[error("cannot serve the app")]
+    Io(#[from] io::Error),
+    /// The bus stopped with unsent messages.
+    #[error(
+        "the message bus stopped with {} unsent messages and {} sends in flight: allow more time in with_graceful_shutdown, or deliver \
+         through an outbox (DELIVERY = \"durable\" or \"transactional\")",
+        .0.left.len(), .0.sends
+    )]
+    Unsent(Shutdown),
+}
+
+debug_as_display!(ServeError);

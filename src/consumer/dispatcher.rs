@@ -1,0 +1,175 @@
+//! Messages on their way to handlers: how many, and in which order.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, timeout_at};
+
+use super::attempt::Worker;
+use super::settings::ConsumerSettings;
+use crate::message::topic::Topic;
+use crate::source::{self, Source, SourceError};
+use crate::telemetry;
+use crate::util::caught::{called, caught};
+use crate::util::error::Chain;
+
+/// How many messages are held at most for each that may be handled, those that wait behind their keys included.
+const HELD: usize = 4;
+
+/// What is handled in order.
+pub(super) type Key = (Topic, String);
+
+/// Begins to handle a message, in a task that ends with its key.
+pub(super) type Begin = Box<dyn Fn(&mut JoinSet<Option<Key>>, Option<Key>, source::Unsettled) + Send>;
+
+pub(super) struct Dispatcher {
+    pub(super) source: Arc<dyn Source>,
+    pub(super) name: Arc<str>,
+    pub(super) worker: Arc<Worker>,
+    pub(super) begin: Begin,
+    pub(super) tasks: JoinSet<Option<Key>>,
+    /// The keys of the messages being handled, and what waits behind each.
+    pub(super) keys: HashMap<Key, VecDeque<source::Unsettled>>,
+    /// How many wait so.
+    pub(super) waiting: usize,
+    /// The last try to receive has failed.
+    pub(super) failing: bool,
+}
+
+impl Dispatcher {
+    pub(super) async fn work(&mut self) {
+        let mut paused = self.worker.handle.watch();
+        loop {
+            let room = self.room();
+            let is_paused = *paused.borrow_and_update();
+            let source = Arc::clone(&self.source);
+            tokio::select! {
+                biased;
+                _ = paused.changed() => {
+                    if *paused.borrow() {
+                        pause(&self.source).await;
+                        tracing::info!(source = %self.name, "consumer paused");
+                    } else {
+                        tracing::info!(source = %self.name, "consumer resumed");
+                    }
+                }
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    self.ended(ended);
+                    while let Some(ended) = self.tasks.try_join_next() {
+                        self.ended(ended);
+                    }
+                }
+                received = receive(&source, room), if room > 0 && !is_paused => match received {
+                    Ok(deliveries) => {
+                        if std::mem::take(&mut self.failing) {
+                            self.worker.handle.set_down(None);
+                        }
+                        telemetry::received(deliveries.len());
+                        for delivery in deliveries {
+                            self.take(delivery);
+                        }
+                    }
+                    Err(SourceError::Closed) => return,
+                    Err(error) => {
+                        let reason = Chain(&error).to_string();
+                        tracing::error!(source = %self.name, error = %reason, "nothing can be received");
+                        self.worker.handle.set_down(Some(format!("nothing can be received: {reason}")));
+                        self.failing = true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many more messages may come: those of a standing key are looked past, as far as there is room to hold them.
+    fn room(&self) -> usize {
+        let ConsumerSettings { concurrency, .. } = self.worker.settings;
+        let held = self.tasks.len() + self.waiting;
+        concurrency
+            .saturating_mul(HELD)
+            .saturating_sub(held)
+            .min(concurrency.saturating_sub(self.tasks.len()))
+    }
+
+    fn take(&mut self, delivery: source::Unsettled) {
+        let key = delivery.view().ok().and_then(|view| {
+            let message = view.message();
+            Some((message.topic().clone(), message.key()?.to_owned()))
+        });
+        if let Some(key) = &key {
+            if let Some(waiting) = self.keys.get_mut(key) {
+                self.waiting += 1;
+                return waiting.push_back(delivery);
+            }
+            self.keys.insert(key.clone(), VecDeque::new());
+        }
+        self.begin(key, delivery);
+    }
+
+    fn begin(&mut self, key: Option<Key>, delivery: source::Unsettled) {
+        (self.begin)(&mut self.tasks, key, delivery);
+        self.worker.handle.set_handling(self.tasks.len());
+    }
+
+    fn ended(&mut self, ended: Result<Option<Key>, JoinError>) {
+        self.worker.handle.set_handling(self.tasks.len());
+        let key = match ended {
+            Ok(Some(key)) => key,
+            Ok(None) => return,
+            // Only a drop that panics ends so; what waits behind its key is handed back at the end.
+            Err(error) => return tracing::error!(%error, "a task of the consumer panicked"),
+        };
+        loop {
+            let Some(waiting) = self.keys.get_mut(&key) else { return };
+            let Some(next) = waiting.pop_front() else {
+                self.keys.remove(&key);
+                return;
+            };
+            self.waiting -= 1;
+            if !called(|| next.is_stale()).unwrap_or(false) {
+                return self.begin(Some(key), next);
+            }
+        }
+    }
+
+    /// Lets what is being handled end; hands back the rest, and says how many of those had begun.
+    pub(super) async fn drain(&mut self, until: Instant) -> usize {
+        for (_, waiting) in self.keys.drain() {
+            for delivery in waiting {
+                let _ = timeout_at(until, caught(delivery.release())).await;
+            }
+        }
+        let _ = timeout_at(until, pause(&self.source)).await;
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        let _ = timeout_at(until, ended).await;
+        let unfinished = self.tasks.len();
+        self.tasks.shutdown().await;
+        self.worker.handle.set_handling(0);
+        unfinished
+    }
+}
+
+/// How long nothing is received after the source panicked.
+const PANICKED: Duration = Duration::from_secs(1);
+
+async fn receive(source: &Arc<dyn Source>, room: usize) -> Result<Vec<source::Unsettled>, SourceError> {
+    match caught(source.receive(room)).await {
+        Some(received) => received,
+        None => {
+            tokio::time::sleep(PANICKED).await;
+            Err(SourceError::unavailable("the source panicked"))
+        }
+    }
+}
+
+async fn pause(source: &Arc<dyn Source>) {
+    if caught(source.pause()).await.is_none() {
+        tracing::error!(source = %name(source), "the source panicked while it was paused");
+    }
+}
+
+pub(super) fn name(source: &Arc<dyn Source>) -> Arc<str> {
+    called(|| source.name()).unwrap_or_else(|| "a source whose name panics".into())
+}
