@@ -1,4 +1,4 @@
-//! How the admin router says no.
+//! Errors of the admin router.
 
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::response::{IntoResponse, Response};
@@ -11,14 +11,14 @@ use crate::messenger::Unsent;
 use crate::store::StoreError;
 use crate::util::error::Chain;
 
-/// A status, and what is wrong, for a person to read: `{"error": ".."}`.
+/// A status, and a text for people: `{"error": ".."}`.
 #[derive(Debug)]
-pub(super) struct Refusal {
+pub(super) struct AdminError {
     status: StatusCode,
     error: String,
 }
 
-impl Refusal {
+impl AdminError {
     pub(super) fn new(status: StatusCode, error: impl Into<String>) -> Self {
         Self { status, error: error.into() }
     }
@@ -36,7 +36,7 @@ impl Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for AdminError {
     fn into_response(self) -> Response {
         let mut response = answer(self.status, &json!({"error": self.error}));
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
@@ -46,27 +46,27 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// Full, closed, or not to be used now: all of it may pass.
-impl From<StoreError> for Refusal {
+/// A store that is full, closed or unavailable may recover.
+impl From<StoreError> for AdminError {
     fn from(error: StoreError) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Chain(&error).to_string())
     }
 }
 
-impl From<Unsent> for Refusal {
+impl From<Unsent> for AdminError {
     fn from(unsent: Unsent) -> Self {
         let reason = unsent.iter().next().map(|(_, failure)| Chain(failure.cause()).to_string());
         Self::new(StatusCode::SERVICE_UNAVAILABLE, reason.unwrap_or_else(|| unsent.to_string()))
     }
 }
 
-impl From<QueryRejection> for Refusal {
+impl From<QueryRejection> for AdminError {
     fn from(rejection: QueryRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
     }
 }
 
-impl From<BytesRejection> for Refusal {
+impl From<BytesRejection> for AdminError {
     fn from(rejection: BytesRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
     }

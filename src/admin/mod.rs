@@ -1,6 +1,7 @@
 //! An axum router to look into the outbox and to operate on it.
 
 mod error;
+mod header;
 mod request;
 mod status;
 mod stored_message;
@@ -20,14 +21,14 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use self::error::Refusal;
+use self::error::AdminError;
+#[cfg(feature = "cli")]
+pub(crate) use self::header::Header;
 pub(crate) use self::request::{Acted, Appended};
 use self::request::{Drop, ListQuery, Requeue, expect_json, messages, parse};
 pub(crate) use self::status::StatusReport;
 #[cfg(feature = "cli")]
 pub(crate) use self::status::{BreakerReport, HealthReport, OutboxReport};
-#[cfg(feature = "cli")]
-pub(crate) use self::stored_message::Header;
 pub(crate) use self::stored_message::StoredMessage;
 #[cfg(feature = "cli")]
 pub(crate) use self::timestamp::format as format_time;
@@ -37,17 +38,17 @@ use crate::settings::DeliveryMode;
 use crate::store::{self, Entry, Filter};
 use crate::util::error::{BoxError, Chain};
 
-/// How much one request may bring.
+/// The largest body of a request.
 const BODY_LIMIT: usize = 64 << 20;
 
-/// How long one list looks for what its filter means.
-const LOOK: Duration = Duration::from_secs(1);
+/// How long one list searches for matching entries.
+const SEARCH_TIME: Duration = Duration::from_secs(1);
 
-/// How many entries with their bodies are held at a time, and after how many bytes a page ends.
+/// How many entries with bodies are read at a time, and after how many bytes a page ends.
 const BODIES: usize = 50;
 const PAGE_BYTES: usize = 8 << 20;
 
-/// What the router works on.
+/// The outbox behind the router.
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) delivery: DeliveryMode,
@@ -71,8 +72,8 @@ impl Admin {
             .with_state(self)
     }
 
-    fn outbox(&self) -> Result<&OutboxHandle, Refusal> {
-        self.outbox.as_ref().ok_or_else(|| Refusal::not_found(self.nothing_stored()))
+    fn outbox(&self) -> Result<&OutboxHandle, AdminError> {
+        self.outbox.as_ref().ok_or_else(|| AdminError::not_found(self.nothing_stored()))
     }
 
     fn shown(&self, entry: &Entry, whole: bool) -> StoredMessage {
@@ -82,11 +83,13 @@ impl Admin {
 
     fn nothing_stored(&self) -> String {
         let delivery = self.delivery;
-        format!("DELIVERY is \"{delivery}\": messages are not stored; with DELIVERY = \"durable\" they are")
+        format!(
+            "DELIVERY is \"{delivery}\": messages are not stored; set DELIVERY = \"durable\" to store them"
+        )
     }
 }
 
-type Answer = Result<Response, Refusal>;
+type Answer = Result<Response, AdminError>;
 
 fn answer(status: StatusCode, body: &impl Serialize) -> Response {
     match serde_json::to_vec(body) {
@@ -112,7 +115,7 @@ async fn status(State(admin): State<Admin>) -> Answer {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Listed {
     pub(crate) messages: Vec<StoredMessage>,
-    /// What to give as `after` for the next page; null at the end.
+    /// The value of `after` for the next page; null at the end.
     pub(crate) next: Option<u64>,
 }
 
@@ -131,7 +134,7 @@ async fn list(State(admin): State<Admin>, query: Result<Query<ListQuery>, QueryR
         }
         next = page.next;
         let full = entries.len() >= limit || query.body && bytes > PAGE_BYTES;
-        if next.is_none() || full || begun.elapsed() > LOOK {
+        if next.is_none() || full || begun.elapsed() > SEARCH_TIME {
             return Ok(answer(StatusCode::OK, &Listed { messages: entries, next }));
         }
     }
@@ -139,17 +142,19 @@ async fn list(State(admin): State<Admin>, query: Result<Query<ListQuery>, QueryR
 
 async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> Answer {
     let outbox = admin.outbox()?;
-    let id = Uuid::parse_str(&id).map_err(|_| Refusal::bad_request(format!("{id:?} is not an id")))?;
+    let id = Uuid::parse_str(&id).map_err(|_| AdminError::bad_request(format!("{id:?} is not an id")))?;
     let entry = found(outbox, &Filter::id(id)).await?;
     Ok(answer(StatusCode::OK, &admin.shown(&entry, true)))
 }
 
-async fn found(outbox: &OutboxHandle, filter: &Filter) -> Result<Entry, Refusal> {
+async fn found(outbox: &OutboxHandle, filter: &Filter) -> Result<Entry, AdminError> {
     let entry = outbox.find(filter).await?;
     entry.ok_or_else(|| {
         let state = filter.state.map(|state| format!("{state} ")).unwrap_or_default();
         let id = filter.id.map(|id| format!(" {id}")).unwrap_or_default();
-        Refusal::not_found(format!("there is no {state}message{id}: it has left, was dropped, or never was"))
+        AdminError::not_found(format!(
+            "there is no {state}message{id}: it was sent or dropped, or never existed"
+        ))
     })
 }
 
@@ -163,12 +168,12 @@ async fn append(
     let messages = messages(&body?)?;
     for (index, message) in messages.iter().enumerate() {
         let refused =
-            |error: BoxError| Refusal::bad_request(format!("message {}: {}", index + 1, Chain(&*error)));
+            |error: BoxError| AdminError::bad_request(format!("message {}: {}", index + 1, Chain(&*error)));
         admin.messenger.check(message).map_err(refused)?;
     }
     let ids: Vec<_> = messages.iter().map(crate::message::Message::id).collect();
     admin.messenger.send(messages).await?;
-    tracing::info!(messages = ids.len(), "messages stored through the admin router");
+    tracing::info!(messages = ids.len(), "stored messages through the admin router");
     Ok(answer(StatusCode::ACCEPTED, &Appended { ids }))
 }
 
@@ -183,17 +188,17 @@ async fn requeue(
     let (dry_run, pace) = (request.dry_run, request.pace()?);
     let mut filter = request.filter();
     if filter.id.is_some() {
-        // A message asked for by its id may also wait for its next attempt.
+        // A message with a given id may also wait for its next attempt.
         filter.state = Some(found(outbox, &filter).await?.state);
     }
     filter.state.get_or_insert(store::EntryState::Dead);
     let messages = if dry_run { outbox.count(&filter).await? } else { outbox.requeue(&filter, pace).await? };
     if filter.id.is_some() && messages == 0 {
         let entry = found(outbox, &filter).await?;
-        return Err(Refusal::conflict(format!("it needs no requeue: {}", entry.explain())));
+        return Err(AdminError::conflict(format!("the message needs no requeue: {}", entry.explain())));
     }
     if !dry_run {
-        tracing::info!(messages, ?filter, "messages requeued through the admin router");
+        tracing::info!(messages, ?filter, "requeued messages through the admin router");
     }
     Ok(answer(StatusCode::OK, &Acted { dry_run, messages }))
 }
@@ -213,23 +218,23 @@ async fn drop_messages(
     }
     let messages = if dry_run { outbox.count(&filter).await? } else { outbox.drop_messages(&filter).await? };
     if filter.id.is_some() && messages == 0 {
-        return Err(Refusal::conflict("it is being sent now, and cannot be dropped; try again"));
+        return Err(AdminError::conflict("the message is being sent and cannot be dropped; try again"));
     }
     if !dry_run {
-        tracing::info!(messages, ?filter, "messages dropped through the admin router");
+        tracing::info!(messages, ?filter, "dropped messages through the admin router");
     }
     Ok(answer(StatusCode::OK, &Acted { dry_run, messages }))
 }
 
-async fn no_route() -> Refusal {
-    Refusal::not_found(
-        "there is no such route; there are GET status, GET and POST messages, GET messages/ID, POST requeue, POST drop",
+async fn no_route() -> AdminError {
+    AdminError::not_found(
+        "unknown route; there are GET status, GET and POST messages, GET messages/ID, POST requeue, POST drop",
     )
 }
 
-async fn wrong_method() -> Refusal {
-    Refusal::new(
+async fn wrong_method() -> AdminError {
+    AdminError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "not by this method: GET status, messages and messages/ID, POST messages, requeue and drop",
+        "wrong method; use GET status, messages and messages/ID, POST messages, requeue and drop",
     )
 }

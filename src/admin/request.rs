@@ -1,4 +1,4 @@
-//! What the admin router is asked.
+//! Requests to the admin router.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::error::Refusal;
+use super::error::AdminError;
 use super::stored_message::StoredMessage;
 use crate::message::Message;
 use crate::store::{EntryState, Filter};
 use crate::util::error::Chain;
 
-/// How many entries a page has, unless it is asked for more, and at most.
+/// How many entries a page has by default, and at most.
 const LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
-/// How many messages a second requeue lets go, unless it is told, and at least.
+/// How many messages a second requeue sends by default, and at least.
 const RATE: f64 = 100.0;
 const MIN_RATE: f64 = 0.001;
 
@@ -40,10 +40,10 @@ pub(super) struct ListQuery {
 }
 
 impl ListQuery {
-    pub(super) fn limit(&self) -> Result<usize, Refusal> {
+    pub(super) fn limit(&self) -> Result<usize, AdminError> {
         match self.limit.unwrap_or(LIMIT) {
             limit @ 1..=MAX_LIMIT => Ok(limit),
-            limit => Err(Refusal::bad_request(format!("limit is {limit}; it may be 1 to {MAX_LIMIT}"))),
+            limit => Err(AdminError::bad_request(format!("limit is {limit}; write 1 to {MAX_LIMIT}"))),
         }
     }
 
@@ -92,11 +92,11 @@ pub(super) struct Requeue {
 }
 
 impl Requeue {
-    pub(super) fn pace(&self) -> Result<Duration, Refusal> {
+    pub(super) fn pace(&self) -> Result<Duration, AdminError> {
         let rate = self.rate.unwrap_or(RATE);
         let pace = Duration::try_from_secs_f64(rate.recip()).ok().filter(|_| rate >= MIN_RATE);
         pace.ok_or_else(|| {
-            Refusal::bad_request(format!("rate is {rate}; it is messages a second, at least {MIN_RATE}"))
+            AdminError::bad_request(format!("rate is {rate}; write messages a second, at least {MIN_RATE}"))
         })
     }
 
@@ -124,46 +124,47 @@ fn yes() -> bool {
     true
 }
 
-/// What a requeue or drop did, or would do.
+/// The result of a requeue or drop, or of its dry run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Acted {
     pub(crate) dry_run: bool,
     pub(crate) messages: usize,
 }
 
-/// Which messages were stored.
+/// The ids of stored messages.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Appended {
     pub(crate) ids: Vec<Uuid>,
 }
 
-/// Only what calls itself JSON: a browser asks for leave before it sends that to another site.
-pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), Refusal> {
+/// Accepts JSON only: a browser asks for permission before it sends that to another site.
+pub(super) fn expect_json(headers: &HeaderMap) -> Result<(), AdminError> {
     let content_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match essence.as_str() {
         "application/json" | "application/jsonl" | "application/x-ndjson" => Ok(()),
-        _ => Err(Refusal::new(
+        _ => Err(AdminError::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "the body must be JSON, sent with content-type: application/json",
         )),
     }
 }
 
-pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, Refusal> {
-    serde_json::from_slice(body).map_err(|error| Refusal::bad_request(Chain(&error).to_string()))
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8]) -> Result<T, AdminError> {
+    serde_json::from_slice(body).map_err(|error| AdminError::bad_request(Chain(&error).to_string()))
 }
 
 /// One message, or several one after the other.
-pub(super) fn messages(body: &[u8]) -> Result<Vec<Message>, Refusal> {
+pub(super) fn messages(body: &[u8]) -> Result<Vec<Message>, AdminError> {
     let mut messages = Vec::new();
     for stored in serde_json::Deserializer::from_slice(body).into_iter::<StoredMessage>() {
         let message = stored.map_err(Into::into).and_then(StoredMessage::into_message);
         let place = || format!("message {}: ", messages.len() + 1);
-        messages.push(message.map_err(|error| Refusal::bad_request(place() + &Chain(&*error).to_string()))?);
+        messages
+            .push(message.map_err(|error| AdminError::bad_request(place() + &Chain(&*error).to_string()))?);
     }
     if messages.is_empty() {
-        return Err(Refusal::bad_request("there is no message in the body"));
+        return Err(AdminError::bad_request("the body has no message; write one as JSON"));
     }
     Ok(messages)
 }

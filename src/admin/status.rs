@@ -1,4 +1,4 @@
-//! How the bus and its outbox fare, as JSON.
+//! The state of the broker and of the outbox, as JSON.
 
 use std::time::SystemTime;
 
@@ -9,17 +9,17 @@ use crate::messenger::Health;
 use crate::outbox::{Breaker, OutboxStatus};
 use crate::settings::DeliveryMode;
 
-/// What the route `status` answers.
+/// The answer of the route `status`.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
     pub(crate) delivery: DeliveryMode,
     /// Whether this comes from a running app.
     pub(crate) running: bool,
-    /// None when nobody was asked.
+    /// `None` when the broker was not asked.
     pub(crate) health: Option<HealthReport>,
-    /// None when messages are not stored.
+    /// `None` when messages are not stored.
     pub(crate) outbox: Option<OutboxReport>,
-    /// Why there is no outbox, and what to do.
+    /// Why there is no outbox, and the cure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) note: Option<String>,
 }
@@ -46,7 +46,7 @@ pub(crate) struct OutboxReport {
     pub(crate) pending: u64,
     pub(crate) dead: u64,
     pub(crate) bytes: u64,
-    /// When the oldest pending message was made.
+    /// When the oldest pending message was created.
     #[serde(with = "timestamp::optional")]
     pub(crate) oldest: Option<SystemTime>,
     pub(crate) oldest_age_seconds: Option<f64>,

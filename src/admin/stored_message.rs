@@ -1,4 +1,4 @@
-//! A stored message as JSON: the one shape of the admin router, of `--json`, of export and import.
+//! A stored message as JSON: the form of the admin router, `--json`, export and import.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,19 +6,19 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use indexmap::IndexMap;
-use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+use super::header::Header;
 use super::timestamp;
-use crate::message::{Message, Scalar};
+use crate::message::Message;
 use crate::store::{Entry, EntryState, Wait};
 use crate::util::error::BoxError;
 
-/// A message, what happened to it, and why it has not left.
+/// A message, its failed attempts, and why it is still stored.
 ///
-/// Whoever writes one needs a topic and a body; what tells about the store is then left aside.
+/// To write one, give a topic and a body; fields of the store are ignored then.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct StoredMessage {
@@ -44,7 +44,7 @@ pub(crate) struct StoredMessage {
     pub(crate) attempts: Option<u32>,
     /// Oldest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) failures: Vec<Failed>,
+    pub(crate) failures: Vec<FailedAttempt>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) explain: Option<String>,
     #[serde(with = "timestamp::optional", skip_serializing_if = "Option::is_none")]
@@ -64,22 +64,22 @@ pub(crate) struct StoredMessage {
     pub(crate) body_base64: Option<String>,
 }
 
-/// One attempt that failed.
+/// One failed attempt.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Failed {
+pub(crate) struct FailedAttempt {
     #[serde(with = "timestamp")]
     pub(crate) at: SystemTime,
     pub(crate) reason: String,
 }
 
 impl StoredMessage {
-    /// An entry as lists show it: without headers and body.
+    /// An entry without headers and body, for lists.
     pub(crate) fn listed(entry: &Entry) -> Self {
         let failed = entry
             .failures
             .iter()
-            .map(|failure| Failed { at: failure.at, reason: failure.reason.to_string() });
+            .map(|failure| FailedAttempt { at: failure.at, reason: failure.reason.to_string() });
         let mut stored = Self {
             position: Some(entry.position),
             state: Some(entry.state),
@@ -106,16 +106,16 @@ impl StoredMessage {
         stored
     }
 
-    /// As it is while the app is stopped: nothing has its turn.
+    /// The message in a stopped app, which sends nothing.
     pub(crate) fn of_stopped_app(mut self) -> Self {
         let waits = self.state == Some(EntryState::Pending) && self.next_attempt.is_none();
         if waits && self.explain.is_some() {
-            self.explain = Some("the app is stopped; it leaves when that runs again".to_owned());
+            self.explain = Some("the app is stopped, and sends the message when it runs again".to_owned());
         }
         self
     }
 
-    /// An entry with everything.
+    /// An entry with headers and body.
     pub(crate) fn whole(entry: &Entry) -> Self {
         let mut stored = Self::listed(entry);
         if let Some(message) = &entry.message {
@@ -192,7 +192,7 @@ impl StoredMessage {
     }
 }
 
-/// The text as JSON, if it is meant so and comes back exactly as it is, on one line.
+/// The text as JSON, if the content type is JSON and the text survives the round trip on one line.
 fn json(content_type: &str, text: &str) -> Option<Box<RawValue>> {
     let essence = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     if essence != "application/json" && !essence.ends_with("+json") || text.contains(['\n', '\r']) {
@@ -202,66 +202,12 @@ fn json(content_type: &str, text: &str) -> Option<Box<RawValue>> {
     (raw.get() == text).then_some(raw)
 }
 
-/// A body that is `null` is one, too.
+/// A body may be `null`.
 fn json_body<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::deserialize(deserializer).map(Some)
 }
 
-/// A header's value, with its type.
-#[derive(Clone, Debug)]
-pub(crate) struct Header(pub(crate) Scalar);
-
-/// What JSON has no number for.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NotFinite {
-    float: String,
-}
-
-impl Serialize for Header {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.0 {
-            Scalar::Null => serializer.serialize_unit(),
-            Scalar::Bool(value) => serializer.serialize_bool(*value),
-            Scalar::Int(value) => serializer.serialize_i64(*value),
-            Scalar::Float(value) if value.is_finite() => serializer.serialize_f64(*value),
-            Scalar::Float(value) => NotFinite { float: value.to_string() }.serialize(serializer),
-            Scalar::String(value) => serializer.serialize_str(value),
-        }
-    }
-}
-
-impl<'de> Deserialize<'de> for Header {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // From the text, since serde_json may read a float one off in its last digit.
-        let raw = Box::<RawValue>::deserialize(deserializer)?;
-        Self::parse(raw.get()).map_err(D::Error::custom)
-    }
-}
-
-impl Header {
-    /// A value as JSON has it.
-    pub(crate) fn parse(json: &str) -> Result<Self, BoxError> {
-        let text = json.trim();
-        Ok(Self(match text {
-            "null" => Scalar::Null,
-            "true" => true.into(),
-            "false" => false.into(),
-            _ if text.starts_with('"') => serde_json::from_str::<String>(text)?.into(),
-            _ if text.starts_with('{') => {
-                let value: NotFinite = serde_json::from_str(text)?;
-                value.float.parse::<f64>()?.into()
-            }
-            _ if text.starts_with('[') => {
-                return Err("a header is a text, a number, a truth value or null".into());
-            }
-            _ if text.contains(['.', 'e', 'E']) => text.parse::<f64>()?.into(),
-            _ => text.parse::<i64>().map_err(|_| format!("the header {text} is out of range"))?.into(),
-        }))
-    }
-}
-
-/// Durations that people can read.
+/// Durations in readable form.
 mod span {
     use super::*;
 
@@ -286,6 +232,7 @@ mod span {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message::Scalar;
 
     fn round(message: &Message) -> Message {
         let entry = Entry::new(7, EntryState::Pending, Some(message.clone()));
@@ -319,19 +266,6 @@ mod tests {
         assert!(matches!(zero, Some(Scalar::Float(zero)) if zero.is_sign_negative()));
         let nan = round(&message.with_header("nan", f64::NAN)).header("nan").cloned();
         assert!(matches!(nan, Some(Scalar::Float(nan)) if nan.is_nan()));
-    }
-
-    /// Floats of every magnitude, bit for bit.
-    #[test]
-    fn floats_are_exact() {
-        let mut bits = 0x9e37_79b9_7f4a_7c15_u64;
-        for _ in 0..10_000 {
-            bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let float = f64::from_bits(bits);
-            let text = serde_json::to_string(&Header(Scalar::Float(float))).unwrap();
-            let Header(Scalar::Float(read)) = serde_json::from_str(&text).unwrap() else { panic!("{text}") };
-            assert!(read.to_bits() == bits || float.is_nan() && read.is_nan(), "{text}");
-        }
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The app's own database, from its URL or its pool, as a store.
+//! The store in the app's own database, from a URL or a pool.
 
 use crate::settings::{DatabaseUrl, OutboxSettings, SettingsError};
 #[cfg(feature = "postgres")]
@@ -8,7 +8,7 @@ use crate::store::SqliteStore;
 use crate::util::error::{BoxError, Chain};
 use crate::util::secret::redacted;
 
-/// A database to keep messages in.
+/// A database for messages.
 #[derive(Clone, Debug)]
 pub(crate) enum Database {
     #[cfg(feature = "postgres")]
@@ -17,7 +17,7 @@ pub(crate) enum Database {
     Sqlite(sqlx::SqlitePool),
 }
 
-/// A store in one of them.
+/// A store in a database.
 pub(crate) enum DatabaseStore {
     #[cfg(feature = "postgres")]
     Postgres(PostgresStore),
@@ -38,12 +38,12 @@ impl DatabaseStore {
 }
 
 impl Database {
-    /// Connects to what the settings name.
+    /// Connects to the database of the settings.
     pub(crate) async fn connect(settings: &OutboxSettings) -> Result<Self, SettingsError> {
         let url = settings.database_url.as_ref().map(DatabaseUrl::expose);
         let Some(url) = url else {
             return Err(fault(
-                "it needs OUTBOX.DATABASE_URL, or the app's pool: BusBuilder::with_postgres or with_sqlite",
+                "set OUTBOX.DATABASE_URL, or hand the app's pool to BusBuilder::with_postgres or with_sqlite",
             ));
         };
         let scheme = DatabaseUrl::scheme_of(url);
@@ -86,7 +86,7 @@ impl Database {
         }
     }
 
-    /// Installs the tables, or brings them up to date; gives their version.
+    /// Installs or migrates the tables, and returns their version.
     pub(crate) async fn migrate(&self, settings: &OutboxSettings) -> Result<u32, SettingsError> {
         let database = settings.database();
         match self {
@@ -97,7 +97,7 @@ impl Database {
         }
     }
 
-    /// Opens the store in it, whose tables are brought up to date first if the settings say so.
+    /// Opens the store, and migrates its tables first if the settings ask for it.
     pub(crate) async fn open(self, settings: &OutboxSettings) -> Result<DatabaseStore, SettingsError> {
         if settings.migrate {
             self.migrate(settings).await?;
@@ -116,7 +116,7 @@ impl Database {
     }
 }
 
-/// Creates a database file that is not there so that only this user may read it. What cannot be done SQLite will say.
+/// Creates a missing database file so that only this user may read it. SQLite reports what fails.
 #[cfg(feature = "sqlite")]
 fn create_for_us_alone(url: &str, path: &std::path::Path) {
     let in_memory = path.as_os_str().as_encoded_bytes().starts_with(b"file:");
@@ -128,7 +128,7 @@ fn create_for_us_alone(url: &str, path: &std::path::Path) {
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     if let Err(error) = options.open(path) {
-        tracing::debug!(path = %path.display(), %error, "the database is not created beforehand");
+        tracing::debug!(path = %path.display(), %error, "could not create the database file beforehand");
     }
 }
 

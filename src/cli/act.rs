@@ -9,24 +9,24 @@ use uuid::Uuid;
 use super::filter::{FilterArgs, WHICH};
 use super::queue::FromQueue;
 use super::target::Target;
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::Acted;
 
-/// Give dead letters another life
+/// Send dead letters again
 #[derive(Args)]
 #[command(
     group = which().arg("queue"),
     override_usage = "tower-outbox requeue [OPTIONS] <ID>\n       tower-outbox requeue [OPTIONS] <--all | conditions>\n       tower-outbox requeue [OPTIONS] --queue <QUEUE> [conditions]",
-    after_help = "One message is requeued at once; also one that waits for its next attempt, which is then due. By \
-        conditions, dead letters are meant: it says how many, and acts with --yes, or when you answer y. From a queue of \
-        RabbitMQ they are moved at once."
+    after_help = "A message with the given id is requeued at once, also one that waits for its next attempt. \
+        Conditions select dead letters: the command prints how many, and acts with --yes or after you answer y. \
+        With --queue, dead letters of RabbitMQ are moved at once."
 )]
 pub(super) struct Requeue {
     #[command(flatten)]
     act: Act,
     #[command(flatten)]
     from: FromQueue,
-    /// How many messages a second may leave
+    /// Requeue at most this many messages a second
     #[arg(long, value_name = "N", default_value_t = 100.0, value_parser = rate)]
     rate: f64,
 }
@@ -36,8 +36,8 @@ pub(super) struct Requeue {
 #[command(
     group = which(),
     override_usage = "tower-outbox drop [OPTIONS] <ID>\n       tower-outbox drop [OPTIONS] <--all | conditions>",
-    after_help = "One message is dropped at once. By conditions, dead letters and pending messages are meant: it says how \
-        many, and acts with --yes, or when you answer y. What is being sent just now stays."
+    after_help = "A message with the given id is dropped at once. Conditions select dead letters and pending messages: the \
+        command prints how many, and acts with --yes or after you answer y. A message that is being sent stays."
 )]
 pub(super) struct Drop {
     #[command(flatten)]
@@ -46,15 +46,15 @@ pub(super) struct Drop {
 
 #[derive(Args, Clone)]
 struct Act {
-    /// The message
+    /// The id of one message
     #[arg(conflicts_with_all = ["all", "state", "topic", "key", "reason", "older_than"])]
     id: Option<Uuid>,
-    /// All of them
+    /// Select all messages
     #[arg(long, help_heading = WHICH)]
     all: bool,
     #[command(flatten)]
     filter: FilterArgs,
-    /// Only say how many it would be
+    /// Only print how many messages are selected
     #[arg(long)]
     dry_run: bool,
     /// Act without asking
@@ -62,7 +62,7 @@ struct Act {
     yes: bool,
 }
 
-/// One of these must be given: nothing is requeued or dropped by an oversight.
+/// One of these must be given, so that no oversight requeues or drops messages.
 fn which() -> ArgGroup {
     let args = ["id", "all", "state", "topic", "key", "reason", "older_than"];
     ArgGroup::new("which").required(true).multiple(true).args(args)
@@ -70,11 +70,11 @@ fn which() -> ArgGroup {
 
 fn rate(text: &str) -> Result<f64, String> {
     let rate = text.parse().ok().filter(|rate: &f64| rate.is_finite() && *rate >= 0.001);
-    rate.ok_or_else(|| "it is no number of at least 0.001".to_owned())
+    rate.ok_or_else(|| "not a number of at least 0.001".to_owned())
 }
 
 impl Requeue {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         if self.from.is_given()? {
             return self.from.run(context, &self.act.filter, self.act.dry_run);
         }
@@ -89,12 +89,12 @@ impl Requeue {
 }
 
 impl Drop {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         self.act.run(context, &Work { route: "drop", verb: "drop", done: "dropped", more: Map::new() })
     }
 }
 
-/// What is to be done, and how it is called.
+/// The route, and the verbs for the output.
 struct Work {
     route: &'static str,
     verb: &'static str,
@@ -103,7 +103,7 @@ struct Work {
 }
 
 impl Work {
-    fn post(&self, target: &Target, filter: &Map<String, Value>, dry_run: bool) -> Result<Acted, Failure> {
+    fn post(&self, target: &Target, filter: &Map<String, Value>, dry_run: bool) -> Result<Acted, CliError> {
         let mut body = self.more.clone();
         body.insert("filter".to_owned(), filter.clone().into());
         body.insert("dry_run".to_owned(), dry_run.into());
@@ -112,7 +112,7 @@ impl Work {
 }
 
 impl Act {
-    fn run(&self, context: &Context, work: &Work) -> Result<(), Failure> {
+    fn run(&self, context: &Context, work: &Work) -> Result<(), CliError> {
         let output = context.output;
         let target = context.target()?;
         let filter = match self.id {
@@ -134,22 +134,22 @@ impl Act {
             }
             if !self.yes && !self.asked(context, work, &would)? {
                 say(&would)?;
-                output.note("nothing was done; --yes does it");
-                return Err(Failure::said());
+                output.note("nothing was done; add --yes to do it");
+                return Err(CliError::silent());
             }
         }
         say(&work.post(&target, &filter, false)?)
     }
 
-    /// Asks whoever sits there.
-    fn asked(&self, context: &Context, work: &Work, would: &Acted) -> Result<bool, Failure> {
+    /// Asks the person at the terminal.
+    fn asked(&self, context: &Context, work: &Work, would: &Acted) -> Result<bool, CliError> {
         if !io::stdin().is_terminal() || context.output.json {
             return Ok(false);
         }
         let messages = self.filter.count(would.messages as u64);
         let _ = write!(io::stderr(), "{} {messages}? [y/N] ", work.verb);
         let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).map_err(|error| Failure::error(&error))?;
+        io::stdin().lock().read_line(&mut answer).map_err(|error| CliError::error(&error))?;
         Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
     }
 }

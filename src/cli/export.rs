@@ -11,7 +11,7 @@ use super::filter::FilterArgs;
 use super::list::page;
 use super::output::{Unit, count};
 use super::target::Target;
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::StatusReport;
 
 /// How many messages are asked for at a time.
@@ -20,18 +20,18 @@ const PAGE: usize = 500;
 /// Write messages with their bodies as JSON lines, which `import` reads
 #[derive(Args)]
 #[command(
-    after_help = "The messages stay in the outbox. Without conditions it is all of them, dead letters too."
+    after_help = "The messages stay in the outbox. Without conditions all messages are written, dead letters too."
 )]
 pub(super) struct Export {
     #[command(flatten)]
     filter: FilterArgs,
-    /// Write to this new file, which only this user may read; by default to stdout
+    /// Write to this new file, readable by this user only; by default to stdout
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
 impl Export {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let output = context.output;
         let target = context.target()?;
         let bar = output.progress(self.expected(&target)?, Unit::Messages);
@@ -44,7 +44,7 @@ impl Export {
                     unreadable += 1;
                     continue;
                 }
-                let line = serde_json::to_string(message).map_err(|error| Failure::error(&error))?;
+                let line = serde_json::to_string(message).map_err(|error| CliError::error(&error))?;
                 writer.line(&line)?;
                 exported += 1;
             }
@@ -63,13 +63,13 @@ impl Export {
             None => output.note(format!("exported {messages}")),
         }
         if unreadable > 0 {
-            output.note(format!("{} can no longer be read, and are left out", count(unreadable, "message")));
+            output.note(format!("left out {} that cannot be read", count(unreadable, "message")));
         }
         Ok(())
     }
 
-    /// How many messages it will be, if that is known.
-    fn expected(&self, target: &Target) -> Result<Option<u64>, Failure> {
+    /// How many messages will be written; `None` if unknown.
+    fn expected(&self, target: &Target) -> Result<Option<u64>, CliError> {
         let state = self.filter.only_state();
         if state.is_none() && !self.filter.is_empty() {
             return Ok(None);
@@ -90,7 +90,7 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    fn new(path: Option<&'a Path>) -> Result<Self, Failure> {
+    fn new(path: Option<&'a Path>) -> Result<Self, CliError> {
         let writer: Box<dyn Write> = match path {
             None => Box::new(io::stdout()),
             Some(path) => {
@@ -100,9 +100,9 @@ impl<'a> Writer<'a> {
                 std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
                 let file = options.open(path).map_err(|error| match error.kind() {
                     io::ErrorKind::AlreadyExists => {
-                        Failure::failed(format!("{} is there already: choose another name", path.display()))
+                        CliError::failed(format!("{} exists already: choose another name", path.display()))
                     }
-                    _ => Failure::failed(format!("cannot create {}: {error}", path.display())),
+                    _ => CliError::failed(format!("cannot create {}: {error}", path.display())),
                 })?;
                 Box::new(file)
             }
@@ -110,18 +110,18 @@ impl<'a> Writer<'a> {
         Ok(Self { writer: BufWriter::with_capacity(1 << 16, writer), path })
     }
 
-    fn line(&mut self, line: &str) -> Result<(), Failure> {
+    fn line(&mut self, line: &str) -> Result<(), CliError> {
         writeln!(self.writer, "{line}").map_err(|error| self.fault(&error))
     }
 
-    fn end(mut self) -> Result<(), Failure> {
+    fn end(mut self) -> Result<(), CliError> {
         self.writer.flush().map_err(|error| self.fault(&error))
     }
 
-    fn fault(&self, error: &io::Error) -> Failure {
+    fn fault(&self, error: &io::Error) -> CliError {
         match self.path {
-            Some(path) => Failure::failed(format!("cannot write {}: {error}", path.display())),
-            None => Failure::stdout(error),
+            Some(path) => CliError::failed(format!("cannot write {}: {error}", path.display())),
+            None => CliError::stdout(error),
         }
     }
 }

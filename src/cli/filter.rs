@@ -1,4 +1,4 @@
-//! Which messages a command is about.
+//! Conditions that select messages.
 
 use std::time::Duration;
 
@@ -12,28 +12,28 @@ use super::output::count;
 /// The heading of conditions in the help.
 pub(super) const WHICH: &str = "Which messages";
 
-/// Conditions; they add up.
+/// Conditions; a message must meet all of them.
 #[derive(Args, Clone, Debug)]
 pub(super) struct FilterArgs {
-    /// Messages to be sent, or dead letters
+    /// Pending messages, or dead letters
     #[arg(long, help_heading = WHICH, value_parser = ["pending", "dead"])]
     state: Option<String>,
-    /// Of this topic; with * at its end, of every topic that begins so
+    /// With this topic; a * at the end matches every topic with this beginning
     #[arg(long, help_heading = WHICH)]
     topic: Option<String>,
     /// With this ordering key
     #[arg(long, help_heading = WHICH)]
     key: Option<String>,
-    /// Whose last failure contains this text, in any case
+    /// With this text in the last failure, in any case
     #[arg(long, help_heading = WHICH, value_name = "TEXT")]
     reason: Option<String>,
-    /// Made longer ago than this: 30m, 1d, or seconds
+    /// Created longer ago than this: 30m, 1d, or seconds
     #[arg(long, help_heading = WHICH, value_name = "AGE", value_parser = seconds)]
     older_than: Option<u64>,
 }
 
 impl FilterArgs {
-    /// As the admin router has them.
+    /// The conditions as a query of the admin router.
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
         let text = |value: &Option<String>| value.clone();
         let conditions = [
@@ -54,7 +54,7 @@ impl FilterArgs {
         self.state.get_or_insert_with(|| state.to_owned());
     }
 
-    /// Whether a message of a broker is meant, of which this is the last failure's reason.
+    /// Whether a message of a broker with this last failure meets the conditions.
     #[cfg(feature = "amqp091")]
     pub(super) fn matches(&self, message: Option<&crate::message::Message>, reason: Option<&str>) -> bool {
         let (topic, key, older_than) = (self.topic.clone(), self.key.clone(), self.older_than);
@@ -64,7 +64,7 @@ impl FilterArgs {
         filter.matches_message(message) && self.reason.as_ref().is_none_or(contains)
     }
 
-    /// The state, when that is the only condition.
+    /// The state, if it is the only condition.
     pub(super) fn only_state(&self) -> Option<&str> {
         self.state.as_deref().filter(|_| self.pairs().len() == 1)
     }
@@ -73,7 +73,7 @@ impl FilterArgs {
         self.pairs().is_empty()
     }
 
-    /// So many of what is meant.
+    /// A number of messages, with the noun of the condition.
     pub(super) fn count(&self, messages: u64) -> String {
         match self.state.as_deref() {
             Some("dead") => count(messages, "dead letter"),
@@ -87,7 +87,7 @@ fn seconds(text: &str) -> Result<u64, String> {
     duration(text).map(|age| age.as_secs())
 }
 
-/// As in settings: `30m`, `1d`, or seconds.
+/// A duration as in settings: `30m`, `1d`, or seconds.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let deserializer: StrDeserializer<'_, serde::de::value::Error> = text.into_deserializer();
     crate::util::units::duration(deserializer).map_err(|error| error.to_string())

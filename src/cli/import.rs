@@ -8,20 +8,20 @@ use clap::Args;
 use serde_json::json;
 
 use super::output::{Unit, count};
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::{Appended, StoredMessage};
 use crate::store::EntryState;
 use crate::util::error::{BoxError, Chain};
 
 const AFTER_HELP: &str = "\
-They keep their ids and times, and all of them are to be sent, those that were dead letters too. \
-A line of your own needs a topic and a body, the rest is optional:
+Messages keep their ids and times. All of them become pending, dead letters too. \
+A line of your own needs a topic and a body; all other fields are optional:
 
   {\"topic\": \"user.created\", \"body\": {\"id\": 7}, \"key\": \"user-7\", \"headers\": {\"tenant\": \"acme\"}}
 
-In place of body there may be body_text or body_base64.";
+Instead of body, write body_text or body_base64.";
 
-/// How much is stored at a time, all or nothing.
+/// The size of a batch, which is stored as a whole or not at all.
 const BATCH_MESSAGES: u64 = 500;
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -29,15 +29,15 @@ const BATCH_BYTES: usize = 4 << 20;
 #[derive(Args)]
 #[command(after_help = AFTER_HELP)]
 pub(super) struct Import {
-    /// The file; - or nothing is stdin
+    /// The file; - or no argument reads stdin
     file: Option<PathBuf>,
-    /// Leave out so many lines at the beginning, which an import that broke off has stored
+    /// Skip this many lines at the beginning: those that an interrupted import has stored
     #[arg(long, value_name = "LINES", default_value_t = 0)]
     skip: usize,
 }
 
 impl Import {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let output = context.output;
         let file = self.file.as_deref().filter(|file| *file != Path::new("-"));
         let (mut reader, length) = open(file)?;
@@ -49,11 +49,11 @@ impl Import {
         loop {
             line.clear();
             let read = reader.read_until(b'\n', &mut line);
-            let end = read.map_err(|error| done.broken_off(number + 1, Failure::error(&error)))? == 0;
+            let end = read.map_err(|error| done.broken_off(number + 1, CliError::error(&error)))? == 0;
             number += usize::from(!end);
             if number > self.skip && !line.trim_ascii().is_empty() {
                 let added = batch.add(&line);
-                added.map_err(|error| done.broken_off(number, Failure::failed(Chain(&*error))))?;
+                added.map_err(|error| done.broken_off(number, CliError::failed(Chain(&*error))))?;
             }
             if batch.is_full() || end && batch.messages > 0 {
                 let Batch { text, messages, dead } = std::mem::take(&mut batch);
@@ -68,7 +68,7 @@ impl Import {
         }
         bar.finish_and_clear();
         if done.dead > 0 {
-            output.note(format!("among them {}: to be tried again", count(done.dead, "dead letter")));
+            output.note(format!("{} among them will be sent again", count(done.dead, "dead letter")));
         }
         if output.json {
             return output.document(&json!({"messages": done.messages}));
@@ -77,26 +77,26 @@ impl Import {
     }
 }
 
-/// What is stored.
+/// The progress of an import.
 #[derive(Default)]
 struct Done {
-    /// Up to this line.
+    /// The last line that is stored.
     lines: usize,
     messages: u64,
     dead: u64,
 }
 
 impl Done {
-    /// What is stored stays: this says how to go on.
-    fn broken_off(&self, line: usize, failure: Failure) -> Failure {
+    /// Adds how to continue to a fault.
+    fn broken_off(&self, line: usize, failure: CliError) -> CliError {
         let rest = match self {
-            Self { messages: 0, .. } => "nothing is stored".to_owned(),
+            Self { messages: 0, .. } => "no message was stored".to_owned(),
             Self { lines, messages, .. } => {
-                format!("{} stored: go on with --skip {lines}", count(*messages, "message"))
+                format!("{} stored: continue with --skip {lines}", count(*messages, "message"))
             }
         };
         let message = failure.message.map(|error| format!("line {line}: {error}; {rest}"));
-        Failure { message, ..failure }
+        CliError { message, ..failure }
     }
 }
 
@@ -124,9 +124,9 @@ impl Batch {
 }
 
 /// The lines, and how many bytes they are if that is known.
-fn open(file: Option<&Path>) -> Result<(Box<dyn BufRead>, Option<u64>), Failure> {
+fn open(file: Option<&Path>) -> Result<(Box<dyn BufRead>, Option<u64>), CliError> {
     let Some(path) = file else { return Ok((Box::new(io::stdin().lock()), None)) };
-    let fault = |error: io::Error| Failure::failed(format!("cannot read {}: {error}", path.display()));
+    let fault = |error: io::Error| CliError::failed(format!("cannot read {}: {error}", path.display()));
     let file = File::open(path).map_err(fault)?;
     let length = file.metadata().map_err(fault)?.len();
     Ok((Box::new(BufReader::with_capacity(1 << 16, file)), Some(length)))

@@ -7,28 +7,28 @@ use clap::Args;
 use super::filter::FilterArgs;
 use super::output::{aligned, short, span};
 use super::target::Target;
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::{Listed, StoredMessage};
 
-/// The most that the admin router gives at a time.
+/// The largest page of the admin router.
 const PAGE: usize = 500;
 
-/// List messages; headers and bodies are printed by `show` alone
+/// List messages without headers and bodies, which `show` prints
 #[derive(Args)]
 pub(super) struct List {
     #[command(flatten)]
     filter: FilterArgs,
-    /// How many at most
+    /// List at most this many
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = at_least_one)]
     limit: usize,
 }
 
 fn at_least_one(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "it is no number above 0".to_owned())
+    text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "not a number above 0".to_owned())
 }
 
 impl List {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let target = context.target()?;
         let (mut messages, mut after) = (Vec::new(), None);
         let more = loop {
@@ -52,10 +52,8 @@ impl List {
             aligned(&rows).iter().try_for_each(|line| context.output.line(line))?;
         }
         match (messages.len(), more) {
-            (0, false) => context.output.note("there is no such message"),
-            (listed, true) => {
-                context.output.note(format!("these are the first {listed}; --limit shows more"))
-            }
+            (0, false) => context.output.note("no message matches"),
+            (listed, true) => context.output.note(format!("listed the first {listed}; --limit lists more")),
             _ => {}
         }
         Ok(())
@@ -69,7 +67,7 @@ pub(super) fn page(
     after: Option<u64>,
     limit: usize,
     body: bool,
-) -> Result<Listed, Failure> {
+) -> Result<Listed, CliError> {
     let mut query = filter.pairs();
     query.push(("limit", limit.to_string()));
     query.extend(after.map(|after| ("after", after.to_string())));

@@ -3,29 +3,29 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::bus::Database;
 use crate::util::error::Chain;
 
 /// Install the tables of a transactional outbox, or bring them up to date
 #[derive(Args)]
 #[command(
-    after_help = "The database is OUTBOX.DATABASE_URL in the settings, and apps may run meanwhile. An app \
-    does the same when it starts, unless OUTBOX.MIGRATE is false."
+    after_help = "The database is OUTBOX.DATABASE_URL of the settings. Apps may run meanwhile. An app migrates the tables \
+    itself when it starts, unless OUTBOX.MIGRATE is false."
 )]
 pub(super) struct Migrate {}
 
 impl Migrate {
     #[allow(clippy::unused_self, reason = "as every command")]
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let outbox = context.settings()?.outbox;
         let migrated = async { Database::connect(&outbox).await?.migrate(&outbox).await };
         let version = context.runtime.block_on(migrated);
-        let version = version.map_err(|error| Failure::unreachable(Chain(&error).to_string()))?;
+        let version = version.map_err(|error| CliError::unreachable(Chain(&error).to_string()))?;
         if context.output.json {
             context.output.document(&json!({"schema": outbox.schema, "version": version}))
         } else {
-            context.output.line(format!("the tables of {} are of version {version}", outbox.schema))
+            context.output.line(format!("the tables of {} have version {version}", outbox.schema))
         }
     }
 }

@@ -2,8 +2,8 @@
 
 mod act;
 mod check;
+mod error;
 mod export;
-mod failure;
 mod filter;
 mod import;
 mod list;
@@ -27,7 +27,7 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use self::failure::Failure;
+use self::error::CliError;
 use self::output::Output;
 use self::target::Target;
 use crate::settings::{Settings, SettingsError};
@@ -35,22 +35,22 @@ use crate::settings::{Settings, SettingsError};
 const ABOUT: &str = "\
 Look into the outbox of an app, and operate on it.
 
-Without --url it opens the outbox that the settings name: a durable one no running app may have open, one in a database may \
-be in use. \
-With --url it asks a running app, where that has nested `bus.admin()`.";
+Without --url it opens the outbox of the settings. No running app may have a durable outbox open; an outbox in a database \
+may be in use. \
+With --url it asks a running app, at the address where the app nests `bus.admin()`.";
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed, or a check found something
+  1  failed, or a check found a fault
   2  wrong usage
   3  not found
   4  the outbox is in use, or the app cannot be reached
 
 Environment:
-  MESSAGE_BUS__KEY  a key of the settings, as MESSAGE_BUS__OUTBOX__PATH
-  SSL_CERT_FILE     whom to trust in place of the system's authorities, for --url https://..
-  RUST_LOG          what to log on stderr; by default tower_outbox=warn";
+  MESSAGE_BUS__KEY  a key of the settings, such as MESSAGE_BUS__OUTBOX__PATH
+  SSL_CERT_FILE     authorities to trust instead of the system's, for --url https://..
+  RUST_LOG          filter of the log on stderr; by default tower_outbox=warn";
 
 #[derive(Parser)]
 #[command(name = "tower-outbox", bin_name = "tower-outbox", version, about = ABOUT)]
@@ -65,13 +65,13 @@ struct Cli {
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
 struct Global {
-    /// Read the table MESSAGE_BUS of this TOML, YAML or JSON file, and the environment over it
+    /// Read the table MESSAGE_BUS of this TOML, YAML or JSON file; the environment wins over it
     #[arg(long, value_name = "FILE", global = true)]
     settings: Option<PathBuf>,
-    /// Ask a running app, by the address of its admin router
+    /// Ask a running app, at the address of its admin router
     #[arg(long, value_name = "URL", global = true, env = "TOWER_OUTBOX_URL", hide_env_values = true, value_parser = app_url)]
     url: Option<Url>,
-    /// Send this HTTP header along to --url, as 'authorization: Bearer ..'; may be repeated
+    /// Send this HTTP header to --url, such as 'authorization: Bearer ..'; may be repeated
     #[arg(
         long,
         value_name = "NAME: VALUE",
@@ -109,26 +109,26 @@ fn app_url(text: &str) -> Result<Url, String> {
     let url =
         Url::parse(text).map_err(|error| format!("{error}; write http://localhost:3000/admin/outbox"))?;
     if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err("it is no http:// or https:// address".to_owned());
+        return Err("not an http:// or https:// address".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("it names a user; write --http-header 'authorization: ..' instead".to_owned());
+        return Err("a URL must not name a user; write --http-header 'authorization: ..' instead".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("it has a query or fragment, which has no meaning here".to_owned());
+        return Err("a URL must not have a query or fragment here".to_owned());
     }
     Ok(url)
 }
 
 fn http_header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
-    let (name, value) = text.split_once(':').ok_or("it has no colon; write 'name: value'")?;
-    let name = name.trim().parse().map_err(|_| "its name is not one")?;
-    let mut value: HeaderValue = value.trim().parse().map_err(|_| "its value is not one")?;
+    let (name, value) = text.split_once(':').ok_or("no colon; write 'name: value'")?;
+    let name = name.trim().parse().map_err(|_| "invalid header name")?;
+    let mut value: HeaderValue = value.trim().parse().map_err(|_| "invalid header value")?;
     value.set_sensitive(true);
     Ok((name, value))
 }
 
-/// An address and an HTTP header may hold a password, also when they are refused.
+/// A rejected address or HTTP header may hold a password.
 fn without_secrets(mut error: clap::Error) -> clap::Error {
     let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
     if argument.contains("--url") || argument.contains("--http-header") {
@@ -137,7 +137,7 @@ fn without_secrets(mut error: clap::Error) -> clap::Error {
     error
 }
 
-/// What every command is given.
+/// The options and the runtime that every command gets.
 struct Context {
     global: Global,
     output: Output,
@@ -145,8 +145,8 @@ struct Context {
 }
 
 impl Context {
-    fn settings(&self) -> Result<Settings, Failure> {
-        self.load_settings().map_err(|error| Failure::error(&error))
+    fn settings(&self) -> Result<Settings, CliError> {
+        self.load_settings().map_err(|error| CliError::error(&error))
     }
 
     fn load_settings(&self) -> Result<Settings, SettingsError> {
@@ -156,22 +156,22 @@ impl Context {
         }
     }
 
-    /// The running app, if there is a URL.
+    /// The running app; `None` without a URL.
     fn running(&self) -> Option<Target> {
         let url = self.global.url.as_ref()?;
         Some(Target::running(url, &self.global.http_header))
     }
 
-    /// What a command works on.
-    fn target(&self) -> Result<Target, Failure> {
+    /// The running app, or the outbox of the settings.
+    fn target(&self) -> Result<Target, CliError> {
         match self.running() {
             Some(app) => Ok(app),
             None => Target::stopped(&self.settings()?, false, self.runtime.handle()),
         }
     }
 
-    /// The same, for messages to be stored: a stopped app's outbox may be created.
-    fn target_to_store(&self) -> Result<Target, Failure> {
+    /// The same, for storing messages: the outbox of a stopped app may be created.
+    fn target_to_store(&self) -> Result<Target, CliError> {
         match self.running() {
             Some(app) => Ok(app),
             None => Target::stopped(&self.settings()?, true, self.runtime.handle()),
@@ -196,8 +196,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(global: Global, output: Output, command: &Command) -> Result<(), Failure> {
-    let runtime = Runtime::new().map_err(|error| Failure::error(&error))?;
+fn run(global: Global, output: Output, command: &Command) -> Result<(), CliError> {
+    let runtime = Runtime::new().map_err(|error| CliError::error(&error))?;
     let context = Context { global, output, runtime };
     match command {
         Command::Check(check) => check.run(&context),

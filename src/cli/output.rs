@@ -1,4 +1,4 @@
-//! What the tool says: results on stdout, everything else on stderr.
+//! Output: results on stdout, everything else on stderr.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use super::failure::Failure;
+use super::error::CliError;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Output {
@@ -18,25 +18,25 @@ pub(super) struct Output {
 impl Output {
     /// A line of the result.
     #[allow(clippy::unused_self, reason = "results go through here")]
-    pub(super) fn line(self, line: impl Display) -> Result<(), Failure> {
-        writeln!(io::stdout(), "{line}").map_err(|error| Failure::stdout(&error))
+    pub(super) fn line(self, line: impl Display) -> Result<(), CliError> {
+        writeln!(io::stdout(), "{line}").map_err(|error| CliError::stdout(&error))
     }
 
     /// The result as one JSON document, on one line.
-    pub(super) fn document<T: Serialize>(self, value: &T) -> Result<(), Failure> {
-        let text = serde_json::to_string(value).map_err(|error| Failure::error(&error))?;
+    pub(super) fn document<T: Serialize>(self, value: &T) -> Result<(), CliError> {
+        let text = serde_json::to_string(value).map_err(|error| CliError::error(&error))?;
         self.line(text)
     }
 
-    /// What is good to know, on stderr.
+    /// A note for people, on stderr.
     pub(super) fn note(self, note: impl Display) {
         if !self.quiet {
-            // Whoever closes stderr does not want to know.
+            // A closed stderr is no fault.
             let _ = writeln!(io::stderr(), "{note}");
         }
     }
 
-    /// A progress bar on stderr, if that is a terminal. Without a length it counts.
+    /// A progress bar on stderr, if stderr is a terminal. Without a length it is a counter.
     pub(super) fn progress(self, length: Option<u64>, unit: Unit) -> ProgressBar {
         let target = if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(length, target);
@@ -53,17 +53,17 @@ impl Output {
     }
 }
 
-/// What a progress bar counts.
+/// The unit of a progress bar.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Unit {
     Messages,
     Bytes,
 }
 
-/// The widest column. What is longer sticks out: others may have chosen it.
+/// The widest column. A longer cell is not cut.
 const WIDEST: usize = 100;
 
-/// Rows below each other, columns aligned, the last one ragged.
+/// Lines with aligned columns; the last column is ragged.
 pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: [usize; N] = std::array::from_fn(|column| width(column).min(WIDEST));
@@ -74,7 +74,7 @@ pub(super) fn aligned<const N: usize>(rows: &[[String; N]]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// The text without what a terminal would obey.
+/// The text without control characters, which a terminal would obey.
 pub(super) fn harmless(text: &str) -> String {
     let is_safe = |c: char| !c.is_control() || c == '\n' || c == '\t';
     text.chars().map(|c| if is_safe(c) { c } else { '\u{fffd}' }).collect()
@@ -109,7 +109,7 @@ pub(super) fn span(span: Duration) -> String {
     }
 }
 
-/// How long ago it was; `in ..` when it is still to come.
+/// How long ago a time was; `in ..` for a future time.
 pub(super) fn ago(time: SystemTime) -> String {
     match SystemTime::now().duration_since(time) {
         Ok(age) => format!("{} ago", span(age)),

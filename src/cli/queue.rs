@@ -5,46 +5,46 @@ use std::time::Duration;
 use clap::Args;
 
 use super::filter::{FilterArgs, duration};
-use super::{Context, Failure};
+use super::{CliError, Context};
 
 /// The heading of these options in the help.
 const FROM: &str = "From a queue of RabbitMQ (BACKEND amqp091 or fedmsg)";
 
-/// Which queue, and where its messages go.
+/// The queue, and the target of its messages.
 #[derive(Args, Clone, Debug)]
 pub(super) struct FromQueue {
-    /// Take dead letters from this queue: those that are there at the start
+    /// Requeue the dead letters that are in this queue at the start
     #[arg(long, help_heading = FROM, conflicts_with_all = ["id", "all", "state", "rate", "url"])]
     queue: Option<String>,
-    /// Publish to this exchange, '' for the default exchange; by default a message goes back to where it came from
+    /// Publish to this exchange, '' for the default exchange; by default a message goes back to its queue
     #[arg(long, help_heading = FROM, requires = "routing_key")]
     exchange: Option<String>,
     /// Publish with this routing key
     #[arg(long, help_heading = FROM, value_name = "KEY", requires = "exchange")]
     routing_key: Option<String>,
-    /// Let dead letters that name this queue go back there; may be repeated. By default they go back only to the queue that
-    /// the one given is for: to 'orders' from 'orders.dead' or 'dead_letter.orders'
+    /// Allow dead letters to go back to this queue; may be repeated. By default dead letters of 'orders.dead' or
+    /// 'dead_letter.orders' go back to 'orders' only
     #[arg(long, help_heading = FROM, value_name = "QUEUE", conflicts_with = "exchange")]
     back_to: Vec<String>,
     /// Requeue at most this many
     #[arg(long, help_heading = FROM, value_name = "N")]
     limit: Option<u64>,
-    /// Wait this long after each: 100ms, 1s
+    /// Wait this long after each message: 100ms, 1s
     #[arg(long, help_heading = FROM, value_name = "TIME", value_parser = duration)]
     wait: Option<Duration>,
-    /// Only those with this header; may be repeated
+    /// Requeue only messages with this header; may be repeated
     #[arg(long, help_heading = FROM, value_name = "NAME=VALUE", value_parser = name_and_value)]
     header: Vec<(String, String)>,
 }
 
 fn name_and_value(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("it has no '='; write NAME=VALUE")?;
+    let (name, value) = text.split_once('=').ok_or("no '='; write NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
 
 impl FromQueue {
-    /// Whether it is what is meant.
-    pub(super) fn is_given(&self) -> Result<bool, Failure> {
+    /// Whether --queue is given.
+    pub(super) fn is_given(&self) -> Result<bool, CliError> {
         let options = self.exchange.is_some()
             || !self.back_to.is_empty()
             || self.limit.is_some()
@@ -54,29 +54,29 @@ impl FromQueue {
             (None, true) => {
                 let message =
                     "--exchange, --routing-key, --back-to, --limit, --wait and --header are for --queue only";
-                Err(Failure { code: 2, message: Some(message.to_owned()) })
+                Err(CliError { code: 2, message: Some(message.to_owned()) })
             }
             (queue, _) => Ok(queue.is_some()),
         }
     }
 
     #[cfg(not(feature = "amqp091"))]
-    pub(super) fn run(&self, _: &Context, _: &FilterArgs, _: bool) -> Result<(), Failure> {
-        Err(Failure::failed("--queue is not compiled in: install tower-outbox with the feature \"amqp091\""))
+    pub(super) fn run(&self, _: &Context, _: &FilterArgs, _: bool) -> Result<(), CliError> {
+        Err(CliError::failed("--queue is not compiled in: install tower-outbox with the feature \"amqp091\""))
     }
 
     #[cfg(feature = "amqp091")]
-    pub(super) fn run(&self, context: &Context, filter: &FilterArgs, dry_run: bool) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context, filter: &FilterArgs, dry_run: bool) -> Result<(), CliError> {
         use crate::backends::amqp091::{Amqp091Settings, BrokerSettings};
 
         let settings = context.settings()?;
         if !["amqp091", "fedmsg"].contains(&settings.backend.as_str()) {
             let backend = settings.backend;
-            return Err(Failure::failed(format!(
-                "--queue needs BACKEND \"amqp091\" or \"fedmsg\", and the settings say {backend:?}"
+            return Err(CliError::failed(format!(
+                "--queue needs BACKEND \"amqp091\" or \"fedmsg\"; BACKEND is {backend:?}"
             )));
         }
-        let keys = settings.backend_keys.parse_both().map_err(|error| Failure::error(&error))?;
+        let keys = settings.backend_keys.parse_both().map_err(|error| CliError::error(&error))?;
         let (broker, settings): (BrokerSettings, Amqp091Settings) = keys;
         let settings = Amqp091Settings { broker, ..settings };
         let run = moving::Run { from: self, filter, dry_run, output: context.output };
@@ -89,7 +89,7 @@ mod moving {
     use serde::Serialize;
 
     use super::super::output::{Output, Unit, count};
-    use super::{Failure, FilterArgs, FromQueue};
+    use super::{CliError, FilterArgs, FromQueue};
     use crate::backends::amqp091::{Amqp091Settings, DeadLetter, DeadLetters, DeadLettersError};
 
     pub(super) struct Run<'a> {
@@ -99,24 +99,24 @@ mod moving {
         pub(super) output: Output,
     }
 
-    /// What was done.
+    /// The result.
     #[derive(Default, Serialize)]
     struct Done {
         messages: u64,
-        /// Those that were looked at and put back.
+        /// Dead letters that did not match, and stay.
         left: u64,
-        /// Those that were meant and have nowhere to go; why the first has not.
+        /// Dead letters without a target, and why the first has none.
         #[serde(skip_serializing_if = "is_zero")]
         refused: u64,
         #[serde(skip)]
         refusal: Option<DeadLettersError>,
-        /// Where they would go.
+        /// The targets of a dry run.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         targets: Vec<Target>,
         dry_run: bool,
     }
 
-    /// Where dead letters would go, and how many.
+    /// A target, and how many dead letters go there.
     #[derive(Serialize)]
     struct Target {
         exchange: String,
@@ -141,20 +141,22 @@ mod moving {
     }
 
     impl Run<'_> {
-        pub(super) async fn run(&self, settings: &Amqp091Settings) -> Result<(), Failure> {
+        pub(super) async fn run(&self, settings: &Amqp091Settings) -> Result<(), CliError> {
             let queue = self.from.queue.as_deref().unwrap_or_default();
             let mut letters = DeadLetters::open(settings, queue).await.map_err(|error| failure(&error))?;
             let mut done = Done { dry_run: self.dry_run, ..Done::default() };
             let moved = self.move_all(&mut letters, &mut done).await;
             letters.close().await;
             if let Err(error) = moved {
-                let Failure { code, message } = failure(&error);
+                let CliError { code, message } = failure(&error);
                 let before = count(done.messages, "dead letter");
                 let message = message.map(|message| match self.dry_run {
                     true => message,
-                    false => format!("{message}; {before} requeued before, the others are where they were"),
+                    false => {
+                        format!("{message}; {before} requeued before, the others are still in the queue")
+                    }
                 });
-                return Err(Failure { code, message });
+                return Err(CliError { code, message });
             }
             if self.output.json {
                 self.output.document(&done)?;
@@ -172,11 +174,12 @@ mod moving {
             match done.refusal {
                 None => Ok(()),
                 Some(error) => {
-                    let Failure { code, message } = failure(&error);
+                    let CliError { code, message } = failure(&error);
                     let left = count(done.refused, "dead letter");
-                    Err(Failure {
+                    Err(CliError {
                         code,
-                        message: message.map(|message| format!("{message}; {left} left so")),
+                        message: message
+                            .map(|message| format!("{message}; {left} left in the queue for this")),
                     })
                 }
             }
@@ -197,7 +200,7 @@ mod moving {
                 };
                 let target = match target {
                     Ok(target) => target,
-                    // One that has nowhere to go holds no other up.
+                    // One without a target does not block the others.
                     Err(error) => {
                         done.refused += 1;
                         done.refusal.get_or_insert(error);
@@ -230,11 +233,11 @@ mod moving {
         }
     }
 
-    fn failure(error: &DeadLettersError) -> Failure {
-        let failure = Failure::error(error);
+    fn failure(error: &DeadLettersError) -> CliError {
+        let failure = CliError::error(error);
         match error {
-            DeadLettersError::NoQueue(_) => Failure { code: 3, ..failure },
-            DeadLettersError::Unreachable(_) => Failure { code: 4, ..failure },
+            DeadLettersError::NoQueue(_) => CliError { code: 3, ..failure },
+            DeadLettersError::Unreachable(_) => CliError { code: 4, ..failure },
             _ => failure,
         }
     }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::filter::duration;
 use super::target::Target;
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::{Appended, Header, StoredMessage};
 use crate::bus::Bus;
 use crate::message::{Message, MessageError, Scalar};
@@ -24,43 +24,43 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// Send one message, and print its id
 #[derive(Args)]
 #[command(
-    after_help = "With --url, or with DELIVERY = \"durable\", it is stored, and leaves when the app sends it. \
-    Otherwise it is sent now, and waits for the broker's confirm."
+    after_help = "With --url, or with DELIVERY = \"durable\" or \"transactional\", the message is stored, and the app sends it. \
+    Otherwise it is sent now; the command waits for the broker's confirm."
 )]
 pub(super) struct Send {
-    /// The topic, as user.created
+    /// The topic, such as user.created
     topic: String,
-    /// The body; - is stdin
+    /// The body; - reads stdin
     #[arg(required_unless_present = "file", conflicts_with = "file", allow_negative_numbers = true)]
     body: Option<String>,
-    /// Take the body from this file
+    /// Read the body from this file
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The media type of the body; by default JSON if the body is that, else text or bytes
+    /// The media type of the body; by default JSON, text or bytes, by its content
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
     /// The ordering key: messages of one topic and key keep their order
     #[arg(long)]
     key: Option<String>,
-    /// A header, a text; NAME:=VALUE is a JSON scalar, as retries:=3; may be repeated
+    /// A header with a text; NAME:=VALUE takes a JSON scalar, such as retries:=3; may be repeated
     #[arg(long, value_name = "NAME=VALUE", value_parser = header)]
     header: Vec<(String, Header)>,
     /// The id; a new one by default
     #[arg(long)]
     id: Option<Uuid>,
-    /// Higher leaves first, as far as the bus knows priorities
+    /// The priority; higher is sent first, if the broker supports priorities
     #[arg(long)]
     priority: Option<u8>,
-    /// Hold it back so long: 30s, 1h, or seconds
+    /// Send the message only after this time: 30s, 1h, or seconds
     #[arg(long, value_name = "TIME", value_parser = duration)]
     delay: Option<Duration>,
-    /// How long it is worth delivering: 30s, 1h, or seconds
+    /// Do not deliver the message after this time: 30s, 1h, or seconds
     #[arg(long, value_name = "TIME", value_parser = duration)]
     expiry: Option<Duration>,
 }
 
 fn header(text: &str) -> Result<(String, Header), String> {
-    let (name, value) = text.split_once('=').ok_or("it has no =; write NAME=VALUE")?;
+    let (name, value) = text.split_once('=').ok_or("no =; write NAME=VALUE")?;
     let (name, value) = match name.strip_suffix(':') {
         Some(name) => {
             let json: &serde_json::value::RawValue =
@@ -70,13 +70,13 @@ fn header(text: &str) -> Result<(String, Header), String> {
         None => (name, Header(Scalar::from(value.to_owned()))),
     };
     if name.is_empty() {
-        return Err("it has no name; write NAME=VALUE".to_owned());
+        return Err("no name; write NAME=VALUE".to_owned());
     }
     Ok((name.to_owned(), value))
 }
 
 impl Send {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let message = self.message()?;
         if let Some(app) = context.running() {
             return store(context, &app, &message);
@@ -90,10 +90,10 @@ impl Send {
         }
     }
 
-    fn message(&self) -> Result<Message, Failure> {
+    fn message(&self) -> Result<Message, CliError> {
         let body = self.body()?;
         let content_type = self.content_type.clone().unwrap_or_else(|| content_type(&body).to_owned());
-        let fault = |error: MessageError| Failure::error(&error);
+        let fault = |error: MessageError| CliError::error(&error);
         let mut message =
             Message::new(self.topic.clone(), body).map_err(fault)?.with_content_type(content_type);
         for (name, Header(value)) in &self.header {
@@ -117,14 +117,14 @@ impl Send {
         Ok(message)
     }
 
-    fn body(&self) -> Result<Vec<u8>, Failure> {
+    fn body(&self) -> Result<Vec<u8>, CliError> {
         match (&self.file, self.body.as_deref()) {
             (Some(path), _) => std::fs::read(path)
-                .map_err(|error| Failure::failed(format!("cannot read {}: {error}", path.display()))),
+                .map_err(|error| CliError::failed(format!("cannot read {}: {error}", path.display()))),
             (None, Some("-")) => {
                 let mut body = Vec::new();
                 let read = io::stdin().lock().read_to_end(&mut body);
-                read.map_err(|error| Failure::failed(format!("cannot read stdin: {error}")))?;
+                read.map_err(|error| CliError::failed(format!("cannot read stdin: {error}")))?;
                 Ok(body)
             }
             (None, body) => Ok(body.unwrap_or_default().as_bytes().to_vec()),
@@ -142,35 +142,36 @@ fn content_type(body: &[u8]) -> &'static str {
     }
 }
 
-/// Puts it into the outbox.
-fn store(context: &Context, target: &Target, message: &Message) -> Result<(), Failure> {
-    let body = serde_json::to_vec(&StoredMessage::new(message)).map_err(|error| Failure::error(&error))?;
+/// Stores the message in the outbox.
+fn store(context: &Context, target: &Target, message: &Message) -> Result<(), CliError> {
+    let body = serde_json::to_vec(&StoredMessage::new(message)).map_err(|error| CliError::error(&error))?;
     let Appended { ids } = target.post("messages", body)?;
-    let then = if target.is_running() { "it leaves in its turn" } else { "it leaves when the app runs" };
+    let then =
+        if target.is_running() { "the app sends it in its turn" } else { "the app sends it when it runs" };
     ids.iter().try_for_each(|id| say(context, id, "stored", then))
 }
 
-/// Sends it over the bus, and waits for the confirm.
-fn send(context: &Context, settings: &Settings, message: Message) -> Result<(), Failure> {
+/// Sends the message, and waits for the confirm.
+fn send(context: &Context, settings: &Settings, message: Message) -> Result<(), CliError> {
     let id = message.id();
     context.runtime.block_on(async {
-        let (bus, _) = Bus::builder(settings).messenger().await.map_err(|error| Failure::error(&error))?;
-        bus.check(&message).map_err(|error| Failure::failed(Chain(&*error)))?;
+        let (bus, _) = Bus::builder(settings).messenger().await.map_err(|error| CliError::error(&error))?;
+        bus.check(&message).map_err(|error| CliError::failed(Chain(&*error)))?;
         let sent = Arc::clone(&bus).send(vec![message]).await;
         bus.close(CLOSE).await;
         sent.map_err(|unsent| {
             let failure = unsent.iter().next().map(|(_, failure)| failure.to_string());
-            Failure::failed(failure.unwrap_or_else(|| unsent.to_string()))
+            CliError::failed(failure.unwrap_or_else(|| unsent.to_string()))
         })
     })?;
     let then = match settings.backend.as_str() {
-        "dummy" => "BACKEND is \"dummy\": it went nowhere",
-        _ => "the bus has confirmed it",
+        "dummy" => "BACKEND is \"dummy\"; the message went nowhere",
+        _ => "the broker has confirmed it",
     };
     say(context, &id, "sent", then)
 }
 
-fn say(context: &Context, id: &Uuid, outcome: &str, then: &str) -> Result<(), Failure> {
+fn say(context: &Context, id: &Uuid, outcome: &str, then: &str) -> Result<(), CliError> {
     if context.output.json {
         return context.output.document(&json!({"id": id, "outcome": outcome}));
     }

@@ -4,18 +4,18 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::output::{ago, aligned, harmless};
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::{StoredMessage, format_time};
 
-/// Show one message whole: why it has not left, failed attempts, headers, body
+/// Show one message: why it is still stored, failed attempts, headers, body
 #[derive(Args)]
 pub(super) struct Show {
-    /// The message
+    /// The id of the message
     id: Uuid,
 }
 
 impl Show {
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let message: StoredMessage = context.target()?.get(&["messages", &self.id.to_string()], &[])?;
         if context.output.json {
             return context.output.document(&message);
@@ -57,7 +57,7 @@ fn rows(message: &StoredMessage) -> Vec<[String; 2]> {
         ("why", message.explain.clone()),
         ("next attempt", message.next_attempt.map(time)),
         ("attempts failed", message.attempts.map(|attempts| attempts.to_string())),
-        ("made", message.time.map(time)),
+        ("created", message.time.map(time)),
         ("priority", message.priority.map(|priority| priority.to_string())),
         ("expiry", message.expiry.map(span)),
         ("delay", message.delay.map(span)),

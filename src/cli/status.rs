@@ -5,16 +5,16 @@ use std::time::Duration;
 use clap::Args;
 
 use super::output::{ago, aligned, count, harmless, span};
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
 
-/// Show how the bus and its outbox fare: depth, oldest age, rates, breaker, last error
+/// Show the state of the broker and of the outbox: depth, oldest age, rates, breaker, last error
 #[derive(Args)]
 pub(super) struct Status {}
 
 impl Status {
     #[allow(clippy::unused_self, reason = "as every command")]
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let status: StatusReport = context.target()?.get(&["status"], &[])?;
         if context.output.json {
             return context.output.document(&status);
@@ -30,8 +30,8 @@ fn rows(status: &StatusReport) -> Vec<[String; 2]> {
     let app = match &status.health {
         _ if !status.running => "stopped".to_owned(),
         None => "running".to_owned(),
-        Some(HealthReport::Up) => "running; the bus is up".to_owned(),
-        Some(HealthReport::Down { reason }) => format!("running; the bus is down: {}", harmless(reason)),
+        Some(HealthReport::Up) => "running; the broker is up".to_owned(),
+        Some(HealthReport::Down { reason }) => format!("running; the broker is down: {}", harmless(reason)),
     };
     let mut rows = vec![["app", &app], ["delivery", &status.delivery.to_string()]]
         .into_iter()
@@ -49,7 +49,7 @@ fn rows(status: &StatusReport) -> Vec<[String; 2]> {
 fn outbox_rows(outbox: &OutboxReport, running: bool) -> impl Iterator<Item = (&'static str, String)> {
     let oldest = match (outbox.oldest, outbox.oldest_age_seconds) {
         (Some(_), Some(age)) => {
-            format!(", the oldest made {} ago", span(Duration::try_from_secs_f64(age).unwrap_or_default()))
+            format!(", the oldest created {} ago", span(Duration::try_from_secs_f64(age).unwrap_or_default()))
         }
         _ => String::new(),
     };
@@ -58,11 +58,15 @@ fn outbox_rows(outbox: &OutboxReport, running: bool) -> impl Iterator<Item = (&'
         outbox.stored_per_second, outbox.confirmed_per_second
     );
     let breaker = match &outbox.breaker {
-        BreakerReport::Closed => "closed: messages leave".to_owned(),
+        BreakerReport::Closed => "closed: messages are sent".to_owned(),
         BreakerReport::Open { since, next_probe } => {
-            format!("open since {}: nothing leaves; asks the bus again {}", ago(*since), ago(*next_probe))
+            format!(
+                "open since {}: no message is sent; next probe of the broker {}",
+                ago(*since),
+                ago(*next_probe)
+            )
         }
-        BreakerReport::HalfOpen => "half open: one message goes first".to_owned(),
+        BreakerReport::HalfOpen => "half open: one message is sent first".to_owned(),
     };
     let last_error = match &outbox.last_error {
         None => "none".to_owned(),
@@ -75,6 +79,6 @@ fn outbox_rows(outbox: &OutboxReport, running: bool) -> impl Iterator<Item = (&'
         ("size", bytesize::ByteSize::b(outbox.bytes).to_string()),
     ];
     let relayed = [("rates", rates), ("breaker", breaker), ("last error", last_error)];
-    // Nobody relays in a stopped app.
+    // A stopped app has no relay.
     stored.into_iter().chain(relayed.into_iter().filter(move |_| running))
 }

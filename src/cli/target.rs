@@ -1,4 +1,4 @@
-//! What a command works on: the outbox of a stopped app, or the admin router of a running one.
+//! The target of a command: the outbox of a stopped app, or the admin router of a running one.
 //!
 //! Both are the same JSON API: a stopped outbox is served by the router inside this process.
 
@@ -18,7 +18,7 @@ use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 
-use super::failure::Failure;
+use super::error::CliError;
 use crate::admin::Admin;
 use crate::backends::dummy::Dummy;
 use crate::bus::Bus;
@@ -71,8 +71,8 @@ impl Target {
         Self::Running(App { agent: config.build().new_agent(), url: url.clone(), headers: headers.to_vec() })
     }
 
-    /// Opens the outbox that the settings name; it must be there unless messages are to be stored.
-    pub(super) fn stopped(settings: &Settings, to_store: bool, runtime: &Handle) -> Result<Self, Failure> {
+    /// Opens the outbox of the settings, which must exist unless messages are stored in it.
+    pub(super) fn stopped(settings: &Settings, to_store: bool, runtime: &Handle) -> Result<Self, CliError> {
         let (messenger, outbox): (Arc<dyn Messenger>, _) = match settings.delivery {
             DeliveryMode::Durable => {
                 let (messenger, handle) = open(settings, to_store, runtime)?;
@@ -99,11 +99,11 @@ impl Target {
         &self,
         path: &[&str],
         query: &[(&str, String)],
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CliError> {
         self.call(&Method::GET, path, query, Vec::new())
     }
 
-    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, Failure> {
+    pub(super) fn post<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, CliError> {
         self.call(&Method::POST, &[path], &[], body)
     }
 
@@ -113,7 +113,7 @@ impl Target {
         path: &[&str],
         query: &[(&str, String)],
         body: Vec<u8>,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, CliError> {
         let (status, body) = match self {
             Self::Running(app) => app.call(method, path, query, body)?,
             Self::Stopped(stopped) => stopped.call(method, path, query, body)?,
@@ -126,25 +126,25 @@ impl Target {
             error: String,
         }
         match serde_json::from_slice::<Refusal>(&body) {
-            Ok(Refusal { error }) if status == StatusCode::NOT_FOUND => Err(Failure::not_found(error)),
-            Ok(Refusal { error }) if !is_of_auth(status) => Err(Failure::failed(error)),
+            Ok(Refusal { error }) if status == StatusCode::NOT_FOUND => Err(CliError::not_found(error)),
+            Ok(Refusal { error }) if !is_of_auth(status) => Err(CliError::failed(error)),
             _ => Err(self.no_answer(status, "")),
         }
     }
 
-    /// What answers is no admin router, or something that stands before it.
-    fn no_answer(&self, status: StatusCode, problem: &str) -> Failure {
-        let Self::Running(App { url, .. }) = self else { return Failure::failed(problem) };
-        Failure::unreachable(match status {
+    /// The fault of an answer that is not of an admin router, or of a proxy before it.
+    fn no_answer(&self, status: StatusCode, problem: &str) -> CliError {
+        let Self::Running(App { url, .. }) = self else { return CliError::failed(problem) };
+        CliError::unreachable(match status {
             _ if is_of_auth(status) => {
                 format!(
-                    "{url} answers {status}: give what it asks for, as --http-header 'authorization: Bearer ..'"
+                    "{url} answered {status}: send credentials, such as --http-header 'authorization: Bearer ..'"
                 )
             }
             _ if status.is_success() => {
-                format!("{url} answers what an admin router of this version does not: {problem}")
+                format!("{url} did not answer as an admin router of this version: {problem}")
             }
-            _ => format!("{url} answers {status}: it is not where the app has nested bus.admin()"),
+            _ => format!("{url} answered {status}: write the address where the app nests bus.admin()"),
         })
     }
 }
@@ -163,7 +163,7 @@ impl App {
         path: &[&str],
         query: &[(&str, String)],
         body: Vec<u8>,
-    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+    ) -> Result<(StatusCode, Vec<u8>), CliError> {
         let mut url = self.url.clone();
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
@@ -176,7 +176,7 @@ impl App {
             request = request.header(name, value);
         }
         let away = |error: &(dyn std::error::Error + 'static)| {
-            Failure::unreachable(format!("the app at {} cannot be reached: {}", self.url, Chain(error)))
+            CliError::unreachable(format!("the app at {} cannot be reached: {}", self.url, Chain(error)))
         };
         let response = if method == Method::GET {
             request
@@ -202,7 +202,7 @@ impl Stopped {
         path: &[&str],
         query: &[(&str, String)],
         body: Vec<u8>,
-    ) -> Result<(StatusCode, Vec<u8>), Failure> {
+    ) -> Result<(StatusCode, Vec<u8>), CliError> {
         let mut uri = format!("/{}", path.join("/"));
         if !query.is_empty() {
             let mut pairs = url::form_urlencoded::Serializer::new(String::new());
@@ -213,11 +213,11 @@ impl Stopped {
             .uri(uri)
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(body))
-            .map_err(|error| Failure::error(&error))?;
+            .map_err(|error| CliError::error(&error))?;
         self.runtime.block_on(async {
             let Ok(response) = self.router.clone().call(request).await;
             let (head, body) = response.into_parts();
-            let body = to_bytes(body, usize::MAX).await.map_err(|error| Failure::error(&error))?;
+            let body = to_bytes(body, usize::MAX).await.map_err(|error| CliError::error(&error))?;
             Ok((head.status, body.into()))
         })
     }
@@ -227,35 +227,35 @@ fn open(
     settings: &Settings,
     to_store: bool,
     runtime: &Handle,
-) -> Result<(Arc<dyn Messenger>, OutboxHandle), Failure> {
+) -> Result<(Arc<dyn Messenger>, OutboxHandle), CliError> {
     let path = &settings.outbox.path;
     if !to_store && matches!(path.try_exists(), Ok(false)) {
         let path = absolute(path).unwrap_or_else(|_| path.clone());
-        return Err(Failure::not_found(format!(
-            "there is no outbox {}: the app makes it when it starts; is this the --settings file of the app, and \
-             the folder it runs in?",
+        return Err(CliError::not_found(format!(
+            "there is no outbox {}: the app creates it when it starts; use the --settings file of the app, in \
+             the folder where it runs",
             path.display()
         )));
     }
     let store =
         runtime.block_on(EmbeddedStore::open(&settings.outbox.store())).map_err(|error| match error {
-            OpenError::InUse { .. } => Failure::unreachable(error),
-            error => Failure::error(&error),
+            OpenError::InUse { .. } => CliError::unreachable(error),
+            error => CliError::error(&error),
         })?;
     Ok(stopped(settings, Arc::new(store), to_store, runtime))
 }
 
-/// Opens the outbox in the database, whose tables must be there. The app may run.
+/// Opens the outbox in the database, whose tables must exist. The app may run.
 #[cfg(feature = "_sql")]
 fn open_database(
     settings: &Settings,
     to_store: bool,
     runtime: &Handle,
-) -> Result<(Arc<dyn Messenger>, OutboxHandle), Failure> {
+) -> Result<(Arc<dyn Messenger>, OutboxHandle), CliError> {
     let mut outbox = settings.outbox.clone();
     outbox.migrate = false;
     let store = runtime.block_on(async { Database::connect(&outbox).await?.open(&outbox).await });
-    let store = store.map_err(|error| Failure::unreachable(Chain(&error).to_string()))?;
+    let store = store.map_err(|error| CliError::unreachable(Chain(&error).to_string()))?;
     Ok(stopped(settings, store.into_store(), to_store, runtime))
 }
 
@@ -267,7 +267,7 @@ fn stopped(
     runtime: &Handle,
 ) -> (Arc<dyn Messenger>, OutboxHandle) {
     let _runtime = runtime.enter();
-    // Nothing leaves by the bus: it says what it could never send, if its settings are good.
+    // The messenger only checks messages; nothing is sent.
     let bus = if to_store { runtime.block_on(Bus::builder(settings).messenger()).ok() } else { None };
     let bus = bus.map_or_else(|| Arc::new(Dummy) as _, |(bus, _)| bus);
     let (outbox, _relay) = Outbox::new(bus, store, RelaySettings::default());

@@ -9,10 +9,10 @@ use http::{HeaderValue, Request, Response};
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
+use super::disposition::Disposition;
 use super::handle::ConsumerHandle;
 use super::request::request;
 use super::settings::ConsumerSettings;
-use super::verdict::Verdict;
 use crate::source::delivery::Delivery;
 use crate::source::{self, SourceError};
 use crate::telemetry;
@@ -23,35 +23,35 @@ use crate::util::error::{BoxError, Chain};
 /// The first wait before another attempt.
 const BASE: Duration = Duration::from_secs(1);
 
-/// What every attempt of a consumer shares.
+/// The settings and counters that all attempts of a consumer share.
 pub(super) struct Worker {
     pub(super) settings: ConsumerSettings,
     pub(super) handle: ConsumerHandle,
-    /// What requests say of where messages come from.
+    /// The header `ce-source` of requests.
     pub(super) source: HeaderValue,
 }
 
 impl Worker {
-    /// Hands the message to the service, unless that panicked as it was cloned, and answers by what that answers.
+    /// Calls the service, unless it panicked while being cloned, and settles the message by the response.
     pub(super) async fn handle<S, B>(self: Arc<Self>, service: Option<S>, delivery: source::Unsettled)
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
     {
         let begun = Instant::now();
-        let verdict = match delivery.view() {
+        let disposition = match delivery.view() {
             Ok(view) => self.judge(service, view).await,
-            Err(reason) => Verdict::Reject { reason: format!("it cannot be read: {reason}") },
+            Err(reason) => Disposition::Reject { reason: format!("the message cannot be read: {reason}") },
         };
-        let answered = match verdict {
-            Verdict::Ack => {
+        let answered = match disposition {
+            Disposition::Ack => {
                 self.handle.acked();
                 telemetry::handled("ack", begun.elapsed());
                 delivery.ack().await
             }
-            Verdict::Reject { reason } => self.reject(delivery, reason, begun).await,
-            Verdict::Retry { after, reason } => self.retry(delivery, after, reason, begun).await,
-            Verdict::NotNow { after } => {
+            Disposition::Reject { reason } => self.reject(delivery, reason, begun).await,
+            Disposition::Retry { after, reason } => self.retry(delivery, after, reason, begun).await,
+            Disposition::NotNow { after } => {
                 telemetry::handled("not_now", begun.elapsed());
                 tokio::time::sleep(after).await;
                 delivery.release().await
@@ -60,36 +60,38 @@ impl Worker {
         if let Err(error) = answered
             && !matches!(error, SourceError::Closed)
         {
-            tracing::warn!(error = %Chain(&error), "the answer to a message could not be given: it comes again");
+            tracing::warn!(error = %Chain(&error), "failed to settle a message; it comes again");
         }
     }
 
-    async fn judge<S, B>(&self, service: Option<S>, view: &Delivery) -> Verdict
+    async fn judge<S, B>(&self, service: Option<S>, view: &Delivery) -> Disposition
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
     {
         let (message, most) = (view.message(), self.settings.max_bytes);
         if message.body().len() > most {
-            return Verdict::Reject { reason: format!("its body is larger than {most} bytes") };
+            return Disposition::Reject { reason: format!("the body is larger than {most} bytes") };
         }
         if view.attempt() > self.settings.max_attempts {
             let attempts = view.attempt() - 1;
             let reason = format!(
-                "{attempts} attempts ended without an answer that could be kept: handling it may end the process"
+                "{attempts} attempts ended without a recorded result; handling this message may kill the process"
             );
-            return Verdict::Reject { reason };
+            return Disposition::Reject { reason };
         }
         let request = match request(view, &self.source) {
             Ok(request) => request,
-            Err(error) => return Verdict::Reject { reason: error.to_string() },
+            Err(error) => return Disposition::Reject { reason: error.to_string() },
         };
-        let Some(service) = service else { return Verdict::failed("the handler panicked as it was cloned") };
+        let Some(service) = service else {
+            return Disposition::failed("the handler panicked while being cloned");
+        };
         let attempt = timeout(self.settings.timeout, caught(call(service, request)));
         match attempt.await {
-            Ok(Some(verdict)) => verdict,
-            Ok(None) => Verdict::failed("the handler panicked"),
-            Err(_) => Verdict::failed(format!("no answer within {:?}", self.settings.timeout)),
+            Ok(Some(disposition)) => disposition,
+            Ok(None) => Disposition::failed("the handler panicked"),
+            Err(_) => Disposition::failed(format!("no answer within {:?}", self.settings.timeout)),
         }
     }
 
@@ -110,7 +112,7 @@ impl Worker {
         let after = after.unwrap_or_else(|| backoff.delay(attempt - 1));
         if let Ok(view) = delivery.view() {
             let (id, topic) = (view.message().id(), view.message().topic());
-            tracing::warn!(%id, %topic, attempt, reason, ?after, "message not handled: it comes again");
+            tracing::warn!(%id, %topic, attempt, reason, ?after, "failed to handle a message; it comes again");
         }
         self.handle.retried();
         telemetry::handled("retry", begun.elapsed());
@@ -133,18 +135,18 @@ impl Worker {
     }
 }
 
-async fn call<S, B>(mut service: S, request: Request<Body>) -> Verdict
+async fn call<S, B>(mut service: S, request: Request<Body>) -> Disposition
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
     B: http_body::Body,
 {
-    let ready = poll_fn(|cx| service.poll_ready(cx)).await.map_err(Verdict::error);
-    if let Err(verdict) = ready {
-        return verdict;
+    let ready = poll_fn(|cx| service.poll_ready(cx)).await.map_err(Disposition::error);
+    if let Err(disposition) = ready {
+        return disposition;
     }
-    let response = service.call(request).await.map_err(Verdict::error);
+    let response = service.call(request).await.map_err(Disposition::error);
     match response {
-        Ok(response) => Verdict::of(response).await,
-        Err(verdict) => verdict,
+        Ok(response) => Disposition::of(response).await,
+        Err(disposition) => disposition,
     }
 }

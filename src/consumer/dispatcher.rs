@@ -15,13 +15,13 @@ use crate::telemetry;
 use crate::util::caught::{called, caught};
 use crate::util::error::Chain;
 
-/// How many messages are held at most for each that may be handled, those that wait behind their keys included.
+/// How many messages are held at most for each concurrent handler, including those that wait for their key.
 const HELD: usize = 4;
 
-/// What is handled in order.
+/// Messages with the same topic and key are handled in order.
 pub(super) type Key = (Topic, String);
 
-/// Begins to handle a message, in a task that ends with its key.
+/// Spawns a task that handles a message and returns its key.
 pub(super) type Begin = Box<dyn Fn(&mut JoinSet<Option<Key>>, Option<Key>, source::Unsettled) + Send>;
 
 pub(super) struct Dispatcher {
@@ -30,11 +30,11 @@ pub(super) struct Dispatcher {
     pub(super) worker: Arc<Worker>,
     pub(super) begin: Begin,
     pub(super) tasks: JoinSet<Option<Key>>,
-    /// The keys of the messages being handled, and what waits behind each.
+    /// The keys of the messages being handled, and the messages that wait for each.
     pub(super) keys: HashMap<Key, VecDeque<source::Unsettled>>,
-    /// How many wait so.
+    /// How many messages wait for a key.
     pub(super) waiting: usize,
-    /// The last try to receive has failed.
+    /// Whether the last receive failed.
     pub(super) failing: bool,
 }
 
@@ -50,9 +50,9 @@ impl Dispatcher {
                 _ = paused.changed() => {
                     if *paused.borrow() {
                         pause(&self.source).await;
-                        tracing::info!(source = %self.name, "consumer paused");
+                        tracing::info!(source = %self.name, "paused the consumer");
                     } else {
-                        tracing::info!(source = %self.name, "consumer resumed");
+                        tracing::info!(source = %self.name, "resumed the consumer");
                     }
                 }
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
@@ -74,8 +74,8 @@ impl Dispatcher {
                     Err(SourceError::Closed) => return,
                     Err(error) => {
                         let reason = Chain(&error).to_string();
-                        tracing::error!(source = %self.name, error = %reason, "nothing can be received");
-                        self.worker.handle.set_down(Some(format!("nothing can be received: {reason}")));
+                        tracing::error!(source = %self.name, error = %reason, "failed to receive; retrying");
+                        self.worker.handle.set_down(Some(format!("cannot receive: {reason}")));
                         self.failing = true;
                     }
                 }
@@ -83,7 +83,7 @@ impl Dispatcher {
         }
     }
 
-    /// How many more messages may come: those of a standing key are looked past, as far as there is room to hold them.
+    /// How many more messages to receive. Messages of a busy key are held back, so that others can be handled.
     fn room(&self) -> usize {
         let ConsumerSettings { concurrency, .. } = self.worker.settings;
         let held = self.tasks.len() + self.waiting;
@@ -118,7 +118,7 @@ impl Dispatcher {
         let key = match ended {
             Ok(Some(key)) => key,
             Ok(None) => return,
-            // Only a drop that panics ends so; what waits behind its key is handed back at the end.
+            // Only a panicking drop ends here; messages that wait for the key are handed back at shutdown.
             Err(error) => return tracing::error!(%error, "a task of the consumer panicked"),
         };
         loop {
@@ -134,7 +134,7 @@ impl Dispatcher {
         }
     }
 
-    /// Lets what is being handled end; hands back the rest, and says how many of those had begun.
+    /// Lets running handlers end, hands back the other messages, and returns how many handlers did not end.
     pub(super) async fn drain(&mut self, until: Instant) -> usize {
         for (_, waiting) in self.keys.drain() {
             for delivery in waiting {
@@ -151,7 +151,7 @@ impl Dispatcher {
     }
 }
 
-/// How long nothing is received after the source panicked.
+/// The wait before receiving again after the source panicked.
 const PANICKED: Duration = Duration::from_secs(1);
 
 async fn receive(source: &Arc<dyn Source>, room: usize) -> Result<Vec<source::Unsettled>, SourceError> {
@@ -166,7 +166,7 @@ async fn receive(source: &Arc<dyn Source>, room: usize) -> Result<Vec<source::Un
 
 async fn pause(source: &Arc<dyn Source>) {
     if caught(source.pause()).await.is_none() {
-        tracing::error!(source = %name(source), "the source panicked while it was paused");
+        tracing::error!(source = %name(source), "the source panicked while it was being paused");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Steering a consumer that runs.
+//! Control and status of a running consumer.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,31 +9,31 @@ use crate::messenger::Health;
 
 /// A handle to a running [`Consumer`](crate::consumer::Consumer); a clone is a handle to the same.
 #[derive(Clone, Debug)]
-pub struct ConsumerHandle(Arc<Shared>);
+pub struct ConsumerHandle(Arc<HandleInner>);
 
-/// What a consumer shares with its handles.
+/// The state that a consumer shares with its handles.
 #[derive(Debug)]
-struct Shared {
+struct HandleInner {
     paused: watch::Sender<bool>,
     handling: AtomicUsize,
     acked: AtomicU64,
     retried: AtomicU64,
     dead: AtomicU64,
-    /// Why nothing is received.
+    /// Why the consumer receives nothing.
     down: Mutex<Option<String>>,
 }
 
-/// What a consumer does and did, since it was made.
+/// The counters of a consumer since it was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConsumerStatus {
-    /// Whether it takes no messages for now.
+    /// Whether the consumer is paused.
     pub paused: bool,
     /// How many messages are being handled.
     pub handling: usize,
-    /// How many were handled.
+    /// How many messages were handled and acknowledged.
     pub acked: u64,
-    /// How many attempts failed and are made again.
+    /// How many attempts failed and are retried.
     pub retried: u64,
     /// How many messages became dead letters.
     pub dead: u64,
@@ -41,7 +41,7 @@ pub struct ConsumerStatus {
 
 impl ConsumerHandle {
     pub(super) fn new() -> Self {
-        Self(Arc::new(Shared {
+        Self(Arc::new(HandleInner {
             paused: watch::Sender::new(false),
             handling: AtomicUsize::new(0),
             acked: AtomicU64::new(0),
@@ -51,20 +51,20 @@ impl ConsumerHandle {
         }))
     }
 
-    /// Lets no more messages come. Those being handled go on; those fetched ahead are handed back.
+    /// Stops receiving. Running handlers go on; prefetched messages are handed back.
     pub fn pause(&self) {
         self.0.paused.send_replace(true);
     }
 
-    /// Lets messages come again.
+    /// Receives again.
     pub fn resume(&self) {
         self.0.paused.send_replace(false);
     }
 
-    /// What it does and did.
+    /// Returns the counters.
     #[must_use]
     pub fn status(&self) -> ConsumerStatus {
-        let Shared { paused, handling, acked, retried, dead, .. } = &*self.0;
+        let HandleInner { paused, handling, acked, retried, dead, .. } = &*self.0;
         ConsumerStatus {
             paused: *paused.borrow(),
             handling: handling.load(Ordering::Relaxed),
@@ -74,14 +74,14 @@ impl ConsumerHandle {
         }
     }
 
-    /// Whether messages can be received: down while the source fails, and when the consumer ended before it was told to, as
-    /// when its future was dropped or its source closed. It is up before it runs.
+    /// Whether messages can be received: down while the source fails, and after the consumer ended without a signal to stop,
+    /// because its future was dropped or its source closed. A consumer that does not run yet is up.
     #[must_use]
     pub fn health(&self) -> Health {
         self.down().clone().map_or(Health::Up, |reason| Health::Down { reason })
     }
 
-    /// It receives nothing, for this reason; or it does.
+    /// Sets why nothing is received; `None` when the consumer receives.
     pub(super) fn set_down(&self, reason: Option<String>) {
         *self.down() = reason;
     }
@@ -90,7 +90,7 @@ impl ConsumerHandle {
         self.0.down.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether neither a consumer nor anybody else has a handle.
+    /// Whether this is the only handle.
     #[cfg(feature = "settings")]
     pub(crate) fn is_last(&self) -> bool {
         Arc::strong_count(&self.0) == 1

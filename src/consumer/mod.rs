@@ -2,10 +2,10 @@
 
 mod attempt;
 mod dispatcher;
+mod disposition;
 mod handle;
 mod request;
 mod settings;
-mod verdict;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -35,9 +35,9 @@ use crate::util::stop::StopSignal;
 ///
 /// A message of the topic `user.created` becomes `POST /user/created`: its headers are the request's, as are the attributes
 /// of CloudEvents (`ce-id`, `ce-type`, `ce-source`, `ce-time`), its body is as it came, and the extractors
-/// [`Delivery`](crate::source::delivery::Delivery) and [`MessageId`](crate::source::delivery::MessageId) say the rest. Headers that would be taken for facts about
-/// an HTTP request (`host`, `content-length`, `authorization`, `cookie`, `x-forwarded-*` and the like) are not the request's:
-/// they are among those of [`Delivery::message`](crate::source::delivery::Delivery::message). The response decides:
+/// [`Delivery`](crate::source::delivery::Delivery) and [`MessageId`](crate::source::delivery::MessageId) give the rest. Headers that would be taken for facts about
+/// an HTTP request (`host`, `content-length`, `authorization`, `cookie`, `x-forwarded-*` and the like) are not copied:
+/// they are in [`Delivery::message`](crate::source::delivery::Delivery::message). The response decides:
 ///
 /// | what the service does | the message |
 /// |---|---|
@@ -46,16 +46,16 @@ use crate::util::stop::StopSignal;
 /// | takes longer than [`timeout`](ConsumerSettings::timeout), panics, gives an error | the same |
 /// | 404 | is a dead letter: no handler |
 /// | anything else | is a dead letter, with the status and the start of the body as its reason |
-/// | (cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes), has over 1,000 headers or 64 KiB of them) | is a dead letter |
+/// | (the message cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes), has over 1,000 headers or 64 KiB of them) | is a dead letter |
 ///
-/// [`MessagingLayer`](crate::layer::MessagingLayer) works inside as ever: what a handler enqueues leaves when *it* succeeds, and
-/// carries the headers `correlation_id` and `causation_id`. With
+/// [`MessagingLayer`](crate::layer::MessagingLayer) works inside: messages that a handler enqueues leave when *it* succeeds, and
+/// carry the headers `correlation_id` and `causation_id`. With
 /// [`OnSendFailure::Log`](crate::layer::OnSendFailure::Log) a message may be acknowledged whose follow-up could not be
-/// sent. While the layer turns requests away because the outbox is full, messages wait, and no attempt is counted.
+/// sent. While the layer rejects requests with 503 because the outbox is full, messages wait, and no attempt is counted.
 ///
-/// Up to [`concurrency`](ConsumerSettings::concurrency) messages are handled at a time. Those of one topic and key are handled one
-/// after the other, in the order they come. Others pass them while no more than 4 times `concurrency` messages are held here,
-/// as far as the source gives them out. A message that waits for its retry lets later ones pass, unless the source keeps
+/// Up to [`concurrency`](ConsumerSettings::concurrency) messages are handled at a time. Messages of one topic and key are handled one
+/// after the other, in order. Messages of other keys overtake them while at most 4 times `concurrency` messages are held here,
+/// if the source delivers them. A message that waits for its retry lets later ones of its key pass, unless the source holds
 /// them back, as an embedded store does.
 ///
 /// ```
@@ -102,13 +102,13 @@ impl<S> Consumer<S> {
         self
     }
 
-    /// Sets how it works.
+    /// Sets the settings.
     pub fn with_settings(mut self, settings: ConsumerSettings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// A handle to pause and resume it, and to see what it does.
+    /// A handle to pause and resume the consumer, and to read its status.
     #[must_use]
     pub fn handle(&self) -> ConsumerHandle {
         self.handle.clone()
@@ -167,7 +167,7 @@ impl<S> Consumer<S> {
         // A handler ends within its time limit.
         let timeout = settings.timeout;
         let source_name = name(&source);
-        tracing::info!(source = %source_name, "consuming");
+        tracing::info!(source = %source_name, "started consuming");
         let ending = Ending(Some(handle.clone()));
         let worker =
             Arc::new(Worker { settings, handle: handle.clone(), source: request::source(&source_name) });
@@ -180,9 +180,9 @@ impl<S> Consumer<S> {
                 let (worker, service) = (Arc::clone(&attempt), called(|| service.clone()));
                 // In a box: a task is moved several times before it runs.
                 tasks.spawn(Box::pin(async move {
-                    // Whatever panics, those who wait behind the key go on.
+                    // After a panic, waiting messages of the key go on.
                     if caught(worker.handle(service, delivery)).await.is_none() {
-                        tracing::error!("the answer to a message panicked: it comes again");
+                        tracing::error!("settling a message panicked; the message comes again");
                     }
                     key
                 }));
@@ -205,8 +205,8 @@ impl<S> Consumer<S> {
                 },
             };
             ended = ended.saturating_add(1);
-            tracing::error!(source = %source_name, ?delay, "the consumer panicked: it is started again");
-            handle.set_down(Some("it panicked, and is started again soon".to_owned()));
+            tracing::error!(source = %source_name, ?delay, "the consumer panicked; restarting it");
+            handle.set_down(Some("the consumer panicked and restarts soon".to_owned()));
             tokio::select! {
                 until = &mut shutdown => break Some(until),
                 () = tokio::time::sleep(delay) => handle.set_down(None),
@@ -216,17 +216,17 @@ impl<S> Consumer<S> {
         if stopped.is_none() {
             tracing::warn!(source = %source_name, "the source was closed; this consumer receives nothing any more");
         }
-        handle.set_down(stopped.is_none().then(|| "its source was closed".to_owned()));
+        handle.set_down(stopped.is_none().then(|| "the source was closed".to_owned()));
         let until = stopped.unwrap_or_else(|| after(Instant::now(), timeout));
         let unfinished = dispatcher.drain(until).await;
         let close = source.close(until.saturating_duration_since(Instant::now()));
         if caught(close).await.is_none() {
-            tracing::error!(source = %source_name, "the source panicked while it was closed");
+            tracing::error!(source = %source_name, "the source panicked while it was being closed");
         }
         if unfinished > 0 {
-            tracing::warn!(source = %source_name, messages = unfinished, "consumer stopped; messages that were being handled come again");
+            tracing::warn!(source = %source_name, messages = unfinished, "stopped the consumer with unfinished messages; they come again");
         } else {
-            tracing::info!(source = %source_name, "consumer stopped");
+            tracing::info!(source = %source_name, "stopped the consumer");
         }
         unfinished
     }
@@ -258,7 +258,7 @@ impl<S> fmt::Debug for Consumer<S> {
     }
 }
 
-/// Says that the consumer ended before its time, unless that was expected.
+/// Reports a consumer that ends without a signal to stop.
 struct Ending(Option<ConsumerHandle>);
 
 impl Ending {
@@ -270,8 +270,8 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(handle) = &self.0 {
-            tracing::error!("a consumer was dropped: nothing is received until it runs again");
-            handle.set_down(Some("it was dropped before it was told to stop".to_owned()));
+            tracing::error!("a consumer was dropped; it receives nothing until it runs again");
+            handle.set_down(Some("the consumer was dropped before the signal to stop".to_owned()));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! From a message to the request its handler sees.
+//! From a message to the request for its handler.
 
 use axum_core::body::Body;
 use http::header::CONTENT_TYPE;
@@ -10,8 +10,8 @@ use crate::message::headers::MOST;
 use crate::source::delivery::Delivery;
 use crate::util::rfc3339;
 
-/// Headers that are not copied, as a handler or a layer would take them for facts about an HTTP request: those that speak
-/// of the HTTP message itself (RFC 9110, RFC 9112), credentials, and what a proxy says of the client.
+/// Headers that are not copied, since a handler or a layer would take them for facts about an HTTP request: headers of
+/// the HTTP message itself (RFC 9110, RFC 9112), credentials, and headers by which a proxy describes the client.
 const OF_HTTP: [&str; 23] = [
     "client-ip",
     "connection",
@@ -83,7 +83,7 @@ pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Reque
 /// Why a message cannot be a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoRequest {
-    #[error("its topic cannot be a path")]
+    #[error("the topic cannot be a path")]
     Topic,
     #[error("it has more than {MOST} headers")]
     ManyHeaders,
@@ -163,7 +163,7 @@ fn is_of_http(name: &str) -> bool {
         || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
 }
 
-/// Whether a header is for us to say. Only an event names its source itself.
+/// Whether only we may set a header. Only an event names its source itself.
 fn is_ours(name: &str, delivery: &Delivery) -> bool {
     match name {
         "ce-id" | "ce-specversion" | "ce-time" | "ce-type" => true,

@@ -1,4 +1,4 @@
-//! How a consumer works.
+//! Settings of a consumer.
 
 use std::time::Duration;
 
@@ -9,12 +9,12 @@ use std::time::Duration;
 pub struct ConsumerSettings {
     /// How many messages are handled at the same time; 16 by default, at least 1.
     pub concurrency: usize,
-    /// How long a handler may take; 30 s by default. Its future is dropped then, and the attempt has failed.
+    /// How long a handler may take; 30 s by default. After that its future is dropped and the attempt has failed.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]
     pub timeout: Duration,
     /// How many attempts a message gets before it is a dead letter; 10 by default, at least 1.
     pub max_attempts: u32,
-    /// The longest wait before another attempt; one minute by default. It begins at one second and doubles, with full jitter.
+    /// The longest wait before another attempt; one minute by default. Waits begin at one second and double, with full jitter.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]
     pub max_backoff: Duration,
     /// The largest body, in bytes; 16 MiB by default. A larger one is a dead letter.
@@ -35,8 +35,8 @@ impl Default for ConsumerSettings {
 }
 
 impl ConsumerSettings {
-    /// The longest time over which a message is tried: `max_attempts` times `timeout` and `max_backoff`. A handler that answers
-    /// with a longer `Retry-After` makes it longer.
+    /// The longest time over which a message is tried: `max_attempts` times `timeout` and `max_backoff`. A longer
+    /// `Retry-After` extends it.
     #[must_use]
     pub fn retry_span(&self) -> Duration {
         self.timeout.saturating_add(self.max_backoff).saturating_mul(self.max_attempts)

@@ -1,4 +1,4 @@
-//! The keys a settings struct knows.
+//! The keys that a struct of settings knows.
 
 use std::fmt;
 
@@ -11,15 +11,15 @@ pub(super) const MESSAGE_BUS: &str = "MESSAGE_BUS";
 /// How alike two names must be for one to be a typo of the other; 1 is the same.
 const NEAR: f64 = 0.75;
 
-/// The names of the fields of a struct, as serde sees them.
+/// The names of the fields of a struct, as serde reads them.
 pub(super) fn of<'de, T: Deserialize<'de>>() -> Vec<&'static str> {
     let mut names = Vec::new();
-    // It never yields a value: it fails as soon as the names are known.
+    // Deserializing fails on purpose as soon as the names are known.
     let _ = T::deserialize(Names(&mut names));
     names
 }
 
-/// The key that looks most like `key`, if one does.
+/// The known key that resembles `key` most; `None` if none does.
 pub(super) fn nearest(key: &str, known: &[&'static str]) -> Option<&'static str> {
     let scored = known.iter().map(|name| (strsim::jaro_winkler(key, name), *name));
     scored.filter(|(score, _)| *score > NEAR).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, name)| name)

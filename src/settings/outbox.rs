@@ -1,4 +1,4 @@
-//! The table `OUTBOX`: where messages are stored, and how they are sent from there.
+//! The table `OUTBOX`: the store and the relay.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,40 +18,40 @@ use crate::store::{Limits, WhenFull};
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct OutboxSettings {
-    /// Durable: the folder, `outbox` by default; its parent must exist.
+    /// Durable: the folder; `outbox` by default. Its parent must exist.
     pub path: PathBuf,
     /// Transactional: the app's own database, unless the app hands its pool to
     /// [`BusBuilder`](crate::bus::BusBuilder); none by default.
     pub database_url: Option<DatabaseUrl>,
-    /// Transactional: how many connections the pool made for `database_url` may have; 10 by default.
+    /// Transactional: how many connections the pool for `database_url` may have; 10 by default.
     pub max_connections: u32,
-    /// Transactional: where the tables are, a schema in Postgres and a prefix of their names in SQLite; `tower_outbox`
-    /// by default.
+    /// Transactional: the schema of the tables in Postgres, the prefix of their names in SQLite; `tower_outbox` by default.
     pub schema: String,
-    /// Transactional: whether the tables are installed and brought up to date at the start; true by default. Else
-    /// `tower-outbox migrate` does it.
+    /// Transactional: whether the start installs and migrates the tables; true by default. If false, run
+    /// `tower-outbox migrate`.
     pub migrate: bool,
-    /// Transactional: whether this process sends what is stored; true by default. Without it, others must.
+    /// Transactional: whether this process runs the relay; true by default. If false, another process on the same database
+    /// must run it.
     pub relay: bool,
-    /// Transactional: how long an instance of the app may be silent before others send what it was to send;
-    /// 15 seconds by default.
+    /// Transactional: how long an instance of the app may be silent before the others take over its messages; 15 seconds by
+    /// default.
     #[serde(deserialize_with = "crate::util::units::duration")]
     pub lease: Duration,
-    /// Transactional: how long the ids of handled messages are remembered; seven days by default.
+    /// Transactional: how long the ids of handled messages are kept; seven days by default.
     #[serde(deserialize_with = "crate::util::units::duration")]
     pub inbox_retention: Duration,
-    /// How many messages it may hold, pending and dead; 1,000,000 by default.
+    /// How many messages the outbox may hold, pending and dead; 1,000,000 by default.
     pub max_messages: u64,
-    /// How many bytes it may hold; 1 GiB by default.
+    /// How many bytes the outbox may hold; 1 GiB by default.
     #[serde(deserialize_with = "crate::util::units::size_u64")]
     pub max_bytes: u64,
-    /// What happens when it is full; [`WhenFull::Refuse`] by default. [`WhenFull::DropOldest`] is for durable alone.
+    /// The behaviour of a full outbox; [`WhenFull::Refuse`] by default. [`WhenFull::DropOldest`] is for durable only.
     #[serde(deserialize_with = "crate::util::units::word")]
     pub when_full: WhenFull,
-    /// How long a message may wait in it; for ever by default.
+    /// How long a message may wait in the outbox; without limit by default.
     #[serde(deserialize_with = "crate::util::units::optional_duration")]
     pub expiry: Option<Duration>,
-    /// What happens to a message that has expired; [`WhenExpired::DeadLetter`] by default.
+    /// The fate of an expired message; [`WhenExpired::DeadLetter`] by default.
     #[serde(deserialize_with = "crate::util::units::word")]
     pub when_expired: WhenExpired,
     /// How many attempts a message gets before it is a dead letter; 50 by default.
@@ -88,14 +88,14 @@ impl Default for OutboxSettings {
 }
 
 impl OutboxSettings {
-    /// What of it concerns the embedded store.
+    /// The settings of the embedded store.
     #[cfg(feature = "embedded")]
     #[must_use]
     pub fn store(&self) -> EmbeddedStoreSettings {
         EmbeddedStoreSettings::new(&self.path).with_limits(self.limits())
     }
 
-    /// What of it concerns a store in a database.
+    /// The settings of a store in a database.
     #[cfg(feature = "_sql")]
     #[must_use]
     pub fn database(&self) -> SqlStoreSettings {
@@ -106,7 +106,7 @@ impl OutboxSettings {
             .with_limits(self.limits())
     }
 
-    /// What of it concerns the relay.
+    /// The settings of the relay.
     #[cfg(any(feature = "embedded", feature = "_sql"))]
     #[must_use]
     pub fn relay_settings(&self) -> RelaySettings {
@@ -132,19 +132,19 @@ fn limits(max_messages: u64, max_bytes: u64, when_full: WhenFull) -> Limits {
 
 /// The URL of a database: `postgres://user:password@host/name`, `sqlite:path/to/file.db`.
 ///
-/// `Debug` shows its scheme alone: it may hold a password.
+/// `Debug` shows the scheme only, since a URL may hold a password.
 #[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct DatabaseUrl(String);
 
 impl DatabaseUrl {
-    /// The URL itself, with its password.
+    /// Returns the URL with its password.
     #[must_use]
     pub fn expose(&self) -> &str {
         &self.0
     }
 
-    /// The scheme, if it has one; else nothing, as its beginning may be a user or a password.
+    /// The scheme; empty if there is none, since the text before a colon may be a user.
     pub(crate) fn scheme_of(url: &str) -> &str {
         match url.split_once(':') {
             Some(("sqlite", _)) => "sqlite",
@@ -166,7 +166,7 @@ impl fmt::Debug for DatabaseUrl {
     }
 }
 
-/// The keys of the backend `embedded`: a queue in a store of its own.
+/// The keys of the backend `embedded`, a queue in a store of its own.
 #[cfg(feature = "embedded")]
 #[derive(Clone, Debug, Deserialize)]
 #[serde(default, deny_unknown_fields)]

@@ -1,4 +1,4 @@
-//! A table of settings whose keys are in any case.
+//! A table of settings with keys in any case.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -13,7 +13,7 @@ use super::{keys, yaml};
 use crate::util::secret::redacted;
 use crate::util::text_file::{self, toml_fault};
 
-/// How the names of our environment variables begin, in lower case.
+/// The beginning of our environment variables, in lower case.
 const PREFIX: &str = "message_bus__";
 
 /// Keys in lower case, in tables at every depth.
@@ -59,7 +59,7 @@ impl Table {
         }
     }
 
-    /// The variables of the environment that are ours; others may hold anything.
+    /// Reads our environment variables; others may hold anything.
     pub(super) fn of_environment(
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, SettingsError> {
@@ -69,7 +69,7 @@ impl Table {
             let lowered = name.to_lowercase();
             let Some(key) = lowered.strip_prefix(PREFIX) else { continue };
             let fault = |problem| SettingsError::Environment { name: name.to_string(), problem };
-            let value = value.into_string().map_err(|_| fault("is not UTF-8 text: write it anew"))?;
+            let value = value.into_string().map_err(|_| fault("is not UTF-8 text: set it again"))?;
             if name.contains('\u{fffd}') || key.split("__").any(str::is_empty) {
                 return Err(fault("names no key: write MESSAGE_BUS__KEY or MESSAGE_BUS__TABLE__KEY"));
             }
@@ -84,7 +84,7 @@ impl Table {
         Ok(table)
     }
 
-    /// Sets the value at a path of keys; whether there was none.
+    /// Sets the value at a path of keys. Returns whether the path was free.
     fn insert(&mut self, path: &str, value: Value) -> bool {
         let mut table = &mut self.0;
         let (tables, key) = match path.rsplit_once("__") {
@@ -101,18 +101,18 @@ impl Table {
         table.insert(key.to_owned(), value).is_none()
     }
 
-    /// Lays another table over this one.
+    /// Merges another table, whose values win.
     pub(super) fn merge(&mut self, over: Self) {
         merge(&mut self.0, over.0);
     }
 
-    /// These keys, and the others.
+    /// Splits into the table of these keys and the table of the others.
     pub(super) fn split(self, names: &[&str]) -> (Self, Self) {
         let (these, others) = self.0.into_iter().partition(|(key, _)| names.contains(&key.as_str()));
         (Self(these), Self(others))
     }
 
-    /// Refuses keys that the table `name` in this one, meant for `T`, does not know.
+    /// Fails on keys of the inner table `name` that `T` does not know.
     pub(super) fn check_keys<T: DeserializeOwned>(&self, name: &str) -> Result<(), SettingsError> {
         match self.0.get(name).map(|value| &value.kind) {
             Some(ValueKind::Table(table)) => check_keys::<T>(table, &format!("{name}."), &[]),
@@ -145,7 +145,9 @@ fn lower(table: Map<String, Value>, origin: Option<&String>) -> Result<Map<Strin
         };
         let value = Value::new(origin, kind);
         if lowered.contains_key(&key) {
-            return Err(ConfigError::Message(format!("the key {key} is given twice, in different case")));
+            return Err(ConfigError::Message(format!(
+                "the key {key} is given twice, in different case: keep one"
+            )));
         }
         lowered.insert(key, value);
     }
@@ -164,7 +166,7 @@ fn merge(table: &mut Map<String, Value>, over: Map<String, Value>) {
     }
 }
 
-/// Refuses keys that `T` does not know; the nearest may also be one of `others`.
+/// Fails on keys that `T` does not know. The nearest key may also be one of `others`.
 fn check_keys<T: DeserializeOwned>(
     table: &Map<String, Value>,
     path: &str,
@@ -183,9 +185,9 @@ fn check_keys<T: DeserializeOwned>(
 #[derive(Clone, Default)]
 pub struct BackendTable {
     table: Table,
-    /// Where it stands, with a dot at the end.
+    /// The path of the table, with a dot at the end.
     path: String,
-    /// The keys that stand beside those of the backend, for hints.
+    /// Keys that do not belong to the backend, for hints.
     others: Vec<&'static str>,
 }
 
@@ -201,7 +203,7 @@ impl BackendTable {
     /// Reads the keys into the settings struct of a backend, with keys in lower case.
     ///
     /// # Errors
-    /// [`SettingsError::UnknownKey`] for a key the struct has not, [`SettingsError::Value`] for a value it cannot have.
+    /// [`SettingsError::UnknownKey`] for a key that the struct does not have, [`SettingsError::Value`] for a value that does not fit.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T, SettingsError> {
         check_keys::<T>(&self.table.0, &self.path, &self.others)?;
         self.table.clone().parse().map_err(|error| self.value_error(&error))

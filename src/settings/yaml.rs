@@ -1,22 +1,21 @@
-//! Whether a text in YAML can be read within bounds: the library that reads it goes into tables by recursion, and copies what
-//! an alias stands for.
+//! Bounds for YAML: the library that parses it recurses into tables, and copies the value of an alias.
 
 use std::collections::HashMap;
 
 use yaml_rust2::Event;
 use yaml_rust2::parser::Parser;
 
-/// How deep tables and lists may be in each other.
+/// How deep tables and lists may be nested.
 const MAX_DEPTH: usize = 64;
 
-/// How many bytes and values it may have, with what its aliases repeat.
+/// How many bytes and values the text may have, including repetitions by aliases.
 const MAX_SIZE: usize = 64 << 20;
 
-/// What else is wrong with the text, its reader says.
+/// Checks the bounds. Other faults are reported by the parser.
 pub(super) fn check(text: &str) -> Result<(), String> {
     let mut parser = Parser::new_from_str(text);
     let mut size = 0_usize;
-    // Of each anchor its size; of each table that is open its anchor, and the size before it.
+    // The size of each anchor; the anchor of each open table, and the size before it.
     let (mut anchors, mut open) = (HashMap::new(), Vec::new());
     while let Ok((event, marker)) = parser.next_token() {
         match event {
@@ -39,10 +38,10 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         }
         let fault = |problem| Err(format!("line {}: {problem}", marker.line()));
         if open.len() > MAX_DEPTH {
-            return fault("its tables are in each other more than 64 deep");
+            return fault("tables are nested more than 64 deep");
         }
         if size > MAX_SIZE {
-            return fault("its aliases repeat more than 64 MiB");
+            return fault("aliases repeat more than 64 MiB");
         }
     }
     Ok(())

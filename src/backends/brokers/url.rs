@@ -4,6 +4,7 @@ use std::fmt;
 
 use url::Url;
 
+use crate::message::headers::start_of;
 use crate::util::error::debug_as_display;
 use crate::util::secret::{Secret, redacted_url};
 
@@ -106,7 +107,7 @@ impl fmt::Debug for BrokerUrl {
 
 /// A URL that does not say where a broker is.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{url:?} in URLS is not the address of a broker: {problem}; write amqps://host:5671")]
+#[error("{:?} in URLS is not the address of a broker: {problem}; write amqps://host:5671", start_of(.url, 300))]
 pub struct UrlError {
     url: String,
     problem: &'static str,

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::{Findings, Verdict};
+use super::{CheckLevel, Findings};
 use crate::bus;
 use crate::settings::Settings;
 use crate::tls::{Certificate, TlsSettings, inspect};
@@ -38,8 +38,8 @@ fn client(path: &Path, findings: &mut Findings) {
     match inspect(path, "CERTIFICATE") {
         Ok(chain) => {
             for certificate in &chain {
-                let (verdict, validity) = validity(certificate);
-                findings.add(verdict, "CERTIFICATE", said(path, certificate, &validity));
+                let (level, validity) = validity(certificate);
+                findings.add(level, "CERTIFICATE", said(path, certificate, &validity));
             }
         }
         Err(error) => findings.fail("CERTIFICATE", Chain(&error).to_string()),
@@ -52,18 +52,18 @@ fn authorities(path: &Path, findings: &mut Findings) {
         Ok(authorities) => authorities,
         Err(error) => return findings.fail("CACERT", Chain(&error).to_string()),
     };
-    let expired = authorities.iter().filter(|authority| validity(authority).0 == Verdict::Failed).count();
-    let worst = if expired == authorities.len() { Verdict::Failed } else { Verdict::Warning };
+    let expired = authorities.iter().filter(|authority| validity(authority).0 == CheckLevel::Failed).count();
+    let worst = if expired == authorities.len() { CheckLevel::Failed } else { CheckLevel::Warning };
     if authorities.len() > FEW {
-        let verdict = if expired > 0 { worst } else { Verdict::Ok };
+        let level = if expired > 0 { worst } else { CheckLevel::Ok };
         let text =
             format!("{}: {} authorities, {expired} of them not valid now", path.display(), authorities.len());
-        return findings.add(verdict, "CACERT", text);
+        return findings.add(level, "CACERT", text);
     }
     for authority in &authorities {
-        let (verdict, validity) = validity(authority);
-        let verdict = if verdict == Verdict::Failed { worst } else { verdict };
-        findings.add(verdict, "CACERT", said(path, authority, &validity));
+        let (level, validity) = validity(authority);
+        let level = if level == CheckLevel::Failed { worst } else { level };
+        findings.add(level, "CACERT", said(path, authority, &validity));
     }
 }
 
@@ -71,18 +71,21 @@ fn said(path: &Path, certificate: &Certificate, validity: &str) -> String {
     format!("{}: {}; {validity}", path.display(), certificate.subject)
 }
 
-fn validity(certificate: &Certificate) -> (Verdict, String) {
+fn validity(certificate: &Certificate) -> (CheckLevel, String) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() as i64;
     let Certificate { not_before, not_after, .. } = *certificate;
     if not_before > now {
-        return (Verdict::Failed, format!("is valid only from {}", date(not_before)));
+        return (CheckLevel::Failed, format!("is valid only from {}", date(not_before)));
     }
     let left = not_after - now;
     if left < 0 {
-        return (Verdict::Failed, format!("expired on {}, {} ago: renew it", date(not_after), days(-left)));
+        return (
+            CheckLevel::Failed,
+            format!("expired on {}, {} ago: renew it", date(not_after), days(-left)),
+        );
     }
-    let verdict = if left < DAYS * DAY { Verdict::Warning } else { Verdict::Ok };
-    (verdict, format!("expires on {}, {} left", date(not_after), days(left)))
+    let level = if left < DAYS * DAY { CheckLevel::Warning } else { CheckLevel::Ok };
+    (level, format!("expires on {}, {} left", date(not_after), days(left)))
 }
 
 fn days(seconds: i64) -> String {

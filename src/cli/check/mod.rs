@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::output::{aligned, count, harmless};
-use super::{Context, Failure};
+use super::{CliError, Context};
 use crate::admin::{HealthReport, StatusReport};
 use crate::bus::Bus;
 #[cfg(feature = "_sql")]
@@ -31,19 +31,19 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// Check settings, certificates and their expiry dates, every broker, and the outbox
 #[derive(Args)]
 #[command(
-    after_help = "It connects to every broker, and sends nothing. With --url it also asks the running app."
+    after_help = "The command connects to every broker and sends nothing. With --url it also asks the running app."
 )]
 pub(super) struct Check {}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+enum CheckLevel {
     Ok,
     Warning,
     Failed,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for CheckLevel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Ok => "ok",
@@ -53,44 +53,44 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// What was looked at, and what is to be said of it.
+/// The result of one check.
 #[derive(Debug, Serialize)]
 struct Finding {
-    verdict: Verdict,
+    level: CheckLevel,
     /// A key of the settings.
     what: &'static str,
     message: String,
 }
 
-/// All that was found.
+/// The results of all checks.
 #[derive(Debug, Default)]
 struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(&mut self, verdict: Verdict, what: &'static str, message: impl Into<String>) {
-        self.0.push(Finding { verdict, what, message: message.into() });
+    fn add(&mut self, level: CheckLevel, what: &'static str, message: impl Into<String>) {
+        self.0.push(Finding { level, what, message: message.into() });
     }
 
     fn ok(&mut self, what: &'static str, message: impl Into<String>) {
-        self.add(Verdict::Ok, what, message);
+        self.add(CheckLevel::Ok, what, message);
     }
 
     fn warn(&mut self, what: &'static str, message: impl Into<String>) {
-        self.add(Verdict::Warning, what, message);
+        self.add(CheckLevel::Warning, what, message);
     }
 
     fn fail(&mut self, what: &'static str, message: impl Into<String>) {
-        self.add(Verdict::Failed, what, message);
+        self.add(CheckLevel::Failed, what, message);
     }
 
-    fn count(&self, verdict: Verdict) -> u64 {
-        self.0.iter().filter(|finding| finding.verdict == verdict).count() as u64
+    fn count(&self, level: CheckLevel) -> u64 {
+        self.0.iter().filter(|finding| finding.level == level).count() as u64
     }
 }
 
 impl Check {
     #[allow(clippy::unused_self, reason = "as every command")]
-    pub(super) fn run(&self, context: &Context) -> Result<(), Failure> {
+    pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let mut findings = Findings::default();
         match context.load_settings() {
             Ok(settings) => {
@@ -115,33 +115,34 @@ impl Check {
     }
 }
 
-fn report(context: &Context, findings: &Findings) -> Result<(), Failure> {
-    let (failed, warnings) = (findings.count(Verdict::Failed), findings.count(Verdict::Warning));
+fn report(context: &Context, findings: &Findings) -> Result<(), CliError> {
+    let (failed, warnings) = (findings.count(CheckLevel::Failed), findings.count(CheckLevel::Warning));
     if context.output.json {
         context.output.document(&json!({"ok": failed == 0, "findings": findings.0}))?;
     } else {
         let row = |finding: &Finding| {
-            [finding.verdict.to_string(), finding.what.to_owned(), harmless(&finding.message)]
+            [finding.level.to_string(), finding.what.to_owned(), harmless(&finding.message)]
         };
         let rows: Vec<_> = findings.0.iter().map(row).collect();
         aligned(&rows).iter().try_for_each(|line| context.output.line(line))?;
         let summary = match (failed, warnings) {
-            (0, 0) => "all is well".to_owned(),
-            (0, _) => format!("all works; {}", count(warnings, "warning")),
+            (0, 0) => "no fault found".to_owned(),
+            (0, _) => format!("no fault found; {}", count(warnings, "warning")),
             _ => format!("{failed} failed; {}", count(warnings, "warning")),
         };
         context.output.note(summary);
     }
-    if failed == 0 { Ok(()) } else { Err(Failure::said()) }
+    if failed == 0 { Ok(()) } else { Err(CliError::silent()) }
 }
 
-/// Sets the backend up, and connects to every broker.
+/// Sets up the backend, and connects to every broker.
 async fn brokers(settings: &Settings, findings: &mut Findings) {
     let (messenger, probe) = match Bus::builder(settings).messenger().await {
         Ok(made) => made,
-        // By convention a name of the app's own has a dot.
+        // By convention the name of an app's own backend has a dot.
         Err(SettingsError::UnknownBackend { name, .. }) if name.contains('.') => {
-            return findings.warn("BACKEND", format!("{name:?} is the app's own: only the app can check it"));
+            return findings
+                .warn("BACKEND", format!("{name:?} is a backend of the app; only the app can check it"));
         }
         Err(error) => {
             return findings.fail("BACKEND", format!("{}; no broker was tried", Chain(&error)));
@@ -171,14 +172,14 @@ async fn database(outbox: &OutboxSettings, findings: &mut Findings) {
     let opened = async { Database::connect(&outbox).await?.open(&outbox).await }.await;
     match opened.map(DatabaseStore::into_store) {
         Ok(store) => {
-            findings.ok("OUTBOX", format!("{} can be reached, and has the tables", store.location()));
+            findings.ok("OUTBOX", format!("{} can be reached and has the tables", store.location()));
             store.close().await;
         }
         Err(error) => findings.fail("OUTBOX", Chain(&error).to_string()),
     }
 }
 
-/// Whether the outbox can be written, without opening it: the app may have it open.
+/// Checks that the outbox is writable, without opening it: the app may have it open.
 fn outbox(path: &Path, findings: &mut Findings) {
     let path = absolute(path).unwrap_or_else(|_| path.to_owned());
     let (folder, there) = match (path.try_exists(), path.parent()) {
@@ -188,13 +189,13 @@ fn outbox(path: &Path, findings: &mut Findings) {
     match (try_write(folder), there) {
         (Ok(()), true) => findings.ok("OUTBOX", format!("{} is writable", path.display())),
         (Ok(()), false) => {
-            findings.ok("OUTBOX", format!("{} is not there yet, and can be created", path.display()));
+            findings.ok("OUTBOX", format!("{} does not exist yet and can be created", path.display()));
         }
         (Err(error), true) => findings.fail("OUTBOX", format!("cannot write in {}: {error}", path.display())),
         (Err(error), false) => findings.fail(
             "OUTBOX",
             format!(
-                "{} is not there, and cannot be created in {}: {error}",
+                "{} does not exist and cannot be created in {}: {error}",
                 path.display(),
                 folder.display()
             ),
@@ -214,13 +215,13 @@ fn app(context: &Context, findings: &mut Findings) {
     let Some(app) = context.running() else { return };
     match app.get::<StatusReport>(&["status"], &[]) {
         Ok(StatusReport { health: Some(HealthReport::Down { reason }), .. }) => {
-            findings.fail("APP", format!("it runs, and its bus is down: {reason}"));
+            findings.fail("APP", format!("running; the broker is down: {reason}"));
         }
         Ok(StatusReport { outbox: Some(outbox), .. }) => {
             let (pending, dead) = (count(outbox.pending, "message"), count(outbox.dead, "dead letter"));
-            findings.ok("APP", format!("it runs, and its bus is up; pending: {pending}; {dead}"));
+            findings.ok("APP", format!("running; the broker is up; pending: {pending}; {dead}"));
         }
-        Ok(_) => findings.ok("APP", "it runs, and its bus is up"),
+        Ok(_) => findings.ok("APP", "running; the broker is up"),
         Err(failure) => findings.fail("APP", failure.message.unwrap_or_default()),
     }
 }

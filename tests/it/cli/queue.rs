@@ -137,7 +137,7 @@ async fn what_cannot_go_back_stays() {
     queues.requeue_from("amqp://127.0.0.1:1", &queues.dead, &[]).await.fails(4, "no broker can be reached");
     queues.give_up("a", "2", json!({"tower-outbox-queue": "gone"})).await;
     let one = queues.requeue(&["--header", "tower-outbox-queue=gone", "--back-to", "gone"]).await;
-    one.fails(1, "0 dead letters requeued before, the others are where they were");
+    one.fails(1, "0 dead letters requeued before, the others are still in the queue");
     assert_eq!(queues.bodies(&queues.dead).await, ["1", "2"]);
     queues.delete().await;
 }
@@ -161,7 +161,7 @@ async fn a_dead_letter_goes_nowhere_but_to_the_queue_its_own_is_for() {
     let dry = queues.requeue(&["--dry-run"]).await;
     assert_eq!(dry.out, format!("would requeue 1 dead letter\n  1 to the queue {:?}\n", queues.queue));
     assert!(dry.err.contains(&format!("names the queue {secret:?} to go back to")), "{}", dry.err);
-    assert!(dry.err.contains("3 dead letters left so"), "{}", dry.err);
+    assert!(dry.err.contains("3 dead letters left in the queue for this"), "{}", dry.err);
     let run = queues.requeue(&[]).await;
     assert!(run.err.contains(&format!("if it is yours, give --back-to {secret:?}")), "{}", run.err);
     assert_eq!((run.code, run.out.as_str()), (1, "requeued 1 dead letter\n"));

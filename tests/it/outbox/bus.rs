@@ -1,7 +1,6 @@
 //! A bus that stores first, from settings.
 
 use std::convert::Infallible;
-use std::error::Error;
 use std::path::Path;
 use std::time::Duration;
 
@@ -145,7 +144,7 @@ async fn a_folder_that_cannot_be_is_named_with_what_to_do() {
     let builder = Bus::builder(&settings).with_backend("own", |_| Ok::<_, Infallible>(fallen()));
     let error = builder.start().await.unwrap_err();
     assert!(matches!(error, SettingsError::Outbox { .. }), "{error:?}");
-    let cause = error.source().unwrap().to_string();
+    let cause = error.to_string();
     assert!(cause.contains(&path.display().to_string()), "{cause}");
     assert!(cause.contains("create its parent folder, or correct PATH"), "{cause}");
 }
@@ -157,6 +156,6 @@ async fn a_second_bus_on_the_same_folder_is_refused_at_once() {
     let _first = bus(&path, fallen()).await;
     let settings = settings(&path, "");
     let builder = Bus::builder(&settings).with_backend("own", |_| Ok::<_, Infallible>(fallen()));
-    let cause = builder.start().await.unwrap_err().source().unwrap().to_string();
+    let cause = builder.start().await.unwrap_err().to_string();
     assert!(cause.contains("in use") && cause.contains(&path.display().to_string()), "{cause}");
 }

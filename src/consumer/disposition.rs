@@ -1,4 +1,4 @@
-//! From what a handler answers to what becomes of the message.
+//! From the response of a handler to the settlement of the message.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,26 +10,26 @@ use crate::message::headers::start_of;
 use crate::queue::TurnedAway;
 use crate::util::error::{BoxError, Chain};
 
-/// How many bytes of a body tell why.
+/// How many bytes of a response body are kept as the reason.
 const START: usize = 300;
 
-/// How long the body of an answer that is no success may keep us.
+/// How long to wait for the body of an unsuccessful response.
 const BODY: Duration = Duration::from_secs(1);
 
-/// What becomes of a message.
+/// The result of one attempt.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// It was handled.
+pub(super) enum Disposition {
+    /// The message was handled.
     Ack,
-    /// The attempt failed; the handler may have said how long to wait.
+    /// The attempt failed. The handler may give a wait.
     Retry { after: Option<Duration>, reason: String },
-    /// It is never to be tried again.
+    /// The message must not be tried again.
     Reject { reason: String },
-    /// It was not tried: it comes again after a while, and nothing is counted.
+    /// The message was not tried. It comes again after a wait; no attempt is counted.
     NotNow { after: Duration },
 }
 
-impl Verdict {
+impl Disposition {
     pub(super) fn failed(reason: impl Into<String>) -> Self {
         Self::Retry { after: None, reason: reason.into() }
     }
@@ -38,7 +38,7 @@ impl Verdict {
         Self::failed(Chain(error.into().as_ref()).to_string())
     }
 
-    /// By the status; reads the start of the body for the reason.
+    /// The disposition of a status. The start of the body becomes the reason.
     pub(super) async fn of<B>(response: Response<B>) -> Self
     where
         B: Body,
@@ -100,25 +100,25 @@ mod tests {
 
     use super::*;
 
-    async fn of(status: u16, retry_after: Option<&str>, body: &str) -> Verdict {
+    async fn of(status: u16, retry_after: Option<&str>, body: &str) -> Disposition {
         let mut response = Response::builder().status(status);
         if let Some(value) = retry_after {
             response = response.header(RETRY_AFTER, value);
         }
-        Verdict::of(response.body(Body::from(body.to_owned())).unwrap()).await
+        Disposition::of(response.body(Body::from(body.to_owned())).unwrap()).await
     }
 
     #[tokio::test]
     async fn a_success_is_an_ack() {
         for status in [200, 201, 202, 204, 299] {
-            assert_eq!(of(status, None, "x").await, Verdict::Ack);
+            assert_eq!(of(status, None, "x").await, Disposition::Ack);
         }
     }
 
     #[tokio::test]
     async fn what_may_pass_later_is_tried_again() {
         for status in [408, 425, 429, 500, 502, 503, 504, 599] {
-            let Verdict::Retry { after: None, reason } = of(status, None, "why").await else {
+            let Disposition::Retry { after: None, reason } = of(status, None, "why").await else {
                 panic!("{status}")
             };
             assert!(reason.starts_with(&status.to_string()) && reason.ends_with(": why"), "{reason}");
@@ -128,19 +128,19 @@ mod tests {
     #[tokio::test]
     async fn anything_else_is_a_dead_letter() {
         for status in [101, 204 + 100, 304, 400, 401, 403, 409, 410, 418, 422] {
-            let Verdict::Reject { reason } = of(status, Some("7"), "").await else { panic!("{status}") };
+            let Disposition::Reject { reason } = of(status, Some("7"), "").await else { panic!("{status}") };
             assert!(reason.starts_with(&status.to_string()), "{reason}");
         }
         assert_eq!(
             of(404, None, "").await,
-            Verdict::Reject { reason: "no handler: 404 Not Found".to_owned() }
+            Disposition::Reject { reason: "no handler: 404 Not Found".to_owned() }
         );
     }
 
     #[tokio::test]
     async fn the_handler_may_say_how_long_to_wait() {
-        let after = |verdict| match verdict {
-            Verdict::Retry { after, .. } => after,
+        let after = |disposition| match disposition {
+            Disposition::Retry { after, .. } => after,
             other => panic!("{other:?}"),
         };
         assert_eq!(after(of(503, Some("7"), "").await), Some(Duration::from_secs(7)));
@@ -153,7 +153,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_the_start_of_a_body_is_read() {
-        let Verdict::Reject { reason } = of(422, None, &"ü".repeat(10_000)).await else { panic!() };
+        let Disposition::Reject { reason } = of(422, None, &"ü".repeat(10_000)).await else { panic!() };
         assert!(reason.len() < 400, "{}", reason.len());
     }
 }
