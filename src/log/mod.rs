@@ -14,11 +14,13 @@
 //! | [`record_log`] | a whole log: append, read, retention |
 //! | [`reader`] | reads a log from a position on |
 //! | [`writer`] | the thread that writes for many logs |
+//! | [`background`] | the thread for work that takes long |
 //! | [`folder`] | the private, locked folder of a log |
 //! | [`files`] | private files, and access to them by offset |
 //! | [`error`] | the error of opening a folder |
 
 pub(crate) mod appender;
+pub(crate) mod background;
 pub(crate) mod error;
 pub(crate) mod files;
 pub(crate) mod folder;

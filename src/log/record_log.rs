@@ -25,10 +25,30 @@ use super::writer::{LogHandle, LogJob, LogWriter, Next};
 /// The longest time between two checks of [`Retention::max_age`].
 const AGE_CHECK: Duration = Duration::from_secs(60);
 
-/// A log in a folder of its own. A clone is a handle to the same log; [`close`](Self::close) it at the end.
+/// A log in a folder of its own. A clone is a handle to the same log.
+///
+/// Dropping the last clone closes the log and blocks until all is written.
 #[derive(Clone, Debug)]
 pub(crate) struct RecordLog {
-    shared: Arc<LogShared>,
+    open: Arc<OpenLog>,
+}
+
+/// The handles of a log, of which the last one closes it.
+#[derive(Debug)]
+struct OpenLog(Arc<LogShared>);
+
+impl OpenLog {
+    fn close(&self) {
+        if let Some(job) = self.0.handle.stop() {
+            job.close();
+        }
+    }
+}
+
+impl Drop for OpenLog {
+    fn drop(&mut self) {
+        self.close();
+    }
 }
 
 #[derive(Debug)]
@@ -83,7 +103,7 @@ impl RecordLog {
         };
         let started = shared.handle.start(Box::new(job));
         started.map_err(OpenError::io("start a thread for", folder))?;
-        Ok(Self { shared })
+        Ok(Self { open: Arc::new(OpenLog(shared)) })
     }
 
     /// Appends a batch, whole or not at all; returns its positions once it is durable.
@@ -94,7 +114,7 @@ impl RecordLog {
     /// # Cancel safety
     /// Dropping the future leaves the batch stored or not.
     pub(crate) async fn append(&self, payloads: &[impl AsRef<[u8]>]) -> io::Result<Range<u64>> {
-        let seed = Head::segment(self.shared.log, 0, None).key().payload;
+        let seed = Head::segment(self.shared().log, 0, None).key().payload;
         let mut records = Vec::new();
         for (index, payload) in payloads.iter().enumerate() {
             let payload = |records: &mut Vec<u8>| {
@@ -110,28 +130,30 @@ impl RecordLog {
             return Ok(next..next);
         }
         let batch = Batch { records, count: payloads.len() as u64, reply };
-        lock(&self.shared.queue).as_mut().ok_or_else(closed)?.push(batch);
-        self.shared.handle.wake();
+        lock(&self.shared().queue).as_mut().ok_or_else(closed)?.push(batch);
+        self.shared().handle.wake();
         stored.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// Returns the positions of the stored records.
     pub(crate) fn positions(&self) -> Range<u64> {
-        let segments = lock(&self.shared.segments);
+        let segments = lock(&self.shared().segments);
         let (first, last) = (segments.first_key_value(), segments.last_key_value());
         first.map_or(1, |(base, _)| *base)..last.map_or(1, |(_, last)| last.end)
     }
 
     /// Reads the records from a position on.
     pub(crate) fn read(&self, from: u64) -> Reader {
-        Reader::new(Arc::clone(&self.shared.segments), from)
+        Reader::new(Arc::clone(&self.shared().segments), from)
     }
 
     /// Writes the batches that wait, and closes the log. Blocks.
     pub(crate) fn close(&self) {
-        if let Some(job) = self.shared.handle.stop() {
-            job.close();
-        }
+        self.open.close();
+    }
+
+    fn shared(&self) -> &LogShared {
+        &self.open.0
     }
 }
 
@@ -295,7 +317,7 @@ mod tests {
     }
 
     fn segments(log: &RecordLog) -> Vec<Segment> {
-        lock(&log.shared.segments).values().cloned().collect()
+        lock(&log.shared().segments).values().cloned().collect()
     }
 
     #[tokio::test]

@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use super::index::LogIndex;
 use super::positions::Positions;
-use super::shared::StoreShared;
+use super::shared::{Compaction, StoreShared};
+use crate::log::background::run_later;
 use crate::log::files::{self, sync_folder};
 use crate::log::head::Head;
 use crate::log::record::assign_positions;
@@ -21,31 +22,47 @@ pub(super) const FRESH: &str = "compacted.new";
 /// The number of small neighbouring segments that are joined.
 const SMALL_FILES: usize = 8;
 
-/// Rewrites the segments that are worth it, on a thread of its own.
+/// Rewrites the segments that are worth it, on the background thread that all stores of the process share.
 pub(super) fn begin(shared: &Arc<StoreShared>) {
-    let mut thread = shared.compaction.lock().unwrap_or_else(PoisonError::into_inner);
-    if thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+    let mut compaction = shared.compaction();
+    if *compaction != Compaction::Idle || next_run(shared).is_empty() {
         return;
     }
-    let run = next_run(shared);
-    if run.is_empty() {
-        return;
+    let queued = Arc::clone(shared);
+    // A failure is retried with the next segment.
+    if run_later(move || run(&queued)).is_ok() {
+        *compaction = Compaction::Queued;
     }
-    let shared = Arc::clone(shared);
-    let spawned = std::thread::Builder::new().name("outbox-compact".to_owned()).spawn(move || {
-        let mut run = run;
-        while !run.is_empty() {
-            if let Err(error) = rewrite(&shared, &run) {
-                // The disk may be full; half a segment must not take room.
-                let _ = fs::remove_file(shared.folder.join(FRESH));
-                tracing::warn!(folder = %shared.folder.display(), %error, "could not compact segments; retrying later");
-                return;
-            }
-            run = next_run(&shared);
+}
+
+/// Rewrites one run of segments, and lets the next run wait for its turn among the stores.
+fn run(shared: &Arc<StoreShared>) {
+    {
+        let mut compaction = shared.compaction();
+        if *compaction != Compaction::Queued {
+            return;
         }
-    });
-    // A failed spawn is retried with the next segment.
-    *thread = spawned.ok();
+        *compaction = Compaction::Running;
+    }
+    let running = Running(shared);
+    let run = next_run(shared);
+    if let Err(error) = rewrite(shared, &run) {
+        // The disk may be full; half a segment must not take room.
+        let _ = fs::remove_file(shared.folder.join(FRESH));
+        tracing::warn!(folder = %shared.folder.display(), %error, "could not compact segments; retrying later");
+        return;
+    }
+    drop(running);
+    begin(shared);
+}
+
+/// Ends the compaction when it is dropped, also by a panic.
+struct Running<'a>(&'a StoreShared);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.end_compaction();
+    }
 }
 
 fn next_run(shared: &StoreShared) -> Vec<Segment> {

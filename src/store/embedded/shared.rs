@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
@@ -12,6 +11,15 @@ use super::index::{LogIndex, Reply};
 use crate::log::head::Head;
 use crate::log::writer::LogHandle;
 use crate::store::StoreError;
+
+/// The state of a store's compaction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Compaction {
+    #[default]
+    Idle,
+    Queued,
+    Running,
+}
 
 #[derive(Debug)]
 pub(super) struct StoreShared {
@@ -22,8 +30,9 @@ pub(super) struct StoreShared {
     index: Mutex<LogIndex>,
     /// The store at the thread that writes.
     pub(super) handle: Arc<LogHandle>,
-    /// The thread that rewrites segments.
-    pub(super) compaction: Mutex<Option<JoinHandle<()>>>,
+    compaction: Mutex<Compaction>,
+    /// Wakes callers that wait for the end of the compaction.
+    compacted: Condvar,
     /// Wakes callers that lease.
     pub(super) changed: Notify,
     /// Leads to a task that answers appends: a task wakes other tasks more cheaply than a thread does.
@@ -46,6 +55,7 @@ impl StoreShared {
             index: Mutex::new(index),
             handle,
             compaction: Mutex::default(),
+            compacted: Condvar::new(),
             changed: Notify::new(),
             replies,
         }
@@ -53,6 +63,25 @@ impl StoreShared {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, LogIndex> {
         self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn compaction(&self) -> MutexGuard<'_, Compaction> {
+        self.compaction.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that the compaction has ended.
+    pub(super) fn end_compaction(&self) {
+        *self.compaction() = Compaction::Idle;
+        self.compacted.notify_all();
+    }
+
+    /// Cancels a compaction that has not begun, and waits for the end of one that has. Blocks.
+    pub(super) fn stop_compaction(&self) {
+        let mut compaction = self.compaction();
+        while *compaction == Compaction::Running {
+            compaction = self.compacted.wait(compaction).unwrap_or_else(PoisonError::into_inner);
+        }
+        *compaction = Compaction::Idle;
     }
 
     /// Returns the seed of the checksums of payloads.

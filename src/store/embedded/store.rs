@@ -1,8 +1,7 @@
 //! The store in a folder of the local disk.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -118,17 +117,10 @@ impl Handle {
         self.shared.lock().close();
         self.shared.changed.notify_waiters();
         // First: the compaction may wait for the writer.
-        join(&self.shared.compaction);
+        self.shared.stop_compaction();
         if let Some(writer) = self.shared.handle.stop() {
             writer.close();
         }
-    }
-}
-
-fn join(thread: &Mutex<Option<JoinHandle<()>>>) {
-    let thread = thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(thread) = thread {
-        let _ = thread.join();
     }
 }
 

@@ -1,4 +1,4 @@
-//! Many stores in one process: one thread writes for all of them, and none suffers from another.
+//! Many stores in one process: one thread writes for all of them, and a failing one does not affect the others.
 
 use std::fs;
 
@@ -11,7 +11,7 @@ use crate::support::stores::{batch, depth, ids, open};
 
 const STORES: usize = 200;
 
-/// The names of the threads of this process that begin so.
+/// Returns the names of the threads of this process with this prefix.
 fn threads(prefix: &str) -> Vec<String> {
     let tasks = fs::read_dir("/proc/self/task").unwrap();
     let names = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("comm")).ok());
@@ -28,12 +28,11 @@ async fn two_hundred_stores_share_one_writer_thread_and_each_is_durable() {
     let batches: Vec<_> = (0..STORES).map(|_| batch("a", 3)).collect();
     let appends = stores.iter().zip(&batches).map(|(store, batch)| store.append(batch.clone()));
     join_all(appends).await.into_iter().for_each(Result::unwrap);
-    // One for each file system; other tests of this process may use another.
+    // One for each file system; other tests of this process may use others.
     let writers = threads("log-writer");
     assert!((1..=3).contains(&writers.len()), "{writers:?}");
-    assert_eq!(threads("outbox"), [""; 0]);
 
-    // Nobody closes them: all must be on disk already.
+    // A copy is like a kill: an answered append must be on disk.
     let killed = folder.path().with_extension("killed");
     assert!(
         std::process::Command::new("cp").arg("-a").args([folder.path(), &killed]).status().unwrap().success()
