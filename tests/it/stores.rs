@@ -224,17 +224,17 @@ suite! {
         requeue_and_drop_are_durable
         a_stale_lease_does_not_settle_what_was_requeued;
     reopening:
-        what_is_appended_is_there_after_a_reopen
-        a_backlog_is_read_whole_wherever_its_files_end
-        what_was_leased_is_pending_after_a_reopen
-        what_was_confirmed_is_gone_after_close_and_reopen
+        appended_messages_are_there_after_a_reopen
+        a_backlog_is_read_whole_across_segments
+        leased_messages_are_pending_after_a_reopen
+        confirmed_messages_are_gone_after_close_and_reopen
         dead_letters_and_retries_are_there_after_close_and_reopen
         a_lease_from_before_a_reopen_settles_nothing
         order_is_kept_over_a_reopen
         positions_rise_over_a_reopen
         nothing_is_lost_over_many_reopens
-        what_happened_after_many_reopens_is_known
-        a_closed_store_says_so
+        settlements_survive_many_reopens
+        a_closed_store_refuses_every_call
         a_lease_that_waits_ends_when_the_store_is_closed;
     listing:
         a_list_has_everything_in_order

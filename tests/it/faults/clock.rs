@@ -15,25 +15,25 @@ use crate::support::stores::{assert_nothing_due, confirm, find, lease_all, list,
 const WAIT: Duration = Duration::from_secs(2);
 const YEAR: Duration = Duration::from_secs(365 * 24 * 3_600);
 
-/// This test again, with a clock that is wrong.
+/// Runs this test as another process, whose clock is wrong by `offset`; returns its output.
 fn at(offset: &str, test: &str, part: &str) -> String {
     let this = again(test, part);
     let mut command = Command::new("faketime");
     command.args(["-f", offset]).arg(this.get_program()).args(this.get_args());
-    // Time goes on as it does, whatever it is said to be.
+    // The clock is offset, but does not run faster or slower.
     command.env(PART, part).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap_or_else(|error| {
         panic!("faketime cannot be run: {error}; apt-get install faketime, as ./scripts/test does")
     });
-    let mut said = String::new();
-    child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-    assert!(child.wait().unwrap().success(), "{said}");
-    said
+    let mut output = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+    child.stderr.take().unwrap().read_to_string(&mut output).unwrap();
+    assert!(child.wait().unwrap().success(), "{output}");
+    output
 }
 
-/// A message that waits for its retry, one that is delayed, and one behind the first by its key.
+/// Stores a message that waits for a retry, a delayed one, and one behind the first by its key.
 async fn fill(path: &Path) {
     let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(path)).await.unwrap();
     let keyed = |topic: &'static str| Message::new(topic, "").unwrap().with_key("k");
@@ -47,10 +47,10 @@ async fn fill(path: &Path) {
     println!("\nfilled at {}", now.as_secs());
 }
 
-/// Opens what was filled at another time; gives how long it takes until all of it has left.
-async fn leave(place: &StoreFolder) -> Duration {
+/// Opens the store, and returns the time until all messages are confirmed.
+async fn leave(folder: &StoreFolder) -> Duration {
     let begun = Instant::now();
-    let store = open(&place.settings).await.unwrap();
+    let store = open(&folder.settings).await.unwrap();
     let out = lease_all(&store, 3).await;
     confirm(&store, &out).await;
     begun.elapsed()
@@ -61,21 +61,21 @@ async fn filled_at(offset: &str, test: &str) -> Option<StoreFolder> {
         fill(Path::new(&path)).await;
         return None;
     }
-    let place = StoreFolder::new();
-    let said = at(offset, test, place.path().to_str().unwrap());
+    let folder = StoreFolder::new();
+    let said = at(offset, test, folder.path().to_str().unwrap());
     let filled: u64 =
         said.lines().find_map(|line| line.strip_prefix("filled at ")?.parse().ok()).expect(&said);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
     assert!(now.as_secs().abs_diff(filled) > YEAR.as_secs(), "the clock of the other was wrong");
-    Some(place)
+    Some(folder)
 }
 
 #[tokio::test]
 #[ignore = "needs faketime: ./scripts/test"]
 async fn a_clock_that_jumps_back_does_not_lengthen_waits() {
     let test = "faults::clock::a_clock_that_jumps_back_does_not_lengthen_waits";
-    let Some(place) = filled_at("+10y", test).await else { return };
-    let took = leave(&place).await;
+    let Some(folder) = filled_at("+10y", test).await else { return };
+    let took = leave(&folder).await;
     assert!(took >= WAIT && took < WAIT + Duration::from_secs(5), "{took:?}");
 }
 
@@ -83,8 +83,8 @@ async fn a_clock_that_jumps_back_does_not_lengthen_waits() {
 #[ignore = "needs faketime: ./scripts/test"]
 async fn a_clock_that_jumps_ahead_makes_waiting_messages_due() {
     let test = "faults::clock::a_clock_that_jumps_ahead_makes_waiting_messages_due";
-    let Some(place) = filled_at("-10y", test).await else { return };
-    let took = leave(&place).await;
+    let Some(folder) = filled_at("-10y", test).await else { return };
+    let took = leave(&folder).await;
     assert!(took < WAIT, "{took:?}");
 }
 
@@ -99,7 +99,7 @@ async fn a_clock_that_jumps_during_a_wait_does_not_lengthen_it() {
         let clock = folder.path().join("time");
         let this = again(test, folder.path().to_str().unwrap());
         let mut command = Command::new("faketime");
-        // Not the offset of the command line but that of the file, and not one that is a second old.
+        // The offset in the file counts, without the cache of one second.
         command.args(["-f", "+0", "env", "-u", "FAKETIME", "FAKETIME_NO_CACHE=1"]);
         command.arg(format!("FAKETIME_TIMESTAMP_FILE={}", clock.display()));
         command.arg(this.get_program()).args(this.get_args());
@@ -109,7 +109,7 @@ async fn a_clock_that_jumps_during_a_wait_does_not_lengthen_it() {
         });
         let said =
             String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.contains("it left in time"), "{said}");
+        assert!(output.status.success() && said.contains("confirmed in time"), "{said}");
         return;
     };
     let folder = Path::new(&folder);
@@ -131,12 +131,12 @@ async fn a_clock_that_jumps_during_a_wait_does_not_lengthen_it() {
             assert_nothing_due(&store).await;
             let wait = find(&store, message.id()).await.wait;
             let Some(Wait::Retry { until }) = wait else { panic!("{wait:?}") };
-            assert!(until.duration_since(SystemTime::now()).unwrap() <= WAIT, "what is said is true");
+            assert!(until.duration_since(SystemTime::now()).unwrap() <= WAIT, "the entry has the true time");
         }
         let out = lease_all(&store, 1).await;
         assert!(begun.elapsed() < WAIT + Duration::from_secs(3), "{:?}", begun.elapsed());
         confirm(&store, &out).await;
         assert!(list(&store).await.is_empty());
     }
-    println!("it left in time");
+    println!("confirmed in time");
 }

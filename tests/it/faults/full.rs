@@ -1,4 +1,4 @@
-//! A disk without room.
+//! A full disk.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -30,7 +30,7 @@ use crate::support::logs;
 use crate::support::messengers::Journal;
 use crate::support::stores::{STUCK, confirm, depth, ids, ids_of, lease_all, open, until};
 
-/// A file system of its own, in memory.
+/// A file system in memory.
 pub(super) struct Disk(TempDir);
 
 impl Disk {
@@ -54,7 +54,7 @@ impl Disk {
         assert!(status.unwrap().success(), "{options}");
     }
 
-    /// Takes all the room there is.
+    /// Fills the disk; returns the file that does.
     pub(super) fn fill(&self) -> PathBuf {
         let path = self.path().join("ballast");
         let mut file = File::options().append(true).create(true).open(&path).unwrap();
@@ -71,7 +71,7 @@ impl Drop for Disk {
     }
 }
 
-/// A bus that can be switched on and off.
+/// A broker that can be switched on and off.
 #[derive(Clone, Default)]
 struct Switch(Arc<AtomicBool>, Journal);
 
@@ -100,7 +100,7 @@ impl Switch {
     }
 }
 
-/// An app over an outbox over a store on that disk.
+/// An app with an outbox on that disk.
 struct App {
     router: Router,
     store: EmbeddedStore,
@@ -132,7 +132,7 @@ impl App {
         self.router.clone().oneshot(Request::post("/").body(Body::empty()).unwrap()).await.unwrap()
     }
 
-    /// Posts; gives the id of what was stored.
+    /// Posts; returns the id of the stored message.
     async fn stored(&self) -> Option<Uuid> {
         let response = self.post().await;
         if response.status() == StatusCode::OK {
@@ -143,7 +143,7 @@ impl App {
         None
     }
 
-    /// Posts until the disk refuses; gives the ids of what was stored.
+    /// Posts until the disk is full; returns the ids of the stored messages.
     async fn post_until_full(&self) -> Vec<Uuid> {
         let mut ids = Vec::new();
         while let Some(id) = self.stored().await {
@@ -176,37 +176,37 @@ async fn a_full_disk_rejects_requests_and_loses_nothing() {
     let ballast = disk.fill();
     stored.extend(app.post_until_full().await);
 
-    // For about a second requests do not come as far as the handler.
+    // For about a second requests do not reach the handler.
     let handled = app.handled.load(Ordering::SeqCst);
     for _ in 0..5 {
         let response = app.post().await;
         assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
         assert!(response.headers().contains_key(RETRY_AFTER));
     }
-    assert_eq!(app.handled.load(Ordering::SeqCst), handled, "turned away before the handler");
+    assert_eq!(app.handled.load(Ordering::SeqCst), handled, "rejected before the handler");
     let said = log.alarms(settings(&disk).path.to_str().unwrap());
     assert!(said.iter().any(|event| event.is_error() && event.has("messages")), "{said:?}");
-    // Then one is tried, and they are turned away again.
+    // Then one request is tried, and the others are rejected again.
     until("one is tried", || async {
         assert_eq!(app.stored().await, None);
         app.handled.load(Ordering::SeqCst) > handled
     })
     .await;
 
-    // It goes on by itself.
+    // Room on the disk is enough to continue.
     fs::remove_file(ballast).unwrap();
     let begun = Instant::now();
     stored.push(loop {
         if let Some(id) = app.stored().await {
             break id;
         }
-        assert!(begun.elapsed() < STUCK, "it does not go on");
+        assert!(begun.elapsed() < STUCK, "it does not continue");
         sleep(Duration::from_millis(5)).await;
     });
     bus.set(true);
-    until("all has left", || async { depth(&app.store).await.0 == 0 }).await;
+    until("all is confirmed", || async { depth(&app.store).await.0 == 0 }).await;
     assert_eq!(app.end().await.pending, 0);
-    assert_eq!(bus.sent(), stored, "each once, in order, and nothing that was refused");
+    assert_eq!(bus.sent(), stored, "each stored message once, in order");
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn a_full_disk_drains_by_itself() {
     disk.fill();
     assert!(stored.len() > 400, "the store itself has filled the disk: {}", stored.len());
     bus.set(true);
-    until("all has left", || async { depth(&app.store).await.0 == 0 }).await;
+    until("all is confirmed", || async { depth(&app.store).await.0 == 0 }).await;
     let mut ids = Vec::new();
     for _ in 0..600 {
         ids.extend(app.stored().await);
@@ -233,11 +233,11 @@ async fn a_full_disk_drains_by_itself() {
     assert_eq!(app.end().await.pending, 0);
     assert_eq!(bus.sent(), stored);
     let store = open(&settings(&disk)).await.unwrap();
-    assert!(drain(&store).await.is_empty(), "nothing leaves twice");
+    assert!(drain(&store).await.is_empty(), "nothing is sent twice");
     assert_works(&store).await;
 }
 
-/// Stored, filled up, some of it confirmed while there is no room at all for a word about it.
+/// Stores 200 messages, fills the disk, and confirms 150 of them; returns the ids of those, and of the others.
 async fn confirmed_on_a_full_disk(
     disk: &Disk,
     log: &logs::Logs,
@@ -248,7 +248,7 @@ async fn confirmed_on_a_full_disk(
         store.append(batch.to_vec()).await.unwrap();
     }
     let ballast = disk.fill();
-    // Whole blocks are allocated: the journal has some bytes left in its last.
+    // The last block of the journal has some room: retries fill it.
     let mut out = lease_all(&store, 200).await;
     let mut gone = Vec::new();
     for _ in 0..150 {
@@ -263,7 +263,7 @@ async fn confirmed_on_a_full_disk(
         }
         confirm(&store, &[one]).await;
     }
-    // The number of `ENOSPC`: nothing else is written by then.
+    // `ENOSPC`: only the journal is written now.
     let broken = || log.alarms("os error 28").len();
     until("the journal is full", || async { broken() > 0 }).await;
     (store, ballast, gone, ids(&messages[150..]))
@@ -277,7 +277,7 @@ async fn messages_confirmed_on_a_full_disk_are_not_sent_again() {
     let (store, ballast, gone, rest) = confirmed_on_a_full_disk(&disk, &log).await;
     assert_eq!(depth(&store).await, (50, 0));
     fs::remove_file(ballast).unwrap();
-    // As after a kill, once the journal has been brought up to date.
+    // A copy is like a kill after the journal was replaced.
     let copy = tempfile::tempdir().unwrap();
     let copied = EmbeddedStoreSettings::new(copy.path().join("outbox"));
     let journal = settings(&disk).path.join("state");
@@ -307,14 +307,14 @@ async fn a_full_disk_at_start_loses_nothing_and_logs_no_damage() {
     let disk = Disk::mount("size=2m");
     let (store, ballast, gone, rest) = confirmed_on_a_full_disk(&disk, &log).await;
     let folder = settings(&disk).path;
-    // As after a kill, on a disk as full; more than once.
+    // A copy is like a kill; the other disk is as full.
     let copy = Disk::mount("size=2m");
     assert!(Command::new("cp").arg("-a").arg(&folder).arg(copy.path()).status().unwrap().success());
     drop((store, ballast));
     let copied = settings(&copy);
     let ballast = copy.fill();
     for round in 0..3 {
-        // Killed, so to say, before there was room: nothing is written by an orderly end either.
+        // The close finds no room either.
         let store = open(&copied).await.unwrap();
         let (pending, dead) = depth(&store).await;
         assert!(pending >= rest.len() as u64 && dead == 0, "round {round}: {pending} {dead}");
@@ -346,7 +346,7 @@ async fn a_store_that_cannot_be_created_on_a_full_disk_names_the_cure() {
     let disk = Disk::mount("size=64k,nr_inodes=100");
     disk.fill();
     match EmbeddedStore::open(&settings(&disk)).await {
-        // Where folders and empty files take no room, it is the first file of messages that does.
+        // The folder may take no room, but the first segment does.
         Err(error @ OpenError::Io { .. }) => {
             let text = error.to_string();
             assert!(text.contains(settings(&disk).path.to_str().unwrap()), "{text}");

@@ -14,7 +14,7 @@ use super::full::Disk;
 use super::{again, part};
 use crate::support::stores::{batch, open};
 
-/// Opens it in vain, alone and through settings; the error says all of this.
+/// Asserts that the store cannot be opened, directly and by settings, and that the error has the path and the cure.
 async fn assert_refused(path: &Path, names: &Path, cure: &str) {
     let error = EmbeddedStore::open(&EmbeddedStoreSettings::new(path)).await.unwrap_err();
     let OpenError::Io { path: named, .. } = &error else { panic!("{error:?}") };
@@ -79,12 +79,12 @@ async fn a_lack_of_permission_is_an_error() {
         return;
     }
     let folder = tempfile::tempdir().unwrap();
-    // Others may look into it, and no more.
+    // Other users may list it, and no more.
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let store = open(&EmbeddedStoreSettings::new(folder.path().join("old"))).await.unwrap();
     store.close().await;
     drop(store);
-    // The binary of this test may stand where another user cannot read it.
+    // Another user may not be allowed to read the binary of this test.
     let binary = folder.path().join("it");
     fs::copy(std::env::current_exe().unwrap(), &binary).unwrap();
     let command = again("faults::opening::a_lack_of_permission_is_an_error", folder.path().to_str().unwrap());

@@ -1,4 +1,4 @@
-//! A shutdown while the broker is down: how much is left, and where, is said.
+//! A shutdown while the broker is down.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -23,8 +23,8 @@ impl Messenger for Down {
     }
 }
 
-async fn bus(place: &StoreFolder, messenger: impl Messenger) -> Bus {
-    let path = place.path().to_str().unwrap();
+async fn bus(folder: &StoreFolder, messenger: impl Messenger) -> Bus {
+    let path = folder.path().to_str().unwrap();
     let settings = format!("BACKEND = \"own\"\nDELIVERY = \"durable\"\n[OUTBOX]\nPATH = {path:?}");
     let settings: Settings = toml::from_str(&settings).unwrap();
     let builder = Bus::builder(&settings).with_backend("own", |_| Ok::<_, Infallible>(messenger));
@@ -34,26 +34,26 @@ async fn bus(place: &StoreFolder, messenger: impl Messenger) -> Bus {
 #[tokio::test]
 async fn a_shutdown_with_a_backlog_logs_its_size_and_folder() {
     let log = logs::listen();
-    let place = StoreFolder::new();
-    let bus_down = bus(&place, Down).await;
+    let folder = StoreFolder::new();
+    let bus_down = bus(&folder, Down).await;
     for _ in 0..7 {
         assert_eq!(get(app(bus_down.layer(), enqueue_a)).await.status(), StatusCode::OK);
     }
     let left = bus_down.shutdown(Duration::from_secs(5)).await;
     assert_eq!((left.stored, left.left.len(), left.sends), (7, 0, 0));
-    assert!(left.is_clean(), "they are safe");
-    let said = log.alarms(place.path().to_str().unwrap());
+    assert!(left.is_clean(), "stored messages are safe");
+    let said = log.alarms(folder.path().to_str().unwrap());
     assert!(said.iter().any(|event| event.get("messages") == "7"), "{said:?}");
     drop(bus_down);
 
-    // They leave after the next start, and then nothing is left to say.
+    // They are sent after the next start, and nothing is logged then.
     let (recording, said) = (Recording::new(), said.len());
     let sent = recording.listen();
-    let bus_up = bus(&place, recording).await;
+    let bus_up = bus(&folder, recording).await;
     let left = bus_up.shutdown(Duration::from_secs(30)).await;
     assert_eq!((left.stored, left.is_clean()), (0, true));
     assert_eq!(sent.messages().len(), 7);
-    assert_eq!(log.alarms(place.path().to_str().unwrap()).len(), said);
+    assert_eq!(log.alarms(folder.path().to_str().unwrap()).len(), said);
     drop(bus_up);
-    assert!(drain(&place.open().await).await.is_empty());
+    assert!(drain(&folder.open().await).await.is_empty());
 }

@@ -29,20 +29,20 @@ fn reasons(entry: &Entry) -> Vec<Arc<str>> {
 }
 
 /// The files of reasons.
-fn files(place: &StoreFolder) -> Vec<PathBuf> {
-    let entries = fs::read_dir(place.path()).unwrap().map(|entry| entry.unwrap().path());
+fn files(folder: &StoreFolder) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().path());
     entries.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("reasons-")).collect()
 }
 
-/// Waits until all is written.
+/// Waits until the journal is written.
 async fn written(store: &EmbeddedStore) {
     store.drop_messages(&[]).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_long_reason_is_truncated_and_the_last_five_survive_a_restart() {
-    let place = StoreFolder::new();
-    let store = place.open().await;
+    let folder = StoreFolder::new();
+    let store = folder.open().await;
     store.append(batch("a", 2)).await.unwrap();
     for attempt in 0..7 {
         let out = lease_all(&store, 2).await;
@@ -67,7 +67,7 @@ async fn a_long_reason_is_truncated_and_the_last_five_survive_a_restart() {
     store.close().await;
     // Opening writes them again, unchanged.
     for _ in 0..2 {
-        let store = place.open().await;
+        let store = folder.open().await;
         let after = list(&store).await;
         assert_eq!(format!("{before:?}"), format!("{after:?}"));
         store.close().await;
@@ -76,8 +76,8 @@ async fn a_long_reason_is_truncated_and_the_last_five_survive_a_restart() {
 
 #[tokio::test]
 async fn reasons_count_as_bytes_of_the_outbox_until_their_messages_are_removed() {
-    let place = StoreFolder::new();
-    let mut settings = place.settings.clone();
+    let folder = StoreFolder::new();
+    let mut settings = folder.settings.clone();
     settings.limits = limits(100, WhenFull::Refuse);
     settings.limits.max_bytes = 20_000;
     let store = open(&settings).await.unwrap();
@@ -93,7 +93,7 @@ async fn reasons_count_as_bytes_of_the_outbox_until_their_messages_are_removed()
     assert!(matches!(refused.source, StoreError::Full { .. }), "{refused:?}");
     store.close().await;
     let store = open(&settings).await.unwrap();
-    // The head of the file counts then.
+    // After a restart the head of the file counts.
     assert!((full..full + 100).contains(&store.counts().await.unwrap().bytes));
     let all: Vec<u64> = list(&store).await.iter().map(|entry| entry.position).collect();
     store.drop_messages(&all).await.unwrap();
@@ -104,13 +104,13 @@ async fn reasons_count_as_bytes_of_the_outbox_until_their_messages_are_removed()
 
 #[tokio::test]
 async fn the_room_of_unneeded_reasons_is_freed() {
-    let place = StoreFolder::new();
-    let store = place.open().await;
+    let folder = StoreFolder::new();
+    let store = folder.open().await;
     store.append(batch("a", 40)).await.unwrap();
     let out = lease_all(&store, 40).await;
     settle(&store, &out[..20], dead("kept")).await;
     settle(&store, &out[20..], retry("first")).await;
-    // 20 MB of them.
+    // 20 MB of reasons.
     for attempt in 0..1_000 {
         let out = lease_all(&store, 20).await;
         settle(&store, &out, retry(&format!("{attempt} {}", "x".repeat(2_000)))).await;
@@ -121,7 +121,7 @@ async fn the_room_of_unneeded_reasons_is_freed() {
     written(&store).await;
     until("the file is small", || async {
         written(&store).await;
-        files(&place).iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>() < 6 << 20
+        files(&folder).iter().map(|file| fs::metadata(file).unwrap().len()).sum::<u64>() < 6 << 20
     })
     .await;
     let check = |entries: Vec<Entry>| {
@@ -138,11 +138,11 @@ async fn the_room_of_unneeded_reasons_is_freed() {
         }
     };
     check(list(&store).await);
-    let killed = place.copy();
+    let killed = folder.copy();
     store.close().await;
-    for place in [place, killed] {
-        let store = place.open().await;
-        assert_eq!(files(&place).len(), 1);
+    for folder in [folder, killed] {
+        let store = folder.open().await;
+        assert_eq!(files(&folder).len(), 1);
         check(list(&store).await);
         store.close().await;
     }
@@ -153,15 +153,15 @@ type Damage = Box<dyn Fn(&PathBuf)>;
 #[tokio::test]
 async fn a_damaged_missing_or_foreign_file_of_reasons_costs_only_reasons() {
     let log = logs::listen();
-    let place = StoreFolder::new();
-    let store = place.open().await;
+    let folder = StoreFolder::new();
+    let store = folder.open().await;
     store.append(batch("a", 3)).await.unwrap();
     let out = lease_all(&store, 3).await;
     for one in 0..3 {
         settle(&store, &out[one..=one], dead(&format!("because of {one}"))).await;
     }
     store.close().await;
-    let file = files(&place).pop().unwrap();
+    let file = files(&folder).pop().unwrap();
     let len = fs::metadata(&file).unwrap().len() as usize;
     let foreign = StoreFolder::new();
     let store = foreign.open().await;
@@ -181,7 +181,7 @@ async fn a_damaged_missing_or_foreign_file_of_reasons_costs_only_reasons() {
         trials.push((name, Box::new(move |file| flip(file, at, 0x41)), usize::from(at >= HEAD)));
     }
     for (name, damage, lost) in trials {
-        let damaged = place.copy();
+        let damaged = folder.copy();
         damage(&files(&damaged).pop().unwrap());
         let store = damaged.open().await;
         let entries = list_by(&store, &Filter::state(EntryState::Dead), 100).await;
@@ -209,14 +209,14 @@ async fn a_damaged_missing_or_foreign_file_of_reasons_costs_only_reasons() {
     }
 }
 
-/// What this process has in memory now.
+/// Returns the resident memory of this process in bytes.
 fn resident() -> usize {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
 }
 
-/// Another process makes so many dead letters with reasons of 300 bytes, opens the store again, and says how much memory
+/// Another process makes this many dead letters with reasons of 300 bytes, opens the store again, and prints the memory that
 /// they take.
 fn memory_of(test: &str, count: usize) -> (usize, usize) {
     let folder = tempfile::tempdir().unwrap();
@@ -266,7 +266,7 @@ async fn a_hundred_thousand_dead_letters_take_little_memory() {
     }
     let test = "hostile::reasons::a_hundred_thousand_dead_letters_take_little_memory";
     let (few, many) = (memory_of(test, 20_000), memory_of(test, 100_000));
-    // Their reasons alone have 24 MB more.
+    // Their reasons alone take 24 MB more.
     assert!(many.0 < few.0 + (16 << 20), "held: {few:?} {many:?}");
     assert!(many.1 < few.1 + (16 << 20), "after a restart: {few:?} {many:?}");
 }

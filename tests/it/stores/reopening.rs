@@ -1,4 +1,4 @@
-//! What is there after the process has ended, in order or not.
+//! Stores after the end of a process, orderly or not.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use crate::support::stores::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-pub(super) async fn what_is_appended_is_there_after_a_reopen(place: Place) {
+pub(super) async fn appended_messages_are_there_after_a_reopen(place: Place) {
     let store = place.open().await;
     let messages = batch("a", 100);
     store.append(messages[..40].to_vec()).await.unwrap();
@@ -28,9 +28,9 @@ pub(super) async fn what_is_appended_is_there_after_a_reopen(place: Place) {
     assert_eq!(ids_of(&lease_all(&*store, 100).await), ids(&messages));
 }
 
-pub(super) async fn a_backlog_is_read_whole_wherever_its_files_end(place: Place) {
+pub(super) async fn a_backlog_is_read_whole_across_segments(place: Place) {
     let store = place.open().await;
-    // What is read ahead at once may end where a file does.
+    // One read ahead may end where a segment ends.
     let batches: Vec<_> = [512, 512, 256, 256, 1_024, 511, 513].map(|count| batch("a", count)).into();
     for batch in &batches {
         store.append(batch.clone()).await.unwrap();
@@ -42,7 +42,7 @@ pub(super) async fn a_backlog_is_read_whole_wherever_its_files_end(place: Place)
     assert_eq!(depth(&*store).await, (messages.len() as u64, 0));
 }
 
-pub(super) async fn what_was_leased_is_pending_after_a_reopen(place: Place) {
+pub(super) async fn leased_messages_are_pending_after_a_reopen(place: Place) {
     let mut store = place.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
@@ -56,7 +56,7 @@ pub(super) async fn what_was_leased_is_pending_after_a_reopen(place: Place) {
     assert!(out.iter().all(|one| one.attempts == 0));
 }
 
-pub(super) async fn what_was_confirmed_is_gone_after_close_and_reopen(place: Place) {
+pub(super) async fn confirmed_messages_are_gone_after_close_and_reopen(place: Place) {
     let store = place.open().await;
     let messages = batch("a", 100);
     store.append(messages.clone()).await.unwrap();
@@ -105,16 +105,16 @@ pub(super) async fn a_lease_from_before_a_reopen_settles_nothing(place: Place) {
     let mut store = place.open().await;
     let messages = batch("a", 2);
     store.append(messages.clone()).await.unwrap();
-    // From the second round on, everything before the lease is as it was in the round before.
+    // From the second round on, all is as in the round before, up to the lease.
     for close in [false, false, false, true, true, true] {
         let stale = lease_all(&*store, 2).await;
         store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
         confirm(&*store, &stale).await;
-        assert_eq!(depth(&*store).await, (2, 0), "nobody holds them");
+        assert_eq!(depth(&*store).await, (2, 0), "they are not leased");
         let out = lease_all(&*store, 2).await;
         assert_eq!(ids_of(&out), ids(&messages));
         confirm(&*store, &stale).await;
-        assert_eq!(depth(&*store).await, (2, 0), "another holds them");
+        assert_eq!(depth(&*store).await, (2, 0), "another lease holds them");
         store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
     }
 }
@@ -127,7 +127,7 @@ pub(super) async fn order_is_kept_over_a_reopen(place: Place) {
     settle(&*store, &out[..1], retry(Duration::from_secs(3_600))).await;
     settle(&*store, &out[3..], Settlement::Release).await;
     let store = place.close_and_reopen(store).await;
-    // The first of a key waits for its retry; those of the other were out.
+    // The first message of one key waits for its retry; those of the other key were leased.
     let out = lease_all(&*store, 2).await;
     assert_eq!(ids_of(&out), ids(&messages[2..]));
     confirm(&*store, &out).await;
@@ -146,7 +146,7 @@ pub(super) async fn positions_rise_over_a_reopen(place: Place) {
             assert!(last.is_none_or(|last| one.lease.position > last), "round {round}");
             last = Some(one.lease.position);
         }
-        // Also when it is empty: a position means one message for ever.
+        // A position is never used again, even when the store is empty.
         confirm(&*store, &out).await;
         store = place.close_and_reopen(store).await;
     }
@@ -177,7 +177,7 @@ pub(super) async fn nothing_is_lost_over_many_reopens(place: Place) {
     assert_eq!(left.iter().collect::<std::collections::HashSet<_>>().len(), left.len(), "each is there once");
 }
 
-pub(super) async fn what_happened_after_many_reopens_is_known(place: Place) {
+pub(super) async fn settlements_survive_many_reopens(place: Place) {
     let (mut store, mut left, mut dead_letters) = (place.open().await, Vec::new(), Vec::new());
     for _ in 0..12 {
         let messages = batch("a", 20);
@@ -208,7 +208,7 @@ pub(super) async fn what_happened_after_many_reopens_is_known(place: Place) {
     assert_eq!(found, dead_letters);
 }
 
-pub(super) async fn a_closed_store_says_so(place: Place) {
+pub(super) async fn a_closed_store_refuses_every_call(place: Place) {
     let store = place.open().await;
     store.append(batch("a", 1)).await.unwrap();
     let out = lease(&*store, 1).await;
