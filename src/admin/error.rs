@@ -6,7 +6,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use serde_json::json;
 
-use super::answer;
+use super::answer::answer;
 use crate::messenger::Unsent;
 use crate::store::StoreError;
 use crate::util::error::Chain;

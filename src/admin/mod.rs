@@ -1,5 +1,6 @@
 //! An axum router to look into the outbox and to operate on it.
 
+mod answer;
 mod error;
 mod header;
 mod request;
@@ -13,14 +14,14 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use self::answer::answer;
 use self::error::AdminError;
 #[cfg(feature = "cli")]
 pub(crate) use self::header::Header;
@@ -90,15 +91,6 @@ impl Admin {
 }
 
 type Answer = Result<Response, AdminError>;
-
-fn answer(status: StatusCode, body: &impl Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(body) => {
-            (status, [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store")], body).into_response()
-        }
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
-}
 
 async fn status(State(admin): State<Admin>) -> Answer {
     let outbox = match &admin.outbox {

@@ -24,6 +24,21 @@ use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError, Succe
 use crate::util::error::BoxError;
 use crate::util::stop::Stopper;
 
+impl Bus {
+    /// Starts the backend and the delivery of the settings. It does not wait for a broker; a WARN is logged when none answers.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the settings, or the files that they name, are wrong.
+    pub async fn start(settings: &Settings) -> Result<Self, SettingsError> {
+        Self::builder(settings).start().await
+    }
+
+    /// Starts with backends of the app's own.
+    pub fn builder(settings: &Settings) -> BusBuilder<'_> {
+        BusBuilder::new(settings)
+    }
+}
+
 type Factory = Box<dyn FnOnce(&BackendTable) -> Result<Arc<dyn Messenger>, BoxError> + Send>;
 
 /// Builds a [`Bus`] with backends of the app's own, or with the app's database pool.

@@ -7,7 +7,6 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 
-use super::builder::BusBuilder;
 use super::shutdown::{Left, Shutdown, Worker};
 use super::source::Sources;
 use crate::consumer::{Consumer, ConsumerHandle};
@@ -16,7 +15,7 @@ use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
 #[cfg(feature = "admin")]
 use crate::settings::DeliveryMode;
-use crate::settings::{Settings, SettingsError};
+use crate::settings::SettingsError;
 use crate::source::Source;
 use crate::util::caught::caught;
 use crate::util::deadline::after;
@@ -59,19 +58,6 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Starts the backend and the delivery of the settings. It does not wait for a broker; a WARN is logged when none answers.
-    ///
-    /// # Errors
-    /// [`SettingsError`] when the settings, or the files that they name, are wrong.
-    pub async fn start(settings: &Settings) -> Result<Self, SettingsError> {
-        Self::builder(settings).start().await
-    }
-
-    /// Starts with backends of the app's own.
-    pub fn builder(settings: &Settings) -> BusBuilder<'_> {
-        BusBuilder::new(settings)
-    }
-
     /// The layer for the app's routes.
     pub fn layer(&self) -> MessagingLayer {
         self.layer.clone()

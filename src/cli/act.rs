@@ -6,10 +6,11 @@ use clap::{ArgGroup, Args};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
+use super::context::Context;
+use super::error::CliError;
 use super::filter::{FilterArgs, WHICH};
 use super::queue::FromQueue;
 use super::target::Target;
-use super::{CliError, Context};
 use crate::admin::Acted;
 
 /// Send dead letters again

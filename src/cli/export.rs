@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use super::context::Context;
+use super::error::CliError;
 use super::filter::FilterArgs;
 use super::list::page;
 use super::output::{Unit, count};
 use super::target::Target;
-use super::{CliError, Context};
 use crate::admin::StatusReport;
 
 /// How many messages are asked for at a time.

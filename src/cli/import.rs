@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::json;
 
+use super::context::Context;
+use super::error::CliError;
 use super::output::{Unit, count};
-use super::{CliError, Context};
 use crate::admin::{Appended, StoredMessage};
 use crate::store::EntryState;
 use crate::util::error::{BoxError, Chain};

@@ -4,10 +4,11 @@ use std::time::SystemTime;
 
 use clap::Args;
 
+use super::context::Context;
+use super::error::CliError;
 use super::filter::FilterArgs;
 use super::output::{aligned, short, span};
 use super::target::Target;
-use super::{CliError, Context};
 use crate::admin::{Listed, StoredMessage};
 
 /// The largest page of the admin router.

@@ -3,7 +3,8 @@
 use clap::Args;
 use serde_json::json;
 
-use super::{CliError, Context};
+use super::context::Context;
+use super::error::CliError;
 use crate::bus::Database;
 use crate::util::error::Chain;
 

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::context::Context;
+use super::error::CliError;
 use super::filter::{FilterArgs, duration};
-use super::{CliError, Context};
 
 /// The heading of these options in the help.
 const FROM: &str = "From a queue of RabbitMQ (BACKEND amqp091 or fedmsg)";

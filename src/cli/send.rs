@@ -9,9 +9,10 @@ use clap::Args;
 use serde_json::json;
 use uuid::Uuid;
 
+use super::context::Context;
+use super::error::CliError;
 use super::filter::duration;
 use super::target::Target;
-use super::{CliError, Context};
 use crate::admin::{Appended, Header, StoredMessage};
 use crate::bus::Bus;
 use crate::message::{Message, MessageError, Scalar};

@@ -3,8 +3,9 @@
 use clap::Args;
 use uuid::Uuid;
 
+use super::context::Context;
+use super::error::CliError;
 use super::output::{ago, aligned, harmless};
-use super::{CliError, Context};
 use crate::admin::{StoredMessage, format_time};
 
 /// Show one message: why it is still stored, failed attempts, headers, body

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::Args;
 
+use super::context::Context;
+use super::error::CliError;
 use super::output::{ago, aligned, count, harmless, span};
-use super::{CliError, Context};
 use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
 
 /// Show the state of the broker and of the outbox: depth, oldest age, rates, breaker, last error

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use super::{CheckLevel, Findings};
+use super::findings::{CheckLevel, Findings};
 use crate::bus;
 use crate::settings::Settings;
 use crate::tls::{Certificate, TlsSettings, inspect};

@@ -2,19 +2,20 @@
 
 #[cfg(feature = "_brokers")]
 mod certificates;
+mod findings;
 
-use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, absolute};
 use std::time::Duration;
 
 use clap::Args;
-use serde::Serialize;
 use serde_json::json;
 
+use self::findings::{CheckLevel, Finding, Findings};
+use super::context::Context;
+use super::error::CliError;
 use super::output::{aligned, count, harmless};
-use super::{CliError, Context};
 use crate::admin::{HealthReport, StatusReport};
 use crate::bus::Bus;
 #[cfg(feature = "_sql")]
@@ -34,59 +35,6 @@ const CLOSE: Duration = Duration::from_secs(5);
     after_help = "The command connects to every broker and sends nothing. With --url it also asks the running app."
 )]
 pub(super) struct Check {}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum CheckLevel {
-    Ok,
-    Warning,
-    Failed,
-}
-
-impl fmt::Display for CheckLevel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ok => "ok",
-            Self::Warning => "WARNING",
-            Self::Failed => "FAILED",
-        })
-    }
-}
-
-/// The result of one check.
-#[derive(Debug, Serialize)]
-struct Finding {
-    level: CheckLevel,
-    /// A key of the settings.
-    what: &'static str,
-    message: String,
-}
-
-/// The results of all checks.
-#[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
-
-impl Findings {
-    fn add(&mut self, level: CheckLevel, what: &'static str, message: impl Into<String>) {
-        self.0.push(Finding { level, what, message: message.into() });
-    }
-
-    fn ok(&mut self, what: &'static str, message: impl Into<String>) {
-        self.add(CheckLevel::Ok, what, message);
-    }
-
-    fn warn(&mut self, what: &'static str, message: impl Into<String>) {
-        self.add(CheckLevel::Warning, what, message);
-    }
-
-    fn fail(&mut self, what: &'static str, message: impl Into<String>) {
-        self.add(CheckLevel::Failed, what, message);
-    }
-
-    fn count(&self, level: CheckLevel) -> u64 {
-        self.0.iter().filter(|finding| finding.level == level).count() as u64
-    }
-}
 
 impl Check {
     #[allow(clippy::unused_self, reason = "as every command")]
