@@ -71,7 +71,7 @@ async fn http() {
         let (outbox, relay) =
             Outbox::new(Dummy::new(), Arc::new(open(folder.path()).await), RelaySettings::default());
         let handle = outbox.handle();
-        let relay = tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+        let relay = tokio::spawn(relay.into_future());
         let bare = Bare(bare(folder.path(), Arc::default()));
         let mut loads = [
             Load::new(app(outbox, "bench.http"), Method::POST, connections).await,

@@ -129,7 +129,7 @@ async fn request() {
     let store = PostgresStore::open(pool.clone(), &database.settings).await.expect("it can be opened");
     let (outbox, relay) = Outbox::new(NoOp, Arc::new(store), RelaySettings::default());
     let handle = outbox.handle();
-    tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+    tokio::spawn(relay.into_future());
     let ours = Router::new().route("/", post(row_and_event)).layer(MessagingLayer::new(outbox));
     let alone = Router::new().route("/", post(row)).with_state(pool.clone());
     let mut loads =
@@ -246,7 +246,7 @@ async fn relayed(broker: &Broker, database: &Database, instances: usize, message
         let (outbox, relay) = Outbox::new(amqp091(broker), Arc::new(store.clone()), RelaySettings::default());
         let mut stopped = stopped.clone();
         let shutdown = async move { drop(stopped.wait_for(|stopped| *stopped).await) };
-        relays.push((tokio::spawn(relay.run(shutdown, Duration::from_secs(5))), outbox));
+        relays.push((tokio::spawn(relay.with_graceful_shutdown(shutdown, Duration::from_secs(5))), outbox));
     }
     let pool = database.pool(1).await;
     while database.one::<bool>(&pool, "SELECT EXISTS (SELECT FROM {schema}.messages)").await {
@@ -290,7 +290,7 @@ async fn bloat() {
     let store = database.store().await;
     let (outbox, relay) = Outbox::new(NoOp, Arc::new(store), RelaySettings::default());
     let outbox = Arc::new(outbox);
-    tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+    tokio::spawn(relay.into_future());
     let pool = database.pool(1).await;
     let event = Event::new();
     println!("{all} messages through the outbox at {RATE} a second");

@@ -70,7 +70,8 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         Err(_) => in_sqlite(&folder.path().join("app.db")).await?,
     };
     let (stop, stopped) = oneshot::channel::<()>();
-    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::from_secs(10)));
+    let relay =
+        tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, Duration::from_secs(10)));
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let listener = tokio::net::TcpListener::bind(address).await?;
     println!("listening on http://{}", listener.local_addr()?);

@@ -24,7 +24,7 @@ pub(crate) async fn latency(broker: &Broker, store: Arc<dyn Store>, rounds: usiz
     let awaited = Awaited::default();
     let timed = Timed { inner: Arc::clone(&direct), awaited: Arc::clone(&awaited) };
     let (outbox, relay) = Outbox::new(timed, store, RelaySettings::default());
-    let relay = tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+    let relay = tokio::spawn(relay.into_future());
     let outbox = Arc::new(outbox);
     for at_a_time in AT_A_TIME {
         println!(

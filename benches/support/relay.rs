@@ -24,7 +24,8 @@ pub(crate) async fn relay(
     let (outbox, relay) = Outbox::new(counting, store, RelaySettings::default());
     let done = Arc::clone(&marks);
     let mut before = Instant::now();
-    let run = relay.run(async move { done.done.notified().await }, Duration::from_secs(10));
+    let run =
+        relay.with_graceful_shutdown(async move { done.done.notified().await }, Duration::from_secs(10));
     let left = tokio::spawn(run).await.expect("it does not panic");
     drop(outbox);
     let marks = marks.at.lock().unwrap_or_else(PoisonError::into_inner);

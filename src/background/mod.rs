@@ -98,7 +98,7 @@ impl BackgroundSettings {
 /// let (background, worker) = Background::new(Dummy::new(), BackgroundSettings::default());
 /// let layer = MessagingLayer::new(background);
 /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-/// let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, Duration::from_secs(10)));
+/// let worker = tokio::spawn(worker.with_graceful_shutdown(async { drop(stopped.await) }, Duration::from_secs(10)));
 /// // .. serve ..
 /// stop.send(()).unwrap();
 /// let left = worker.await.unwrap();
@@ -113,7 +113,7 @@ pub struct Background<M> {
     settings: BackgroundSettings,
 }
 
-/// Empties the buffer of a [`Background`]: see [`run`](Self::run).
+/// Empties the buffer of a [`Background`]: see [`with_graceful_shutdown`](Self::with_graceful_shutdown).
 pub struct BackgroundWorker<M> {
     inner: Arc<M>,
     batches: mpsc::UnboundedReceiver<Batch>,
@@ -280,13 +280,17 @@ impl<M> fmt::Debug for BackgroundWorker<M> {
 }
 
 impl<M: Messenger> BackgroundWorker<M> {
-    /// Sends what is handed over until `shutdown`, then what is waiting for at most `deadline` more.
+    /// Sends buffered messages until `signal`, then the rest for at most `deadline` more.
     ///
-    /// Gives the messages that are left. Each is also logged and counted as unsent.
+    /// Returns the messages that are left. Each is also logged and counted as unsent.
     ///
     /// # Cancel safety
-    /// Dropping the future loses what is waiting; that is logged and counted.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>, deadline: Duration) -> Vec<Message> {
+    /// Dropping the future loses the buffered messages; the loss is logged and counted.
+    pub async fn with_graceful_shutdown(
+        mut self,
+        signal: impl Future<Output = ()>,
+        deadline: Duration,
+    ) -> Vec<Message> {
         let room = Arc::clone(&self.room);
         let stopping = CancellationToken::new();
         let mut pending = Pending::default();
@@ -295,7 +299,7 @@ impl<M: Messenger> BackgroundWorker<M> {
             tokio::pin!(work);
             tokio::select! {
                 () = &mut work => {}
-                () = shutdown => {
+                () = signal => {
                     room.messages.close();
                     room.bytes.close();
                     stopping.cancel();

@@ -121,7 +121,8 @@ impl<'a> BusBuilder<'a> {
                 let stopped = async {
                     stopped.await;
                 };
-                let run = async { Left::Messages(worker.run(stopped, Duration::ZERO).await) };
+                let run =
+                    async { Left::Messages(worker.with_graceful_shutdown(stopped, Duration::ZERO).await) };
                 (Arc::new(background), Some(tokio::spawn(run)), None)
             }
             #[cfg(feature = "embedded")]

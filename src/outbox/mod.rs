@@ -44,7 +44,7 @@ use crate::util::error::BoxError;
 /// let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
 /// let layer = MessagingLayer::new(outbox);
 /// let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-/// let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::from_secs(10)));
+/// let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, Duration::from_secs(10)));
 /// // .. serve ..
 /// stop.send(()).unwrap();
 /// let left = relay.await.unwrap();

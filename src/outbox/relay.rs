@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -33,7 +34,7 @@ const FAILURES: u32 = 3;
 /// How long a store may take, at shutdown, to give what is due.
 const LAST_LEASE: Duration = Duration::from_millis(200);
 
-/// Sends what an [`Outbox`](super::Outbox) has stored: see [`run`](Self::run).
+/// Sends what an [`Outbox`](super::Outbox) has stored: see [`with_graceful_shutdown`](Self::with_graceful_shutdown).
 ///
 /// Up to [`window`](RelaySettings::window) messages are out at a time, in order for each topic and key.
 ///
@@ -115,21 +116,25 @@ impl<M: Messenger> Relay<M> {
         Self { worker: Arc::new(Worker { inner, store, status, settings }) }
     }
 
-    /// Sends what is stored until `shutdown`, then what is still due for at most `deadline` more, unless the bus is down.
+    /// Sends stored messages until `signal`, then messages that are due for at most `deadline` more, unless the broker is down.
     ///
-    /// Gives what is left in the store; it leaves the next time.
+    /// Returns the counts of the messages that are left in the store; the next start sends them.
     ///
     /// # Cancel safety
-    /// Dropping the future loses nothing: what was on its way may be sent once more, the next time.
-    pub async fn run(self, shutdown: impl Future<Output = ()>, deadline: Duration) -> Counts {
+    /// Dropping the future loses no message: one that was being sent may be sent again.
+    pub async fn with_graceful_shutdown(
+        self,
+        signal: impl Future<Output = ()>,
+        deadline: Duration,
+    ) -> Counts {
         self.run_until(async move {
-            shutdown.await;
+            signal.await;
             after(Instant::now(), deadline)
         })
         .await
     }
 
-    /// As [`run`](Self::run), where `shutdown` says until when.
+    /// As [`with_graceful_shutdown`](Self::with_graceful_shutdown); `shutdown` gives the time to end by.
     pub(crate) async fn run_until(self, shutdown: impl Future<Output = Instant>) -> Counts {
         let worker = self.worker;
         let mut state = Running {
@@ -170,6 +175,16 @@ impl<M: Messenger> Relay<M> {
             tracing::error!(error = %Chain(&error), "cannot tell how much is left in the outbox");
             Counts::default()
         })
+    }
+}
+
+/// Sends stored messages until the future is dropped or its runtime stops.
+impl<M: Messenger> IntoFuture for Relay<M> {
+    type Output = Counts;
+    type IntoFuture = Pin<Box<dyn Future<Output = Counts> + Send>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.run_until(std::future::pending()))
     }
 }
 

@@ -640,7 +640,7 @@ async fn what_is_being_sent_is_neither_dropped_nor_requeued() {
     let refused = call(&router, "POST", "/drop", Some(body.clone())).await;
     assert_refused(&refused, StatusCode::CONFLICT, "is being sent and cannot be dropped");
     let refused = call(&router, "POST", "/requeue", Some(body)).await;
-    assert_refused(&refused, StatusCode::CONFLICT, "is being sent and cannot be dropped");
+    assert_refused(&refused, StatusCode::CONFLICT, "being sent now");
     gate.open();
     until("it leaves", || async { sent.messages().len() == 1 }).await;
 }

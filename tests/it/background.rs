@@ -33,7 +33,7 @@ struct Running {
 
 fn run<M: Messenger>(worker: BackgroundWorker<M>, deadline: Duration) -> Running {
     let (stop, stopped) = oneshot::channel();
-    let task = tokio::spawn(worker.run(async { drop(stopped.await) }, deadline));
+    let task = tokio::spawn(worker.with_graceful_shutdown(async { drop(stopped.await) }, deadline));
     Running { stop, task }
 }
 

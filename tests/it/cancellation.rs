@@ -84,7 +84,7 @@ async fn a_request_dropped_before_a_full_background_buffer_sends_all_or_only_wha
             background.send(messages(FILLER)).await.unwrap();
             let layer = MessagingLayer::new(background);
             let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-            let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, MINUTE));
+            let worker = tokio::spawn(worker.with_graceful_shutdown(async { drop(stopped.await) }, MINUTE));
 
             let (answered, expected) = drop_request(&layer, polls, status).await;
             layer.in_flight().wait_idle().await;
@@ -154,7 +154,7 @@ async fn a_send_dropped_while_it_waits_for_room_hands_nothing_over_and_keeps_no_
         let (background, worker) = Background::new(slow(journal.clone()), settings);
         background.send(messages(["x", "y"])).await.unwrap();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, MINUTE));
+        let worker = tokio::spawn(worker.with_graceful_shutdown(async { drop(stopped.await) }, MINUTE));
 
         let handed_over = fuse(polls, background.send(messages(["a", "b"]))).await;
         in_flight(&background).wait_idle().await;

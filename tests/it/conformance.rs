@@ -240,7 +240,7 @@ async fn background_conforms() {
     let recording = Recording::new();
     let inbox = recorded(recording.listen());
     let (background, worker) = Background::new(recording, BackgroundSettings::default());
-    tokio::spawn(worker.run(std::future::pending(), Duration::ZERO));
+    tokio::spawn(worker.with_graceful_shutdown(std::future::pending(), Duration::ZERO));
     let capabilities = Capabilities { arrival: true, any_body: true, headers: true, closes: false };
     conforms(Arc::new(background), "a.b", capabilities, inbox).await;
 }

@@ -208,7 +208,7 @@ async fn the_layer_waits_for_messages_buffered_behind_the_second() {
     let (gated, gate, sent) = held();
     let (buffered, worker) = Background::new(gated, BackgroundSettings::default());
     let layer = MessagingLayer::new(Fallback::new(down(transient()), buffered));
-    let worker = tokio::spawn(worker.run(std::future::pending(), Duration::ZERO));
+    let worker = tokio::spawn(worker.with_graceful_shutdown(std::future::pending(), Duration::ZERO));
     get(app(layer.clone(), async |queue: MessageQueue| enqueue(&queue, ["a"]))).await;
     gate.begun().await;
     assert_eq!(layer.in_flight().len(), 1);

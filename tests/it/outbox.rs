@@ -54,7 +54,7 @@ fn run_for<M: Messenger>(
 ) -> Running<M> {
     let (outbox, relay) = Outbox::new(messenger, Arc::new(store), settings);
     let (stop, stopped) = oneshot::channel();
-    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, deadline));
+    let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, deadline));
     Running { handle: outbox.handle(), outbox, stop, relay }
 }
 

@@ -209,7 +209,9 @@ fn the_background_counts_retries_and_what_it_gives_up() {
         });
         let (background, worker) = Background::new(flaky, BackgroundSettings::default());
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-        let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, Duration::from_secs(1)));
+        let worker = tokio::spawn(
+            worker.with_graceful_shutdown(async { drop(stopped.await) }, Duration::from_secs(1)),
+        );
         for _ in 0..2 {
             background.send(messages(["a", "b"])).await.unwrap();
             in_flight(&background).wait_idle().await;
@@ -247,7 +249,7 @@ async fn all_that_can_happen() {
     }
     let (background, worker) = Background::new(down(failure()), BackgroundSettings::default());
     background.send(vec![secret()]).await.unwrap();
-    worker.run(std::future::ready(()), Duration::from_millis(1)).await;
+    worker.with_graceful_shutdown(std::future::ready(()), Duration::from_millis(1)).await;
     let (background, worker) = Background::new(Dummy::new(), BackgroundSettings::default());
     background.send(vec![secret()]).await.unwrap();
     drop(worker);

@@ -108,12 +108,12 @@ fn the_futures_of_the_public_api_can_be_spawned() {
     fn assert_send<T: Send>(_: T) {}
     let (background, worker) = Background::new(Dummy::new(), BackgroundSettings::default());
     assert_send(background.send(Vec::new()));
-    assert_send(worker.run(std::future::pending(), std::time::Duration::ZERO));
+    assert_send(worker.with_graceful_shutdown(std::future::pending(), std::time::Duration::ZERO));
     fn of_an_outbox(store: EmbeddedStore, handle: &OutboxHandle) {
         assert_send(store.lease(1));
         let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
         assert_send(outbox.send(Vec::new()));
-        assert_send(relay.run(std::future::pending(), std::time::Duration::ZERO));
+        assert_send(relay.with_graceful_shutdown(std::future::pending(), std::time::Duration::ZERO));
         assert_send(handle.status());
         assert_send(handle.requeue(&Filter::default(), std::time::Duration::ZERO));
         assert_send(handle.drop_messages(&Filter::default()));

@@ -213,7 +213,7 @@ async fn send(relay: Relay<Bus>, handle: &OutboxHandle, meanwhile: impl Future<O
             sleep(Duration::from_millis(1)).await;
         }
     };
-    relay.run(timeout(LONG, all_sent).map(Result::unwrap), LONG).await
+    relay.with_graceful_shutdown(timeout(LONG, all_sent).map(Result::unwrap), LONG).await
 }
 
 /// Appends batches, those of a key one after the other, and writes down which are stored.

@@ -114,7 +114,9 @@ impl App {
         let store = open(settings).await.unwrap();
         let (outbox, relay) = Outbox::new(bus.clone(), Arc::new(store.clone()), RelaySettings::default());
         let (stop, stopped) = oneshot::channel();
-        let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::from_secs(10)));
+        let relay = tokio::spawn(
+            relay.with_graceful_shutdown(async { drop(stopped.await) }, Duration::from_secs(10)),
+        );
         let handled = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&handled);
         let handler = move |queue: MessageQueue| async move {

@@ -1,6 +1,5 @@
 //! Folders that cannot be used: the error at start names the path and the cure.
 
-use std::error::Error;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -26,7 +25,7 @@ async fn assert_refused(path: &Path, names: &Path, cure: &str) {
     let settings: Settings = toml::from_str(&settings).unwrap();
     let error = Bus::start(&settings).await.unwrap_err();
     assert!(matches!(error, SettingsError::Outbox { .. }), "{error}");
-    assert_eq!(error.source().unwrap().to_string(), text);
+    assert!(error.to_string().contains(&text), "{error}");
 }
 
 #[tokio::test]

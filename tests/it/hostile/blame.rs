@@ -210,7 +210,7 @@ async fn durable(messenger: Amqp091, folder: &std::path::Path) -> (Outbox<Amqp09
     let store = stores::open(&EmbeddedStoreSettings::new(folder)).await.unwrap();
     let settings = RelaySettings::default().with_max_attempts(4).with_max_backoff(Duration::from_millis(20));
     let (outbox, relay) = Outbox::new(messenger, Arc::new(store), settings);
-    tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+    tokio::spawn(relay.into_future());
     let handle = outbox.handle();
     (outbox, handle)
 }
@@ -281,7 +281,7 @@ async fn a_broker_that_goes_away_makes_no_dead_letters() {
         let store = stores::open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
         let settings = RelaySettings::default().with_max_backoff(Duration::from_millis(20));
         let (outbox, relay) = Outbox::new(messenger(&way), Arc::new(store), settings);
-        tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+        tokio::spawn(relay.into_future());
         outbox.send(numbered(&topic, 30)).await.unwrap();
         until_left(&outbox.handle(), 0).await;
         let arrived: HashSet<_> = sequence(&queue.drain().await).into_iter().collect();

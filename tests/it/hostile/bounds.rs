@@ -77,7 +77,7 @@ async fn clients_that_hang_up_while_the_bus_hangs_do_not_gather() {
             let messenger: Arc<dyn Messenger> = if wraps {
                 let settings = BackgroundSettings::default().with_max_messages(1);
                 let (background, worker) = Background::new(messenger, settings);
-                tokio::spawn(worker.run(std::future::pending(), MINUTE));
+                tokio::spawn(worker.with_graceful_shutdown(std::future::pending(), MINUTE));
                 background.send(vec![message("first")]).await.unwrap();
                 Arc::new(background)
             } else {
@@ -150,7 +150,7 @@ async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
             let settings =
                 BackgroundSettings::default().with_max_messages(max).with_when_full(WhenFull::Refuse);
             let (background, worker) = Background::new(hanging, settings);
-            tokio::spawn(worker.run(std::future::pending(), MINUTE));
+            tokio::spawn(worker.with_graceful_shutdown(std::future::pending(), MINUTE));
             MessagingLayer::new(background)
         }
         "embedded" => {

@@ -96,7 +96,7 @@ async fn changed_rows_harm_only_themselves<S: Store>(
     let (outbox, relay) = Outbox::new(recording, Arc::new(open().await), RelaySettings::default());
     let handle = outbox.handle();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+    let running = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, STUCK));
     let good: HashSet<_> = ids(&all).into_iter().filter(|id| !odd.contains(id)).collect();
     until("all others leave", async || good.is_subset(&ids(&sent.messages()).into_iter().collect())).await;
     let dead = changes.iter().filter(|(_, is_dead)| *is_dead).count();

@@ -223,7 +223,7 @@ async fn a_stored_message_that_can_never_leave_is_a_dead_letter_and_no_other_is(
     let (recording, sent) = recording();
     let (outbox, relay) = Outbox::new(Choosy(recording), Arc::new(store), RelaySettings::default());
     let handle = outbox.handle();
-    tokio::spawn(relay.run(std::future::pending(), Duration::ZERO));
+    tokio::spawn(relay.into_future());
     let bad = message("a").with_header("never", true);
     outbox.send(vec![message("a"), bad.clone(), message("b")]).await.unwrap();
     handle.append(vec![bad.clone(), message("c")]).await.unwrap();

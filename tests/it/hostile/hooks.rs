@@ -42,7 +42,7 @@ async fn a_hook_of_the_layer_that_panics_is_as_a_handler_that_panics() {
     for index in 0..3 {
         let (inner, sent) = recording();
         let (background, worker) = Background::new(inner, BackgroundSettings::default().with_max_messages(1));
-        let worker = tokio::spawn(worker.run(std::future::pending(), STUCK));
+        let worker = tokio::spawn(worker.with_graceful_shutdown(std::future::pending(), STUCK));
         let layer = MessagingLayer::new(background);
         let log = logs::listen();
         let odd = app(panicking(&layer)[index].clone(), enqueue_both).layer(CatchPanicLayer::new());
@@ -98,7 +98,7 @@ async fn a_relay_goes_on_when_a_hook_of_its_pool_has_panicked() {
     let (inner, sent) = recording();
     let (outbox, relay) = Outbox::new(inner, Arc::new(store), RelaySettings::default());
     let (stop, stopped) = oneshot::channel::<()>();
-    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+    let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, STUCK));
     outbox.send(messages(["a"])).await.unwrap();
     until("a leaves", async || sent.topics() == ["a"]).await;
     // Enough for every task that asks for a connection.

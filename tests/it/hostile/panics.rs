@@ -83,7 +83,7 @@ async fn a_relay_goes_on_when_an_error_of_its_messenger_cannot_be_read() {
             let (outbox, relay) = Outbox::new(messenger, Arc::new(store), settings);
             let handle = outbox.handle();
             let (stop, stopped) = oneshot::channel::<()>();
-            let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+            let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, STUCK));
             outbox.send(messages(["a", "odd", "b"])).await.unwrap();
             let mut dead = Filter::default();
             dead.state = Some(EntryState::Dead);
@@ -104,7 +104,7 @@ async fn a_background_worker_goes_on_when_an_error_of_its_messenger_cannot_be_re
         let (messenger, sent) = unreadable(kind, Failure::rejected);
         let (background, worker) = Background::new(messenger, BackgroundSettings::default());
         let (stop, stopped) = oneshot::channel::<()>();
-        let worker = tokio::spawn(worker.run(async { drop(stopped.await) }, MINUTE));
+        let worker = tokio::spawn(worker.with_graceful_shutdown(async { drop(stopped.await) }, MINUTE));
         background.send(messages(["a", "odd", "b"])).await.unwrap();
         background.send(messages(["c"])).await.unwrap();
         soon(sent.flushed()).await;
@@ -207,7 +207,7 @@ async fn a_lease_without_end_is_one() {
     let settings = RelaySettings::default().with_max_backoff(Duration::MAX).with_expiry(Duration::MAX);
     let (outbox, relay) = Outbox::new(inner, Arc::new(store), settings);
     let (stop, stopped) = oneshot::channel::<()>();
-    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, Duration::MAX));
+    let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, Duration::MAX));
     let never = message("never").with_delay(Duration::MAX);
     outbox.send(vec![message("a"), never]).await.unwrap();
     until("it leaves", async || sent.topics() == ["a"]).await;
@@ -270,7 +270,7 @@ async fn a_relay_whose_store_panics_is_down_and_goes_on() {
     let (outbox, relay) = Outbox::new(inner, Arc::new(store), RelaySettings::default());
     outbox.send(messages(["a", "b"])).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+    let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, STUCK));
     until("it is down", async || !outbox.health().await.is_up()).await;
     panics[0].store(0, Ordering::SeqCst);
     until("both leave", async || sent.topics() == ["a", "b"]).await;
@@ -291,7 +291,7 @@ async fn a_relay_whose_store_gives_nothing_is_down_and_goes_on() {
         Outbox::new(inner, Arc::new(Panicking(store, Arc::clone(&empty))), RelaySettings::default());
     outbox.send(messages(["a"])).await.unwrap();
     let (stop, stopped) = oneshot::channel::<()>();
-    let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+    let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, STUCK));
     until("it is down", async || !outbox.health().await.is_up()).await;
     empty[2].store(0, Ordering::SeqCst);
     until("it leaves", async || sent.topics() == ["a"]).await;
@@ -306,7 +306,7 @@ async fn a_relay_that_was_dropped_is_down() {
     let store = open(&EmbeddedStoreSettings::new(folder.path())).await.unwrap();
     let (outbox, relay) = Outbox::new(recording().0, Arc::new(store), RelaySettings::default());
     assert!(outbox.health().await.is_up(), "another process may run the relay");
-    let relay = tokio::spawn(relay.run(std::future::pending(), STUCK));
+    let relay = tokio::spawn(relay.with_graceful_shutdown(std::future::pending(), STUCK));
     tokio::task::yield_now().await;
     relay.abort();
     relay.await.unwrap_err();

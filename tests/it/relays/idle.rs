@@ -104,7 +104,8 @@ async fn idle(instances: usize) {
         let store = PostgresStore::open(pool, &schema.settings.clone().with_lease(LEASE)).await.unwrap();
         let (outbox, relay) = Outbox::new(Dummy::new(), Arc::new(store), RelaySettings::default());
         let mut stopped = stopped.clone();
-        let relay = tokio::spawn(relay.run(async move { drop(stopped.changed().await) }, STUCK));
+        let relay =
+            tokio::spawn(relay.with_graceful_shutdown(async move { drop(stopped.changed().await) }, STUCK));
         relays.push((outbox, relay));
     }
     until("each has its part", async || {

@@ -197,7 +197,9 @@ fn relay_settings() -> RelaySettings {
 /// Sends until the end of the input; a word there ends what stores.
 async fn obey<M: Messenger>(relay: Relay<M>, go_on: &watch::Sender<bool>, mut tasks: JoinSet<()>) {
     let (stop, mut stopped) = watch::channel(());
-    let relay = tokio::spawn(relay.run(async move { drop(stopped.changed().await) }, Duration::from_secs(5)));
+    let relay = tokio::spawn(
+        relay.with_graceful_shutdown(async move { drop(stopped.changed().await) }, Duration::from_secs(5)),
+    );
     println!("ready");
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     while let Ok(Some(_)) = lines.next_line().await {

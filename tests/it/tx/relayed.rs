@@ -37,7 +37,7 @@ impl Running {
         let ((recording, sent), store) = (recording(), place.store().await);
         let (outbox, relay) = Outbox::new(recording, Arc::clone(&store), RelaySettings::default());
         let (stop, stopped) = oneshot::channel();
-        let relay = tokio::spawn(relay.run(async { drop(stopped.await) }, STUCK));
+        let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, STUCK));
         Self { layer: MessagingLayer::new(outbox), sent, store, relay, stop }
     }
 
