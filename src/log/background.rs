@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 
 use crate::util::caught::called;
+use crate::util::sync::lock;
 
 type Work = Box<dyn FnOnce() + Send>;
 
@@ -16,7 +17,7 @@ static QUEUE: Mutex<Option<VecDeque<Work>>> = Mutex::new(None);
 /// # Errors
 /// The thread cannot be started.
 pub(crate) fn run_later(work: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    let mut queue = lock();
+    let mut queue = lock(&QUEUE);
     if queue.is_none() {
         std::thread::Builder::new().name("log-background".to_owned()).spawn(run)?;
     }
@@ -32,16 +33,12 @@ fn run() {
 }
 
 fn next() -> Option<Work> {
-    let mut queue = lock();
+    let mut queue = lock(&QUEUE);
     let work = queue.as_mut().and_then(VecDeque::pop_front);
     if work.is_none() {
         *queue = None;
     }
     work
-}
-
-fn lock() -> MutexGuard<'static, Option<VecDeque<Work>>> {
-    QUEUE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::scan::{Found, Scan};
 use super::segment::{Segment, Segments};
+use crate::util::sync::lock;
 
 /// Reads records from a position on. At the end of the log it continues when records were added.
 pub(crate) struct Reader {
@@ -94,8 +95,4 @@ impl Reader {
         self.segment = Some((segment, scan));
         Some(position)
     }
-}
-
-fn lock(segments: &Mutex<Segments>) -> MutexGuard<'_, Segments> {
-    segments.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
 use roaring::RoaringTreemap;
@@ -21,6 +21,7 @@ use super::recover::{continue_or_begin, truncate_torn_tail};
 use super::retention::Retention;
 use super::segment::{Segment, Segments};
 use super::writer::{LogHandle, LogJob, LogWriter, Next};
+use crate::util::sync::lock;
 
 /// The longest time between two checks of [`Retention::max_age`].
 const AGE_CHECK: Duration = Duration::from_secs(60);
@@ -155,10 +156,6 @@ impl RecordLog {
     fn shared(&self) -> &LogShared {
         &self.open.0
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn closed() -> io::Error {

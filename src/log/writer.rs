@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, TryLockError, Weak};
 use std::time::Instant;
 
 use crate::util::caught::called;
+use crate::util::sync::lock;
 
 /// The part of a log that runs on the thread of a [`LogWriter`].
 pub(crate) trait LogJob: Send + 'static {
@@ -271,10 +272,6 @@ impl Queue {
             pending.is_asleep = false;
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

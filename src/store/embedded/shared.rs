@@ -11,6 +11,7 @@ use super::index::{LogIndex, Reply};
 use crate::log::head::Head;
 use crate::log::writer::LogHandle;
 use crate::store::StoreError;
+use crate::util::sync::lock;
 
 /// The state of a store's compaction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,11 +63,11 @@ impl StoreShared {
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, LogIndex> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 
     pub(super) fn compaction(&self) -> MutexGuard<'_, Compaction> {
-        self.compaction.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.compaction)
     }
 
     /// Notes that the compaction has ended.
