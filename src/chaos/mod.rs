@@ -17,8 +17,8 @@ pub use self::settings::{ChaosError, ChaosSettings};
 use crate::message::Message;
 use crate::message::topic::Topic;
 use crate::messenger::{Capabilities, Failure, Health, Messenger, Unsent};
-use crate::queue::TurnedAway;
 use crate::source::delivery::Delivery;
+use crate::store::admission::TurnedAway;
 use crate::util::error::BoxError;
 
 /// Makes messages fail on purpose, for tests of a whole system: around the service of a consumer, or around a messenger.

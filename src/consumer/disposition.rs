@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use crate::message::headers::start_of;
-use crate::queue::TurnedAway;
+use crate::store::admission::TurnedAway;
 use crate::util::error::{BoxError, Chain};
 
 /// How many bytes of a response body are kept as the reason.

@@ -1,37 +1,33 @@
 //! The middleware: a queue for every request, flushed when the request succeeds.
 
 mod body;
+mod commit;
+mod config;
 mod flight;
 mod flush;
-mod future;
 pub(crate) mod idempotency;
+mod on_send_failure;
+mod service;
 
 use std::fmt;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
-use http::{Request, Response, request, response};
+use http::{request, response};
 use tower_layer::Layer;
-use tower_service::Service;
 
 pub use self::body::ResponseBody;
-use self::flight::{Flight, FlightLimits};
-pub use self::flush::OnSendFailure;
+use self::config::LayerConfig;
 #[cfg(feature = "settings")]
-pub(crate) use self::flush::is_success;
-use self::flush::{Config, Flush, Full};
-pub use self::future::ResponseFuture;
-use self::future::{Joined, Refusal};
-use self::idempotency::BadKey;
+pub(crate) use self::config::is_success;
+use self::flight::{Flight, FlightLimits};
+pub use self::on_send_failure::OnSendFailure;
+pub use self::service::{MessagingService, ResponseFuture};
 use crate::message::Message;
-use crate::message::trace_context::TraceContext;
 use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Messenger, Unsent};
-use crate::queue::{MessageQueue, QueueConfig};
-use crate::source::delivery::Delivery;
-use crate::telemetry;
+use crate::queue::QueueConfig;
 
-/// Puts a [`MessageQueue`] into every request and sends what is in it when the response is a success.
+/// Puts a [`MessageQueue`](crate::queue::MessageQueue) into every request and sends what is in it when the response is a success.
 ///
 /// | what happens | messages |
 /// |---|---|
@@ -40,7 +36,7 @@ use crate::telemetry;
 /// | 200 with a non-zero `grpc-status` header | dropped |
 /// | inner service error, handler panic, panic of a hook of this layer, timeout outside, client gone before the handler is done | dropped |
 /// | client gone while sending | sending goes on to its end, in a task of its own |
-/// | enqueued through [`always`](MessageQueue::always) | sent whatever the outcome |
+/// | enqueued through [`always`](crate::queue::MessageQueue::always) | sent whatever the outcome |
 /// | sending fails | logged, and the client gets 503 with `Retry-After`; [`with_on_send_failure`](Self::with_on_send_failure) keeps the response instead |
 /// | the messenger has no room, as a full outbox; or too much is [in flight](Self::with_max_messages_in_flight) | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
 /// | two nested layers | the inner one joins the queue of the outer one; what is enqueued inside it leaves, and a `Tx` begun inside it is committed, only if both responses are a success |
@@ -65,7 +61,7 @@ use crate::telemetry;
 #[derive(Clone)]
 #[must_use]
 pub struct MessagingLayer {
-    config: Arc<Config>,
+    config: Arc<LayerConfig>,
 }
 
 impl MessagingLayer {
@@ -74,7 +70,7 @@ impl MessagingLayer {
         let messenger: Arc<dyn Messenger> = Arc::new(messenger);
         let capabilities = messenger.capabilities();
         Self {
-            config: Arc::new(Config {
+            config: Arc::new(LayerConfig {
                 admission: capabilities.admission,
                 flight: Flight::default(),
                 flight_limits: FlightLimits { messages: 10_000, bytes: 64 << 20 },
@@ -87,7 +83,7 @@ impl MessagingLayer {
                 }),
                 idempotency_key: false,
                 on_send_failure: OnSendFailure::default(),
-                success: flush::is_success,
+                success: config::is_success,
                 enrich: None,
                 on_unsent: None,
             }),
@@ -147,7 +143,7 @@ impl MessagingLayer {
     /// });
     /// ```
     ///
-    /// Messages enqueued through [`always`](MessageQueue::always) leave without it when there is no response. When it panics,
+    /// Messages enqueued through [`always`](crate::queue::MessageQueue::always) leave without it when there is no response. When it panics,
     /// the request ends as by a panic of its handler: a layer outside that catches it answers 500.
     pub fn with_enrich<F>(self, enrich: F) -> Self
     where
@@ -189,7 +185,7 @@ impl MessagingLayer {
         self.config.queue.in_flight.clone()
     }
 
-    fn with(mut self, change: impl FnOnce(&mut Config)) -> Self {
+    fn with(mut self, change: impl FnOnce(&mut LayerConfig)) -> Self {
         change(Arc::make_mut(&mut self.config));
         self
     }
@@ -209,73 +205,6 @@ impl<S> Layer<S> for MessagingLayer {
     type Service = MessagingService<S>;
 
     fn layer(&self, inner: S) -> Self::Service {
-        MessagingService { inner, config: Arc::clone(&self.config) }
+        MessagingService::new(inner, Arc::clone(&self.config))
     }
-}
-
-/// The service of [`MessagingLayer`].
-#[derive(Clone, Debug)]
-pub struct MessagingService<S> {
-    inner: S,
-    config: Arc<Config>,
-}
-
-impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for MessagingService<S>
-where
-    S: Service<Request<ReqBody>, Response = Response<ResBody>>,
-{
-    type Response = Response<ResponseBody<ResBody>>;
-    type Error = S::Error;
-    type Future = ResponseFuture<S::Future, ResBody>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
-        let mut cause: Option<Delivery> = None;
-        if !request.extensions().is_empty() {
-            if let Some(outer) = request.extensions().get::<MessageQueue>().filter(|outer| !outer.is_closed())
-            {
-                let joined = Joined { call: outer.begin_call(), config: Arc::clone(&self.config) };
-                request.extensions_mut().insert(joined.call.queue());
-                return ResponseFuture::joined(self.inner.call(request), joined);
-            }
-            cause = request.extensions().get().cloned();
-        }
-        let mut admitted = None;
-        if !request.method().is_safe() {
-            admitted = match self.config.enter() {
-                Ok(admitted) => admitted,
-                Err(Full) => {
-                    telemetry::turned_away();
-                    return ResponseFuture::refused(Refusal::TurnedAway);
-                }
-            };
-        }
-        let mut seed = None;
-        if self.config.idempotency_key && cause.is_none() {
-            seed = match idempotency::seed(&request) {
-                Ok(seed) => seed,
-                Err(BadKey) => return ResponseFuture::refused(Refusal::BadKey),
-            };
-        }
-        let trace = TraceContext::of(request.headers());
-        let queue = MessageQueue::new(Arc::clone(&self.config.queue), trace, cause, seed);
-        request.extensions_mut().insert(queue.clone());
-        let parts = self.config.enrich.as_ref().map(|_| Box::new(parts(&request)));
-        let flush = Flush::new(Arc::clone(&self.config), queue, parts, admitted);
-        ResponseFuture::new(self.inner.call(request), Some(flush))
-    }
-}
-
-/// A copy of the head, made without moving the request.
-fn parts<B>(request: &Request<B>) -> request::Parts {
-    let (mut parts, ()) = Request::new(()).into_parts();
-    parts.method = request.method().clone();
-    parts.uri = request.uri().clone();
-    parts.version = request.version();
-    parts.headers = request.headers().clone();
-    parts.extensions = request.extensions().clone();
-    parts
 }

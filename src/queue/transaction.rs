@@ -7,32 +7,32 @@ use async_trait::async_trait;
 use crate::message::Message;
 use crate::messenger::Failure;
 
-/// A transaction of one request, in the database in which an outbox is.
+/// A transaction of one request, in the database of an outbox.
 ///
-/// Each of its ends is counted and logged. Dropped, it is rolled back.
+/// Every commit and rollback is counted and logged. Dropping it rolls back.
 #[async_trait]
 pub(crate) trait Transaction: Any + Send {
-    /// Stores the messages in it and commits; gives how many are stored.
+    /// Stores the messages in the transaction and commits it; returns how many messages are stored.
     ///
     /// # Errors
-    /// Why nothing of it is there; transient when the request may pass the next time. When the connection was lost while
-    /// it committed, all of it may be there.
+    /// The reason why nothing is committed; transient when the request may succeed the next time. When the connection was
+    /// lost during the commit, everything may be committed.
     async fn commit(self: Box<Self>, messages: Vec<Message>) -> Result<usize, Failure>;
 
-    /// Undoes all of it.
+    /// Rolls back.
     async fn roll_back(self: Box<Self>, reason: &'static str);
 }
 
-/// Where the transaction of a request is.
+/// The place of a request's transaction.
 #[derive(Default)]
-pub(crate) enum Slot {
-    /// None was begun.
+pub(crate) enum TransactionSlot {
+    /// No transaction was begun.
     #[default]
-    Unused,
-    /// Nobody uses it now.
-    Here(Box<dyn Transaction>),
-    /// Somebody uses it, or begins it.
-    Held,
-    /// None is needed: the message of this request was handled before.
-    Handled,
+    Empty,
+    /// The transaction is begun, and no `Tx` holds it.
+    Idle(Box<dyn Transaction>),
+    /// A `Tx` holds the transaction, or begins it.
+    InUse,
+    /// The message of this request was handled before; no transaction is needed.
+    AlreadyHandled,
 }

@@ -124,6 +124,10 @@ pub(crate) fn room_for(messages: u64, bytes: u64, held: (u64, u64)) -> u64 {
     messages.min((bytes / size).max(1))
 }
 
+/// Marks a 503 that was answered because the messages of the request could not be stored or sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TurnedAway;
+
 tokio::task_local! {
     /// The room reserved for the messages that this task sends.
     static SENDING: Cell<Option<Admitted>>;

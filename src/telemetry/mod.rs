@@ -22,7 +22,10 @@
 //! | `tower_outbox_handle_seconds` | histogram | – | duration of an attempt |
 //! | `tower_outbox_send_seconds` | histogram | – | time until a batch was confirmed |
 
+use std::fmt;
 use std::time::Duration;
+
+use http::StatusCode;
 
 use crate::message::Message;
 use crate::util::error::Chain;
@@ -52,6 +55,33 @@ pub(crate) fn sent(messages: usize, took: Duration) {
 pub(crate) fn dropped(messages: usize, reason: &'static str) {
     count!("tower_outbox_dropped_total", messages, "reason" => reason);
     tracing::info!(messages, reason, "dropped messages; the request failed");
+}
+
+/// Messages that are not sent because the status of the response is not a success.
+pub(crate) fn dropped_by_status(dropped: &[Message], status: StatusCode) {
+    count!("tower_outbox_dropped_total", dropped.len(), "reason" => "status");
+    let (messages, status, reason, topics) = (dropped.len(), status.as_u16(), "status", Topics(dropped));
+    if (300..400).contains(&status) {
+        tracing::warn!(
+            messages, reason, status, %topics,
+            "messages dropped: a redirect is not a success; if it should be one, set SUCCESS = \"2xx,3xx\", or MessagingLayer::with_success"
+        );
+    } else {
+        tracing::info!(messages, reason, status, %topics, "messages dropped: the response is not a success");
+    }
+}
+
+/// The first topics of messages.
+struct Topics<'a>(&'a [Message]);
+
+impl fmt::Display for Topics<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 5;
+        for (index, message) in self.0.iter().take(SHOWN).enumerate() {
+            write!(f, "{}{}", if index > 0 { ", " } else { "" }, message.topic())?;
+        }
+        if self.0.len() > SHOWN { f.write_str(", ..") } else { Ok(()) }
+    }
 }
 
 /// A request that was answered 503 before its handler ran.

@@ -19,9 +19,11 @@ use self::database::Sealed;
 pub use self::database::TxDatabase;
 use self::open::Open;
 pub use self::persist::PersistError;
+#[cfg(feature = "settings")]
+pub(crate) use self::persist::persist;
 pub use self::rejection::TxRejection;
 use crate::queue::MessageQueue;
-use crate::queue::transaction::Slot;
+use crate::queue::transaction::TransactionSlot;
 use crate::source::delivery::Delivery;
 use crate::telemetry;
 
@@ -120,16 +122,16 @@ impl<DB: TxDatabase> Tx<DB> {
         let store = queue.outbox().and_then(|outbox| DB::find(&**outbox.store()));
         let store = store.ok_or(TxRejection::NoOutbox { database: <DB as Sealed>::NAME })?;
         let taken = match queue.take_transaction().ok_or(TxRejection::Closed)? {
-            Slot::Unused => None,
-            Slot::Here(transaction) => Some(transaction),
-            Slot::Held => return Err(TxRejection::Held),
-            Slot::Handled => return Err(TxRejection::AlreadyHandled),
+            TransactionSlot::Empty => None,
+            TransactionSlot::Idle(transaction) => Some(transaction),
+            TransactionSlot::InUse => return Err(TxRejection::Held),
+            TransactionSlot::AlreadyHandled => return Err(TxRejection::AlreadyHandled),
         };
-        let mut place = Place { queue: &queue, slot: Slot::Unused };
+        let mut guard = SlotGuard { queue: &queue, slot: TransactionSlot::Empty };
         let open = match taken {
             Some(transaction) => {
                 let transaction: Box<dyn std::any::Any> = transaction;
-                // One outbox has one database: there can be no other kind.
+                // One outbox has one database, so the transaction is of this kind.
                 transaction
                     .downcast()
                     .map_err(|_| TxRejection::NoOutbox { database: <DB as Sealed>::NAME })?
@@ -140,25 +142,25 @@ impl<DB: TxDatabase> Tx<DB> {
                     && !open.record(delivery).await.map_err(TxRejection::of::<DB>)?
                 {
                     telemetry::already_handled(delivery.message(), delivery.source());
-                    place.slot = Slot::Handled;
+                    guard.slot = TransactionSlot::AlreadyHandled;
                     drop(queue.in_flight().try_spawn(open.undo()));
                     return Err(TxRejection::AlreadyHandled);
                 }
                 Box::new(open)
             }
         };
-        std::mem::forget(place);
+        std::mem::forget(guard);
         Ok(Self { open: Some(open), queue })
     }
 }
 
-/// Says where the transaction is when it was not begun.
-struct Place<'a> {
+/// Puts the slot back when no transaction was begun.
+struct SlotGuard<'a> {
     queue: &'a MessageQueue,
-    slot: Slot,
+    slot: TransactionSlot,
 }
 
-impl Drop for Place<'_> {
+impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         self.queue.put_back(std::mem::take(&mut self.slot));
     }
@@ -189,7 +191,7 @@ impl<DB: TxDatabase> DerefMut for Tx<DB> {
 impl<DB: TxDatabase> Drop for Tx<DB> {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
-            self.queue.put_back(Slot::Here(open));
+            self.queue.put_back(TransactionSlot::Idle(open));
         }
     }
 }

@@ -1,4 +1,7 @@
-//! Storing messages in a transaction that the app has begun itself.
+//! Storing messages in a transaction that the app began itself.
+
+#[cfg(feature = "settings")]
+use std::time::Duration;
 
 use axum_core::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
@@ -7,22 +10,25 @@ use sqlx::Connection;
 
 use super::database::{Sealed, TxDatabase, is_transient};
 use crate::message::Message;
+#[cfg(feature = "settings")]
+use crate::messenger::Messenger;
+use crate::messenger::OutboxStore;
 use crate::queue::MessageQueue;
 use crate::store::Inserted;
 use crate::telemetry;
 use crate::util::error::{BoxError, Chain, debug_as_display};
 
 impl MessageQueue {
-    /// Puts what is enqueued so far into the outbox, in the transaction of this connection, for apps that begin and commit
-    /// their transactions themselves; gives how many messages that are. They leave when that transaction is committed,
-    /// whatever the response is, and not if it is rolled back.
+    /// Puts the messages enqueued so far into the outbox, in the transaction of this connection, for apps that begin and
+    /// commit their transactions themselves; returns how many messages are stored. They are sent when that transaction is
+    /// committed, whatever the response is, and not if it is rolled back.
     ///
-    /// Only the app knows whether that is committed, so the limits of the outbox know of these messages when it has counted
-    /// them, some seconds later: until then there may be more than it is to hold.
+    /// The outbox counts these messages against its limits some seconds later, so it may hold more than its limits until
+    /// then.
     ///
-    /// Inside of two nested layers these are the messages of the inner call. Messages enqueued through
-    /// [`always`](Self::always) stay in the queue, as they leave also when the transaction is rolled back. What completes messages by the response ([`with_enrich`](crate::layer::MessagingLayer::with_enrich)) does not
-    /// see these.
+    /// Inside two nested layers these are the messages of the inner call. Messages enqueued through
+    /// [`always`](Self::always) stay in the queue, since they are sent also when the transaction is rolled back. The hook
+    /// [`with_enrich`](crate::layer::MessagingLayer::with_enrich) does not see persisted messages.
     ///
     /// ```no_run
     /// # #[cfg(feature = "postgres")]
@@ -45,37 +51,83 @@ impl MessageQueue {
     /// [`PersistError`]; the messages are in the queue again.
     ///
     /// # Cancel safety
-    /// Dropped, the messages are in the queue again, and some may be in the transaction too: roll it back, or they leave
-    /// twice, with the same ids.
+    /// Dropping the future puts the messages back into the queue, and some may be in the transaction too: roll it back, or
+    /// they are sent twice, with the same ids.
     pub async fn persist<C>(&self, connection: &mut C) -> Result<usize, PersistError>
     where
         C: Connection<Database: TxDatabase<Connection = C>>,
     {
-        let store = self.outbox().and_then(|outbox| C::Database::find(&**outbox.store()));
-        let store = store.ok_or(PersistError::NoOutbox { database: <C::Database as Sealed>::NAME })?;
-        if !connection.is_in_transaction() {
-            return Err(PersistError::NoTransaction);
-        }
+        let store = check(self.outbox(), connection)?;
         let messages = self.take_messages().ok_or(PersistError::Closed)?;
-        if messages.is_empty() {
-            return Ok(0);
-        }
-        let mut taken = Returned { queue: self, messages };
-        let mut new = taken.messages.clone();
-        let inserted = C::Database::insert(&store, connection, &mut new).await;
-        let inserted = inserted.map_err(|error| match is_transient::<C::Database>(&error) {
-            true => PersistError::Unavailable(error.into()),
-            false => PersistError::Failed(error.into()),
-        })?;
-        taken.messages.clear();
+        let mut returned = Returned { queue: self, messages };
+        let mut new = returned.messages.clone();
+        let inserted = insert(&store, connection, &mut new).await?;
+        returned.messages.clear();
         if let Some(inserted) = inserted {
-            self.hold(Box::new(Undecided(Some(inserted))));
+            self.keep_until_decided(Box::new(Undecided(Some(inserted))));
         }
         Ok(new.len())
     }
 }
 
-/// Messages of which only the app knows whether they are committed, and that are so when the response is decided.
+/// Puts messages into the outbox in the transaction of this connection, outside a request; returns how many are stored.
+#[cfg(feature = "settings")]
+pub(crate) async fn persist<C>(
+    messenger: &dyn Messenger,
+    connection: &mut C,
+    mut messages: Vec<Message>,
+) -> Result<usize, PersistError>
+where
+    C: Connection<Database: TxDatabase<Connection = C>>,
+{
+    let store = check(messenger.capabilities().outbox.as_ref(), connection)?;
+    messages.iter().try_for_each(|message| messenger.check(message)).map_err(PersistError::Rejected)?;
+    if let Some(inserted) = insert(&store, connection, &mut messages).await? {
+        tokio::spawn(async move {
+            tokio::time::sleep(COMMIT_EXPECTED).await;
+            inserted.look();
+        });
+    }
+    Ok(messages.len())
+}
+
+/// How long after its messages are stored a transaction outside a request is usually committed: the relay looks then.
+#[cfg(feature = "settings")]
+const COMMIT_EXPECTED: Duration = Duration::from_millis(100);
+
+/// Returns the store of the outbox, if it is in the database of this connection, which is in a transaction.
+fn check<C>(
+    outbox: Option<&OutboxStore>,
+    connection: &C,
+) -> Result<<C::Database as Sealed>::Store, PersistError>
+where
+    C: Connection<Database: TxDatabase<Connection = C>>,
+{
+    let store = outbox.and_then(|outbox| C::Database::find(&**outbox.store()));
+    let store = store.ok_or(PersistError::NoOutbox { database: <C::Database as Sealed>::NAME })?;
+    if connection.is_in_transaction() { Ok(store) } else { Err(PersistError::NoTransaction) }
+}
+
+/// Stores the messages, and removes those that an earlier try stored.
+async fn insert<C>(
+    store: &<C::Database as Sealed>::Store,
+    connection: &mut C,
+    messages: &mut Vec<Message>,
+) -> Result<Option<Inserted>, PersistError>
+where
+    C: Connection<Database: TxDatabase<Connection = C>>,
+{
+    if messages.is_empty() {
+        return Ok(None);
+    }
+    let inserted = C::Database::insert(store, connection, messages).await;
+    inserted.map_err(|error| match is_transient::<C::Database>(&error) {
+        true => PersistError::Unavailable(error.into()),
+        false => PersistError::Failed(error.into()),
+    })
+}
+
+/// Messages that are committed by the app, or not, before the response is decided.
 struct Undecided(Option<Inserted>);
 
 impl Drop for Undecided {
@@ -86,7 +138,7 @@ impl Drop for Undecided {
     }
 }
 
-/// Messages that go back to their queue.
+/// Messages that return to their queue when this is dropped.
 struct Returned<'a> {
     queue: &'a MessageQueue,
     messages: Vec<Message>,
@@ -101,7 +153,7 @@ impl Drop for Returned<'_> {
     }
 }
 
-/// Why messages were not put into the outbox by [`MessageQueue::persist`]. As a response it is a 503 with `Retry-After`
+/// Why messages were not put into the outbox by [`MessageQueue::persist`] or `Bus::persist`. As a response it is a 503 with `Retry-After`
 /// when another try may pass, else a 500; the body does not give the details.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
@@ -120,6 +172,9 @@ pub enum PersistError {
         /// Of which database the connection is.
         database: &'static str,
     },
+    /// The broker can never accept one of the messages.
+    #[error("a message can never be sent; no message was stored")]
+    Rejected(#[source] BoxError),
     /// The database cannot store now, and may the next time: roll the transaction back.
     #[error("the messages cannot be stored now; roll the transaction back")]
     Unavailable(#[source] BoxError),

@@ -8,6 +8,10 @@ use super::database::Sealed;
 use crate::message::Message;
 use crate::store::{Inserted, SqliteStore, Turn};
 
+/// Why a transaction that is over cannot be committed.
+const OVER: &str = "the transaction is over: the handler ended it by COMMIT or ROLLBACK, or SQLite rolled it back (RAISE(ROLLBACK), \
+    a full disk); leave the end of a Tx to MessagingLayer, and use savepoints (sqlx::Acquire::begin) inside it";
+
 impl Sealed for Sqlite {
     const NAME: &'static str = "Sqlite";
     type Store = SqliteStore;
@@ -36,7 +40,7 @@ impl Sealed for Sqlite {
         messages: &mut Vec<Message>,
     ) -> Result<Option<Inserted>, sqlx::Error> {
         if Self::is_over(connection).await {
-            return Err(sqlx::Error::Protocol("SQLite has rolled the transaction back by itself".to_owned()));
+            return Err(sqlx::Error::InvalidArgument(OVER.to_owned()));
         }
         store.inbox().retain_new(connection, messages).await?;
         if messages.is_empty() { Ok(None) } else { store.insert(connection, messages).await.map(Some) }

@@ -14,7 +14,7 @@ use tower_outbox::{
 };
 
 use crate::support::messengers::recording;
-use crate::support::{app, enqueue, get, message, text, topics};
+use crate::support::{app, enqueue, enqueue_a, get, logs, message, text, topics};
 
 /// What a function gives that is handed the queue of a request.
 async fn with_queue<T: Send + 'static>(layer: MessagingLayer, act: fn(&MessageQueue) -> T) -> T {
@@ -208,14 +208,6 @@ async fn a_message_that_cannot_be_enqueued_fails_the_request_without_its_details
 }
 
 #[tokio::test]
-async fn without_the_layer_the_extractor_names_the_cure() {
-    let app = axum::Router::new().route("/", axum::routing::get(|_: MessageQueue| async {}));
-    let response = get(app).await;
-    assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
-    assert!(text(response).await.contains("tower_outbox::MessagingLayer"));
-}
-
-#[tokio::test]
 async fn without_the_layer_the_optional_extractor_gives_none() {
     async fn handler(queue: Option<MessageQueue>) -> &'static str {
         if queue.is_some() { "some" } else { "none" }
@@ -223,6 +215,21 @@ async fn without_the_layer_the_optional_extractor_gives_none() {
     let bare = axum::Router::new().route("/", axum::routing::get(handler));
     assert_eq!(text(get(bare).await).await, "none");
     assert_eq!(text(get(app(dummy(), handler)).await).await, "some");
+}
+
+#[tokio::test]
+async fn a_forgotten_layer_is_500_and_logged_once_with_the_cure() {
+    let log = logs::listen();
+    // In one test: only the first one of a process is logged.
+    let bare = axum::Router::new().route("/", axum::routing::get(enqueue_a));
+    for _ in 0..2 {
+        let response = get(bare.clone()).await;
+        assert_eq!(response.status(), http::StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(text(response).await.contains("add tower_outbox::MessagingLayer"));
+    }
+    let logged = log.find(tracing::Level::ERROR, &["error"]);
+    assert_eq!(logged.len(), 1, "{:?}", log.events());
+    assert!(logged[0].get("error").contains("add tower_outbox::MessagingLayer"), "{logged:?}");
 }
 
 #[tokio::test]

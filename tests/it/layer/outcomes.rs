@@ -11,9 +11,10 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::timeout::TimeoutLayer;
 use tower_layer::Layer;
 use tower_outbox::{MessageQueue, MessagingLayer};
+use tracing::Level;
 
 use crate::support::messengers::recording;
-use crate::support::{MINUTE, app, enqueue, enqueue_a, get, request, service};
+use crate::support::{MINUTE, app, enqueue, enqueue_a, get, logs, request, service};
 
 /// The topics that leave when a handler enqueues `a` and answers with this response.
 async fn sent_with(
@@ -46,6 +47,18 @@ async fn every_2xx_response_sends() {
 async fn any_other_response_sends_nothing() {
     for status in (100..200).chain(300..=999) {
         assert!(sent_with(|layer| layer, response(status)).await.is_empty(), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_that_drops_messages_is_a_warning_that_names_status_and_topics() {
+    let log = logs::listen();
+    for (status, level) in [(303, Level::WARN), (409, Level::INFO)] {
+        sent_with(|layer| layer, response(status)).await;
+        let dropped = log.find(level, &["status", "topics"]);
+        let [event] = &dropped[..] else { panic!("{status}: {:?}", log.events()) };
+        assert_eq!((event.get("status"), event.get("topics")), (status.to_string().as_str(), "a"));
+        assert_eq!(event.text.contains("SUCCESS = \"2xx,3xx\""), status == 303, "{event}");
     }
 }
 
