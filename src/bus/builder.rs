@@ -41,11 +41,14 @@ impl Bus {
 
 type Factory = Box<dyn FnOnce(&BackendTable) -> Result<Arc<dyn Messenger>, BoxError> + Send>;
 
-/// Builds a [`Bus`] with backends of the app's own, or with the app's database pool.
+type Decorator = Box<dyn FnOnce(Arc<dyn Messenger>) -> Arc<dyn Messenger> + Send>;
+
+/// Builds a [`Bus`] with backends of the app's own, with decorators, or with the app's database pool.
 #[must_use]
 pub struct BusBuilder<'a> {
     settings: &'a Settings,
     backends: BTreeMap<String, Factory>,
+    decorators: Vec<Decorator>,
     #[cfg(feature = "_sql")]
     database: Option<Database>,
 }
@@ -55,6 +58,7 @@ impl<'a> BusBuilder<'a> {
         Self {
             settings,
             backends: BTreeMap::new(),
+            decorators: Vec::new(),
             #[cfg(feature = "_sql")]
             database: None,
         }
@@ -72,6 +76,32 @@ impl<'a> BusBuilder<'a> {
             Err(error) => Err(error.into()),
         };
         self.backends.insert(name.into(), Box::new(factory));
+        self
+    }
+
+    /// Decorates the messenger of the backend, a built-in one too; a later decorator goes around an earlier one.
+    ///
+    /// The decorator is between the backend and the delivery mode, so it sees each batch that goes to the broker: with
+    /// `DELIVERY = "direct"` the messages of a request, otherwise the batches of the background worker or the relay. It
+    /// forwards [`capabilities`](Messenger::capabilities), `check`, `health` and `close` to its inner messenger.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use tower_outbox::dummy::Dummy;
+    /// use tower_outbox::fallback::Fallback;
+    /// use tower_outbox::{Bus, Settings};
+    ///
+    /// let settings = Settings::default();
+    /// let bus = Bus::builder(&settings).with_decorator(|inner| Fallback::new(inner, Dummy::new())).start().await?;
+    /// # Ok::<(), tower_outbox::SettingsError>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn with_decorator<M, F>(mut self, decorate: F) -> Self
+    where
+        M: Messenger,
+        F: FnOnce(Arc<dyn Messenger>) -> M + Send + 'static,
+    {
+        self.decorators.push(Box::new(|inner| Arc::new(decorate(inner))));
         self
     }
 
@@ -106,6 +136,8 @@ impl<'a> BusBuilder<'a> {
             );
         }
         let Backend { messenger, source, .. } = self.backend().await?;
+        let decorators = std::mem::take(&mut self.decorators);
+        let messenger = decorators.into_iter().fold(messenger, |inner, decorate| decorate(inner));
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             match stopped.await {

@@ -69,6 +69,47 @@ impl Bus {
         Arc::clone(&self.messenger)
     }
 
+    /// Puts messages into the outbox in the transaction of this connection, outside a request: in a cron job, or in a gRPC
+    /// service without the layer. Returns how many messages are stored.
+    ///
+    /// The messages are sent when that transaction is committed, and not if it is rolled back. It needs
+    /// `DELIVERY = "transactional"` in the database of the connection.
+    ///
+    /// ```no_run
+    /// # #[cfg(feature = "postgres")]
+    /// # mod example {
+    /// use sqlx::PgPool;
+    /// use tower_outbox::{BoxError, Bus, Message};
+    ///
+    /// async fn expire_users(bus: &Bus, pool: &PgPool) -> Result<(), BoxError> {
+    ///     let mut transaction = pool.begin().await?;
+    ///     sqlx::query("DELETE FROM users WHERE expires < now()").execute(&mut *transaction).await?;
+    ///     bus.persist(&mut *transaction, vec![Message::json("users.expired", "today")?]).await?;
+    ///     transaction.commit().await?;
+    ///     Ok(())
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PersistError`](crate::tx::PersistError): no message is stored when there is no such outbox or no transaction, or
+    /// the broker can never accept one of the messages. After an error of the database, roll the transaction back.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave messages in the transaction: roll it back.
+    #[cfg(feature = "_sql")]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "postgres", feature = "sqlite"))))]
+    pub async fn persist<C>(
+        &self,
+        connection: &mut C,
+        messages: Vec<crate::message::Message>,
+    ) -> Result<usize, crate::tx::PersistError>
+    where
+        C: sqlx::Connection<Database: crate::tx::TxDatabase<Connection = C>>,
+    {
+        crate::tx::persist(&*self.messenger, connection, messages).await
+    }
+
     /// A consumer of the table `CONSUMERS.<name>`, which runs received messages through `service`, such as an axum `Router`.
     ///
     /// The layer of this bus is around the service: messages that handlers enqueue leave when the handlers succeed, and a

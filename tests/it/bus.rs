@@ -9,7 +9,9 @@ use http::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout};
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, BrokerSettings};
+use tower_outbox::messenger::Capabilities;
 use tower_outbox::settings::BackendTable;
+use tower_outbox::testing::Recording;
 use tower_outbox::{
     BoxError, Bus, Failure, Health, Message, MessageQueue, Messenger, Settings, SettingsError, Unsent,
     async_trait,
@@ -17,6 +19,7 @@ use tower_outbox::{
 use tracing::Level;
 
 use crate::support::messengers::{down, fake, held, recording};
+use crate::support::stores::until;
 use crate::support::{MINUTE, answering, app, enqueue, enqueue_a, get, logs, messages, text, topics};
 
 fn settings(text: &str) -> Settings {
@@ -316,6 +319,50 @@ async fn health_is_that_of_the_backend_and_a_bad_start_is_logged() {
     tokio::task::yield_now().await;
     let warned = log.find(Level::WARN, &["reason"]);
     assert!(warned.len() == 1 && warned[0].get("reason").contains("no broker at h1"), "{warned:?}");
+}
+
+/// A decorator that records what it passes on.
+struct Tee(Arc<dyn Messenger>, Recording);
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Messenger for Tee {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        self.1.send(batch.clone()).await?;
+        self.0.send(batch).await
+    }
+
+    fn check(&self, message: &Message) -> Result<(), BoxError> {
+        self.0.check(message)
+    }
+
+    async fn health(&self) -> Health {
+        self.0.health().await
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.0.close(deadline).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.0.capabilities()
+    }
+}
+
+#[tokio::test]
+async fn a_decorator_goes_around_a_built_in_backend_below_the_delivery_mode() {
+    for delivery in ["direct", "background", "durable"] {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            settings(&format!("DELIVERY = '{delivery}'\nOUTBOX.PATH = {:?}", folder.path().join("outbox")));
+        let (recording, sent) = recording();
+        let builder = Bus::builder(&settings).with_decorator(move |inner| Tee(inner, recording));
+        let bus = builder.start().await.unwrap();
+        assert_eq!(get(app(bus.layer(), enqueue_a)).await.status(), StatusCode::OK);
+        until(delivery, async || sent.topics() == ["a"]).await;
+        assert_eq!(bus.outbox().is_some(), delivery == "durable");
+        assert!(bus.shutdown(Duration::from_secs(10)).await.is_clean(), "{delivery}");
+    }
 }
 
 #[tokio::test]

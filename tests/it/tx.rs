@@ -79,6 +79,7 @@ suite! {
         after_the_response_there_is_none;
     persisting:
         what_is_persisted_leaves_with_the_transaction_of_the_app
+        a_bus_persists_outside_a_request
         what_is_persisted_goes_with_a_rollback
         persist_works_in_the_transaction_of_the_request
         what_leaves_always_is_not_persisted
@@ -108,17 +109,18 @@ suite! {
 /// What only SQLite has.
 mod sqlite_alone {
     macro_rules! tests {
-        ($($behaviour:ident)*) => { $(
+        ($($module:ident: $behaviour:ident)*) => { $(
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
-                crate::tx::writers::$behaviour(crate::tx::place::Lite::new().await).await;
+                crate::tx::$module::$behaviour(crate::tx::place::Lite::new().await).await;
             }
         )* };
     }
 
     tests! {
-        writers_of_all_kinds_at_once_wait_for_their_turns
-        who_has_its_turn_keeps_others_waiting_no_longer_than_a_connection_would
+        ending: a_transaction_ended_by_hand_is_500_and_its_event_is_not_sent
+        writers: writers_of_all_kinds_at_once_wait_for_their_turns
+        writers: who_has_its_turn_keeps_others_waiting_no_longer_than_a_connection_would
     }
 }
 

@@ -291,3 +291,22 @@ pub async fn ends_are_counted_and_logged<P: Place>(place: P) {
     let failed = [log.alarms("foreign key"), log.alarms("FOREIGN KEY")].concat();
     assert!(failed.iter().any(|event| event.is_error() && event.has("cause")), "{failed:?}");
 }
+
+pub async fn a_transaction_ended_by_hand_is_500_and_its_event_is_not_sent<P: Place>(place: P) {
+    let layer = place.layer().await;
+    for end in ["COMMIT", "ROLLBACK"] {
+        let handler = move |mut tx: Tx<P::Kind>, queue: MessageQueue| async move {
+            both::<P>(&mut tx, &queue).await;
+            P::execute(&mut tx, end).await.unwrap();
+            StatusCode::CREATED
+        };
+        let log = logs::listen();
+        let alarms = log.alarms("use savepoints").len();
+        let app = Router::new().route("/", any(handler)).layer(layer.clone());
+        assert_eq!(post(&app).await.status(), StatusCode::INTERNAL_SERVER_ERROR, "{end}");
+        assert_eq!(log.alarms("use savepoints").len(), alarms + 1, "{end}");
+        assert_eq!((place.rows().await, place.events().await), (i64::from(end == "COMMIT"), vec![]), "{end}");
+        place.clear().await;
+        place.assert_nothing_is_left_open().await;
+    }
+}

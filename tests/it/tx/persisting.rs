@@ -10,12 +10,12 @@ use tower_outbox::dummy::Dummy;
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Store, WhenFull};
 use tower_outbox::tx::PersistError;
-use tower_outbox::{MessageQueue, MessagingLayer, Tx};
+use tower_outbox::{Message, MessageQueue, MessagingLayer, Settings, Tx};
 
 use super::place::{Place, both, created, insert, post, quiet, strings};
 use crate::support::enqueue;
 use crate::support::messengers::recording;
-use crate::support::stores::{depth, limits, retry, settle, until};
+use crate::support::stores::{STUCK, depth, limits, retry, settle, until};
 
 /// An app that persists its event with a row, in a transaction that ends so, and answers so.
 fn app<P: Place>(place: &P, layer: MessagingLayer, commit: bool, status: StatusCode) -> Router {
@@ -34,6 +34,20 @@ pub async fn what_is_persisted_leaves_with_the_transaction_of_the_app<P: Place>(
     let app = app(&place, place.layer().await, true, StatusCode::IM_A_TEAPOT);
     assert_eq!(post(&app).await.status(), StatusCode::IM_A_TEAPOT);
     place.assert(true, "committed by the app").await;
+}
+
+pub async fn a_bus_persists_outside_a_request<P: Place>(place: P) {
+    let settings = format!("DELIVERY = 'transactional'\nOUTBOX.SCHEMA = '{}'", place.schema());
+    let (recording, sent) = recording();
+    let settings: Settings = toml::from_str(&settings).unwrap();
+    let bus = place.bus(&settings, recording).await;
+    let event = || vec![Message::new("user.created", "Jo").unwrap()];
+    assert_eq!(place.own_of_bus(&bus, false, event()).await.unwrap(), 1);
+    place.assert(false, "rolled back by the app").await;
+    assert_eq!(place.own_of_bus(&bus, true, event()).await.unwrap(), 1);
+    until("it is sent", async || sent.topics() == ["user.created"]).await;
+    assert_eq!(place.rows().await, 1);
+    assert!(bus.shutdown(STUCK).await.is_clean());
 }
 
 pub async fn what_is_persisted_goes_with_a_rollback<P: Place>(place: P) {

@@ -18,8 +18,9 @@ use tower_outbox::dummy::Dummy;
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Limits, Store};
 use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::testing::Recording;
 use tower_outbox::tx::{PersistError, TxDatabase};
-use tower_outbox::{Message, MessageQueue, MessagingLayer};
+use tower_outbox::{Bus, Message, MessageQueue, MessagingLayer, Settings};
 
 use crate::peers::{Brokers, unique};
 use crate::support::stores::{STUCK, until};
@@ -61,6 +62,17 @@ pub trait Place: Clone + Send + Sync + 'static {
         commit: bool,
     ) -> impl Future<Output = Result<usize, PersistError>> + Send;
 
+    /// Starts a bus on this database that sends to this recording.
+    fn bus(&self, settings: &Settings, recording: Recording) -> impl Future<Output = Bus> + Send;
+
+    /// Writes a row and persists the event through a bus, in a transaction of the app's own, which ends as `commit` says.
+    fn own_of_bus(
+        &self,
+        bus: &Bus,
+        commit: bool,
+        messages: Vec<Message>,
+    ) -> impl Future<Output = Result<usize, PersistError>> + Send;
+
     /// Persists through a connection that is in no transaction.
     fn bare(&self, queue: &MessageQueue) -> impl Future<Output = Result<usize, PersistError>> + Send;
 
@@ -84,6 +96,9 @@ pub trait Place: Clone + Send + Sync + 'static {
 
     /// The tables of the outbox, as another client sees them.
     fn tables(&self) -> Tables;
+
+    /// The schema, or the prefix, of the tables of the outbox.
+    fn schema(&self) -> &str;
 
     /// A statement that ends or spoils the transaction it fails in.
     fn spoil() -> &'static str;
@@ -221,6 +236,28 @@ impl Place for Pg {
         Ok(persisted)
     }
 
+    async fn bus(&self, settings: &Settings, recording: Recording) -> Bus {
+        Bus::builder(settings)
+            .with_postgres(self.pool.clone())
+            .with_decorator(|_| recording)
+            .start()
+            .await
+            .unwrap()
+    }
+
+    async fn own_of_bus(
+        &self,
+        bus: &Bus,
+        commit: bool,
+        messages: Vec<Message>,
+    ) -> Result<usize, PersistError> {
+        let mut transaction = self.pool.begin().await.unwrap();
+        insert::<Self>(&mut transaction, "Jo").await;
+        let persisted = bus.persist(&mut *transaction, messages).await?;
+        if commit { transaction.commit().await } else { transaction.rollback().await }.unwrap();
+        Ok(persisted)
+    }
+
     async fn bare(&self, queue: &MessageQueue) -> Result<usize, PersistError> {
         queue.persist(&mut *self.pool.acquire().await.unwrap()).await
     }
@@ -254,6 +291,10 @@ impl Place for Pg {
 
     fn tables(&self) -> Tables {
         Tables::postgres(&self.other, &self.settings)
+    }
+
+    fn schema(&self) -> &str {
+        &self.settings.schema
     }
 
     fn spoil() -> &'static str {
@@ -328,6 +369,28 @@ impl Place for Lite {
         Ok(persisted)
     }
 
+    async fn bus(&self, settings: &Settings, recording: Recording) -> Bus {
+        Bus::builder(settings)
+            .with_sqlite(self.pool.clone())
+            .with_decorator(|_| recording)
+            .start()
+            .await
+            .unwrap()
+    }
+
+    async fn own_of_bus(
+        &self,
+        bus: &Bus,
+        commit: bool,
+        messages: Vec<Message>,
+    ) -> Result<usize, PersistError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
+        insert::<Self>(&mut transaction, "Jo").await;
+        let persisted = bus.persist(&mut *transaction, messages).await?;
+        if commit { transaction.commit().await } else { transaction.rollback().await }.unwrap();
+        Ok(persisted)
+    }
+
     async fn bare(&self, queue: &MessageQueue) -> Result<usize, PersistError> {
         queue.persist(&mut *self.pool.acquire().await.unwrap()).await
     }
@@ -362,6 +425,10 @@ impl Place for Lite {
 
     fn tables(&self) -> Tables {
         Tables::sqlite(&self.other, &self.settings)
+    }
+
+    fn schema(&self) -> &str {
+        &self.settings.schema
     }
 
     fn spoil() -> &'static str {
