@@ -1,10 +1,10 @@
-//! Prints each message it receives as one JSON line, and fails when the message asks for it.
+//! A consumer that prints each message as a JSON line, and fails when the message asks for it.
 //!
 //!     cargo run --example consume -- [--settings FILE]
 //!
-//! It runs every table `CONSUMERS.<name>` of the settings; without a file, those of examples/consume.toml: a queue on the
-//! disk, to which it sends three messages first. A body with `"fail": N` fails its first N attempts, with `"reject": true` it is
-//! answered 422, and with `"publish": TOPIC` it is enqueued under that topic in turn.
+//! It runs every table `CONSUMERS.<name>` of the settings. Without a file it uses examples/consume.toml, a queue on the disk, and first
+//! sends three messages to it. A body with `"fail": N` fails its first N attempts, `"reject": true` is answered 422, and
+//! `"publish": TOPIC` enqueues the body under that topic.
 
 use std::collections::HashMap;
 use std::io::Write;
@@ -49,21 +49,19 @@ async fn handle(delivery: Delivery, queue: MessageQueue, body: Bytes) -> Result<
 async fn main() -> Result<(), BoxError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
     let own = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/consume.toml");
-    let file = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => own,
-        ["--settings", file] => file,
+    let file = match &std::env::args().skip(1).collect::<Vec<_>>()[..] {
+        [] => own.to_owned(),
+        [name, file] if name == "--settings" => file.clone(),
         _ => return Err("usage: consume [--settings FILE]".into()),
     };
-    let settings = Settings::from_file(file)?;
+    let settings = Settings::from_file(&file)?;
     let bus = Bus::start(&settings).await?;
     if file == own {
         let bodies = [json!({"name": "Jo"}), json!({"fail": 2}), json!({"reject": true})];
         let messages = bodies.iter().map(|body| Message::json("user.created", body));
         bus.messenger().send(messages.collect::<Result<_, _>>()?).await?;
     }
-
     let app = Router::new().fallback(handle).layer(bus.chaos());
     let mut running = JoinSet::new();
     for name in settings.consumers.keys() {
@@ -75,7 +73,6 @@ async fn main() -> Result<(), BoxError> {
         _ = tokio::signal::ctrl_c() => {}
         Some(_ended) = running.join_next() => {}
     }
-    // It stops the consumers first.
     let left = bus.shutdown(Duration::from_secs(10)).await;
     if left.is_clean() { Ok(()) } else { Err(format!("not sent: {:?}", left.left).into()) }
 }

@@ -1,9 +1,9 @@
-//! A messenger of one's own: implement [`Messenger`] and give it to the layer. This one appends JSON lines to a file.
+//! A messenger of your own: implement [`Messenger`] and pass it to the layer. This one appends JSON lines to a file.
 //!
 //!     cargo run --example custom_messenger [FILE]
 //!
-//! By default the file is a new one in the folder for temporary files. Two requests go through the app, and what
-//! the file holds then is printed: the event of the first, which succeeded, and none of the second.
+//! By default the file is a new one in the folder for temporary files. The example sends two requests through the app and prints
+//! the file: it has the event of the first request, which succeeded, and not that of the second.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -20,7 +20,7 @@ struct JsonLines(Mutex<File>);
 
 #[async_trait]
 impl Messenger for JsonLines {
-    /// `Ok` once all lines are on disk. Otherwise the batch comes back: a full disk may have room later.
+    /// Returns `Ok` once all lines are on disk. Otherwise it returns the batch, as transient: a full disk may have room later.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let lines: String = batch.iter().map(line).collect();
         let mut file = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -29,7 +29,7 @@ impl Messenger for JsonLines {
             .map_err(|error| Unsent::new(batch, &Failure::transient(error)))
     }
 
-    /// What could never be written is an error in the handler already. This method may be left out.
+    /// Rejects a message in the handler that can never be written. This method is optional.
     fn check(&self, message: &Message) -> Result<(), BoxError> {
         serde_json::from_slice::<&RawValue>(message.body())?;
         Ok(())

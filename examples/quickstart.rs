@@ -1,11 +1,12 @@
-//! A server whose events leave when, and only when, the request succeeds; stored first, so that none is lost.
+//! A server whose events are stored on disk before the response goes out, and sent from there.
 //!
 //!     cargo run --example quickstart [ADDRESS]
 //!
-//! It listens on 127.0.0.1:3000, or a free port if that is taken, and prints the requests to try. The settings are in
-//! examples/quickstart.toml: the durable outbox, in target/quickstart-outbox, before the backend `dummy`, which logs
-//! each message instead of sending it. `MESSAGE_BUS__BACKEND=amqp091 MESSAGE_BUS__URLS=amqp://127.0.0.1` in the
-//! environment sends to a broker: stop it, and events wait; start it, and they leave.
+//! It listens on 127.0.0.1:3000, or on a free port if that is taken, and prints requests to try. The settings are in
+//! examples/quickstart.toml: the durable outbox in target/quickstart-outbox, and the backend `dummy`, which logs messages instead of
+//! sending them. To send to RabbitMQ, and to see events wait on disk while it is stopped:
+//!
+//!     MESSAGE_BUS__BACKEND=amqp091 MESSAGE_BUS__URLS=amqp://127.0.0.1 cargo run --example quickstart --features amqp091
 
 use axum::{Json, Router, http::StatusCode, routing::post};
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ impl Event for UserCreated<'_> {
 
 async fn create_user(queue: MessageQueue, Json(user): Json<NewUser>) -> Result<StatusCode, EnqueueError> {
     queue.emit(&UserCreated { name: &user.name })?;
-    // Refused after the event is enqueued, to show that it does not leave then.
+    // Rejected after the event is enqueued, to show that the layer drops it.
     let valid = !user.name.trim().is_empty();
     Ok(if valid { StatusCode::CREATED } else { StatusCode::UNPROCESSABLE_ENTITY })
 }
@@ -59,8 +60,8 @@ fn print_what_to_try(url: &str) {
     let curl = format!("curl -si {url} -H 'content-type: application/json' -d");
     println!("Try, in another terminal, and watch this one:\n");
     println!("  {curl} '{{\"name\": \"Jo\"}}'");
-    println!("      201, and the event leaves: the dummy logs its id, topic and length\n");
+    println!("      201, and the event is sent: the dummy logs its id, topic and length\n");
     println!("  {curl} '{{\"name\": \"\"}}'");
-    println!("      422, and nothing leaves: the log says that a message was dropped\n");
-    println!("Ctrl-C stops the server; what has not left by then waits in the outbox for the next start.\n");
+    println!("      422, and nothing is sent: the log says that a message was dropped\n");
+    println!("Ctrl-C stops the server; unsent events wait in the outbox for the next start.\n");
 }

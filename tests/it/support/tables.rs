@@ -258,9 +258,4 @@ impl Tables {
         let insert = self.statement("INSERT INTO {}messages TABLE {}late");
         sqlx::raw_sql(insert).execute(connection).await.unwrap();
     }
-
-    /// How many messages were ever stored.
-    pub async fn ever_stored(&self) -> i64 {
-        self.number("SELECT last_value FROM {}messages_position_seq").await
-    }
 }
