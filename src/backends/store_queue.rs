@@ -71,9 +71,7 @@ impl Messenger for StoreQueue {
     }
 
     fn capabilities(&self) -> Capabilities {
-        let mut capabilities = Capabilities::default();
-        capabilities.admission = self.store.admission();
-        capabilities
+        Capabilities { admission: self.store.admission(), ..Capabilities::default() }
     }
 }
 

@@ -115,6 +115,7 @@ impl SettingsError {
         Self::Value { reason: reason(source) }
     }
 
+    #[cfg(any(feature = "embedded", feature = "_sql"))]
     pub(crate) fn outbox(delivery: &'static str, source: impl Into<BoxError>) -> Self {
         Self::Outbox { delivery, reason: reason(source) }
     }

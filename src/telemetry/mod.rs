@@ -180,7 +180,7 @@ pub(crate) fn expired(message: &Message) {
 }
 
 /// Stored messages dropped to make room.
-#[cfg(any(feature = "embedded", feature = "_sql"))]
+#[cfg(feature = "embedded")]
 pub(crate) fn overflowed(messages: usize) {
     count!("tower_outbox_dropped_total", messages, "reason" => "overflow");
     tracing::error!(messages, "dropped stored messages; the outbox was full");
