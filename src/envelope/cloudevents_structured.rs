@@ -33,10 +33,19 @@ pub(super) fn seal(message: &Message, source: &str) -> Result<Message, BoxError>
         Some(Ok(data)) => event.insert("data", data),
         _ => event.insert("data_base64", to_raw_value(&STANDARD.encode(message.body()))?),
     };
-    let body = serde_json::to_vec(&event)?;
-    let mut sealed = message.reshaped(message.topic().clone(), CONTENT_TYPE, body.into());
+    Ok(sealed(message, serde_json::to_vec(&event)?.into()))
+}
+
+/// As [`seal`], without the document: of the attributes only the time can be at fault.
+pub(super) fn outline(message: &Message) -> Result<Message, BoxError> {
+    crate::util::rfc3339::write(message.time())?;
+    Ok(sealed(message, message.body().clone()))
+}
+
+fn sealed(message: &Message, body: Bytes) -> Message {
+    let mut sealed = message.reshaped(message.topic().clone(), CONTENT_TYPE, body);
     set_others(&mut sealed, message);
-    Ok(sealed)
+    sealed
 }
 
 pub(super) fn open(message: &Message) -> Result<Message, BoxError> {

@@ -3,6 +3,8 @@
 mod cloudevents;
 mod cloudevents_structured;
 mod json;
+#[cfg(test)]
+pub(crate) mod odd_messages;
 mod origin;
 mod petisco;
 
@@ -65,7 +67,23 @@ impl Envelope {
         matches!(self, Self::CloudEvents | Self::CloudEventsStructured)
     }
 
-    /// What is sent of a message.
+    /// The sealed message without its sealed body: it has the errors, topic, headers and fields of [`seal`](Self::seal), and costs
+    /// no JSON document. The body is that of `message`.
+    pub(crate) fn outline<'a>(
+        self,
+        message: &'a Message,
+        origin: Origin<'_>,
+    ) -> Result<Cow<'a, Message>, BoxError> {
+        let source = origin.event_source.unwrap_or(Self::EVENT_SOURCE);
+        match self {
+            Self::Plain => Ok(Cow::Borrowed(message)),
+            Self::CloudEvents => cloudevents::seal(message, source).map(Cow::Owned),
+            Self::CloudEventsStructured => cloudevents_structured::outline(message).map(Cow::Owned),
+            Self::Petisco => petisco::outline(message, origin).map(Cow::Owned),
+        }
+    }
+
+    /// The message as it is sent.
     pub(crate) fn seal<'a>(
         self,
         message: &'a Message,
@@ -90,5 +108,47 @@ impl Envelope {
             Self::CloudEvents | Self::CloudEventsStructured => cloudevents::open(&message),
             Self::Petisco => petisco::open(&message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::odd_messages::odd_messages;
+
+    /// The properties of a message but its body.
+    fn outlined(message: &Message) -> String {
+        let headers: Vec<_> =
+            message.headers().map(|(name, value)| (name.to_owned(), value.clone())).collect();
+        format!(
+            "{} {} {} {:?} {:?} {:?} {:?} {:?} {headers:?}",
+            message.id(),
+            message.topic(),
+            message.content_type(),
+            message.key(),
+            message.time(),
+            message.priority(),
+            message.expiry(),
+            message.delay(),
+        )
+    }
+
+    #[test]
+    fn an_outline_has_the_errors_and_the_fields_of_the_sealed_message() {
+        let origin =
+            Origin { organization: Some("acme"), service: Some("registration"), event_source: Some("/me") };
+        let mut errors = 0;
+        for message in odd_messages() {
+            for envelope in
+                [Envelope::Plain, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco]
+            {
+                let sealed = envelope.seal(&message, origin).map_err(|error| error.to_string());
+                let outline = envelope.outline(&message, origin).map_err(|error| error.to_string());
+                errors += usize::from(sealed.is_err());
+                let fields = |result: Result<Cow<'_, Message>, String>| result.map(|it| outlined(&it));
+                assert_eq!(fields(outline), fields(sealed), "{envelope:?} {message:?}");
+            }
+        }
+        assert!(errors > 50, "{errors} of the messages were at fault");
     }
 }

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -82,8 +83,49 @@ pub(super) fn check_origin(origin: Origin<'_>) -> Result<(), (&'static str, Stri
     Ok(())
 }
 
-/// It leaves without headers: those would keep petisco's consumer from counting its attempts.
 pub(super) fn seal(message: &Message, origin: Origin<'_>) -> Result<Message, BoxError> {
+    let Checked { attributes, kind, version, time, routing_key } = check(message, origin)?;
+    let mut meta: IndexMap<_, _> = message
+        .headers()
+        .filter(|(name, _)| ![TYPE, VERSION].contains(name))
+        .map(|(name, value)| (name.to_owned(), json::value(value)))
+        .collect();
+    if let Some(key) = message.key() {
+        meta.insert(KEY.to_owned(), key.into());
+    }
+    let data = Data {
+        id: Some(message.id().to_string().into()),
+        r#type: message.topic().as_str().into(),
+        type_message: Some(kind.into()),
+        version: Some(version.into()),
+        occurred_on: Some(time.trim_end_matches('Z').replace('T', " ").into()),
+        attributes: Some(attributes),
+        meta: Some(meta),
+    };
+    Ok(sealed(message, routing_key, serde_json::to_vec(&Wire { data })?.into()))
+}
+
+/// As [`seal`], without the document.
+pub(super) fn outline(message: &Message, origin: Origin<'_>) -> Result<Message, BoxError> {
+    let Checked { routing_key, .. } = check(message, origin)?;
+    Ok(sealed(message, routing_key, message.body().clone()))
+}
+
+/// It leaves without headers: those would keep petisco's consumer from counting its attempts.
+fn sealed(message: &Message, routing_key: Topic, body: Bytes) -> Message {
+    message.reshaped(routing_key, "application/json", body).without_key()
+}
+
+/// The parts of a message that can be at fault.
+struct Checked<'a> {
+    attributes: &'a RawValue,
+    kind: &'a str,
+    version: i64,
+    time: String,
+    routing_key: Topic,
+}
+
+fn check<'a>(message: &'a Message, origin: Origin<'_>) -> Result<Checked<'a>, BoxError> {
     let fault = |error| format!("a message for petisco must be a JSON object: {error}");
     let attributes: &RawValue = serde_json::from_slice(message.body()).map_err(fault)?;
     if !attributes.get().starts_with('{') {
@@ -97,32 +139,13 @@ pub(super) fn seal(message: &Message, origin: Origin<'_>) -> Result<Message, Box
         Some(Scalar::Int(version)) => *version,
         Some(_) => return Err("the header petisco-version is not a whole number".into()),
     };
-    let mut meta: IndexMap<_, _> = message
-        .headers()
-        .filter(|(name, _)| ![TYPE, VERSION].contains(name))
-        .map(|(name, value)| (name.to_owned(), json::value(value)))
-        .collect();
-    if let Some(key) = message.key() {
-        meta.insert(KEY.to_owned(), key.into());
-    }
     let time = crate::util::rfc3339::write(message.time())?;
-    let data = Data {
-        id: Some(message.id().to_string().into()),
-        r#type: message.topic().as_str().into(),
-        type_message: Some(kind.into()),
-        version: Some(version.into()),
-        occurred_on: Some(time.trim_end_matches('Z').replace('T', " ").into()),
-        attributes: Some(attributes),
-        meta: Some(meta),
-    };
     let (organization, service) =
         (origin.organization.unwrap_or_default(), origin.service.unwrap_or_default());
-    let (kind, name) =
+    let (word, name) =
         (if kind == EVENT { "event" } else { kind }, message.topic().as_str().replace('.', "_"));
-    let routing_key = Topic::new(format!("{organization}.{service}.{version}.{kind}.{name}"))?;
-    let sealed =
-        message.reshaped(routing_key, "application/json", serde_json::to_vec(&Wire { data })?.into());
-    Ok(sealed.without_key())
+    let routing_key = Topic::new(format!("{organization}.{service}.{version}.{word}.{name}"))?;
+    Ok(Checked { attributes, kind, version, time, routing_key })
 }
 
 pub(super) fn open(message: &Message) -> Result<Message, BoxError> {

@@ -92,14 +92,18 @@ impl Limits {
         self.0.body.store(limit, Ordering::Relaxed);
     }
 
-    /// Checks a message that leaves with the properties `encode` makes of it.
+    /// Checks a message that leaves with a body of this length, and the properties that `encode` makes of it. Neither is asked
+    /// for unless a limit of the broker is near.
     pub(super) fn check(
         &self,
         message: &Message,
+        body_len: impl FnOnce() -> usize,
         encode: impl FnOnce() -> BasicProperties,
     ) -> Result<(), CannotCarry> {
         let about = fields(message)?;
-        self.body(message.body().len())?;
+        if self.0.body.load(Ordering::Relaxed) < usize::MAX {
+            self.body(body_len())?;
+        }
         let limit = self.0.frame.load(Ordering::Relaxed) as usize;
         // Only a message that comes near the limit is measured as it leaves.
         if about + OF_ENVELOPE > limit { frame(&encode(), limit) } else { Ok(()) }

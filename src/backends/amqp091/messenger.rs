@@ -60,10 +60,12 @@ impl<E: Shape> Transport<E> {
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        let sealed = self.settings.broker.envelope.seal(message, self.settings.broker.origin())?;
-        self.settings.broker.check_message(&sealed)?;
-        E::check(&sealed)?;
-        Ok(self.limits.check(&sealed, || E::encode(&self.settings, &sealed))?)
+        let broker = &self.settings.broker;
+        let outline = broker.envelope.outline(message, broker.origin())?;
+        broker.check_message(&outline)?;
+        E::check(&outline)?;
+        let body_len = || broker.envelope.seal(message, broker.origin()).map_or(0, |it| it.body().len());
+        Ok(self.limits.check(&outline, body_len, || E::encode(&self.settings, &outline))?)
     }
 }
 
@@ -153,5 +155,51 @@ impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
 
     async fn close(&self) {
         self.connection.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::brokers::BrokerSettings;
+    use crate::envelope::Envelope;
+    use crate::envelope::odd_messages::odd_messages;
+
+    /// The error of a check that seals the whole message.
+    fn by_sealing<E: Shape>(transport: &Transport<E>, message: &Message) -> Result<(), BoxError> {
+        let broker = &transport.settings.broker;
+        let sealed = broker.envelope.seal(message, broker.origin())?;
+        broker.check_message(&sealed)?;
+        E::check(&sealed)?;
+        let encode = || E::encode(&transport.settings, &sealed);
+        Ok(transport.limits.check(&sealed, || sealed.body().len(), encode)?)
+    }
+
+    fn assert_same_errors<E: Shape>(transport: &Transport<E>, messages: &[Message]) -> usize {
+        let text = |result: Result<(), BoxError>| result.map_err(|error| error.to_string());
+        let check = |message| {
+            let (found, expected) = (text(transport.check(message)), text(by_sealing(transport, message)));
+            assert_eq!(found, expected, "{message:?}");
+            usize::from(found.is_err())
+        };
+        messages.iter().map(check).sum()
+    }
+
+    #[tokio::test]
+    async fn a_check_rejects_the_messages_that_cannot_be_sent_once_sealed() {
+        let messages = odd_messages();
+        let broker = BrokerSettings::new(["amqp://h"]).with_service("acme", "registration");
+        for envelope in
+            [Envelope::Plain, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco]
+        {
+            let settings = broker.clone().with_envelope(envelope).into();
+            let transport = Transport::<Plain>::new(&settings).unwrap();
+            let rejected = assert_same_errors(&transport, &messages);
+            transport.limits.renew(4_096);
+            transport.limits.set_largest_body(200);
+            let with_limits = assert_same_errors(&transport, &messages);
+            assert!(rejected > 50 && with_limits > rejected, "{envelope:?}: {rejected}, {with_limits}");
+        }
+        assert!(assert_same_errors(&Transport::<Fedora>::new(&broker.into()).unwrap(), &messages) > 50);
     }
 }

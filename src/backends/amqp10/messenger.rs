@@ -61,10 +61,11 @@ impl<E: Shape> Transport<E> {
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        let sealed = self.settings.broker.envelope.seal(message, self.settings.broker.origin())?;
-        self.settings.broker.check_message(&sealed)?;
-        outgoing::check_headers(&sealed)?;
-        E::check(&sealed)
+        let broker = &self.settings.broker;
+        let outline = broker.envelope.outline(message, broker.origin())?;
+        broker.check_message(&outline)?;
+        outgoing::check_headers(&outline)?;
+        E::check(&outline)
     }
 }
 
@@ -97,15 +98,11 @@ impl<E: Shape> EnvelopeConnection<E> {
         batch: &mut connection::Batch<'_>,
         message: &Message,
     ) -> Result<connection::Answer, Failure> {
-        let sealed = self.settings.broker.envelope.seal(message, self.settings.broker.origin());
+        let broker = &self.settings.broker;
+        let sealed = broker.envelope.seal(message, broker.origin());
         let message = &*sealed.map_err(Failure::rejected)?;
-        let carried = self
-            .settings
-            .broker
-            .check_message(message)
-            .and_then(|()| outgoing::check_headers(message))
-            .and_then(|()| E::check(message));
-        carried.map_err(Failure::rejected)?;
+        let checked = broker.check_message(message).and_then(|()| outgoing::check_headers(message));
+        checked.map_err(Failure::rejected)?;
         let durable = self.settings.durable.unwrap_or(E::DURABLE);
         let header = outgoing::header(&self.settings, durable, message);
         let encoded = E::encode(header, message).map_err(Failure::rejected)?;
@@ -149,5 +146,45 @@ impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
 
     async fn close(&self) {
         self.connection.close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::brokers::BrokerSettings;
+    use crate::envelope::Envelope;
+    use crate::envelope::odd_messages::odd_messages;
+
+    /// The error of a check that seals and encodes the whole message, as sending does.
+    fn by_sending<E: Shape>(transport: &Transport<E>, message: &Message) -> Result<(), BoxError> {
+        let broker = &transport.settings.broker;
+        let sealed = broker.envelope.seal(message, broker.origin())?;
+        broker.check_message(&sealed)?;
+        outgoing::check_headers(&sealed)?;
+        E::encode(outgoing::header(&transport.settings, true, &sealed), &sealed).map(drop)
+    }
+
+    fn assert_same_errors<E: Shape>(settings: &Amqp10Settings) {
+        let transport = Transport::<E>::new(settings).unwrap();
+        let text = |result: Result<(), BoxError>| result.map_err(|error| error.to_string());
+        let mut rejected = 0;
+        for message in odd_messages() {
+            let found = text(transport.check(&message));
+            assert_eq!(found, text(by_sending(&transport, &message)), "{message:?}");
+            rejected += usize::from(found.is_err());
+        }
+        assert!(rejected > 50, "{rejected} messages were rejected");
+    }
+
+    #[tokio::test]
+    async fn a_check_rejects_the_messages_that_sending_rejects() {
+        let broker = BrokerSettings::new(["amqp://h"]).with_service("acme", "registration");
+        for envelope in
+            [Envelope::Plain, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco]
+        {
+            assert_same_errors::<Plain>(&broker.clone().with_envelope(envelope).into());
+        }
+        assert_same_errors::<Rhmsg>(&broker.into());
     }
 }

@@ -31,6 +31,7 @@ pub(super) trait Shape: Send + Sync + 'static {
 
     fn check(message: &Message) -> Result<(), BoxError>;
 
+    /// Encodes a message; its errors are those of [`check`](Self::check).
     fn encode(header: Header, message: &Message) -> Result<AmqpMessage, BoxError>;
 }
 
@@ -84,6 +85,7 @@ impl Shape for Plain {
     }
 
     fn encode(header: Header, message: &Message) -> Result<AmqpMessage, BoxError> {
+        Self::check(message)?;
         let mut properties = Properties::new();
         properties.message_id = Some(MessageId::String(message.id().to_string()));
         properties.subject = Some(message.topic().to_string());
