@@ -21,7 +21,7 @@ impl Dummy {
 impl Messenger for Dummy {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         for message in &batch {
-            tracing::info!(id = %message.id(), topic = %message.topic(), bytes = message.body().len(), "message not sent: dummy");
+            tracing::info!(id = %message.id(), topic = %message.topic(), bytes = message.body().len(), "dummy backend dropped the message");
             tracing::debug!(id = %message.id(), body = %String::from_utf8_lossy(message.body()), "message body");
         }
         Ok(())

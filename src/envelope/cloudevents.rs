@@ -45,7 +45,7 @@ pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
         .filter_map(|(name, value)| Some((prefixed(name)?.to_owned(), value.clone())))
         .collect();
     if found.is_empty() {
-        return Err("it is no CloudEvent: it has neither attributes nor their content type".into());
+        return Err("it is not a CloudEvent: it has neither attributes nor their content type".into());
     }
     let content_type = message.content_type().to_owned();
     let mut opened = message.reshaped(message.topic().clone(), content_type, message.body().clone());
@@ -130,10 +130,10 @@ pub(super) fn restore(
             },
         }
     }
-    let missing = |name| move || format!("it is no CloudEvent: its attribute {name} is missing");
+    let missing = |name| move || format!("it is not a CloudEvent: its attribute {name} is missing");
     let version = version.ok_or_else(missing("specversion"))?;
     if version != "1.0" {
-        return Err(format!("CloudEvents {:?} are not understood, only 1.0", start_of(&version, 40)).into());
+        return Err(format!("CloudEvents {:?} are not supported, only 1.0", start_of(&version, 40)).into());
     }
     let (id, source) = (id.ok_or_else(missing("id"))?, source.ok_or_else(missing("source"))?);
     let topic = topic.ok_or_else(missing("type"))?;

@@ -50,10 +50,10 @@ fn sealed(message: &Message, body: Bytes) -> Message {
 
 pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
     if media_type(message.content_type()) != CONTENT_TYPE {
-        return Err("CloudEvents are understood as JSON, one in a message".into());
+        return Err("only CloudEvents in JSON are supported, one in a message".into());
     }
     let mut event: IndexMap<Cow<'_, str>, &RawValue> = serde_json::from_slice(message.body())
-        .map_err(|error| format!("it is no CloudEvent in JSON: {error}"))?;
+        .map_err(|error| format!("it is not a CloudEvent in JSON: {error}"))?;
     event.retain(|_, value| value.get() != "null");
     let content_type = match event.get("datacontenttype") {
         Some(value) => Some(serde_json::from_str::<String>(value.get())?),

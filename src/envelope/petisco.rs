@@ -150,10 +150,10 @@ fn check<'a>(message: &'a Message, origin: Origin<'_>) -> Result<Checked<'a>, Bo
 
 pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
     let Wire { data } = serde_json::from_slice(message.body())
-        .map_err(|error| format!("it is no message of petisco: {error}"))?;
+        .map_err(|error| format!("it is not a message of petisco: {error}"))?;
     let body = data.attributes.map_or("{}", RawValue::get);
     if !body.starts_with('{') {
-        return Err("the attributes of a message of petisco are no object".into());
+        return Err("the attributes of a message of petisco are not an object".into());
     }
     let topic = Topic::new(data.r#type.into_owned())?;
     let mut opened = message.reshaped(topic, "application/json", body.to_owned().into());
@@ -180,7 +180,7 @@ pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
         Some(Value::String(text)) => text.parse().ok(),
         Some(version) => version.as_i64(),
     };
-    let version = version.ok_or("the version of the message of petisco is no whole number")?;
+    let version = version.ok_or("the version of the message of petisco is not a whole number")?;
     if version != 1 {
         opened.set_header(VERSION, version);
     }

@@ -156,10 +156,10 @@ fn explained(error: lapin::Error, external: bool) -> BoxError {
     match error.kind() {
         ErrorKind::IOError(io) => tls::explain(io).map_or_else(|| error.into(), Into::into),
         ErrorKind::ProtocolError(amqp) if amqp.get_id() == 403 && external => {
-            format!("the broker refused us by SASL EXTERNAL: it knows no user for the subject of our client certificate ({})", amqp.get_message()).into()
+            format!("the broker rejected SASL EXTERNAL: it has no user for the subject of the client certificate ({})", amqp.get_message()).into()
         }
         ErrorKind::ProtocolError(amqp) if amqp.get_id() == 403 => {
-            format!("the broker refused us by SASL PLAIN: check user and password in URLS ({})", amqp.get_message()).into()
+            format!("the broker rejected SASL PLAIN: check user and password in URLS ({})", amqp.get_message()).into()
         }
         _ => error.into(),
     }

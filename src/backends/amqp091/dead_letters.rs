@@ -43,18 +43,18 @@ pub(crate) enum DeadLettersError {
     Unreachable(String),
     #[error("there is no queue {0:?}")]
     NoQueue(String),
-    #[error("where a message goes back to cannot be told: give --exchange and --routing-key")]
+    #[error("the original queue of a message is unknown: give --exchange and --routing-key")]
     NoTarget,
     #[error(
-        "a message names the queue {0:?} to go back to, which this queue is not known to be for: if it is yours, give \
+        "a message names the original queue {0:?}, which does not belong to this dead-letter queue: if it is yours, give \
          --back-to {0:?}"
     )]
     Foreign(String),
     #[error(
-        "a message was not taken by the exchange {exchange:?} with the routing key {routing_key:?}: {reason}"
+        "the exchange {exchange:?} did not accept a message with the routing key {routing_key:?}: {reason}"
     )]
     NotTaken { exchange: String, routing_key: String, reason: String },
-    #[error("the broker failed")]
+    #[error("the broker reported an error")]
     Broker(#[from] lapin::Error),
 }
 

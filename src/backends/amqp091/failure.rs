@@ -24,7 +24,7 @@ pub(super) fn outcome(confirmation: lapin::Result<Confirmation>, publish: &Publi
             }))
         }
         Ok(Confirmation::Nack(None)) => Err(Failure::transient(
-            "the broker did not take it (basic.nack): a queue is full, or it failed inside",
+            "the broker did not accept it (basic.nack): a queue is full, or the broker has an internal error",
         )),
         Ok(Confirmation::NotRequested) => Err(Failure::transient("the broker does not confirm")),
         Err(error) => Err(failure(&error, publish)),
@@ -46,7 +46,7 @@ pub(super) fn failure(error: &lapin::Error, publish: &Publish) -> Failure {
         AMQPErrorKind::Soft(ACCESSREFUSED | NOTFOUND) => match topic_in(text) {
             // RabbitMQ's topic authorisation names the one routing key it refuses.
             Some(topic) if topic == publish.routing_key => Failure::rejected(format!(
-                "the broker refuses it ({text}): check what this client may write to"
+                "the broker rejects it ({text}): check the write permissions of this client"
             )),
             Some(_) => Failure::transient(ChannelLost(text.to_owned())),
             None if names_exchange(text, &publish.exchange) => {
@@ -128,11 +128,11 @@ pub(super) struct ChannelLost(String);
 pub(super) struct ChannelClosed(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
-#[error("the broker closes the channel over it ({0})")]
+#[error("the broker closes the channel over this message ({0})")]
 pub(super) struct AtFault(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
-#[error("the broker refuses it ({0}): check EXCHANGE and what this client may write to")]
+#[error("the broker rejects it ({0}): check EXCHANGE and the write permissions of this client")]
 pub(super) struct ExchangeRejected(String);
 
 #[cfg(test)]

@@ -152,7 +152,7 @@ impl Shape for Fedora {
         }
         match message.header(SEVERITY) {
             None | Some(Scalar::Int(10 | 20 | 30 | 40)) => Ok(()),
-            Some(severity) => Err(format!("the severity {severity} is none of 10, 20, 30 and 40").into()),
+            Some(severity) => Err(format!("the severity {severity} is not 10, 20, 30 or 40").into()),
         }
     }
 

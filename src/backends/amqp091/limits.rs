@@ -42,12 +42,12 @@ pub(super) enum CannotCarry {
     #[error("the header {0:?} is {1}, which brokers cannot read: send a finite number")]
     Number(String, f64),
     #[error(
-        "the header {0:?} is one that brokers act on, and a plain value in it stops a queue or a channel: name it otherwise"
+        "the header {0:?} is reserved for brokers, and a plain value in it stops a queue or a channel: use another name"
     )]
     OfBroker(String),
     #[error("the expiry is {0} ms, and brokers take {max}: shorten it", max = MAX_EXPIRY.as_millis())]
     Expiry(u128),
-    #[error("the time is before 1970 or after 9999, and AMQP 0-9-1 carries none such: set another")]
+    #[error("the time is before 1970 or after 9999, which AMQP 0-9-1 cannot carry: set another")]
     Time,
     #[error(
         "properties and headers take {size} bytes, and a frame of the broker holds {limit} (frame_max): shorten them{}",

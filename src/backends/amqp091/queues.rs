@@ -37,7 +37,7 @@ pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Res
                 if *is_quorum && is_quorum_unsupported(&error) {
                     return BoxError::from(QuorumQueuesUnsupported(error));
                 }
-                let cure = "cannot be made; allow it, or delete the one that is there";
+                let cure = "cannot be created; allow it, or delete the existing one";
                 format!("the retry queue {name:?} {cure}: {error}").into()
             })?;
             let _ = channel.close(200, "done".into()).await;
@@ -62,7 +62,7 @@ pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Resul
     let channel = connection.new_channel().await?;
     channel.queue_declare(name.into(), durable, FieldTable::default()).await?;
     let _ = channel.close(200, "done".into()).await;
-    tracing::info!(queue = name, "queue made");
+    tracing::info!(queue = name, "created the queue");
     Ok(())
 }
 

@@ -95,7 +95,7 @@ impl DeliverySettler {
                 context.answers.spawn(async move {
                     tokio::time::sleep_until(safe_from).await;
                     if let Err(error) = self.ack().await {
-                        tracing::warn!(%queue, %to, %error, "a failed message was sent on and not acknowledged: it comes twice");
+                        tracing::warn!(%queue, %to, %error, "forwarded a failed message but could not acknowledge it; it is delivered twice");
                     }
                 });
                 Ok(())
@@ -108,10 +108,10 @@ impl DeliverySettler {
                 let is_buried = over == ForwardFault::Message && self.link.has_dead_letters().await;
                 let _ = tokio::time::timeout(HOLD, context.closed.cancelled()).await;
                 if is_buried {
-                    tracing::warn!(%queue, %to, failed, %error, "a failed message could not be sent on: rejected, for the dead-letter exchange of the queue");
+                    tracing::warn!(%queue, %to, failed, %error, "failed to forward a failed message; rejected it to the dead-letter exchange of the queue");
                     return answered(self.acker.reject(BasicRejectOptions { requeue: false }).await);
                 }
-                tracing::warn!(%queue, %to, failed, %error, "a failed message could not be sent on: it comes again");
+                tracing::warn!(%queue, %to, failed, %error, "failed to forward a failed message; the broker delivers it again");
                 self.hand_back().await?;
                 Err(SourceError::Unavailable(error))
             }
@@ -122,7 +122,9 @@ impl DeliverySettler {
 fn answered(result: lapin::Result<bool>) -> Result<(), SourceError> {
     match result {
         Ok(true) => Ok(()),
-        Ok(false) => Err(SourceError::unavailable("its connection is lost: the message comes again")),
+        Ok(false) => {
+            Err(SourceError::unavailable("the connection was lost: the broker delivers the message again"))
+        }
         Err(error) => Err(SourceError::unavailable(error)),
     }
 }

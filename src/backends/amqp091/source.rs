@@ -136,7 +136,7 @@ impl Source for Amqp091Source {
             }
         };
         if timeout(deadline, close).await.is_err() {
-            tracing::warn!(queue = %self.context.name, ?deadline, "receiving did not end in time");
+            tracing::warn!(queue = %self.context.name, ?deadline, "could not stop receiving within the deadline");
             if let Ok(mut state) = self.state.try_lock() {
                 *state = SourceState::default();
             }
@@ -179,7 +179,7 @@ impl SourceState {
                     }
                     Err(error) => {
                         let error = Chain(error.as_ref());
-                        tracing::warn!(queue = %context.name, %error, "receiving broke off; connecting again");
+                        tracing::warn!(queue = %context.name, %error, "lost the connection while receiving; reconnecting");
                         self.failures = self.failures.saturating_add(1);
                         self.session = Phase::Idle;
                     }
@@ -201,7 +201,7 @@ impl SourceState {
             Err(error) => SessionError { error: error.into(), is_permanent: false },
         };
         self.failures = self.failures.saturating_add(1);
-        tracing::warn!(queue = %context.name, %error, "cannot receive; trying again");
+        tracing::warn!(queue = %context.name, %error, "failed to start receiving; retrying");
         if is_permanent { Err(SourceError::Unavailable(error)) } else { Ok(None) }
     }
 
@@ -239,7 +239,7 @@ fn open(context: Arc<SourceContext>, failures: u32) -> Task {
         for url in urls {
             match timeout(limit, SourceSession::open(&context, url)).await {
                 Ok(Ok(session)) => {
-                    tracing::info!(queue = %context.name, broker = %url, "connected, to receive");
+                    tracing::info!(queue = %context.name, broker = %url, "connected for receiving");
                     return Ok(session);
                 }
                 Ok(Err(failed)) => {

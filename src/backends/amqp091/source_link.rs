@@ -172,7 +172,7 @@ impl SourceLink {
                     left_out(&publish.properties).filter(|headers| left_out_before.as_ref() != Some(headers))
                 {
                     let queue = &self.context.subscription.queue;
-                    tracing::warn!(%queue, to = %routing_key, ?headers, "a failed message was sent on without some of its headers");
+                    tracing::warn!(%queue, to = %routing_key, ?headers, "forwarded a failed message without some of its headers");
                 }
                 return Ok(queue.and_then(|queue| self.is_young_until(&queue)));
             };
@@ -194,7 +194,7 @@ impl SourceLink {
             }
             let cause = Chain(failure.cause());
             let error =
-                format!("not sent on to {routing_key:?} of the exchange {exchange:?}: {cause}").into();
+                format!("not forwarded to {routing_key:?} of the exchange {exchange:?}: {cause}").into();
             let over = match () {
                 () if is_at_fault(&failure) || ends_connection(&failure) => ForwardFault::Message,
                 () if failure.is_transient() => ForwardFault::Outage,
@@ -252,7 +252,7 @@ impl SourceLink {
             }
         }
         drop(turn);
-        answer.await.unwrap_or_else(|_| Err(Failure::transient("its task was stopped")))
+        answer.await.unwrap_or_else(|_| Err(Failure::transient("its task was cancelled")))
     }
 
     async fn publisher(&self) -> Result<Connection, BoxError> {
@@ -326,5 +326,5 @@ fn lock<T>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("no queue within {0:?}")]
+#[error("the broker did not create the queue within {0:?}")]
 struct DeclareTimeout(Duration);

@@ -61,7 +61,7 @@ impl SourceSession {
         let queue = subscription.queue.as_str();
         if let Err(error) = queues::ensure_durable(&connection, queue).await {
             let cure = format!(
-                "the queue {queue:?} cannot be used or made: check QUEUE and what this client may configure"
+                "the queue {queue:?} cannot be used or created: check QUEUE and the configure permissions of this client"
             );
             return Err(refused(&cure, &error));
         }
@@ -91,7 +91,7 @@ impl SourceSession {
                 })?;
             }
             let qos = channel.basic_qos(subscription.prefetch, BasicQosOptions::default()).await;
-            qos.map_err(|error| refused("PREFETCH is refused", &error.into()))?;
+            qos.map_err(|error| refused("the broker rejects PREFETCH", &error.into()))?;
             Ok(channel)
         };
         let channel = opened.await?;
@@ -108,7 +108,7 @@ impl SourceSession {
             self.link.channel.basic_consume(queue.into(), "".into(), options, FieldTable::default());
         self.consumer = Some(consumer.await.map_err(|error| {
             let cure = format!(
-                "{queue:?} cannot be consumed: check what this client may read, and who else consumes it"
+                "{queue:?} cannot be consumed: check the read permissions of this client, and other consumers"
             );
             refused(&cure, &error.into())
         })?);
@@ -132,7 +132,7 @@ impl SourceSession {
             if !kept.is_empty() {
                 return Ok(kept);
             }
-            let Some(consumer) = &mut self.consumer else { return Err("it does not consume".into()) };
+            let Some(consumer) = &mut self.consumer else { return Err("the source does not consume".into()) };
             let findings = self.link.findings();
             if self.handed_back.is_some_and(|at| at.elapsed() >= STRAYED) {
                 self.handed_back = None;
@@ -169,7 +169,7 @@ impl SourceSession {
                                 let (queue, bytes) =
                                     (&self.link.context.subscription.queue, unbuffered.bytes);
                                 if self.unbuffered.is_empty() {
-                                    tracing::warn!(%queue, bytes, "no room for a message within PREFETCH_BYTES: it comes again when others are answered");
+                                    tracing::warn!(%queue, bytes, "PREFETCH_BYTES are used up; a message is delivered again once others are settled");
                                 }
                                 self.unbuffered.push_back(unbuffered);
                             }

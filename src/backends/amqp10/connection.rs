@@ -40,7 +40,7 @@ pub(super) async fn open(
         Err(OpenError::Sasl(SaslError::BrokenOff { mechanism: "EXTERNAL", .. }))
             if settings.broker.sasl == Sasl::Auto =>
         {
-            tracing::warn!(broker = %url, "the broker broke off during SASL EXTERNAL: trying ANONYMOUS");
+            tracing::warn!(broker = %url, "the broker disconnected during SASL EXTERNAL; retrying with ANONYMOUS");
             try_open(settings, dialer, url, container_id, Some(Mechanism::Anonymous)).await
         }
         opened => opened,
@@ -92,7 +92,7 @@ async fn try_open(
 
 #[derive(Debug, thiserror::Error)]
 enum OpenError {
-    #[error("cannot connect")]
+    #[error("failed to connect; trying the next broker")]
     Dial(#[source] std::io::Error),
     #[error(transparent)]
     Sasl(SaslError),
@@ -304,7 +304,7 @@ async fn own(
                     Err(error) => Failure::transient(LinkLost(error.to_string())),
                     Ok(()) => Failure::transient(LinkLost("the broker closed the connection".to_owned())),
                 };
-                tracing::warn!(why = %failure.cause(), "connection lost");
+                tracing::warn!(why = %failure.cause(), "lost the connection to the broker");
                 return lifeline.cut(&failure);
             }
             Some(reply) = requests.recv() => {

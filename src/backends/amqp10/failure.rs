@@ -160,12 +160,12 @@ pub(super) struct RejectedByBroker(pub(super) Option<String>);
 
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the broker refuses the address ({0}): check ADDRESS, TOPIC_PREFIX and what this client may write to"
+    "the broker rejects the address ({0}): check ADDRESS, TOPIC_PREFIX and the write permissions of this client"
 )]
 pub(super) struct AddressRejected(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
-#[error("the broker refuses to let us receive there ({0}): check ADDRESS and what this client may read from")]
+#[error("the broker rejects the source address ({0}): check ADDRESS and the read permissions of this client")]
 pub(super) struct SourceRejected(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
@@ -177,5 +177,5 @@ pub(super) struct NameTaken(pub(super) String);
 pub(super) struct NoSelectors;
 
 #[derive(Debug, thiserror::Error)]
-#[error("an answer or credit could not be given: {0}")]
+#[error("the link was lost while settling or granting credit: {0}")]
 pub(super) struct NotSettled(pub(super) String);

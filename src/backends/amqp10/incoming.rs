@@ -58,7 +58,7 @@ impl Reader {
             }
             Err(reason) => (
                 Original::undecoded(received),
-                Err(format!("it is no AMQP message that can be decoded: {reason}").into()),
+                Err(format!("it cannot be decoded as an AMQP message: {reason}").into()),
             ),
         }
     }
@@ -68,13 +68,13 @@ impl Reader {
             OriginalBody::Data(bytes) | OriginalBody::Binary(bytes) => (bytes, self.content_types[0]),
             OriginalBody::Text(bytes) => (bytes, self.content_types[1]),
             OriginalBody::Unread => {
-                return Err("its body is neither data nor a text, which are all that can be read".to_owned());
+                return Err("its body is neither data nor text: no other kinds are supported".to_owned());
             }
         };
         let none = Properties::default();
         let properties = original.rest.properties.as_ref().unwrap_or(&none);
         let topic = self.topic(original).ok_or_else(|| {
-            format!("no topic can be told: it has no subject, and {} is none", self.address)
+            format!("it has no topic: no subject, and the address {} is not a topic", self.address)
         })?;
         let content_type = match &properties.content_type {
             Some(given) => Cow::Owned(given.0.clone()),

@@ -1,89 +1,95 @@
-//! AMQP 1.0 (OASIS, 2012): a messenger for any broker, one that speaks as rhmsg does, and a source for both.
+//! AMQP 1.0 (OASIS, 2012): a messenger for any broker, one for the messages of python-rhmsg, and a source for both.
 //!
 //! # Sending
-//! [`Amqp10`] and [`RhMsg`] share one transport: kept connections, a window of unsettled
-//! deliveries on each link, fail-over between brokers. They differ in envelope and addresses.
+//! [`Amqp10`] and [`RhMsg`] share one transport: connections that are kept open, a window of unsettled
+//! deliveries on each link, and fail-over between brokers. They differ in envelope and addresses.
 //!
 //! | outcome of a delivery | result |
 //! |---|---|
 //! | `accepted` | confirmed |
 //! | `rejected` | [`Rejected`](crate::messenger::Failure::Rejected) |
-//! | `released`, `modified`, lost link or connection, none within `SEND_TIMEOUT` | [`Transient`](crate::messenger::Failure::Transient), after the other brokers were tried |
-//! | the address is refused: not found, not allowed, invalid | [`Rejected`](crate::messenger::Failure::Rejected) |
+//! | `released`, `modified`, a lost link or connection, none within `SEND_TIMEOUT` | [`Transient`](crate::messenger::Failure::Transient), after the other brokers were tried |
+//! | the broker rejects the address: not found, not allowed, invalid | [`Rejected`](crate::messenger::Failure::Rejected) |
 //!
-//! A session that the broker ends over no fault of an address (`close_all_connections` of RabbitMQ 3.10) is followed by one more try
-//! over a new connection, as a connection that is lost is: at least once, a message may come twice then.
+//! When a broker ends a session for another reason than its address (`close_all_connections` of RabbitMQ 3.10), the
+//! message is sent once more over a new connection, as after a lost connection. A message can then arrive twice.
 //!
-//! The first message of a topic attaches a link to its address; up to 64 links are kept on a connection.
+//! The first message of a topic attaches a link to its address. A connection keeps up to 64 links.
 //!
 //! # Receiving
-//! [`Amqp10Source`] keeps one link at one of the brokers, and finds another when it is lost.
+//! [`Amqp10Source`] keeps one link at one of the brokers, and attaches another one when it is lost.
 //!
-//! | answer | what the broker is told |
+//! | settlement | sent to the broker |
 //! |---|---|
 //! | `ack` | `accepted` |
-//! | dropped | `released`: it comes again, and the attempt does not count |
-//! | `retry` | once the wait is over `modified`, `delivery-failed`; until then it stays here, unsettled, without holding credit. Beyond 1,000 that wait it is told at once |
-//! | `reject` | with `DEAD_LETTER_ADDRESS`: `accepted`, once the message is confirmed there. It is as it was, but durable, without expiry, and with the [headers](crate::message::headers) `REASON`, `ATTEMPT`, `FAILURES`, `QUEUE` and `TOPIC`. If it cannot be sent, it comes again |
+//! | dropped | `released`: the broker delivers the message again, and the attempt does not count |
+//! | `retry` | `modified` with `delivery-failed`, after the delay. Until then the message stays here unsettled, without using credit. With more than 1,000 delayed messages it is sent at once |
+//! | `reject` | with `DEAD_LETTER_ADDRESS`: `accepted`, once the broker has confirmed the message there. The dead letter is unchanged except that it is durable, has no expiry, and has the [headers](crate::message::headers) `REASON`, `ATTEMPT`, `FAILURES`, `QUEUE` and `TOPIC`. If it cannot be sent, the broker delivers the message again |
 //! | | without: `rejected`, with the reason as its description |
 //!
-//! **Set `DEAD_LETTER_ADDRESS`**: what becomes of a rejected message is else up to the broker, and is often its end.
+//! **Set `DEAD_LETTER_ADDRESS`**: otherwise the broker decides what happens to a rejected message, and often drops it.
 //!
 //! | | ActiveMQ 5.17 | RabbitMQ 3.10 |
 //! |---|---|---|
-//! | rejected | to the queue `ActiveMQ.DLQ`, without the reason; dropped if it is not durable (rhmsg's are not) | to the queue's dead-letter exchange, without the reason; dropped if it has none |
-//! | counts attempts | as long as the link lasts | no, and knows no `modified`: it is told `released` |
-//! | says whether it was given out before | no: [`redelivered`](crate::source::delivery::Delivery::redelivered) is always true | yes |
-//! | released | comes again over the same link; others get it once that is closed | anyone gets it |
-//! | selectors | yes | none: the source says so |
-//! | a wait of more than 30 min | | ends the link by its `consumer_timeout`: what waits comes again |
+//! | a rejected message | goes to the queue `ActiveMQ.DLQ` without the reason; is dropped if it is not durable (those of rhmsg are not) | goes to the dead-letter exchange of the queue without the reason; is dropped if there is none |
+//! | counting of attempts | as long as the link lasts | none; `modified` is not supported, so the source sends `released` |
+//! | marks redeliveries | no: [`redelivered`](crate::source::delivery::Delivery::redelivered) is always true | yes |
+//! | a released message | comes again over the same link; other consumers get it once the link is closed | any consumer gets it |
+//! | selectors | yes | no: the source returns an error |
+//! | a delay of more than 30 min | | ends the link by its `consumer_timeout`: delayed messages are delivered again |
 //!
-//! Attempts are also counted here, for the last 10,000 messages that failed. A record of them belongs to one message: one that
-//! comes again takes one record of the same properties, application properties and body, so that ids that are not unique and messages
-//! without one are never counted together. A paused source closes its link once everything it gave out is answered.
+//! The source also counts attempts itself, for the last 10,000 messages that failed. A record belongs to one message. A
+//! redelivered message takes one record with the same properties, application properties and body, so messages without an id,
+//! or with the same id, are never counted together. A paused source closes its link once all its messages are settled.
 //!
-//! A body is data, or a text or binary as amqp-value. The topic is the annotation `x-routing-key`, which RabbitMQ 4 sets (not where
-//! `x-exchange` is the default exchange, whose keys are names of queues), or else the subject, or else `to`, or else the name in the
-//! address of the subscription, without scheme, `Consumer.NAME.` and wildcards; all without `TOPIC_PREFIX`. (rhmsg sets neither
-//! subject nor `to`: behind a wildcard its topics can be told only if the broker sets `to`.)
-//! Of what arrives, our own [headers](crate::message::headers) (`TOPIC`, `ATTEMPT`, `FAILURES`, `KEY`, ..) are not believed: no retry goes
-//! through a queue here. Of a dead letter of another address [`failures`](crate::source::delivery::Delivery::failures) shows what is written there,
-//! by whomever, and nothing is decided by it. A dead letter without a subject gets its topic as one, so that it is known by it when it is sent back.
-//! The id is the message-id, key the group-id. What cannot be read is a poison delivery; what cannot even be decoded goes to
-//! `DEAD_LETTER_ADDRESS` as one data section, its bytes as they came.
+//! The body must be data, or a string or binary as amqp-value. The topic is the first of these that is a topic, without
+//! `TOPIC_PREFIX`:
+//! 1. the annotation `x-routing-key` of RabbitMQ 4 (unless `x-exchange` is the default exchange, whose routing keys are names of queues);
+//! 2. the subject;
+//! 3. `to`;
+//! 4. the name in the address of the subscription, without scheme, `Consumer.NAME.` and wildcards. (rhmsg sets neither
+//!    subject nor `to`: behind a wildcard its topics are known only if the broker sets `to`.)
+//!
+//! The source ignores our own [headers](crate::message::headers) (`TOPIC`, `ATTEMPT`, `FAILURES`, `KEY`, ..) in a received
+//! message, because no retry goes through a queue here. For a dead letter of another address
+//! [`failures`](crate::source::delivery::Delivery::failures) shows the history written in it, which anyone may have written; no
+//! decision depends on it. A dead letter without a subject gets its topic as subject, so that it keeps it when it is sent back.
+//! The message id is the id, and the group-id is the key. A message that cannot be read is a poison delivery. A message that
+//! cannot be decoded goes to `DEAD_LETTER_ADDRESS` as one data section with its original bytes.
 //!
 //! # Both protocols on one queue of RabbitMQ
 //! | from, to | RabbitMQ 3.10 | RabbitMQ 4 |
 //! |---|---|---|
-//! | 0-9-1, 1.0 | headers are lost: with them the key, `traceparent`, and binary CloudEvents, which are dead letters (structured ones are read) | all but the key, a header of ours |
-//! | 1.0, 0-9-1 | headers are lost in `x-amqp-1.0-app-properties`, undecoded; the key in `x-amqp-1.0-properties`. A body as amqp-value comes undecoded | all but the key |
+//! | 0-9-1, 1.0 | headers are lost: the key, `traceparent`, and binary CloudEvents, which become dead letters (structured ones are read) | all but the key, a header of ours |
+//! | 1.0, 0-9-1 | headers are lost in `x-amqp-1.0-app-properties`, undecoded; the key in `x-amqp-1.0-properties`. A body as amqp-value stays encoded | all but the key |
 //!
-//! RabbitMQ 3.10 takes seconds of 0-9-1 for milliseconds of 1.0, and the other way round. Both sources read such times right: from
-//! it, those of 1.0 before 1973 are seconds, and those of 0-9-1 after the year 5138 milliseconds.
+//! RabbitMQ 3.10 takes seconds of 0-9-1 for milliseconds of 1.0, and the reverse. Both sources correct such times: from
+//! RabbitMQ 3.10 a time of 1.0 before 1973 is in seconds, and a time of 0-9-1 after the year 5138 in milliseconds.
 //!
 //! # Hostile messages
-//! A message is decoded only once its bytes were checked: sections that are known, in their order and not twice, values not
-//! more than 64 deep in each other, at most 65,536 values, sizes and counts that are true, texts that are UTF-8. An array of lists,
-//! maps, arrays or described values is refused. A performative that breaks this costs the connection, not the process. A frame may
-//! hold 256 KiB. At most twice `PREFETCH_BYTES` of messages, and one more, are here at a time; a message beyond is handed back
-//! unread, and more come as there is room for those of the largest size of late. Of a message over 128 MiB the rest is dropped as it arrives, and it is `rejected`.
+//! The bytes of a message are checked before they are decoded: known sections, in order and at most once, values nested at most
+//! 64 deep, at most 65,536 values, true sizes and counts, texts in UTF-8. Arrays of lists, maps, arrays or described values
+//! are rejected. A performative that breaks these rules ends the connection, not the process. A frame holds at most 256 KiB.
+//! At most twice `PREFETCH_BYTES` of messages, and one more, are in memory. A further message is released unread, and credit
+//! is granted by the largest recent message size. Of a message over 128 MiB the rest is discarded as it arrives, and the
+//! message is `rejected`.
 //!
-//! The client library needs this (fe2o3-amqp 0.18.4, serde_amqp 0.18.0): it decodes by recursion without a limit, so that 15 kB of
-//! values in each other overflow the stack and end the process; it takes the element type of an empty array for the next value,
-//! and keeps the element type of an array while it reads maps in it; it decodes messages before they can be looked at.
+//! The client library needs these checks (fe2o3-amqp 0.18.4, serde_amqp 0.18.0). It decodes by unbounded recursion, so that 15 kB
+//! of nested values overflow the stack and abort the process. It takes the element type of an empty array for the next value,
+//! and keeps the element type of an array while it reads maps in it. It decodes messages before the application sees them.
 //!
 //! # RabbitMQ 3.10 and 4
-//! All tests of this backend run on both (3.10.8 and 4.0.5). These differ:
+//! All tests of this backend run on both (3.10.8 and 4.0.5). They differ in:
 //!
 //! | | RabbitMQ 3.10 | RabbitMQ 4 |
 //! |---|---|---|
-//! | nothing is bound for the topic | accepted and dropped | released: transient, it is tried again |
-//! | addresses `/exchanges/..`, `/queues/..` (v2) | refused | taken, as are `/exchange/..`, `/topic/..`, `/amq/queue/..` |
-//! | memory alarm | is not told, and accepts | answers once it is over: transient after `SEND_TIMEOUT` |
+//! | no queue is bound for the topic | accepted and dropped | released: transient, the message is sent again |
+//! | addresses `/exchanges/..`, `/queues/..` (v2) | rejected | accepted, as are `/exchange/..`, `/topic/..`, `/amq/queue/..` |
+//! | memory alarm | no effect: messages are accepted | no outcome until it is over: transient after `SEND_TIMEOUT` |
 //! | largest message by default | 128 MiB | 16 MiB |
-//! | `modified` | not known | known; quorum queues count it, classic ones do not |
+//! | `modified` | not supported | supported; quorum queues count it, classic ones do not |
 //! | a quorum queue gives a message up | with `x-delivery-limit` | after 20 deliveries by default |
-//! | published over 0-9-1 with the type `amqp-1.0`, and no AMQP 1.0 | a dead letter | ends the session at the broker, each time: take it out over 0-9-1 |
+//! | published over 0-9-1 with the type `amqp-1.0` but no AMQP 1.0 in it | a dead letter | ends the session at each delivery: remove the message over 0-9-1 |
 
 mod attempts;
 mod connection;

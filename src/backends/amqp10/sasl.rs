@@ -48,14 +48,14 @@ pub(super) enum SaslError {
     #[error("the broker does not speak AMQP 1.0 with SASL on this port")]
     NotSpoken,
     #[error(
-        "the broker offers SASL {offered}, and we can only {wanted}: set SASL to one it offers, with what that needs"
+        "the broker offers SASL {offered}, and these settings allow only {wanted}: set SASL to an offered mechanism"
     )]
     NotOffered { offered: String, wanted: &'static str },
-    #[error("the broker refused us by SASL {mechanism}: {cure}")]
+    #[error("the broker rejected SASL {mechanism}: {cure}")]
     AuthenticationFailed { mechanism: &'static str, cure: &'static str },
-    #[error("the broker broke off during SASL {mechanism}")]
+    #[error("the broker disconnected during SASL {mechanism}")]
     BrokenOff { mechanism: &'static str, source: io::Error },
-    #[error("the broker broke SASL: {0}")]
+    #[error("the broker violated the SASL protocol: {0}")]
     Protocol(String),
     #[error(transparent)]
     Io(io::Error),
@@ -146,11 +146,9 @@ fn initial_response(mechanism: Mechanism, identity: &Identity<'_>) -> Binary {
 
 fn cure(mechanism: Mechanism) -> &'static str {
     match mechanism {
-        Mechanism::External => "it knows no user for the subject of our client certificate",
+        Mechanism::External => "it has no user for the subject of the client certificate",
         Mechanism::Plain => "check user and password in URLS",
-        Mechanism::Anonymous => {
-            "it wants to know who we are: set CERTIFICATE, or a user and password in URLS"
-        }
+        Mechanism::Anonymous => "it requires an identity: set CERTIFICATE, or a user and password in URLS",
     }
 }
 

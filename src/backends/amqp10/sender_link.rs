@@ -72,7 +72,7 @@ impl Reply {
             broken.store(true, Ordering::Relaxed);
         }
         if let Err(Err(failure)) = sender.send(result) {
-            telemetry::lost(1, &format_args!("whoever sent it has gone, and {failure}"));
+            telemetry::lost(1, &format_args!("its sender is gone, and {failure}"));
         }
     }
 }
@@ -193,7 +193,7 @@ impl SenderLink {
         let Job { message, deadline, reply } = job;
         let Some(sender) = &mut self.sender else { return Ok(()) };
         if reply.is_behind_a_failure() {
-            reply.answer(Err(Failure::transient("a message of its topic before it was not confirmed")));
+            reply.answer(Err(Failure::transient("an earlier message of its topic was not confirmed")));
             return Ok(());
         }
         // Waits for the peer's credit.
@@ -298,7 +298,7 @@ impl InFlight {
                 Err(Failure::rejected(RejectedByBroker(rejected.error.as_ref().map(describe))))
             }
             Ok(Outcome::Released(_)) => Err(Failure::transient("the broker released it")),
-            Ok(Outcome::Modified(_)) => Err(Failure::transient("the broker handed it back (modified)")),
+            Ok(Outcome::Modified(_)) => Err(Failure::transient("the broker returned it (modified)")),
             Err(error) => return Err(send_failure(error)),
         };
         if let Some((_, reply)) = self.replies.remove(&number) {

@@ -49,5 +49,5 @@ impl Settle for DeliverySettler {
 }
 
 #[derive(Debug, thiserror::Error)]
-#[error("the link it came over was lost before it was answered: it comes again")]
+#[error("the link was lost before the message was settled: the broker delivers it again")]
 struct LinkGone;

@@ -170,7 +170,7 @@ impl Source for Amqp10Source {
         if let Some(worker) = worker {
             // Too late, it goes on to its end nevertheless.
             if timeout(deadline, worker).await.is_err() {
-                tracing::warn!(address = %self.context.reader.address, ?deadline, "the link was not closed in time");
+                tracing::warn!(address = %self.context.reader.address, ?deadline, "could not close the source link within the deadline");
             }
         }
     }

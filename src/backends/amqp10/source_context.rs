@@ -58,7 +58,7 @@ impl SourceContext {
                     return Ok(attached);
                 }
                 Err(failure) => {
-                    tracing::warn!(broker = %url, %failure, "cannot receive there");
+                    tracing::warn!(broker = %url, %failure, "failed to attach the source link; trying the next broker");
                     worst = worst.filter(|worst: &Failure| !worst.is_transient()).or(Some(failure));
                 }
             }
@@ -76,7 +76,7 @@ impl SourceContext {
         let opening = connection::open(settings, dialer, url, subscription.durable.as_deref());
         let opened = tokio::select! {
             opened = timeout(settings.broker.connection_timeout(), opening) => opened,
-            _ = demand.changed() => return Err(lost("it is not wanted any more".to_owned())),
+            _ = demand.changed() => return Err(lost("the source is paused or closed".to_owned())),
         };
         let connection = match opened {
             Ok(Ok(connection)) => connection,

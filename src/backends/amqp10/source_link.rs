@@ -178,7 +178,7 @@ impl<'a> SourceLink<'a> {
 
     /// The guard dropped it: too much was here, or its sender broke it off.
     async fn no_message_of(&mut self, info: DeliveryInfo) -> Result<(), Failure> {
-        tracing::warn!(address = %self.context.reader.address, limit = self.context.prefetch_bytes, "a message was handed back unread: there was no room for it, or its sender broke it off");
+        tracing::warn!(address = %self.context.reader.address, limit = self.context.prefetch_bytes, "returned a message unread: PREFETCH_BYTES are used up, or its sender aborted it");
         self.receiver.dispose(info, Released {}).await.map_err(unsettled)
     }
 
@@ -186,7 +186,7 @@ impl<'a> SourceLink<'a> {
         let size = message.len();
         self.room.arrived(size);
         if message.len() > MAX_MESSAGE {
-            let reason = format!("it is larger than {MAX_MESSAGE} bytes, and was not received whole");
+            let reason = format!("it is larger than {MAX_MESSAGE} bytes, and was not received completely");
             let letter = PendingDelivery { info, record: None, attempt: 1, size, original: None };
             return self.fetched(letter, Err(reason.into()));
         }
@@ -276,7 +276,7 @@ impl<'a> SourceLink<'a> {
             self.delayed.insert(after, (info, outcome, record));
             return Ok(());
         }
-        tracing::warn!(address = %self.context.reader.address, limit = MAX_DELAYED, "too many messages wait for their retry: one comes again at once");
+        tracing::warn!(address = %self.context.reader.address, limit = MAX_DELAYED, "too many delayed retries; the broker delivers the message again at once");
         self.give_back((info, outcome, record)).await
     }
 
@@ -326,7 +326,7 @@ impl<'a> SourceLink<'a> {
             return Ok(());
         };
         let cause = Chain(failure.cause()).to_string();
-        tracing::warn!(address = self.context.dead_letter_address, %cause, "a message could not be sent to the dead letters: it comes again");
+        tracing::warn!(address = self.context.dead_letter_address, %cause, "failed to send a message to DEAD_LETTER_ADDRESS; the broker delivers it again");
         self.delayed.insert(DEAD_LETTER_PAUSE, (letter.info, Released {}.into(), letter.record));
         let _ = reply.send(Err(SourceError::unavailable(cause)));
         Ok(())

@@ -57,7 +57,7 @@ impl SourceWorker {
                     }
                     match end {
                         End::Lost(failure) => {
-                            tracing::warn!(address = %self.context.reader.address, %failure, "receiving was interrupted");
+                            tracing::warn!(address = %self.context.reader.address, %failure, "lost the source link; reconnecting");
                             failure
                         }
                         End::Paused | End::Closed => continue,

@@ -237,7 +237,7 @@ impl<C: Connector> Failover<C> {
             }
         };
         if timeout(deadline, close).await.is_err() {
-            tracing::warn!(?deadline, "connections to brokers were not closed in time");
+            tracing::warn!(?deadline, "could not close all connections within the deadline");
         }
     }
 
@@ -280,7 +280,7 @@ impl<C: Connector> Failover<C> {
                 Ok((connection, false))
             }
             Err(error) => {
-                tracing::warn!(broker = %broker.url, %error, "cannot connect");
+                tracing::warn!(broker = %broker.url, %error, "failed to connect; trying the next broker");
                 let error: Arc<str> = error.into();
                 let at = Instant::now();
                 broker.cool_until(Some(at + Backoff::default().delay(state.failures)));

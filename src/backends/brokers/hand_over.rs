@@ -44,6 +44,6 @@ impl PendingBatch {
 
 impl Drop for PendingBatch {
     fn drop(&mut self) {
-        self.answer(std::iter::repeat_with(|| Err(Failure::transient("its task was stopped"))));
+        self.answer(std::iter::repeat_with(|| Err(Failure::transient("its task was cancelled"))));
     }
 }

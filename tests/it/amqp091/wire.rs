@@ -145,7 +145,7 @@ async fn cloudevents_of_either_mode_are_opened_also_when_they_come_again() {
         delivery.retry(Duration::from_millis(50), "not now").await.unwrap();
     }
     let plain = next().await;
-    assert!(plain.view().unwrap_err().contains("no CloudEvent"));
+    assert!(plain.view().unwrap_err().contains("not a CloudEvent"));
     plain.reject("it cannot be read").await.unwrap();
     for _ in 0..2 {
         let delivery = next().await;

@@ -68,7 +68,7 @@ async fn external_that_is_broken_off_is_followed_by_anonymous_only_if_auto() {
         let seen: Vec<_> = std::iter::from_fn(|| choices.try_recv().ok()).collect();
         assert_eq!(seen, expected, "{error}");
         assert!(
-            error.to_string().contains(&format!("broke off during SASL {}", expected.last().unwrap())),
+            error.to_string().contains(&format!("disconnected during SASL {}", expected.last().unwrap())),
             "{error}"
         );
     }

@@ -160,7 +160,7 @@ async fn whatever_a_message_is_made_of_it_harms_only_itself() {
     for (what, _) in &bad {
         let delivery = next(&source).await;
         let reason = delivery.view().expect_err(what).to_string();
-        assert!(reason.starts_with("it is no AMQP message that can be decoded: "), "{what}: {reason}");
+        assert!(reason.starts_with("it cannot be decoded as an AMQP message: "), "{what}: {reason}");
         delivery.reject(reason).await.unwrap();
         let answer = broker.disposition().await;
         assert!(matches!(answer.state, Some(DeliveryState::Rejected(_))), "{what}: {answer:?}");
@@ -473,7 +473,7 @@ async fn a_time_before_1970_is_read_wherever_it_stands() {
     let source = Amqp10Source::new(&settings, &Amqp10Subscription::new("queue://raw.queue")).unwrap();
     let landing = SystemTime::UNIX_EPOCH - Duration::from_millis(LANDING.unsigned_abs());
     let delivery = next(&source).await;
-    assert!(delivery.view().unwrap_err().to_string().contains("no CloudEvent"));
+    assert!(delivery.view().unwrap_err().to_string().contains("not a CloudEvent"));
     delivery.ack().await.unwrap();
     let delivery = next(&source).await;
     assert_eq!(delivery.view().unwrap().message().time(), landing);

@@ -17,7 +17,7 @@ pub enum TopologyError {
     #[error("no broker can be reached: {0}")]
     Unreachable(String),
     /// Something of this name is there, and is not as it should be: delete it first, or leave it out.
-    #[error("{what} is there, and is not as it should be ({reason})")]
+    #[error("{what} already exists with different properties: {reason}")]
     Differs {
         /// An exchange or a queue.
         what: String,
@@ -25,7 +25,7 @@ pub enum TopologyError {
         reason: String,
     },
     /// The broker does not do it: no permission, or the connection was lost.
-    #[error("the broker did not do it with {what} ({reason})")]
+    #[error("the broker rejected the operation on {what}: {reason}")]
     Refused {
         /// An exchange, a queue or a binding.
         what: String,

@@ -35,7 +35,7 @@ const FALSE: u8 = 0x42;
 pub(crate) enum FrameError {
     #[error("the broker sent a frame of {0} bytes, and may send no more than {MAX_FRAME}")]
     Size(usize),
-    #[error("the broker sent a frame that is none of AMQP")]
+    #[error("the broker sent a frame that is not AMQP")]
     Kind,
     #[error("the broker sent a performative that cannot be read: {0}")]
     Performative(Flaw),
