@@ -1,11 +1,11 @@
-//! The default messenger: sends nowhere, says what it would have sent.
+//! The default messenger, which only logs messages.
 
 use async_trait::async_trait;
 
 use crate::message::Message;
 use crate::messenger::{Messenger, Unsent};
 
-/// Logs one line a message, at info; the body only at debug. The backend `dummy`, and the default.
+/// Logs one line for each message at info, and its body at debug. The backend `dummy`, and the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dummy;
 

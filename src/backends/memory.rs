@@ -1,4 +1,4 @@
-//! A bus in memory, for tests and for trying things out.
+//! A queue in memory, for tests and experiments.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -19,10 +19,10 @@ use crate::util::deadline;
 /// How many messages it holds.
 const CAPACITY: usize = 100_000;
 
-/// A queue in memory that is both a [`Messenger`] and a [`Source`]: what is sent to it is received from it.
+/// A queue in memory that is both a [`Messenger`] and a [`Source`]: sent messages are received from it.
 ///
-/// Everything a broker does with an answer it does too: retries after their delay, dead letters with their reason. It holds up
-/// to 100,000 messages, and refuses more. All of it is gone with the process. A clone is a handle to the same queue.
+/// It settles messages like a broker: retries after their delay, dead letters with their reason. It holds up
+/// to 100,000 messages, and rejects more. It does not survive the process. A clone is a handle to the same queue.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<Shared>);
 
@@ -35,12 +35,12 @@ struct Shared {
 #[derive(Default)]
 struct State {
     ready: VecDeque<Held>,
-    /// By when they are due.
+    /// Delayed messages, with the time they are due.
     waiting: Vec<(Instant, Held)>,
     dead: Vec<DeadLetter>,
-    /// How many are given out.
+    /// The number of unsettled messages.
     out: usize,
-    /// Nothing more is given out.
+    /// Whether the source is closed.
     closed: bool,
 }
 
@@ -50,13 +50,13 @@ struct Held {
     failures: Vec<FailedAttempt>,
 }
 
-/// A message that was given up on.
+/// A message that was rejected.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct DeadLetter {
     /// The message.
     pub message: Message,
-    /// Its failed attempts, oldest first; the last says why it was given up on.
+    /// Its failed attempts, oldest first; the last has the reason of the rejection.
     pub failures: Vec<FailedAttempt>,
 }
 
@@ -73,7 +73,7 @@ impl Memory {
         self.0.lock().dead.clone()
     }
 
-    /// Gives all dead letters another life, with no attempts made, and says how many there were.
+    /// Requeues all dead letters without their attempts, and returns their number.
     pub fn requeue_dead_letters(&self) -> usize {
         let requeued = {
             let mut state = self.0.lock();
@@ -86,7 +86,7 @@ impl Memory {
         requeued
     }
 
-    /// How many messages are not handled yet: those that wait, and those given out.
+    /// Returns the number of messages that are not settled: waiting, or being handled.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.lock().len()

@@ -1,4 +1,4 @@
-//! Messengers and sources: one file or folder for each kind of bus.
+//! Messengers and sources: one file or folder for each kind of broker.
 
 #[cfg(feature = "amqp091")]
 pub mod amqp091;

@@ -1,4 +1,4 @@
-//! A messenger for users' tests: keeps what is sent.
+//! A messenger for tests, which keeps the sent messages.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -8,7 +8,7 @@ use crate::message::Message;
 use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Capabilities, Messenger, Unsent};
 
-/// Keeps what is sent, for tests: [`listen`](Self::listen) before acting, then look.
+/// Keeps the sent messages, for tests: [`listen`](Self::listen) before acting, then look.
 ///
 /// A clone is a handle to the same recording.
 ///
@@ -65,7 +65,7 @@ impl Messenger for Recording {
     }
 }
 
-/// What was sent to a [`Recording`] since [`listen`](Recording::listen).
+/// The messages sent to a [`Recording`] since [`listen`](Recording::listen).
 #[derive(Clone, Debug)]
 pub struct Sent {
     messages: Arc<View>,

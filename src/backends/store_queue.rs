@@ -1,4 +1,4 @@
-//! A queue in a store: a bus that needs no broker.
+//! A queue in a store, which needs no broker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::store::{Lease, Store, StoreError};
 pub struct StoreQueue {
     store: Arc<dyn Store>,
     name: Arc<str>,
-    /// Nothing more is given out.
+    /// Cancelled when the source is closed.
     closed: CancellationToken,
 }
 

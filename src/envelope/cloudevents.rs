@@ -7,7 +7,7 @@ use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, id_of};
 use crate::util::error::BoxError;
 
-/// What attributes are called among the headers; the other form is for JMS, and is read only.
+/// The prefix of attributes among the headers; the other form is for JMS, and is only read.
 const PREFIX: &str = "cloudEvents:";
 const PREFIXES: [&str; 2] = [PREFIX, "cloudEvents_"];
 

@@ -16,7 +16,7 @@ use crate::util::error::BoxError;
 const CONTENT_TYPE: &str = "application/cloudevents+json";
 const JSON: &str = "application/json";
 
-/// Whether it is an event in this mode, or several, which nobody may send unasked.
+/// Whether it is one event in this mode, or a batch, which must not be sent unasked.
 pub(super) fn is(message: &Message) -> bool {
     media_type(message.content_type()).starts_with("application/cloudevents")
 }
@@ -78,7 +78,7 @@ pub(super) fn open(message: &Message) -> Result<Message, BoxError> {
     restore(opened, attributes.collect::<Result<Vec<_>, BoxError>>()?)
 }
 
-/// JSON as it is written there; of other types, what the text says.
+/// JSON data unchanged; for other content types the text in a JSON string.
 fn data_of(data: &RawValue, content_type: Option<String>) -> Result<(String, Bytes), BoxError> {
     let content_type = content_type.unwrap_or_else(|| JSON.to_owned());
     let body = match data.get() {

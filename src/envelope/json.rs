@@ -14,7 +14,7 @@ pub(super) fn value(scalar: &Scalar) -> Value {
     }
 }
 
-/// What is no scalar, or too large for one, becomes a text of JSON.
+/// A value that is not a scalar, or too large for one, becomes a text of JSON.
 pub(super) fn scalar(value: Value) -> Scalar {
     match value {
         Value::Null => Scalar::Null,

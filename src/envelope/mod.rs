@@ -1,4 +1,4 @@
-//! How a message looks on the wire, whatever the protocol: its topic, headers, content type and body.
+//! The shape of a message on the wire, for every protocol: its topic, headers, content type and body.
 
 mod cloudevents;
 mod cloudevents_structured;
@@ -16,12 +16,12 @@ use crate::util::error::BoxError;
 pub(crate) use self::origin::Origin;
 pub use self::petisco::PetiscoMessage;
 
-/// The shape of messages on a bus: the key `ENVELOPE` of the backends `amqp091` and `amqp10`.
+/// The shape of messages: the key `ENVELOPE` of the backends `amqp091` and `amqp10`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Envelope {
-    /// `plain`: as it is.
+    /// `plain`: unchanged.
     #[default]
     Plain,
     /// `cloudevents`: CloudEvents 1.0 in the binary mode of its AMQP binding, attributes beside the body as it is.
@@ -48,7 +48,7 @@ impl Envelope {
     /// The source of CloudEvents when the settings name none.
     const EVENT_SOURCE: &'static str = "/tower-outbox";
 
-    /// Whether it can be sealed with what the settings say; else the key that is wrong, and why.
+    /// Checks the sender in the settings; the error is the wrong key and its fault.
     pub(crate) fn check_origin(self, origin: Origin<'_>) -> Result<(), (&'static str, String)> {
         match self {
             Self::Plain => Ok(()),
@@ -62,7 +62,7 @@ impl Envelope {
         }
     }
 
-    /// Whether it says in its own attributes where a message is from.
+    /// Whether its attributes name the source of a message.
     pub(crate) fn is_event(self) -> bool {
         matches!(self, Self::CloudEvents | Self::CloudEventsStructured)
     }
@@ -98,7 +98,7 @@ impl Envelope {
         }
     }
 
-    /// The message in what was received.
+    /// The message in a received one.
     pub(crate) fn open(self, message: Message) -> Result<Message, BoxError> {
         match self {
             Self::Plain => Ok(message),

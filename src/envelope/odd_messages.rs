@@ -52,7 +52,7 @@ pub(crate) fn odd_messages() -> Vec<Message> {
         for body in bodies {
             for headers in &all_headers {
                 let message = Message::new(topic.clone(), body.to_vec()).expect("a topic");
-                let message = message.with_time(times[messages.len() / 2 % times.len()]);
+                let message = message.with_time(times[messages.len() / all_headers.len() % times.len()]);
                 let message = headers
                     .iter()
                     .fold(message, |message, (name, value)| message.with_header(name.clone(), value.clone()));

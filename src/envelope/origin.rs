@@ -1,6 +1,6 @@
 //! The sender that envelopes name.
 
-/// What envelopes say of who sends.
+/// The sender in an envelope.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Origin<'a> {
     pub(crate) organization: Option<&'a str>,

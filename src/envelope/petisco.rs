@@ -15,14 +15,14 @@ use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, id_of};
 use crate::util::error::BoxError;
 
-/// What a message is: `domain_event` (default), `command` or `message`.
+/// The type of a message: `domain_event` (default), `command` or `message`.
 const TYPE: &str = "petisco-type";
 /// Its version, 1 by default.
 const VERSION: &str = "petisco-version";
 
 const EVENT: &str = "domain_event";
 
-/// What a message of petisco says beside its body; other buses carry it as plain headers.
+/// The fields of a message of petisco beside its body; other brokers carry them as plain headers.
 ///
 /// ```
 /// use tower_outbox::envelope::PetiscoMessage;

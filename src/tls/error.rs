@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::util::error::debug_as_display;
 
-/// Why the TLS settings cannot be used; each names the file and the cure.
+/// A fault of the TLS settings, with the file and the cure.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -15,7 +15,7 @@ pub enum TlsError {
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: std::io::Error,
     },
     /// The setting has the text of a PEM in place of a path.
@@ -33,7 +33,7 @@ pub enum TlsError {
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What it holds, and what to do.
+        /// Its content, and the cure.
         found: String,
     },
     /// One certificate of a file cannot be used.
@@ -45,7 +45,7 @@ pub enum TlsError {
         path: PathBuf,
         /// Which of the certificates in it, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The fault.
         problem: String,
     },
     /// No private key was found.
@@ -58,7 +58,7 @@ pub enum TlsError {
         setting: &'static str,
         /// The file.
         path: PathBuf,
-        /// What it holds.
+        /// Its content.
         found: String,
     },
     /// There is a key, but no certificate.
@@ -73,7 +73,7 @@ pub enum TlsError {
         certificate: PathBuf,
         /// The file of the key.
         key: PathBuf,
-        /// What the TLS library says.
+        /// The error of the TLS library.
         source: rustls::Error,
     },
     /// The certificate is not valid now.

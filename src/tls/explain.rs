@@ -1,4 +1,4 @@
-//! What a failed handshake means to the person who has to mend it.
+//! Explanations of failed handshakes, with the cure.
 
 use rustls::{AlertDescription, CertificateError};
 

@@ -1,4 +1,4 @@
-//! What the certificates in a file say of themselves.
+//! The fields of the certificates in a file.
 
 use std::path::Path;
 

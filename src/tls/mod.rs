@@ -22,7 +22,7 @@ pub(crate) use self::explain::explain;
 pub(crate) use self::inspect::{Certificate, inspect};
 use self::pem::PemFile;
 
-/// What a backend's settings say about TLS.
+/// The settings of a backend for TLS.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct TlsSettings<'a> {
     pub(crate) certificate: Option<&'a Path>,

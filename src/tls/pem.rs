@@ -1,4 +1,4 @@
-//! What is in a PEM file, as people and tools write it.
+//! PEM files, as people and tools write them.
 
 use std::path::Path;
 
@@ -14,7 +14,7 @@ pub(super) struct PemFile<'a> {
     setting: &'static str,
     path: &'a Path,
     sections: Vec<Section>,
-    /// What it is when it holds no section.
+    /// The kind of a file without sections.
     otherwise: &'static str,
 }
 
@@ -100,7 +100,7 @@ impl<'a> PemFile<'a> {
         }
     }
 
-    /// What it holds in place of what was looked for, and the cure.
+    /// The content found instead of the expected one, and the cure.
     fn found(&self, cure: &str) -> String {
         let labels: Vec<_> = self.sections.iter().map(|section| section.label.as_str()).collect();
         match labels.first() {
@@ -118,7 +118,7 @@ fn sections(text: &str) -> Vec<Section> {
     let mut open: Option<Section> = None;
     for line in text.split(['\n', '\r']).map(str::trim) {
         if let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")) {
-            // One that is cut off is said to be so.
+            // A section that is cut off is reported.
             sections.extend(open.take());
             open = Some(Section { label: label.to_owned(), text: String::new() });
         }

@@ -1,4 +1,4 @@
-//! A connection to the first broker that answers, for work that is no sending.
+//! A connection to the first broker that responds, for administration.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
 use crate::util::error::Chain;
 
-/// The connection and the settings, filled; or why no broker answers.
+/// The connection and the completed settings, or the reasons why no broker responds.
 pub(super) async fn connect(
     settings: &Amqp091Settings,
 ) -> Result<Result<(Connection, Arc<Amqp091Settings>), String>, BrokersError> {

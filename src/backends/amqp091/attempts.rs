@@ -1,4 +1,4 @@
-//! Failed attempts that nothing else counts.
+//! Failed attempts that are counted nowhere else.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,8 +9,8 @@ use super::incoming::Incoming;
 /// More messages than a source holds, many times.
 const MOST: usize = 10_000;
 
-/// How often messages failed that the broker would not have sent on, which notes it in them: by what they are, as a queue that
-/// is no quorum queue says only that it delivered them before. It begins anew with each source.
+/// The failed attempts of messages that could not be forwarded, and so have no count in a header. Messages are identified by
+/// their content, because only quorum queues count deliveries. The counts start at zero with each source.
 #[derive(Debug, Default)]
 pub(super) struct Attempts(Mutex<HashMap<u64, u32>>);
 

@@ -22,7 +22,7 @@ use crate::messenger::Failure;
 use crate::tls;
 use crate::util::error::BoxError;
 
-/// How long a peer may take to answer a farewell.
+/// How long a peer may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connection that is open, or was. A clone is a handle to it.
@@ -31,22 +31,22 @@ pub(super) struct Connection {
     connection: Arc<lapin::Connection>,
     pub(super) findings: Arc<Findings>,
     pub(super) channel: Arc<Mutex<Option<Channel>>>,
-    /// The channel of whoever finds out which message is at fault.
+    /// The channel for finding the message at fault.
     pub(super) trial: Arc<Mutex<Option<Channel>>>,
     pub(super) window: Arc<Semaphore>,
-    /// HeldBytes while a message is numbered and queued: lapin does these two apart.
+    /// Locked while a message is numbered and queued, which lapin does separately.
     pub(super) numbering: Arc<std::sync::Mutex<()>>,
-    /// HeldBytes by a batch that may get messages returned.
+    /// Locked by a batch with mandatory messages.
     pub(super) mandatory: Arc<Mutex<()>>,
-    /// Why the broker takes nothing, while it does not.
+    /// The reason for which the broker blocks publishers, while it does.
     pub(super) blocked: watch::Receiver<Option<String>>,
     pub(super) limits: Limits,
-    /// Set when we end it.
+    /// Set when the client closes it.
     given_up: Arc<AtomicBool>,
     pub(super) send_timeout: Duration,
 }
 
-/// Dials, authenticates and opens a connection, with room for so many bytes of bodies that it consumes.
+/// Connects and authenticates; `room` is the memory for received bodies in bytes.
 pub(super) async fn open(
     settings: &Amqp091Settings,
     tls: Option<Arc<ClientConfig>>,
@@ -62,7 +62,7 @@ pub(super) async fn open(
     let dialling = default_runtime()?;
     let findings = Arc::new(Findings::new(room));
     let guard_findings = Arc::clone(&findings);
-    // lapin opens it in a thread of its own, which would wait for a silent peer long after we have given up.
+    // lapin connects in a thread of its own, which would wait for a silent peer long after the timeout.
     let abandoned = CancellationToken::new();
     let waiting = abandoned.clone().drop_guard();
     let connect = async move |uri: AMQPUri, _: GuardedRuntime| {
@@ -144,14 +144,14 @@ fn uri(settings: &Amqp091Settings, url: &BrokerUrl, external: bool) -> AMQPUri {
             heartbeat: Some(
                 u16::try_from(settings.broker.idle_timeout.as_secs() / 2).unwrap_or(u16::MAX).max(1),
             ),
-            // lapin has room for 32 frames as large as the broker says, whatever it says.
+            // lapin allocates 32 frames of the size that the broker asks for.
             frame_max: u32::try_from(FRAME_MAX).ok(),
             ..AMQPQueryString::default()
         },
     }
 }
 
-/// The error, or what it means to the person who has to mend it.
+/// The error, or its explanation with the cure.
 fn explained(error: lapin::Error, external: bool) -> BoxError {
     match error.kind() {
         ErrorKind::IOError(io) => tls::explain(io).map_or_else(|| error.into(), Into::into),
@@ -192,7 +192,7 @@ impl Connection {
         self.connection.create_channel().await
     }
 
-    /// Ends the connection: a broker that neither answers nor says why is of no more use.
+    /// Closes the connection of a broker that does not respond.
     pub(super) fn give_up(&self) {
         self.given_up.store(true, Ordering::Relaxed);
         let connection = Arc::clone(&self.connection);

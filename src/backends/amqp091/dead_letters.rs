@@ -1,4 +1,4 @@
-//! The messages of a dead-letter queue, and how they get another life.
+//! The messages of a dead-letter queue, and how they are requeued.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::message::Message;
 use crate::message::headers::{EXPIRY, QUEUE, REASON, TOPIC};
 use crate::util::error::Chain;
 
-/// A queue whose messages are taken one by one. What is not requeued is put back in its place when it is closed or dropped.
+/// A queue whose messages are taken one by one. Messages that are not requeued return to their position when it is closed or dropped.
 pub(crate) struct DeadLetters {
     connection: Connection,
-    /// Holds what was taken.
+    /// The channel that the messages were taken on.
     channel: Channel,
     settings: Arc<Amqp091Settings>,
     queue: String,
@@ -77,18 +77,18 @@ impl DeadLetters {
         Ok(Self { connection, channel, settings, queue: queue.to_owned(), left })
     }
 
-    /// How many of those that were there at the start are to come.
+    /// The number of messages left of those at the start.
     pub(crate) fn left(&self) -> u32 {
         self.left
     }
 
-    /// The next of those that were there at the start.
+    /// The next of the messages at the start.
     pub(crate) async fn next(&mut self) -> Result<Option<DeadLetter>, DeadLettersError> {
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
         let got = self.channel.basic_get(self.queue.as_str().into(), BasicGetOptions::default()).await?;
         Ok(got.map(|got| {
-            // It was mended, and is shown so.
+            // A repaired message is shown as it is.
             let _ = self.connection.findings.take(self.channel.id(), got.delivery.delivery_tag);
             let (incoming, acker) = Incoming::new(got.delivery, &self.queue);
             DeadLetter { incoming, acker }
@@ -102,11 +102,11 @@ impl DeadLetters {
         self.settings.broker.envelope.open(message).ok()
     }
 
-    /// Where it came from: the exchange and routing key that lead back there.
+    /// The exchange and routing key that lead back to the original queue.
     ///
-    /// Ours says the queue in a header, to which the default exchange leads. Petisco's goes to the retry exchange; its
-    /// queue is in a header, or in the name of this one. What RabbitMQ gave up on goes back to the queue it was in first.
-    /// Anyone may have written these headers: they count if they name the queue that this one is for, or one of `also`.
+    /// A dead letter of ours names the queue in a header, reached by the default exchange. One of petisco goes to the retry exchange; its
+    /// queue is in a header, or in the name of this one. A dead letter of RabbitMQ goes back to the first queue it was in.
+    /// Anyone may have written these headers: they count only if they name the queue that this one belongs to, or one of `also`.
     pub(crate) fn target(
         &self,
         letter: &DeadLetter,
@@ -135,7 +135,7 @@ impl DeadLetters {
         }
     }
 
-    /// Publishes it as if nobody had tried it, and takes it from the queue when the broker has it.
+    /// Publishes it without its failed attempts, and removes it from the queue after the confirm.
     pub(crate) async fn requeue(
         &self,
         letter: DeadLetter,
@@ -159,7 +159,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Puts back what was not requeued.
+    /// Returns the messages that were not requeued.
     pub(crate) async fn close(self) {
         self.connection.close().await;
     }
@@ -171,12 +171,12 @@ impl DeadLetter {
         self.incoming.header(name).map(|value| value.to_string())
     }
 
-    /// Why it was given up on.
+    /// The reason for which it became a dead letter.
     pub(crate) fn reason(&self) -> Option<String> {
         self.header(REASON).or_else(|| self.header("x-first-death-reason"))
     }
 
-    /// Its headers without those that count attempts, or that are not believed; none if there are no others.
+    /// Its headers without those that count attempts, or that are not trusted; none if there are no others.
     fn fresh_headers(&self) -> Option<FieldTable> {
         let counted = self.incoming.header(REDELIVERY_COUNT).is_some();
         let stays = |name: &str| match name {

@@ -31,8 +31,8 @@ pub(super) fn outcome(confirmation: lapin::Result<Confirmation>, publish: &Publi
     }
 }
 
-/// A channel or a connection closed over a fault takes every message on it down. Only a fault of the exchange, or one
-/// that names the routing key, is this message's for certain.
+/// A closed channel or connection fails every message on it. Only a fault of the exchange, or one
+/// that names the routing key, is certainly about this message.
 pub(super) fn failure(error: &lapin::Error, publish: &Publish) -> Failure {
     let ErrorKind::ProtocolError(amqp) = error.kind() else {
         return match error.kind() {
@@ -82,12 +82,12 @@ pub(super) fn ends_connection(failure: &Failure) -> bool {
     failure.cause().is::<ConnectionEnded>()
 }
 
-/// Whether the broker closes every channel over this one message, or said before that it does.
+/// Whether the broker closes every channel because of this one message, or announced that limit before.
 pub(super) fn is_at_fault(failure: &Failure) -> bool {
     failure.cause().is::<AtFault>() || failure.cause().is::<CannotCarry>()
 }
 
-/// Moves what was returned from those it was handed to, to those whose ids it has.
+/// Assigns each returned message to the message of the batch with its id.
 pub(super) fn give_returns_to_their_owners(batch: &[Publish], results: &mut Results) {
     let mut returned = Vec::new();
     for (index, result) in results.iter_mut().enumerate() {
@@ -117,12 +117,12 @@ struct Returned {
     routing_key: String,
 }
 
-/// The channel went before the message had left, or over a message that is known.
+/// The channel was lost before the message was sent, or because of another message.
 #[derive(Debug, thiserror::Error)]
 #[error("the channel was lost: {0}")]
 pub(super) struct ChannelLost(String);
 
-/// The broker closed the channel over one of the messages on it.
+/// The broker closed the channel because of one of the messages on it.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker closed the channel ({0})")]
 pub(super) struct ChannelClosed(pub(super) String);

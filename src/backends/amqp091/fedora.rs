@@ -19,7 +19,7 @@ const SCHEMA_PACKAGE: &str = "fedora_messaging_schema_package";
 const SEVERITY: &str = "fedora_messaging_severity";
 pub(super) const SENT_AT: &str = "sent-at";
 
-/// How much a message of Fedora Messaging matters to people.
+/// The severity of a message of Fedora Messaging.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Severity {
@@ -45,7 +45,7 @@ impl From<Severity> for Scalar {
     }
 }
 
-/// What a message of Fedora Messaging says beside its body; other buses carry it as plain headers.
+/// The fields of a message of Fedora Messaging beside its body; other brokers carry them as plain headers.
 ///
 /// ```
 /// use tower_outbox::Message;
@@ -75,37 +75,37 @@ pub trait FedoraMessage: Sized {
     #[must_use]
     fn with_filter(self, kind: &str, name: &str) -> Self;
 
-    /// Says that it concerns a user.
+    /// Marks it as about a user.
     #[must_use]
     fn with_user(self, name: &str) -> Self {
         self.with_filter("user", name)
     }
 
-    /// Says that it concerns a group.
+    /// Marks it as about a group.
     #[must_use]
     fn with_group(self, name: &str) -> Self {
         self.with_filter("group", name)
     }
 
-    /// Says that it concerns an RPM package.
+    /// Marks it as about an RPM package.
     #[must_use]
     fn with_rpm(self, name: &str) -> Self {
         self.with_filter("rpm", name)
     }
 
-    /// Says that it concerns a container.
+    /// Marks it as about a container.
     #[must_use]
     fn with_container(self, name: &str) -> Self {
         self.with_filter("container", name)
     }
 
-    /// Says that it concerns a module.
+    /// Marks it as about a module.
     #[must_use]
     fn with_module(self, name: &str) -> Self {
         self.with_filter("module", name)
     }
 
-    /// Says that it concerns a flatpak.
+    /// Marks it as about a flatpak.
     #[must_use]
     fn with_flatpak(self, name: &str) -> Self {
         self.with_filter("flatpak", name)
@@ -190,7 +190,7 @@ pub(super) fn sent_at(message: &Message) -> Result<String, BoxError> {
     Ok(format!("{}+00:00", &time[.."2026-01-31T12:00:00".len()]))
 }
 
-/// What a header `sent-at` says.
+/// The time in a header `sent-at`.
 pub(super) fn time_of(sent_at: &str) -> Result<SystemTime, BoxError> {
     rfc3339::read(sent_at).map_err(|error| format!("its sent-at cannot be read: {error}").into())
 }

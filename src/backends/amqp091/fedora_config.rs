@@ -8,7 +8,7 @@ use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
 use crate::util::text_file::{self, toml_fault};
 
-/// Other keys, those for consuming among them, are left alone.
+/// Other keys, such as those for consuming, are ignored.
 #[derive(Deserialize)]
 struct FedoraConfig {
     amqp_url: Option<String>,
@@ -33,7 +33,7 @@ struct ClientProperties {
     app: Option<String>,
 }
 
-/// Fills what the settings leave open from the file they name.
+/// Completes the settings from the configuration file they name.
 pub(crate) fn fill(settings: &Amqp091Settings) -> Result<Amqp091Settings, BrokersError> {
     let mut filled = settings.clone();
     if let Some(path) = &settings.config {

@@ -1,4 +1,4 @@
-//! Leaving out headers of what is sent on, where a broker does not take all of them.
+//! Removal of headers from forwarded messages that do not fit into a frame.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,10 +15,10 @@ use crate::message::headers::{FAILURES, LEFT_OUT, OWN, REASON, read_failures, st
 /// queues, exchanges and routing keys. A larger frame would end the connection of a consumer.
 const OF_BROKER: usize = 2_560;
 
-/// How many bytes of a reason stay where there is no room for more.
+/// The bytes of a reason that are kept when it is shortened.
 const REASON_LEN: usize = 100;
 
-/// How many bytes name the headers that are left out.
+/// The most bytes for the names of removed headers.
 const NAMES_LEN: usize = 200;
 
 type Headers = BTreeMap<ShortString, AMQPValue>;
@@ -55,7 +55,7 @@ pub(super) fn fit(properties: BasicProperties, frame_max: u32) -> BasicPropertie
     if size_of(&properties) > frame_max { with(properties, Headers::new()) } else { properties }
 }
 
-/// Those without which no broker can refuse a message over its publisher: headers of ours, and no address for a reply.
+/// The properties for which no broker can reject a message: headers of ours, and no reply address.
 pub(super) fn bare(properties: &BasicProperties) -> BasicProperties {
     let mut headers = headers_of(properties);
     let gone = headers.keys().filter(|name| !is_own(name.as_str())).cloned().collect();
@@ -116,7 +116,7 @@ fn shorten(headers: &mut Headers) {
     }
 }
 
-/// Removes these, and says so in a header of ours, beside what was left out before.
+/// Removes these headers, and adds their names to a header of ours.
 fn leave_out(headers: &mut Headers, gone: &BTreeSet<ShortString>) {
     headers.retain(|name, _| !gone.contains(name));
     if gone.is_empty() {

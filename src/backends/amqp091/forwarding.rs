@@ -1,4 +1,4 @@
-//! What is sent on of a message that failed: where to, and with which headers.
+//! Forwarding of failed messages: the address and the headers of retries and dead letters.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,24 +14,24 @@ use crate::message::headers::{
     ATTEMPT, EXPIRY, FAILURES, LEFT_OUT, OWN, PRIORITY, QUEUE, REASON, TOPIC, start_of, write_failures,
 };
 
-/// The longest delay that RabbitMQ's timers hold, of those we use: 23 days.
+/// The longest delay, which RabbitMQ's timers can hold: 23 days.
 const LONGEST: u64 = 2_000_000_000;
 
-/// How many bytes of its reason a dead letter carries.
+/// The most bytes of its reason in a dead letter.
 const REASON_LEN: usize = 2_000;
 
-/// A message to send on, and the queue that must be there for it.
+/// A message to forward, and the queue that must exist for it.
 pub(super) struct Forward {
     pub(super) publish: Publish,
     pub(super) queue: Option<NeededQueue>,
 }
 
-/// A queue that is made when it is missing.
+/// A queue that is created if it is missing.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum NeededQueue {
-    /// Messages wait in it for this many milliseconds, then go to the queue they came from.
+    /// Messages wait in it for this many milliseconds, then return to their queue.
     Delay { ms: u64, back_to: String, is_quorum: bool },
-    /// A durable one, as it is.
+    /// A durable queue without arguments.
     Durable(String),
 }
 
@@ -51,19 +51,19 @@ impl NeededQueue {
     }
 }
 
-/// Makes what is sent on of one message.
+/// Builds the retry or dead letter of one message.
 pub(super) struct Forwarder<'a> {
     pub(super) subscription: &'a Amqp091Subscription,
     pub(super) incoming: &'a Incoming,
     pub(super) topic: String,
-    /// The id that was given out, if it could be read.
+    /// The id of the message, if it could be read.
     pub(super) id: Option<Uuid>,
-    /// Whether the broker makes quorum queues, as far as is known.
+    /// Whether the broker supports quorum queues, as far as known.
     pub(super) has_quorum_queues: bool,
 }
 
 impl Forwarder<'_> {
-    /// To where it waits for its next attempt.
+    /// The retry, for the queue in which it waits.
     pub(super) fn retry(&self, after: Duration, reason: &str) -> Forward {
         let queue = &self.subscription.queue;
         let mut headers = self.headers(reason);
@@ -91,7 +91,7 @@ impl Forwarder<'_> {
         }
     }
 
-    /// To where dead letters are.
+    /// The dead letter.
     pub(super) fn dead_letter(&self, reason: &str) -> Forward {
         let subscription = self.subscription;
         let queue = &subscription.queue;
@@ -113,7 +113,7 @@ impl Forwarder<'_> {
         Forward { publish, queue }
     }
 
-    /// Those it had, and what one more failure adds.
+    /// The headers of the message, and those that one more failure adds.
     fn headers(&self, reason: &str) -> FieldTable {
         let incoming = self.incoming;
         let mut headers = FieldTable::default();
@@ -170,8 +170,8 @@ impl Forwarder<'_> {
     }
 }
 
-/// The properties that a message keeps when it is sent on: neither the expiration, with which it would come back early or
-/// be gone as a dead letter, nor the user id, which must be our own; and neither priority nor headers.
+/// The properties that a forwarded message keeps: neither the expiration, which would return a retry early or
+/// delete a dead letter, nor the user id, which must be that of this client; and neither priority nor headers.
 pub(super) fn kept(had: &BasicProperties) -> BasicProperties {
     let mut properties = BasicProperties::default();
     macro_rules! keep {
@@ -194,7 +194,7 @@ fn service_of<'a>(queue: &str, service: &'a str) -> &'a str {
     if queue == "store" { "store" } else { service }
 }
 
-/// Whether a header is kept when a message is sent on: not if only we may write it, nor if it is the broker's.
+/// Whether a forwarded message keeps a header: not one of ours, nor one of the broker.
 ///
 /// `CC` would send copies to other queues. An `x-death` that is no list of tables crashes a queue that the message expires
 /// in; and one that names the queue it goes back to is a cycle for RabbitMQ, which drops the message and says nothing.

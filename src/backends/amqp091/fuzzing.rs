@@ -132,7 +132,7 @@ fn written(properties: &BasicProperties) -> Vec<u8> {
     gen_properties(properties)(Vec::new().into()).expect("properties can be written").write
 }
 
-/// A message of both kinds of bus, there and back.
+/// A message in both shapes, encoded and decoded.
 pub fn fedora(data: &[u8]) {
     let Some(message) = message(data) else { return };
     let settings = Amqp091Settings::new(["amqp://h"]);

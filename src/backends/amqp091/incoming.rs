@@ -1,4 +1,4 @@
-//! From what RabbitMQ delivered to a message.
+//! Decoding of received messages.
 
 use std::time::{Duration, SystemTime};
 
@@ -16,37 +16,37 @@ use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, foreign_id, uuid_v7};
 use crate::util::error::BoxError;
 
-/// How many failed attempts petisco counted.
+/// The failed attempts that petisco counted.
 pub(super) const REDELIVERY_COUNT: &str = "redelivery_count";
 
-/// Where RabbitMQ notes the queues it expired in or was rejected from.
+/// The queues in which RabbitMQ let the message expire, or that rejected it.
 pub(super) const DEATHS: &str = "x-death";
 
-/// How many deliveries a quorum queue counted that were not acknowledged.
+/// The deliveries without acknowledgement that a quorum queue counted.
 const DELIVERY_COUNT: &str = "x-delivery-count";
 
-/// What the messages of a bus look like.
+/// The shape of the messages of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Dialect {
     Plain,
     Fedora,
 }
 
-/// One delivery, without what answers it.
+/// One delivery, without its acker.
 pub(super) struct Incoming {
     pub(super) routing_key: String,
     pub(super) properties: BasicProperties,
     pub(super) body: Bytes,
-    /// Whether it came back by a way of our own: only then do the headers of [`headers::OWN`] count.
+    /// Whether it came by one of our own retries, dead letters or requeues: only then are the headers of [`headers::OWN`] trusted.
     pub(super) is_ours: bool,
-    /// Whether it came back by the retry queue of petisco.
+    /// Whether it came from the retry queue of petisco.
     was_retried_by_petisco: bool,
-    /// How many attempts ended without an answer that went along with it, as far as somebody counts them.
+    /// The attempts that ended without a settlement, as far as they are counted.
     pub(super) unanswered: u32,
 }
 
 impl Incoming {
-    /// What came from `queue`, and what answers it.
+    /// A delivery of `queue`, and its acker.
     pub(super) fn new(delivery: Delivery, queue: &str) -> (Self, Acker) {
         let (exchange, routing_key) = (delivery.exchange.as_str(), delivery.routing_key.as_str());
         let is_store = queue == "store" && routing_key == "store";
@@ -103,8 +103,8 @@ impl Incoming {
         Ok(message)
     }
 
-    /// The topic as a message of ours says it, or else the routing key without the prefix: that is what the broker
-    /// let its publisher write to.
+    /// The topic in the header of a message of ours, or else the routing key without the prefix, for which the broker checked
+    /// the permission of the publisher.
     pub(super) fn topic(&self, prefix: Option<&str>, queue: &str) -> String {
         if let Some(topic) = self.own_header(TOPIC) {
             return topic.to_string();
@@ -117,7 +117,7 @@ impl Incoming {
         topic.filter(|_| !prefix.is_empty()).unwrap_or(&self.routing_key).to_owned()
     }
 
-    /// The properties that a message has no other place for, as headers.
+    /// The properties without a field of the message, as headers.
     fn texts(&self) -> impl Iterator<Item = (&'static str, String)> {
         let properties = &self.properties;
         let coding = properties.content_encoding().as_ref().filter(|coding| is_coding(coding.as_str()));
@@ -162,25 +162,25 @@ impl Incoming {
         self.properties.priority().or_else(priority)
     }
 
-    /// How many attempts have failed: those that were sent on, and those that were not.
+    /// The number of failed attempts: those that were forwarded, and those without a settlement.
     pub(super) fn failed(&self) -> u32 {
         let petisco = || self.header(REDELIVERY_COUNT).filter(|_| self.was_retried_by_petisco);
         let sent_on = self.own_header(ATTEMPT).or_else(petisco).and_then(number).unwrap_or(0);
         sent_on.saturating_add(self.unanswered)
     }
 
-    /// How many deliveries of it the broker says were not acknowledged. A quorum queue writes that over what a publisher set
-    /// as soon as it delivers again; any other queue keeps what the publisher set.
+    /// The deliveries without acknowledgement that the broker counted. A quorum queue overwrites the header of a publisher
+    /// when it delivers again; any other queue keeps it.
     pub(super) fn delivery_count(&self) -> u32 {
         self.header(DELIVERY_COUNT).and_then(number).unwrap_or(0)
     }
 
-    /// Those of them that are known.
+    /// The known failures.
     pub(super) fn failures(&self) -> Vec<FailedAttempt> {
         self.own_header(FAILURES).map(|failures| read_failures(&failures.to_string())).unwrap_or_default()
     }
 
-    /// A header of [`headers::OWN`], if it counts.
+    /// A header of [`headers::OWN`], if it is trusted.
     pub(super) fn own_header(&self, name: &str) -> Option<Scalar> {
         self.header(name).filter(|_| self.is_ours)
     }
@@ -189,7 +189,7 @@ impl Incoming {
         self.headers().find(|(known, _)| *known == name).and_then(|(_, value)| scalar(value))
     }
 
-    /// What says how the message travelled, and not what it is.
+    /// Whether a header is about the way of the message, not its content.
     fn is_hidden(&self, name: &str, dialect: Dialect) -> bool {
         match name {
             headers::REASON | headers::LEFT_OUT => !self.is_ours,

@@ -1,4 +1,4 @@
-//! What AMQP 0-9-1 can never carry, and what a broker told of its own limits.
+//! The limits of AMQP 0-9-1, and those of the broker in use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ const SHORT: usize = 255;
 /// The largest frame of a broker that was not reached yet: RabbitMQ's default.
 const FRAME_MAX: u32 = 131_072;
 
-/// What a content header takes beside the properties: type, channel, size and end of the frame, then class, weight,
+/// The bytes of a content header beside the properties: type, channel, size and end of the frame, then class, weight,
 /// size of the body and flags (AMQP 0-9-1, 4.2.3 and 4.2.6.1).
 const OVERHEAD: usize = 8 + 14;
 
@@ -34,7 +34,7 @@ const END: Duration = Duration::from_secs(253_402_300_800);
 /// of the last its queue crashes when the message expires.
 const IN_LISTS: [&str; 3] = ["CC", "BCC", DEATHS];
 
-/// Why a message can never leave: the field, its size, and the limit.
+/// The reason why a message can never be sent: the field, its size, and the limit.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CannotCarry {
     #[error("{field} is {len} bytes long, and AMQP 0-9-1 carries {SHORT}: shorten it")]
@@ -58,7 +58,7 @@ pub(super) enum CannotCarry {
     Body { size: usize, limit: usize },
 }
 
-/// What the broker in use told. A clone is a handle to the same.
+/// The limits of the broker in use. A clone is a handle to the same limits.
 #[derive(Clone, Debug)]
 pub(super) struct Limits(Arc<BrokerLimits>);
 
@@ -75,13 +75,13 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// Those of a new connection, whose broker may have been set up anew.
+    /// Resets the limits for a new connection, whose broker may be configured differently.
     pub(super) fn renew(&self, frame_max: u32) {
         self.0.frame.store(frame_max, Ordering::Relaxed);
         self.0.body.store(usize::MAX, Ordering::Relaxed);
     }
 
-    /// Reads the largest body out of what RabbitMQ says of one that is larger.
+    /// Reads the largest body from the text of RabbitMQ about a larger one.
     pub(super) fn largest_body(text: &str) -> Option<usize> {
         let (_, limit) = text.split_once("message size ")?.1.split_once("max size ")?;
         let digits = limit.find(|c: char| !c.is_ascii_digit()).unwrap_or(limit.len());

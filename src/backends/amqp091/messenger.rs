@@ -22,14 +22,14 @@ use crate::util::error::BoxError;
 /// Any AMQP 0-9-1 broker: the backend `amqp091`.
 ///
 /// A message goes to an exchange with its topic as routing key: message-id, content-type, timestamp, its headers,
-/// persistent unless the settings say otherwise. See the [module](super) for what is confirmed.
+/// persistent by default. The [module](super) documents the outcomes.
 pub struct Amqp091(Transport<Plain>);
 
 /// Fedora Messaging: the backend `fedmsg`.
 ///
-/// A message is a JSON object that `fedora-messaging consume` accepts without a word: schema, severity, `sent-at`,
-/// and the filter headers of [`FedoraMessage`](super::FedoraMessage). A header `sent-at` or `priority` of your own is refused at
-/// `enqueue`: they say the message's time and priority. See the [module](super) for what is confirmed.
+/// A message is a JSON object that `fedora-messaging consume` accepts without a warning: schema, severity, `sent-at`,
+/// and the filter headers of [`FedoraMessage`](super::FedoraMessage). A header `sent-at` or `priority` of your own is rejected at
+/// `enqueue`: they carry the time and the priority of the message. The [module](super) documents the outcomes.
 ///
 /// PDC, which sends so, keeps the response when sending fails. The default here is 503: set `ON_SEND_FAILURE = "log"`
 /// ([`OnSendFailure::Log`](crate::layer::OnSendFailure::Log)) for PDC's way.
@@ -98,7 +98,7 @@ impl<E: Shape> Connector for LapinConnector<E> {
     }
 }
 
-/// A connection that knows how messages look on it.
+/// A connection with the shape of its messages.
 struct EnvelopeConnection<E> {
     connection: Connection,
     settings: Arc<Amqp091Settings>,
@@ -122,7 +122,7 @@ impl<E: Shape> EnvelopeConnection<E> {
 
 #[async_trait]
 impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
-    /// Publishes in a task of its own: dropped half-way, the batch goes on to its end.
+    /// Publishes in a task of its own, which runs to its end if this is dropped.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let mut publishes = Vec::with_capacity(batch.len());
         let mut refused = Vec::new();

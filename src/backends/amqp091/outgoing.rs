@@ -1,4 +1,4 @@
-//! How a message looks on the wire.
+//! Encoding of messages to send.
 
 use std::time::{Duration, SystemTime};
 
@@ -21,7 +21,7 @@ pub(super) struct Publish {
     pub(super) body: Bytes,
 }
 
-/// The wire shape of one kind of bus.
+/// The wire shape of one kind of broker.
 pub(super) trait Shape: Send + Sync + 'static {
     /// Whether `ENVELOPE` may name another shape.
     const WRAPS: bool;
@@ -31,7 +31,7 @@ pub(super) trait Shape: Send + Sync + 'static {
     fn encode(settings: &Amqp091Settings, message: &Message) -> BasicProperties;
 }
 
-/// As AMQP users expect it: properties that say what the message is, its headers as they are.
+/// The shape that AMQP users expect: the fields as properties, the headers unchanged.
 #[derive(Debug)]
 pub(super) struct Plain;
 
@@ -55,7 +55,7 @@ impl Shape for Plain {
     }
 }
 
-/// What both envelopes have.
+/// The properties of both shapes.
 pub(super) fn common(settings: &Amqp091Settings, message: &Message) -> BasicProperties {
     let mut properties = BasicProperties::default()
         .with_message_id(message.id().to_string().into())

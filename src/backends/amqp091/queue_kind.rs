@@ -1,4 +1,4 @@
-//! Finding out of which kind a queue is, and how it was declared.
+//! The kind of an existing queue, and the arguments it was declared with.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,7 @@ use crate::util::error::BoxError;
 /// More arguments than a queue has.
 const ARGUMENTS: usize = 20;
 
-/// What can be seen of a queue; policies cannot.
+/// The visible properties of a queue; policies are invisible.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct QueueKind {
     /// Whether it counts the deliveries that were not acknowledged.
@@ -23,8 +23,8 @@ pub(super) struct QueueKind {
     pub(super) dead_letters: Option<(String, Option<String>)>,
 }
 
-/// Asks RabbitMQ for a queue that exists as if it were a quorum queue: the broker either agrees, or says which argument
-/// is another, and how it is.
+/// Declares an existing queue as a quorum queue: RabbitMQ either agrees, or names an argument that differs, and its
+/// value.
 pub(super) async fn queue_kind(connection: &Connection, queue: &str) -> Result<Option<QueueKind>, BoxError> {
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let mut arguments = BTreeMap::from([(ShortString::from("x-queue-type"), text("quorum"))]);
@@ -58,7 +58,7 @@ pub(super) async fn queue_kind(connection: &Connection, queue: &str) -> Result<O
     Ok(None)
 }
 
-/// The argument that differs, and its value, as RabbitMQ says it.
+/// The argument that differs, and its value, in the text of RabbitMQ.
 fn differing(text_of_error: &str) -> Option<(String, Option<AMQPValue>)> {
     let (name, rest) = text_of_error.split_once("inequivalent arg '")?.1.split_once('\'')?;
     let value = match rest.rsplit_once("current is the value '") {

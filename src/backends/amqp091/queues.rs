@@ -9,7 +9,7 @@ use super::connection::Connection;
 use super::forwarding::{NeededQueue, text};
 use crate::util::error::BoxError;
 
-/// A classic delay queue goes when nobody declared it for this many milliseconds more than its delay.
+/// The broker deletes a classic delay queue that was not declared for its delay and this many milliseconds.
 const UNUSED: u64 = 3_600_000;
 
 /// Declares a queue that forwarded messages need.
@@ -25,7 +25,7 @@ pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Res
             if *is_quorum {
                 arguments.insert("x-queue-type".into(), text("quorum"));
                 arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-                // RabbitMQ wants it for that strategy.
+                // RabbitMQ requires it for that strategy.
                 arguments.insert("x-overflow".into(), text("reject-publish"));
             } else {
                 arguments.insert("x-expires".into(), number(ms + UNUSED));
@@ -46,7 +46,7 @@ pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Res
     }
 }
 
-/// Makes a durable queue unless there is one of this name.
+/// Creates a durable queue unless one of this name exists.
 pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Result<(), BoxError> {
     let channel = connection.new_channel().await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -66,12 +66,12 @@ pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Resul
     Ok(())
 }
 
-/// The broker has none, or none with a TTL, as RabbitMQ before 3.10.
+/// The broker has no quorum queues, or none with a TTL, like RabbitMQ before 3.10.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(super) struct QuorumQueuesUnsupported(lapin::Error);
 
-/// Whether the broker knows no quorum queue as we want it: not whether it refuses us, or has another queue of that name.
+/// Whether the broker does not support the quorum queue; not whether a permission is missing, or another queue has its name.
 fn is_quorum_unsupported(error: &lapin::Error) -> bool {
     let ErrorKind::ProtocolError(amqp) = error.kind() else { return false };
     match amqp.kind() {
@@ -85,7 +85,7 @@ fn is_quorum_unsupported(error: &lapin::Error) -> bool {
     }
 }
 
-/// What the broker said when it closed a channel.
+/// The reply code with which the broker closed a channel.
 fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
@@ -96,7 +96,7 @@ fn soft(error: &lapin::Error) -> Option<AMQPSoftError> {
     }
 }
 
-/// Whether a person has to mend it: what the broker refuses, and what was put in words for one. Anything else may pass.
+/// Whether an error is permanent: a rejection by the broker, or an error of ours with a cure. Any other may pass.
 pub(super) fn is_permanent(error: &BoxError) -> bool {
     let Some(error) = error.downcast_ref::<lapin::Error>() else { return true };
     match error.kind() {

@@ -1,4 +1,4 @@
-//! Publishing over a connection: every message gets its own answer, whatever its neighbours do.
+//! Publishing over a connection: every message gets its own result, independent of its neighbours.
 
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
@@ -20,7 +20,7 @@ use super::outgoing::Publish;
 use crate::messenger::Failure;
 use crate::util::deadline::after;
 
-/// How many messages are published together where one of them may be at fault.
+/// The most messages that are published together when one of them may be at fault.
 const TOGETHER: usize = 16;
 
 impl Connection {
@@ -28,7 +28,7 @@ impl Connection {
     /// fault are published once more, where only the one at fault can fail.
     pub(super) async fn publish(&self, batch: &[Publish]) -> Results {
         let deadline = after(Instant::now(), self.send_timeout);
-        // lapin hands a returned message to whichever is confirmed next: only alone can a batch tell whose it is.
+        // lapin assigns a returned message to the next confirm: only one batch at a time can be matched.
         let _alone = if batch.iter().any(|publish| publish.mandatory) {
             let Ok(alone) = timeout_at(deadline, self.mandatory.lock()).await else {
                 return batch.iter().map(|_| Err(self.overdue())).collect();
@@ -62,7 +62,7 @@ impl Connection {
         self.limits.check_publish(publish, self.frame_max()).map_err(Failure::rejected)
     }
 
-    /// Notes how messages fared; gives those that a channel took down, in order, unless all are refused for one reason.
+    /// Records the results. Returns the messages that were lost with a channel, in order, unless all are rejected for one reason.
     fn settle(
         &self,
         outcomes: Vec<(usize, Result<(), Failure>)>,
@@ -87,7 +87,7 @@ impl Connection {
             }
             results[index] = outcome;
         }
-        // All go to one exchange: a fault of it is a fault for all.
+        // All go to one exchange, whose fault concerns all.
         if let Some(refused) = refused {
             lost.drain(..).for_each(|index| results[index] = Err(refused.clone()));
         }
@@ -95,11 +95,11 @@ impl Connection {
         lost
     }
 
-    /// Publishes again what a channel took down, over a channel that no other batch uses. Should the broker close that
-    /// one too, the messages on it go out alone, so that its answer is about one message.
+    /// Publishes messages of a closed channel again, over a channel that no other batch uses. If the broker closes that
+    /// one too, the messages on it are sent one by one, so that its error concerns one message.
     async fn find_out(&self, batch: &[Publish], lost: Vec<usize>, results: &mut Results) {
         let mut left = VecDeque::from(lost);
-        // Others may look for theirs.
+        // Another batch may be using the channel.
         let turn = timeout_at(after(Instant::now(), self.send_timeout), self.trial.lock()).await;
         let Ok(mut kept) = turn else { return };
         let mut alone = 0_usize;
@@ -192,8 +192,8 @@ impl Connection {
                     &publish.body,
                     publish.properties.clone(),
                 ));
-                // The first poll numbers the message and queues it. Two threads that do so at once would mix the
-                // numbers up, and with them whose confirm is whose.
+                // The first poll numbers the message and queues it. Two threads that did so at once would mix up the
+                // numbers, and with them the confirms.
                 let mut queued = false;
                 let sent = poll_fn(|cx| {
                     if queued {
@@ -236,7 +236,7 @@ impl Connection {
         done
     }
 
-    /// A place in the window, while the broker takes messages.
+    /// A place in the window, while the broker does not block publishers.
     async fn room(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
         let _ = self.blocked.clone().wait_for(Option::is_none).await;
         Arc::clone(&self.window).acquire_owned().await.ok()

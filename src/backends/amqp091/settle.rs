@@ -1,4 +1,4 @@
-//! The answer to one delivery.
+//! The settlement of one delivery.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,22 +16,22 @@ use super::source_link::{ForwardError, ForwardFault, SourceLink};
 use crate::message::Settlement;
 use crate::source::{Settle, SourceError};
 
-/// How long a message is held that could not be sent on, before it is handed back: it comes again at once.
+/// The delay before a message that could not be forwarded is returned: the broker delivers it again at once.
 const HOLD: Duration = Duration::from_secs(1);
 
-/// A delivery to be answered.
+/// The handle to settle a delivery.
 pub(super) struct DeliverySettler {
     pub(super) link: Arc<SourceLink>,
     pub(super) acker: Acker,
     pub(super) incoming: Incoming,
     pub(super) id: Option<Uuid>,
-    /// The room of its body, until it is answered.
+    /// The memory of its body, until it is settled.
     pub(super) _held: HeldBytes,
 }
 
 #[async_trait]
 impl Settle for DeliverySettler {
-    /// What is sent on first is so in a task of its own: dropped half-way, it goes on to its end.
+    /// Forwards in a task of its own, which runs to its end if this is dropped.
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         let answers = self.link.context.answers.clone();
         match settlement {

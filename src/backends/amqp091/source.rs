@@ -1,4 +1,4 @@
-//! What receives from RabbitMQ.
+//! The source for RabbitMQ.
 
 use std::fmt;
 use std::sync::Arc;
@@ -24,18 +24,18 @@ use crate::source::{Source, SourceError, Unsettled};
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
 
-/// Receives from a queue of RabbitMQ: what [`Amqp091`](super::Amqp091) and others send. See the [module](super).
+/// Receives from a queue of RabbitMQ. The [module](super) documents how messages are read and settled.
 pub struct Amqp091Source {
     context: Arc<SourceContext>,
     state: Mutex<SourceState>,
-    /// Whether messages are to come.
+    /// Whether the source receives; false during a pause.
     wanted: watch::Sender<bool>,
 }
 
 #[derive(Default)]
 struct SourceState {
     session: Phase,
-    /// How often in a row it came to nothing.
+    /// The failures in a row.
     failures: u32,
 }
 
@@ -43,7 +43,7 @@ struct SourceState {
 enum Phase {
     #[default]
     Idle,
-    /// It leads to a session that consumes nothing yet.
+    /// Opens a session that does not consume yet.
     Opening(Task),
     Paused(SourceSession),
     Resuming(Task),
@@ -54,15 +54,15 @@ enum Phase {
 type Task = AbortOnDropHandle<Result<SourceSession, SessionError>>;
 
 impl Amqp091Source {
-    /// Reads and checks everything the settings name. No connection is made before the first `receive`.
+    /// Reads and checks the settings and their files. It connects with the first `receive`.
     ///
     /// # Errors
-    /// [`BrokersError`] says which setting or file is wrong, and what to do.
+    /// [`BrokersError`] names the wrong setting or file, and the cure.
     pub fn new(settings: &Amqp091Settings, subscription: &Amqp091Subscription) -> Result<Self, BrokersError> {
         Self::with_dialect(settings, subscription, Dialect::Plain)
     }
 
-    /// As [`new`](Self::new), for what [`Fedmsg`](super::Fedmsg) and others send to Fedora Messaging.
+    /// As [`new`](Self::new), for messages of Fedora Messaging, such as those of [`Fedmsg`](super::Fedmsg).
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -188,7 +188,7 @@ impl SourceState {
         }
     }
 
-    /// What a task came to: a session, nothing for now, or what a person has to mend.
+    /// The result of a task: a session, none for now, or a permanent error.
     fn got(
         &mut self,
         context: &SourceContext,
@@ -205,7 +205,7 @@ impl SourceState {
         if is_permanent { Err(SourceError::Unavailable(error)) } else { Ok(None) }
     }
 
-    /// In a task: dropped half-way, it goes on to its end. What is being opened consumes nothing yet.
+    /// Pauses in a task, which runs to its end if this is dropped. A session that is being opened does not consume yet.
     async fn pause(&mut self, context: &SourceContext) {
         if let Phase::Resuming(resuming) = &mut self.session {
             let resumed = resuming.await;

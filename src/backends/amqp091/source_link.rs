@@ -1,4 +1,4 @@
-//! One connection that messages come over, and what their answers go over.
+//! The connection that messages arrive over, and the one that retries and dead letters are forwarded over.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,17 +28,17 @@ use crate::util::error::{BoxError, Chain};
 /// delay, when it is empty. Declaring a quorum queue does not count as use, so it would go with its messages.
 const DECLARED: Duration = Duration::from_secs(300);
 
-/// How long a queue may be one that RabbitMQ forgets when it is killed, with what it confirmed: it writes down within three
-/// seconds that there is a new one.
+/// The age until which RabbitMQ may forget a queue with confirmed messages when it is killed: it persists a new queue
+/// within three seconds.
 const YOUNG: Duration = Duration::from_secs(4);
 
-/// A connection to one broker for what comes, and one for what is sent on: a broker in need reads nothing more from a
+/// A connection to one broker for receiving, and one for forwarding: a broker under a memory alarm stops reading from a
 /// connection that publishes, and acknowledgements must get through.
 pub(super) struct SourceLink {
     pub(super) context: Arc<SourceContext>,
     pub(super) url: BrokerUrl,
     pub(super) channel: Channel,
-    /// Whether the broker makes quorum queues, as far as is known.
+    /// Whether the broker supports quorum queues, as far as known.
     pub(super) has_quorum_queues: AtomicBool,
     connection: Connection,
     publisher: Mutex<Option<Connection>>,
@@ -48,22 +48,22 @@ pub(super) struct SourceLink {
     turn: Mutex<()>,
 }
 
-/// A delivery, and why it cannot be read if it cannot.
+/// A delivery, with its fault if it cannot be read.
 pub(super) struct Received {
     pub(super) delivery: Delivery,
     pub(super) fault: Option<String>,
-    /// Whether it was here before, and only handed back for want of room.
+    /// Whether it arrived before, and was only returned for lack of memory.
     pub(super) came_back: bool,
     pub(super) held: HeldBytes,
 }
 
-/// A delivery whose body had no room; and how many bytes it has.
+/// A delivery whose body did not fit into memory, with its size.
 pub(super) struct Unbuffered {
     pub(super) acker: Acker,
     pub(super) bytes: u64,
 }
 
-/// Why a message could not be sent on.
+/// The failure to forward a message.
 #[derive(Debug, thiserror::Error)]
 #[error("{error}")]
 pub(super) struct ForwardError {
@@ -71,14 +71,14 @@ pub(super) struct ForwardError {
     pub(super) over: ForwardFault,
 }
 
-/// What a broker did not take a message over.
+/// The cause for which a broker did not accept a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ForwardFault {
-    /// Something that passes.
+    /// A transient failure.
     Outage,
-    /// Where it was to go.
+    /// The exchange or queue it was sent to.
     Address,
-    /// The message itself, with all headers left out.
+    /// The message itself, even without its headers.
     Message,
 }
 
@@ -91,7 +91,7 @@ impl From<BoxError> for ForwardError {
 /// Exchange and routing key.
 type Way = (String, String);
 
-/// A message, and who waits for its confirm.
+/// A message, and the channel to the caller that waits for its confirm.
 type Waiting = (Publish, oneshot::Sender<Result<(), Failure>>);
 
 impl SourceLink {
@@ -115,7 +115,7 @@ impl SourceLink {
         }
     }
 
-    /// A delivery that came over it, with what its guard has found.
+    /// A delivery of this link, with the findings of its guard.
     pub(super) fn received(&self, delivery: Delivery) -> Result<Received, Unbuffered> {
         let findings = &self.connection.findings;
         let held = HeldBytes::new(findings, delivery.data.len());
@@ -133,8 +133,8 @@ impl SourceLink {
         &self.connection.findings
     }
 
-    /// Sends on, and waits for the confirm: without the headers that have no room, and should the broker refuse it over
-    /// the message, without all that are not ours. Gives the time until which the queue may still be forgotten.
+    /// Forwards a message and awaits the confirm: without headers that do not fit, and if the broker rejects
+    /// the message, without all foreign headers. Returns the time until which RabbitMQ may still forget the queue.
     pub(super) async fn forward(&self, outgoing: Forward) -> Result<Option<Instant>, ForwardError> {
         let Forward { mut publish, mut queue } = outgoing;
         let (mut ended, mut is_bare) = (0, false);
@@ -161,7 +161,7 @@ impl SourceLink {
                 None => false,
             };
             publish.properties = fit(publish.properties, publisher.frame_max());
-            // Only alone can it be told to be the one that ends a connection.
+            // Only a message sent alone can be identified as the one that ends a connection.
             let sent = match ended {
                 0 => self.publish(&publisher, publish.clone()).await,
                 _ => self.publish_alone(&publisher, &publish).await,
@@ -176,7 +176,7 @@ impl SourceLink {
                 }
                 return Ok(queue.and_then(|queue| self.is_young_until(&queue)));
             };
-            // Somebody may have deleted the queue since.
+            // The queue may have been deleted since.
             if let (true, false, Some(queue)) = (known, failure.is_transient(), &queue) {
                 lock(&self.declared).remove(queue);
                 continue;
@@ -204,7 +204,7 @@ impl SourceLink {
         }
     }
 
-    /// Whether the broker has a place for what is rejected, as far as that can be seen: an exchange that is there, or a queue.
+    /// Whether the broker has an existing dead-letter exchange or queue for rejected messages, as far as visible.
     pub(super) async fn has_dead_letters(&self) -> bool {
         let kind = self.context.kind.get().and_then(Option::as_ref);
         let Some((exchange, routing_key)) = kind.and_then(|kind| kind.dead_letters.as_ref()) else {
@@ -237,7 +237,7 @@ impl SourceLink {
         results.into_iter().next().unwrap_or_else(|| Err(Failure::transient("it was not published")))
     }
 
-    /// Publishes; those who come meanwhile wait, and one of them publishes for all who go the same way.
+    /// Publishes. Concurrent callers wait, and one of them publishes for all with the same exchange and routing key.
     async fn publish(&self, publisher: &Connection, publish: Publish) -> Result<(), Failure> {
         let way = (publish.exchange.clone(), publish.routing_key.clone());
         let (reply, answer) = oneshot::channel();
@@ -269,7 +269,7 @@ impl SourceLink {
         Ok(kept.insert(publisher).clone())
     }
 
-    /// Turns a quorum queue that is needed into a classic one, and says what that means; false if a classic one is needed.
+    /// Replaces a needed quorum queue by a classic one, with a warning. Returns false if it is classic already.
     fn fall_back_to_classic(&self, queue: &mut NeededQueue, error: &BoxError) -> bool {
         let NeededQueue::Delay { is_quorum, .. } = queue else { return false };
         if self.has_quorum_queues.swap(false, Ordering::Relaxed) {
@@ -285,8 +285,8 @@ impl SourceLink {
         std::mem::take(is_quorum)
     }
 
-    /// Makes a queue; whether it was known to be there. One at a time: RabbitMQ says that a quorum queue is there as soon as
-    /// another channel has begun to make it, and refuses what is published before that has ended.
+    /// Creates a queue; returns whether it was known to exist. One at a time: RabbitMQ reports a quorum queue as soon as
+    /// another channel begins to create it, and rejects messages until that has ended.
     async fn declare(&self, publisher: &Connection, queue: &NeededQueue) -> Result<bool, BoxError> {
         let known = || {
             let declared = lock(&self.declared);

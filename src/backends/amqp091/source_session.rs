@@ -24,21 +24,21 @@ use crate::backends::brokers::BrokerUrl;
 use crate::source::Unsettled;
 use crate::util::error::{BoxError, Chain};
 
-/// It consumes, or pauses.
+/// A connection that consumes, or is paused.
 pub(super) struct SourceSession {
     pub(super) link: Arc<SourceLink>,
     consumer: Option<Consumer>,
-    /// Messages that were fetched before a pause and not given out, as to hand them back would count against them.
+    /// Messages that were prefetched before a pause, kept because returning them would count as an attempt.
     kept: VecDeque<Received>,
-    /// What ended the consumer, behind messages that were still to be given out.
+    /// The error that ended the consumer, reported after the remaining messages.
     ended: Option<BoxError>,
-    /// They come again one by one, as there is room.
+    /// The messages without memory for their bodies, returned one by one when there is space.
     unbuffered: VecDeque<Unbuffered>,
-    /// When the last of them was handed back, if it has not come again.
+    /// When the last of them was returned, if it was not delivered again yet.
     handed_back: Option<Instant>,
 }
 
-/// After so long a message that was handed back is taken to have come to another consumer, or to the end of the queue.
+/// After this time a returned message is taken to be at another consumer, or at the end of the queue.
 const STRAYED: Duration = Duration::from_secs(1);
 
 const REQUEUE: BasicNackOptions = BasicNackOptions { multiple: false, requeue: true };
@@ -46,12 +46,12 @@ const REQUEUE: BasicNackOptions = BasicNackOptions { multiple: false, requeue: t
 /// Why a session could not be opened.
 pub(super) struct SessionError {
     pub(super) error: BoxError,
-    /// Whether a person has to mend it.
+    /// Whether the error is permanent.
     pub(super) is_permanent: bool,
 }
 
 impl SourceSession {
-    /// Dials, and makes what is missing. It consumes nothing yet.
+    /// Connects, and creates the queue and its bindings. It does not consume yet.
     pub(super) async fn open(context: &Arc<SourceContext>, url: &BrokerUrl) -> Result<Self, SessionError> {
         let room = context.subscription.prefetch_bytes;
         let connection = connection::open(&context.settings, context.tls.clone(), url, room).await;
@@ -115,7 +115,7 @@ impl SourceSession {
         Ok(self)
     }
 
-    /// The next messages, at least one; or why there are no more. Dropped, it loses nothing.
+    /// The next messages, at least one, or the error that ended the session. It may be dropped without loss.
     pub(super) async fn next(&mut self, limit: usize) -> Result<Vec<Received>, BoxError> {
         loop {
             if let Some(error) = self.ended.take() {
@@ -145,7 +145,7 @@ impl SourceSession {
             {
                 self.handed_back = Some(Instant::now());
                 findings.handed_back(unbuffered.bytes);
-                // In a task, as this may be dropped.
+                // In a task, because this future may be dropped.
                 tokio::spawn(async move { unbuffered.acker.nack(REQUEUE).await });
             }
             let strayed = self.handed_back.filter(|_| !self.unbuffered.is_empty()).map(|at| at + STRAYED);
@@ -189,8 +189,8 @@ impl SourceSession {
         }
     }
 
-    /// Consumes no more, and hands back what was fetched and not given out. A quorum queue would count that as a delivery
-    /// that failed: what came of it is kept, as far as `prefetch` goes, and given out first.
+    /// Stops consuming, and returns the prefetched messages. A quorum queue would count that as a failed delivery:
+    /// its messages are kept, up to `prefetch`, and delivered first after the pause.
     pub(super) async fn pause(self) -> Result<Self, SessionError> {
         let lost = |error| SessionError { error, is_permanent: false };
         let Self { link, consumer, mut kept, ended, mut unbuffered, handed_back } = self;
@@ -224,7 +224,7 @@ impl SourceSession {
     }
 }
 
-/// Finds it out, and warns of a queue that gives messages up without a place to keep them.
+/// The kind of the queue. Warns of a delivery limit without a dead-letter exchange.
 async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<QueueKind>, BoxError> {
     let kind = queue_kind::queue_kind(connection, queue).await?;
     if let Some(QueueKind { is_quorum: true, delivery_limit: Some(limit), dead_letters: None }) = &kind {
@@ -238,7 +238,7 @@ async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<QueueKin
     Ok(kind)
 }
 
-/// Why there is no session, with what to do should the broker have refused it.
+/// The error of a session, with the cure if the broker rejected it.
 fn refused(cure: &str, error: &BoxError) -> SessionError {
     let text = format!("{cure} ({})", Chain(error.as_ref()));
     SessionError { error: text.into(), is_permanent: is_permanent(error) }

@@ -1,4 +1,4 @@
-//! What is received: the queue, what is bound to it, and where failed messages go.
+//! The subscription of a source: the queue, its bindings, retries and dead letters.
 
 use serde::{Deserialize, Deserializer};
 
@@ -22,19 +22,19 @@ use crate::message::topic::Topic;
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Amqp091Subscription {
-    /// The queue. Made durable when it is missing; one that exists is used as it is.
+    /// The queue. Created durable if it is missing; an existing one is used unchanged.
     pub queue: String,
-    /// The exchange the bindings are made to, which must exist; that of the settings by default, or else `amq.topic`.
+    /// The exchange of the bindings, which must exist; that of the settings by default, or else `amq.topic`.
     pub exchange: Option<String>,
     /// Topics to receive, `order.created`, `order.*` (one segment) or `order.#` (any number); `TOPIC_PREFIX` of the
-    /// settings is put before each, with one dot between. None by default: the queue has its bindings, or none.
+    /// settings precedes each, with one dot between. None by default: existing bindings stay.
     #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
     pub bindings: Vec<String>,
-    /// How many messages may be fetched and not answered; 64 by default, which is as many as a consumer of the default
-    /// `CONCURRENCY` holds. When a consumer ends, a quorum queue counts each of them as a delivery that failed.
+    /// How many messages may be unsettled; 64 by default, as many as a consumer of the default
+    /// `CONCURRENCY` holds. When a consumer ends, a quorum queue counts each of them as a failed delivery.
     pub prefetch: u16,
-    /// How many bytes of bodies may be here and not answered, 64 MiB by default; one that is larger comes alone. The broker
-    /// sends what `prefetch` allows: a body beyond is dropped as it arrives, and its message handed back when there is room.
+    /// How many bytes of bodies may be unsettled in memory, 64 MiB by default; a larger body arrives alone. The broker
+    /// sends what `prefetch` allows: a further body is discarded as it arrives, and its message returned when there is space.
     #[serde(deserialize_with = "crate::util::units::size")]
     pub prefetch_bytes: usize,
     /// Where a message waits for its retry; [`RetryBy::Delay`] by default. In a settings file `delay` or `petisco`, with
@@ -44,7 +44,7 @@ pub struct Amqp091Subscription {
     /// The exchange for dead letters, which must exist; the default exchange, or that of [`RetryBy::Petisco`].
     pub dead_letter_exchange: Option<String>,
     /// The routing key of dead letters; `<queue>.dead`, or that of [`RetryBy::Petisco`]. With the default exchange it
-    /// names a queue, which is made durable when it is missing.
+    /// names a queue, which is created durable if it is missing.
     pub dead_letter_routing_key: Option<String>,
 }
 
@@ -52,9 +52,9 @@ pub struct Amqp091Subscription {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RetryBy {
-    /// In a queue `<queue>.retry.quorum.<ms>`, made when it is missing; `ms` is the delay, rounded up to the next of
-    /// 1, 2, 5, 10, 20, 50 and so on, at most 23 days. It comes back through the default exchange, and is not lost on its
-    /// way.
+    /// In a queue `<queue>.retry.quorum.<ms>`, created if it is missing; `ms` is the delay, rounded up to the next of
+    /// 1, 2, 5, 10, 20, 50 and so on, at most 23 days. The message returns through the default exchange without
+    /// loss.
     #[default]
     Delay,
     /// In the retry queue of petisco (1.9 to 2.2), which must exist, with its headers; the queue sets the delay. A broker
@@ -76,7 +76,7 @@ fn retry_by<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RetryBy, D::Er
     }
     Ok(match crate::util::units::word(deserializer)? {
         Word::Delay => RetryBy::Delay,
-        // Those of the settings are put in later.
+        // Completed from the settings later.
         Word::Petisco => RetryBy::Petisco { organization: String::new(), service: String::new() },
     })
 }
@@ -94,14 +94,14 @@ impl Amqp091Subscription {
         self
     }
 
-    /// Sets how many messages may be fetched and not answered.
+    /// Sets how many messages may be unsettled.
     #[must_use]
     pub fn with_prefetch(mut self, prefetch: u16) -> Self {
         self.prefetch = prefetch;
         self
     }
 
-    /// Sets how many bytes of bodies may be here and not answered.
+    /// Sets how many bytes of bodies may be unsettled in memory.
     #[must_use]
     pub fn with_prefetch_bytes(mut self, prefetch_bytes: usize) -> Self {
         self.prefetch_bytes = prefetch_bytes;
@@ -115,7 +115,7 @@ impl Amqp091Subscription {
         self
     }
 
-    /// Checks it, and fills what it leaves open.
+    /// Checks the subscription, and completes it from the settings.
     pub(super) fn filled(&self, settings: &Amqp091Settings) -> Result<Self, BrokersError> {
         let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));
         let mut filled = self.clone();

@@ -1,4 +1,4 @@
-//! What is remembered of messages whose handling failed, as not every broker counts.
+//! Failed attempts, counted here because not every broker counts them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -8,15 +8,15 @@ use uuid::Uuid;
 
 use crate::message::FailedAttempt;
 
-/// How many messages are remembered; the one that failed longest ago makes room.
+/// The most messages with a record; the one that failed longest ago is removed first.
 const MESSAGES: usize = 10_000;
-/// How many failures of each.
+/// The most failures that a record keeps.
 const FAILURES: usize = 10;
 
-/// The failed attempts of messages that come again.
+/// The failed attempts of redelivered messages.
 ///
-/// A record belongs to one message that is here or was given back. What comes again takes one of its content, so
-/// messages of one id are told apart, and those that are the same in every byte never share one.
+/// A record belongs to one message, unsettled or returned. A redelivered message takes a record with its content. So
+/// messages with the same id have separate records, and equal messages never share one.
 #[derive(Default)]
 pub(super) struct Attempts {
     by_content: HashMap<Uuid, Vec<u64>>,
@@ -28,7 +28,7 @@ struct Record {
     content: Uuid,
     count: u32,
     last: Vec<FailedAttempt>,
-    /// Whether its message is here.
+    /// Whether its message is unsettled here.
     taken: bool,
 }
 
@@ -37,7 +37,7 @@ impl Attempts {
         self.records.is_empty()
     }
 
-    /// A message came again: the record of one of this content that was given back.
+    /// Takes the record of a returned message with this content.
     pub(super) fn take(&mut self, content: Uuid) -> Option<u64> {
         let numbers = self.by_content.get(&content)?;
         let number = *numbers.iter().find(|number| !self.records[number].taken)?;
@@ -45,7 +45,7 @@ impl Attempts {
         Some(number)
     }
 
-    /// An attempt failed; gives the record of it.
+    /// Records a failed attempt, and returns the record.
     pub(super) fn failed(&mut self, record: Option<u64>, content: Uuid, reason: Arc<str>) -> u64 {
         let record = record.and_then(|number| self.remove(number));
         let mut record = record.unwrap_or(Record { content, count: 0, last: Vec::new(), taken: true });
@@ -73,14 +73,14 @@ impl Attempts {
         self.record(record).map_or(&[], |record| &record.last)
     }
 
-    /// Its message is the broker's again.
+    /// Records that the message was returned to the broker.
     pub(super) fn give_back(&mut self, record: Option<u64>) {
         if let Some(record) = record.and_then(|number| self.records.get_mut(&number)) {
             record.taken = false;
         }
     }
 
-    /// All messages are the broker's again.
+    /// Records that all messages were returned to the broker.
     pub(super) fn give_all_back(&mut self) {
         self.records.values_mut().for_each(|record| record.taken = false);
     }

@@ -24,12 +24,12 @@ use crate::tls;
 use crate::util::deadline::after;
 use crate::util::error::BoxError;
 
-/// How many links are kept; the one unused for longest makes room.
+/// The most links that are kept; the least recently used one is closed first.
 const MAX_LINKS: usize = 64;
-/// How long a peer may take to answer a farewell.
+/// How long a peer may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Dials, authenticates and opens a connection, under a name no other has unless one is given.
+/// Dials, authenticates and opens a connection, with a unique container id unless one is given.
 pub(super) async fn open(
     settings: &Amqp10Settings,
     dialer: &Dialer,
@@ -101,7 +101,7 @@ enum OpenError {
 }
 
 impl OpenError {
-    /// The error, or what it means when TLS is behind it.
+    /// The error, or its explanation if TLS is the cause.
     fn explained(self) -> BoxError {
         let io = match &self {
             Self::Dial(io)
@@ -113,7 +113,7 @@ impl OpenError {
     }
 }
 
-/// Whether a person has to mend it: who we are or how we connect, not that the broker is away.
+/// Whether the error is permanent: credentials or the kind of connection, not a broker that is down.
 pub(super) fn is_to_mend(error: &BoxError) -> bool {
     match error.downcast_ref() {
         Some(OpenError::Dial(_)) => false,
@@ -121,7 +121,7 @@ pub(super) fn is_to_mend(error: &BoxError) -> bool {
         Some(OpenError::Open(error)) => {
             matches!(error, fe2o3_amqp::connection::OpenError::RemoteClosedWithError(_))
         }
-        // What TLS has to say of it.
+        // An explained TLS error.
         None => true,
     }
 }
@@ -156,7 +156,7 @@ impl Connection {
         Batch { connection: self, joined, links: Vec::new() }
     }
 
-    /// Whether nothing new may go over it.
+    /// Whether no new message may go over it.
     pub(super) fn is_closed(&self) -> bool {
         self.lifeline.failure().is_some() || self.lifeline.is_retired()
     }
@@ -200,7 +200,7 @@ impl Connection {
         if links.by_address.len() > MAX_LINKS {
             let oldest = links.by_address.iter().min_by_key(|(_, (_, last_use))| *last_use);
             if let Some(oldest) = oldest.map(|(address, _)| address.clone()) {
-                // The task sees that no job can come any more, awaits its outcomes and ends.
+                // The task ends after its outcomes, as no job can arrive any more.
                 links.by_address.remove(&oldest);
             }
         }
@@ -211,7 +211,7 @@ impl Connection {
         &self.lifeline
     }
 
-    /// The bytes of messages that came over it and are still here.
+    /// The bytes of messages that arrived over it and are still in memory.
     pub(super) fn held(&self) -> Arc<HeldBytes> {
         Arc::clone(&self.held)
     }
@@ -240,7 +240,7 @@ impl Connection {
     }
 }
 
-/// The links a batch goes over: it keeps to them, so that no message overtakes another on a newer link.
+/// The links of a batch, which it keeps so that no message overtakes another one on a newer link.
 pub(super) struct Batch<'a> {
     connection: &'a Connection,
     joined: bool,
@@ -253,7 +253,7 @@ impl Batch<'_> {
         let deadline = after(Instant::now(), self.connection.send_timeout);
         if let Some((_, jobs, sequence)) = self.links.iter().find(|(known, ..)| *known == address) {
             let (job, answer) = Job::new(message, deadline, sequence.clone());
-            // A job that cannot be handed over answers that its link was lost.
+            // A job that cannot be sent replies that its link was lost.
             drop(jobs.send(job));
             return Ok(answer);
         }
@@ -308,7 +308,7 @@ async fn own(
                 return lifeline.cut(&failure);
             }
             Some(reply) = requests.recv() => {
-                // Not only `begin`: a broker that never answers must not keep us from hearing that it is gone.
+                // A broker that never answers `begin` must not hide the loss of its connection.
                 let session = tokio::select! {
                     session = Session::begin(&mut handle) => session.map_err(|error| Failure::transient(LinkLost(error.to_string()))),
                     failure = lifeline.lost() => Err(failure),

@@ -1,30 +1,30 @@
-//! How much may come over a link: so many messages, and so many bytes as far as sizes are known beforehand.
+//! The credit of a link: a number of messages, and a number of bytes estimated by recent sizes.
 
 use std::sync::Arc;
 
 use super::guard::HeldBytes;
 
-/// How many come first, when nothing is known of their sizes.
+/// The first credit, before sizes are known.
 const FIRST: u32 = 4;
 
 pub(super) struct CreditWindow {
     credit: u32,
     bytes: usize,
-    /// Grows while messages come.
+    /// The next credit, which grows while messages arrive.
     most: u32,
-    /// The largest message of late.
+    /// The largest recent message.
     largest: usize,
     held: Arc<HeldBytes>,
 }
 
 impl CreditWindow {
     pub(super) fn new(credit: u32, bytes: usize, held: Arc<HeldBytes>) -> Self {
-        // What comes although it was thought smaller is handed back.
+        // A message beyond it, larger than estimated, is returned.
         held.limit(bytes.saturating_mul(2));
         Self { credit, bytes, most: FIRST, largest: 1, held }
     }
 
-    /// For how many more there is room beside those that are here, and whether that is but a few.
+    /// How many more messages fit beside the unsettled ones, and whether that is less than half of the credit.
     pub(super) fn more(&self, here: u32) -> (u32, bool) {
         let held = self.held.count();
         let by_bytes = self.bytes.saturating_sub(held) / self.largest;

@@ -1,4 +1,4 @@
-//! Messages on their way to the dead letters.
+//! Messages that are being sent to `DEAD_LETTER_ADDRESS`.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,17 +14,17 @@ use super::settle::PendingDelivery;
 use crate::messenger::Failure;
 use crate::source::SourceError;
 
-/// Who waits until an answer is given.
+/// The channel to the caller that waits for a settlement.
 pub(super) type Reply = oneshot::Sender<Result<(), SourceError>>;
 
-/// A delivery whose message was sent, and what came of it.
+/// A delivery whose message was sent, with the result.
 pub(super) struct Sent {
     pub(super) letter: PendingDelivery,
     pub(super) reply: Reply,
     pub(super) result: Result<(), Failure>,
 }
 
-/// Those that are not confirmed yet. Each holds credit, which bounds them.
+/// The dead letters without a confirm. Each uses credit, which bounds them.
 #[derive(Default)]
 pub(super) struct DeadLetters(FuturesUnordered<Pin<Box<dyn Future<Output = Sent> + Send>>>);
 

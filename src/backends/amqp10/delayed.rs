@@ -1,4 +1,4 @@
-//! Deliveries that stay here for a while before they are given back.
+//! Deliveries that are returned to the broker after a delay.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,10 +9,10 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::util::deadline;
 
-/// A delivery, what the broker is told of it when its time has come, and the record of its failed attempts.
+/// A delivery, its outcome once it is due, and the record of its failed attempts.
 pub(super) type DelayedDelivery = (DeliveryInfo, TerminalDeliveryState, Option<u64>);
 
-/// Brokers give a message again at once. Unsettled, it stays theirs, and comes again when this process dies.
+/// Delayed deliveries. They stay unsettled, so the broker delivers them again if this process dies.
 #[derive(Default)]
 pub(super) struct Delayed {
     by_due: BTreeMap<(Instant, u64), DelayedDelivery>,
@@ -26,7 +26,7 @@ impl Delayed {
         self.by_due.insert((deadline::after(now, after), self.number), held);
     }
 
-    /// The next one, whenever it is due.
+    /// Takes the next one, due or not.
     pub(super) fn pop(&mut self) -> Option<DelayedDelivery> {
         self.by_due.pop_first().map(|(_, waiting)| waiting)
     }
@@ -35,7 +35,7 @@ impl Delayed {
         self.due().filter(|due| *due <= Instant::now()).and_then(|_| self.pop())
     }
 
-    /// Completes when one is due; never, when none waits.
+    /// Completes when a delivery is due; never, if there is none.
     pub(super) fn wait(&self) -> impl Future<Output = ()> + use<> {
         let due = self.due();
         async move {

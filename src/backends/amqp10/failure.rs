@@ -1,4 +1,4 @@
-//! What became of a link, a session or a message: worth another try, or not.
+//! Failures of links, sessions and messages: transient or permanent.
 
 use fe2o3_amqp::connection::ConnectionStopReason;
 use fe2o3_amqp::link::{
@@ -44,7 +44,7 @@ pub(super) fn receive_failure(error: RecvError) -> Failure {
     })
 }
 
-/// The same, for who reads there.
+/// The same failure of an address, for a source.
 fn to_read(failure: Failure) -> Failure {
     match failure.cause().downcast_ref() {
         Some(AddressRejected(why)) => Failure::rejected(SourceRejected(why.clone())),
@@ -92,7 +92,7 @@ pub(super) fn session_failure(result: Result<(), SessionError>) -> Failure {
     }
 }
 
-/// RabbitMQ 3.10 ends the sessions of a connection that an operator closes so, and leaves the connection open.
+/// When an operator closes a connection, RabbitMQ 3.10 ends its sessions like this, and leaves the connection open.
 fn ended(error: &definitions::Error) -> Failure {
     match &error.condition {
         ErrorCondition::AmqpError(AmqpError::InternalError) => {
@@ -102,7 +102,7 @@ fn ended(error: &definitions::Error) -> Failure {
     }
 }
 
-/// Final if the address or the right to use it is at fault, else worth another try.
+/// Permanent if the address or the permission for it is at fault, else transient.
 pub(super) fn by_condition(error: &definitions::Error) -> Failure {
     use AmqpError::{
         InvalidField, NotAllowed, NotFound, NotImplemented, PreconditionFailed, UnauthorizedAccess,
@@ -131,17 +131,17 @@ pub(super) fn describe(error: &definitions::Error) -> String {
 #[error("the link was lost: {0}")]
 pub(super) struct LinkLost(pub(super) String);
 
-/// The broker closed the connection and said why.
+/// The broker closed the connection with a reason.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker closed the connection ({0})")]
 pub(super) struct ConnectionClosed(pub(super) String);
 
-/// The broker ended the session over a fault of its own: the connection is of no more use.
+/// The broker ended the session because of an internal error: the connection is not used again.
 #[derive(Debug, thiserror::Error)]
 #[error("the session was lost: {0}")]
 pub(super) struct SessionLost(pub(super) String);
 
-/// The session went with its connection; whoever owns that is about to say why.
+/// The session was lost with its connection; the task of the connection reports the reason.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection was lost")]
 pub(super) struct ConnectionGone;

@@ -55,7 +55,7 @@ pub fn amqp10_sections(data: &[u8]) {
     }
 }
 
-/// A message of both kinds of bus, there and back.
+/// A message in both shapes, encoded and decoded.
 pub fn rhmsg(data: &[u8]) {
     let Some(message) = message(data) else { return };
     if Plain::check(&message).is_ok() && super::outgoing::check_headers(&message).is_ok() {
@@ -121,7 +121,7 @@ fn decode(mut frames: &[u8]) {
     }
 }
 
-/// What is printed of a URL, as the address of a broker.
+/// The printed form of a URL, as the address of a broker.
 pub(crate) fn url(text: &str) -> String {
     let print = |result: Result<BrokerUrl, UrlError>| match result {
         Ok(url) => format!("{url} {url:?} {:?}", url.credentials().map(|(_, password)| password)),

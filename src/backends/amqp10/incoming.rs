@@ -1,4 +1,4 @@
-//! How a message is read from the wire.
+//! Decoding of received messages.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -21,11 +21,11 @@ use crate::message::topic::Topic;
 use crate::message::{self, Message, Scalar};
 use crate::util::rfc3339;
 
-/// The priority of messages that do not say theirs (3.2.1).
+/// The priority of messages without one (3.2.1).
 const DEFAULT_PRIORITY: u8 = 4;
 /// Below it, a time is one of seconds that was taken for milliseconds: 1973, or the year 5138.
 const FEW_MILLISECONDS: i64 = 100_000_000_000;
-/// Headers of ours that are no part of the message, and are believed of nobody: nothing of ours comes back with them.
+/// Headers of ours, which are ignored in received messages: no message comes back here with them.
 const OURS: [&str; 6] =
     [headers::KEY, headers::TOPIC, headers::QUEUE, headers::ATTEMPT, headers::FAILURES, headers::REASON];
 
@@ -34,18 +34,18 @@ pub(super) struct Reader {
     pub(super) address: Arc<str>,
     pub(super) topic_prefix: Option<String>,
     pub(super) envelope: Envelope,
-    /// The media type of bodies that do not say theirs, as data and as text.
+    /// The media type of bodies without one, as data and as text.
     pub(super) content_types: [&'static str; 2],
 }
 
 impl Reader {
     pub(super) const PLAIN: [&'static str; 2] = ["application/octet-stream", "text/plain; charset=utf-8"];
-    /// There it is always the text of a JSON object.
+    /// The body of a message of rhmsg is the text of a JSON object.
     pub(super) const RHMSG: [&'static str; 2] = ["application/json"; 2];
 
     /// The message, or why it cannot be read.
     ///
-    /// RabbitMQ 3.10 gives the seconds of AMQP 0-9-1 as if they were milliseconds.
+    /// RabbitMQ 3.10 presents the seconds of AMQP 0-9-1 as milliseconds.
     pub(super) fn read(&self, received: Bytes, is_rabbitmq_3: bool) -> (Original, Result<Message, Arc<str>>) {
         match decode(&received) {
             Ok(decoded) => {
@@ -123,8 +123,8 @@ impl Reader {
         self.envelope.open(message).map_err(|error| crate::util::error::Chain(error.as_ref()).to_string())
     }
 
-    /// The routing key the broker vouches for, or as its sender called it, or as it was addressed, or at least where it
-    /// was received.
+    /// The topic: the routing key of the broker, or the subject, or the address it was sent to, or the address it was received
+    /// from.
     fn topic(&self, original: &Original) -> Option<Topic> {
         let properties = original.rest.properties.as_ref();
         let candidates = [
@@ -168,9 +168,9 @@ fn decode(received: &[u8]) -> Result<AmqpMessage, String> {
     decoded.map_err(|error| error.to_string())
 }
 
-/// A message as it came, for whoever gets it when it is given up on.
+/// A received message, kept for its dead letter.
 pub(super) struct Original {
-    /// All but a body that was read.
+    /// The sections, without a body that was read.
     rest: AmqpMessage,
     body: OriginalBody,
 }
@@ -179,7 +179,7 @@ enum OriginalBody {
     Data(Bytes),
     Text(Bytes),
     Binary(Bytes),
-    /// It is with the rest.
+    /// The body is among the sections.
     Unread,
 }
 
@@ -198,7 +198,7 @@ impl Original {
         Self { rest: received, body }
     }
 
-    /// What could not be decoded: its bytes are the body.
+    /// A message that could not be decoded: its bytes are the body.
     fn undecoded(received: Bytes) -> Self {
         let properties =
             Properties { content_type: Some(Symbol::from(Reader::PLAIN[0])), ..Properties::default() };
@@ -206,7 +206,7 @@ impl Original {
         Self { rest, body: OriginalBody::Data(received) }
     }
 
-    /// What its sender called it, if anything.
+    /// The id that its sender gave it, if any.
     fn id(&self, topic: &Topic) -> Option<Uuid> {
         let properties = self.rest.properties.as_ref()?;
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
@@ -227,7 +227,7 @@ impl Original {
         }
     }
 
-    /// What it was published with at RabbitMQ 4. At the default exchange that is but the name of a queue.
+    /// The routing key at RabbitMQ 4. At the default exchange that is only the name of a queue.
     fn routing_key(&self) -> Option<&str> {
         match self.annotation("x-exchange") {
             Some("") => None,
@@ -244,15 +244,15 @@ impl Original {
         }
     }
 
-    /// What tells it from others when it comes again: all that no broker changes, but for a body that cannot be read, whose
-    /// message is not tried again.
+    /// A hash of all that no broker changes, by which a redelivered message is recognised. It excludes a body that cannot be read:
+    /// that message is not retried.
     pub(super) fn content(&self) -> Uuid {
         let body: &[u8] = match &self.body {
             OriginalBody::Data(bytes) | OriginalBody::Binary(bytes) | OriginalBody::Text(bytes) => bytes,
             OriginalBody::Unread => &[],
         };
         let AmqpMessage { properties, application_properties, .. } = &self.rest;
-        // What was decoded can be encoded.
+        // Decoded sections can be encoded again.
         let properties = serde_amqp::to_vec(properties).unwrap_or_default();
         let headers = serde_amqp::to_vec(application_properties).unwrap_or_default();
         [&properties, &headers, body]
@@ -260,26 +260,26 @@ impl Original {
             .fold(Uuid::NAMESPACE_OID, |before, part| Uuid::new_v5(&before, part))
     }
 
-    /// How often it was given out before, as far as the broker counts that.
+    /// The number of earlier deliveries that the broker counted.
     pub(super) fn delivery_count(&self) -> u32 {
         self.rest.header.as_ref().map_or(0, |header| header.delivery_count)
     }
 
-    /// Whether the broker says that nobody else had it.
+    /// Whether the broker marks it as delivered for the first time.
     pub(super) fn is_first(&self) -> bool {
         self.rest.header.as_ref().is_some_and(|header| header.first_acquirer)
     }
 
-    /// The failures of a dead letter of another address, for whoever looks at it. Nothing is decided by them, and they go
-    /// no further: anyone may have written them.
+    /// The failures written in a dead letter of another address, for display only: anyone may have written them, so no decision
+    /// depends on them and they are not forwarded.
     pub(super) fn foreign_failures(&self, address: &str) -> Vec<FailedAttempt> {
         let is_dead_letter = self.header(headers::REASON).is_some()
             && self.header(headers::QUEUE).is_some_and(|from| from != address);
-        let told = self.header(headers::FAILURES).filter(|_| is_dead_letter);
-        told.map(headers::read_failures).unwrap_or_default()
+        let written = self.header(headers::FAILURES).filter(|_| is_dead_letter);
+        written.map(headers::read_failures).unwrap_or_default()
     }
 
-    /// What is sent of it when it is given up on: as it came, with why; it does not expire any more.
+    /// The dead letter of the message: unchanged, with the reason and without an expiry.
     pub(super) fn into_dead_letter(
         mut self,
         reader: &Reader,
@@ -299,7 +299,7 @@ impl Original {
             properties.absolute_expiry_time = None;
         }
         if let Some(topic) = &topic {
-            // Sent back from there, it is to be known by it.
+            // It keeps its topic when it is sent back.
             let properties = self.rest.properties.get_or_insert_default();
             properties.subject.get_or_insert_with(|| topic.to_string());
         }

@@ -20,14 +20,14 @@ use crate::util::error::BoxError;
 /// Any AMQP 1.0 broker: the backend `amqp10`.
 ///
 /// A message is a data section with message-id, subject (the topic), content-type, creation-time, group-id
-/// (the key) and its headers as application properties; durable unless the settings say otherwise.
-/// See the [module](super) for outcomes.
+/// (the key) and its headers as application properties; durable by default.
+/// The [module](super) documents the outcomes.
 pub struct Amqp10(Transport<Plain>);
 
 /// AMQP 1.0 as python-rhmsg speaks it: the backend `rhmsg`.
 ///
 /// A message is a JSON object as an amqp-value string, its scalars repeated as application properties, sent to
-/// `topic://<prefix>.<topic>`; not durable unless the settings say so. See the [module](super) for outcomes.
+/// `topic://<prefix>.<topic>`; not durable by default. The [module](super) documents the outcomes.
 ///
 /// PDC keeps the response when sending fails. The default here is 503: set `ON_SEND_FAILURE = "log"`
 /// ([`OnSendFailure::Log`](crate::layer::OnSendFailure::Log)) for PDC's way.
@@ -85,7 +85,7 @@ impl<E: Shape> Connector for AmqpConnector<E> {
     }
 }
 
-/// A connection that knows how messages look on it.
+/// A connection with the shape of its messages.
 struct EnvelopeConnection<E> {
     connection: Connection,
     settings: Arc<Amqp10Settings>,
@@ -113,8 +113,8 @@ impl<E: Shape> EnvelopeConnection<E> {
 
 #[async_trait]
 impl<E: Shape> brokers::Connection for EnvelopeConnection<E> {
-    /// Hands the batch over in order, then gathers the answers. Dropped half-way, what was handed over
-    /// goes on to its end and the rest is not sent.
+    /// Passes the messages to their links in order, then collects the outcomes. If it is dropped, passed messages
+    /// are still sent, and the rest is not.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let mut handed = self.connection.batch(batch.len() > 1);
         let mut answers = Vec::with_capacity(batch.len());

@@ -1,4 +1,4 @@
-//! How a message looks on the wire.
+//! Encoding of messages to send.
 
 use std::time::SystemTime;
 
@@ -15,11 +15,11 @@ use crate::util::error::BoxError;
 
 pub(super) type AmqpMessage = Amqp<Body<Value>>;
 
-/// The wire shape and the addresses of one kind of bus.
+/// The wire shape and the addresses of one kind of broker.
 pub(super) trait Shape: Send + Sync + 'static {
     /// The address template when the settings name none.
     const ADDRESS: &'static str;
-    /// Whether messages are durable when the settings do not say.
+    /// Whether messages are durable by default.
     const DURABLE: bool;
     /// Whether `ENVELOPE` may name another shape.
     const WRAPS: bool;
@@ -35,10 +35,10 @@ pub(super) trait Shape: Send + Sync + 'static {
     fn encode(header: Header, message: &Message) -> Result<AmqpMessage, BoxError>;
 }
 
-/// What brokers that also speak AMQP 0-9-1 carry as content type and as names.
+/// The longest content type and header name of brokers that also speak AMQP 0-9-1.
 const SHORT: usize = 255;
 
-/// What no header may be: RabbitMQ ends the session over it.
+/// Rejects headers for which RabbitMQ ends the session.
 pub(super) fn check_headers(message: &Message) -> Result<(), BoxError> {
     for (name, value) in message.headers() {
         if name.len() > SHORT {
@@ -60,7 +60,7 @@ pub(super) fn check_headers(message: &Message) -> Result<(), BoxError> {
     Ok(())
 }
 
-/// As AMQP users expect it: a data section, and properties that say what it is (AMQP 1.0, 3.2.4).
+/// The shape that AMQP users expect: a data section, and its properties (AMQP 1.0, 3.2.4).
 #[derive(Debug)]
 pub(super) struct Plain;
 
@@ -120,7 +120,7 @@ pub(super) fn assemble(
     }
 }
 
-/// The header section (3.2.1): the message's own wishes before those of the settings.
+/// The header section (3.2.1): fields of the message, or else of the settings.
 pub(super) fn header(settings: &Amqp10Settings, durable: bool, message: &Message) -> Header {
     let ttl = message.expiry().or(settings.broker.ttl);
     Header {

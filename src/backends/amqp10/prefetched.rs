@@ -1,4 +1,4 @@
-//! What was fetched and not given out yet.
+//! Messages that arrived and were not received by the application yet.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use crate::messenger::Failure;
 use crate::source::{SourceError, Unsettled};
 use crate::util::error::Chain;
 
-/// One message that is here, and the right to answer it.
+/// A message that arrived, with the handle to settle it.
 pub(super) struct PrefetchedMessage {
     pub(super) content: Result<Content, Arc<str>>,
     pub(super) ticket: DeliverySettler,
@@ -37,7 +37,7 @@ impl PrefetchedMessage {
     }
 }
 
-/// Between the link, which fills it, and `receive`, which empties it. The link's credit bounds it.
+/// The queue between the link, which fills it, and `receive`, which empties it. The credit of the link bounds it.
 #[derive(Default)]
 pub(super) struct Prefetched {
     state: Mutex<PrefetchedState>,
@@ -57,13 +57,13 @@ impl Prefetched {
         self.arrived.notify_waiters();
     }
 
-    /// What a person has to mend, or that it is mended.
+    /// Sets or clears a permanent error for the next `receive`.
     pub(super) fn set_error(&self, error: Option<Failure>) {
         self.state().error = error;
         self.arrived.notify_waiters();
     }
 
-    /// The next ones, or what is wrong.
+    /// Takes the next messages, or the permanent error.
     pub(super) fn take(&self, limit: usize) -> Option<Result<Vec<PrefetchedMessage>, SourceError>> {
         let mut state = self.state();
         let count = state.fetched.len().min(limit);
@@ -81,7 +81,7 @@ impl Prefetched {
         self.state().fetched.is_empty()
     }
 
-    /// Completes when the last one was taken, now or since it was last asked.
+    /// Completes when the last message was taken, also before this call.
     pub(super) async fn emptied(&self) {
         self.emptied.notified().await;
     }
@@ -90,7 +90,7 @@ impl Prefetched {
         std::mem::take(&mut self.state().fetched)
     }
 
-    /// Completes when there is something to take, of which it hears from now on.
+    /// Completes when a message arrives after this call.
     pub(super) fn arrived(&self) -> Notified<'_> {
         self.arrived.notified()
     }

@@ -1,4 +1,4 @@
-//! Who we are: the SASL layer (AMQP 1.0, part 5.3), before the connection proper.
+//! Authentication: the SASL layer (AMQP 1.0, part 5.3), before the connection proper.
 //!
 //! The client library can do this too, but sends no initial response with EXTERNAL, which breaks
 //! RabbitMQ 3.10, and cannot choose by what the broker offers.
@@ -18,7 +18,7 @@ const FRAME_TYPE: u8 = 1;
 /// The largest frame a peer may send here (5.3.2: MIN-MAX-FRAME-SIZE).
 const MAX_FRAME: usize = 512;
 
-/// What we could say about ourselves to one broker.
+/// The identities that the client has for one broker.
 pub(super) struct Identity<'a> {
     pub(super) sasl: Sasl,
     pub(super) certificate: bool,

@@ -1,4 +1,4 @@
-//! One link to one address: the task that owns it, and the messages on it.
+//! A link that sends to one address: its task, and the messages on it.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -25,22 +25,22 @@ use super::outgoing::AmqpMessage;
 use crate::messenger::Failure;
 use crate::telemetry;
 
-/// How long a peer may take to answer a farewell.
+/// How long a peer may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One message on its way; whatever happens to it, its sender gets exactly one answer.
+/// A message to send. Its sender gets exactly one reply in every case.
 pub(super) struct Job {
     message: AmqpMessage,
     deadline: Instant,
     reply: Reply,
 }
 
-/// Joins the messages of one batch and address: once one was not confirmed, those behind it that
-/// have not left yet stay, so that they do not overtake it.
+/// Joins the messages of one batch and address. After one message is not confirmed, later ones that
+/// are not sent yet fail too, so that they do not overtake it.
 #[derive(Clone, Default)]
 pub(super) struct Sequence(Arc<AtomicBool>);
 
-/// The right and the duty to answer; unanswered, it answers that the link is gone.
+/// The reply to the sender. If it is dropped, it reports that the link is lost.
 struct Reply {
     sender: Option<oneshot::Sender<Result<(), Failure>>>,
     sequence: Option<Sequence>,
@@ -85,7 +85,7 @@ impl Drop for Reply {
     }
 }
 
-/// What a link needs to know besides its address.
+/// The options of a link.
 pub(super) struct LinkOptions {
     pub(super) name: String,
     pub(super) address: String,
@@ -227,7 +227,7 @@ impl SenderLink {
         Ok(())
     }
 
-    /// The link is lost: answers all that is on it.
+    /// Replies to every message of a lost link.
     async fn fail(mut self, mut failure: Failure) {
         self.jobs.close();
         self.lifeline.retire_if_over(&failure);
@@ -250,7 +250,7 @@ impl SenderLink {
         let _ = timeout(CLOSE_TIMEOUT, self.session.end()).await;
     }
 
-    /// No more jobs come: awaits every outcome, then closes link and session.
+    /// Awaits every outcome after the last job, then closes link and session.
     async fn finish(mut self) {
         while let Some(oldest) = self.in_flight.oldest() {
             let settled = timeout_at(oldest, self.lifeline.while_alive(self.in_flight.outcomes.next())).await;
@@ -265,7 +265,7 @@ impl SenderLink {
             }
         }
         if let Some(sender) = self.sender.take() {
-            // RabbitMQ 3.10 answers with an error that means nothing.
+            // RabbitMQ 3.10 replies with a meaningless error.
             let _ = timeout(CLOSE_TIMEOUT, sender.close()).await;
         }
         let _ = timeout(CLOSE_TIMEOUT, self.session.end()).await;

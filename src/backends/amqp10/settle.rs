@@ -1,4 +1,4 @@
-//! How an answer gets from a delivery to its link.
+//! Settling: the way from a message to its link.
 
 use async_trait::async_trait;
 use fe2o3_amqp::link::delivery::DeliveryInfo;
@@ -8,25 +8,25 @@ use super::incoming::Original;
 use crate::message::Settlement;
 use crate::source::{Settle, SourceError};
 
-/// What a link has to know of a delivery to carry out its answer.
+/// The facts that a link needs to settle a delivery.
 pub(super) struct PendingDelivery {
     pub(super) info: DeliveryInfo,
     /// The record of its failed attempts, if there were any.
     pub(super) record: Option<u64>,
     pub(super) attempt: u32,
-    /// How many bytes came.
+    /// The size of the received message in bytes.
     pub(super) size: usize,
-    /// Absent when it was not received whole.
+    /// None if it was not received completely.
     pub(super) original: Option<Original>,
 }
 
-/// The right to answer one delivery of a link.
+/// The handle to settle one delivery of a link.
 pub(super) struct DeliverySettler {
     pub(super) letter: PendingDelivery,
     pub(super) answers: mpsc::UnboundedSender<SettleRequest>,
 }
 
-/// A delivery, its answer, and who waits until that is given.
+/// A delivery, its settlement, and the channel to the waiting caller.
 pub(super) struct SettleRequest {
     pub(super) letter: PendingDelivery,
     pub(super) settlement: Settlement,
@@ -38,7 +38,7 @@ impl Settle for DeliverySettler {
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         let Self { letter, answers } = *self;
         let (reply, given) = oneshot::channel();
-        // There is at most one for each delivery of the link: its credit bounds them.
+        // At most one for each delivery of the link: its credit bounds them.
         drop(answers.send(SettleRequest { letter, settlement, reply }));
         given.await.unwrap_or_else(|_| Err(SourceError::unavailable(LinkGone)))
     }

@@ -22,7 +22,7 @@ use crate::source::{Source, SourceError, Unsettled};
 /// Receives from any AMQP 1.0 broker: the source of the backends `amqp10` and `rhmsg`.
 ///
 /// The first [`receive`](Source::receive) starts a task that connects to one of the brokers, in a random order, and does so
-/// again whenever the link is lost. See the [module](super) for what becomes of answers, and how messages are read.
+/// again whenever the link is lost. The [module](super) documents how messages are read and settled.
 pub struct Amqp10Source {
     context: Arc<SourceContext>,
     prefetched: Arc<Prefetched>,
@@ -31,15 +31,15 @@ pub struct Amqp10Source {
 }
 
 impl Amqp10Source {
-    /// Reads and checks everything the settings name. No connection is made before the first `receive`.
+    /// Reads and checks the settings and their files. It connects with the first `receive`.
     ///
     /// # Errors
-    /// [`BrokersError`] says which setting or file is wrong, and what to do.
+    /// [`BrokersError`] names the wrong setting or file, and the cure.
     pub fn new(settings: &Amqp10Settings, subscription: &Amqp10Subscription) -> Result<Self, BrokersError> {
         Self::with_content_types(settings, subscription, Reader::PLAIN)
     }
 
-    /// As [`new`](Self::new), for messages as rhmsg sends them: the body is JSON, whatever section it is in.
+    /// As [`new`](Self::new), for the messages of rhmsg: the body is JSON in any section.
     ///
     /// # Errors
     /// As [`new`](Self::new).
@@ -76,7 +76,7 @@ impl Amqp10Source {
         })
     }
 
-    /// Starts the task, if none is there, and lets messages come.
+    /// Starts the task if it does not run, and resumes receiving.
     fn start(&self) {
         self.demand.send_if_modified(|demand| {
             let paused = *demand == Demand::Pause;
@@ -168,7 +168,7 @@ impl Source for Amqp10Source {
         self.prefetched.wake();
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(worker) = worker {
-            // Too late, it goes on to its end nevertheless.
+            // The task still runs to its end after the deadline.
             if timeout(deadline, worker).await.is_err() {
                 tracing::warn!(address = %self.context.reader.address, ?deadline, "could not close the source link within the deadline");
             }

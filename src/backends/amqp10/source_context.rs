@@ -42,8 +42,8 @@ pub(super) struct SourceContext {
 }
 
 impl SourceContext {
-    /// Attaches the link at one of the brokers, tried in a random order; else gives what went wrong, at best
-    /// what can be mended.
+    /// Attaches the link at one of the brokers, tried in a random order. The error is a permanent one if there is
+    /// any.
     pub(super) async fn attach(
         &self,
         demand: &mut watch::Receiver<Demand>,
@@ -88,12 +88,12 @@ impl SourceContext {
                 return Err(lost(format!("no connection within {:?}", settings.broker.connection_timeout())));
             }
         };
-        // Not broken off: a link that is dropped is closed, and its durable subscription with it.
+        // Not cancelled: a dropped link is closed, and its durable subscription with it.
         match self.attach_on(&connection).await {
             Ok((session, receiver)) => Ok((Arc::new(connection), session, receiver)),
             Err(failure) => {
                 let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
-                // ActiveMQ says so after it has opened the connection.
+                // ActiveMQ reports a taken name after it has opened the connection.
                 Err(match failure.cause().downcast_ref() {
                     Some(closed @ ConnectionClosed(_)) if subscription.durable.is_some() => {
                         Failure::rejected(NameTaken(closed.to_string()))
@@ -118,7 +118,7 @@ impl SourceContext {
         let attached = timeout(settings.broker.send_timeout(), lifeline.while_alive(attaching)).await;
         let failure = match attached {
             Ok(attached) => match attached? {
-                // RabbitMQ, at least up to 4.0, takes any filter, and heeds none.
+                // RabbitMQ, at least up to 4.0, accepts every filter and ignores it.
                 Ok(receiver) if subscription.selector.is_some() && is_rabbitmq(&receiver) => {
                     let _ = timeout(CLOSE_TIMEOUT, receiver.close()).await;
                     Failure::rejected(NoSelectors)
@@ -132,7 +132,7 @@ impl SourceContext {
             }
         };
         let _ = timeout(CLOSE_TIMEOUT, session.end()).await;
-        // Whoever owns the connection is about to say why it was lost.
+        // The task of the connection reports the reason for its loss.
         Err(match failure.cause().is::<ConnectionGone>() {
             true => timeout(CLOSE_TIMEOUT, lifeline.lost()).await.unwrap_or(failure),
             false => failure,
@@ -156,8 +156,8 @@ impl SourceContext {
     }
 }
 
-/// RabbitMQ's name is only in the open frame, which the client library keeps to itself; its links are known by the outcome
-/// of a delivery nobody answers, in 3.10 and 4.0.
+/// The name RabbitMQ is only in the open frame, which the client library hides. Its links, in 3.10 and 4.0, are recognised by
+/// the default outcome of a delivery.
 fn is_rabbitmq(receiver: &Receiver) -> bool {
     let outcome = receiver.source().as_ref().and_then(|source| source.default_outcome.as_ref());
     matches!(outcome, Some(Outcome::Released(_)))

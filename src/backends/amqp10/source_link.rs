@@ -1,4 +1,4 @@
-//! A link that messages come over: its credit, and the answers to them.
+//! A link that receives: its credit, and the settlement of its messages.
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -31,18 +31,18 @@ use crate::messenger::Failure;
 use crate::source::SourceError;
 use crate::util::error::Chain;
 
-/// How many messages may wait here for their retry; beyond that they come again at once.
+/// The most retries that are delayed here; the broker delivers further ones again at once.
 const MAX_DELAYED: usize = 1_000;
-/// How long a message stays here that could not be sent to the dead letters.
+/// The delay of a message that could not be sent to the dead letters.
 const DEAD_LETTER_PAUSE: Duration = Duration::from_secs(1);
-/// How long a peer may take to answer a farewell.
+/// How long a peer may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How many answers are carried out together.
+/// The most settlements that are sent together.
 const ANSWERS: usize = 256;
-/// How many bytes of a reason a broker is told.
+/// The most bytes of a reason that are sent to the broker.
 const REASON_LEN: usize = 1_000;
 
-/// What is wanted of a source.
+/// The state that the owner of a source requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Demand {
     Messages,
@@ -50,15 +50,15 @@ pub(super) enum Demand {
     Close,
 }
 
-/// Why a link is given up.
+/// The reason for the end of a link.
 pub(super) enum End {
     Lost(Failure),
-    /// It is not wanted, and everything that came over it is answered.
+    /// The source is paused, and every message of the link is settled.
     Paused,
     Closed,
 }
 
-/// What a link serves, and how.
+/// The parts of a source that a link uses.
 pub(super) struct LinkContext<'a> {
     pub(super) reader: &'a Reader,
     pub(super) prefetched: &'a Prefetched,
@@ -67,7 +67,7 @@ pub(super) struct LinkContext<'a> {
     pub(super) credit: u32,
     pub(super) prefetch_bytes: usize,
     pub(super) dead_letter_address: Option<&'a str>,
-    /// Whether the link is to be found again.
+    /// Whether the subscription is durable.
     pub(super) durable: bool,
 }
 
@@ -76,10 +76,10 @@ pub(super) struct SourceLink<'a> {
     context: LinkContext<'a>,
     connection: Arc<Connection>,
     session: SessionHandle<()>,
-    /// Never just dropped: that would close the link, and its durable subscription with it.
+    /// Dropping it would close the link, and its durable subscription with it.
     receiver: ManuallyDrop<Receiver>,
     answers: (mpsc::UnboundedSender<SettleRequest>, mpsc::UnboundedReceiver<SettleRequest>),
-    /// How many hold credit: they came, and are neither answered nor waiting.
+    /// The messages that use credit: they arrived, and are neither settled nor delayed.
     held: u32,
     room: CreditWindow,
     delayed: Delayed,
@@ -111,7 +111,7 @@ impl<'a> SourceLink<'a> {
         }
     }
 
-    /// Receives and answers, until the link is lost or no more wanted.
+    /// Receives and settles until the link is lost, or the source is paused or closed.
     pub(super) async fn serve(mut self) -> End {
         let end = loop {
             match self.step().await {
@@ -150,7 +150,7 @@ impl<'a> SourceLink<'a> {
             Some(sent) = self.dead_letters.next() => self.dead_letter_sent(sent).await?,
             () = self.delayed.wait() => self.end_waits().await?,
             () = self.context.prefetched.emptied() => {}
-            // Whatever was sent, it comes as data: the guard packs it so.
+            // The guard packs every message as data.
             received = self.receiver.recv::<Batch<Data>>() => match received {
                 Ok(delivery) => {
                     let (info, message) = delivery.into_parts();
@@ -163,10 +163,10 @@ impl<'a> SourceLink<'a> {
         Ok(None)
     }
 
-    /// Lets more come once all that may come has come.
+    /// Grants credit once all granted credit is used.
     ///
-    /// Not sooner: RabbitMQ 3.10 sends more than it may when it is given credit while it has some, which the client
-    /// library drops. And not for a few, while there are others to take: each grant costs a round trip.
+    /// RabbitMQ 3.10 exceeds its credit when it gets credit while it has some, and the client library drops the
+    /// excess. A grant costs a round trip, so it waits for more than a few free places while messages are prefetched.
     async fn grant(&mut self) -> Result<(), Failure> {
         let (room, few) = self.room.more(self.held);
         if room == 0 || (few && !self.context.prefetched.is_empty()) || self.receiver.credit() > 0 {
@@ -176,7 +176,7 @@ impl<'a> SourceLink<'a> {
         self.receiver.set_credit(room).await.map_err(unsettled)
     }
 
-    /// The guard dropped it: too much was here, or its sender broke it off.
+    /// The guard dropped the message: the memory limit was reached, or its sender aborted it.
     async fn no_message_of(&mut self, info: DeliveryInfo) -> Result<(), Failure> {
         tracing::warn!(address = %self.context.reader.address, limit = self.context.prefetch_bytes, "returned a message unread: PREFETCH_BYTES are used up, or its sender aborted it");
         self.receiver.dispose(info, Released {}).await.map_err(unsettled)
@@ -214,7 +214,7 @@ impl<'a> SourceLink<'a> {
         });
     }
 
-    /// Its content is no longer here.
+    /// Frees the credit and the memory of a message.
     fn let_go(&mut self, size: usize) {
         self.held -= 1;
         self.room.left(size);
@@ -256,7 +256,7 @@ impl<'a> SourceLink<'a> {
         Ok(())
     }
 
-    /// Brokers give a message again at once: it stays here, unsettled and without holding credit, until it is due.
+    /// Brokers deliver a returned message again at once: so it stays here until it is due, unsettled and without credit.
     async fn retry(
         &mut self,
         info: DeliveryInfo,
@@ -332,7 +332,7 @@ impl<'a> SourceLink<'a> {
         Ok(())
     }
 
-    /// Releases what nobody was given.
+    /// Releases the prefetched messages.
     async fn hand_back(&mut self) -> Result<(), Failure> {
         let mut infos = Vec::new();
         for fetched in self.context.prefetched.take_all() {
@@ -344,7 +344,7 @@ impl<'a> SourceLink<'a> {
         self.receiver.release_all(infos).await.map_err(unsettled)
     }
 
-    /// Gives every answer there is.
+    /// Sends every settlement that was requested.
     async fn finish(&mut self) -> Result<(), Failure> {
         self.hand_back().await?;
         loop {
@@ -366,14 +366,14 @@ impl<'a> SourceLink<'a> {
     }
 
     async fn leave(mut self, end: End) -> End {
-        // What is on its way to the dead letters ends with the connection; its outcome says nothing any more.
+        // Dead letters in flight end with the connection; their outcomes do not matter any more.
         let _ = timeout(CLOSE_TIMEOUT, async { while self.dead_letters.next().await.is_some() {} }).await;
         let receiver = ManuallyDrop::into_inner(self.receiver);
         let farewell = async {
             if self.context.durable {
                 drop(receiver.detach().await);
             } else {
-                // RabbitMQ 3.10 answers with an error that means nothing.
+                // RabbitMQ 3.10 replies with a meaningless error.
                 let _ = receiver.close().await;
             }
         };
@@ -383,7 +383,7 @@ impl<'a> SourceLink<'a> {
     }
 }
 
-/// RabbitMQ 3.10 lists what it knows, without `modified`, and goes wrong when it is told that.
+/// RabbitMQ 3.10 lists the outcomes it supports, without `modified`, and misbehaves when it gets that one.
 pub(super) fn knows_modified(receiver: &Receiver) -> bool {
     let outcomes = receiver.source().as_ref().and_then(|source| source.outcomes.as_ref());
     outcomes.is_none_or(|known| known.0.is_empty() || known.0.iter().any(|it| it.0 == "amqp:modified:list"))

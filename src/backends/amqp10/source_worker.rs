@@ -15,9 +15,9 @@ use super::source_context::SourceContext;
 use super::source_link::{Demand, End, LinkContext, SourceLink};
 use crate::util::backoff::Backoff;
 
-/// The least pause when a person has to mend something.
+/// The shortest pause after a permanent error.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
-/// A link that lived as long was no failure.
+/// A link that lasted this long resets the backoff.
 const LIVED: Duration = Duration::from_secs(5);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -48,7 +48,7 @@ impl SourceWorker {
                     self.prefetched.set_error(None);
                     let begun = Instant::now();
                     let end = self.serve(&mut attempts, Arc::clone(&connection), session, receiver).await;
-                    // What came over it can no more be answered, and comes again.
+                    // Its messages cannot be settled any more: the broker delivers them again.
                     drop(self.prefetched.take_all());
                     attempts.give_all_back();
                     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;

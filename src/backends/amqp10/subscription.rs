@@ -1,8 +1,8 @@
-//! What a source receives.
+//! The subscription of a source.
 
 use serde::Deserialize;
 
-/// Where messages come from at the brokers, and which.
+/// The address at the brokers to receive from, and the selection of messages.
 ///
 /// ```
 /// use tower_outbox::amqp10::{Amqp10Settings, Amqp10Source, Amqp10Subscription};
@@ -20,20 +20,20 @@ pub struct Amqp10Subscription {
     /// The address: at ActiveMQ a queue (`queue://Q`, or its name alone, such as `Consumer.app.VirtualTopic.eng.>`) or a
     /// topic (`topic://T`), at RabbitMQ 3 `/amq/queue/Q`.
     pub address: String,
-    /// Which messages, by application properties and header fields: a JMS selector, `color = 'red' AND n > 7`; all by
-    /// default. RabbitMQ 3 has none.
+    /// A JMS selector of messages by application properties and header fields, `color = 'red' AND n > 7`; all by
+    /// default. RabbitMQ 3 does not support selectors.
     pub selector: Option<String>,
-    /// The name of a durable subscription to a topic, which keeps messages while nobody receives; none by default.
-    /// It is also who we are at the broker (the container id): one process at a time may use it.
+    /// The name of a durable subscription to a topic, which keeps messages while no process receives; none by default.
+    /// It is also the container id at the broker: one process at a time may use it.
     pub durable: Option<String>,
-    /// How many messages may be here and unanswered, 256 by default. Those that wait for a retry do not count.
+    /// How many messages may be unsettled, 256 by default. Delayed retries do not count.
     pub credit: u32,
-    /// How many bytes of messages may be here, 64 MiB by default: less are let come when they are large. As their sizes are
-    /// known only once they come, it may be twice that and one message; what is beyond is handed back unread.
+    /// How many bytes of messages may be in memory, 64 MiB by default: less credit is granted for large messages. Sizes are
+    /// known only on arrival, so it may be twice that and one message; a further message is released unread.
     #[serde(deserialize_with = "crate::util::units::size")]
     pub prefetch_bytes: usize,
-    /// Where dead letters go, an address that may be written to; by default the broker is told that they are rejected,
-    /// and may drop them.
+    /// The address for dead letters, with write permission; by default the source rejects them, and the broker may drop
+    /// them.
     pub dead_letter_address: Option<String>,
 }
 
@@ -43,7 +43,7 @@ impl Amqp10Subscription {
         Self { address: address.into(), ..Self::default() }
     }
 
-    /// Sets which messages.
+    /// Sets the selector.
     #[must_use]
     pub fn with_selector(mut self, selector: impl Into<String>) -> Self {
         self.selector = Some(selector.into());
@@ -57,21 +57,21 @@ impl Amqp10Subscription {
         self
     }
 
-    /// Sets how many messages may be here and unanswered.
+    /// Sets how many messages may be unsettled.
     #[must_use]
     pub fn with_credit(mut self, credit: u32) -> Self {
         self.credit = credit;
         self
     }
 
-    /// Sets how many bytes of messages may be here.
+    /// Sets how many bytes of messages may be in memory.
     #[must_use]
     pub fn with_prefetch_bytes(mut self, prefetch_bytes: usize) -> Self {
         self.prefetch_bytes = prefetch_bytes;
         self
     }
 
-    /// Sets where dead letters go.
+    /// Sets the address for dead letters.
     #[must_use]
     pub fn with_dead_letter_address(mut self, address: impl Into<String>) -> Self {
         self.dead_letter_address = Some(address.into());

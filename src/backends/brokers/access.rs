@@ -1,4 +1,4 @@
-//! What can be checked of settings and messages without a broker.
+//! Checks of settings and messages that need no broker.
 
 use std::sync::Arc;
 use std::time::Duration;

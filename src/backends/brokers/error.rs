@@ -1,4 +1,4 @@
-//! What can be wrong with the settings of a backend with brokers.
+//! The faults of the settings of a backend with brokers.
 
 use std::path::PathBuf;
 
@@ -6,14 +6,14 @@ use super::url::UrlError;
 use crate::tls::TlsError;
 use crate::util::error::{BoxError, debug_as_display};
 
-/// Why a messenger cannot be made: all that can be known without a broker.
+/// A fault of the settings of a messenger or source, found without a broker.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum BrokersError {
-    /// No broker is named.
+    /// The settings name no broker.
     #[error("URLS is empty: name at least one broker, such as amqps://broker.example.com:5671")]
     NoUrls,
-    /// A broker's address is not one.
+    /// The address of a broker is invalid.
     #[error(transparent)]
     Url(#[from] UrlError),
     /// Certificates or keys cannot be used.
@@ -24,15 +24,15 @@ pub enum BrokersError {
     Config {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault in it.
         source: BoxError,
     },
-    /// A setting has a value it cannot have, or contradicts another.
+    /// A setting has an invalid value, or contradicts another one.
     #[error("{key} {problem}")]
     Setting {
         /// The key.
         key: &'static str,
-        /// What is wrong, and what to write.
+        /// The fault and the cure.
         problem: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Which of several brokers takes a batch: the one place that picks a broker and keeps it.
+//! Fail-over: the only place that chooses a broker for a batch, and keeps its connection.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, Weak};
@@ -25,15 +25,16 @@ const NONE: usize = usize::MAX;
 /// How long a health check waits for a connection.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long it is remembered that a connection ended with messages out: these may wait as long for another try.
+/// Two connections of a broker that are lost with messages in flight within this time put those messages under suspicion. It covers the wait of a
+/// message for its next attempt.
 const SHORT_TIME: Duration = Duration::from_secs(600);
 
-/// Sends over one of several brokers: keeps the connection it has, else tries the brokers in a
-/// fresh random order, those that failed of late last and after their backoff.
+/// Sends over one of several brokers: it keeps its connection, or else tries the brokers in a new
+/// random order, with recently failed ones last and after their backoff.
 ///
-/// One `send` tries each broker once, and once more the one whose kept connection turned out to
-/// be dead. Only what is unconfirmed moves on, in its order. What was out when a connection ended over
-/// a message, or when a second one of a broker ended within a short time, goes out alone.
+/// One `send` tries each broker once, and once more the broker whose kept connection was
+/// dead. Only unconfirmed messages go to the next broker, in their order. Messages are sent one by one if they were in flight
+/// when a connection ended because of a message, or when a second connection of a broker was lost within a short time.
 pub(crate) struct Failover<C: Connector> {
     connector: C,
     brokers: Vec<Broker<C::Connection>>,
@@ -44,19 +45,19 @@ pub(crate) struct Failover<C: Connector> {
 
 struct Broker<T> {
     url: BrokerUrl,
-    /// Held by a batch whose messages go out alone.
+    /// Locked by a batch whose messages are sent one by one.
     one_by_one: Mutex<()>,
     state: Mutex<BrokerState<T>>,
-    /// When it may be tried again, after it could not be reached.
+    /// The end of the backoff after a failed connection attempt.
     retry_at: std::sync::Mutex<Option<Instant>>,
-    /// The last connection that ended with messages out.
+    /// The last connection that was lost with messages in flight.
     ended: std::sync::Mutex<Option<LostConnection<T>>>,
 }
 
 struct LostConnection<T> {
     which: Weak<T>,
     at: Instant,
-    /// Whether one before it ended so a short time ago.
+    /// Whether an earlier one was lost shortly before.
     is_second: bool,
 }
 
@@ -72,13 +73,13 @@ impl<T> Broker<T> {
         }
     }
 
-    /// The end of its backoff, if that is still to come.
+    /// Returns the end of the backoff, while it lasts.
     fn cooling(&self) -> Option<Instant> {
         let retry_at = *self.retry_at.lock().unwrap_or_else(PoisonError::into_inner);
         retry_at.filter(|retry_at| *retry_at > Instant::now())
     }
 
-    /// Notes that this connection ended with messages out; whether another one did so a short time before.
+    /// Records that this connection was lost with messages in flight. Returns whether another one was lost shortly before.
     fn ended_before(&self, connection: &Arc<T>) -> bool {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(ended) = ended.as_ref().filter(|ended| ended.which.as_ptr() == Arc::as_ptr(connection)) {

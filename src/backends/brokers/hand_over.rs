@@ -1,4 +1,4 @@
-//! Sending that goes on to its end, whoever waits for it.
+//! Sending in a task of its own, which a dropped caller does not cancel.
 
 use std::future::Future;
 
@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 use crate::message::Message;
 use crate::messenger::{Failure, Unsent};
 
-/// Runs `send`, which gives one result for each message, in a task of its own.
+/// Runs `send`, which returns one result for each message, in a task of its own.
 ///
 /// # Cancel safety
-/// Dropped, it leaves the task to its end; what it could not send is then logged and counted.
+/// If it is dropped, the task still runs to its end, and logs and counts the unsent messages.
 pub(crate) async fn hand_over<F>(batch: Vec<Message>, send: F) -> Result<(), Unsent>
 where
     F: Future<Output = Vec<Result<(), Failure>>> + Send + 'static,
@@ -24,7 +24,7 @@ where
     answer.await.expect("a task answers, if only when it is dropped").into_result()
 }
 
-/// The messages of a task, and who waits for it; dropped with its task, it hands them back.
+/// The messages of a task and the channel to its caller. Dropping it with its task returns the messages.
 struct PendingBatch {
     batch: Vec<Message>,
     reply: Option<oneshot::Sender<Unsent>>,

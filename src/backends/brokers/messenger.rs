@@ -1,13 +1,13 @@
-//! What the messengers with several brokers have in common.
+//! The messenger of every backend with several brokers.
 
 /// Makes a newtype of a `Transport` with fail-over a [`Messenger`](crate::messenger::Messenger), with `new` and `Debug`.
 macro_rules! broker_messenger {
     ($name:ident, $settings:ty) => {
         impl $name {
-            /// Reads and checks everything the settings name. No connection is made before the first message.
+            /// Reads and checks the settings and their files. It connects with the first message.
             ///
             /// # Errors
-            /// [`BrokersError`](super::BrokersError) says which setting or file is wrong, and what to do.
+            /// [`BrokersError`](super::BrokersError) names the wrong setting or file, and the cure.
             pub fn new(settings: &$settings) -> Result<Self, super::BrokersError> {
                 Transport::new(settings).map(Self)
             }

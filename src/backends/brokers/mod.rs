@@ -1,4 +1,4 @@
-//! What every backend with several brokers shares: where they are, how to reach and keep one.
+//! The base of every backend with several brokers: settings, addresses, dialling and fail-over.
 
 mod access;
 mod connection;

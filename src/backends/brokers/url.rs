@@ -1,4 +1,4 @@
-//! Where a broker is.
+//! The address of a broker.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use crate::message::headers::start_of;
 use crate::util::error::debug_as_display;
 use crate::util::secret::{Secret, redacted_url};
 
-/// The address of a broker, and who we are there. It prints without the password.
+/// The address of a broker, with the credentials for it. It prints without the password.
 #[derive(Clone)]
 pub(crate) struct BrokerUrl {
     host: String,
@@ -105,7 +105,7 @@ impl fmt::Debug for BrokerUrl {
     }
 }
 
-/// A URL that does not say where a broker is.
+/// A URL that is not the address of a broker.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{:?} in URLS is not the address of a broker: {problem}; write amqps://host:5671", start_of(.url, 300))]
 pub struct UrlError {

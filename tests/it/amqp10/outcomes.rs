@@ -91,7 +91,7 @@ async fn a_refused_address_is_final_and_leaves_other_topics_alone() {
     let batch = [numbered("a.accept", 2), numbered("a.refuse", 1), numbered("b.accept", 2)].concat();
     let (result, _peer) = send(batch).await;
     let text = result.as_ref().unwrap_err().to_string();
-    assert!(text.contains("a.refuse") && text.contains("may write to"), "{text}");
+    assert!(text.contains("a.refuse") && text.contains("write permissions"), "{text}");
     assert_eq!(unsent(result), [("rejected", 0)]);
 }
 

@@ -160,7 +160,7 @@ async fn a_dead_letter_goes_nowhere_but_to_the_queue_its_own_is_for() {
     queues.give_up("a", "4", json!({})).await;
     let dry = queues.requeue(&["--dry-run"]).await;
     assert_eq!(dry.out, format!("would requeue 1 dead letter\n  1 to the queue {:?}\n", queues.queue));
-    assert!(dry.err.contains(&format!("names the queue {secret:?} to go back to")), "{}", dry.err);
+    assert!(dry.err.contains(&format!("names the original queue {secret:?}")), "{}", dry.err);
     assert!(dry.err.contains("3 dead letters left in the queue for this"), "{}", dry.err);
     let run = queues.requeue(&[]).await;
     assert!(run.err.contains(&format!("if it is yours, give --back-to {secret:?}")), "{}", run.err);

@@ -29,8 +29,8 @@ const PROPERTIES: [(&str, Kind); 14] = [
     ("cluster id", Kind::Short),
 ];
 
-/// Makes a content header of at least [`HEAD`] bytes readable. Gives how many of its bytes are left, and the first of
-/// its faults.
+/// Makes a content header of at least [`HEAD`] bytes readable. Returns the number of bytes that are left, and its first
+/// fault.
 pub(super) fn mend(payload: &mut [u8]) -> (usize, Option<String>) {
     let mut first = None;
     let mut fault = |fault: String| {

@@ -9,42 +9,42 @@ use tokio::sync::Notify;
 /// The fault of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
-    /// It was mended, as it could not be read; and why.
+    /// It could not be read and was repaired, with the reason.
     Unreadable(String),
-    /// Its body was left out, as there was no room for so many bytes: it has to be handed back.
+    /// Its body of so many bytes did not fit into memory and was discarded: the message must be returned.
     NoRoom(u64),
-    /// It is one that was handed back for that.
+    /// It was returned for that reason before.
     CameBack,
 }
 
-/// Whether there is room for a body.
+/// Whether a body fits into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Room {
     Found,
-    /// It was handed back, and room was kept for it.
+    /// It was returned before, and memory was reserved for it.
     Kept,
     Missing,
 }
 
-/// The findings of one connection, and the bytes of bodies that came over it and are unanswered.
+/// The findings of one connection, and the bytes of its unsettled bodies.
 #[derive(Debug)]
 pub(crate) struct Findings {
     /// By channel and delivery tag.
     found: Mutex<HashMap<(u16, u64), Finding>>,
     held: AtomicUsize,
-    /// How many had no room and are not handed back yet.
-    refused: AtomicUsize,
-    /// Whether those that come for the first time wait behind them.
+    /// The messages whose bodies were discarded and that are not returned yet.
+    discarded: AtomicUsize,
+    /// Whether messages on their first delivery wait behind them.
     in_order: AtomicBool,
-    /// How many bytes one has that was handed back and did not come again, the largest: it will be admitted. Or 0.
+    /// The size of the largest returned message that was not delivered again yet, which will be admitted; or 0.
     awaited: AtomicUsize,
-    /// Whether one of them is to come at once: it comes before those that come for the first time.
+    /// Whether one of them is about to be delivered, before messages on their first delivery.
     comes: AtomicBool,
     room: usize,
     freed: Notify,
 }
 
-/// The room of one body; dropped, it is given back.
+/// The memory of one body, freed when it is dropped.
 #[derive(Debug)]
 pub(crate) struct HeldBytes {
     findings: Arc<Findings>,
@@ -52,7 +52,7 @@ pub(crate) struct HeldBytes {
 }
 
 impl HeldBytes {
-    /// Of a body that was admitted.
+    /// The memory of an admitted body.
     pub(crate) fn new(findings: &Arc<Findings>, bytes: usize) -> Self {
         Self { findings: Arc::clone(findings), bytes }
     }
@@ -60,22 +60,22 @@ impl HeldBytes {
 
 impl Drop for HeldBytes {
     fn drop(&mut self) {
-        let Findings { held, refused, freed, .. } = &*self.findings;
+        let Findings { held, discarded, freed, .. } = &*self.findings;
         let rest = |held: usize| Some(held.saturating_sub(self.bytes));
         let _ = held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, rest);
-        if refused.load(Ordering::SeqCst) > 0 {
+        if discarded.load(Ordering::SeqCst) > 0 {
             freed.notify_one();
         }
     }
 }
 
 impl Findings {
-    /// There is room for this many bytes of bodies that a consumer gets.
+    /// Findings with memory for so many bytes of bodies.
     pub(crate) fn new(room: usize) -> Self {
         Self {
             found: Mutex::default(),
             held: AtomicUsize::default(),
-            refused: AtomicUsize::default(),
+            discarded: AtomicUsize::default(),
             in_order: AtomicBool::default(),
             awaited: AtomicUsize::default(),
             comes: AtomicBool::default(),
@@ -88,20 +88,20 @@ impl Findings {
         self.found().insert((channel, tag), finding);
     }
 
-    /// Takes out the fault of a delivery.
+    /// Removes and returns the finding of a delivery.
     pub(crate) fn take(&self, channel: u16, tag: u64) -> Option<Finding> {
         let mut found = self.found();
         if found.is_empty() { None } else { found.remove(&(channel, tag)) }
     }
 
-    /// Takes room for a body, if there is some. One alone may be larger than all of it. While others wait for room, those
-    /// that come for the first time wait behind them.
+    /// Reserves memory for a body, if it fits. A body alone may be larger than the limit. While other messages wait for memory,
+    /// messages on their first delivery wait behind them.
     pub(super) fn admit(&self, bytes: u64, redelivered: bool) -> Room {
         let bytes = in_memory(bytes);
         let is_awaited = bytes > 0
             && redelivered
             && self.awaited.compare_exchange(bytes, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-        let others = || self.comes.load(Ordering::SeqCst) || self.refused.load(Ordering::SeqCst) > 0;
+        let others = || self.comes.load(Ordering::SeqCst) || self.discarded.load(Ordering::SeqCst) > 0;
         let waits = || self.in_order.load(Ordering::SeqCst) && others();
         let may = bytes == 0 || redelivered || !waits();
         let take = |held: usize| (is_awaited || self.fits(held, bytes)).then(|| held.saturating_add(bytes));
@@ -112,13 +112,13 @@ impl Findings {
             }
             return Room::Found;
         }
-        if self.refused.fetch_add(1, Ordering::SeqCst) == 0 {
+        if self.discarded.fetch_add(1, Ordering::SeqCst) == 0 {
             self.in_order.store(true, Ordering::SeqCst);
         }
         Room::Missing
     }
 
-    /// Whether there is room for a body now.
+    /// Whether a body fits into memory now.
     pub(crate) fn has_room(&self, bytes: u64) -> bool {
         self.fits(self.held.load(Ordering::SeqCst), in_memory(bytes))
     }
@@ -127,25 +127,25 @@ impl Findings {
         held == 0 || held.checked_add(bytes).is_some_and(|sum| sum <= self.room)
     }
 
-    /// One for which there was no room is handed back, as there is now.
+    /// Records that a message is returned because its body fits now.
     pub(crate) fn handed_back(&self, bytes: u64) {
         self.awaited.fetch_max(in_memory(bytes), Ordering::SeqCst);
         self.comes.store(bytes > 0, Ordering::SeqCst);
         self.let_go(1);
     }
 
-    /// So many of them are, and may come again or not.
-    pub(crate) fn let_go(&self, refused: usize) {
-        self.refused.fetch_sub(refused, Ordering::SeqCst);
+    /// Records that so many messages are returned, without a reservation.
+    pub(crate) fn let_go(&self, returned: usize) {
+        self.discarded.fetch_sub(returned, Ordering::SeqCst);
     }
 
-    /// A message handed back does not come again at once: the others need not wait for it.
+    /// Records that a returned message is not delivered again at once: the others need not wait for it.
     pub(crate) fn strayed(&self) {
         self.in_order.store(false, Ordering::SeqCst);
         self.comes.store(false, Ordering::SeqCst);
     }
 
-    /// Completes when room was given back, also before it was called.
+    /// Completes when memory was freed, also before this call.
     pub(crate) async fn freed(&self) {
         self.freed.notified().await;
     }

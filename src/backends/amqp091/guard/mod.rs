@@ -1,9 +1,9 @@
-//! A guard between the socket and lapin: what lapin cannot read never comes to it.
+//! A guard between the socket and lapin: bytes that lapin cannot parse never reach it.
 //!
-//! lapin parses in a thread of its own, before any code of ours. The guard walks the frames first and mends them where
-//! they are: bytes that are no UTF-8 become `?`, a header that cannot be read becomes plain bytes. It notes the delivery,
-//! which then is one dead letter with its reason. It lets no more bodies in than there is room for. What no publisher can
-//! cause, only a broker, ends the connection with an error that names it.
+//! lapin parses in a thread of its own, before any code of ours. The guard walks the frames first and repairs them in
+//! place: bytes that are not UTF-8 become `?`, a header that cannot be read becomes plain bytes. It records the delivery,
+//! which becomes one dead letter with its reason. It discards bodies that do not fit into memory. A fault that only a broker can
+//! cause, not a publisher, ends the connection with an error that names it.
 
 mod arguments;
 mod content;

@@ -30,7 +30,7 @@ pub(crate) struct Guarded<S> {
     /// The bytes to pass on next, and how many of them have gone.
     moved: Vec<u8>,
     gone: usize,
-    /// When nobody waits for it to open any more.
+    /// Cancelled when the caller no longer waits for the connection.
     abandoned: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
@@ -67,7 +67,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
         }
         let next = &moved[*gone..];
         if next.is_empty() {
-            // Nothing goes on of what came; zero bytes would be the end.
+            // No byte passes; zero bytes would mean the end of the stream.
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -107,7 +107,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 /// The runtime of Tokio, with guarded streams.
 pub(crate) type GuardedRuntime = Runtime<RuntimeParts<Tokio, GuardedReactor>>;
 
-/// The one we are in.
+/// The current runtime.
 pub(crate) fn runtime() -> GuardedRuntime {
     let tokio = Tokio::current();
     Runtime::new(RuntimeParts::new(tokio.clone(), GuardedReactor(tokio)))

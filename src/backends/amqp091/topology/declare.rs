@@ -22,11 +22,11 @@ pub(super) struct Broker {
     channel: Option<Channel>,
 }
 
-/// What is there under a name.
+/// The existing exchange or queue of a name.
 pub(super) enum Found {
     Missing,
     Same,
-    /// What the broker says.
+    /// With the text of the broker.
     Differs(String),
 }
 
@@ -56,7 +56,7 @@ impl Broker {
         self.queue(queue, false).await.map_err(|error| fault(queue, &error))
     }
 
-    /// Looks first: what is there is then declared as it should be, which changes nothing.
+    /// Looks first: declaring an existing exchange with the same properties changes nothing.
     pub(super) async fn find_exchange(&mut self, exchange: &Exchange) -> Result<Found, TopologyError> {
         match self.exchange(exchange, true).await {
             Ok(()) => found(self.declare_exchange(exchange).await),

@@ -6,7 +6,7 @@ use super::items::{Binding, Exchange, Queue};
 use super::plan::Plan;
 use crate::backends::amqp091::settings::Amqp091Settings;
 
-/// Exchanges, queues and bindings that a broker is to have.
+/// Exchanges, queues and bindings to declare on a broker.
 ///
 /// ```
 /// use tower_outbox::amqp091::{Exchange, Queue, Topology};
@@ -55,13 +55,13 @@ impl Topology {
         self
     }
 
-    /// Makes what is missing, on the first of the brokers that answers; what is there as it should be stays as it is.
+    /// Creates missing parts on the first broker that responds; existing parts with the same properties stay.
     ///
     /// # Errors
-    /// [`TopologyError`]; what was made before the fault stays.
+    /// [`TopologyError`]; parts created before the fault stay.
     ///
     /// # Cancel safety
-    /// Dropped, it has made a part. It can be called again.
+    /// If it is dropped, some parts are created. It can be called again.
     pub async fn apply(&self, settings: &Amqp091Settings) -> Result<(), TopologyError> {
         self.check()?;
         let mut broker = Broker::connect(settings).await?;
@@ -70,7 +70,7 @@ impl Topology {
         applied
     }
 
-    /// What [`apply`](Self::apply) would make, and what is in its way. Nothing is changed.
+    /// Returns what [`apply`](Self::apply) would create, and the obstacles. It changes nothing.
     ///
     /// # Errors
     /// [`TopologyError`], when it cannot be known.
@@ -88,10 +88,10 @@ impl Topology {
     /// Deletes its queues, **with the messages in them**, and its exchanges, but for those named `amq.*`.
     ///
     /// # Errors
-    /// [`TopologyError`]; what was deleted before the fault is gone.
+    /// [`TopologyError`]; parts deleted before the fault are gone.
     ///
     /// # Cancel safety
-    /// Dropped, it has deleted a part. It can be called again.
+    /// If it is dropped, some parts are deleted. It can be called again.
     pub async fn clear(&self, settings: &Amqp091Settings) -> Result<(), TopologyError> {
         self.check()?;
         let mut broker = Broker::connect(settings).await?;
@@ -100,7 +100,7 @@ impl Topology {
         cleared
     }
 
-    /// Refuses names that AMQP has no room for.
+    /// Rejects names that are too long for AMQP.
     fn check(&self) -> Result<(), TopologyError> {
         let exchanges = self.exchanges.iter().map(|exchange| &exchange.name);
         let queues = self.queues.iter().flat_map(|queue| {

@@ -1,4 +1,4 @@
-//! Why a topology cannot be made or looked at.
+//! Faults of declaring a topology.
 
 use crate::backends::brokers::BrokersError;
 use crate::util::error::debug_as_display;
@@ -16,20 +16,20 @@ pub enum TopologyError {
     /// No broker answers.
     #[error("no broker can be reached: {0}")]
     Unreachable(String),
-    /// Something of this name is there, and is not as it should be: delete it first, or leave it out.
+    /// An exchange or queue of this name exists with different properties: delete it first, or leave it out.
     #[error("{what} already exists with different properties: {reason}")]
     Differs {
         /// An exchange or a queue.
         what: String,
-        /// What the broker says.
+        /// The text of the broker.
         reason: String,
     },
-    /// The broker does not do it: no permission, or the connection was lost.
+    /// The broker rejects it: a permission is missing, or the connection was lost.
     #[error("the broker rejected the operation on {what}: {reason}")]
     Refused {
         /// An exchange, a queue or a binding.
         what: String,
-        /// What the broker says.
+        /// The text of the broker.
         reason: String,
     },
 }

@@ -1,6 +1,6 @@
 //! Patterns of names as Python's `fnmatch` has them.
 
-/// Whether a name is as the pattern says: `*` is any text, `?` any character, `[ab]`, `[a-z]` and `[!ab]` one of, or
+/// Whether a name matches the pattern: `*` is any text, `?` any character, `[ab]`, `[a-z]` and `[!ab]` one of, or
 /// none of these.
 pub(super) fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<_>, Vec<_>) = (pattern.chars().collect(), name.chars().collect());
@@ -20,7 +20,7 @@ fn at(pattern: &[char], name: &[char]) -> bool {
     }
 }
 
-/// What is between the brackets, and what follows. A closing bracket that comes first is one of the characters.
+/// The text between the brackets, and the rest. A closing bracket that comes first is one of the characters.
 fn set(pattern: &[char]) -> Option<(&[char], &[char])> {
     let start = if pattern.first() == Some(&'!') { 2 } else { 1 };
     let end = start + pattern.get(start..)?.iter().position(|c| *c == ']')?;

@@ -1,4 +1,4 @@
-//! What a topology is made of.
+//! The parts of a topology.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ pub struct Exchange {
     pub name: String,
     /// How it routes; [`ExchangeKind::Topic`] by default.
     pub kind: ExchangeKind,
-    /// Whether it is there after a restart of the broker; yes by default.
+    /// Whether it survives a restart of the broker; yes by default.
     pub durable: bool,
 }
 
@@ -57,7 +57,7 @@ impl fmt::Display for Exchange {
 pub struct Queue {
     /// Its name.
     pub name: String,
-    /// Whether it is there after a restart of the broker; yes by default.
+    /// Whether it survives a restart of the broker; yes by default.
     pub durable: bool,
     /// Its arguments, such as `x-message-ttl`.
     pub arguments: Vec<(String, Scalar)>,
@@ -83,15 +83,15 @@ impl fmt::Display for Queue {
     }
 }
 
-/// That an exchange routes to a queue.
+/// A route from an exchange to a queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Binding {
-    /// From where.
+    /// The exchange.
     pub exchange: String,
-    /// To where.
+    /// The queue.
     pub queue: String,
-    /// What, for a topic exchange with `*` for one segment and `#` for any number.
+    /// The routing key; for a topic exchange a pattern, with `*` for one segment and `#` for any number.
     pub routing_key: String,
 }
 

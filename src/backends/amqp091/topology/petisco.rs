@@ -6,7 +6,7 @@ use super::definition::Topology;
 use super::fnmatch::matches;
 use super::items::{Exchange, Queue};
 
-/// What a service of petisco has: made by [`Topology::petisco`].
+/// The topology of a service of petisco, made by [`Topology::petisco`].
 ///
 /// For each subscriber a queue, one for its retries and one for its dead letters.
 ///
@@ -58,13 +58,13 @@ impl PetiscoTopology {
         self
     }
 
-    /// Sets how long messages wait in the queues for which no pattern says otherwise; 5 s by default.
+    /// Sets how long messages wait in queues without a matching pattern; 5 s by default.
     pub fn with_ttl(mut self, ttl: PetiscoTtl) -> Self {
         self.ttl = ttl;
         self
     }
 
-    /// Sets how long messages wait in queues of such a name, `*mail*`; the first pattern that fits counts.
+    /// Sets how long messages wait in queues whose name matches, `*mail*`; the first matching pattern counts.
     ///
     /// It is the name of the subscriber's queue, not of the one for its retries, but for `store` and `retry.store`.
     pub fn with_ttl_where(mut self, pattern: impl Into<String>, ttl: PetiscoTtl) -> Self {
@@ -154,7 +154,7 @@ fn waiting(name: &str, exchange: &str, routing_key: &str, ttl: Option<Duration>)
     }
 }
 
-/// Who is given the events or commands of one name and version.
+/// A subscriber to the events or commands of one name and version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct PetiscoSubscriber {

@@ -1,10 +1,10 @@
-//! What applying a topology would change.
+//! The changes that applying a topology would make.
 
 use std::fmt;
 
 use super::items::{Binding, Exchange, Queue};
 
-/// What [`Topology::apply`](super::Topology::apply) would make, and what is in its way; shown as one line each.
+/// The parts that [`Topology::apply`](super::Topology::apply) would create, and the obstacles; shown as one line each.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Plan {
@@ -12,14 +12,14 @@ pub struct Plan {
     pub exchanges: Vec<Exchange>,
     /// Queues that are missing.
     pub queues: Vec<Queue>,
-    /// Bindings of what is missing. AMQP 0-9-1 does not show whether those of what is there are.
+    /// Bindings of missing exchanges and queues. AMQP 0-9-1 does not show whether other bindings exist.
     pub bindings: Vec<Binding>,
-    /// What is there and is not as it should be, with what the broker says; it must be deleted first.
+    /// Existing parts with different properties, with the text of the broker; they must be deleted first.
     pub differing: Vec<(String, String)>,
 }
 
 impl Plan {
-    /// Whether exchanges and queues are there, as they should be.
+    /// Whether all exchanges and queues exist with the same properties.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()

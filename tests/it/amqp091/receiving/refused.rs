@@ -51,8 +51,8 @@ async fn who_may_not_read_is_told_what_to_mend() {
     let url = queue.url.replace("://", &format!("://{user}:geheim@"));
     let unbound = Amqp091Subscription::new(&queue.name);
     for (configure, write, read, subscription, text) in [
-        ("^$", ".*", ".*", &unbound, "what this client may configure"),
-        (".*", ".*", "^$", &unbound, "what this client may read"),
+        ("^$", ".*", ".*", &unbound, "the configure permissions of this client"),
+        (".*", ".*", "^$", &unbound, "the read permissions of this client"),
         (".*", "^$", ".*", &queue.subscription(), "may write to the queue"),
     ] {
         let rights = format!(r#"{{"configure": "{configure}", "write": "{write}", "read": "{read}"}}"#);
@@ -111,7 +111,7 @@ async fn what_a_broker_refuses_is_said() {
     let _consumer =
         channel.basic_consume(queue.name.as_str().into(), tag, options, FieldTable::default()).await.unwrap();
     let said = refusal(&source(&queue.url, &queue.subscription())).await;
-    assert!(said.contains("who else consumes it"), "{said}");
+    assert!(said.contains("other consumers"), "{said}");
 }
 
 #[test]
