@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 #[cfg(any(feature = "embedded", feature = "_sql"))]
+#[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "the embedded store uses more of it"))]
 mod capacity;
 mod contract;
 
@@ -33,9 +34,9 @@ pub use self::embedded::{EmbeddedStore, EmbeddedStoreSettings};
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "_sql")]
-pub use self::sql::SqlStoreSettings;
+pub(crate) use self::sql::{Dialect, PendingInsert, WritePermit};
 #[cfg(feature = "_sql")]
-pub(crate) use self::sql::{Inserted, Turn};
+pub use self::sql::{SqlStore, SqlStoreSettings};
 #[cfg(feature = "sqlite")]
 pub use self::sqlite::SqliteStore;
 #[cfg(feature = "embedded")]

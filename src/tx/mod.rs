@@ -3,11 +3,7 @@
 mod database;
 mod open;
 mod persist;
-#[cfg(feature = "postgres")]
-mod postgres;
 mod rejection;
-#[cfg(feature = "sqlite")]
-mod sqlite;
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -15,8 +11,8 @@ use std::ops::{Deref, DerefMut};
 use axum_core::extract::FromRequestParts;
 use http::request::Parts;
 
-use self::database::Sealed;
 pub use self::database::TxDatabase;
+use self::database::find;
 use self::open::Open;
 pub use self::persist::PersistError;
 #[cfg(feature = "settings")]
@@ -25,6 +21,7 @@ pub use self::rejection::TxRejection;
 use crate::queue::MessageQueue;
 use crate::queue::transaction::TransactionSlot;
 use crate::source::delivery::Delivery;
+use crate::store::Dialect;
 use crate::telemetry;
 
 /// The database transaction of a request, an extractor: what the handler writes through it and what it enqueues become
@@ -119,8 +116,8 @@ pub struct Tx<DB: TxDatabase> {
 impl<DB: TxDatabase> Tx<DB> {
     async fn of(parts: &Parts) -> Result<Self, TxRejection> {
         let queue: MessageQueue = parts.extensions.get().cloned().ok_or(TxRejection::MissingLayer)?;
-        let store = queue.outbox().and_then(|outbox| DB::find(&**outbox.store()));
-        let store = store.ok_or(TxRejection::NoOutbox { database: <DB as Sealed>::NAME })?;
+        let store = queue.outbox().and_then(|outbox| find::<DB>(&**outbox.store()));
+        let store = store.ok_or(TxRejection::NoOutbox { database: <DB as Dialect>::NAME })?;
         let taken = match queue.take_transaction().ok_or(TxRejection::Closed)? {
             TransactionSlot::Empty => None,
             TransactionSlot::Idle(transaction) => Some(transaction),
@@ -134,7 +131,7 @@ impl<DB: TxDatabase> Tx<DB> {
                 // One outbox has one database, so the transaction is of this kind.
                 transaction
                     .downcast()
-                    .map_err(|_| TxRejection::NoOutbox { database: <DB as Sealed>::NAME })?
+                    .map_err(|_| TxRejection::NoOutbox { database: <DB as Dialect>::NAME })?
             }
             None => {
                 let mut open = Open::begin(store).await.map_err(TxRejection::of::<DB>)?;
@@ -198,6 +195,6 @@ impl<DB: TxDatabase> Drop for Tx<DB> {
 
 impl<DB: TxDatabase> fmt::Debug for Tx<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Tx").field("database", &<DB as Sealed>::NAME).finish_non_exhaustive()
+        f.debug_struct("Tx").field("database", &<DB as Dialect>::NAME).finish_non_exhaustive()
     }
 }

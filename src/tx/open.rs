@@ -4,7 +4,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sqlx::Transaction as SqlTransaction;
+use sqlx::{SqlSafeStr, Transaction as SqlTransaction};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 use uuid::Uuid;
@@ -14,7 +14,7 @@ use crate::message::Message;
 use crate::messenger::Failure;
 use crate::queue::transaction::Transaction;
 use crate::source::delivery::Delivery;
-use crate::store::Turn;
+use crate::store::{SqlStore, WritePermit};
 use crate::telemetry;
 use crate::util::error::Chain;
 
@@ -36,35 +36,42 @@ enum Phase {
 pub(super) struct Open<DB: TxDatabase> {
     /// None when it is ended.
     transaction: Option<SqlTransaction<'static, DB>>,
-    store: DB::Store,
+    store: SqlStore<DB>,
     phase: Phase,
     /// A connection goes back to its pool by a task.
     runtime: Handle,
     begun: Instant,
     /// Given up after the transaction.
-    _turn: Turn,
+    _permit: WritePermit,
 }
 
 impl<DB: TxDatabase> Open<DB> {
     /// # Cancel safety
     /// Dropped, nothing is begun.
-    pub(super) async fn begin(store: DB::Store) -> Result<Self, sqlx::Error> {
-        let turn = DB::turn(&store).await?;
-        let connection = DB::pool(&store).acquire().await?;
+    pub(super) async fn begin(store: SqlStore<DB>) -> Result<Self, sqlx::Error> {
+        let permit = store.write_permit().await?;
+        let connection = store.pool().acquire().await?;
         // In a task: sqlx forgets a BEGIN that is dropped before its answer, and gives the connection to the next one as it is.
         let begin = tokio::spawn(async move {
-            let transaction = SqlTransaction::begin(connection, Some(DB::begin())).await?;
-            Ok::<_, sqlx::Error>((transaction, turn))
+            let transaction = SqlTransaction::begin(connection, Some(DB::BEGIN.into_sql_str())).await?;
+            Ok::<_, sqlx::Error>((transaction, permit))
         });
-        let (transaction, turn) = begin.await.map_err(|error| sqlx::Error::Io(error.into()))??;
+        let (transaction, permit) = begin.await.map_err(|error| sqlx::Error::Io(error.into()))??;
         let (runtime, begun) = (Handle::current(), Instant::now());
-        Ok(Self { transaction: Some(transaction), store, phase: Phase::Open, runtime, begun, _turn: turn })
+        Ok(Self {
+            transaction: Some(transaction),
+            store,
+            phase: Phase::Open,
+            runtime,
+            begun,
+            _permit: permit,
+        })
     }
 
     /// Records that the message is handled; false when it was before.
     pub(super) async fn record(&mut self, delivery: &Delivery) -> Result<bool, sqlx::Error> {
         let store = self.store.clone();
-        DB::record(&store, self.connection_mut(), delivery.source(), inbox_id(delivery.message())).await
+        store.record_handled(self.connection_mut(), delivery.source(), inbox_id(delivery.message())).await
     }
 
     pub(super) fn connection(&self) -> &DB::Connection {
@@ -77,7 +84,7 @@ impl<DB: TxDatabase> Open<DB> {
 
     async fn store_and_commit(&mut self, mut messages: Vec<Message>) -> Result<usize, sqlx::Error> {
         let store = self.store.clone();
-        let inserted = DB::insert(&store, self.connection_mut(), &mut messages).await?;
+        let inserted = store.insert(self.connection_mut(), &mut messages).await?;
         if let Some(transaction) = self.transaction.take() {
             transaction.commit().await?;
         }
@@ -97,7 +104,7 @@ impl<DB: TxDatabase> Open<DB> {
             transaction.rollback().await
         });
         let undone = undone.await;
-        DB::rolled_back(&self.store);
+        self.store.rolled_back();
         match undone {
             Ok(Ok(())) => {}
             // A connection that is gone takes its transaction along.
@@ -161,7 +168,7 @@ impl<DB: TxDatabase> Drop for Open<DB> {
         let _runtime = self.runtime.enter();
         if let Some(transaction) = self.transaction.take() {
             drop(transaction);
-            DB::rolled_back(&self.store);
+            self.store.rolled_back();
         }
     }
 }

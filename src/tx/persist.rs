@@ -8,13 +8,13 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
 use sqlx::Connection;
 
-use super::database::{Sealed, TxDatabase, is_transient};
+use super::database::{TxDatabase, find, is_transient};
 use crate::message::Message;
 #[cfg(feature = "settings")]
 use crate::messenger::Messenger;
 use crate::messenger::OutboxStore;
 use crate::queue::MessageQueue;
-use crate::store::Inserted;
+use crate::store::{Dialect, PendingInsert, SqlStore};
 use crate::telemetry;
 use crate::util::error::{BoxError, Chain, debug_as_display};
 
@@ -85,7 +85,7 @@ where
     if let Some(inserted) = insert(&store, connection, &mut messages).await? {
         tokio::spawn(async move {
             tokio::time::sleep(COMMIT_EXPECTED).await;
-            inserted.look();
+            inserted.unknown();
         });
     }
     Ok(messages.len())
@@ -96,31 +96,28 @@ where
 const COMMIT_EXPECTED: Duration = Duration::from_millis(100);
 
 /// Returns the store of the outbox, if it is in the database of this connection, which is in a transaction.
-fn check<C>(
-    outbox: Option<&OutboxStore>,
-    connection: &C,
-) -> Result<<C::Database as Sealed>::Store, PersistError>
+fn check<C>(outbox: Option<&OutboxStore>, connection: &C) -> Result<SqlStore<C::Database>, PersistError>
 where
     C: Connection<Database: TxDatabase<Connection = C>>,
 {
-    let store = outbox.and_then(|outbox| C::Database::find(&**outbox.store()));
-    let store = store.ok_or(PersistError::NoOutbox { database: <C::Database as Sealed>::NAME })?;
+    let store = outbox.and_then(|outbox| find::<C::Database>(&**outbox.store()));
+    let store = store.ok_or(PersistError::NoOutbox { database: <C::Database as Dialect>::NAME })?;
     if connection.is_in_transaction() { Ok(store) } else { Err(PersistError::NoTransaction) }
 }
 
 /// Stores the messages, and removes those that an earlier try stored.
 async fn insert<C>(
-    store: &<C::Database as Sealed>::Store,
+    store: &SqlStore<C::Database>,
     connection: &mut C,
     messages: &mut Vec<Message>,
-) -> Result<Option<Inserted>, PersistError>
+) -> Result<Option<PendingInsert>, PersistError>
 where
     C: Connection<Database: TxDatabase<Connection = C>>,
 {
     if messages.is_empty() {
         return Ok(None);
     }
-    let inserted = C::Database::insert(store, connection, messages).await;
+    let inserted = store.insert(connection, messages).await;
     inserted.map_err(|error| match is_transient::<C::Database>(&error) {
         true => PersistError::Unavailable(error.into()),
         false => PersistError::Failed(error.into()),
@@ -128,12 +125,12 @@ where
 }
 
 /// Messages that are committed by the app, or not, before the response is decided.
-struct Undecided(Option<Inserted>);
+struct Undecided(Option<PendingInsert>);
 
 impl Drop for Undecided {
     fn drop(&mut self) {
         if let Some(inserted) = self.0.take() {
-            inserted.look();
+            inserted.unknown();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Storing, in whatever transaction the connection is in.
+//! Inserts messages in the transaction of a connection.
 
 use std::time::SystemTime;
 
@@ -9,12 +9,12 @@ use uuid::Uuid;
 use crate::message::Message;
 use crate::store::sql::{column_key, delay_left, details, key_hash, micros, size};
 
-/// How many buckets the messages are spread over: so many instances of an app can send at the same time.
-pub(super) const BUCKETS: i16 = 16;
+/// How many partitions there are, and so how many instances of an app can send at the same time.
+pub(super) const PARTITIONS: i16 = 16;
 
 #[derive(Debug)]
 pub(super) struct Insert {
-    /// Most requests store one message, and a row of values is planned once for all.
+    /// Most requests store one message. A row of values is planned once for all of them.
     one: SqlStr,
     many: SqlStr,
 }
@@ -23,23 +23,23 @@ impl Insert {
     pub(super) fn new(schema: &str) -> Self {
         let sql = |sql: String| AssertSqlSafe(sql).into_sql_str();
         let into = format!(
-            "INSERT INTO {schema}.messages (bucket, id, topic, key, key_hash, details, body, size, due_at)"
+            "INSERT INTO {schema}.messages (partition, id, topic, key, key_hash, details, body, size, due_at)"
         );
-        // The time of the transaction may have begun long before.
+        // `now()` would be when the transaction began, perhaps long before.
         let one = format!(
             "{into} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + $9::bigint * interval '1 microsecond') \
              RETURNING position"
         );
         let many = format!(
-            "{into} SELECT bucket, id, topic, key, key_hash, details, body, size, clock_timestamp() + wait * interval '1 microsecond' \
+            "{into} SELECT partition, id, topic, key, key_hash, details, body, size, clock_timestamp() + wait * interval '1 microsecond' \
              FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::int[], $9::bigint[]) \
-             AS m (bucket, id, topic, key, key_hash, details, body, size, wait) \
+             AS m (partition, id, topic, key, key_hash, details, body, size, wait) \
              RETURNING position"
         );
         Self { one: sql(one), many: sql(many) }
     }
 
-    /// Gives the position and the bucket of each, in the order of the messages.
+    /// Returns the position and the partition of each, in the order of the messages.
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -55,9 +55,9 @@ impl Insert {
             _ => return self.many(connection, messages, own, wait).await,
         };
         let hash = key_hash(message);
-        let bucket = bucket(message, hash, own);
+        let partition = partition(message, hash, own);
         let (position,): (i64,) = sqlx::query_as(self.one.clone())
-            .bind(bucket)
+            .bind(partition)
             .bind(message.id())
             .bind(message.topic().as_str())
             .bind(column_key(message.key()))
@@ -68,7 +68,7 @@ impl Insert {
             .bind(wait(message))
             .fetch_one(connection)
             .await?;
-        Ok(vec![(position as u64, bucket)])
+        Ok(vec![(position as u64, partition)])
     }
 
     async fn many(
@@ -79,8 +79,8 @@ impl Insert {
         wait: impl Fn(&Message) -> Option<i64>,
     ) -> Result<Vec<(u64, i16)>, sqlx::Error> {
         let hashes: Vec<Option<i64>> = messages.iter().map(key_hash).collect();
-        let buckets: Vec<i16> =
-            messages.iter().zip(&hashes).map(|(message, hash)| bucket(message, *hash, own)).collect();
+        let partitions: Vec<i16> =
+            messages.iter().zip(&hashes).map(|(message, hash)| partition(message, *hash, own)).collect();
         let ids: Vec<Uuid> = messages.iter().map(Message::id).collect();
         let topics: Vec<&str> = messages.iter().map(|message| message.topic().as_str()).collect();
         let keys: Vec<Option<&str>> = messages.iter().map(|message| column_key(message.key())).collect();
@@ -89,7 +89,7 @@ impl Insert {
         let sizes: Vec<i32> = messages.iter().map(|message| size(message) as i32).collect();
         let waits: Vec<Option<i64>> = messages.iter().map(wait).collect();
         let positions: Vec<(i64,)> = sqlx::query_as(self.many.clone())
-            .bind(&buckets)
+            .bind(&partitions)
             .bind(ids)
             .bind(topics)
             .bind(keys)
@@ -100,18 +100,18 @@ impl Insert {
             .bind(waits)
             .fetch_all(connection)
             .await?;
-        Ok(positions.into_iter().map(|(position,)| position as u64).zip(buckets).collect())
+        Ok(positions.into_iter().map(|(position,)| position as u64).zip(partitions).collect())
     }
 }
 
-/// Those of a topic and key are in one bucket, whichever process stores them; others in one of this instance's own.
-fn bucket(message: &Message, key_hash: Option<i64>, own: &[i16]) -> i16 {
+/// Returns the partition of a message: by topic and key, the same in every process; without a key one of this instance's own.
+fn partition(message: &Message, key_hash: Option<i64>, own: &[i16]) -> i16 {
     if let Some(hash) = key_hash {
-        return (hash as u64 % BUCKETS as u64) as i16;
+        return (hash as u64 % PARTITIONS as u64) as i16;
     }
     let any = message.id().as_u128() as u64;
     match own.len() as u64 {
-        0 => (any % BUCKETS as u64) as i16,
+        0 => (any % PARTITIONS as u64) as i16,
         len => own[(any % len) as usize],
     }
 }

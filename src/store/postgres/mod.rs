@@ -1,17 +1,16 @@
 //! Messages in the app's own Postgres.
 
+mod dialect;
 mod encoding;
-mod inbox;
 mod insert;
-mod leases;
 mod listener;
-mod migrations;
+mod membership;
+mod notifier;
 mod own_pool;
 mod pooler;
-mod shedder;
+mod read_only;
 mod statements;
 mod store;
 mod tables;
-mod teller;
 
 pub use self::store::PostgresStore;

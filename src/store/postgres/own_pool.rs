@@ -1,9 +1,9 @@
-//! The connections of this crate's own.
+//! The connections that this crate uses beside the app's pool.
 
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
-/// Two connections as those of the app's pool, but beside them: one listens, the other says that this instance lives and
-/// tells others what is new. An app whose pool is used up must not lose its leases.
+/// Returns a pool of two connections with the options of the app's pool: one listens, the other sends heartbeats and notifications.
+/// So an app that has used up its pool does not lose its assignment.
 pub(super) fn own_pool(pool: &PgPool) -> PgPool {
     let options: PgPoolOptions = pool.options().clone();
     options
@@ -11,7 +11,7 @@ pub(super) fn own_pool(pool: &PgPool) -> PgPool {
         .max_connections(2)
         .idle_timeout(None)
         .max_lifetime(None)
-        // A heartbeat that fails is made again: no query before each.
+        // A failed heartbeat is repeated, so no query is needed before each.
         .test_before_acquire(false)
         .connect_lazy_with((*pool.connect_options()).clone())
 }

@@ -1,9 +1,9 @@
-//! A pooler between us and the server.
+//! Detects a pooler between the app and the server.
 
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection, Row};
 
-/// Two clients take turns on one connection of the server.
+/// Two clients share one connection of the server.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the database is behind a pooler that gives every transaction another connection, as PgBouncer does with pool_mode = transaction: \
@@ -12,17 +12,17 @@ use sqlx::{Connection, Row};
 )]
 pub(super) struct SharedConnections;
 
-/// How often it is asked: another client may come in between.
+/// How often the processes are compared, as another client may come in between.
 const TRIES: usize = 3;
 
-/// Fails if the connections of the pool are lent for one transaction at a time.
+/// Fails if the connections of the pool are shared between transactions.
 ///
-/// While a client that was served waits, a second one must get another process of the server. Both ask by the simple protocol, which
-/// every pooler carries.
+/// While a connection is idle, a second one must be served by another process of the server. Both ask by the simple protocol, which
+/// every pooler supports.
 pub(super) async fn refuse(pool: &PgPool) -> Result<(), SharedConnections> {
     match is_shared(pool).await {
         Ok(true) => Err(SharedConnections),
-        // What else is wrong shows in the next statement.
+        // Any other fault shows in the next statement.
         Ok(false) | Err(_) => Ok(()),
     }
 }

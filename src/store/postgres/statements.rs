@@ -1,28 +1,32 @@
-//! The statements, with the name of the schema in them.
+//! The texts of the statements, with the name of the schema.
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-/// What follows is read of a row, in this order; a row of a message with a key is read whole only when its turn has come.
-const COLUMNS: &str = "position, bucket, id, topic, key, key_hash, size, attempts, failures";
-/// A time beyond all clocks, as `infinity`, is a century away: no number of microseconds holds it.
+use crate::store::sql::FORGET_AT_ONCE;
+
+/// The columns of a [`Row`](crate::store::sql::Row) in order, followed by `WAIT`, details and body.
+const COLUMNS: &str = "position, partition, id, topic, key, key_hash, size, attempts, failures";
+/// Microseconds until a message is due. At most a century, as `infinity` has no number.
 const WAIT: &str = "CASE WHEN due_at > now() THEN ceil(extract(epoch FROM least(due_at, now() + interval '100 years') - now()) * 1000000)::bigint \
      ELSE 0 END AS wait";
 
-/// The columns of a dead letter that a message has too, but for `attempts` and `failures`.
-const MOVED: &str = "position, bucket, id, topic, key, key_hash, details, body, size, stored_at";
+/// The columns that a message and its dead letter share, without `attempts` and `failures`.
+const MOVED: &str = "position, partition, id, topic, key, key_hash, details, body, size, stored_at";
 
-/// The buckets that are still held by these tokens, until the statement ends: who takes one over waits, or skips it.
-const HELD: &str = "held AS MATERIALIZED (SELECT b.bucket FROM {schema}.buckets b \
-     JOIN unnest($1::smallint[], $2::bigint[]) AS h (bucket, token) ON b.bucket = h.bucket AND b.token = h.token \
+/// The partitions that still have these fencing tokens. They are locked until the statement ends, so no instance acquires them
+/// meanwhile.
+const HELD: &str = "held AS MATERIALIZED (SELECT b.partition FROM {schema}.partitions b \
+     JOIN unnest($1::smallint[], $2::bigint[]) AS h (partition, fencing_token) \
+     ON b.partition = h.partition AND b.fencing_token = h.fencing_token \
      FOR KEY SHARE OF b)";
 
-/// As a list that is made once: a join would look up every row for each of the buckets.
-const IS_HELD: &str = "m.bucket = ANY (ARRAY (SELECT bucket FROM held))";
+/// An array that is made once; a join would look up every row for each partition.
+const IS_HELD: &str = "m.partition = ANY (ARRAY (SELECT partition FROM held))";
 
-/// What became of a message may be forgotten by a crash of the database server: nobody waits for its disk.
+/// Settling does not wait for the disk of the server: after a crash of the server a message may be sent again.
 const NO_WAIT: &str = "set_config('synchronous_commit', 'off', true)";
 
-/// The name of a schema as it stands in a statement: it may be a word of SQL, or have upper case.
+/// Returns the name of a schema for a statement, quoted as it may be a word of SQL or have upper case.
 pub(super) fn quoted(schema: &str) -> String {
     format!("\"{}\"", schema.replace('"', "\"\""))
 }
@@ -33,16 +37,18 @@ pub(super) struct Statements {
     pub(super) due: SqlStr,
     pub(super) fetch: SqlStr,
     pub(super) of_keys: SqlStr,
-    pub(super) done: SqlStr,
+    pub(super) remove: SqlStr,
     pub(super) retry: SqlStr,
-    pub(super) bury: SqlStr,
+    pub(super) dead_letter: SqlStr,
     pub(super) list: SqlStr,
-    pub(super) dead: SqlStr,
-    pub(super) waiting: SqlStr,
-    pub(super) revive: SqlStr,
-    pub(super) hasten: SqlStr,
+    pub(super) lock_dead: SqlStr,
+    pub(super) lock_waiting: SqlStr,
+    pub(super) requeue_dead: SqlStr,
+    pub(super) requeue_waiting: SqlStr,
     pub(super) delete: SqlStr,
     pub(super) counts: SqlStr,
+    pub(super) record: SqlStr,
+    pub(super) forget: SqlStr,
 }
 
 impl Statements {
@@ -51,21 +57,21 @@ impl Statements {
         let condition = "($5::uuid IS NULL OR id = $5) AND ($6::text IS NULL OR topic = $6) \
              AND ($7::text IS NULL OR starts_with(topic, $7)) AND ($8::text IS NULL OR key = $8)";
         Self {
-            // What was committed late is found as the reading begins again some positions before the last. All
-            // buckets of an instance are read in one go along the first index: an index by bucket would cost every
-            // INSERT, and would have to be read bucket by bucket.
+            // Each read starts some positions before the last one ended, to find messages that were committed late. It reads all
+            // partitions of the instance along the primary key: an index by partition would cost every INSERT, and would have to be
+            // read partition by partition.
             read: sql(format!(
                 "SELECT {COLUMNS}, 0::bigint AS wait, details, body FROM ( \
                  SELECT *, sum(CASE WHEN key_hash IS NULL THEN size ELSE 0 END) OVER (ORDER BY position) - size AS before FROM ( \
                  SELECT {COLUMNS}, CASE WHEN key_hash IS NULL THEN details END AS details, \
                  CASE WHEN key_hash IS NULL THEN body END AS body \
-                 FROM {{schema}}.messages WHERE position > $1 AND position <= $2 AND bucket = ANY ($3) \
+                 FROM {{schema}}.messages WHERE position > $1 AND position <= $2 AND partition = ANY ($3) \
                  AND due_at IS NULL AND position <> ALL ($4) ORDER BY position LIMIT $5) m) m \
                  WHERE before < $6 ORDER BY position"
             )),
             due: sql(format!(
                 "SELECT {COLUMNS}, {WAIT}, NULL::text AS details, NULL::bytea AS body FROM {{schema}}.messages \
-                 WHERE due_at IS NOT NULL AND bucket = ANY ($1) AND position <> ALL ($2) ORDER BY due_at LIMIT $3"
+                 WHERE due_at IS NOT NULL AND partition = ANY ($1) AND position <> ALL ($2) ORDER BY due_at LIMIT $3"
             )),
             fetch: sql(format!(
                 "SELECT {COLUMNS}, {WAIT}, details, body FROM {{schema}}.messages WHERE position = ANY ($1)"
@@ -75,7 +81,7 @@ impl Statements {
                  SELECT {COLUMNS}, {WAIT}, details, body FROM {{schema}}.messages WHERE key_hash = k.hash \
                  AND (due_at IS NULL OR due_at <= now() OR attempts > 0) ORDER BY position LIMIT k.most) m ORDER BY position"
             )),
-            done: sql(format!(
+            remove: sql(format!(
                 "WITH {HELD}, gone AS (DELETE FROM {{schema}}.messages m \
                  WHERE m.position = ANY ($3) AND {IS_HELD} RETURNING m.size) \
                  SELECT count(*), coalesce(sum(size), 0)::bigint, {NO_WAIT} FROM gone"
@@ -86,7 +92,7 @@ impl Statements {
                  FROM unnest($3::bigint[], $4::text[], $5::bigint[]) AS f (position, failures, wait) \
                  WHERE m.position = f.position AND {IS_HELD}) SELECT {NO_WAIT}"
             )),
-            bury: sql(format!(
+            dead_letter: sql(format!(
                 "WITH {HELD}, gone AS (DELETE FROM {{schema}}.messages m \
                  USING unnest($3::bigint[], $4::text[]) AS f (dead, why) \
                  WHERE m.position = f.dead AND {IS_HELD} RETURNING m.*, f.why), \
@@ -103,17 +109,17 @@ impl Statements {
                  FROM {{schema}}.dead_letters WHERE position > $1 AND $4 AND {condition} ORDER BY position LIMIT $2) \
                  ) l ORDER BY position LIMIT $2"
             )),
-            dead: sql("SELECT position FROM {schema}.dead_letters WHERE position = ANY ($1) FOR UPDATE".to_owned()),
-            waiting: sql("SELECT position FROM {schema}.messages \
+            lock_dead: sql("SELECT position FROM {schema}.dead_letters WHERE position = ANY ($1) FOR UPDATE".to_owned()),
+            lock_waiting: sql("SELECT position FROM {schema}.messages \
                  WHERE position = ANY ($1) AND attempts > 0 AND due_at > now() FOR UPDATE"
                 .to_owned()),
-            revive: sql(format!(
+            requeue_dead: sql(format!(
                 "WITH revived AS (DELETE FROM {{schema}}.dead_letters d USING unnest($1::bigint[], $2::bigint[]) AS r (revived, wait) \
                  WHERE d.position = r.revived RETURNING d.*, r.wait) \
                  INSERT INTO {{schema}}.messages ({MOVED}, due_at, attempts, failures) \
                  SELECT {MOVED}, clock_timestamp() + wait * interval '1 microsecond', 0, failures FROM revived"
             )),
-            hasten: sql("UPDATE {schema}.messages m SET due_at = clock_timestamp() + r.wait * interval '1 microsecond' \
+            requeue_waiting: sql("UPDATE {schema}.messages m SET due_at = clock_timestamp() + r.wait * interval '1 microsecond' \
                  FROM unnest($1::bigint[], $2::bigint[]) AS r (position, wait) WHERE m.position = r.position"
                 .to_owned()),
             delete: sql("WITH m AS (DELETE FROM {schema}.messages WHERE position = ANY ($1) RETURNING size), \
@@ -121,6 +127,14 @@ impl Statements {
                  SELECT (SELECT count(*) FROM m), (SELECT count(*) FROM d), \
                  (SELECT coalesce(sum(size), 0)::bigint FROM (SELECT size FROM m UNION ALL SELECT size FROM d) s)"
                 .to_owned()),
+            record: sql("INSERT INTO {schema}.inbox (source, id) SELECT $1, * FROM unnest($2::uuid[]) \
+                 ON CONFLICT DO NOTHING RETURNING id"
+                .to_owned()),
+            forget: sql(format!(
+                "DELETE FROM {{schema}}.inbox WHERE ctid = ANY (ARRAY( \
+                 SELECT ctid FROM {{schema}}.inbox WHERE handled_at < now() - make_interval(secs => $1) \
+                 ORDER BY handled_at LIMIT {FORGET_AT_ONCE} FOR UPDATE SKIP LOCKED))"
+            )),
             counts: sql("SELECT m.count, d.count, m.size + d.size, \
                  (SELECT details FROM {schema}.messages ORDER BY position LIMIT 1) \
                  FROM (SELECT count(*) AS count, coalesce(sum(size), 0)::bigint AS size FROM {schema}.messages) m, \

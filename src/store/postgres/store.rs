@@ -1,29 +1,18 @@
-//! The store in Postgres itself.
+//! The store in Postgres.
 
-use std::sync::Arc;
+use sqlx::Postgres;
 
-use sqlx::postgres::{PgConnection, PgPool};
-use tokio::sync::Notify;
-
-use super::inbox::Inbox;
-use super::leases::PgLeases;
-use super::migrations;
-use super::shedder::Shedder;
-use super::tables::PostgresTables;
-use crate::message::Message;
-use crate::store::StoreError;
-use crate::store::sql::{Engine, Handle, Inserted, SqlStoreSettings, store_of_engine};
+use crate::store::sql::SqlStore;
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
 ///
-/// A message is one row of `messages`: position, bucket, id, topic, key, details as JSON, body. It costs **one
-/// INSERT, in the transaction of whoever stores it, and one DELETE**, which many share, when the bus has confirmed
-/// it; no UPDATE unless an attempt fails. So the table stays as small as what waits in it: it is vacuumed after
-/// 10,000 deleted rows, whatever its size, and a message without a key and delay stands in one index only. Dead
-/// letters stand in a table of their own, where they are in nobody's way.
+/// A message is one row of `messages`: position, partition, id, topic, key, details as JSON, body. It costs **one INSERT, in the
+/// transaction that stores it, and one DELETE**, which many messages share, when the broker has confirmed it. There is no UPDATE
+/// unless an attempt fails. So the table stays as small as its backlog: it is vacuumed after 10,000 deleted rows, whatever its size,
+/// and a message without a key and a delay is in one index only. Dead letters have a table of their own, where they slow down nothing.
 ///
-/// Measured: 10 million messages of 300 bytes, stored and sent at 5,000 a second, Postgres 15 as it comes (2026-11-22, 2 cores;
-/// `cargo bench -p tower-outbox-benches --bench transactional -- bloat`). Dead rows are those of a minute, as autovacuum looks once a minute:
+/// Measured: 10 million messages of 300 bytes, stored and sent at 5,000 a second, Postgres 15 with its default settings (2026-11-22, 2 cores;
+/// `cargo bench -p tower-outbox-benches --bench transactional -- bloat`). Autovacuum checks once a minute, so dead rows are those of a minute:
 ///
 /// | millions | table | indexes | dead rows | rows | autovacuums |
 /// |---|---|---|---|---|---|
@@ -35,86 +24,29 @@ use crate::store::sql::{Engine, Handle, Inserted, SqlStoreSettings, store_of_eng
 /// | 8 | 149 MB | 14 MB | 89,260 | 0 | 27 |
 /// | 10 | 149 MB | 14 MB | 287,442 | 25 | 33 |
 ///
-/// What was just stored by this process, and has no key, is sent from memory: nothing is read. All else is read in
-/// order, along the first index, some positions back from where the last read ended, and all over now and then, as
-/// transactions may commit in another order than they began. What has a key is read when the turn of its key has
-/// come, so that an earlier message of the key that was committed late leaves before a later one. Memory is
-/// bounded: about a thousand messages wait in it, 8 MiB at most, and the positions of some more.
+/// A message without a key that this process has just stored is sent from memory. All others are read in order along the primary key,
+/// each read starting some positions before the last one ended, and everything is read again now and then, as transactions may commit
+/// in another order than they began. Messages with a key are read when the first of their key can be sent, so that an earlier message
+/// that was committed late leaves before a later one. Memory is bounded: about a thousand messages, 8 MiB at most, and the positions of
+/// some more.
 ///
-/// **Any number of instances of the app** may open the same tables: the messages are in 16 buckets, and each
-/// instance holds its part of them. An instance that dies is replaced when its [`lease`](SqlStoreSettings::lease)
-/// has run out, and one that was taken for dead changes nothing any more: each statement asks whether its holder
-/// still is the holder. So order holds for each topic and key, at least once, whatever the instances do. Limits are
-/// counted by each instance: exact for one, and about a minute late for what others do.
-/// [`WhenFull::DropOldest`](crate::store::WhenFull::DropOldest) is refused: committed messages are not dropped.
+/// **Any number of instances of the app** may open the same tables. The messages are in 16 partitions, and the instances share the
+/// partitions. If an instance dies, the others take over its partitions after [`lease`](crate::store::SqlStoreSettings::lease). Each
+/// statement checks the fencing tokens of the partitions, so an instance that was taken for dead changes nothing any more. Messages of
+/// one topic and key leave in order, at least once, whatever the instances do. Each instance counts the limits: exact for one, and
+/// about a minute late for messages of others. [`WhenFull::DropOldest`](crate::store::WhenFull::DropOldest) is refused: messages that
+/// were committed are not dropped.
 ///
-/// Confirms of messages without a key are written down together, five milliseconds after the first, as each statement costs
-/// more than storing a message did: what a crash of the app catches in that time is sent once more.
-/// That a message has left is not waited for on the disk of the server (`synchronous_commit = off` for this
-/// alone): a crash of the server may have it sent once more. What is stored, requeued or dropped by hand is
-/// as durable as every other COMMIT.
+/// Confirms of messages without a key are written together, five milliseconds after the first, as each statement costs more than storing
+/// a message did. Messages confirmed in that time are sent again after a crash of the app. Deletes of confirmed messages are not
+/// flushed (`synchronous_commit = off` for these alone), so a crash of the server may have some sent again. Messages that are stored,
+/// requeued or dropped by an operator are as durable as every other COMMIT.
 ///
-/// **Behind a pooler** such as PgBouncer it works with `pool_mode = session`. With `transaction` or `statement` it does not start, and
-/// says so: prepared statements and `LISTEN` need a connection that stays.
+/// **Behind a pooler** such as PgBouncer it needs `pool_mode = session`. With `transaction` or `statement` it does not start, with an
+/// error that says so: prepared statements and `LISTEN` need a connection that stays.
 ///
-/// A clone is a handle to the same store. Dropping the last gives up what it holds, without waiting.
+/// A clone is a handle to the same store. Dropping the last one releases its partitions, without waiting.
 ///
 /// # Cancel safety
-/// What was begun goes on to its end in tasks of the store; [`close`](crate::store::Store::close) waits for them.
-#[derive(Clone)]
-pub struct PostgresStore {
-    engine: Arc<Handle<PostgresTables>>,
-}
-
-impl PostgresStore {
-    /// Installs the tables, or brings them up to date; gives their version. Any number of processes may do it at once; when
-    /// the tables are up to date, it is one query.
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] when the database refuses, or the tables are of a later version than this crate knows;
-    /// nothing is changed then.
-    pub async fn migrate(pool: &PgPool, settings: &SqlStoreSettings) -> Result<u32, StoreError> {
-        let schema = settings.checked_schema().map_err(StoreError::unavailable)?;
-        migrations::migrate(pool, schema).await.map_err(StoreError::unavailable)
-    }
-
-    /// Opens it; the tables must be there: see [`migrate`](Self::migrate).
-    ///
-    /// # Errors
-    /// [`StoreError::Unavailable`] when they are not, or are of another version.
-    pub async fn open(pool: PgPool, settings: &SqlStoreSettings) -> Result<Self, StoreError> {
-        let schema = settings.checked_schema().map_err(StoreError::unavailable)?;
-        migrations::check(&pool, schema).await.map_err(StoreError::unavailable)?;
-        let elsewhere = Arc::new(Notify::new());
-        let leases = PgLeases::new(&pool, schema, Arc::clone(&elsewhere));
-        let tables = PostgresTables::new(pool, settings);
-        let engine = Engine::open(tables, Arc::new(leases), elsewhere, settings).await?;
-        Ok(Self { engine: Arc::new(engine) })
-    }
-
-    /// The pool it was opened with.
-    #[must_use]
-    pub fn pool(&self) -> &PgPool {
-        self.engine.tables().pool()
-    }
-
-    pub(crate) fn inbox(&self) -> &Inbox {
-        self.engine.tables().inbox()
-    }
-
-    /// Closes connections to a server that has become read-only.
-    pub(crate) fn shedder(&self) -> &Shedder {
-        self.engine.tables().shedder()
-    }
-
-    /// Stores messages in the transaction of this connection.
-    pub(crate) async fn insert(
-        &self,
-        connection: &mut PgConnection,
-        messages: &[Message],
-    ) -> Result<Inserted, sqlx::Error> {
-        self.engine.insert(connection, messages, (0, 0)).await
-    }
-}
-
-store_of_engine!(PostgresStore);
+/// What was begun runs to its end in tasks of the store; [`close`](crate::store::Store::close) waits for them.
+pub type PostgresStore = SqlStore<Postgres>;

@@ -1,4 +1,4 @@
-//! A message as columns: id, topic, key and body have their own, `details` has the rest as JSON.
+//! A message as columns: id, topic, key and body have their own; `details` has the rest as JSON.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -16,7 +16,7 @@ use crate::util::error::BoxError;
 struct Details<'a> {
     #[serde(borrow)]
     content_type: Cow<'a, str>,
-    /// The ordering key, if the column of keys cannot hold it.
+    /// The ordering key, if its column cannot hold it.
     #[serde(borrow, default, skip_serializing_if = "Option::is_none")]
     key: Option<Cow<'a, str>>,
     /// Seconds since 1970, and nanoseconds.
@@ -31,7 +31,7 @@ struct Details<'a> {
     headers: Vec<(Cow<'a, str>, Value<'a>)>,
 }
 
-/// `{"float": ..}` is a text, so that no bit is lost; all others are what they are in JSON.
+/// A float is a text, `{"float": ".."}`, so that no bit is lost. All others are JSON values.
 #[derive(Serialize, Deserialize)]
 #[serde(untagged)]
 enum Value<'a> {
@@ -42,12 +42,12 @@ enum Value<'a> {
     Float { float: String },
 }
 
-/// A key as the column of keys can hold it: a Postgres text has no NUL character.
+/// Returns the key for its column, if that can hold it: a text in Postgres has no NUL character.
 pub(crate) fn column_key(key: Option<&str>) -> Option<&str> {
     key.filter(|key| !key.contains('\0'))
 }
 
-/// The hash of topic and key, the same in every process: FNV-1a.
+/// Returns the hash of topic and key, the same in every process (FNV-1a).
 pub(crate) fn key_hash(message: &Message) -> Option<i64> {
     let bytes = message.topic().as_str().bytes().chain([0]).chain(message.key()?.bytes());
     let hash = bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
@@ -56,12 +56,12 @@ pub(crate) fn key_hash(message: &Message) -> Option<i64> {
     Some(hash as i64)
 }
 
-/// About how many bytes the row of a message takes.
+/// Returns about how many bytes the row of a message takes.
 pub(crate) fn size(message: &Message) -> u64 {
     message.size() as u64 + 128
 }
 
-/// The column `details` of a message.
+/// Returns the column `details` of a message.
 pub(crate) fn details(message: &Message) -> String {
     let headers = message.headers().map(|(name, value)| {
         let value = match value {
@@ -83,10 +83,10 @@ pub(crate) fn details(message: &Message) -> String {
         delay: message.delay().map(span),
         headers: headers.collect(),
     };
-    serde_json::to_string(&details).expect("it has nothing that JSON has not")
+    serde_json::to_string(&details).expect("JSON can represent it")
 }
 
-/// The message of these columns.
+/// Returns the message of these columns.
 pub(crate) fn message(
     id: Uuid,
     topic: String,
@@ -131,7 +131,7 @@ fn span((seconds, nanos): (u64, u32)) -> Result<Duration, BoxError> {
     span.ok_or_else(|| "its expiry or delay cannot be represented".into())
 }
 
-/// The time of the message of these details.
+/// Returns the time of a message from its `details`.
 pub(crate) fn time_in(details: &str) -> Option<SystemTime> {
     from_epoch(serde_json::from_str::<Details<'_>>(details).ok()?.time)
 }

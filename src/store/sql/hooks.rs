@@ -1,11 +1,11 @@
-//! What the pool of the app calls.
+//! Hooks of the app's pool.
 
 use std::future::Future;
 use std::io;
 
 use crate::util::caught::caught;
 
-/// Runs queries; that a hook of the pool panics, such as `before_acquire`, is an error as any other.
+/// Runs queries. A panic in a hook of the pool, such as `before_acquire`, becomes an error.
 pub(super) async fn unless_it_panics<T>(
     queries: impl Future<Output = Result<T, sqlx::Error>>,
 ) -> Result<T, sqlx::Error> {

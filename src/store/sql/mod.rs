@@ -1,39 +1,40 @@
-//! What the stores in a database share.
+//! The store in a database of the app, with everything that does not depend on which database it is.
 
+mod assignment;
+mod coordinator;
 mod details;
+mod dialect;
 mod engine;
+mod engine_shared;
 mod hooks;
-mod inbox;
-mod inserted;
-mod keeper;
-mod leases;
-mod listening;
-mod room;
+mod listener;
+mod membership;
+mod migrate;
+mod pending_insert;
+mod placed;
 mod row;
+mod schedule;
 mod settings;
-mod share;
-mod shared;
-mod state;
-mod store_of_engine;
+mod shared_capacity;
+mod store;
 mod tables;
-mod versions;
 
+#[cfg(all(test, feature = "sqlite"))]
+pub(super) use self::assignment::Assignment;
+#[cfg(all(test, feature = "sqlite"))]
+pub(super) use self::coordinator::Coordinator;
 pub(super) use self::details::{column_key, details, key_hash, size};
-pub(super) use self::engine::{Engine, Handle};
-pub(super) use self::inbox::{FORGET_AT_ONCE, Record, Sweep, retain_new};
-pub(crate) use self::inserted::Inserted;
-#[cfg(all(test, feature = "sqlite"))]
-pub(super) use self::keeper::Keeper;
-pub(super) use self::leases::{Leases, Sight, SightRow};
-pub(super) use self::listening::Listening;
-pub(super) use self::row::Row;
+pub(crate) use self::dialect::Dialect;
+pub(super) use self::listener::Listener;
+pub(super) use self::membership::{Membership, MembershipRow, MembershipView};
+pub(crate) use self::pending_insert::PendingInsert;
+pub(super) use self::row::{Listed, Row};
+pub(super) use self::schedule::{DUE, delay_left};
 pub use self::settings::SqlStoreSettings;
-#[cfg(all(test, feature = "sqlite"))]
-pub(super) use self::share::Share;
-pub(super) use self::state::{DUE, delay_left};
-pub(super) use self::store_of_engine::store_of_engine;
+pub use self::store::SqlStore;
 #[cfg(feature = "postgres")]
-pub(super) use self::tables::Failed;
-pub(crate) use self::tables::Turn;
-pub(super) use self::tables::{Fared, Listed, Read, Requeued, Tables, Wanted, counts_of, micros, paced};
-pub(super) use self::versions::check_version;
+pub(super) use self::tables::FailedMessage;
+pub(crate) use self::tables::WritePermit;
+pub(super) use self::tables::{
+    Conditions, FORGET_AT_ONCE, Read, Requeued, SettleBatch, Tables, counts_of, micros, signed,
+};

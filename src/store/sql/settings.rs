@@ -1,24 +1,38 @@
-//! How a store keeps messages in the app's own database.
+//! The settings of a store in a database.
 
 use std::time::Duration;
 
-use super::versions::WrongTables;
 use crate::store::{Limits, WhenFull};
 
-/// How [`PostgresStore`](crate::store::PostgresStore) and [`SqliteStore`](crate::store::SqliteStore) keep messages.
+/// The settings of [`PostgresStore`](crate::store::PostgresStore) and [`SqliteStore`](crate::store::SqliteStore).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SqlStoreSettings {
-    /// Where the tables are: a schema in Postgres, a prefix of their names in SQLite; `tower_outbox` by default.
-    /// Letters, digits and underscores; upper case and words of SQL stay as they are.
+    /// The schema of the tables in Postgres, the prefix of their names in SQLite; `tower_outbox` by default.
+    /// Letters, digits and underscores. Upper case and words of SQL are kept.
     pub schema: String,
     /// How much it may hold; see [`Limits`]. [`WhenFull::DropOldest`] is refused when the store is opened: messages that were
     /// committed are not dropped.
     pub limits: Limits,
-    /// How long an instance of the app may be silent before others send what it was to send; 15 seconds by default.
+    /// How long an instance may be silent before other instances send its messages; 15 seconds by default.
     pub lease: Duration,
-    /// How long the ids of handled messages are remembered; seven days by default.
+    /// How long the ids of handled messages are kept; seven days by default.
     pub inbox_retention: Duration,
+}
+
+/// Why settings cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UnusableSettings {
+    #[error(
+        "the schema {name:?} cannot be used: write OUTBOX.SCHEMA with letters, digits and underscores, 40 at most, the first no digit, \
+         and not beginning like the database's own names (pg_, sqlite)"
+    )]
+    BadSchema { name: String },
+    #[error(
+        "WHEN_FULL = \"drop_oldest\" cannot be used with a store in a database (DELIVERY = \"transactional\"): messages that were \
+         committed are not dropped. Set OUTBOX.WHEN_FULL = \"refuse\", or DELIVERY = \"durable\""
+    )]
+    DropsOldest,
 }
 
 impl Default for SqlStoreSettings {
@@ -61,8 +75,8 @@ impl SqlStoreSettings {
         self
     }
 
-    /// Warns when the ids of handled messages are forgotten before a consumer gives a message up: one that comes again later
-    /// would be handled twice. Says whether they are remembered long enough.
+    /// Returns whether the ids of handled messages are kept until a consumer gives a message up, and warns if not: a message that
+    /// is delivered again later would be handled twice.
     ///
     /// `retries` is the consumer's [`retry_span`](crate::consumer::ConsumerSettings::retry_span).
     pub fn check_inbox_retention(&self, consumer: &str, retries: Duration) -> bool {
@@ -72,26 +86,26 @@ impl SqlStoreSettings {
                 consumer,
                 inbox_retention = ?self.inbox_retention,
                 ?retries,
-                "handled messages are forgotten while they may still come again: raise the inbox retention"
+                "inbox retention is shorter than the retries of a consumer, so a message may be handled twice; raise it"
             );
         }
         is_enough
     }
 
     /// Returns the name of the schema, if these settings can be used: it stands in statements as it is.
-    pub(crate) fn checked_schema(&self) -> Result<&str, WrongTables> {
+    pub(crate) fn checked_schema(&self) -> Result<&str, UnusableSettings> {
         let mut bytes = self.schema.bytes();
-        // 63 bytes is what Postgres keeps of a name; the longest suffix of ours takes some of them.
+        // Postgres keeps 63 bytes of a name, and our longest suffix takes some of them.
         let is_safe = self.schema.len() <= 40
             && bytes.next().is_some_and(|first| first.is_ascii_alphabetic() || first == b'_')
             && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             && !["pg_", "sqlite"].iter().any(|of_system| self.schema.to_lowercase().starts_with(of_system));
         if !is_safe {
-            return Err(WrongTables::BadSchema { name: self.schema.chars().take(64).collect() });
+            return Err(UnusableSettings::BadSchema { name: self.schema.chars().take(64).collect() });
         }
         match self.limits.when_full {
             WhenFull::Refuse => Ok(&self.schema),
-            WhenFull::DropOldest => Err(WrongTables::DropsOldest),
+            WhenFull::DropOldest => Err(UnusableSettings::DropsOldest),
         }
     }
 }

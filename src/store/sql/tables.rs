@@ -1,37 +1,48 @@
-//! What the engine asks of its database.
+//! The statements that the engine needs of its database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::{Database, Transaction};
+use sqlx::{Database, Pool, Transaction};
 use tokio::sync::OwnedMutexGuard;
+use uuid::Uuid;
 
 use super::details::time_in;
-use super::row::Row;
+use super::row::{Listed, Row};
 use crate::message::Message;
-use crate::store::{Counts, EntryState, Filter};
+use crate::store::{Counts, Filter};
 
-/// Keeps other writers of this process waiting, where the database has one at a time; dropped when the transaction is over.
-pub(crate) type Turn = Option<OwnedMutexGuard<()>>;
+/// The right to write, where a database has one writer at a time. Other writers of this process wait until it is dropped.
+pub(crate) type WritePermit = Option<OwnedMutexGuard<()>>;
 
-/// The statements of one database. Each that changes messages as their sender says which buckets it holds, by which tokens: rows of
-/// others stay as they are.
+/// The statements of one database.
+///
+/// Statements that settle messages take the held partitions with their fencing tokens, so they cannot change rows of another
+/// instance.
 #[async_trait]
 pub(crate) trait Tables: Send + Sync + 'static {
     type Database: Database;
 
-    /// Begins a transaction that is going to write.
-    async fn begin(&self) -> Result<(Turn, Transaction<'static, Self::Database>), sqlx::Error>;
+    fn pool(&self) -> &Pool<Self::Database>;
 
-    /// Removes messages that are to be stored once, and were.
-    async fn retain_new(
-        &self,
-        connection: &mut <Self::Database as Database>::Connection,
-        messages: &mut Vec<Message>,
-    ) -> Result<(), sqlx::Error>;
+    /// Describes the database without its password.
+    fn location(&self) -> String;
 
-    /// Stores messages in the transaction of this connection; gives the position and the bucket of each.
+    /// Waits for the right to write.
+    async fn write_permit(&self) -> Result<WritePermit, sqlx::Error>;
+
+    /// Begins a transaction that will write.
+    async fn begin(&self) -> Result<(WritePermit, Transaction<'static, Self::Database>), sqlx::Error>;
+
+    /// Notes that a transaction of a request was rolled back.
+    fn rolled_back(&self) {}
+
+    // --- storing
+
+    /// Inserts messages in the transaction of this connection. Returns the position and partition of each.
+    ///
+    /// Messages without a key go to one of the `own` partitions, if there are any.
     async fn insert(
         &self,
         connection: &mut <Self::Database as Database>::Connection,
@@ -39,85 +50,108 @@ pub(crate) trait Tables: Send + Sync + 'static {
         own: &[i16],
     ) -> Result<Vec<(u64, i16)>, sqlx::Error>;
 
-    /// What is to be sent at once, by position; without the content of what has a key. And whether there is more.
+    /// Records ids of a source in the inbox, in the transaction of this connection. Returns those that are new.
+    ///
+    /// Waits for other transactions that record the same.
+    async fn record(
+        &self,
+        connection: &mut <Self::Database as Database>::Connection,
+        source: &str,
+        ids: &[Uuid],
+    ) -> Result<HashSet<Uuid>, sqlx::Error>;
+
+    /// Deletes at most [`FORGET_AT_ONCE`] ids of the inbox that are older than this. Returns how many.
+    async fn forget(&self, retention: Duration) -> Result<u64, sqlx::Error>;
+
+    // --- reading
+
+    /// Reads messages without a due time, by position; those with a key without their content. Returns whether there are
+    /// more.
     async fn read(&self, read: &Read) -> Result<(Vec<Row>, bool), sqlx::Error>;
 
-    /// What is due or will be, by time; without the content of what has a key.
-    async fn due(&self, buckets: &[i16], known: &[u64]) -> Result<Vec<Row>, sqlx::Error>;
+    /// Reads messages with a due time, by that time, without their content.
+    async fn due(&self, partitions: &[i16], known: &[u64]) -> Result<Vec<Row>, sqlx::Error>;
 
-    /// These rows, as far as they are there.
+    /// Reads these messages, as far as they exist.
     async fn fetch(&self, positions: &[u64]) -> Result<Vec<Row>, sqlx::Error>;
 
-    /// The first rows of each of these keys, so many at most, but for those whose delay is not over.
+    /// Reads the first messages of each key, at most so many; not those whose delay is not over.
     async fn of_keys(&self, keys: &[(i64, usize)]) -> Result<Vec<Row>, sqlx::Error>;
 
-    /// Says of these leased rows how they fared; gives how many messages and bytes have gone.
-    async fn settle(&self, held: &[(i16, i64)], fared: &Fared) -> Result<(u64, u64), sqlx::Error>;
+    // --- settling
 
-    /// A page of both tables after a position, by position.
+    /// Writes what became of leased messages. Returns how many messages and bytes were removed.
+    async fn settle(&self, held: &[(i16, i64)], batch: &SettleBatch) -> Result<(u64, u64), sqlx::Error>;
+
+    // --- operating
+
+    /// Lists messages and dead letters after a position, by position.
     async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error>;
 
-    /// Gives dead letters another life, and what waits for a retry its turn; gives what it was, in the order of `positions`.
-    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<Vec<Requeued>, sqlx::Error>;
+    /// Returns which of these messages can be requeued, and whether they are dead letters: the others wait for a retry.
+    async fn requeueable(
+        &self,
+        connection: &mut <Self::Database as Database>::Connection,
+        positions: &[u64],
+    ) -> Result<BTreeMap<u64, bool>, sqlx::Error>;
 
-    /// Drops rows of either table; gives how many messages, how many dead letters, and how many bytes both had.
+    /// Makes dead letters pending again, and sets when messages that wait for a retry are due.
+    async fn requeue(
+        &self,
+        connection: &mut <Self::Database as Database>::Connection,
+        requeued: &[Requeued],
+    ) -> Result<(), sqlx::Error>;
+
+    /// Deletes messages and dead letters. Returns how many messages, how many dead letters, and how many bytes of both.
     async fn delete(&self, positions: &[u64]) -> Result<(u64, u64, u64), sqlx::Error>;
 
     async fn counts(&self) -> Result<Counts, sqlx::Error>;
-
-    /// The database, for people: without a password.
-    fn location(&self) -> String;
 }
 
-/// What is to be read.
+/// How many ids of the inbox are deleted in one statement.
+pub(crate) const FORGET_AT_ONCE: u64 = 1_000;
+
+/// A range of messages to be read.
 #[derive(Debug)]
 pub(crate) struct Read {
+    /// The range begins behind this position.
     pub(crate) after: u64,
-    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite has one"))]
-    pub(crate) buckets: Vec<i16>,
-    /// Not these.
+    /// The range ends with this position.
+    pub(crate) until: u64,
+    #[cfg_attr(not(feature = "postgres"), expect(dead_code, reason = "SQLite has one partition"))]
+    pub(crate) partitions: Vec<i16>,
+    /// These are not read again.
     pub(crate) known: Vec<u64>,
     /// At most so many rows, and about so many bytes.
     pub(crate) limit: usize,
     pub(crate) bytes: usize,
-    /// Up to this position.
-    pub(crate) until: u64,
 }
 
-/// How leased messages fared.
+/// What became of leased messages.
 #[derive(Debug, Default)]
-pub(crate) struct Fared {
-    /// They are gone.
-    pub(crate) done: Vec<u64>,
-    pub(crate) retried: Vec<Failed>,
-    pub(crate) dead: Vec<Failed>,
+pub(crate) struct SettleBatch {
+    pub(crate) removed: Vec<u64>,
+    pub(crate) retried: Vec<FailedMessage>,
+    pub(crate) dead: Vec<FailedMessage>,
 }
 
-impl Fared {
+impl SettleBatch {
     pub(crate) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.retried.is_empty() && self.dead.is_empty()
+        self.removed.is_empty() && self.retried.is_empty() && self.dead.is_empty()
     }
 }
 
 /// A message of which an attempt failed.
 #[derive(Debug)]
-pub(crate) struct Failed {
+pub(crate) struct FailedMessage {
     pub(crate) position: u64,
+    /// The last failures, as the column has them.
     pub(crate) failures: String,
-    /// How long it waits, if it is to be tried again.
+    /// How long it waits for its next attempt.
     pub(crate) wait: Duration,
 }
 
-/// A row of a list.
-#[derive(Debug)]
-pub(crate) struct Listed {
-    pub(crate) row: Row,
-    pub(crate) state: EntryState,
-    /// An earlier one of its topic and key has not left.
-    pub(crate) behind: bool,
-}
-
-/// A message that was requeued.
+/// A message that is requeued.
 #[derive(Debug)]
 pub(crate) struct Requeued {
     pub(crate) position: u64,
@@ -125,37 +159,42 @@ pub(crate) struct Requeued {
     pub(crate) wait: Duration,
 }
 
-/// By how much the pace holds up each of these: the first not at all.
-pub(crate) fn paced(positions: &[u64], meant: &BTreeMap<u64, bool>, pace: Duration) -> Vec<Requeued> {
-    let mut requeued: Vec<Requeued> = Vec::new();
-    let mut seen = std::collections::HashSet::new();
-    for position in positions {
-        if let Some(was_dead) = meant.get(position)
-            && seen.insert(*position)
-        {
-            let wait = pace.saturating_mul(u32::try_from(requeued.len()).unwrap_or(u32::MAX));
-            requeued.push(Requeued { position: *position, was_dead: *was_dead, wait });
-        }
+impl Requeued {
+    /// Gives each of `positions` that can be requeued its time: the first at once, each later one after another `pace`.
+    pub(crate) fn paced(
+        positions: &[u64],
+        mut requeueable: BTreeMap<u64, bool>,
+        pace: Duration,
+    ) -> Vec<Self> {
+        let found = positions.iter().filter_map(|position| requeueable.remove_entry(position));
+        let paced = found.enumerate().map(|(earlier, (position, was_dead))| {
+            let wait = pace.saturating_mul(u32::try_from(earlier).unwrap_or(u32::MAX));
+            Self { position, was_dead, wait }
+        });
+        paced.collect()
     }
-    requeued
 }
 
-/// Microseconds; what is beyond all clocks is a century.
+/// Microseconds for a statement, at most a century of them.
 pub(crate) fn micros(wait: Duration) -> i64 {
-    const CENTURY: i64 = 100 * 365 * 24 * 60 * 60 * 1_000_000;
-    i64::try_from(wait.as_micros()).map_or(CENTURY, |micros| micros.min(CENTURY))
+    wait.min(crate::util::deadline::FOR_EVER).as_micros() as i64
 }
 
-/// What a filter says that an index may know; the rest of it is asked of what was read.
-pub(crate) struct Wanted {
+/// A position as the columns have it. No row has one beyond them.
+pub(crate) fn signed(position: u64) -> i64 {
+    i64::try_from(position).unwrap_or(i64::MAX)
+}
+
+/// The conditions of a filter that a statement can check; the others are checked on what was read.
+pub(crate) struct Conditions {
     pub(crate) topic: Option<String>,
     pub(crate) prefix: Option<String>,
     pub(crate) key: Option<String>,
 }
 
-impl Wanted {
-    pub(crate) fn by(filter: &Filter) -> Self {
-        // No text of a database has NUL in it.
+impl Conditions {
+    pub(crate) fn of(filter: &Filter) -> Self {
+        // Texts in a database have no NUL character.
         let plain = |text: &Option<String>| text.clone().filter(|text| !text.contains('\0'));
         let (topic, key) = (plain(&filter.topic), plain(&filter.key));
         match topic.as_deref().and_then(|topic| topic.strip_suffix('*')) {
@@ -165,7 +204,7 @@ impl Wanted {
     }
 }
 
-/// Of pending messages, dead letters, bytes, and the details of the oldest.
+/// From the numbers of pending messages, dead letters and bytes, and the details of the oldest message.
 pub(crate) fn counts_of((pending, dead, bytes, oldest): (i64, i64, i64, Option<String>)) -> Counts {
     let oldest = oldest.as_deref().and_then(time_in);
     Counts { pending: pending as u64, dead: dead as u64, bytes: bytes.max(0) as u64, oldest }

@@ -1,4 +1,4 @@
-//! Storing, in whatever transaction the connection is in.
+//! Inserts messages in the transaction of a connection.
 
 use std::time::SystemTime;
 
@@ -21,7 +21,7 @@ impl Insert {
         Self(AssertSqlSafe(sql).into_sql_str())
     }
 
-    /// Gives the positions, in the order of the messages.
+    /// Returns the positions, in the order of the messages.
     pub(super) async fn run(
         &self,
         connection: &mut SqliteConnection,

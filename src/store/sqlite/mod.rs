@@ -1,16 +1,15 @@
 //! Messages in the app's own SQLite file.
 
-mod inbox;
+mod dialect;
 mod insert;
-mod leases;
-mod migrations;
+mod listener;
+mod membership;
 mod own_pool;
 mod statements;
 mod store;
 mod tables;
 #[cfg(test)]
 mod tests;
-mod watcher;
-mod writers;
+mod write_permit;
 
 pub use self::store::SqliteStore;

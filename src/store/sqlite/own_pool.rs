@@ -1,10 +1,11 @@
-//! The connection of this crate's own.
+//! The connection that this crate uses beside the app's pool.
 
 use sqlx::sqlite::{SqlitePool, SqlitePoolOptions};
 
-/// One connection as those of the app's pool, but beside them: an app whose pool is used up must not lose its lease.
+/// Returns a pool of one connection with the options of the app's pool, so that an app that has used up its pool does not lose its
+/// assignment.
 ///
-/// A file without a name that others could open is in one connection only: then it is the app's pool.
+/// A database in memory exists in one connection only, so the app's pool is returned for it.
 pub(super) fn own_pool(pool: &SqlitePool) -> SqlitePool {
     let connect = pool.connect_options();
     if matches!(connect.get_filename().to_str(), Some("" | ":memory:")) {

@@ -1,53 +1,47 @@
-//! The tables in SQLite.
+//! The statements of the engine in SQLite.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use futures_util::TryStreamExt;
-use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool, SqliteRow};
-use sqlx::{Row as _, SqlStr, Transaction};
+use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{SqlStr, Transaction};
+use uuid::Uuid;
 
-use super::inbox::Inbox;
 use super::insert::Insert;
 use super::statements::{Statements, since_epoch};
-use super::writers::Writers;
+use super::write_permit::WritePermits;
 use crate::message::Message;
 use crate::store::sql::{
-    DUE, Fared, Listed, Read, Requeued, Row, SqlStoreSettings, Tables, Turn, Wanted, counts_of, micros, paced,
+    Conditions, DUE, Listed, Read, Requeued, Row, SettleBatch, SqlStoreSettings, Tables, WritePermit,
+    counts_of, micros, signed,
 };
 use crate::store::{Counts, EntryState, Filter};
-use crate::util::deadline::FOR_EVER;
 
 #[derive(Debug)]
-pub(super) struct SqliteTables {
+pub(crate) struct SqliteTables {
     pool: SqlitePool,
-    writers: Writers,
+    permits: WritePermits,
     schema: String,
     insert: Insert,
-    inbox: Inbox,
     statements: Statements,
 }
 
 impl SqliteTables {
-    pub(super) fn new(pool: SqlitePool, writers: Writers, settings: &SqlStoreSettings) -> Self {
-        let schema = &settings.schema;
-        let (insert, statements) = (Insert::new(schema), Statements::new(schema));
-        let inbox = Inbox::new(pool.clone(), writers.clone(), schema, settings.inbox_retention.min(FOR_EVER));
-        Self { pool, writers, schema: schema.clone(), insert, inbox, statements }
+    pub(super) fn new(pool: SqlitePool, settings: &SqlStoreSettings) -> Self {
+        let schema = settings.schema.clone();
+        let (insert, statements) = (Insert::new(&schema), Statements::new(&schema));
+        Self { permits: WritePermits::of(&pool), pool, schema, insert, statements }
     }
 
-    pub(super) fn pool(&self) -> &SqlitePool {
-        &self.pool
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
     }
 
-    pub(super) fn inbox(&self) -> &Inbox {
-        &self.inbox
-    }
-
-    pub(super) fn writers(&self) -> &Writers {
-        &self.writers
+    pub(super) fn permits(&self) -> &WritePermits {
+        &self.permits
     }
 }
 
@@ -55,18 +49,23 @@ impl SqliteTables {
 impl Tables for SqliteTables {
     type Database = Sqlite;
 
-    /// Who begins to read and writes then may find that another has written meanwhile: it is the writer from the start.
-    async fn begin(&self) -> Result<(Turn, Transaction<'static, Sqlite>), sqlx::Error> {
-        let turn = self.writers.turn().await?;
-        Ok((turn, self.pool.begin_with("BEGIN IMMEDIATE").await?))
+    fn pool(&self) -> &SqlitePool {
+        &self.pool
     }
 
-    async fn retain_new(
-        &self,
-        connection: &mut SqliteConnection,
-        messages: &mut Vec<Message>,
-    ) -> Result<(), sqlx::Error> {
-        self.inbox.retain_new(connection, messages).await
+    fn location(&self) -> String {
+        let file = self.pool.connect_options().get_filename().display().to_string();
+        format!("sqlite://{file}, tables {}_*", self.schema)
+    }
+
+    async fn write_permit(&self) -> Result<WritePermit, sqlx::Error> {
+        self.permits.acquire().await
+    }
+
+    /// `BEGIN IMMEDIATE`: a deferred transaction could fail with SQLITE_BUSY when it upgrades to a write.
+    async fn begin(&self) -> Result<(WritePermit, Transaction<'static, Sqlite>), sqlx::Error> {
+        let permit = self.permits.acquire().await?;
+        Ok((permit, self.pool.begin_with("BEGIN IMMEDIATE").await?))
     }
 
     async fn insert(
@@ -79,16 +78,38 @@ impl Tables for SqliteTables {
         Ok(positions.into_iter().map(|position| (position, 0)).collect())
     }
 
+    async fn record(
+        &self,
+        connection: &mut SqliteConnection,
+        source: &str,
+        ids: &[Uuid],
+    ) -> Result<HashSet<Uuid>, sqlx::Error> {
+        let mut new = HashSet::new();
+        for id in ids {
+            let record = sqlx::query(self.statements.record.clone()).bind(source).bind(*id);
+            if record.execute(&mut *connection).await?.rows_affected() > 0 {
+                new.insert(*id);
+            }
+        }
+        Ok(new)
+    }
+
+    async fn forget(&self, retention: Duration) -> Result<u64, sqlx::Error> {
+        let _permit = self.permits.acquire().await?;
+        let forget = sqlx::query(self.statements.forget.clone()).bind(retention.as_secs() as i64);
+        Ok(forget.execute(&self.pool).await?.rows_affected())
+    }
+
     async fn read(&self, read: &Read) -> Result<(Vec<Row>, bool), sqlx::Error> {
-        let mut found = sqlx::query(self.statements.read.clone())
+        let mut found = sqlx::query_as(self.statements.read.clone())
             .bind(signed(read.after))
             .bind(signed(read.until))
-            .bind(list(&read.known))
+            .bind(json(&read.known))
             .bind(read.limit as i64)
             .fetch(&self.pool);
         let (mut rows, mut bytes) = (Vec::new(), 0);
         while let Some(row) = found.try_next().await? {
-            let row = Row::of(&row)?;
+            let row: Row = row;
             bytes += if row.key_hash.is_none() { row.size as usize } else { 0 };
             rows.push(row);
             if rows.len() >= read.limit || bytes >= read.bytes {
@@ -98,47 +119,47 @@ impl Tables for SqliteTables {
         Ok((rows, false))
     }
 
-    async fn due(&self, _buckets: &[i16], known: &[u64]) -> Result<Vec<Row>, sqlx::Error> {
-        let query = sqlx::query(self.statements.due.clone()).bind(now()).bind(list(known)).bind(DUE as i64);
-        rows_of(&query.fetch_all(&self.pool).await?)
+    async fn due(&self, _partitions: &[i16], known: &[u64]) -> Result<Vec<Row>, sqlx::Error> {
+        let due = sqlx::query_as(self.statements.due.clone()).bind(now()).bind(json(known)).bind(DUE as i64);
+        due.fetch_all(&self.pool).await
     }
 
     async fn fetch(&self, positions: &[u64]) -> Result<Vec<Row>, sqlx::Error> {
-        let query = sqlx::query(self.statements.fetch.clone()).bind(now()).bind(list(positions));
-        rows_of(&query.fetch_all(&self.pool).await?)
+        let fetch = sqlx::query_as(self.statements.fetch.clone()).bind(now()).bind(json(positions));
+        fetch.fetch_all(&self.pool).await
     }
 
     async fn of_keys(&self, keys: &[(i64, usize)]) -> Result<Vec<Row>, sqlx::Error> {
         let mut rows = Vec::new();
         let mut connection = self.pool.acquire().await?;
         for (hash, most) in keys {
-            let query = sqlx::query(self.statements.of_key.clone()).bind(now()).bind(hash).bind(*most as i64);
-            rows.extend(rows_of(&query.fetch_all(&mut *connection).await?)?);
+            let of_key = sqlx::query_as(self.statements.of_key.clone()).bind(now()).bind(hash);
+            rows.extend(of_key.bind(*most as i64).fetch_all(&mut *connection).await?);
         }
         Ok(rows)
     }
 
-    async fn settle(&self, held: &[(i16, i64)], fared: &Fared) -> Result<(u64, u64), sqlx::Error> {
-        // There is one bucket; another token may be of a lease that another process has by now.
-        let mut gone = (0, 0);
-        let (_turn, mut transaction) = self.begin().await?;
-        for (_, token) in held {
-            let query = sqlx::query_as(self.statements.done.clone()).bind(token).bind(list(&fared.done));
-            let sizes: Vec<(i64,)> = query.fetch_all(&mut *transaction).await?;
-            gone = sum(gone, &sizes);
-            for failed in &fared.retried {
+    async fn settle(&self, held: &[(i16, i64)], batch: &SettleBatch) -> Result<(u64, u64), sqlx::Error> {
+        let mut removed = (0, 0);
+        let (_permit, mut transaction) = self.begin().await?;
+        // There is one partition. A second fencing token is one that this process has lost or regained meanwhile.
+        for (_, fencing_token) in held {
+            let remove = sqlx::query_as(self.statements.remove.clone());
+            let remove = remove.bind(fencing_token).bind(json(&batch.removed));
+            removed = sum(removed, &remove.fetch_all(&mut *transaction).await?);
+            for failed in &batch.retried {
                 sqlx::query(self.statements.retry.clone())
-                    .bind(token)
+                    .bind(fencing_token)
                     .bind(signed(failed.position))
                     .bind(&failed.failures)
                     .bind(now() + micros(failed.wait))
                     .execute(&mut *transaction)
                     .await?;
             }
-            for failed in &fared.dead {
-                for statement in [&self.statements.bury, &self.statements.buried] {
+            for failed in &batch.dead {
+                for statement in [&self.statements.copy_to_dead_letters, &self.statements.remove_dead] {
                     sqlx::query(statement.clone())
-                        .bind(token)
+                        .bind(fencing_token)
                         .bind(signed(failed.position))
                         .bind(&failed.failures)
                         .execute(&mut *transaction)
@@ -147,72 +168,67 @@ impl Tables for SqliteTables {
             }
         }
         transaction.commit().await?;
-        Ok(gone)
+        Ok(removed)
     }
 
     async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error> {
-        let wanted = Wanted::by(filter);
-        let rows = sqlx::query(self.statements.list.clone())
+        let conditions = Conditions::of(filter);
+        sqlx::query_as(self.statements.list.clone())
             .bind(now())
             .bind(after)
             .bind(limit as i64)
             .bind(filter.state != Some(EntryState::Dead))
             .bind(filter.state != Some(EntryState::Pending))
             .bind(filter.id)
-            .bind(wanted.topic)
-            .bind(wanted.prefix)
-            .bind(wanted.key)
+            .bind(conditions.topic)
+            .bind(conditions.prefix)
+            .bind(conditions.key)
             .fetch_all(&self.pool)
-            .await?;
-        let listed = rows.into_iter().map(|row| {
-            let state = if row.try_get(12)? { EntryState::Dead } else { EntryState::Pending };
-            Ok(Listed { behind: row.try_get(13)?, state, row: Row::of(&row)? })
-        });
-        listed.collect()
+            .await
     }
 
-    async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<Vec<Requeued>, sqlx::Error> {
-        let (_turn, mut transaction) = self.begin().await?;
-        let query = sqlx::query_as(self.statements.meant.clone()).bind(list(positions)).bind(now());
-        let meant: Vec<(i64, bool)> = query.fetch_all(&mut *transaction).await?;
-        let meant: BTreeMap<u64, bool> =
-            meant.into_iter().map(|(position, dead)| (position as u64, dead)).collect();
-        let requeued = paced(positions, &meant, pace);
-        for Requeued { position, was_dead, wait } in &requeued {
+    async fn requeueable(
+        &self,
+        connection: &mut SqliteConnection,
+        positions: &[u64],
+    ) -> Result<BTreeMap<u64, bool>, sqlx::Error> {
+        let find = sqlx::query_as(self.statements.requeueable.clone()).bind(json(positions)).bind(now());
+        let found: Vec<(i64, bool)> = find.fetch_all(connection).await?;
+        Ok(found.into_iter().map(|(position, is_dead)| (position as u64, is_dead)).collect())
+    }
+
+    async fn requeue(
+        &self,
+        connection: &mut SqliteConnection,
+        requeued: &[Requeued],
+    ) -> Result<(), sqlx::Error> {
+        for Requeued { position, was_dead, wait } in requeued {
             let statements: &[&SqlStr] = match was_dead {
-                true => &[&self.statements.revive, &self.statements.revived],
-                false => &[&self.statements.hasten],
+                true => &[&self.statements.requeue_dead, &self.statements.remove_requeued],
+                false => &[&self.statements.requeue_waiting],
             };
             for statement in statements {
-                let query =
-                    sqlx::query((*statement).clone()).bind(signed(*position)).bind(now() + micros(*wait));
-                query.execute(&mut *transaction).await?;
+                let requeue = sqlx::query((*statement).clone()).bind(signed(*position));
+                requeue.bind(now() + micros(*wait)).execute(&mut *connection).await?;
             }
         }
-        transaction.commit().await?;
-        Ok(requeued)
+        Ok(())
     }
 
     async fn delete(&self, positions: &[u64]) -> Result<(u64, u64, u64), sqlx::Error> {
-        let (_turn, mut transaction) = self.begin().await?;
+        let (_permit, mut transaction) = self.begin().await?;
         let mut gone = [(0, 0); 2];
         for (gone, statement) in gone.iter_mut().zip([&self.statements.delete, &self.statements.delete_dead])
         {
-            let query = sqlx::query_as(statement.clone()).bind(list(positions));
-            *gone = sum((0, 0), &query.fetch_all(&mut *transaction).await?);
+            let delete = sqlx::query_as(statement.clone()).bind(json(positions));
+            *gone = sum((0, 0), &delete.fetch_all(&mut *transaction).await?);
         }
         transaction.commit().await?;
         Ok((gone[0].0, gone[1].0, gone[0].1 + gone[1].1))
     }
 
     async fn counts(&self) -> Result<Counts, sqlx::Error> {
-        let row = sqlx::query_as(self.statements.counts.clone()).fetch_one(&self.pool).await?;
-        Ok(counts_of(row))
-    }
-
-    fn location(&self) -> String {
-        let file = self.pool.connect_options().get_filename().display().to_string();
-        format!("sqlite://{file}, tables {}_*", self.schema)
+        sqlx::query_as(self.statements.counts.clone()).fetch_one(&self.pool).await.map(counts_of)
     }
 }
 
@@ -220,12 +236,8 @@ fn now() -> i64 {
     since_epoch(SystemTime::now())
 }
 
-fn signed(position: u64) -> i64 {
-    i64::try_from(position).unwrap_or(i64::MAX)
-}
-
-/// A list of positions as JSON; what is beyond the columns is nowhere.
-fn list(positions: &[u64]) -> String {
+/// Positions as a JSON array. No row has one beyond the columns.
+fn json(positions: &[u64]) -> String {
     let mut json = String::with_capacity(2 + 8 * positions.len());
     json.push('[');
     for position in positions.iter().filter(|position| i64::try_from(**position).is_ok()) {
@@ -238,8 +250,4 @@ fn list(positions: &[u64]) -> String {
 
 fn sum((count, bytes): (u64, u64), sizes: &[(i64,)]) -> (u64, u64) {
     (count + sizes.len() as u64, bytes + sizes.iter().map(|(size,)| (*size).max(0) as u64).sum::<u64>())
-}
-
-fn rows_of(rows: &[SqliteRow]) -> Result<Vec<Row>, sqlx::Error> {
-    rows.iter().map(Row::of).collect()
 }

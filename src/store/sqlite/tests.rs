@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqlitePoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqlitePoolOptions};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::SqliteStore;
 use crate::message::Message;
 use crate::message::Settlement;
-use crate::store::sql::SqlStoreSettings;
+use crate::store::sql::{PendingInsert, SqlStoreSettings};
 use crate::store::{Leased, Store};
 
 const QUIET: Duration = Duration::from_millis(150);
@@ -39,54 +39,63 @@ async fn lease(store: &SqliteStore, limit: usize) -> Vec<Leased> {
     timeout(Duration::from_secs(10), store.lease(limit)).await.expect("nothing is due").unwrap()
 }
 
+/// Inserts messages, as the app does before its COMMIT.
+async fn insert(
+    store: &SqliteStore,
+    connection: &mut SqliteConnection,
+    messages: &[Message],
+) -> PendingInsert {
+    store.insert(connection, &mut messages.to_vec()).await.unwrap().unwrap()
+}
+
 fn are(leased: &[Leased], messages: &[Message]) -> bool {
     leased.iter().map(|one| &one.message).eq(messages)
 }
 
 #[tokio::test]
-async fn what_is_committed_leaves_without_being_read() {
+async fn committed_messages_are_leased_without_being_read() {
     let (_folder, pool, store) = open().await;
     let messages = messages(3);
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let inserted = store.insert(&mut transaction, &messages).await.unwrap();
+    let pending = insert(&store, &mut transaction, &messages).await;
     assert!(timeout(QUIET, store.lease(1)).await.is_err(), "it is not committed");
     transaction.commit().await.unwrap();
     // Nor is it read by who does not know whether it is handed over.
     assert!(timeout(QUIET, store.lease(1)).await.is_err(), "it is handed over later");
     let update = "UPDATE tower_outbox_messages SET topic = 'read'";
     sqlx::query(update).execute(&pool).await.unwrap();
-    inserted.committed(messages.clone());
+    pending.committed(messages.clone());
     assert!(are(&lease(&store, 10).await, &messages));
     assert_eq!(store.counts().await.unwrap().pending, 3);
 }
 
 #[tokio::test]
-async fn what_was_rolled_back_is_forgotten() {
+async fn rolled_back_messages_are_forgotten() {
     let (_folder, pool, store) = open().await;
     let gone = messages(3);
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let inserted = store.insert(&mut transaction, &gone).await.unwrap();
+    let pending = insert(&store, &mut transaction, &gone).await;
     transaction.rollback().await.unwrap();
     // These get the same positions.
     let stored = messages(2);
     store.append(stored.clone()).await.unwrap();
-    drop(inserted);
+    drop(pending);
     let out = lease(&store, 10).await;
     assert!(are(&out, &stored), "{out:?}");
     assert!(timeout(QUIET, store.lease(1)).await.is_err(), "nothing else is there");
     let settled: Vec<_> = out.iter().map(|one| (one.lease, Settlement::Ack)).collect();
     store.settle(&settled).await.unwrap();
-    assert_eq!(store.engine.known(), 0, "no position is kept in mind");
+    assert_eq!(store.known(), 0, "no position is kept in mind");
 }
 
 #[tokio::test]
-async fn what_is_committed_is_found_though_nobody_says_so() {
+async fn committed_messages_are_found_without_a_notice() {
     let (_folder, pool, store) = open().await;
     let messages = messages(3);
     let mut transaction = pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
-    let inserted = store.insert(&mut transaction, &messages).await.unwrap();
+    let pending = insert(&store, &mut transaction, &messages).await;
     transaction.commit().await.unwrap();
-    drop(inserted);
+    drop(pending);
     assert!(are(&lease(&store, 10).await, &messages));
 }
 

@@ -141,7 +141,7 @@ async fn rows_that_somebody_changed_harm_only_themselves_in_postgres() {
         ("due_at = '-infinity'", false),
         ("due_at = '294276-12-31'", false),
         ("due_at = '4713-01-01 BC'", false),
-        ("bucket = 99", false),
+        ("partition = 99", false),
     ];
     let schema = Schema::new().await;
     PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();

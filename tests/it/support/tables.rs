@@ -132,12 +132,12 @@ impl Tables {
     pub async fn steal_partitions(&self) {
         self.run(match self {
             Postgres(..) => {
-                "INSERT INTO {}relays VALUES ('00000000-0000-0000-0000-000000000001', now() + interval '1 hour');
-                 UPDATE {}buckets SET token = token + 1, owner = '00000000-0000-0000-0000-000000000001'"
+                "INSERT INTO {}members VALUES ('00000000-0000-0000-0000-000000000001', now() + interval '1 hour');
+                 UPDATE {}partitions SET fencing_token = fencing_token + 1, owner = '00000000-0000-0000-0000-000000000001'"
             }
             Sqlite(..) => {
-                "INSERT INTO {}relays VALUES (x'01', (unixepoch() + 3600) * 1000);
-                 UPDATE {}buckets SET token = token + 1, owner = x'01'"
+                "INSERT INTO {}members VALUES (x'01', (unixepoch() + 3600) * 1000);
+                 UPDATE {}partitions SET fencing_token = fencing_token + 1, owner = x'01'"
             }
         })
         .await;
@@ -145,13 +145,14 @@ impl Tables {
 
     /// Gives all partitions to an instance that is no member: their owner may take them back.
     pub async fn orphan_partitions(&self) {
-        self.run("UPDATE {}buckets SET owner = gen_random_uuid(), token = token + 1").await;
+        self.run("UPDATE {}partitions SET owner = gen_random_uuid(), fencing_token = fencing_token + 1")
+            .await;
     }
 
     /// Whether members own all partitions again after [`orphan_partitions`](Self::orphan_partitions).
     pub async fn are_partitions_owned_again(&self) -> bool {
-        let free = "SELECT count(*) FROM {}buckets
-            WHERE token <= 2 OR owner IS NULL OR owner NOT IN (SELECT id FROM {}relays)";
+        let free = "SELECT count(*) FROM {}partitions
+            WHERE fencing_token <= 2 OR owner IS NULL OR owner NOT IN (SELECT id FROM {}members)";
         self.number(free).await == 0
     }
 
@@ -159,7 +160,7 @@ impl Tables {
     pub async fn owners_of(&self, partitions: usize) -> i64 {
         self.number(&format!(
             "SELECT count(*) FROM
-                (SELECT FROM {{}}buckets WHERE owner IS NOT NULL GROUP BY owner HAVING count(*) = {partitions}) AS fair"
+                (SELECT FROM {{}}partitions WHERE owner IS NOT NULL GROUP BY owner HAVING count(*) = {partitions}) AS fair"
         ))
         .await
     }
@@ -167,8 +168,8 @@ impl Tables {
     /// How many instances send, or in SQLite wait to send.
     pub async fn instances(&self) -> i64 {
         match self {
-            Postgres(..) => self.number("SELECT count(DISTINCT owner) FROM {}buckets").await,
-            Sqlite(..) => self.number("SELECT count(*) FROM {}relays").await,
+            Postgres(..) => self.number("SELECT count(DISTINCT owner) FROM {}partitions").await,
+            Sqlite(..) => self.number("SELECT count(*) FROM {}members").await,
         }
     }
 }
@@ -236,8 +237,8 @@ impl Tables {
     /// Inserts a copy of the first message with another id.
     pub async fn copy_first_message(&self, connection: &mut PgConnection, id: Uuid) {
         let copy = format!(
-            "INSERT INTO {{}}messages (bucket, id, topic, key, key_hash, details, body, size)
-             SELECT bucket, '{id}', topic, key, key_hash, details, body, size
+            "INSERT INTO {{}}messages (partition, id, topic, key, key_hash, details, body, size)
+             SELECT partition, '{id}', topic, key, key_hash, details, body, size
              FROM {{}}messages ORDER BY position LIMIT 1"
         );
         sqlx::raw_sql(self.statement(&copy)).execute(connection).await.unwrap();

@@ -1,65 +1,72 @@
-//! A store in a database, whichever it is.
+//! The engine of a store in a database.
 
-mod lease;
+mod inbox;
+mod leasing;
 mod operating;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Deref;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::{Duration, SystemTime};
 
 use sqlx::Database;
 use tokio::sync::{Notify, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::task::TaskTracker;
 
+use super::assignment::Assignment;
+use super::coordinator::Coordinator;
 use super::details::size;
+use super::engine_shared::EngineShared;
 use super::hooks::unless_it_panics;
-use super::inserted::{Inserted, Place};
-use super::keeper::Keeper;
-use super::leases::Leases;
+use super::membership::Membership;
+use super::pending_insert::PendingInsert;
+use super::placed::Placed;
 use super::row::{Content, Row};
+use super::schedule::{Settling, SqlSchedule, delay_left};
 use super::settings::SqlStoreSettings;
-use super::share::Share;
-use super::shared::Shared;
-use super::state::{Settling, State, delay_left};
 use super::tables::Tables;
-use crate::message::Message;
-use crate::message::Settlement;
-use crate::messenger::Admission;
+use crate::message::{Message, Settlement};
+use crate::store::admission::Admission;
 use crate::store::{Lease, StoreError, Unstored};
+use crate::util::deadline::FOR_EVER;
+use crate::util::sync::lock;
 
-/// The error is of several at once.
+/// Returns the error to all callers whose settlements were written together.
 type Reply = oneshot::Sender<Option<Arc<sqlx::Error>>>;
 
-/// How long the confirms of a few messages wait for those of others: a statement for each would cost the database more
-/// than storing them did. A crash may send those once more.
+/// How long the settlements of a few messages wait for others: a statement for each would cost the database more than storing the
+/// message did. After a crash these messages are sent again.
 const LINGER: Duration = Duration::from_millis(5);
 
-/// So many wait no longer.
+/// So many messages do not wait.
 const MANY: usize = 128;
 
 /// A store over the tables of a database.
 ///
-/// What is leased is kept in memory alone; what became of it is said to the database in tasks of their own, which end
-/// whatever becomes of their callers.
+/// Leases exist in memory only. What is written runs to its end in tasks of the engine, even if its caller is dropped.
 pub(crate) struct Engine<T> {
     tables: T,
-    shared: Arc<Shared>,
-    /// One reader at a time.
+    shared: Arc<EngineShared>,
+    /// Held while messages are read.
     reading: tokio::sync::Mutex<()>,
-    /// What is to be said of leased messages, and who waits for that; and who says it.
+    /// Settlements waiting to be written, with their callers' reply channels.
     settling: Mutex<Vec<(Settling, Reply)>>,
-    settled: tokio::sync::Mutex<()>,
-    /// What is to be said waits for no more.
-    hurry: Notify,
+    /// Held while settlements are written.
+    writing: tokio::sync::Mutex<()>,
+    /// Ends the wait for more settlements.
+    flush_now: Notify,
     tasks: TaskTracker,
-    leases: Arc<dyn Leases>,
-    lease: Duration,
-    share: watch::Sender<Share>,
-    /// From the first lease on: a process that only stores holds nothing.
-    keeper: OnceLock<Keeper>,
+    membership: Arc<dyn Membership>,
+    /// After so long without a heartbeat other instances take over.
+    member_timeout: Duration,
+    assignment: watch::Sender<Assignment>,
+    /// Started by the first lease, so a process that only stores is no member.
+    coordinator: OnceLock<Coordinator>,
+    inbox_retention: Duration,
+    /// When old ids of the inbox were deleted last.
+    forgotten: Mutex<Option<Instant>>,
 }
 
 impl<T> fmt::Debug for Engine<T> {
@@ -68,7 +75,7 @@ impl<T> fmt::Debug for Engine<T> {
     }
 }
 
-/// The engine of a store; dropped, it ends.
+/// The engine of a store, which ends when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Handle<T: Tables>(Arc<Engine<T>>);
 
@@ -87,28 +94,30 @@ impl<T: Tables> Drop for Handle<T> {
 }
 
 impl<T: Tables> Engine<T> {
-    /// Opens it: counts what is there.
+    /// Starts an engine, with the number of messages that are stored already.
     pub(crate) async fn open(
         tables: T,
-        leases: Arc<dyn Leases>,
-        elsewhere: Arc<Notify>,
+        membership: Arc<dyn Membership>,
+        other_instances: Arc<Notify>,
         settings: &SqlStoreSettings,
     ) -> Result<Handle<T>, StoreError> {
-        let share = watch::Sender::new(Share::default());
-        let mut state = State::new(settings.limits.clone(), share.subscribe());
-        state.room.counted(&tables.counts().await.map_err(StoreError::unavailable)?);
+        let assignment = watch::Sender::new(Assignment::default());
+        let mut schedule = SqlSchedule::new(settings.limits.clone(), assignment.subscribe());
+        schedule.capacity.counted(&tables.counts().await.map_err(StoreError::unavailable)?);
         let engine = Arc::new(Self {
             tables,
-            shared: Arc::new(Shared::new(state, elsewhere)),
+            shared: Arc::new(EngineShared::new(schedule, other_instances)),
             reading: tokio::sync::Mutex::default(),
             settling: Mutex::default(),
-            settled: tokio::sync::Mutex::default(),
-            hurry: Notify::new(),
+            writing: tokio::sync::Mutex::default(),
+            flush_now: Notify::new(),
             tasks: TaskTracker::new(),
-            leases,
-            lease: settings.lease,
-            share,
-            keeper: OnceLock::new(),
+            membership,
+            member_timeout: settings.lease,
+            assignment,
+            coordinator: OnceLock::new(),
+            inbox_retention: settings.inbox_retention.min(FOR_EVER),
+            forgotten: Mutex::default(),
         });
         Ok(Handle(engine))
     }
@@ -117,21 +126,21 @@ impl<T: Tables> Engine<T> {
         &self.tables
     }
 
-    /// Looks into the tables, as another process may have stored something.
+    /// Reads the tables, as another process may have stored messages.
     pub(crate) fn wake(&self) {
-        let mut state = self.shared.lock();
-        state.wake();
-        state.look_for_due(tokio::time::Instant::now());
-        drop(state);
+        let mut schedule = self.shared.lock();
+        schedule.wake();
+        schedule.look_for_due(Instant::now());
+        drop(schedule);
         self.shared.changed.notify_waiters();
     }
 
     pub(crate) fn admission(&self) -> Admission {
-        self.shared.lock().room.capacity.admission().clone()
+        self.shared.lock().capacity.held.admission().clone()
     }
 
-    /// Runs to its end what must not stop in the midst.
-    async fn to_its_end<R: Send + 'static>(
+    /// Runs work that must not stop halfway in a task.
+    async fn run_to_end<R: Send + 'static>(
         &self,
         work: impl Future<Output = R> + Send + 'static,
     ) -> Result<R, StoreError> {
@@ -141,46 +150,46 @@ impl<T: Tables> Engine<T> {
         self.tasks.spawn(work).await.map_err(StoreError::unavailable)
     }
 
-    fn open_or_closed(&self) -> Result<(), StoreError> {
+    fn check_open(&self) -> Result<(), StoreError> {
         if self.shared.lock().closed { Err(StoreError::Closed) } else { Ok(()) }
     }
 
     // --- storing
 
-    /// Stores messages in the transaction of a connection.
+    /// Inserts messages in the transaction of a connection.
     pub(crate) async fn insert(
         &self,
         connection: &mut <T::Database as Database>::Connection,
         messages: &[Message],
-        queued: (u64, u64),
-    ) -> Result<Inserted, sqlx::Error> {
+        capacity: (u64, u64),
+    ) -> Result<PendingInsert, sqlx::Error> {
         let own = self.shared.lock().own();
-        // If it fails, what was queued for it is given back.
-        let mut inserted = Inserted::new(Arc::clone(&self.shared), Vec::new(), queued);
-        let stored = self.tables.insert(connection, messages, &own).await?;
-        let mut state = self.shared.lock();
-        let now = std::time::SystemTime::now();
-        let places = stored.into_iter().zip(messages).map(|((position, bucket), message)| {
+        // If it fails, the guard returns the capacity.
+        let mut pending = PendingInsert::new(Arc::clone(&self.shared), Vec::new(), capacity);
+        let inserted = self.tables.insert(connection, messages, &own).await?;
+        let mut schedule = self.shared.lock();
+        let now = SystemTime::now();
+        let placed = inserted.into_iter().zip(messages).map(|((position, partition), message)| {
             let wait = delay_left(message, now);
-            let direct = message.key().is_none() && wait.is_zero();
-            let reserved = direct && state.reserve(position, bucket);
-            Place { position, bucket, size: size(message), wait, reserved }
+            let is_direct = message.key().is_none() && wait.is_zero();
+            let reserved = is_direct && schedule.reserve(position, partition);
+            Placed { position, partition, size: size(message), wait, reserved }
         });
-        let places = places.collect();
-        drop(state);
-        inserted.stands_at(places);
-        Ok(inserted)
+        let placed = placed.collect();
+        drop(schedule);
+        pending.set_placed(placed);
+        Ok(pending)
     }
 
     pub(crate) async fn append(self: &Arc<Self>, batch: Vec<Message>) -> Result<(), Unstored> {
         if batch.is_empty() {
             return Ok(());
         }
-        if let Err(closed) = self.open_or_closed() {
+        if let Err(closed) = self.check_open() {
             return Err(Unstored::new(closed, batch));
         }
         let own = self.admission().own();
-        // Here they are also when the task panics.
+        // It has the messages even if the task panics.
         let batch = Arc::new(tokio::sync::Mutex::new(batch));
         let (engine, lent) = (Arc::clone(self), Arc::clone(&batch));
         let task = self.tasks.spawn(async move {
@@ -188,13 +197,13 @@ impl<T: Tables> Engine<T> {
             let messages = batch.len() as u64;
             let bytes = batch.iter().map(size).sum();
             {
-                let capacity = &mut engine.shared.lock().room.capacity;
+                let capacity = &mut engine.shared.lock().capacity.held;
                 if capacity.reserve(messages, bytes, own).is_err() {
                     return Err(capacity.full(messages, bytes));
                 }
             }
-            let inserted = engine.store(&mut batch, (messages, bytes)).await?;
-            inserted.committed(std::mem::take(&mut *batch));
+            let pending = engine.store(&mut batch, (messages, bytes)).await?;
+            pending.committed(std::mem::take(&mut *batch));
             Ok(())
         });
         let stored = task.await.unwrap_or_else(|error| Err(StoreError::unavailable(error)));
@@ -205,27 +214,31 @@ impl<T: Tables> Engine<T> {
     }
 
     /// Stores a batch for which capacity is reserved.
-    async fn store(&self, batch: &mut Vec<Message>, queued: (u64, u64)) -> Result<Inserted, StoreError> {
-        // If it fails before they are inserted, the room is given back.
-        let mut guard = Inserted::new(Arc::clone(&self.shared), Vec::new(), queued);
-        let (_turn, mut transaction) = self.tables.begin().await.map_err(StoreError::unavailable)?;
-        self.open_or_closed()?;
-        self.tables.retain_new(&mut transaction, batch).await.map_err(StoreError::unavailable)?;
-        let inserted = self.insert(&mut transaction, batch, guard.take_queued()).await;
-        let inserted = inserted.map_err(StoreError::unavailable)?;
+    async fn store(
+        self: &Arc<Self>,
+        batch: &mut Vec<Message>,
+        capacity: (u64, u64),
+    ) -> Result<PendingInsert, StoreError> {
+        // If it fails before the INSERT, the guard returns the capacity.
+        let mut guard = PendingInsert::new(Arc::clone(&self.shared), Vec::new(), capacity);
+        let (_permit, mut transaction) = self.tables.begin().await.map_err(StoreError::unavailable)?;
+        self.check_open()?;
+        self.retain_new(&mut transaction, batch).await.map_err(StoreError::unavailable)?;
+        let pending = self.insert(&mut transaction, batch, guard.take_capacity()).await;
+        let pending = pending.map_err(StoreError::unavailable)?;
         transaction.commit().await.map_err(StoreError::unavailable)?;
-        Ok(inserted)
+        Ok(pending)
     }
 
     // --- settling
 
-    /// Those that come while others are under way are said together.
+    /// Settlements that come while others are being written are written together.
     pub(crate) async fn settle(self: &Arc<Self>, settled: &[(Lease, Settlement)]) -> Result<(), StoreError> {
         let settling = self.shared.lock().begin_settle(settled)?;
         let (reply, answer) = oneshot::channel();
         lock(&self.settling).push((settling, reply));
         if !self.may_linger() {
-            self.hurry.notify_one();
+            self.flush_now.notify_one();
         }
         let engine = Arc::clone(self);
         self.tasks.spawn(async move { engine.settle_all().await });
@@ -236,21 +249,21 @@ impl<T: Tables> Engine<T> {
         }
     }
 
-    /// Whether what is to be said can wait for more.
+    /// Whether the waiting settlements can wait for more.
     fn may_linger(&self) -> bool {
         let settling = lock(&self.settling);
         let messages: usize = settling.iter().map(|(settling, _)| settling.len()).sum();
         (1..MANY).contains(&messages) && settling.iter().all(|(settling, _)| settling.may_wait())
     }
 
-    /// Settles what waits for it, unless another has done it.
+    /// Writes the waiting settlements, unless another task has done it.
     ///
-    /// One at a time: rows of `buckets` that two lock at once would be locked by a list of transactions, which the database
-    /// keeps on disk, and for whose sake it must look through every table now and then.
+    /// One task at a time: two would lock the same rows of `partitions`, and Postgres keeps such a list of transactions on disk
+    /// (multixact), for which it must vacuum every table now and then.
     async fn settle_all(&self) {
-        let _one = self.settled.lock().await;
+        let _writing = self.writing.lock().await;
         if self.may_linger() {
-            let _ = timeout(LINGER, self.hurry.notified()).await;
+            let _ = timeout(LINGER, self.flush_now.notified()).await;
         }
         let mut all = Settling::default();
         let mut replies = Vec::new();
@@ -261,19 +274,19 @@ impl<T: Tables> Engine<T> {
         if replies.is_empty() {
             return;
         }
-        let gone = match all.fared.is_empty() {
+        let removed = match all.batch.is_empty() {
             true => Ok((0, 0)),
-            false => unless_it_panics(self.tables.settle(&all.held, &all.fared)).await,
+            false => unless_it_panics(self.tables.settle(&all.held, &all.batch)).await,
         };
         let error = {
-            let mut state = self.shared.lock();
-            match gone {
-                Ok(gone) => {
-                    state.end_settle(all, gone);
+            let mut schedule = self.shared.lock();
+            match removed {
+                Ok(removed) => {
+                    schedule.end_settle(all, removed);
                     None
                 }
                 Err(error) => {
-                    state.not_settled(&all);
+                    schedule.not_settled(&all);
                     Some(Arc::new(error))
                 }
             }
@@ -284,12 +297,12 @@ impl<T: Tables> Engine<T> {
         }
     }
 
-    /// Lets what has not begun fail from now on.
+    /// Makes all later calls fail.
     fn end(&self) {
         {
-            let mut state = self.shared.lock();
-            state.closed = true;
-            state.room.capacity.close();
+            let mut schedule = self.shared.lock();
+            schedule.closed = true;
+            schedule.capacity.held.close();
         }
         self.shared.changed.notify_waiters();
     }
@@ -298,32 +311,33 @@ impl<T: Tables> Engine<T> {
         self.end();
         self.tasks.close();
         self.tasks.wait().await;
-        if let Some(keeper) = self.keeper.get() {
-            keeper.leave().await;
+        if let Some(coordinator) = self.coordinator.get() {
+            coordinator.leave().await;
         }
     }
 
-    /// How many positions are kept in mind.
+    /// Returns how many positions are in memory.
     #[cfg(test)]
     pub(crate) fn known(&self) -> usize {
         self.shared.lock().known()
     }
 
-    /// What keeps the share of this process, begun when it is first asked for.
-    fn keeper(&self) -> &Keeper {
-        self.keeper.get_or_init(|| {
+    /// Returns the coordinator, started by the first call.
+    fn coordinator(&self) -> &Coordinator {
+        self.coordinator.get_or_init(|| {
             let shared = Arc::clone(&self.shared);
-            let is_idle = Arc::new(move |bucket| shared.lock().is_idle(bucket));
-            Keeper::start(Arc::clone(&self.leases), self.lease, self.share.clone(), is_idle)
+            let is_idle = Arc::new(move |partition| shared.lock().is_idle(partition));
+            Coordinator::start(
+                Arc::clone(&self.membership),
+                self.member_timeout,
+                self.assignment.clone(),
+                is_idle,
+            )
         })
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Rows by what they are: to be sent, or damaged.
+/// Splits rows into those that can be read, and the faults of the others.
 fn split_damaged(rows: Vec<Row>) -> (Vec<Row>, BTreeMap<u64, String>) {
     let mut damaged = BTreeMap::new();
     let rows = rows

@@ -1,17 +1,17 @@
-//! What an operator sees and does.
+//! What operators do: list, requeue, drop, count.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
 use crate::store::sql::row::Content;
-use crate::store::sql::tables::Tables;
+use crate::store::sql::tables::{Requeued, Tables};
 use crate::store::{Counts, Entry, EntryState, Filter, Page, StoreError};
 
-/// How many rows are looked at for one page of a list.
-const LOOKED_AT: usize = 2_000;
+/// How many rows are read for one page of a list.
+const MAX_READ: usize = 2_000;
 
-/// How many at once.
+/// How many rows are read by one statement.
 const SLICE: usize = 256;
 
 impl<T: Tables> Engine<T> {
@@ -23,13 +23,13 @@ impl<T: Tables> Engine<T> {
     ) -> Result<Page, StoreError> {
         let mut after = after.map_or(i64::MIN, |after| i64::try_from(after).unwrap_or(i64::MAX));
         let mut page = Page::default();
-        let mut looked_at = 0;
-        while looked_at < LOOKED_AT {
-            self.open_or_closed()?;
+        let mut read = 0;
+        while read < MAX_READ {
+            self.check_open()?;
             let slice = limit.clamp(16, SLICE);
             let listed = self.tables.list(filter, after, slice).await.map_err(StoreError::unavailable)?;
             let is_end = listed.len() < slice;
-            looked_at += listed.len();
+            read += listed.len();
             for one in listed {
                 let position = one.row.position;
                 after = position as i64;
@@ -70,47 +70,60 @@ impl<T: Tables> Engine<T> {
     ) -> Result<usize, StoreError> {
         let engine = Arc::clone(self);
         let positions = positions.to_vec();
-        let requeued = self.to_its_end(async move {
+        let requeued = self.run_to_end(async move {
             let positions: Vec<u64> = {
-                let state = engine.shared.lock();
-                positions.into_iter().filter(|position| !state.is_out(*position)).collect()
+                let schedule = engine.shared.lock();
+                positions.into_iter().filter(|position| !schedule.is_out(*position)).collect()
             };
-            let requeued = engine.tables.requeue(&positions, pace).await.map_err(StoreError::unavailable)?;
+            let requeued =
+                engine.requeue_in_database(&positions, pace).await.map_err(StoreError::unavailable)?;
             engine.shared.lock().requeued(&requeued);
-            engine.shared.changed.notify_waiters();
-            engine.shared.elsewhere.notify_one();
+            engine.shared.notify(true);
             Ok(requeued.len())
         });
         requeued.await?
     }
 
+    async fn requeue_in_database(
+        &self,
+        positions: &[u64],
+        pace: Duration,
+    ) -> Result<Vec<Requeued>, sqlx::Error> {
+        let (_permit, mut transaction) = self.tables.begin().await?;
+        let requeueable = self.tables.requeueable(&mut transaction, positions).await?;
+        let requeued = Requeued::paced(positions, requeueable, pace);
+        self.tables.requeue(&mut transaction, &requeued).await?;
+        transaction.commit().await?;
+        Ok(requeued)
+    }
+
     pub(crate) async fn drop_messages(self: &Arc<Self>, positions: &[u64]) -> Result<usize, StoreError> {
         let engine = Arc::clone(self);
         let positions = positions.to_vec();
-        let dropped = self.to_its_end(async move {
-            let condemned = engine.shared.lock().condemn(&positions);
-            let deleted = engine.tables.delete(&condemned).await;
-            let mut state = engine.shared.lock();
-            state.end_condemned(&condemned, deleted.is_ok());
+        let dropped = self.run_to_end(async move {
+            let reserved = engine.shared.lock().reserve_for_drop(&positions);
+            let deleted = engine.tables.delete(&reserved).await;
+            let mut schedule = engine.shared.lock();
+            schedule.end_drop(&reserved, deleted.is_ok());
             let deleted = deleted.map_err(StoreError::unavailable);
             if let Ok((pending, dead, bytes)) = deleted {
-                state.room.change((0, 0), -(pending as i64), -(dead as i64), -(bytes as i64));
+                schedule.capacity.change((0, 0), -(pending as i64), -(dead as i64), -(bytes as i64));
             }
-            drop(state);
+            drop(schedule);
             engine.shared.changed.notify_waiters();
             deleted.map(|(pending, dead, _)| (pending + dead) as usize)
         });
         dropped.await?
     }
 
-    /// Counts in the database, and sets right what this process takes it to be.
+    /// Counts in the database, and corrects what this process knows.
     pub(crate) async fn counts(&self) -> Result<Counts, StoreError> {
-        self.open_or_closed()?;
-        let changes = self.shared.lock().room.changes;
+        self.check_open()?;
+        let changes = self.shared.lock().capacity.changes;
         let counts = self.tables.counts().await.map_err(StoreError::unavailable)?;
-        let mut state = self.shared.lock();
-        if state.room.changes == changes {
-            state.room.counted(&counts);
+        let mut schedule = self.shared.lock();
+        if schedule.capacity.changes == changes {
+            schedule.capacity.counted(&counts);
         }
         Ok(counts)
     }

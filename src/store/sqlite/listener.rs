@@ -1,4 +1,4 @@
-//! What notices that another process has changed the file.
+//! Notices that another process has changed the file.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,24 +8,26 @@ use sqlx::{AssertSqlSafe, ConnectOptions, SqlSafeStr, SqlStr};
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
-use crate::store::sql::Listening;
+use crate::store::sql::Listener;
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
 
-/// How often it looks: what another process has stored waits half of that on average. A look takes some microseconds and
-/// reads one page, which the system holds in memory.
+/// How often the file is checked. A message of another process waits half of that on average. A check takes some microseconds and
+/// reads one page, which the system has in memory.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// Asks on a connection of its own, ten times a second, whether another connection, be it of this process, has changed the
-/// file: then messages may have come, and the bucket is looked at.
-pub(super) fn watch(pool: SqlitePool, schema: String) -> Listening {
-    Listening::start(move |messages, buckets| keep_watching(pool.clone(), schema.clone(), messages, buckets))
+/// Checks ten times a second, on a connection of its own, whether another connection has changed the file, also one of this
+/// process. If so, messages may have been stored, and the partition may be free.
+pub(super) fn listen(pool: SqlitePool, schema: String) -> Listener {
+    Listener::start(move |messages, partitions| {
+        keep_listening(pool.clone(), schema.clone(), messages, partitions)
+    })
 }
 
-async fn keep_watching(pool: SqlitePool, schema: String, messages: Arc<Notify>, buckets: Arc<Notify>) {
+async fn keep_listening(pool: SqlitePool, schema: String, messages: Arc<Notify>, partitions: Arc<Notify>) {
     let free = format!(
-        "SELECT EXISTS (SELECT * FROM {schema}_buckets WHERE owner IS NULL
-             OR owner NOT IN (SELECT id FROM {schema}_relays))"
+        "SELECT EXISTS (SELECT * FROM {schema}_partitions WHERE owner IS NULL
+             OR owner NOT IN (SELECT id FROM {schema}_members))"
     );
     let free = AssertSqlSafe(free).into_sql_str();
     let mut failures = 0;
@@ -33,25 +35,25 @@ async fn keep_watching(pool: SqlitePool, schema: String, messages: Arc<Notify>, 
         let error = match pool.connect_options().connect().await {
             Ok(mut connection) => {
                 failures = 0;
-                watch_on(&mut connection, &free, &messages, &buckets).await
+                listen_on(&mut connection, &free, &messages, &partitions).await
             }
             Err(error) => error,
         };
         if pool.is_closed() {
             return;
         }
-        tracing::debug!(error = %Chain(&error), "cannot watch the file of the outbox, and opens it again");
+        tracing::debug!(error = %Chain(&error), "lost the connection that watches the file of the outbox; opening it again");
         sleep(Backoff::default().delay(failures)).await;
         failures += 1;
     }
 }
 
-/// Watches until that fails.
-async fn watch_on(
+/// Watches until the connection fails.
+async fn listen_on(
     connection: &mut SqliteConnection,
     free: &SqlStr,
     messages: &Notify,
-    buckets: &Notify,
+    partitions: &Notify,
 ) -> sqlx::Error {
     let mut ticks = interval(PERIOD);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -67,7 +69,7 @@ async fn watch_on(
         }
         messages.notify_one();
         match sqlx::query_scalar(free.clone()).fetch_one(&mut *connection).await {
-            Ok(true) => buckets.notify_one(),
+            Ok(true) => partitions.notify_one(),
             Ok(false) => {}
             Err(error) => return error,
         }

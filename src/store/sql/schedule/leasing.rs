@@ -1,4 +1,4 @@
-//! What is given out next.
+//! Chooses the messages that are leased next.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,22 +6,22 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::reading::Mark;
-use super::{AHEAD_BYTES, KNOWN, Known, LOW, OF_A_GROUP, Out, State};
+use super::{AHEAD_BYTES, KNOWN, Known, LOW, LeasedRow, PER_KEY, SqlSchedule};
 use crate::store::schedule::OrderingKey;
+use crate::store::sql::assignment::Assignment;
 use crate::store::sql::row::{Content, Row};
-use crate::store::sql::share::Share;
 use crate::store::sql::tables::Read;
 use crate::store::{Lease, Leased, StoreError};
 
-/// What a lease came to.
+/// What the engine does next for a lease.
 pub(crate) enum Next {
     Leased(Vec<Leased>),
-    /// Nothing is due before then, or before the share changes.
+    /// Nothing is due before this time, or before the assignment changes.
     Idle {
         until: Option<Instant>,
-        share: watch::Receiver<Share>,
+        assignment: watch::Receiver<Assignment>,
     },
-    /// What follows is for the one reader.
+    /// The engine must become the reader first.
     Reader,
     Read(Read, Mark),
     Sweep(Read),
@@ -29,30 +29,30 @@ pub(crate) enum Next {
     Fetch(Fetch),
 }
 
-/// What is to be read of what is due.
+/// The content of due messages that must be read.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    /// Without a key.
+    /// Messages without a key.
     pub(crate) positions: Vec<u64>,
-    /// The first of these keys, so many of each.
+    /// The hashes of keys, with the number of messages to be read of each.
     pub(crate) keys: Vec<(i64, usize)>,
-    /// All that is due, also what was read before.
+    /// All due messages, also those in memory.
     due: Vec<u64>,
 }
 
-impl State {
-    /// Leases what is due; or says what is to be done first.
+impl SqlSchedule {
+    /// Leases due messages, or returns what must be done first.
     pub(crate) fn next(&mut self, limit: usize, is_reader: bool) -> Result<Next, StoreError> {
         if self.closed {
             return Err(StoreError::Closed);
         }
         let now = Instant::now();
-        if !self.sync_share(now) {
-            return Ok(Next::Idle { until: None, share: self.share.clone() });
+        if !self.sync_assignment(now) {
+            return Ok(Next::Idle { until: None, assignment: self.assignment.clone() });
         }
         self.schedule.tick(now);
         let next_due = self.next_due.filter(|_| self.known.len() < KNOWN / 2);
-        // What has a key waits in the database, but for its position.
+        // Of messages with a key only the position is in memory.
         let has_room = self.ready.len() < LOW
             && self.ready_bytes < AHEAD_BYTES / 2
             && self.schedule.entries_due() < KNOWN;
@@ -63,8 +63,8 @@ impl State {
         }
         if is_due {
             self.begin();
-            let (buckets, known) = self.to_look_at();
-            return Ok(Next::Due(buckets, known));
+            let (partitions, known) = self.due_range();
+            return Ok(Next::Due(partitions, known));
         }
         if is_unread {
             let read = self.next_read();
@@ -77,7 +77,10 @@ impl State {
         let due = self.schedule.due(limit);
         if due.is_empty() {
             let timers = [self.schedule.next_timer(), next_due, Some(self.sweep.at), self.until];
-            return Ok(Next::Idle { until: timers.into_iter().flatten().min(), share: self.share.clone() });
+            return Ok(Next::Idle {
+                until: timers.into_iter().flatten().min(),
+                assignment: self.assignment.clone(),
+            });
         }
         let fetch = self.to_fetch(due);
         if fetch.positions.is_empty() && fetch.keys.is_empty() {
@@ -95,15 +98,15 @@ impl State {
         let (mut positions, mut keys): (_, HashMap<OrderingKey, usize>) = (Vec::new(), HashMap::new());
         for position in &due {
             match self.schedule.key_of(*position) {
-                Some(group) => *keys.entry(group).or_default() += 1,
+                Some(key) => *keys.entry(key).or_default() += 1,
                 None if self.ready.contains_key(position) => {}
                 None => positions.push(*position),
             }
         }
-        // One more than are wanted: a group of which nothing waits is forgotten.
-        let more = (2 * due.len() / keys.len().max(1)).min(OF_A_GROUP);
-        let keys = keys.into_iter().map(|(group, wanted)| {
-            (group.hash(), 1 + if self.more.contains(&group) { wanted.max(more) } else { wanted })
+        // One more than wanted, as a key without waiting messages is forgotten.
+        let more = (2 * due.len() / keys.len().max(1)).min(PER_KEY);
+        let keys = keys.into_iter().map(|(key, wanted)| {
+            (key.hash(), 1 + if self.more.contains(&key) { wanted.max(more) } else { wanted })
         });
         Fetch { positions, keys: keys.collect(), due }
     }
@@ -119,7 +122,7 @@ impl State {
         batch
     }
 
-    /// Takes what was read for [`Next::Fetch`], and leases of it and of what else is due.
+    /// Takes what was read for [`Next::Fetch`], and leases it with what else is due.
     pub(crate) fn fetched(
         &mut self,
         fetch: &Fetch,
@@ -128,13 +131,13 @@ impl State {
         limit: usize,
     ) -> Vec<Leased> {
         let now = Instant::now();
-        if self.closed || !self.sync_share(now) {
+        if self.closed || !self.sync_assignment(now) {
             return Vec::new();
         }
         let mut batch = self.take_ready(&fetch.due);
         let mut rows: BTreeMap<u64, Row> = rows.into_iter().map(|row| (row.position, row)).collect();
         for position in &fetch.positions {
-            if !matches!(self.known.get(position), Some(Known::Here(_))) {
+            if !matches!(self.known.get(position), Some(Known::Scheduled(_))) {
                 self.schedule.forget(*position);
                 continue;
             }
@@ -143,7 +146,7 @@ impl State {
             }
             match rows.remove(position) {
                 Some(row) if row.wait.is_zero() => drop(batch.insert(*position, row)),
-                // Another process has changed it.
+                // An operator has requeued it in another process.
                 Some(row) => {
                     self.schedule.forget(*position);
                     self.schedule.delay(*position, now + row.wait);
@@ -151,22 +154,23 @@ impl State {
                 None => self.forget(*position),
             }
         }
-        let mut groups: HashMap<i64, Vec<Row>> = HashMap::new();
+        let mut rows_by_key: HashMap<i64, Vec<Row>> = HashMap::new();
         for row in of_keys {
-            groups.entry(row.key_hash.unwrap_or_default()).or_default().push(row);
+            rows_by_key.entry(row.key_hash.unwrap_or_default()).or_default().push(row);
         }
         for (hash, wanted) in &fetch.keys {
-            let rows = groups.remove(hash).unwrap_or_default();
-            self.meet(OrderingKey::from_hash(*hash), rows, *wanted, now, &mut batch);
+            let rows = rows_by_key.remove(hash).unwrap_or_default();
+            self.merge_key_rows(OrderingKey::from_hash(*hash), rows, *wanted, now, &mut batch);
         }
-        self.gone = None;
+        self.removed = None;
         self.lease(batch, limit)
     }
 
-    /// The first rows of a group, `wanted` at most: they are all there is in it up to the last of them.
-    fn meet(
+    /// Merges the first rows of a key, at most `wanted`, with the positions that are known of it. No message of the key exists
+    /// between these rows.
+    fn merge_key_rows(
         &mut self,
-        group: OrderingKey,
+        key: OrderingKey,
         rows: Vec<Row>,
         wanted: usize,
         now: Instant,
@@ -174,15 +178,15 @@ impl State {
     ) {
         let is_all = rows.len() < wanted;
         if is_all {
-            self.more.remove(&group);
+            self.more.remove(&key);
         } else {
-            self.more.insert(group);
+            self.more.insert(key);
         }
         let last = rows.last().map_or(0, |row| row.position);
         let found: Vec<u64> = rows.iter().map(|row| row.position).collect();
         let vanished: Vec<u64> = self
             .schedule
-            .waiting(group)
+            .waiting(key)
             .filter(|position| (is_all || *position <= last) && found.binary_search(position).is_err())
             .collect();
         for position in vanished {
@@ -191,63 +195,65 @@ impl State {
         for row in rows {
             let position = row.position;
             let may_come = match self.known.get(&position) {
-                Some(Known::Here(_)) => !self.schedule.is_leased(position),
+                Some(Known::Scheduled(_)) => !self.schedule.is_leased(position),
                 Some(_) => false,
-                None => !self.has_gone(position),
+                None => !self.was_removed(position),
             };
-            if !may_come || !self.held.contains_key(&row.bucket) {
+            if !may_come || !self.held.contains_key(&row.partition) {
                 continue;
             }
-            self.known.insert(position, Known::Here(row.bucket));
+            self.known.insert(position, Known::Scheduled(row.partition));
             if row.wait.is_zero() {
                 if self.schedule.key_of(position).is_none() {
-                    self.schedule.join(position, group);
+                    self.schedule.join(position, key);
                 }
                 batch.insert(position, row);
             } else {
-                self.schedule.hold(position, group, now + row.wait);
+                self.schedule.hold(position, key, now + row.wait);
                 if self.known.len() > KNOWN {
                     self.look_for_due(now + row.wait);
                 }
             }
         }
-        if self.known.len() > KNOWN && self.schedule.waiting(group).next().is_some() {
-            self.forget_if_held(group);
+        if self.known.len() > KNOWN && self.schedule.waiting(key).next().is_some() {
+            self.forget_if_held(key);
         }
     }
 
-    /// Forgets a group that waits for a retry: it is found when that is due.
-    pub(super) fn forget_if_held(&mut self, group: OrderingKey) {
-        if !self.schedule.is_held(group) {
+    /// Forgets a key that waits for a retry. It is found when the retry is due.
+    pub(super) fn forget_if_held(&mut self, key: OrderingKey) {
+        if !self.schedule.is_held(key) {
             return;
         }
-        let waiting: Vec<u64> = self.schedule.waiting(group).collect();
+        let waiting: Vec<u64> = self.schedule.waiting(key).collect();
         for position in waiting {
             self.forget(position);
         }
-        self.more.remove(&group);
+        self.more.remove(&key);
     }
 
-    /// Leases what of these, all due, may go.
+    /// Leases those of these due messages that need not wait for others.
     fn lease(&mut self, batch: BTreeMap<u64, Row>, limit: usize) -> Vec<Leased> {
         let token = self.schedule.next_lease_token();
         let mut leased = Vec::with_capacity(limit.min(batch.len()));
         for (position, row) in batch {
-            let group = row.group();
+            let key = row.ordering_key();
             if leased.len() >= limit {
-                if group.is_none() {
+                if key.is_none() {
                     self.ready_bytes += row.size as usize;
                     self.ready.insert(position, row);
                 }
                 continue;
             }
-            let Row { bucket, attempts, failures, content, .. } = row;
-            let (Content::Message(message), Some(fence)) = (content, self.held.get(&bucket).copied()) else {
+            let Row { partition, attempts, failures, content, .. } = row;
+            let (Content::Message(message), Some(fencing_token)) =
+                (content, self.held.get(&partition).copied())
+            else {
                 continue;
             };
-            if self.schedule.take(position, group, token) {
-                let out = Out { token, bucket, fence, failures, settling: false };
-                self.out.insert(position, out);
+            if self.schedule.take(position, key, token) {
+                let row = LeasedRow { token, partition, fencing_token, failures, settling: false };
+                self.leased.insert(position, row);
                 leased.push(Leased::new(Lease::new(position, token), message, attempts));
             }
         }

@@ -1,22 +1,22 @@
-//! What is kept in mind when there is very much, and when buckets come and go.
+//! The memory of a schedule with many messages, and when partitions come and go.
 
 use super::*;
 use crate::message::Settlement;
 use crate::store::Leased;
 
-/// How many are leased at once.
+/// How many messages are leased at once.
 const LIMIT: usize = 1_000;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-fn share(buckets: &[(i16, i64)]) -> Share {
-    Share { buckets: buckets.to_vec(), until: Some(Instant::now() + HOUR) }
+fn assignment(partitions: &[(i16, i64)]) -> Assignment {
+    Assignment { partitions: partitions.to_vec(), until: Some(Instant::now() + HOUR) }
 }
 
-/// One that holds bucket 0, and what changes that.
-fn state() -> (State, watch::Sender<Share>) {
-    let share = watch::Sender::new(share(&[(0, 1)]));
-    (State::new(Limits::default(), share.subscribe()), share)
+/// A schedule that holds partition 0, and the sender of its assignment.
+fn state() -> (SqlSchedule, watch::Sender<Assignment>) {
+    let assignment = watch::Sender::new(assignment(&[(0, 1)]));
+    (SqlSchedule::new(Limits::default(), assignment.subscribe()), assignment)
 }
 
 fn row(position: u64, key_hash: Option<i64>) -> Row {
@@ -25,11 +25,11 @@ fn row(position: u64, key_hash: Option<i64>) -> Row {
         None => Content::Message(Message::new("a", "").unwrap()),
     };
     let (wait, failures) = (Duration::ZERO, None);
-    Row { position, bucket: 0, key_hash, size: 100, wait, attempts: 0, failures, content }
+    Row { position, partition: 0, key_hash, size: 100, wait, attempts: 0, failures, content }
 }
 
-/// What is leased of a table with `table` rows from `first` on, each of the key that it is given; none if nothing is due.
-fn lease(state: &mut State, first: u64, table: u64, key: fn(u64) -> Option<i64>) -> Vec<Leased> {
+/// Leases messages of a table with `table` rows from `first` on, each with the key that `key` returns. Nothing may be due.
+fn lease(state: &mut SqlSchedule, first: u64, table: u64, key: fn(u64) -> Option<i64>) -> Vec<Leased> {
     loop {
         match state.next(LIMIT, true).unwrap() {
             Next::Leased(leased) => return leased,
@@ -57,7 +57,7 @@ fn lease(state: &mut State, first: u64, table: u64, key: fn(u64) -> Option<i64>)
     }
 }
 
-fn settle(state: &mut State, leased: &[Leased], settlement: &Settlement) -> Settling {
+fn settle(state: &mut SqlSchedule, leased: &[Leased], settlement: &Settlement) -> Settling {
     let settled: Vec<_> = leased.iter().map(|one| (one.lease, settlement.clone())).collect();
     state.begin_settle(&settled).unwrap()
 }
@@ -78,17 +78,17 @@ fn a_large_backlog_is_read_piece_by_piece() {
 }
 
 #[test]
-fn of_a_long_key_some_are_kept_in_mind() {
+fn some_positions_of_a_long_key_are_in_memory() {
     let (mut state, _share) = state();
     let Next::Due(..) = state.next(LIMIT, true).unwrap() else { panic!() };
     state.end_due(Vec::new());
     let Next::Read(_, mark) = state.next(LIMIT, true).unwrap() else { panic!() };
     state.end_read(&mark, (1..=1_000).map(|position| row(position, Some(7))).collect(), false);
-    assert_eq!(state.known(), OF_A_GROUP);
+    assert_eq!(state.known(), PER_KEY);
 }
 
 #[test]
-fn what_waits_for_its_retry_is_forgotten_when_too_much_is_known() {
+fn retries_are_forgotten_when_too_many_positions_are_known() {
     for key in [|_| None, |position| Some(position as i64)] as [fn(u64) -> Option<i64>; 2] {
         let (mut state, _share) = state();
         let table = 2 * KNOWN as u64;
@@ -103,19 +103,20 @@ fn what_waits_for_its_retry_is_forgotten_when_too_much_is_known() {
         assert!(lease(&mut state, 1, 0, key).is_empty(), "all wait");
         let known = state.known();
         assert!((KNOWN / 2..=KNOWN + LIMIT).contains(&known), "{known}");
-        // Those are found when they are due.
+        // Forgotten messages are found when they are due.
         let due = state.next_due.unwrap().saturating_duration_since(Instant::now());
         assert!(due <= HOUR, "{due:?}");
     }
 }
 
 #[test]
-fn so_many_transactions_that_are_open_are_kept_in_mind_and_the_others_found() {
+fn reservations_have_a_limit_and_other_messages_are_found() {
     let (mut state, _share) = state();
     assert!(lease(&mut state, 1, 0, |_| None).is_empty());
     let reserved = (1..=KNOWN as u64 + 10).filter(|position| state.reserve(*position, 0)).count();
     assert_eq!(reserved, KNOWN);
-    let place = |position, reserved| Place { position, bucket: 0, size: 100, wait: Duration::ZERO, reserved };
+    let place =
+        |position, reserved| Placed { position, partition: 0, size: 100, wait: Duration::ZERO, reserved };
     let message = || Message::new("a", "").unwrap();
     state.hand_over(&place(1, true), message(), Instant::now());
     assert!(!state.is_unread(), "it is here");
@@ -124,7 +125,7 @@ fn so_many_transactions_that_are_open_are_kept_in_mind_and_the_others_found() {
 }
 
 #[test]
-fn only_confirms_for_which_nobody_waits_may_wait_for_others() {
+fn only_confirms_without_a_key_may_wait_for_others() {
     for (key, settlement, may_wait) in [
         (None, Settlement::Ack, true),
         (Some(7), Settlement::Ack, false),
@@ -132,7 +133,7 @@ fn only_confirms_for_which_nobody_waits_may_wait_for_others() {
         (None, Settlement::Discard, false),
     ] {
         let (mut state, _share) = state();
-        let place = Place { position: 1, bucket: 0, size: 100, wait: Duration::ZERO, reserved: false };
+        let place = Placed { position: 1, partition: 0, size: 100, wait: Duration::ZERO, reserved: false };
         assert!(lease(&mut state, 1, 0, |_| None).is_empty());
         state.hand_over(&place, Message::new("a", "").unwrap(), Instant::now());
         let leased = match key {
@@ -144,15 +145,15 @@ fn only_confirms_for_which_nobody_waits_may_wait_for_others() {
 }
 
 #[test]
-fn a_bucket_that_comes_back_is_held_when_nothing_of_before_is_out() {
+fn a_partition_that_comes_back_is_held_when_no_message_of_before_is_leased() {
     let (mut state, sender) = state();
-    sender.send_replace(share(&[(0, 1), (1, 1)]));
+    sender.send_replace(assignment(&[(0, 1), (1, 1)]));
     let leased = lease(&mut state, 1, 1, |_| None);
     assert_eq!(leased.len(), 1);
-    sender.send_replace(share(&[(1, 1)]));
+    sender.send_replace(assignment(&[(1, 1)]));
     assert!(!state.is_idle(0));
-    sender.send_replace(share(&[(0, 2), (1, 1)]));
-    // What comes back would be read again while it is out.
+    sender.send_replace(assignment(&[(0, 2), (1, 1)]));
+    // The partition would be read again while a message of it is leased.
     assert!(lease(&mut state, 1, 0, |_| None).is_empty());
     assert_eq!(state.held(), [(1, 1)]);
 

@@ -1,4 +1,4 @@
-//! What tells other processes that there are messages for them.
+//! Tells other instances that there are messages for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,36 +15,37 @@ use crate::util::error::Chain;
 /// The shortest time between two notifications.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The payload that says that messages were stored.
+/// The payload when messages were stored.
 pub(super) const MESSAGES: &str = "messages";
 
-/// The payload that says that instances or their buckets have changed.
-pub(super) const BUCKETS: &str = "buckets";
+/// The payload when members or the owners of partitions have changed.
+pub(super) const PARTITIONS: &str = "partitions";
 
-/// Tells other processes of messages by NOTIFY: from a task of its own, for in a transaction of the app it would hold up every
-/// other such COMMIT; and once in 5 milliseconds at most.
-pub(super) struct Teller {
+/// Tells other instances of new messages by NOTIFY, at most once in 5 milliseconds.
+///
+/// It does so in a task of its own: a NOTIFY in a transaction of the app would make every such COMMIT wait for the others.
+pub(super) struct Notifier {
     _stop: DropGuard,
 }
 
-impl Teller {
-    /// Starts the task, which ends with it; it tells when `messages` wakes it.
+impl Notifier {
+    /// Starts the task, which ends with the notifier. It notifies when `messages` is notified.
     pub(super) fn start(pool: PgPool, schema: &str, messages: Arc<Notify>) -> Self {
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let channel = channel(schema);
-        let task = again("telling", move || tell(pool.clone(), channel.clone(), Arc::clone(&messages)));
+        let task = again("notifying", move || run(pool.clone(), channel.clone(), Arc::clone(&messages)));
         tokio::spawn(async move { stopped.run_until_cancelled(task).await });
         Self { _stop: stop.drop_guard() }
     }
 }
 
-/// The channel of the outbox in this schema.
+/// Returns the channel of the outbox in this schema.
 pub(super) fn channel(schema: &str) -> String {
     format!("tower_outbox.{schema}")
 }
 
-async fn tell(pool: PgPool, channel: String, messages: Arc<Notify>) {
+async fn run(pool: PgPool, channel: String, messages: Arc<Notify>) {
     let mut failures = 0;
     loop {
         messages.notified().await;
@@ -56,8 +57,8 @@ async fn tell(pool: PgPool, channel: String, messages: Arc<Notify>) {
             }
             Err(sqlx::Error::PoolClosed) => return,
             Err(error) => {
-                // They would find them by themselves, but later.
-                tracing::debug!(error = %Chain(&error), "cannot tell other instances what is new in the outbox");
+                // Other instances find the messages without it, but later.
+                tracing::debug!(error = %Chain(&error), "failed to notify other instances of new messages; retrying");
                 messages.notify_one();
                 sleep(Backoff::default().delay(failures)).await;
                 failures += 1;

@@ -1,0 +1,77 @@
+//! What differs between the databases, beside their statements.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use sqlx::{Database, Pool, SqlStr, Transaction};
+use tokio::sync::Notify;
+
+use super::membership::Membership;
+use super::settings::SqlStoreSettings;
+use super::tables::Tables;
+use crate::util::error::BoxError;
+
+/// A database that can hold a [`SqlStore`](super::SqlStore): `sqlx::Postgres` and `sqlx::Sqlite`.
+#[async_trait]
+pub(crate) trait Dialect: Database {
+    /// The name of the database, in texts.
+    const NAME: &'static str;
+
+    /// Each brings the tables from the version before to the next, and is never changed after its release.
+    const MIGRATIONS: &'static [&'static str];
+
+    /// Creates the table of the version, with version 0, unless it exists.
+    const PREPARE: &'static str;
+
+    /// The name of the table of the version.
+    const VERSION_TABLE: &'static str;
+
+    type Tables: Tables<Database = Self>;
+
+    /// Prepares the statements for the tables that these settings name.
+    fn tables(pool: Pool<Self>, settings: &SqlStoreSettings) -> Self::Tables;
+
+    /// Prepares the statements by which instances share the tables. It tells other instances of new messages when
+    /// `other_instances` is notified.
+    fn membership(tables: &Self::Tables, other_instances: &Arc<Notify>) -> Arc<dyn Membership>;
+
+    // --- migrations
+
+    /// Returns what stands for `{schema}` in statements.
+    fn quoted(schema: &str) -> String;
+
+    /// Describes where the tables are, for errors.
+    fn describe(schema: &str) -> String;
+
+    /// Fails if the database or its pool cannot be used at all.
+    async fn check(pool: &Pool<Self>) -> Result<(), BoxError>;
+
+    /// Begins a transaction that no other migration of this schema can run beside.
+    async fn begin_migration(
+        pool: &Pool<Self>,
+        schema: &str,
+    ) -> Result<Transaction<'static, Self>, sqlx::Error>;
+
+    /// Executes statements.
+    async fn execute(connection: &mut Self::Connection, statements: SqlStr) -> Result<(), sqlx::Error>;
+
+    /// Reads the version that the statement selects; `None` if its table does not exist.
+    async fn version(
+        connection: &mut Self::Connection,
+        statement: SqlStr,
+    ) -> Result<Option<i32>, sqlx::Error>;
+
+    // --- transactions of requests
+
+    /// The statement that begins a transaction.
+    const BEGIN: &'static str;
+
+    /// Whether the database has ended the transaction by itself. If so, an empty one is begun in its place.
+    async fn is_over(connection: &mut Self::Connection) -> bool;
+
+    /// Fails if the transaction cannot be committed any more. Messages are inserted next unless there are none.
+    async fn check_open(connection: &mut Self::Connection, is_empty: bool) -> Result<(), sqlx::Error>;
+
+    /// Whether another try may pass after an error of the database with this code.
+    fn is_transient(code: &str) -> bool;
+}
