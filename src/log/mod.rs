@@ -13,7 +13,7 @@
 //! | [`retention`] | which old segments are deleted |
 //! | [`record_log`] | a whole log: append, read, retention |
 //! | [`reader`] | reads a log from a position on |
-//! | [`writer`] | the thread that writes for many logs |
+//! | [`writer`] | the few threads that write for all logs |
 //! | [`background`] | the thread for work that takes long |
 //! | [`folder`] | the private, locked folder of a log |
 //! | [`files`] | private files, and access to them by offset |

@@ -1,4 +1,4 @@
-//! The thread that writes for many logs.
+//! A thread that writes for many logs, and the few threads that all logs of a process share.
 //!
 //! In each round the thread runs the logs that were woken: first every log writes what waits, then every log syncs its
 //! file, then every log does its housekeeping. Batches that arrive during a round share the next one. A log that fails or
@@ -13,6 +13,10 @@ use std::time::Instant;
 
 use crate::util::caught::called;
 use crate::util::sync::lock;
+
+/// The most threads for the logs on one file system. A few syncs side by side cost hardly more than one, so that they are far
+/// faster than one after the other.
+const THREADS: usize = 8;
 
 /// The part of a log that runs on the thread of a [`LogWriter`].
 pub(crate) trait LogJob: Send + 'static {
@@ -81,17 +85,20 @@ pub(crate) struct LogHandle {
 }
 
 impl LogWriter {
-    /// Returns the writer that all logs of this process on the file system of `folder` share. A disk that hangs thus stops
-    /// only the logs on it.
+    /// Returns the writer with the fewest logs among the [`THREADS`] that all logs of this process on the file system of
+    /// `folder` share. A disk that hangs thus stops only the logs on it.
     pub(crate) fn of(folder: &Path) -> Self {
-        static WRITERS: Mutex<BTreeMap<u64, Weak<Queue>>> = Mutex::new(BTreeMap::new());
+        static WRITERS: Mutex<BTreeMap<u64, [Weak<Queue>; THREADS]>> = Mutex::new(BTreeMap::new());
         let mut writers = lock(&WRITERS);
-        let entry = writers.entry(file_system(folder)).or_default();
-        if let Some(queue) = entry.upgrade() {
+        let queues = writers.entry(file_system(folder)).or_default();
+        let Some(least) = queues.iter_mut().min_by_key(|queue| queue.strong_count()) else {
+            return Self::default();
+        };
+        if let Some(queue) = least.upgrade() {
             return Self(queue);
         }
         let writer = Self::default();
-        *entry = Arc::downgrade(&writer.0);
+        *least = Arc::downgrade(&writer.0);
         writer
     }
 

@@ -37,8 +37,8 @@ const SEARCH_READS: usize = 100_000;
 
 /// A [`Store`] in a folder of the local disk, for one process: an append-only log.
 ///
-/// Batches that wait at the same time share one write and one `fdatasync`. One thread writes for all stores of the process
-/// on the same file system, so that hundreds of stores are cheap; a store that fails does not affect the others.
+/// Batches that wait at the same time share one write and one `fdatasync`. At most eight threads write for all stores of the
+/// process on the same file system, so that hundreds of stores are cheap; a store that fails does not affect the others.
 ///
 /// A message that is sent soon is never read back. A backlog is read in order, and takes memory for its positions only. A
 /// file is deleted when all its messages were confirmed, and rewritten when few messages are left in it.
