@@ -5,6 +5,11 @@ pub(crate) mod admission;
 #[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "the embedded store uses more of it"))]
 mod capacity;
 mod contract;
+mod entry;
+mod error;
+mod filter;
+mod lease;
+mod limits;
 
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -23,14 +28,16 @@ mod sql;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-pub use self::contract::{
-    Counts, Entry, EntryState, Filter, Lease, Leased, Limits, Page, Store, StoreError, Unstored, Wait,
-    WhenFull,
-};
+pub use self::contract::Store;
 #[cfg(feature = "_fuzzing")]
 pub(crate) use self::embedded::fuzzing;
 #[cfg(feature = "embedded")]
 pub use self::embedded::{EmbeddedStore, EmbeddedStoreSettings};
+pub use self::entry::{Counts, Entry, EntryState, Page, Wait};
+pub use self::error::{StoreError, Unstored};
+pub use self::filter::Filter;
+pub use self::lease::{Lease, Leased};
+pub use self::limits::{Limits, WhenFull};
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "_sql")]
