@@ -1,5 +1,7 @@
 //! Store first, send after: the durable decorator, and the relay that comes with it.
 
+mod batch;
+mod breaker;
 mod handle;
 mod relay;
 mod settings;
