@@ -1,4 +1,4 @@
-//! Sending another way when the first one fails.
+//! Sending through a second messenger when the first one fails.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,14 +11,14 @@ use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Capabilities, Failure, Health, Messenger, Unsent};
 use crate::util::error::BoxError;
 
-/// Hands what the first messenger could not send to the second.
+/// Sends through the second messenger what the first one could not send.
 ///
-/// By default that is what failed as [transient](Failure::Transient): the first is down. `Ok` means that each message was
-/// confirmed by one of the two. What neither took comes back; it is transient unless both rejected it, or the first
-/// did and [`with_rejected`](Self::with_rejected) is not set.
+/// By default these are [transient](Failure::Transient) failures: the first messenger is down. `Ok` means that one of the two
+/// confirmed each message. Messages that neither confirmed come back: as rejected if both rejected them, or if the first did
+/// and [`with_rejected`](Self::with_rejected) is not set, otherwise as transient.
 ///
-/// Order is kept within each of the two, not between them. Put a buffer or an outbox around it, or make it the second: what a
-/// buffer has taken over never falls back.
+/// Order is kept within each of the two, not between them. Put a buffer or an outbox around it, or make that the second:
+/// messages in a buffer never fall back.
 ///
 /// ```
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -40,13 +40,13 @@ pub struct Fallback<A, B> {
 }
 
 impl<A: Messenger, B: Messenger> Fallback<A, B> {
-    /// Sends by `first`, and by `second` what that could not send.
+    /// Sends through `first`, and through `second` what `first` could not send.
     pub fn new(first: A, second: B) -> Self {
         let second_in_flight = second.capabilities().in_flight;
         Self { first, second, second_in_flight, rejected: false }
     }
 
-    /// Also hands over what the first rejects: what it can never send.
+    /// Also sends through the second messenger what the first one rejects.
     #[must_use]
     pub fn with_rejected(mut self) -> Self {
         self.rejected = true;
@@ -85,7 +85,7 @@ impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
         if let Some(Failed::Over(_, failure)) =
             failed.iter().find(|failed| matches!(failed, Failed::Over(..)))
         {
-            tracing::warn!(messages = messages.len(), %failure, "sending another way");
+            tracing::warn!(messages = messages.len(), %failure, "the first messenger failed; sending through the second");
         }
         let _in_flight = self.second_in_flight.as_ref().map(InFlight::token);
         let unsent = self.second.send(messages).await.err().unwrap_or_default();
@@ -119,14 +119,14 @@ impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
     }
 }
 
-/// What the first did not send.
+/// A message that the first messenger did not send.
 enum Failed {
     Kept(Message, Failure),
-    /// The second is asked.
+    /// The second messenger gets it.
     Over(Uuid, Failure),
 }
 
-/// What neither sent, in its order.
+/// Returns the messages that neither sent, in their order.
 fn merged(failed: Vec<Failed>, unsent: Unsent) -> Unsent {
     let mut second = unsent.into_iter().peekable();
     let mut neither = Unsent::default();

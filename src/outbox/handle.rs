@@ -1,4 +1,4 @@
-//! Looking into an outbox, and operating on it.
+//! A handle to look into an outbox and to operate on it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::message::Message;
 use crate::messenger::OutboxStore;
 use crate::store::{Entry, EntryState, Filter, Page, Store, StoreError, Unstored};
 
-/// How many entries are looked at in one go.
+/// How many entries one page has.
 const PAGE: usize = 500;
 
 /// A handle to an outbox: status, lists, requeue and drop. A clone is another handle.
@@ -30,19 +30,19 @@ impl OutboxHandle {
         Self { outbox, status }
     }
 
-    /// A handle to a store that no relay works on, as that of a stopped app.
+    /// A handle to a store without a relay, such as the store of a stopped app.
     #[must_use]
     pub fn stopped(store: Arc<dyn Store>) -> Self {
         Self { outbox: OutboxStore::new(store), status: Arc::default() }
     }
 
-    /// Where it is stored.
+    /// Returns the place of the store.
     #[must_use]
     pub fn location(&self) -> String {
         self.store().location()
     }
 
-    /// How it fares.
+    /// Returns its status.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -51,7 +51,7 @@ impl OutboxHandle {
         Ok(self.status.snapshot(self.location(), counts, self.outbox.stored_per_second()))
     }
 
-    /// A page of what is stored: see [`Store::list`].
+    /// Returns a page of the stored messages: see [`Store::list`].
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -59,7 +59,7 @@ impl OutboxHandle {
         self.store().list(filter, after, limit).await
     }
 
-    /// The first entry that is meant, if there is one.
+    /// Returns the first entry that matches, if there is one.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -77,10 +77,10 @@ impl OutboxHandle {
         }
     }
 
-    /// Stores messages, to be sent in their turn.
+    /// Stores messages, which the relay sends in order.
     ///
     /// # Errors
-    /// [`Unstored`]: none of them is stored then.
+    /// [`Unstored`]: no message is stored then.
     pub async fn append(&self, messages: Vec<Message>) -> Result<(), Unstored> {
         let count = messages.len();
         self.store().append(messages).await?;
@@ -88,7 +88,7 @@ impl OutboxHandle {
         Ok(())
     }
 
-    /// Counts what is meant.
+    /// Returns how many entries match.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
@@ -104,23 +104,23 @@ impl OutboxHandle {
         }
     }
 
-    /// Gives dead letters another life, one each `pace`, and gives how many it was.
+    /// Requeues dead letters, one each `pace`; returns how many.
     ///
-    /// Without a state in the filter, dead letters are meant.
+    /// A filter without a state matches dead letters only.
     ///
     /// # Errors
-    /// [`StoreError`]; what was requeued before it stays requeued.
+    /// [`StoreError`]; messages requeued before the error stay requeued.
     pub async fn requeue(&self, filter: &Filter, pace: Duration) -> Result<usize, StoreError> {
         let filter = Filter { state: filter.state.or(Some(EntryState::Dead)), ..filter.clone() };
-        // All of them are found first: what is requeued may be given up on again, behind our back.
+        // All positions are found first: a requeued message may become a dead letter again meanwhile.
         let positions = self.positions(&filter).await?;
         self.store().requeue(&positions, pace).await
     }
 
-    /// Drops messages, but for those being sent, and gives how many it was.
+    /// Drops messages except those being sent; returns how many.
     ///
     /// # Errors
-    /// [`StoreError`]; what was dropped before it stays dropped.
+    /// [`StoreError`]; messages dropped before the error stay dropped.
     pub async fn drop_messages(&self, filter: &Filter) -> Result<usize, StoreError> {
         let positions = self.positions(filter).await?;
         self.store().drop_messages(&positions).await

@@ -23,11 +23,11 @@ use crate::messenger::{Capabilities, Failure, Health, Messenger, OutboxStore, Ov
 use crate::store::{Store, Unstored};
 use crate::util::error::BoxError;
 
-/// Stores messages durably, then says `Ok`; a [`Relay`] sends what is stored through the inner messenger.
+/// Stores messages durably and then returns `Ok`; a [`Relay`] sends the stored messages through the inner messenger.
 ///
-/// A message survives a broker that is down and a process that dies, and leaves **at least once**, in order for each
-/// topic and key. When the store cannot take it, the request is answered 503, whatever
-/// [`OnSendFailure`](crate::layer::OnSendFailure) says; while it is full, requests are turned away before their handler
+/// A message survives a broker that is down and a process that dies. It is sent **at least once**, in order for each topic
+/// and key. When the store cannot accept it, the request is answered 503, whatever
+/// [`OnSendFailure`](crate::layer::OnSendFailure) is; while the store is full, requests are answered 503 before their handler
 /// runs ([`Admission`](crate::messenger::Admission)).
 ///
 /// ```
@@ -62,7 +62,7 @@ pub struct Outbox<M> {
 }
 
 impl<M: Messenger> Outbox<M> {
-    /// A store before `inner`, and the relay between the two, which the caller spawns.
+    /// A store in front of `inner`, and the relay between the two, which the caller spawns.
     pub fn new(inner: M, store: Arc<dyn Store>, settings: RelaySettings) -> (Self, Relay<M>) {
         let (inner, status) = (Arc::new(inner), Arc::new(Status::default()));
         let relay = Relay::new(Arc::clone(&inner), Arc::clone(&store), Arc::clone(&status), settings);

@@ -1,4 +1,4 @@
-//! The worker that sends what is stored.
+//! The worker that sends stored messages.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -25,23 +25,23 @@ use crate::util::error::Chain;
 /// How many messages go out in one `send`.
 const BATCH: usize = 256;
 
-/// How long a store may take, at shutdown, to give what is due.
+/// How long a store may take, at shutdown, to lease due messages.
 const LAST_LEASE: Duration = Duration::from_millis(200);
 
-/// Sends what an [`Outbox`](super::Outbox) has stored: see [`with_graceful_shutdown`](Self::with_graceful_shutdown).
+/// Sends the messages that an [`Outbox`](super::Outbox) stores: see [`with_graceful_shutdown`](Self::with_graceful_shutdown).
 ///
 /// Up to [`window`](RelaySettings::window) messages are out at a time, in order for each topic and key.
 ///
-/// | what the bus says | then |
+/// | result | effect |
 /// |---|---|
-/// | confirmed | forgotten |
+/// | confirmed | removed from the store |
 /// | rejected, or refused by [`check`](Messenger::check) before it is sent | a dead letter at once, with the reason |
 /// | transient | another attempt, after exponential backoff with full jitter; a dead letter after [`max_attempts`](RelaySettings::max_attempts) |
-/// | transient, and [`health`](Messenger::health) is down | the breaker opens: no attempt is counted, nothing is sent; the health is asked again after a backoff, then one message goes first |
-/// | the messenger panics | each message goes out alone, and the one it panics over is a dead letter |
-/// | (expired before it could leave) | a dead letter or dropped, as [`when_expired`](RelaySettings::when_expired) says |
+/// | transient, and [`health`](Messenger::health) is down | the breaker opens: no attempt is counted, nothing is sent; the broker is probed after a backoff, then one message is sent first |
+/// | the messenger panics | each message is sent alone, and the one that makes it panic becomes a dead letter |
+/// | (expired in the store) | a dead letter or dropped, as [`when_expired`](RelaySettings::when_expired) says |
 ///
-/// While nothing is due it sleeps.
+/// While no message is due the relay sleeps.
 pub struct Relay<M> {
     worker: Arc<Worker<M>>,
 }
@@ -116,8 +116,8 @@ impl<M: Messenger> Relay<M> {
                 },
             };
             ended = ended.saturating_add(1);
-            worker.status.set_down(Some("the relay panicked, and is started again soon".to_owned()));
-            tracing::error!(?delay, "the relay panicked: it is started again");
+            worker.status.set_down(Some("the relay panicked and restarts soon".to_owned()));
+            tracing::error!(?delay, "the relay panicked; restarting it");
             tokio::select! {
                 until = &mut shutdown => break until,
                 () = sleep(delay) => worker.status.set_down(None),
@@ -129,7 +129,7 @@ impl<M: Messenger> Relay<M> {
         state.tasks.shutdown().await;
         let counts = caught(worker.store.counts()).await.unwrap_or_else(|| Err(panicked()));
         counts.unwrap_or_else(|error| {
-            tracing::error!(error = %Chain(&error), "cannot tell how much is left in the outbox");
+            tracing::error!(error = %Chain(&error), "failed to count the messages left in the outbox");
             Counts::default()
         })
     }
@@ -145,7 +145,7 @@ impl<M: Messenger> IntoFuture for Relay<M> {
     }
 }
 
-/// Says that the relay ended before its time, unless that was expected.
+/// Reports that the relay was dropped, unless its end was expected.
 struct Ending(Option<Arc<Status>>);
 
 impl Ending {
@@ -157,8 +157,8 @@ impl Ending {
 impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(status) = &self.0 {
-            tracing::error!("the relay was dropped: nothing leaves the outbox until it runs again");
-            status.set_down(Some("the relay was dropped before it was told to stop".to_owned()));
+            tracing::error!("the relay was dropped; stored messages wait until it runs again");
+            status.set_down(Some("the relay was dropped before its shutdown".to_owned()));
         }
     }
 }
@@ -169,9 +169,9 @@ struct Running<M> {
     /// How many messages are out.
     out: usize,
     breaker: RelayBreaker,
-    /// How often in a row the store could not be read.
+    /// How many reads of the store failed in a row.
     unread: u32,
-    /// Positions of messages the messenger panicked over while they were together: they go out alone.
+    /// Positions of messages that are sent alone, since the messenger panicked while it sent them together.
     suspects: HashSet<u64>,
 }
 
@@ -206,7 +206,7 @@ impl<M: Messenger> Running<M> {
                     }
                     Ok(Done::Probed(health)) => self.breaker.probed(&health, &self.worker.status),
                     Err(error) => {
-                        // Only a drop that panics ends so: what it held stays leased until the next start.
+                        // Only a drop that panics ends so: its messages stay leased until the next start.
                         tracing::error!(%error, "a task of the relay panicked");
                         if self.tasks.is_empty() {
                             self.out = 0;
@@ -225,7 +225,7 @@ impl<M: Messenger> Running<M> {
                     Err(StoreError::Closed) => return,
                     Err(error) => {
                         let reason = Chain(&error).to_string();
-                        tracing::error!(error = %reason, "the outbox cannot be read");
+                        tracing::error!(error = %reason, "failed to read the outbox; retrying");
                         self.worker.status.set_down(Some(format!("the outbox cannot be read: {reason}")));
                         self.worker.status.failed(reason);
                         sleep(Backoff::default().delay(self.unread)).await;
@@ -243,7 +243,7 @@ impl<M: Messenger> Running<M> {
     fn send(&mut self, leased: Vec<Leased>) {
         self.out += leased.len();
         let messages = leased.len();
-        // Removed one and all: those that come again have shown themselves harmless.
+        // All are removed: a message that comes again was sent without a panic.
         let alone = leased.iter().filter(|one| self.suspects.remove(&one.lease.position)).count() > 0;
         let later = self.breaker.retry_wait();
         let worker = Arc::clone(&self.worker);
@@ -259,7 +259,7 @@ impl<M: Messenger> Running<M> {
             if let Some((outcome, untried)) = sent.await {
                 return Done::Sent { messages, outcome, untried };
             }
-            tracing::error!(messages, "sending panicked: the messages go out one by one");
+            tracing::error!(messages, "sending panicked; sending the messages one by one");
             let released: Vec<_> = leases.iter().map(|lease| (*lease, Settlement::Release)).collect();
             worker.settle(&released).await;
             let positions = leases.iter().map(|lease| lease.position).collect();

@@ -1,10 +1,10 @@
-//! How a relay sends.
+//! The settings of a relay.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// What a relay does with messages that have expired while they were stored.
+/// The behaviour of a relay towards messages that expired in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WhenExpired {
@@ -15,19 +15,19 @@ pub enum WhenExpired {
     Drop,
 }
 
-/// How a [`Relay`](super::Relay) sends.
+/// The settings of a [`Relay`](super::Relay).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RelaySettings {
-    /// How many messages may await their confirm; 1,024 by default, at least 1.
+    /// How many messages may wait for their confirm; 1,024 by default, at least 1.
     pub window: usize,
     /// How long a message may be stored, for those that have no shorter [`expiry`](crate::message::Message::expiry); none by default.
     pub expiry: Option<Duration>,
-    /// What happens to expired messages; [`WhenExpired::DeadLetter`] by default.
+    /// The behaviour towards expired messages; [`WhenExpired::DeadLetter`] by default.
     pub when_expired: WhenExpired,
     /// How many attempts a message gets before it is a dead letter; 50 by default, at least 1.
     ///
-    /// An attempt that fails while [`health`](crate::messenger::Messenger::health) says that nothing can leave does not count.
+    /// An attempt that fails while [`health`](crate::messenger::Messenger::health) is down does not count.
     pub max_attempts: u32,
     /// The longest wait before another attempt; one minute by default.
     pub max_backoff: Duration,

@@ -1,4 +1,4 @@
-//! What an outbox tells about itself.
+//! The status of an outbox.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
@@ -7,41 +7,41 @@ use crate::store::Counts;
 use crate::util::rate::Rate;
 use serde::{Deserialize, Serialize};
 
-/// How an outbox fares.
+/// The status of an outbox.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OutboxStatus {
-    /// Where it is stored.
+    /// The place of the store.
     pub place: String,
     /// How much is stored.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Messages stored a second, over the last minute.
+    /// Messages stored each second, over the last minute.
     pub stored_per_second: f64,
-    /// Messages confirmed a second, over the last minute.
+    /// Messages confirmed each second, over the last minute.
     pub confirmed_per_second: f64,
-    /// Whether the relay sends.
+    /// The state of the relay's breaker.
     pub breaker: Breaker,
-    /// The last failure of sending, and when it was.
+    /// The last failure of sending, with its time.
     pub last_error: Option<(SystemTime, String)>,
 }
 
-/// Whether the relay sends, or waits for the bus to come back.
+/// Whether the relay sends, or waits for the broker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Breaker {
-    /// It sends.
+    /// The relay sends.
     #[default]
     Closed,
-    /// Nothing could leave: it asks the bus now and then, and sends nothing.
+    /// The broker is down: the relay probes it and sends nothing.
     Open {
-        /// Since when.
+        /// The time at which the breaker opened.
         since: SystemTime,
-        /// When it asks again.
+        /// The time of the next probe.
         next_probe: SystemTime,
     },
-    /// The bus answers again: one message goes first.
+    /// The broker is up again: the relay sends one message first.
     HalfOpen,
 }
 
@@ -50,19 +50,19 @@ pub enum Breaker {
 pub(super) struct Status {
     pub(super) confirmed: Rate,
     breaker: Mutex<Breaker>,
-    /// When the breaker opened that is not closed yet.
+    /// The time at which the breaker opened, until it closes.
     opened: Mutex<Option<SystemTime>>,
     last_error: Mutex<Option<(SystemTime, String)>>,
     down: Mutex<Option<String>>,
 }
 
 impl Status {
-    /// The relay does not work, for this reason; or it does.
+    /// Sets the reason why the relay does not work; `None` if it works.
     pub(super) fn set_down(&self, reason: Option<String>) {
         *lock(&self.down) = reason;
     }
 
-    /// Why the relay does not work.
+    /// Returns the reason why the relay does not work.
     pub(super) fn down(&self) -> Option<String> {
         lock(&self.down).clone()
     }

@@ -1,16 +1,16 @@
-//! The gate at which requests are turned away.
+//! Admission control of requests.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Whether requests are let in: while it is closed, [`MessagingLayer`](crate::layer::MessagingLayer) answers 503 with
-/// `Retry-After` before the handler runs, so that no side effect happens whose message cannot be kept.
+/// Admission control: while it is closed, [`MessagingLayer`](crate::layer::MessagingLayer) answers 503 with `Retry-After`
+/// before the handler runs, so that no side effect happens whose message cannot be stored.
 ///
-/// Where a store or buffer of this crate is behind it, each request that is let in has room for one message reserved until its
-/// messages are taken over, or it ends without: as many requests are let in at once as there is room for.
+/// With a store or buffer of this crate, each admitted request reserves capacity for one message until its messages are
+/// stored or it ends without messages: no more requests are admitted at once than there is capacity for.
 ///
-/// Requests by a safe method (GET, HEAD, OPTIONS, TRACE: RFC 9110, section 9.2.1) are let in all the same, with nothing reserved.
+/// Requests by a safe method (GET, HEAD, OPTIONS, TRACE: RFC 9110, section 9.2.1) are always admitted, without a reservation.
 /// A clone is a handle to the same gate, which begins open.
 #[derive(Clone, Debug)]
 pub struct Admission {
@@ -41,7 +41,7 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Whether requests are let in.
+    /// Whether requests are admitted.
     #[must_use]
     #[inline]
     pub fn is_open(&self) -> bool {
