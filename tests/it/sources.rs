@@ -1,145 +1,39 @@
 //! The one suite every source passes, and a consumer on each.
 //!
-//! A new source adds a module below, with a function that gives a [`Place`] for it.
+//! A new source adds a module below, with a function that gives a [`SourceHarness`] for it.
 
-mod answering;
 mod brokers;
 mod consuming;
 mod statuses;
 
-use std::any::Any;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tower_outbox::Consumer;
 use tower_outbox::consumer::{ConsumerHandle, ConsumerSettings};
-use tower_outbox::source::{Source, Unsettled};
+use tower_outbox::message::FailedAttempt;
 use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
 use tower_outbox::store::{EntryState, Filter};
 use tower_outbox::store_queue::StoreQueue;
 use tower_outbox::testing::Memory;
-use tower_outbox::{Consumer, Message, Messenger};
-use uuid::Uuid;
+use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness, settling};
 
-use self::brokers::{amqp10_activemq_place, amqp10_rabbitmq_place, rabbitmq_place};
+use self::brokers::{amqp10_activemq_queue, amqp10_rabbitmq_queue, rabbitmq_queue};
 use crate::support::stores::{STUCK, list_by};
 
-/// Gives all the dead letters there are.
-type Dying = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Dead>> + Send>> + Send + Sync>;
-
-/// A queue that can be sent to and received from.
-struct Place {
-    messenger: Arc<dyn Messenger>,
-    source: Arc<dyn Source>,
-    /// What is a dead letter now.
-    dead: Dying,
-    topic: String,
-    capabilities: Capabilities,
-    _keep: Box<dyn Any + Send + Sync>,
-}
-
-/// What a source can do beyond the contract.
-#[derive(Clone, Copy, Debug)]
-struct Capabilities {
-    /// A message knows why its earlier attempts failed.
-    history: bool,
-    /// It is known when a message comes for the first time.
-    redelivered: bool,
-}
-
-/// A dead letter.
-#[derive(Clone, Debug)]
-struct Dead {
-    id: Uuid,
-    /// Why it was given up on, and why each attempt failed.
-    reasons: Vec<String>,
-}
-
-impl Place {
-    fn message(&self, n: u64) -> Message {
-        self.message_with(&json!({"n": n}))
-    }
-
-    fn message_with(&self, body: &serde_json::Value) -> Message {
-        Message::json(self.topic.clone(), body).unwrap()
-    }
-
-    /// Sends so many.
-    async fn send(&self, count: u64) -> Vec<Message> {
-        let messages: Vec<_> = (0..count).map(|n| self.message(n)).collect();
-        self.messenger.send(messages.clone()).await.unwrap();
-        messages
-    }
-
-    /// Receives so many.
-    async fn receive(&self, count: usize) -> Vec<Unsettled> {
-        let mut received = Vec::new();
-        while received.len() < count {
-            let more =
-                timeout(STUCK, self.source.receive(count - received.len())).await.expect("nothing comes");
-            received.extend(more.unwrap());
-        }
-        received
-    }
-
-    async fn receive_one(&self) -> Unsettled {
-        self.receive(1).await.remove(0)
-    }
-
-    /// Nothing comes any more.
-    async fn assert_empty(&self) {
-        if let Ok(more) = timeout(Duration::from_millis(300), self.source.receive(10)).await {
-            panic!("something comes: {more:?}");
-        }
-    }
-
-    /// The dead letters, once there are so many.
-    async fn dead(&self, count: usize) -> Vec<Dead> {
-        let found = async {
-            loop {
-                let dead = (self.dead)().await;
-                if dead.len() >= count {
-                    return dead;
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        let dead = timeout(STUCK, found).await.expect("no dead letter comes");
-        assert_eq!(dead.len(), count);
-        dead
-    }
-
-    fn path(&self) -> String {
-        format!("/{}", self.topic.replace('.', "/"))
-    }
-}
-
-fn id(delivery: &Unsettled) -> Uuid {
-    delivery.view().unwrap().message().id()
-}
-
-fn ids_of(deliveries: &[Unsettled]) -> Vec<Uuid> {
-    deliveries.iter().map(id).collect()
-}
-
-fn ids(messages: &[Message]) -> Vec<Uuid> {
-    messages.iter().map(Message::id).collect()
-}
-
 /// A consumer that runs.
-struct Running {
+struct RunningConsumer {
     handle: ConsumerHandle,
     stop: oneshot::Sender<()>,
     task: JoinHandle<usize>,
 }
 
-impl Running {
-    /// Runs this service over a place.
-    fn start<S>(place: &Place, settings: ConsumerSettings, service: S) -> Self
+impl RunningConsumer {
+    /// Runs this service on the source of a harness.
+    fn start<S>(harness: &SourceHarness, settings: ConsumerSettings, service: S) -> Self
     where
         S: tower::Service<
                 http::Request<axum::body::Body>,
@@ -150,7 +44,7 @@ impl Running {
             + Send
             + 'static,
     {
-        let consumer = Consumer::new(Arc::clone(&place.source), service).with_settings(settings);
+        let consumer = Consumer::new(Arc::clone(&harness.source), service).with_settings(settings);
         let (stop, stopped) = oneshot::channel::<()>();
         let handle = consumer.handle();
         let shutdown = async {
@@ -181,88 +75,82 @@ async fn next<T>(calls: &mut mpsc::UnboundedReceiver<T>) -> T {
     timeout(STUCK, calls.recv()).await.expect("the handler is not called").unwrap()
 }
 
-async fn memory_place() -> Place {
-    let memory = Memory::new();
-    let dead = memory.clone();
-    Place {
-        messenger: Arc::new(memory.clone()),
-        source: Arc::new(memory),
-        dead: Box::new(move || {
-            let letters = dead.dead_letters().into_iter().map(|letter| Dead {
-                id: letter.message.id(),
-                reasons: letter.failures.iter().map(|failure| failure.reason.to_string()).collect(),
-            });
-            let letters = letters.collect();
-            Box::pin(async move { letters })
-        }),
-        topic: "user.created".to_owned(),
-        capabilities: Capabilities { history: true, redelivered: true },
-        _keep: Box::new(()),
-    }
+/// The path of the handler of a harness.
+fn path(harness: &SourceHarness) -> String {
+    format!("/{}", harness.topic.replace('.', "/"))
 }
 
-async fn embedded_place() -> Place {
+fn texts(failures: &[FailedAttempt]) -> Vec<String> {
+    failures.iter().map(|failure| failure.reason.to_string()).collect()
+}
+
+async fn memory_queue() -> SourceHarness {
+    let memory = Memory::new();
+    let (messenger, source) = (Arc::new(memory.clone()), Arc::new(memory.clone()));
+    let dead = move || {
+        let letters = memory.dead_letters().into_iter();
+        let dead = letters.map(|letter| Dead { id: letter.message.id(), reasons: texts(&letter.failures) });
+        std::future::ready(dead.collect())
+    };
+    SourceHarness::new(messenger, source, "user.created", dead)
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
+}
+
+async fn embedded_queue() -> SourceHarness {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(folder.path().join("queue"))).await.unwrap();
     let queue = StoreQueue::new(Arc::new(store.clone()));
-    Place {
-        messenger: Arc::new(queue.clone()),
-        source: Arc::new(queue),
-        dead: Box::new(move || {
-            let store = store.clone();
-            Box::pin(async move {
-                let dead = list_by(&store, &Filter::state(EntryState::Dead), 100).await;
-                let dead = dead.into_iter().map(|entry| Dead {
-                    id: entry.message.unwrap().id(),
-                    reasons: entry.failures.iter().map(|failure| failure.reason.to_string()).collect(),
-                });
-                dead.collect()
-            })
-        }),
-        topic: "user.created".to_owned(),
-        capabilities: Capabilities { history: false, redelivered: true },
-        _keep: Box::new(folder),
-    }
+    let dead = move || {
+        let store = store.clone();
+        async move {
+            let dead = list_by(&store, &Filter::state(EntryState::Dead), 100).await.into_iter();
+            dead.map(|entry| Dead { id: entry.message.unwrap().id(), reasons: texts(&entry.failures) })
+                .collect()
+        }
+    };
+    SourceHarness::new(Arc::new(queue.clone()), Arc::new(queue), "user.created", dead)
+        .with_capabilities(SourceCapabilities::default().with_redelivered(true))
+        .with_kept(folder)
 }
 
 macro_rules! behaviour {
-    ([$($attribute:tt)*] $place:ident $module:ident $behaviour:ident) => {
+    ([$($attribute:tt)*] $queue:ident $module:ident $behaviour:ident) => {
         #[tokio::test]
         $($attribute)*
         async fn $behaviour() {
-            crate::sources::$module::$behaviour(crate::sources::$place().await).await;
+            crate::sources::$module::$behaviour(crate::sources::$queue().await).await;
         }
     };
 }
 
-/// Each behaviour as a test of a place.
+/// Each behaviour as a test of a source.
 macro_rules! suite {
-    (@place $name:ident $place:ident $attributes:tt $($module:ident: $($behaviour:ident)*;)*) => {
+    (@queue $name:ident $queue:ident $attributes:tt $($module:ident: $($behaviour:ident)*;)*) => {
         mod $name {
             $(mod $module { $(
-                behaviour! { $attributes $place $module $behaviour }
+                behaviour! { $attributes $queue $module $behaviour }
             )* })*
         }
     };
     ($($module:ident: $($behaviour:ident)*;)*) => {
-        suite! { @place memory memory_place [] $($module: $($behaviour)*;)* }
-        suite! { @place embedded embedded_place [] $($module: $($behaviour)*;)* }
+        suite! { @queue memory memory_queue [] $($module: $($behaviour)*;)* }
+        suite! { @queue embedded embedded_queue [] $($module: $($behaviour)*;)* }
         suite! {
-            @place rabbitmq rabbitmq_place [#[ignore = "needs brokers: ./scripts/test"]] $($module: $($behaviour)*;)*
+            @queue rabbitmq rabbitmq_queue [#[ignore = "needs brokers: ./scripts/test"]] $($module: $($behaviour)*;)*
         }
         suite! {
-            @place amqp10_rabbitmq amqp10_rabbitmq_place [#[ignore = "needs brokers: ./scripts/test"]]
+            @queue amqp10_rabbitmq amqp10_rabbitmq_queue [#[ignore = "needs brokers: ./scripts/test"]]
             $($module: $($behaviour)*;)*
         }
         suite! {
-            @place amqp10_activemq amqp10_activemq_place [#[ignore = "needs brokers: ./scripts/test"]]
+            @queue amqp10_activemq amqp10_activemq_queue [#[ignore = "needs brokers: ./scripts/test"]]
             $($module: $($behaviour)*;)*
         }
     };
 }
 
 suite! {
-    answering:
+    settling:
         what_is_sent_is_received_in_order
         every_field_arrives
         a_limit_is_kept

@@ -1,94 +1,54 @@
-//! The one suite every store passes.
-//!
-//! A new store adds a module below, with a function that gives a [`Place`] for it.
+//! The one suite every store passes, on each of this crate's.
 
-mod appending;
-mod limits;
-mod listing;
-mod messages;
 mod model;
-mod operating;
-mod order;
-mod reopening;
-mod settling;
 mod space;
-mod waiting;
 
-use std::future::Future;
+use std::ops::Deref;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::Arc;
 
-use tempfile::TempDir;
-use tower_outbox::BoxError;
 use tower_outbox::store::{EmbeddedStoreSettings, PostgresStore, SqlStoreSettings, SqliteStore};
-use tower_outbox::store::{Limits, Store, WhenFull};
+use tower_outbox::store::{Limits, Store};
+use tower_outbox::testing::store_conformance::{
+    StoreCapabilities, StoreHarness, appending, limits, listing, messages, operating, order, reopening,
+    settling, waiting,
+};
 
 use crate::support::databases::{self, Schema};
-use crate::support::stores::{limits, open, until};
+use crate::support::stores::{open, until};
 
-type Opened = Result<Arc<dyn Store>, BoxError>;
-type Open = Box<dyn Fn(Limits) -> Pin<Box<dyn Future<Output = Opened> + Send>> + Send + Sync>;
-
-/// What a store can do beyond the contract.
-#[derive(Clone, Debug)]
-struct Capabilities {
-    /// It keeps everything in files of about this many bytes in this folder, and gives back the space of what has left.
+/// The harness of a store, and what only some of this crate's stores have.
+struct Harness {
+    harness: StoreHarness,
+    /// A store that keeps everything in files of about this many bytes in this folder, and frees the space of settled
+    /// messages.
     files: Option<(PathBuf, u64)>,
-    /// It may be told to drop the oldest messages when it is full; others refuse that when they are opened.
-    drops_oldest: bool,
 }
 
-/// Where a store is opened, again and again.
-struct Place {
-    open: Open,
-    limits: Limits,
-    capabilities: Capabilities,
-    _folder: Option<TempDir>,
-}
+impl Deref for Harness {
+    type Target = StoreHarness;
 
-impl Place {
-    fn with_limits(mut self, limits: Limits) -> Self {
-        self.limits = limits;
-        self
-    }
-
-    /// The place with room for so many messages, of which the oldest are dropped when it is full; none if it never drops any.
-    fn dropping_oldest(self, max_messages: u64) -> Option<Self> {
-        let drops_oldest = self.capabilities.drops_oldest;
-        drops_oldest.then(|| self.with_limits(limits(max_messages, WhenFull::DropOldest)))
-    }
-
-    async fn open(&self) -> Arc<dyn Store> {
-        (self.open)(self.limits.clone()).await.unwrap()
-    }
-
-    /// As after the end of the process: nobody closed it.
-    async fn reopen(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
-        assert_eq!(Arc::strong_count(&store), 1, "somebody else holds it open");
-        drop(store);
-        self.open().await
-    }
-
-    /// As after a shutdown in order.
-    async fn close_and_reopen(&self, store: Arc<dyn Store>) -> Arc<dyn Store> {
-        store.close().await;
-        self.reopen(store).await
+    fn deref(&self) -> &StoreHarness {
+        &self.harness
     }
 }
 
-fn embedded_with(change: fn(EmbeddedStoreSettings) -> EmbeddedStoreSettings) -> Place {
-    let folder = tempfile::tempdir().unwrap();
+impl From<Harness> for StoreHarness {
+    fn from(harness: Harness) -> Self {
+        harness.harness
+    }
+}
+
+fn embedded_with(change: fn(EmbeddedStoreSettings) -> EmbeddedStoreSettings) -> Harness {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
     let path = folder.path().join("outbox");
-    let capabilities = Capabilities {
-        files: Some((path.clone(), change(EmbeddedStoreSettings::new(&path)).segment_bytes)),
-        drops_oldest: true,
-    };
-    let open = move |limits| {
-        let settings = change(EmbeddedStoreSettings::new(&path)).with_limits(limits);
-        Box::pin(async move { Ok(Arc::new(open(&settings).await?) as Arc<dyn Store>) }) as Pin<Box<_>>
-    };
-    Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: Some(folder) }
+    let files = Some((path.clone(), change(EmbeddedStoreSettings::new(&path)).segment_bytes));
+    let capabilities = StoreCapabilities::default().with_drops_oldest(true);
+    let harness = StoreHarness::new(capabilities, move |limits: Limits| {
+        let settings = change(EmbeddedStoreSettings::new(folder.path().join("outbox"))).with_limits(limits);
+        async move { Ok(Arc::new(open(&settings).await?) as Arc<dyn Store>) }
+    });
+    Harness { harness, files }
 }
 
 /// Waits until nothing is under way any more, as a process that has ended has nothing under way.
@@ -96,61 +56,61 @@ async fn ended<D: sqlx::Database>(pool: &sqlx::Pool<D>) {
     until("nothing is under way", async || pool.num_idle() as u32 == pool.size()).await;
 }
 
-async fn sqlite() -> Place {
-    let folder = tempfile::tempdir().unwrap();
+async fn sqlite() -> Harness {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
     let pool = databases::sqlite(folder.path()).await;
-    let open = move |limits| {
+    let harness = StoreHarness::new(StoreCapabilities::default(), move |limits: Limits| {
         let (pool, settings) = (pool.clone(), SqlStoreSettings::default().with_limits(limits));
-        Box::pin(async move {
+        let folder = Arc::clone(&folder);
+        async move {
             ended(&pool).await;
             SqliteStore::migrate(&pool, &settings).await?;
+            drop(folder);
             Ok(Arc::new(SqliteStore::open(pool, &settings).await?) as Arc<dyn Store>)
-        }) as Pin<Box<_>>
-    };
-    let capabilities = Capabilities { files: None, drops_oldest: false };
-    Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: Some(folder) }
+        }
+    });
+    Harness { harness, files: None }
 }
 
-async fn postgres() -> Place {
+async fn postgres() -> Harness {
     let Schema { pool, settings } = Schema::new().await;
-    let open = move |limits| {
+    let harness = StoreHarness::new(StoreCapabilities::default(), move |limits: Limits| {
         let (pool, settings) = (pool.clone(), settings.clone().with_limits(limits));
-        Box::pin(async move {
+        async move {
             ended(&pool).await;
             PostgresStore::migrate(&pool, &settings).await?;
             Ok(Arc::new(PostgresStore::open(pool, &settings).await?) as Arc<dyn Store>)
-        }) as Pin<Box<_>>
-    };
-    let capabilities = Capabilities { files: None, drops_oldest: false };
-    Place { open: Box::new(open), limits: Limits::default(), capabilities, _folder: None }
+        }
+    });
+    Harness { harness, files: None }
 }
 
-/// Each behaviour as a test of a place.
+/// Each behaviour as a test of a store.
 macro_rules! suite {
     ($($module:ident: $($behaviour:ident)*;)*) => {
         mod embedded {
-            fn place() -> super::Place {
+            fn harness() -> super::Harness {
                 super::embedded_with(|settings| settings)
             }
 
             $(mod $module { $(
                 #[tokio::test]
                 async fn $behaviour() {
-                    crate::stores::$module::$behaviour(super::place()).await;
+                    crate::stores::$module::$behaviour(super::harness().into()).await;
                 }
             )* })*
         }
 
         /// Files so small that everything goes over their ends.
         mod embedded_in_tiny_files {
-            fn place() -> super::Place {
+            fn harness() -> super::Harness {
                 super::embedded_with(|settings| settings.with_segment_bytes(4_096))
             }
 
             $(mod $module { $(
                 #[tokio::test]
                 async fn $behaviour() {
-                    crate::stores::$module::$behaviour(super::place()).await;
+                    crate::stores::$module::$behaviour(super::harness().into()).await;
                 }
             )* })*
         }
@@ -159,7 +119,7 @@ macro_rules! suite {
             $(mod $module { $(
                 #[tokio::test]
                 async fn $behaviour() {
-                    crate::stores::$module::$behaviour(crate::stores::sqlite().await).await;
+                    crate::stores::$module::$behaviour(crate::stores::sqlite().await.into()).await;
                 }
             )* })*
         }
@@ -169,7 +129,7 @@ macro_rules! suite {
                 #[tokio::test]
                 #[ignore = "needs brokers: ./scripts/test"]
                 async fn $behaviour() {
-                    crate::stores::$module::$behaviour(crate::stores::postgres().await).await;
+                    crate::stores::$module::$behaviour(crate::stores::postgres().await.into()).await;
                 }
             )* })*
         }

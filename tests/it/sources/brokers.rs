@@ -1,6 +1,7 @@
 //! Queues of real brokers.
 
 use std::any::Any;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,14 +13,17 @@ use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::source::Source;
+use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness};
 
-use super::{Capabilities, Dead, Dying, Place};
+use super::texts;
 use crate::peers::{Brokers, unique};
 
 /// What a second source finds among the dead letters; it keeps them.
-fn dead_in(source: impl Source) -> Dying {
+fn dead_in(
+    source: impl Source,
+) -> impl Fn() -> Pin<Box<dyn Future<Output = Vec<Dead>> + Send>> + Send + Sync + 'static {
     let (source, found) = (Arc::new(source), Arc::new(Mutex::new((Vec::new(), Vec::new()))));
-    Box::new(move || {
+    move || {
         let (source, found) = (Arc::clone(&source), Arc::clone(&found));
         Box::pin(async move {
             let mut found = found.lock().await;
@@ -27,14 +31,13 @@ fn dead_in(source: impl Source) -> Dying {
             while let Ok(received) = timeout(Duration::from_millis(100), source.receive(100)).await {
                 for delivery in received.unwrap() {
                     let view = delivery.view().unwrap();
-                    let reasons = view.failures().iter().map(|failure| failure.reason.to_string()).collect();
-                    dead.push(Dead { id: view.message().id(), reasons });
+                    dead.push(Dead { id: view.message().id(), reasons: texts(view.failures()) });
                     kept.push(delivery);
                 }
             }
             dead.clone()
         })
-    })
+    }
 }
 
 /// A durable queue of this name bound to `amq.topic` by `topic`, and the connection that made it.
@@ -49,16 +52,16 @@ async fn declare(brokers: &Brokers, queue: &str, topic: &str) -> Connection {
     connection
 }
 
-pub(super) async fn amqp10_activemq_place() -> Place {
+pub(super) async fn amqp10_activemq_queue() -> SourceHarness {
     let brokers = Brokers::running();
     let topic = unique("source");
     let mut settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
     settings.address = Some("queue://{topic}".to_owned());
     let address = format!("queue://{topic}");
-    amqp10_place(&settings, &address, &format!("{address}.dead"), topic, false, Box::new(()))
+    amqp10_queue(&settings, &address, &format!("{address}.dead"), topic, false, Box::new(()))
 }
 
-pub(super) async fn amqp10_rabbitmq_place() -> Place {
+pub(super) async fn amqp10_rabbitmq_queue() -> SourceHarness {
     let brokers = Brokers::running();
     let (queue, topic) = (unique("source"), unique("topic"));
     let connections =
@@ -66,29 +69,26 @@ pub(super) async fn amqp10_rabbitmq_place() -> Place {
     let mut settings = Amqp10Settings::new([brokers.get("RABBIT1_AMQP")]);
     settings.address = Some("/topic/{topic}".to_owned());
     let address = format!("/amq/queue/{queue}");
-    amqp10_place(&settings, &address, &format!("{address}.dead"), topic, true, Box::new(connections))
+    amqp10_queue(&settings, &address, &format!("{address}.dead"), topic, true, Box::new(connections))
 }
 
-fn amqp10_place(
+fn amqp10_queue(
     settings: &Amqp10Settings,
     address: &str,
     dead: &str,
     topic: String,
     redelivered: bool,
     keep: Box<dyn Any + Send + Sync>,
-) -> Place {
+) -> SourceHarness {
     let source = |subscription| Amqp10Source::new(settings, &subscription).unwrap();
-    Place {
-        messenger: Arc::new(Amqp10::new(settings).unwrap()),
-        source: Arc::new(source(Amqp10Subscription::new(address).with_dead_letter_address(dead))),
-        dead: dead_in(source(Amqp10Subscription::new(dead))),
-        topic,
-        capabilities: Capabilities { history: true, redelivered },
-        _keep: keep,
-    }
+    let messenger = Arc::new(Amqp10::new(settings).unwrap());
+    let of_queue = Arc::new(source(Amqp10Subscription::new(address).with_dead_letter_address(dead)));
+    SourceHarness::new(messenger, of_queue, topic, dead_in(source(Amqp10Subscription::new(dead))))
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(redelivered))
+        .with_kept(keep)
 }
 
-pub(super) async fn rabbitmq_place() -> Place {
+pub(super) async fn rabbitmq_queue() -> SourceHarness {
     let brokers = Brokers::running();
     let (queue, topic) = (unique("source"), unique("topic"));
     let connection = declare(&brokers, &queue, &topic).await;
@@ -99,12 +99,9 @@ pub(super) async fn rabbitmq_place() -> Place {
         subscription.prefetch = 200;
         Amqp091Source::new(&settings, &subscription).unwrap()
     };
-    Place {
-        messenger: Arc::new(Amqp091::new(&settings).unwrap()),
-        source: Arc::new(source(&queue)),
-        dead: dead_in(source(&format!("{queue}.dead"))),
-        topic,
-        capabilities: Capabilities { history: true, redelivered: true },
-        _keep: Box::new(connection),
-    }
+    let messenger = Arc::new(Amqp091::new(&settings).unwrap());
+    let dead = dead_in(source(&format!("{queue}.dead")));
+    SourceHarness::new(messenger, Arc::new(source(&queue)), topic, dead)
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
+        .with_kept(connection)
 }

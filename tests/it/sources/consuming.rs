@@ -17,10 +17,11 @@ use tower_outbox::message::Scalar;
 use tower_outbox::testing::Recording;
 use tower_outbox::{Consumer, Delivery, Message, MessageId, MessageQueue, MessagingLayer};
 
-use super::{Place, Running, id, next, until};
+use super::{RunningConsumer, next, path, until};
 use crate::support::stores::STUCK;
+use tower_outbox::testing::source_conformance::{SourceHarness, id};
 
-pub(super) async fn a_handler_sees_the_message_as_a_request(place: Place) {
+pub(super) async fn a_handler_sees_the_message_as_a_request(harness: SourceHarness) {
     let (called, mut calls) = mpsc::unbounded_channel();
     let handler = move |method: Method,
                         uri: Uri,
@@ -30,29 +31,29 @@ pub(super) async fn a_handler_sees_the_message_as_a_request(place: Place) {
                         body: Bytes| async move {
         called.send((method, uri, headers, id, delivery, body)).unwrap();
     };
-    let running = Running::start(
-        &place,
+    let running = RunningConsumer::start(
+        &harness,
         ConsumerSettings::default(),
-        Router::new().route(&place.path(), post(handler)),
+        Router::new().route(&path(&harness), post(handler)),
     );
-    let message = place.message(7).with_header("who", "Jo");
-    place.messenger.send(vec![message.clone()]).await.unwrap();
+    let message = harness.message(7).with_header("who", "Jo");
+    harness.messenger.send(vec![message.clone()]).await.unwrap();
     let (method, uri, headers, id, delivery, body) = next(&mut calls).await;
-    assert_eq!((method, uri.path()), (Method::POST, place.path().as_str()));
+    assert_eq!((method, uri.path()), (Method::POST, path(&harness).as_str()));
     assert_eq!((id, &body), (message.id(), message.body()));
     assert_eq!(headers["ce-id"], message.id().to_string());
-    assert_eq!(headers["ce-type"], place.topic);
+    assert_eq!(headers["ce-type"], harness.topic);
     for (name, value) in [("ce-specversion", "1.0"), ("who", "Jo"), ("content-type", "application/json")] {
         assert_eq!(headers[name], value);
     }
     assert_eq!(delivery.attempt(), 1);
-    assert!(!delivery.redelivered() || !place.capabilities.redelivered);
-    assert_eq!(delivery.source(), &*place.source.name());
+    assert!(!delivery.redelivered() || !harness.capabilities.redelivered);
+    assert_eq!(delivery.source(), &*harness.source.name());
     assert!(delivery.age() < STUCK);
     running.stop().await;
 }
 
-pub(super) async fn no_more_are_handled_at_once_than_allowed(place: Place) {
+pub(super) async fn no_more_are_handled_at_once_than_allowed(harness: SourceHarness) {
     let (now, most, gate) =
         (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
     let handler = {
@@ -64,9 +65,10 @@ pub(super) async fn no_more_are_handled_at_once_than_allowed(place: Place) {
         }
     };
     let settings = ConsumerSettings::default().with_concurrency(4);
-    let running = Running::start(&place, settings, Router::new().route(&place.path(), post(handler)));
+    let running =
+        RunningConsumer::start(&harness, settings, Router::new().route(&path(&harness), post(handler)));
     let handle = running.handle.clone();
-    place.send(40).await;
+    harness.send(40).await;
     until(|| now.load(Ordering::SeqCst) == 4).await;
     gate.add_permits(40);
     until(|| handle.status().acked == 40).await;
@@ -74,7 +76,7 @@ pub(super) async fn no_more_are_handled_at_once_than_allowed(place: Place) {
     running.stop().await;
 }
 
-pub(super) async fn a_key_is_handled_in_order_while_others_go_on(place: Place) {
+pub(super) async fn a_key_is_handled_in_order_while_others_go_on(harness: SourceHarness) {
     let (called, mut calls) = mpsc::unbounded_channel();
     let go_on = Arc::new(Notify::new());
     let handler = {
@@ -88,11 +90,12 @@ pub(super) async fn a_key_is_handled_in_order_while_others_go_on(place: Place) {
         }
     };
     let settings = ConsumerSettings::default().with_concurrency(8);
-    let running = Running::start(&place, settings, Router::new().route(&place.path(), post(handler)));
-    let keyed = |n: u64, key: &str| place.message(n).with_key(key);
+    let running =
+        RunningConsumer::start(&harness, settings, Router::new().route(&path(&harness), post(handler)));
+    let keyed = |n: u64, key: &str| harness.message(n).with_key(key);
     let mut messages = vec![keyed(0, "a"), keyed(1, "a"), keyed(2, "a")];
     messages.extend((3..10).map(|n| keyed(n, "b")));
-    place.messenger.send(messages).await.unwrap();
+    harness.messenger.send(messages).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 8 {
         seen.push(next(&mut calls).await);
@@ -104,10 +107,10 @@ pub(super) async fn a_key_is_handled_in_order_while_others_go_on(place: Place) {
     running.stop().await;
 }
 
-pub(super) async fn one_key_that_stands_still_does_not_fetch_everything(place: Place) {
+pub(super) async fn one_key_that_stands_still_does_not_fetch_everything(harness: SourceHarness) {
     let given = Arc::new(AtomicUsize::new(0));
-    let source = Kept { source: Arc::clone(&place.source), given: Arc::clone(&given) };
-    let app = Router::new().route(&place.path(), post(std::future::pending::<StatusCode>));
+    let source = Kept { source: Arc::clone(&harness.source), given: Arc::clone(&given) };
+    let app = Router::new().route(&path(&harness), post(std::future::pending::<StatusCode>));
     let settings = ConsumerSettings::default().with_concurrency(2);
     let consumer = Consumer::new(source, app).with_settings(settings);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
@@ -115,7 +118,7 @@ pub(super) async fn one_key_that_stands_still_does_not_fetch_everything(place: P
         let _ = stopped.await;
     };
     let running = tokio::spawn(consumer.with_graceful_shutdown(shutdown, Duration::ZERO));
-    place.messenger.send((0..100).map(|n| place.message(n).with_key("a")).collect()).await.unwrap();
+    harness.messenger.send((0..100).map(|n| harness.message(n).with_key("a")).collect()).await.unwrap();
     until(|| given.load(Ordering::SeqCst) > 0).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(given.load(Ordering::SeqCst) <= 8, "{} are held", given.load(Ordering::SeqCst));
@@ -124,7 +127,7 @@ pub(super) async fn one_key_that_stands_still_does_not_fetch_everything(place: P
 }
 
 pub(super) async fn what_is_enqueued_leaves_when_the_handler_succeeds_and_says_what_it_follows_from(
-    place: Place,
+    harness: SourceHarness,
 ) {
     let recording = Recording::new();
     let sent = recording.listen();
@@ -132,15 +135,15 @@ pub(super) async fn what_is_enqueued_leaves_when_the_handler_succeeds_and_says_w
         queue.enqueue(Message::json("follow.up", &body).unwrap()).unwrap();
         StatusCode::from_u16(u16::try_from(body["status"].as_u64().unwrap()).unwrap()).unwrap()
     };
-    let app = Router::new().route(&place.path(), post(handler)).layer(MessagingLayer::new(recording));
-    let running = Running::start(&place, ConsumerSettings::default(), app);
-    let first = place.message_with(&json!({"status": 200}));
-    let second = place.message_with(&json!({"status": 202})).with_header("correlation_id", "order-7");
-    let failing = place.message_with(&json!({"status": 422}));
+    let app = Router::new().route(&path(&harness), post(handler)).layer(MessagingLayer::new(recording));
+    let running = RunningConsumer::start(&harness, ConsumerSettings::default(), app);
+    let first = harness.message_with(&json!({"status": 200}));
+    let second = harness.message_with(&json!({"status": 202})).with_header("correlation_id", "order-7");
+    let failing = harness.message_with(&json!({"status": 422}));
     let handle = running.handle.clone();
     for message in [&first, &second, &failing] {
         let before = handle.status();
-        place.messenger.send(vec![message.clone()]).await.unwrap();
+        harness.messenger.send(vec![message.clone()]).await.unwrap();
         until(|| handle.status() != before && handle.status().handling == 0).await;
     }
     until(|| handle.status().dead == 1).await;
@@ -155,20 +158,20 @@ pub(super) async fn what_is_enqueued_leaves_when_the_handler_succeeds_and_says_w
     assert_eq!(header(&sent[1], "causation_id"), id(&second));
 }
 
-pub(super) async fn a_pause_lets_nothing_more_come(place: Place) {
-    let running = Running::start(
-        &place,
+pub(super) async fn a_pause_lets_nothing_more_come(harness: SourceHarness) {
+    let running = RunningConsumer::start(
+        &harness,
         ConsumerSettings::default(),
-        Router::new().route(&place.path(), post(|| async {})),
+        Router::new().route(&path(&harness), post(|| async {})),
     );
     let handle = running.handle.clone();
-    place.send(1).await;
+    harness.send(1).await;
     until(|| handle.status().acked == 1).await;
     handle.pause();
     until(|| handle.status().paused).await;
     // The consumer itself must have seen it.
     tokio::time::sleep(Duration::from_millis(50)).await;
-    place.send(10).await;
+    harness.send(10).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(handle.status().acked, 1);
     handle.resume();
@@ -176,7 +179,7 @@ pub(super) async fn a_pause_lets_nothing_more_come(place: Place) {
     running.stop().await;
 }
 
-pub(super) async fn at_shutdown_what_is_handled_ends_and_the_rest_stays(place: Place) {
+pub(super) async fn at_shutdown_what_is_handled_ends_and_the_rest_stays(harness: SourceHarness) {
     let (called, mut calls) = mpsc::unbounded_channel();
     let go_on = Arc::new(Semaphore::new(0));
     let handler = {
@@ -188,9 +191,10 @@ pub(super) async fn at_shutdown_what_is_handled_ends_and_the_rest_stays(place: P
         }
     };
     let settings = ConsumerSettings::default().with_concurrency(2);
-    let running = Running::start(&place, settings, Router::new().route(&place.path(), post(handler)));
+    let running =
+        RunningConsumer::start(&harness, settings, Router::new().route(&path(&harness), post(handler)));
     let handle = running.handle.clone();
-    place.send(5).await;
+    harness.send(5).await;
     next(&mut calls).await;
     next(&mut calls).await;
     let stopping = tokio::spawn(running.stop());
@@ -203,16 +207,16 @@ pub(super) async fn at_shutdown_what_is_handled_ends_and_the_rest_stays(place: P
     assert!(calls.try_recv().is_err());
 }
 
-pub(super) async fn what_does_not_end_in_time_comes_again(place: Place) {
+pub(super) async fn what_does_not_end_in_time_comes_again(harness: SourceHarness) {
     let (called, mut calls) = mpsc::unbounded_channel();
     let handler = move || async move {
         called.send(()).unwrap();
         std::future::pending::<()>().await;
     };
-    let app = Router::new().route(&place.path(), post(handler));
-    let sent = place.send(1).await;
+    let app = Router::new().route(&path(&harness), post(handler));
+    let sent = harness.send(1).await;
     // The source goes on after this consumer.
-    let source = Kept { source: Arc::clone(&place.source), given: Arc::default() };
+    let source = Kept { source: Arc::clone(&harness.source), given: Arc::default() };
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         let _ = stopped.await;
@@ -222,7 +226,7 @@ pub(super) async fn what_does_not_end_in_time_comes_again(place: Place) {
     next(&mut calls).await;
     drop(stop);
     assert_eq!(timeout(STUCK, running).await.expect("it does not stop").unwrap(), 1);
-    let again = place.receive_one().await;
+    let again = harness.receive_one().await;
     assert_eq!(id(&again), sent[0].id());
     again.ack().await.unwrap();
 }

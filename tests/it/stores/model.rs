@@ -12,30 +12,30 @@ use tower_outbox::message::headers;
 use tower_outbox::store::{Entry, EntryState, Lease, Leased, Store, StoreError, Wait};
 use uuid::Uuid;
 
-use super::Place;
 use crate::support::fuse::fuse;
 use crate::support::random::Random;
 use crate::support::stores::{STUCK, ids, list};
+use tower_outbox::testing::store_conformance::StoreHarness;
 
 const STEPS: usize = 150;
 
 /// How late a timer may be.
 const SLACK: Duration = Duration::from_millis(50);
 
-pub(super) async fn random_operations_agree_with_a_model(place: Place) {
+pub(super) async fn random_operations_agree_with_a_model(harness: StoreHarness) {
     for seed in 0..8 {
         // Each seed takes over what the one before has left: nothing but dead letters, which are dropped.
         println!("seed {seed}");
-        Run::new(&place, seed, None).await.run().await;
+        Run::new(&harness, seed, None).await.run().await;
     }
 }
 
-pub(super) async fn random_operations_on_a_full_store_agree_with_a_model(place: Place) {
+pub(super) async fn random_operations_on_a_full_store_agree_with_a_model(harness: StoreHarness) {
     const MAX: usize = 25;
-    let Some(place) = place.dropping_oldest(MAX as u64) else { return };
+    let Some(harness) = harness.dropping_oldest(MAX as u64) else { return };
     for seed in 100..106 {
         println!("seed {seed}");
-        Run::new(&place, seed, Some(MAX)).await.run().await;
+        Run::new(&harness, seed, Some(MAX)).await.run().await;
     }
 }
 
@@ -78,7 +78,7 @@ impl Known {
 }
 
 struct Run<'a> {
-    place: &'a Place,
+    harness: &'a StoreHarness,
     random: Random,
     /// None while it is reopened.
     store: Option<Arc<dyn Store>>,
@@ -96,11 +96,11 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    async fn new(place: &'a Place, seed: u64, max: Option<usize>) -> Self {
+    async fn new(harness: &'a StoreHarness, seed: u64, max: Option<usize>) -> Self {
         Self {
-            place,
+            harness,
             random: Random::new(seed),
-            store: Some(place.open().await),
+            store: Some(harness.open().await),
             known: Vec::new(),
             by_id: HashMap::new(),
             uncertain: Vec::new(),
@@ -513,7 +513,7 @@ impl<'a> Run<'a> {
             }
         }
         let store = self.store.take().expect("it is open");
-        self.store = Some(self.place.reopen(store).await);
+        self.store = Some(self.harness.reopen(store).await);
         let entries = list(&**self.store()).await;
         let found = self.check_entries(&entries, |known, entry| {
             let state = match known.stage {

@@ -4,10 +4,8 @@ pub mod counters;
 pub mod databases;
 pub mod format;
 pub mod frames;
-pub mod fuse;
 pub mod logs;
 pub mod messengers;
-pub mod random;
 pub mod stores;
 pub mod tables;
 
@@ -24,6 +22,8 @@ use http_body_util::BodyExt;
 use tower::{Service, ServiceExt, service_fn};
 use tower_layer::Layer;
 use tower_outbox::layer::ResponseBody;
+pub use tower_outbox::testing::support::stores::{message, topics};
+pub use tower_outbox::testing::support::{fuse, random};
 use tower_outbox::{BoxError, Message, MessageQueue, MessagingLayer};
 
 /// Long enough to call something stuck; the clock of the tests is paused.
@@ -34,17 +34,8 @@ pub async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(10 * MINUTE, future).await.expect("it is stuck")
 }
 
-/// A message whose body is an object.
-pub fn message(topic: &'static str) -> Message {
-    Message::json(topic, &serde_json::json!({"topic": topic})).unwrap()
-}
-
 pub fn messages<const N: usize>(topics: [&'static str; N]) -> Vec<Message> {
     topics.map(message).into()
-}
-
-pub fn topics<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Vec<String> {
-    messages.into_iter().map(|message| message.topic().to_string()).collect()
 }
 
 pub fn enqueue<const N: usize>(queue: &MessageQueue, topics: [&'static str; N]) {

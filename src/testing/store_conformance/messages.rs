@@ -2,16 +2,16 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use tower_outbox::Message;
-use tower_outbox::message::Scalar;
+use crate::message::Message;
+use crate::message::Scalar;
 use uuid::Uuid;
 
-use super::Place;
-use crate::support::stores::{find, ids_of, lease_all};
+use super::harness::StoreHarness;
+use crate::testing::support::stores::{find, ids_of, lease_all};
 
 /// Stores these, and looks at them in the list, in leases, and after a reopen.
-async fn come_back(place: &Place, messages: &[Message]) {
-    let store = place.open().await;
+async fn come_back(harness: &StoreHarness, messages: &[Message]) {
+    let store = harness.open().await;
     store.append(messages.to_vec()).await.unwrap();
     for message in messages {
         assert_eq!(find(&*store, message.id()).await.message.as_ref(), Some(message), "listed");
@@ -19,7 +19,7 @@ async fn come_back(place: &Place, messages: &[Message]) {
     let due: Vec<_> = messages.iter().filter(|message| message.delay().is_none()).cloned().collect();
     let leased = lease_all(&*store, due.len()).await;
     assert_eq!(leased.into_iter().map(|one| one.message).collect::<Vec<_>>(), due, "leased");
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     for message in messages {
         assert_eq!(
             find(&*store, message.id()).await.message.as_ref(),
@@ -31,7 +31,7 @@ async fn come_back(place: &Place, messages: &[Message]) {
     assert_eq!(leased.into_iter().map(|one| one.message).collect::<Vec<_>>(), due, "leased after a reopen");
 }
 
-pub(super) async fn every_field_comes_back_as_it_was(place: Place) {
+pub async fn every_field_comes_back_as_it_was(harness: StoreHarness) {
     let bare = Message::new("größe.☃", &b"\x00\xff plain"[..]).unwrap();
     let full = Message::json("user.created", &serde_json::json!({"text": "größe ☃ 🦀\n\"\\"}))
         .unwrap()
@@ -48,10 +48,10 @@ pub(super) async fn every_field_comes_back_as_it_was(place: Place) {
     let empty = Message::new("a", "").unwrap().with_key("").with_content_type("").with_priority(0);
     let nil = Message::new("a", "x").unwrap().with_id(Uuid::nil());
     let max = Message::new("t".repeat(255), "x").unwrap().with_id(Uuid::max()).with_key("k".repeat(70_000));
-    come_back(&place, &[bare, full, held_back, empty, nil, max]).await;
+    come_back(&harness, &[bare, full, held_back, empty, nil, max]).await;
 }
 
-pub(super) async fn every_scalar_comes_back_as_it_was(place: Place) {
+pub async fn every_scalar_comes_back_as_it_was(harness: StoreHarness) {
     let scalars = [
         Scalar::Null,
         Scalar::Bool(true),
@@ -74,10 +74,10 @@ pub(super) async fn every_scalar_comes_back_as_it_was(place: Place) {
     for n in 0..1_000 {
         many.set_header(format!("header-{n}"), n);
     }
-    come_back(&place, &[message, many]).await;
+    come_back(&harness, &[message, many]).await;
 }
 
-pub(super) async fn times_and_durations_at_their_ends_come_back_as_they_were(place: Place) {
+pub async fn times_and_durations_at_their_ends_come_back_as_they_were(harness: StoreHarness) {
     let message = || Message::new("a", "").unwrap();
     let day = Duration::from_secs(86_400);
     let messages = [
@@ -88,10 +88,10 @@ pub(super) async fn times_and_durations_at_their_ends_come_back_as_they_were(pla
         message().with_delay(Duration::MAX),
         message().with_time(UNIX_EPOCH + 400_000 * day).with_delay(Duration::MAX),
     ];
-    come_back(&place, &messages).await;
+    come_back(&harness, &messages).await;
 }
 
-pub(super) async fn empty_and_large_bodies_come_back_as_they_were(place: Place) {
+pub async fn empty_and_large_bodies_come_back_as_they_were(harness: StoreHarness) {
     let noise: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     let messages = [
         Message::new("a", "").unwrap(),
@@ -100,11 +100,11 @@ pub(super) async fn empty_and_large_bodies_come_back_as_they_were(place: Place) 
         Message::new("a", noise).unwrap(),
         Message::new("a", "last").unwrap(),
     ];
-    come_back(&place, &messages).await;
+    come_back(&harness, &messages).await;
 }
 
-pub(super) async fn two_messages_of_one_id_are_two_messages(place: Place) {
-    let store = place.open().await;
+pub async fn two_messages_of_one_id_are_two_messages(harness: StoreHarness) {
+    let store = harness.open().await;
     let message = Message::new("a", "").unwrap();
     store.append(vec![message.clone(), message.clone()]).await.unwrap();
     store.append(vec![message.clone()]).await.unwrap();

@@ -4,17 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tower_outbox::Message;
-use tower_outbox::message::Scalar;
-use tower_outbox::message::Settlement;
-use tower_outbox::message::headers;
-use tower_outbox::store::{EntryState, Leased, Limits, Store, StoreError, WhenFull};
+use crate::message::Message;
+use crate::message::Scalar;
+use crate::message::Settlement;
+use crate::message::headers;
+use crate::store::{EntryState, Leased, Limits, Store, StoreError, WhenFull};
 use uuid::Uuid;
 
-use super::Place;
-use crate::support::message;
-use crate::support::random::Random;
-use crate::support::stores::{
+use super::harness::StoreHarness;
+use crate::testing::support::stores::message;
+use crate::testing::support::random::Random;
+use crate::testing::support::stores::{
     assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, lease, lease_all, limits, list,
     retry, settle, until,
 };
@@ -37,9 +37,9 @@ fn is_open(store: &(impl Store + ?Sized)) -> bool {
     store.admission().expect("a store with limits has an admission").is_open()
 }
 
-pub(super) async fn a_full_store_refuses_and_gives_the_batch_back(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::Refuse));
-    let store = place.open().await;
+pub async fn a_full_store_refuses_and_gives_the_batch_back(harness: StoreHarness) {
+    let harness = harness.with_limits(limits(10, WhenFull::Refuse));
+    let store = harness.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
     for _ in 0..3 {
@@ -56,9 +56,9 @@ pub(super) async fn a_full_store_refuses_and_gives_the_batch_back(place: Place) 
     assert_eq!(ids_of(&lease_all(&*store, 1).await), ids(&last));
 }
 
-pub(super) async fn a_batch_that_would_go_over_the_limit_is_refused_as_a_whole(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::Refuse));
-    let store = place.open().await;
+pub async fn a_batch_that_would_go_over_the_limit_is_refused_as_a_whole(harness: StoreHarness) {
+    let harness = harness.with_limits(limits(10, WhenFull::Refuse));
+    let store = harness.open().await;
     store.append(batch("a", 8)).await.unwrap();
     assert_full(&*store, batch("b", 3)).await;
     assert_full(&*store, batch("b", 1_000)).await;
@@ -66,9 +66,9 @@ pub(super) async fn a_batch_that_would_go_over_the_limit_is_refused_as_a_whole(p
     assert_eq!(depth(&*store).await, (10, 0));
 }
 
-pub(super) async fn dead_letters_take_room(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::Refuse));
-    let store = place.open().await;
+pub async fn dead_letters_take_room(harness: StoreHarness) {
+    let harness = harness.with_limits(limits(10, WhenFull::Refuse));
+    let store = harness.open().await;
     store.append(batch("a", 10)).await.unwrap();
     let out = lease_all(&*store, 10).await;
     settle(&*store, &out, dead("given up")).await;
@@ -78,11 +78,11 @@ pub(super) async fn dead_letters_take_room(place: Place) {
     assert_full(&*store, batch("b", 1)).await;
 }
 
-pub(super) async fn the_limit_of_bytes_is_kept(place: Place) {
+pub async fn the_limit_of_bytes_is_kept(harness: StoreHarness) {
     let mut limits = Limits::default();
     limits.max_bytes = 20_000;
-    let place = place.with_limits(limits);
-    let store = place.open().await;
+    let harness = harness.with_limits(limits);
+    let store = harness.open().await;
     let kilobyte = || Message::new("a", vec![7; 1_000]).unwrap();
     let mut appended = 0;
     while store.append(vec![kilobyte()]).await.is_ok() {
@@ -103,9 +103,9 @@ pub(super) async fn the_limit_of_bytes_is_kept(place: Place) {
     until("it lets requests in", async || is_open(&*store)).await;
 }
 
-pub(super) async fn admission_is_closed_while_there_is_no_room(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::Refuse));
-    let store = place.open().await;
+pub async fn admission_is_closed_while_there_is_no_room(harness: StoreHarness) {
+    let harness = harness.with_limits(limits(10, WhenFull::Refuse));
+    let store = harness.open().await;
     assert!(is_open(&*store));
     store.append(batch("a", 5)).await.unwrap();
     assert!(is_open(&*store));
@@ -125,23 +125,23 @@ pub(super) async fn admission_is_closed_while_there_is_no_room(place: Place) {
     until("it lets requests in", async || is_open(&*store)).await;
 }
 
-pub(super) async fn admission_is_known_after_a_reopen(place: Place) {
-    let place = place.with_limits(limits(10, WhenFull::Refuse));
-    let store = place.open().await;
+pub async fn admission_is_known_after_a_reopen(harness: StoreHarness) {
+    let harness = harness.with_limits(limits(10, WhenFull::Refuse));
+    let store = harness.open().await;
     store.append(batch("a", 10)).await.unwrap();
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     assert!(!is_open(&*store));
     assert_full(&*store, batch("b", 1)).await;
     let out = lease_all(&*store, 10).await;
     confirm(&*store, &out).await;
     until("it lets requests in", async || is_open(&*store)).await;
-    let store = place.close_and_reopen(store).await;
+    let store = harness.close_and_reopen(store).await;
     assert!(is_open(&*store));
 }
 
-pub(super) async fn the_oldest_make_room(place: Place) {
-    let Some(place) = place.dropping_oldest(10) else { return };
-    let store = place.open().await;
+pub async fn the_oldest_make_room(harness: StoreHarness) {
+    let Some(harness) = harness.dropping_oldest(10) else { return };
+    let store = harness.open().await;
     let mut messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
     for count in [1, 3] {
@@ -154,13 +154,13 @@ pub(super) async fn the_oldest_make_room(place: Place) {
     }
     let out = lease_all(&*store, 10).await;
     assert_eq!(ids_of(&out), ids(&messages[4..]));
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     assert_eq!(ids_of(&lease_all(&*store, 10).await), ids(&messages[4..]), "they stay dropped");
 }
 
-pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Place) {
-    let Some(place) = place.dropping_oldest(10) else { return };
-    let store = place.open().await;
+pub async fn what_is_leased_or_dead_is_not_dropped_to_make_room(harness: StoreHarness) {
+    let Some(harness) = harness.dropping_oldest(10) else { return };
+    let store = harness.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&*store, 6).await;
@@ -183,9 +183,9 @@ pub(super) async fn what_is_leased_or_dead_is_not_dropped_to_make_room(place: Pl
     assert_eq!(depth(&*store).await, (0, 2));
 }
 
-pub(super) async fn a_batch_larger_than_the_store_drops_nothing(place: Place) {
-    let Some(place) = place.dropping_oldest(10) else { return };
-    let store = place.open().await;
+pub async fn a_batch_larger_than_the_store_drops_nothing(harness: StoreHarness) {
+    let Some(harness) = harness.dropping_oldest(10) else { return };
+    let store = harness.open().await;
     let messages = batch("a", 4);
     store.append(messages.clone()).await.unwrap();
     assert_full(&*store, batch("b", 11)).await;
@@ -203,9 +203,9 @@ fn dropped(one: &Leased) -> Option<i64> {
     }
 }
 
-pub(super) async fn the_next_message_says_how_many_were_dropped(place: Place) {
-    let Some(place) = place.dropping_oldest(10) else { return };
-    let store = place.open().await;
+pub async fn the_next_message_says_how_many_were_dropped(harness: StoreHarness) {
+    let Some(harness) = harness.dropping_oldest(10) else { return };
+    let store = harness.open().await;
     store.append(batch("a", 10)).await.unwrap();
     store.append(batch("a", 3)).await.unwrap();
     let out = lease_all(&*store, 10).await;
@@ -218,9 +218,9 @@ pub(super) async fn the_next_message_says_how_many_were_dropped(place: Place) {
     assert_eq!(out[0].message, more[0], "it was said");
 }
 
-pub(super) async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(place: Place) {
-    let Some(place) = place.dropping_oldest(3) else { return };
-    let store = place.open().await;
+pub async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(harness: StoreHarness) {
+    let Some(harness) = harness.dropping_oldest(3) else { return };
+    let store = harness.open().await;
     store.append(batch("a", 3)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
     let first = lease_all(&*store, 1).await;
@@ -236,28 +236,28 @@ pub(super) async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(
     assert_eq!(dropped(&lease(&*store, 1).await[0]), None, "not after a confirm");
 }
 
-pub(super) async fn the_count_of_dropped_messages_survives_a_reopen(place: Place) {
-    let Some(place) = place.dropping_oldest(3) else { return };
-    let mut store = place.open().await;
+pub async fn the_count_of_dropped_messages_survives_a_reopen(harness: StoreHarness) {
+    let Some(harness) = harness.dropping_oldest(3) else { return };
+    let mut store = harness.open().await;
     store.append(batch("a", 3)).await.unwrap();
     store.append(batch("a", 2)).await.unwrap();
     for close in [false, true, false] {
-        store = if close { place.close_and_reopen(store).await } else { place.reopen(store).await };
+        store = if close { harness.close_and_reopen(store).await } else { harness.reopen(store).await };
         let out = lease_all(&*store, 3).await;
         assert_eq!(out.iter().map(dropped).collect::<Vec<_>>(), [Some(2), None, None]);
     }
-    store = place.reopen(store).await;
+    store = harness.reopen(store).await;
     let out = lease_all(&*store, 3).await;
     confirm(&*store, &out).await;
-    store = place.close_and_reopen(store).await;
+    store = harness.close_and_reopen(store).await;
     store.append(batch("a", 1)).await.unwrap();
     assert_eq!(dropped(&lease(&*store, 1).await[0]), None);
 }
 
 /// Whatever happens in between, the headers of what was confirmed add up to what was dropped.
-pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
-    let Some(place) = place.dropping_oldest(20) else { return };
-    let mut store = place.open().await;
+pub async fn every_dropped_message_is_counted_once(harness: StoreHarness) {
+    let Some(harness) = harness.dropping_oldest(20) else { return };
+    let mut store = harness.open().await;
     let mut random = Random::new(3);
     let mut appended: HashSet<Uuid> = HashSet::new();
     let mut confirmed: HashSet<Uuid> = HashSet::new();
@@ -279,7 +279,7 @@ pub(super) async fn every_dropped_message_is_counted_once(place: Place) {
         }
         settle(&*store, &out, settlement).await;
         if random.once_in(20) {
-            store = place.close_and_reopen(store).await;
+            store = harness.close_and_reopen(store).await;
         }
         assert!(depth(&*store).await.0 <= 20, "round {round}");
     }

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use serde_json::{Value, json};
-use tower_outbox::Message;
+use crate::message::Message;
 
-use super::Place;
-use crate::support::fuse::fuse;
-use crate::support::stores::{batch, depth, ids, ids_of, lease, lease_all, list};
+use super::harness::StoreHarness;
+use crate::testing::support::fuse::fuse;
+use crate::testing::support::stores::{batch, depth, ids, ids_of, lease, lease_all, list};
 
-pub(super) async fn what_is_appended_is_leased_in_order(place: Place) {
-    let store = place.open().await;
+pub async fn what_is_appended_is_leased_in_order(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 300);
     store.append(messages.clone()).await.unwrap();
     let leased = lease_all(&*store, 300).await;
@@ -19,8 +19,8 @@ pub(super) async fn what_is_appended_is_leased_in_order(place: Place) {
     assert!(leased.is_sorted_by(|a, b| a.lease.position < b.lease.position), "positions rise");
 }
 
-pub(super) async fn batches_follow_each_other(place: Place) {
-    let store = place.open().await;
+pub async fn batches_follow_each_other(harness: StoreHarness) {
+    let store = harness.open().await;
     let mut appended = Vec::new();
     for count in [1, 7, 100, 2] {
         let batch = batch("a", count);
@@ -30,16 +30,16 @@ pub(super) async fn batches_follow_each_other(place: Place) {
     assert_eq!(ids_of(&lease_all(&*store, 110).await), appended);
 }
 
-pub(super) async fn an_empty_batch_is_stored(place: Place) {
-    let store = place.open().await;
+pub async fn an_empty_batch_is_stored(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(Vec::new()).await.unwrap();
     assert_eq!(depth(&*store).await, (0, 0));
 }
 
-pub(super) async fn concurrent_batches_are_each_kept_whole_and_in_order(place: Place) {
+pub async fn concurrent_batches_are_each_kept_whole_and_in_order(harness: StoreHarness) {
     const WRITERS: usize = 32;
     const BATCHES: usize = 8;
-    let store = place.open().await;
+    let store = harness.open().await;
     let writers: Vec<_> = (0..WRITERS)
         .map(|writer| {
             let store = Arc::clone(&store);
@@ -65,8 +65,8 @@ pub(super) async fn concurrent_batches_are_each_kept_whole_and_in_order(place: P
     }
 }
 
-pub(super) async fn a_dropped_append_is_stored_as_a_whole_or_not_at_all(place: Place) {
-    let store = place.open().await;
+pub async fn a_dropped_append_is_stored_as_a_whole_or_not_at_all(harness: StoreHarness) {
+    let store = harness.open().await;
     let mut ended = 0;
     for round in 0..60 {
         let message = |n: usize| Message::json("a", &json!([round, n])).unwrap();
@@ -75,7 +75,7 @@ pub(super) async fn a_dropped_append_is_stored_as_a_whole_or_not_at_all(place: P
         store.append(batch("b", 1)).await.unwrap();
     }
     assert!(ended < 60, "no append was dropped");
-    let store = place.close_and_reopen(store).await;
+    let store = harness.close_and_reopen(store).await;
     let mut found = [const { Vec::new() }; 60];
     for entry in list(&*store).await {
         let message = entry.message.unwrap();
@@ -91,8 +91,8 @@ pub(super) async fn a_dropped_append_is_stored_as_a_whole_or_not_at_all(place: P
     assert!(whole >= ended, "what was appended is there");
 }
 
-pub(super) async fn a_limit_of_a_lease_is_kept(place: Place) {
-    let store = place.open().await;
+pub async fn a_limit_of_a_lease_is_kept(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 10);
     store.append(messages.clone()).await.unwrap();
     let mut leased = Vec::new();

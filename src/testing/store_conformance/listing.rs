@@ -2,15 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
-use tower_outbox::Message;
-use tower_outbox::message::Settlement;
-use tower_outbox::store::{EntryState, Filter, Store, Wait};
+use crate::message::Message;
+use crate::message::Settlement;
+use crate::store::{EntryState, Filter, Store, Wait};
 
-use super::Place;
-use crate::support::stores::{
+use super::harness::StoreHarness;
+use crate::testing::support::stores::{
     STUCK, batch, confirm, dead, depth, find, ids, keyed, lease_all, list, list_by, retry, settle,
 };
-use crate::support::{message, topics};
+use crate::testing::support::stores::{message, topics};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -20,8 +20,8 @@ async fn listed(store: &(impl Store + ?Sized), filter: &Filter) -> Vec<String> {
     topics(entries.iter().map(|entry| entry.message.as_ref().unwrap()))
 }
 
-pub(super) async fn a_list_has_everything_in_order(place: Place) {
-    let store = place.open().await;
+pub async fn a_list_has_everything_in_order(harness: StoreHarness) {
+    let store = harness.open().await;
     assert!(list(&*store).await.is_empty());
     let messages = batch("a", 40);
     store.append(messages.clone()).await.unwrap();
@@ -37,8 +37,8 @@ pub(super) async fn a_list_has_everything_in_order(place: Place) {
     assert_eq!(entries[3].position, out[3].lease.position);
 }
 
-pub(super) async fn pages_go_through_everything(place: Place) {
-    let store = place.open().await;
+pub async fn pages_go_through_everything(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 120);
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&*store, 120).await;
@@ -57,8 +57,8 @@ pub(super) async fn pages_go_through_everything(place: Place) {
     assert!(after_the_end.entries.is_empty() && after_the_end.next.is_none());
 }
 
-pub(super) async fn each_condition_of_a_filter_holds(place: Place) {
-    let store = place.open().await;
+pub async fn each_condition_of_a_filter_holds(harness: StoreHarness) {
+    let store = harness.open().await;
     let old = SystemTime::now() - HOUR;
     let messages = [
         message("user.created").with_time(old),
@@ -100,8 +100,8 @@ pub(super) async fn each_condition_of_a_filter_holds(place: Place) {
     assert!(listed(&*store, &filter(|f| f.older_than = Some(3_700))).await.is_empty());
 }
 
-pub(super) async fn conditions_add_up(place: Place) {
-    let store = place.open().await;
+pub async fn conditions_add_up(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(vec![keyed("a", "k"), keyed("a", "l"), keyed("b", "k"), keyed("a", "k")]).await.unwrap();
     let out = lease_all(&*store, 4).await;
     settle(&*store, &out[..3], dead("given up")).await;
@@ -112,8 +112,8 @@ pub(super) async fn conditions_add_up(place: Place) {
     assert_eq!(entries[0].position, out[0].lease.position);
 }
 
-pub(super) async fn an_entry_says_what_it_waits_for(place: Place) {
-    let store = place.open().await;
+pub async fn an_entry_says_what_it_waits_for(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = [
         keyed("sending", "k"),
         keyed("sending", "k"),
@@ -151,8 +151,8 @@ pub(super) async fn an_entry_says_what_it_waits_for(place: Place) {
     assert_eq!(find(&*store, store_of_keys[1].id()).await.wait, Some(Wait::Key));
 }
 
-pub(super) async fn counts_are_right_at_each_step(place: Place) {
-    let store = place.open().await;
+pub async fn counts_are_right_at_each_step(harness: StoreHarness) {
+    let store = harness.open().await;
     let counts = async || store.counts().await.unwrap();
     let empty = counts().await;
     assert_eq!((empty.pending, empty.dead, empty.bytes, empty.oldest), (0, 0, 0, None));
@@ -182,13 +182,13 @@ pub(super) async fn counts_are_right_at_each_step(place: Place) {
     confirm(&*store, &rest).await;
     let empty = counts().await;
     assert_eq!((empty.pending, empty.dead, empty.bytes, empty.oldest), (0, 0, 0, None));
-    let store = place.close_and_reopen(store).await;
+    let store = harness.close_and_reopen(store).await;
     let empty = store.counts().await.unwrap();
     assert_eq!((empty.pending, empty.dead, empty.bytes, empty.oldest), (0, 0, 0, None));
 }
 
-pub(super) async fn the_oldest_is_that_of_the_pending_messages(place: Place) {
-    let store = place.open().await;
+pub async fn the_oldest_is_that_of_the_pending_messages(harness: StoreHarness) {
+    let store = harness.open().await;
     let begun = SystemTime::now() - HOUR;
     let time = |n: u64| begun + Duration::from_secs(n);
     store.append((0..4).map(|n| message("a").with_time(time(n))).collect()).await.unwrap();
@@ -214,7 +214,7 @@ pub(super) async fn the_oldest_is_that_of_the_pending_messages(place: Place) {
     assert_oldest(&store, Some(2)).await;
     confirm(&*store, &out[3..]).await;
     assert_oldest(&store, Some(2)).await;
-    let store = place.close_and_reopen(store).await;
+    let store = harness.close_and_reopen(store).await;
     assert_oldest(&store, Some(2)).await;
     store.requeue(&[out[1].lease.position], Duration::ZERO).await.unwrap();
     assert_oldest(&store, Some(1)).await;

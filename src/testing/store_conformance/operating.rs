@@ -2,13 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use tower_outbox::Message;
-use tower_outbox::message::Settlement;
-use tower_outbox::store::{EntryState, Store};
+use crate::message::Message;
+use crate::message::Settlement;
+use crate::store::{EntryState, Store};
 
-use super::Place;
-use crate::support::message;
-use crate::support::stores::{
+use super::harness::StoreHarness;
+use crate::testing::support::stores::message;
+use crate::testing::support::stores::{
     assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, keyed, lease, lease_all, list, retry,
     settle,
 };
@@ -25,8 +25,8 @@ async fn dead_letters(store: &(impl Store + ?Sized), messages: &[Message]) -> Ve
     out.iter().map(|one| one.lease.position).collect()
 }
 
-pub(super) async fn a_requeued_dead_letter_comes_with_no_attempts_made(place: Place) {
-    let store = place.open().await;
+pub async fn a_requeued_dead_letter_comes_with_no_attempts_made(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 3);
     let positions = dead_letters(&*store, &messages).await;
     assert_eq!(depth(&*store).await, (0, 3));
@@ -40,9 +40,9 @@ pub(super) async fn a_requeued_dead_letter_comes_with_no_attempts_made(place: Pl
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn a_pace_spreads_what_is_requeued(place: Place) {
+pub async fn a_pace_spreads_what_is_requeued(harness: StoreHarness) {
     const PACE: Duration = Duration::from_millis(100);
-    let store = place.open().await;
+    let store = harness.open().await;
     let messages = batch("a", 4);
     let positions = dead_letters(&*store, &messages).await;
     let begun = Instant::now();
@@ -60,8 +60,8 @@ pub(super) async fn a_pace_spreads_what_is_requeued(place: Place) {
     assert_eq!(depth(&*store).await, (0, 0));
 }
 
-pub(super) async fn what_waits_for_its_retry_is_due_at_once_when_requeued(place: Place) {
-    let store = place.open().await;
+pub async fn what_waits_for_its_retry_is_due_at_once_when_requeued(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 3);
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&*store, 3).await;
@@ -76,9 +76,9 @@ pub(super) async fn what_waits_for_its_retry_is_due_at_once_when_requeued(place:
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn a_retry_after_a_requeue_waits_its_own_time(place: Place) {
+pub async fn a_retry_after_a_requeue_waits_its_own_time(harness: StoreHarness) {
     const AFTER: Duration = Duration::from_secs(1);
-    let store = place.open().await;
+    let store = harness.open().await;
     for message in [message("a"), keyed("a", "k")] {
         store.append(vec![message]).await.unwrap();
         let out = lease(&*store, 1).await;
@@ -94,8 +94,8 @@ pub(super) async fn a_retry_after_a_requeue_waits_its_own_time(place: Place) {
     }
 }
 
-pub(super) async fn requeue_leaves_alone_what_is_neither_dead_nor_waiting(place: Place) {
-    let store = place.open().await;
+pub async fn requeue_leaves_alone_what_is_neither_dead_nor_waiting(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(batch("a", 3)).await.unwrap();
     let positions: Vec<_> = list(&*store).await.iter().map(|entry| entry.position).collect();
     let out = lease_all(&*store, 2).await;
@@ -113,8 +113,8 @@ pub(super) async fn requeue_leaves_alone_what_is_neither_dead_nor_waiting(place:
     assert_eq!(depth(&*store).await, (0, 0));
 }
 
-pub(super) async fn dropped_messages_are_gone_for_good(place: Place) {
-    let store = place.open().await;
+pub async fn dropped_messages_are_gone_for_good(harness: StoreHarness) {
+    let store = harness.open().await;
     let dead = batch("dead", 3);
     let dead_positions = dead_letters(&*store, &dead).await;
     let waiting = batch("waiting", 1);
@@ -131,15 +131,15 @@ pub(super) async fn dropped_messages_are_gone_for_good(place: Place) {
     assert_eq!(store.requeue(&dropped, Duration::ZERO).await.unwrap(), 0);
     assert_eq!(depth(&*store).await, (2, 1));
     assert_eq!(ids_of(&lease_all(&*store, 2).await), [pending[0].id(), pending[2].id()]);
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     let left: Vec<_> = list(&*store).await.into_iter().map(|entry| entry.message.unwrap().id()).collect();
     for message in [&dead[0], &dead[2], &waiting[0], &pending[1]] {
         assert!(!left.contains(&message.id()), "{message:?} is back");
     }
 }
 
-pub(super) async fn what_is_leased_is_not_dropped(place: Place) {
-    let store = place.open().await;
+pub async fn what_is_leased_is_not_dropped(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&*store, 1).await;
     let positions: Vec<_> = list(&*store).await.iter().map(|entry| entry.position).collect();
@@ -149,8 +149,8 @@ pub(super) async fn what_is_leased_is_not_dropped(place: Place) {
     assert_eq!(ids_of(&lease(&*store, 10).await), ids_of(&out));
 }
 
-pub(super) async fn dropping_what_waits_frees_its_key(place: Place) {
-    let store = place.open().await;
+pub async fn dropping_what_waits_frees_its_key(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = vec![keyed("a", "k"), keyed("a", "k")];
     store.append(messages.clone()).await.unwrap();
     let out = lease(&*store, 1).await;
@@ -160,15 +160,15 @@ pub(super) async fn dropping_what_waits_frees_its_key(place: Place) {
     assert_eq!(ids_of(&lease(&*store, 10).await), [messages[1].id()]);
 }
 
-pub(super) async fn requeue_and_drop_are_durable(place: Place) {
-    let store = place.open().await;
+pub async fn requeue_and_drop_are_durable(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 3);
     let positions = dead_letters(&*store, &messages).await;
-    let store = place.close_and_reopen(store).await;
+    let store = harness.close_and_reopen(store).await;
     assert_eq!(store.requeue(&positions[..1], Duration::ZERO).await.unwrap(), 1);
     assert_eq!(store.drop_messages(&positions[1..2]).await.unwrap(), 1);
     // Nobody closes it.
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     assert_eq!(depth(&*store).await, (1, 1));
     let requeued = find(&*store, messages[0].id()).await;
     assert_eq!((requeued.state, requeued.attempts), (EntryState::Pending, 0));
@@ -177,8 +177,8 @@ pub(super) async fn requeue_and_drop_are_durable(place: Place) {
     assert_eq!((ids_of(&out), out[0].attempts), (ids(&messages[..1]), 0));
 }
 
-pub(super) async fn a_stale_lease_does_not_settle_what_was_requeued(place: Place) {
-    let store = place.open().await;
+pub async fn a_stale_lease_does_not_settle_what_was_requeued(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 1);
     store.append(messages.clone()).await.unwrap();
     let first = lease(&*store, 1).await;

@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use tower_outbox::message::Settlement;
-use tower_outbox::store::{EntryState, Filter, Lease, Wait};
+use crate::message::Settlement;
+use crate::store::{EntryState, Filter, Lease, Wait};
 
-use super::Place;
-use crate::support::message;
-use crate::support::stores::{
+use super::harness::StoreHarness;
+use crate::testing::support::stores::message;
+use crate::testing::support::stores::{
     assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, lease, lease_all, list, list_by,
     retry, settle,
 };
 
-pub(super) async fn what_is_confirmed_is_gone(place: Place) {
-    let store = place.open().await;
+pub async fn what_is_confirmed_is_gone(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 5);
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&*store, 5).await;
@@ -27,8 +27,8 @@ pub(super) async fn what_is_confirmed_is_gone(place: Place) {
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn what_is_dropped_is_gone(place: Place) {
-    let store = place.open().await;
+pub async fn what_is_dropped_is_gone(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&*store, 2).await;
     settle(&*store, &out, Settlement::Discard).await;
@@ -37,8 +37,8 @@ pub(super) async fn what_is_dropped_is_gone(place: Place) {
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn what_is_released_is_due_again_and_no_attempt_is_counted(place: Place) {
-    let store = place.open().await;
+pub async fn what_is_released_is_due_again_and_no_attempt_is_counted(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 3);
     store.append(messages.clone()).await.unwrap();
     for _ in 0..3 {
@@ -51,8 +51,8 @@ pub(super) async fn what_is_released_is_due_again_and_no_attempt_is_counted(plac
     assert!(entry.attempts == 0 && entry.failures.is_empty());
 }
 
-pub(super) async fn a_retry_comes_when_its_time_has_come_and_not_before(place: Place) {
-    let store = place.open().await;
+pub async fn a_retry_comes_when_its_time_has_come_and_not_before(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(batch("a", 3)).await.unwrap();
     let out = lease_all(&*store, 3).await;
     let begun = Instant::now();
@@ -70,8 +70,8 @@ pub(super) async fn a_retry_comes_when_its_time_has_come_and_not_before(place: P
     }
 }
 
-pub(super) async fn attempts_and_failures_add_up(place: Place) {
-    let store = place.open().await;
+pub async fn attempts_and_failures_add_up(harness: StoreHarness) {
+    let store = harness.open().await;
     let message = message("a");
     store.append(vec![message.clone()]).await.unwrap();
     let begun = SystemTime::now() - Duration::from_millis(1);
@@ -95,8 +95,8 @@ pub(super) async fn attempts_and_failures_add_up(place: Place) {
     assert_eq!(lease(&*store, 1).await[0].attempts, 4);
 }
 
-pub(super) async fn a_dead_letter_is_kept_with_its_reason_and_not_leased(place: Place) {
-    let store = place.open().await;
+pub async fn a_dead_letter_is_kept_with_its_reason_and_not_leased(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 3);
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&*store, 3).await;
@@ -113,8 +113,8 @@ pub(super) async fn a_dead_letter_is_kept_with_its_reason_and_not_leased(place: 
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn a_stale_lease_settles_nothing(place: Place) {
-    let store = place.open().await;
+pub async fn a_stale_lease_settles_nothing(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 2);
     store.append(messages.clone()).await.unwrap();
     let first = lease_all(&*store, 2).await;
@@ -138,8 +138,8 @@ pub(super) async fn a_stale_lease_settles_nothing(place: Place) {
     assert_eq!(depth(&*store).await, (0, 2), "settled twice");
 }
 
-pub(super) async fn a_lease_of_a_message_that_is_gone_settles_nothing(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_of_a_message_that_is_gone_settles_nothing(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&*store, 2).await;
     confirm(&*store, &out[..1]).await;
@@ -154,8 +154,8 @@ pub(super) async fn a_lease_of_a_message_that_is_gone_settles_nothing(place: Pla
     assert_eq!(depth(&*store).await, (0, 0));
 }
 
-pub(super) async fn settlements_of_one_call_may_differ(place: Place) {
-    let store = place.open().await;
+pub async fn settlements_of_one_call_may_differ(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = batch("a", 5);
     store.append(messages.clone()).await.unwrap();
     let out = lease_all(&*store, 5).await;

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tower_outbox::message::Settlement;
-use tower_outbox::store::{Leased, Store};
+use crate::message::Settlement;
+use crate::store::{Leased, Store};
 
-use super::Place;
-use crate::support::fuse::fuse;
-use crate::support::message;
-use crate::support::random::Random;
-use crate::support::stores::{
+use super::harness::StoreHarness;
+use crate::testing::support::fuse::fuse;
+use crate::testing::support::stores::message;
+use crate::testing::support::random::Random;
+use crate::testing::support::stores::{
     QUIET, STUCK, assert_nothing_due, batch, confirm, dead, depth, ids, ids_of, keyed, lease, lease_all,
     retry, settle,
 };
@@ -35,8 +35,8 @@ async fn ended(lease: JoinHandle<Vec<Leased>>) -> Vec<Leased> {
     timeout(STUCK, lease).await.expect("it was not woken").unwrap()
 }
 
-pub(super) async fn a_lease_waits_for_an_append(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_waits_for_an_append(harness: StoreHarness) {
+    let store = harness.open().await;
     for _ in 0..3 {
         let lease = waiting(&store).await;
         let messages = batch("a", 2);
@@ -48,8 +48,8 @@ pub(super) async fn a_lease_waits_for_an_append(place: Place) {
     }
 }
 
-pub(super) async fn a_lease_waits_for_a_retry(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_waits_for_a_retry(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&*store, 2).await;
     settle(&*store, &out[..1], retry(HOUR)).await;
@@ -59,8 +59,8 @@ pub(super) async fn a_lease_waits_for_a_retry(place: Place) {
     assert_eq!(ids_of(&ended(lease).await), ids_of(&out[1..]));
 }
 
-pub(super) async fn a_lease_waits_for_a_delay(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_waits_for_a_delay(harness: StoreHarness) {
+    let store = harness.open().await;
     let begun = Instant::now();
     let messages = [
         message("a").with_delay(HOUR),
@@ -74,7 +74,7 @@ pub(super) async fn a_lease_waits_for_a_delay(place: Place) {
     // The time of a message is on another clock.
     assert!(begun.elapsed() >= Duration::from_millis(1_990), "{:?}", begun.elapsed());
     assert_eq!(first[0].message.delay(), messages[2].delay(), "it is the sender's to take away");
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     let out = lease_all(&*store, 2).await;
     assert_eq!(out.iter().map(|one| one.message.id()).collect::<HashSet<_>>().len(), 2);
     assert!(!ids_of(&out).contains(&messages[0].id()));
@@ -82,8 +82,8 @@ pub(super) async fn a_lease_waits_for_a_delay(place: Place) {
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn a_lease_waits_for_a_key_to_be_freed(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_waits_for_a_key_to_be_freed(harness: StoreHarness) {
+    let store = harness.open().await;
     for settlement in [Settlement::Ack, Settlement::Discard, dead("given up")] {
         let messages = [keyed("a", "k"), keyed("a", "k")];
         store.append(messages.to_vec()).await.unwrap();
@@ -96,8 +96,8 @@ pub(super) async fn a_lease_waits_for_a_key_to_be_freed(place: Place) {
     }
 }
 
-pub(super) async fn a_lease_waits_for_a_release(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_waits_for_a_release(harness: StoreHarness) {
+    let store = harness.open().await;
     store.append(batch("a", 1)).await.unwrap();
     let out = lease(&*store, 1).await;
     let lease = waiting(&store).await;
@@ -105,8 +105,8 @@ pub(super) async fn a_lease_waits_for_a_release(place: Place) {
     assert_eq!(ids_of(&ended(lease).await), ids_of(&out));
 }
 
-pub(super) async fn a_lease_waits_for_a_requeue(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_waits_for_a_requeue(harness: StoreHarness) {
+    let store = harness.open().await;
     for settlement in [dead("given up"), retry(HOUR)] {
         store.append(batch("a", 1)).await.unwrap();
         let out = lease(&*store, 1).await;
@@ -119,8 +119,8 @@ pub(super) async fn a_lease_waits_for_a_requeue(place: Place) {
     }
 }
 
-pub(super) async fn a_delay_is_counted_from_the_time_of_the_message(place: Place) {
-    let store = place.open().await;
+pub async fn a_delay_is_counted_from_the_time_of_the_message(harness: StoreHarness) {
+    let store = harness.open().await;
     let past = message("a").with_time(SystemTime::now() - HOUR).with_delay(HOUR / 2);
     let hour_ago = message("b").with_time(SystemTime::now() - HOUR).with_delay(HOUR + HOUR / 2);
     store.append(vec![hour_ago, past.clone()]).await.unwrap();
@@ -128,28 +128,28 @@ pub(super) async fn a_delay_is_counted_from_the_time_of_the_message(place: Place
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn a_delay_of_another_does_not_hold_up_what_is_due(place: Place) {
-    let store = place.open().await;
+pub async fn a_delay_of_another_does_not_hold_up_what_is_due(harness: StoreHarness) {
+    let store = harness.open().await;
     let held_back: Vec<_> = (0..50).map(|_| message("a").with_delay(HOUR)).collect();
     store.append(held_back).await.unwrap();
     let messages = batch("b", 3);
     store.append(messages.clone()).await.unwrap();
     assert_eq!(ids_of(&lease_all(&*store, 3).await), ids(&messages));
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     assert_eq!(ids_of(&lease_all(&*store, 3).await), ids(&messages));
     assert_eq!(depth(&*store).await, (53, 0));
 }
 
 /// As of an app whose clock was set back since.
-pub(super) async fn a_message_from_the_future_is_due_at_once(place: Place) {
-    let store = place.open().await;
+pub async fn a_message_from_the_future_is_due_at_once(harness: StoreHarness) {
+    let store = harness.open().await;
     let messages = [message("a").with_time(SystemTime::now() + 1_000 * HOUR), message("a")];
     store.append(messages.to_vec()).await.unwrap();
     assert_eq!(ids_of(&lease_all(&*store, 2).await), ids(&messages));
 }
 
-pub(super) async fn a_dropped_lease_has_leased_nothing(place: Place) {
-    let store = place.open().await;
+pub async fn a_dropped_lease_has_leased_nothing(harness: StoreHarness) {
+    let store = harness.open().await;
     // Dropped while it waits: what comes later is not its own.
     for polls in 0..20 {
         assert!(fuse(polls, store.lease(10)).await.is_none());
@@ -165,9 +165,9 @@ pub(super) async fn a_dropped_lease_has_leased_nothing(place: Place) {
     assert_eq!(ids_of(&lease_all(&*store, 20).await), ids(&messages));
 }
 
-pub(super) async fn leases_dropped_beside_appends_lose_nothing(place: Place) {
+pub async fn leases_dropped_beside_appends_lose_nothing(harness: StoreHarness) {
     const MESSAGES: usize = 2_000;
-    let store = place.open().await;
+    let store = harness.open().await;
     let appending = tokio::spawn({
         let store = Arc::clone(&store);
         async move {
@@ -202,8 +202,8 @@ pub(super) async fn leases_dropped_beside_appends_lose_nothing(place: Place) {
     assert_eq!(depth(&*store).await, (0, 0));
 }
 
-pub(super) async fn two_leases_share_what_is_due(place: Place) {
-    let store = place.open().await;
+pub async fn two_leases_share_what_is_due(harness: StoreHarness) {
+    let store = harness.open().await;
     let leases = [waiting(&store).await, waiting(&store).await];
     let messages = batch("a", 200);
     for chunk in messages.chunks(50) {

@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::timeout;
-use tower_outbox::Message;
-use tower_outbox::message::Settlement;
-use tower_outbox::store::{Leased, Store};
+use crate::message::Message;
+use crate::message::Settlement;
+use crate::store::{Leased, Store};
 use uuid::Uuid;
 
-use super::Place;
-use crate::support::random::Random;
-use crate::support::stores::{
+use super::harness::StoreHarness;
+use crate::testing::support::random::Random;
+use crate::testing::support::stores::{
     STUCK, assert_nothing_due, confirm, dead, depth, ids, ids_of, keyed, lease, lease_all, retry, settle,
 };
 
@@ -25,15 +25,15 @@ async fn append(store: &(impl Store + ?Sized), messages: Vec<Message>) -> Vec<Uu
     ids
 }
 
-pub(super) async fn several_of_a_key_are_leased_together_in_order(place: Place) {
-    let store = place.open().await;
+pub async fn several_of_a_key_are_leased_together_in_order(harness: StoreHarness) {
+    let store = harness.open().await;
     let mut all = append(&*store, vec![keyed("a", "k"), keyed("a", "l"), keyed("a", "k")]).await;
     all.extend(append(&*store, vec![keyed("a", "k"), keyed("a", "l")]).await);
     assert_eq!(ids_of(&lease(&*store, 10).await), all);
 }
 
-pub(super) async fn the_next_of_a_key_waits_while_one_is_out(place: Place) {
-    let store = place.open().await;
+pub async fn the_next_of_a_key_waits_while_one_is_out(harness: StoreHarness) {
+    let store = harness.open().await;
     let first = append(&*store, vec![keyed("a", "k")]).await;
     let out = lease(&*store, 10).await;
     assert_eq!(ids_of(&out), first);
@@ -45,8 +45,8 @@ pub(super) async fn the_next_of_a_key_waits_while_one_is_out(place: Place) {
     assert_eq!(ids_of(&lease(&*store, 10).await), second);
 }
 
-pub(super) async fn the_next_of_a_key_waits_while_one_waits_for_its_retry(place: Place) {
-    let store = place.open().await;
+pub async fn the_next_of_a_key_waits_while_one_waits_for_its_retry(harness: StoreHarness) {
+    let store = harness.open().await;
     let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "other")]).await;
     let out = lease(&*store, 1).await;
     settle(&*store, &out, retry(SHORT)).await;
@@ -54,8 +54,8 @@ pub(super) async fn the_next_of_a_key_waits_while_one_waits_for_its_retry(place:
     assert_eq!(ids_of(&lease_all(&*store, 2).await), all[..2]);
 }
 
-pub(super) async fn what_is_behind_a_retry_and_was_released_waits_too(place: Place) {
-    let store = place.open().await;
+pub async fn what_is_behind_a_retry_and_was_released_waits_too(harness: StoreHarness) {
+    let store = harness.open().await;
     let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "k")]).await;
     let out = lease_all(&*store, 3).await;
     // The second is confirmed, as of a bus that takes part of a batch.
@@ -65,8 +65,8 @@ pub(super) async fn what_is_behind_a_retry_and_was_released_waits_too(place: Pla
     assert_eq!(ids_of(&lease_all(&*store, 2).await), [all[0], all[2]]);
 }
 
-pub(super) async fn a_dead_letter_frees_its_key(place: Place) {
-    let store = place.open().await;
+pub async fn a_dead_letter_frees_its_key(harness: StoreHarness) {
+    let store = harness.open().await;
     let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k")]).await;
     let out = lease(&*store, 1).await;
     settle(&*store, &out, dead("too large")).await;
@@ -77,8 +77,8 @@ pub(super) async fn a_dead_letter_frees_its_key(place: Place) {
     assert_eq!(ids_of(&lease(&*store, 10).await), third[1..]);
 }
 
-pub(super) async fn released_messages_of_a_key_come_back_in_order(place: Place) {
-    let store = place.open().await;
+pub async fn released_messages_of_a_key_come_back_in_order(harness: StoreHarness) {
+    let store = harness.open().await;
     let all = append(&*store, (0..6).map(|_| keyed("a", "k")).collect()).await;
     let out = lease_all(&*store, 4).await;
     assert_eq!(ids_of(&out), all[..4]);
@@ -97,8 +97,8 @@ async fn assert_nothing_due_of_key(store: &(impl Store + ?Sized)) {
     }
 }
 
-pub(super) async fn other_keys_and_messages_without_one_go_on(place: Place) {
-    let store = place.open().await;
+pub async fn other_keys_and_messages_without_one_go_on(harness: StoreHarness) {
+    let store = harness.open().await;
     append(&*store, vec![keyed("a", "k")]).await;
     let stuck = lease(&*store, 1).await;
     settle(&*store, &stuck, retry(HOUR)).await;
@@ -113,8 +113,8 @@ pub(super) async fn other_keys_and_messages_without_one_go_on(place: Place) {
     assert_nothing_due(&*store).await;
 }
 
-pub(super) async fn the_same_key_of_another_topic_is_another(place: Place) {
-    let store = place.open().await;
+pub async fn the_same_key_of_another_topic_is_another(harness: StoreHarness) {
+    let store = harness.open().await;
     append(&*store, vec![keyed("a", "k")]).await;
     let stuck = lease(&*store, 1).await;
     settle(&*store, &stuck, retry(HOUR)).await;
@@ -124,8 +124,8 @@ pub(super) async fn the_same_key_of_another_topic_is_another(place: Place) {
     assert_eq!(ids_of(&lease_all(&*store, 4).await), all);
 }
 
-pub(super) async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it(place: Place) {
-    let store = place.open().await;
+pub async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it(harness: StoreHarness) {
+    let store = harness.open().await;
     let all = append(&*store, (0..5).map(|_| keyed("a", "k")).collect()).await;
     let out = lease_all(&*store, 2).await;
     assert_nothing_due(&*store).await;
@@ -136,8 +136,8 @@ pub(super) async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest
 }
 
 /// Two keys whose messages lie between each other, due again at the same time.
-pub(super) async fn keys_that_lie_between_each_other_are_all_leased(place: Place) {
-    let store = place.open().await;
+pub async fn keys_that_lie_between_each_other_are_all_leased(harness: StoreHarness) {
+    let store = harness.open().await;
     let all = append(&*store, (0..6).map(|n| keyed("a", ["k", "l"][n % 2])).collect()).await;
     for settlement in [Settlement::Release, retry(Duration::ZERO)] {
         let out = lease_all(&*store, 6).await;
@@ -148,13 +148,13 @@ pub(super) async fn keys_that_lie_between_each_other_are_all_leased(place: Place
         settle(&*store, &out, settlement).await;
     }
     assert_eq!(depth(&*store).await, (6, 0), "none is given up on");
-    let store = place.reopen(store).await;
+    let store = harness.reopen(store).await;
     assert_eq!(lease_all(&*store, 6).await.len(), 6);
 }
 
 /// A thousand messages of ten keys, sent to a bus that confirms, hands back and takes its time at random.
-pub(super) async fn many_keys_keep_their_order_whatever_happens(place: Place) {
-    let store = place.open().await;
+pub async fn many_keys_keep_their_order_whatever_happens(harness: StoreHarness) {
+    let store = harness.open().await;
     let mut random = Random::new(7);
     let key = |n: usize| format!("key-{}", n * n % 17 % 10);
     let all: Vec<_> = (0..1_000).map(|n| Message::json("a", &json!(n)).unwrap().with_key(key(n))).collect();

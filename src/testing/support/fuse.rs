@@ -3,14 +3,14 @@
 use std::future::{Future, poll_fn};
 use std::task::Poll;
 
-use futures_util::poll;
 use tokio::task::yield_now;
 
 /// Polls a future `polls` times, once a turn of the scheduler whether it was woken or not, then drops it.
 pub async fn fuse<F: Future>(polls: usize, future: F) -> Option<F::Output> {
     let mut future = Box::pin(future);
     for _ in 0..polls {
-        if let Poll::Ready(output) = poll!(future.as_mut()) {
+        let polled = poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx))).await;
+        if let Poll::Ready(output) = polled {
             return Some(output);
         }
         yield_now().await;
