@@ -1,21 +1,22 @@
-//! The headers of ours that travel with messages.
+//! The headers that this crate adds to messages.
 //!
-//! Those marked "own" count only on a message that came back by a way of our own; from anyone else they are ignored.
+//! A header marked "own" counts only on a message that came back through a queue of ours; a message of anyone else may not
+//! set it.
 //!
-//! | header | says |
+//! | header | value |
 //! |---|---|
-//! | [`KEY`] | the ordering key, on a bus that has no place for it |
-//! | [`TOPIC`] | own: the topic, of a message that went through a retry or dead-letter queue |
-//! | [`QUEUE`] | own: the queue it was received from then, and goes back to |
-//! | [`EXPIRY`] | own: how long it is worth delivering, in milliseconds, of a message that went through one |
+//! | [`KEY`] | the ordering key, for a broker without one |
+//! | [`TOPIC`] | own: the topic of a message that went through a retry or dead-letter queue |
+//! | [`QUEUE`] | own: the queue that the message was received from and returns to |
+//! | [`EXPIRY`] | own: how long the message is worth delivering, in milliseconds |
 //! | [`PRIORITY`] | own: the priority of a message that went through a retry queue |
 //! | [`ATTEMPT`] | own: how many attempts have failed |
-//! | [`FAILURES`] | own: the last of them: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]`, oldest first |
-//! | [`REASON`] | own: of a dead letter: why it was given up on |
-//! | [`LEFT_OUT`] | own: which headers were left out when it was sent on, as a broker does not take all of them |
-//! | [`DROPPED`] | how many messages were dropped before it, as the store was full |
-//! | [`CORRELATION_ID`] | what it is a part of: that of the message whose handling enqueued it, or else the id of that |
-//! | [`CAUSATION_ID`] | the id of the message whose handling enqueued it |
+//! | [`FAILURES`] | own: the last failed attempts, oldest first: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]` |
+//! | [`REASON`] | own: why the message is a dead letter |
+//! | [`LEFT_OUT`] | own: which headers were left out when the message was forwarded, since a broker does not accept all of them |
+//! | [`DROPPED`] | how many messages the full store dropped before this one |
+//! | [`CORRELATION_ID`] | the correlation id of the message whose handler enqueued this one, or else that message's id |
+//! | [`CAUSATION_ID`] | the id of the message whose handler enqueued this one |
 
 use std::time::SystemTime;
 
@@ -25,9 +26,9 @@ use crate::message::failed_attempt::FailedAttempt;
 pub const KEY: &str = "tower-outbox-key";
 /// The topic.
 pub const TOPIC: &str = "tower-outbox-topic";
-/// The queue it was received from.
+/// The queue that the message was received from.
 pub const QUEUE: &str = "tower-outbox-queue";
-/// How long it is worth delivering, in milliseconds.
+/// How long the message is worth delivering, in milliseconds.
 pub const EXPIRY: &str = "tower-outbox-expiry";
 /// The priority.
 pub const PRIORITY: &str = "tower-outbox-priority";
@@ -35,22 +36,22 @@ pub const PRIORITY: &str = "tower-outbox-priority";
 pub const ATTEMPT: &str = "tower-outbox-attempt";
 /// The last failed attempts.
 pub const FAILURES: &str = "tower-outbox-failures";
-/// Why it is a dead letter.
+/// Why the message is a dead letter.
 pub const REASON: &str = "tower-outbox-reason";
-/// Which headers were left out.
+/// Which headers were left out when the message was forwarded.
 pub const LEFT_OUT: &str = "tower-outbox-left-out";
-/// How many messages were dropped before it.
+/// How many messages were dropped before this one.
 pub const DROPPED: &str = "tower-outbox-dropped";
-/// What the message is a part of.
+/// The id of the first message of a chain of messages.
 pub const CORRELATION_ID: &str = "correlation_id";
-/// The message that caused it.
+/// The id of the message whose handler enqueued this one.
 pub const CAUSATION_ID: &str = "causation_id";
 
-/// Those that count only on a message that came back by a way of our own.
+/// The headers that count only on a message that came back through a queue of ours.
 #[cfg(feature = "amqp091")]
 pub(crate) const OWN: [&str; 8] = [TOPIC, QUEUE, EXPIRY, PRIORITY, ATTEMPT, FAILURES, REASON, LEFT_OUT];
 
-/// How many failed attempts travel, and how many bytes of each reason.
+/// How many failed attempts a message carries, and how many bytes of each reason.
 const KEPT: usize = 10;
 const REASON_LEN: usize = 300;
 

@@ -1,9 +1,13 @@
-//! A message: what a handler enqueues and a messenger sends.
+//! Messages, which handlers enqueue and messengers send.
 
+mod error;
+mod event;
 pub(crate) mod failed_attempt;
 #[cfg(feature = "_fuzzing")]
 pub(crate) mod fuzzing;
 pub mod headers;
+mod id;
+mod scalar;
 mod settlement;
 pub(crate) mod topic;
 pub(crate) mod trace_context;
@@ -18,16 +22,21 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
+pub use self::error::MessageError;
+pub use self::event::Event;
 pub use self::failed_attempt::FailedAttempt;
+pub use self::scalar::Scalar;
 pub use self::settlement::Settlement;
 pub use self::topic::{Topic, TopicError};
 
-use crate::util::error::debug_as_display;
+#[cfg(feature = "_brokers")]
+pub(crate) use self::id::foreign_id;
+#[cfg_attr(not(feature = "_brokers"), allow(unused_imports, reason = "only brokers give texts"))]
+pub(crate) use self::id::{id_of, uuid_v7};
 
-/// One message: an id, a topic, headers and a body, with how it wants to be delivered.
+/// A message: an id, a topic, headers, a body, and options of its delivery.
 ///
-/// The body is bytes from the start: what is enqueued is what leaves, whatever happens to the
-/// value it was made from.
+/// The body is serialised when the message is made: later changes of the value do not change the message.
 ///
 /// ```
 /// use tower_outbox::Message;
@@ -53,18 +62,18 @@ pub struct Message {
     delay: Option<Duration>,
 }
 
-/// Where the id of a message comes from.
+/// The origin of a message's id.
 #[derive(Clone, Copy)]
 enum Identity {
-    /// It was made with the message.
+    /// The id was made with the message.
     Own,
-    /// Somebody gave it.
+    /// The caller set the id.
     Given,
-    /// A retry of the request makes the same: it is stored once.
+    /// A retry of the request makes the same id, so the message is stored once.
     Once,
 }
 
-/// Two messages are the same wherever their ids come from.
+/// The origin of an id does not count when messages are compared.
 impl PartialEq for Identity {
     fn eq(&self, _: &Self) -> bool {
         true
@@ -72,18 +81,18 @@ impl PartialEq for Identity {
 }
 
 impl Message {
-    /// A message with a body as it is, of content type `application/octet-stream`.
+    /// Makes a message with this body, of content type `application/octet-stream`.
     ///
     /// # Errors
-    /// [`MessageError::Topic`] when the topic is not one.
+    /// [`MessageError::Topic`] if the topic is invalid.
     pub fn new(topic: impl Into<Cow<'static, str>>, body: impl Into<Bytes>) -> Result<Self, MessageError> {
         Ok(Self::from_parts(Topic::new(topic)?, body.into(), "application/octet-stream"))
     }
 
-    /// A message whose body is `value` as JSON, of content type `application/json`.
+    /// Makes a message whose body is `value` as JSON, of content type `application/json`.
     ///
     /// # Errors
-    /// [`MessageError`] when the topic is not one, or the value cannot be serialised.
+    /// [`MessageError`] if the topic is invalid, or the value cannot be serialised.
     pub fn json<T: Serialize + ?Sized>(
         topic: impl Into<Cow<'static, str>>,
         value: &T,
@@ -107,7 +116,7 @@ impl Message {
         Self::fresh(topic, body, Cow::Borrowed(content_type), SystemTime::now())
     }
 
-    /// A message with an id of its own.
+    /// Makes a message with a new id.
     pub(crate) fn fresh(
         topic: Topic,
         body: Bytes,
@@ -118,7 +127,7 @@ impl Message {
         Self { identity: Identity::Own, ..message }
     }
 
-    /// A message that was made before.
+    /// Makes a message again that was stored or received.
     pub(crate) fn restore(
         id: Uuid,
         topic: Topic,
@@ -141,7 +150,7 @@ impl Message {
         }
     }
 
-    /// The same message, to be sent or handled in another shape: without headers.
+    /// Returns the same message without headers and with another body, for an envelope.
     #[cfg(feature = "_brokers")]
     pub(crate) fn reshaped(
         &self,
@@ -176,21 +185,21 @@ impl Message {
         self
     }
 
-    /// Gives the message another id; the default is a fresh UUIDv7 (RFC 9562, section 5.7).
+    /// Sets the id. By default it is a new UUIDv7 (RFC 9562, section 5.7).
     #[must_use]
     pub fn with_id(mut self, id: Uuid) -> Self {
         (self.id, self.identity) = (id, Identity::Given);
         self
     }
 
-    /// Takes the id that a retry of the request makes too, unless somebody gave it one.
+    /// Sets the id that a retry of the request makes too, unless the caller has set one.
     pub(crate) fn set_once(&mut self, id: impl FnOnce() -> Uuid) {
         if matches!(self.identity, Identity::Own) {
             (self.id, self.identity) = (id(), Identity::Once);
         }
     }
 
-    /// Whether it is to be stored once only, however often a request makes it.
+    /// Whether the message is stored once, however often retries of the request make it.
     #[cfg(feature = "_sql")]
     pub(crate) fn is_once(&self) -> bool {
         matches!(self.identity, Identity::Once)
@@ -210,7 +219,7 @@ impl Message {
         self
     }
 
-    /// Sets the time of the event; the default is when the message was made.
+    /// Sets the time of the event. By default it is when the message was made.
     #[must_use]
     pub fn with_time(mut self, time: SystemTime) -> Self {
         self.time = time;
@@ -224,30 +233,30 @@ impl Message {
         self
     }
 
-    /// Sets the priority, higher first, as far as the bus knows priorities (AMQP: 0 to 9, 4 by default).
+    /// Sets the priority, higher first, for brokers that have priorities (AMQP: 0 to 9, 4 by default).
     #[must_use]
     pub fn with_priority(mut self, priority: u8) -> Self {
         self.priority = Some(priority);
         self
     }
 
-    /// Sets how long the message is worth delivering; none by default.
+    /// Sets how long the message is worth delivering, from its [`time`](Self::time). By default there is no limit.
     #[must_use]
     pub fn with_expiry(mut self, expiry: Duration) -> Self {
         self.expiry = Some(expiry);
         self
     }
 
-    /// Sets how long the message is held back before it is delivered; none by default.
+    /// Sets how long the message is delayed before it is delivered. By default it is not delayed.
     ///
-    /// A bus that cannot hold a message back rejects it at enqueue rather than send it early.
+    /// If the broker cannot delay messages, enqueuing one with a delay fails.
     #[must_use]
     pub fn with_delay(mut self, delay: Duration) -> Self {
         self.delay = Some(delay);
         self
     }
 
-    /// As [`with_delay`](Self::with_delay), undone: for those who hold the message back themselves.
+    /// Removes the delay, for a store that delays the message itself.
     pub(crate) fn without_delay(mut self) -> Self {
         self.delay = None;
         self
@@ -262,7 +271,7 @@ impl Message {
         }
     }
 
-    /// Sets a header that came from elsewhere. To set each one costs a look at all of them: there may be 1,000.
+    /// Sets a received header. Setting one compares all names, so a message may have at most 1,000.
     #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers send any"))]
     pub(crate) fn set_received(
         &mut self,
@@ -282,7 +291,7 @@ impl Message {
     /// The other fields keep their order and their exact text.
     ///
     /// # Errors
-    /// [`MessageError::Serialize`] when the body is not a JSON object, or the value cannot be serialised.
+    /// [`MessageError::Serialize`] if the body is not a JSON object, or the value cannot be serialised.
     pub fn set_field<T: Serialize + ?Sized>(&mut self, name: &str, value: &T) -> Result<(), MessageError> {
         let value = serde_json::value::to_raw_value(value).map_err(MessageError::Serialize)?;
         let mut fields: IndexMap<Cow<'_, str>, &RawValue> =
@@ -292,72 +301,72 @@ impl Message {
         Ok(())
     }
 
-    /// The id: unique, and the same however often the message is sent.
+    /// Returns the id. It is unique and stays the same when the message is sent again.
     #[must_use]
     pub fn id(&self) -> Uuid {
         self.id
     }
 
-    /// The topic.
+    /// Returns the topic.
     #[must_use]
     pub fn topic(&self) -> &Topic {
         &self.topic
     }
 
-    /// The headers, in the order they were first set.
+    /// Returns the headers, in the order they were first set.
     pub fn headers(&self) -> impl ExactSizeIterator<Item = (&str, &Scalar)> {
         self.headers.iter().map(|(name, value)| (name.as_ref(), value))
     }
 
-    /// One header.
+    /// Returns the header of this name.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&Scalar> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value)
     }
 
-    /// The body.
+    /// Returns the body.
     #[must_use]
     pub fn body(&self) -> &Bytes {
         &self.body
     }
 
-    /// The media type of the body.
+    /// Returns the media type of the body.
     #[must_use]
     pub fn content_type(&self) -> &str {
         &self.content_type
     }
 
-    /// The time of the event.
+    /// Returns the time of the event.
     #[must_use]
     pub fn time(&self) -> SystemTime {
         self.time
     }
 
-    /// The ordering key.
+    /// Returns the ordering key.
     #[must_use]
     pub fn key(&self) -> Option<&str> {
         self.key.as_deref()
     }
 
-    /// The priority.
+    /// Returns the priority.
     #[must_use]
     pub fn priority(&self) -> Option<u8> {
         self.priority
     }
 
-    /// How long the message is worth delivering, from its [`time`](Self::time).
+    /// Returns how long the message is worth delivering, from its [`time`](Self::time).
     #[must_use]
     pub fn expiry(&self) -> Option<Duration> {
         self.expiry
     }
 
-    /// How long the message is held back before it is delivered.
+    /// Returns how long the message is delayed before it is delivered.
     #[must_use]
     pub fn delay(&self) -> Option<Duration> {
         self.delay
     }
 
-    /// About how much memory the message holds, in bytes: what limits are counted in.
+    /// Returns about how many bytes of memory the message takes. Limits of bytes count these.
     #[must_use]
     pub fn size(&self) -> usize {
         let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.size()).sum();
@@ -365,7 +374,7 @@ impl Message {
     }
 }
 
-/// Shows everything but the body, of which it gives the length: bodies stay out of logs.
+/// Shows the length of the body instead of the body, which must not get into logs.
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
@@ -376,125 +385,6 @@ impl fmt::Debug for Message {
             .field("key", &self.key)
             .finish_non_exhaustive()
     }
-}
-
-/// An event type that knows its topic, for [`MessageQueue::emit`](crate::queue::MessageQueue::emit).
-///
-/// ```
-/// use serde::Serialize;
-/// use tower_outbox::Event;
-///
-/// #[derive(Serialize)]
-/// struct UserCreated { id: u64 }
-///
-/// impl Event for UserCreated {
-///     const TOPIC: &'static str = "user.created";
-/// }
-/// ```
-pub trait Event: Serialize {
-    /// The topic of every event of this type.
-    const TOPIC: &'static str;
-
-    /// The ordering key of this event; none by default.
-    fn key(&self) -> Option<String> {
-        None
-    }
-}
-
-/// The value of a header.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub enum Scalar {
-    /// No value.
-    Null,
-    /// A truth value.
-    Bool(bool),
-    /// A whole number.
-    Int(i64),
-    /// A floating-point number.
-    Float(f64),
-    /// A text.
-    String(Cow<'static, str>),
-}
-
-impl Scalar {
-    /// The text, if it is one.
-    #[must_use]
-    pub fn as_str(&self) -> Option<&str> {
-        match self {
-            Self::String(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    pub(crate) fn size(&self) -> usize {
-        match self {
-            Self::String(text) => text.len(),
-            _ => 8,
-        }
-    }
-}
-
-impl fmt::Display for Scalar {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Null => f.write_str("null"),
-            Self::Bool(value) => value.fmt(f),
-            Self::Int(value) => value.fmt(f),
-            Self::Float(value) => value.fmt(f),
-            Self::String(value) => value.fmt(f),
-        }
-    }
-}
-
-macro_rules! scalar_from {
-    ($($from:ty => $variant:ident),* $(,)?) => {$(
-        impl From<$from> for Scalar {
-            fn from(value: $from) -> Self {
-                Self::$variant(value.into())
-            }
-        }
-    )*};
-}
-
-scalar_from!(
-    bool => Bool, i8 => Int, i16 => Int, i32 => Int, i64 => Int, u8 => Int, u16 => Int, u32 => Int,
-    f32 => Float, f64 => Float, &'static str => String, String => String, Cow<'static, str> => String,
-);
-
-/// Why a message could not be made.
-#[derive(thiserror::Error)]
-#[non_exhaustive]
-pub enum MessageError {
-    /// The topic is not one.
-    #[error(transparent)]
-    Topic(#[from] TopicError),
-    /// The value is not what JSON can carry, or the body is not a JSON object.
-    #[error("the message body is not JSON that can be sent")]
-    Serialize(#[source] serde_json::Error),
-}
-
-debug_as_display!(MessageError);
-
-/// The id of a message from a bus. One that is no UUID is unique at best for its publisher and topic, so these are part of the name.
-#[cfg(feature = "_brokers")]
-pub(crate) fn foreign_id(publisher: &str, topic: &Topic, id: &str) -> Uuid {
-    Uuid::try_parse(id).unwrap_or_else(|_| id_of(&format!("{publisher}\0{topic}\0{id}")))
-}
-
-/// The id that a bus gave as a text: a UUID as it is, anything else by its name (UUIDv5; RFC 9562, section 5.5).
-#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only a bus gives texts"))]
-pub(crate) fn id_of(text: &str) -> Uuid {
-    Uuid::try_parse(text).unwrap_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()))
-}
-
-/// A UUIDv7 with random bits from the thread's own generator: no system call a message.
-pub(crate) fn uuid_v7(time: SystemTime) -> Uuid {
-    let millis = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
-    let random = rand::random::<u128>().to_le_bytes();
-    let mut tail = [0; 10];
-    tail.copy_from_slice(&random[..10]);
-    uuid::Builder::from_unix_timestamp_millis(millis, &tail).into_uuid()
 }
 
 #[cfg(test)]

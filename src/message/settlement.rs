@@ -1,9 +1,9 @@
-//! The end of one attempt at a message.
+//! The result of one attempt at a message.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What becomes of a message after an attempt: of a stored one that was sent, of a received one that was handled.
+/// The result of an attempt to send a stored message, or to handle a received one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Settlement {
@@ -18,12 +18,12 @@ pub enum Settlement {
     },
     /// The message becomes a dead letter.
     Reject {
-        /// Why.
+        /// Why the message is given up on.
         reason: Arc<str>,
     },
-    /// There was no attempt, or its failure is not the message's: it is due again at once, and nothing is counted, where
-    /// the source can tell.
+    /// There was no attempt, or it failed for a reason other than the message. The message is due again at once, and no
+    /// attempt is counted if the source can avoid it.
     Release,
-    /// The message is not worth keeping, as one that has expired; it is removed.
+    /// The message is removed without an attempt, for example because it has expired.
     Discard,
 }

@@ -5,18 +5,18 @@ use std::fmt;
 
 use crate::util::error::debug_as_display;
 
-/// The name a message is published under: dotted segments, `compose.created`.
+/// The name that a message is published under: dotted segments, such as `compose.created`.
 ///
 /// Segments are not empty and hold no blanks, control characters or wildcards (`*`, `#`, `+`, `>`);
-/// the whole is at most [`Topic::MAX_LEN`] bytes. One leading dot, as PDC's topics have, is stripped.
+/// the topic has at most [`Topic::MAX_LEN`] bytes. One leading dot, as in PDC's topics, is removed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Topic(Cow<'static, str>);
 
 impl Topic {
-    /// The longest topic, in bytes: what a short string of AMQP 0-9-1 holds.
+    /// The longest topic, in bytes: the limit of a short string in AMQP 0-9-1.
     pub const MAX_LEN: usize = 255;
 
-    /// Checks a name. A `&'static str` is not copied.
+    /// Makes a topic of a valid name. A `&'static str` is not copied.
     ///
     /// # Errors
     /// [`TopicError`] says what is wrong with the name.
@@ -36,7 +36,7 @@ impl Topic {
         }
     }
 
-    /// The name, without a leading dot.
+    /// Returns the name, without a leading dot.
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,4 +1,4 @@
-//! The trace context of a request that goes along with its messages (W3C Trace Context, levels 1 and 2; W3C Baggage).
+//! The trace context of a request, which its messages carry (W3C Trace Context, levels 1 and 2; W3C Baggage).
 
 use http::header::GetAll;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -17,7 +17,7 @@ const STATE: (usize, usize) = (32, 512);
 /// The same of `baggage` (3.3.2).
 const BAG: (usize, usize) = (64, 8_192);
 
-/// The parts that are valid, and no others: any client may send anything.
+/// The valid parts of a trace context. Invalid parts are ignored, since any client can send them.
 #[derive(Default)]
 pub(crate) struct TraceContext {
     traceparent: Option<HeaderValue>,
@@ -49,7 +49,7 @@ impl TraceContext {
         }
     }
 
-    /// Gives a message what it does not say itself.
+    /// Adds the parts that the message does not have itself.
     pub(crate) fn complete(&self, message: &mut Message) {
         let mut state = None;
         if let Some(Ok(traceparent)) = self.traceparent.as_ref().map(HeaderValue::to_str)
@@ -74,7 +74,7 @@ fn is_parent(headers: &HeaderMap) -> bool {
     let mut all = headers.get_all(TRACEPARENT).iter();
     let is_valid = all.next().is_some_and(|value| is_traceparent(value.as_bytes())) && all.next().is_none();
     if !is_valid {
-        tracing::debug!("traceparent of a request left out: it is not valid");
+        tracing::debug!("ignored an invalid traceparent of a request");
     }
     is_valid
 }
@@ -109,7 +109,7 @@ fn list(
             all.all(|member| member.is_empty() || (is_member(member), found += 1).0) && found <= members
         });
         let Some(text) = text.filter(|_| is_valid) else {
-            tracing::debug!("tracestate or baggage of a request left out: it is not valid, or too large");
+            tracing::debug!("ignored a tracestate or baggage of a request, which is invalid or too large");
             return None;
         };
         if !list.is_empty() {

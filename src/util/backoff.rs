@@ -1,4 +1,4 @@
-//! How long to wait before another attempt.
+//! Delays between attempts.
 
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ impl Backoff {
         self.ceiling(attempt).mul_f64(rand::random())
     }
 
-    /// The longest that `delay` gives.
+    /// The longest delay.
     pub(crate) fn ceiling(&self, attempt: u32) -> Duration {
         2_u32
             .checked_pow(attempt)

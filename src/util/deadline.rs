@@ -1,12 +1,12 @@
-//! Times that are as far away as somebody says.
+//! Points in time after a wait of any length.
 
 use std::ops::Add;
 use std::time::Duration;
 
-/// The longest wait that is reckoned with: a century, which every clock can hold.
+/// The longest wait: a century, which every clock can represent.
 pub(crate) const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
-/// The time that is so long after another; a wait of more than a century is one for ever.
+/// Returns the time after a wait, which is cut to a century.
 pub(crate) fn after<T: Add<Duration, Output = T>>(time: T, wait: Duration) -> T {
     time + wait.min(FOR_EVER)
 }

@@ -1,4 +1,4 @@
-//! Helpers that know nothing of messages.
+//! Helpers that do not depend on messages.
 
 pub(crate) mod backoff;
 pub(crate) mod caught;

@@ -1,9 +1,9 @@
-//! What must not print: passwords, and texts that may hold one.
+//! Passwords, and texts that may contain one, which must not be printed.
 
 #[cfg(feature = "_brokers")]
 use std::fmt;
 
-/// A password: `Debug` shows that there is one, not what it is.
+/// A password. `Debug` shows only that there is one.
 #[cfg(feature = "_brokers")]
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Secret(String);
@@ -14,7 +14,7 @@ impl Secret {
         Self(secret.into())
     }
 
-    /// The secret itself, for the wire only.
+    /// Returns the secret itself, for the wire only.
     pub(crate) fn expose(&self) -> &str {
         &self.0
     }

@@ -1,10 +1,10 @@
-//! Files that people write: settings and certificates.
+//! Files of settings and certificates.
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
 
-/// No file of settings or certificates is larger.
+/// The largest file that is read.
 const LARGEST: u64 = 16 << 20;
 
 /// Reads a file of at most 16 MiB, without a byte order mark.

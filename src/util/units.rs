@@ -12,7 +12,7 @@ enum Written {
     Text(String),
 }
 
-/// `"30s"`, `"1d"`, or plain seconds; of any length.
+/// A duration: `"30s"`, `"1d"`, or plain seconds.
 pub(crate) fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let fault = not_a_duration;
     let seconds =
@@ -31,14 +31,14 @@ fn not_a_duration<E: Error>(written: &dyn std::fmt::Debug, error: &dyn std::fmt:
     E::custom(format!("{written:?} is not a duration ({error}); write \"30s\" or plain seconds"))
 }
 
-/// As [`duration`], for a key that may be left out.
+/// As [`duration`], for an optional key.
 pub(crate) fn optional_duration<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Duration>, D::Error> {
     duration(deserializer).map(Some)
 }
 
-/// `"64MiB"` or plain bytes, below 4 GiB.
+/// A size below 4 GiB: `"64MiB"` or plain bytes.
 #[cfg(feature = "settings")]
 pub(crate) fn size_u32<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let size = size(deserializer)?;
@@ -51,7 +51,7 @@ pub(crate) fn word<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer:
     T::deserialize(serde::de::value::StringDeserializer::new(word))
 }
 
-/// As [`size`], where sizes may be larger than memory.
+/// As [`size`], for sizes that may exceed memory.
 #[cfg(feature = "settings")]
 pub(crate) fn size_u64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     size(deserializer).map(|size| size as u64)
