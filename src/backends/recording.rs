@@ -1,12 +1,13 @@
 //! A messenger for tests, which keeps the sent messages.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
 
 use crate::message::Message;
 use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Capabilities, Messenger, Unsent};
+use crate::util::sync::lock;
 
 /// Keeps the sent messages, for tests: [`listen`](Self::listen) before acting, then look.
 ///
@@ -104,8 +105,4 @@ impl Sent {
     pub async fn flushed(&self) {
         self.in_flight.wait_idle().await;
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

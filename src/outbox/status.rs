@@ -1,10 +1,11 @@
 //! The status of an outbox.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::SystemTime;
 
 use crate::store::Counts;
 use crate::util::rate::Rate;
+use crate::util::sync::lock;
 use serde::{Deserialize, Serialize};
 
 /// The status of an outbox.
@@ -94,8 +95,4 @@ impl Status {
             last_error: lock(&self.last_error).clone(),
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,7 +11,6 @@ pub(crate) mod rfc3339;
 pub(crate) mod secret;
 #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only a bus stops tasks"))]
 pub(crate) mod stop;
-#[cfg(any(feature = "embedded", feature = "_sql"))]
 pub(crate) mod sync;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) mod text_file;

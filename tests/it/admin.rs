@@ -627,7 +627,7 @@ async fn a_single_message_is_dropped_or_it_is_said_why_not() {
 }
 
 #[tokio::test]
-async fn what_is_being_sent_is_neither_dropped_nor_requeued() {
+async fn a_message_being_sent_is_neither_dropped_nor_requeued() {
     let folder = tempfile::tempdir().unwrap();
     let (messenger, gate, sent) = held();
     let bus = durable(folder.path(), messenger, "").await;

@@ -26,18 +26,18 @@ fn refuse() -> BackgroundSettings {
     settings().with_when_full(WhenFull::Refuse)
 }
 
-struct Running {
+struct RunningWorker {
     stop: oneshot::Sender<()>,
     task: JoinHandle<Vec<Message>>,
 }
 
-fn run<M: Messenger>(worker: BackgroundWorker<M>, deadline: Duration) -> Running {
+fn run<M: Messenger>(worker: BackgroundWorker<M>, deadline: Duration) -> RunningWorker {
     let (stop, stopped) = oneshot::channel();
     let task = tokio::spawn(worker.with_graceful_shutdown(async { drop(stopped.await) }, deadline));
-    Running { stop, task }
+    RunningWorker { stop, task }
 }
 
-impl Running {
+impl RunningWorker {
     /// What is left.
     async fn stop(self) -> Vec<String> {
         self.stop.send(()).unwrap();
@@ -316,7 +316,7 @@ async fn a_shutdown_sends_what_is_waiting() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_not_sent_within_the_deadline_is_left_in_order() {
+async fn unsent_messages_are_left_in_order_after_the_deadline() {
     let stuck = fake(|_| std::future::pending());
     let (background, worker) = Background::new(stuck, settings());
     let worker = run(worker, Duration::from_secs(10));
@@ -371,7 +371,7 @@ async fn a_worker_that_is_stopping_takes_nothing_more() {
     for settings in [settings(), refuse()] {
         let (messenger, gate, sent) = held();
         let (background, worker) = Background::new(messenger, settings.with_max_messages(1));
-        let Running { stop, task } = run(worker, MINUTE);
+        let RunningWorker { stop, task } = run(worker, MINUTE);
         background.send(messages(["a"])).await.unwrap();
         gate.begun().await;
         stop.send(()).unwrap();

@@ -52,7 +52,7 @@ async fn drop_request(layer: &MessagingLayer, polls: usize, status: Option<u16>)
 }
 
 #[tokio::test]
-async fn a_request_dropped_anywhere_sends_all_or_only_what_leaves_always() {
+async fn a_request_dropped_anywhere_sends_all_or_only_audit_events() {
     for status in [Some(200), Some(404), None] {
         for polls in 0.. {
             let journal = Journal::default();
@@ -74,7 +74,7 @@ async fn a_request_dropped_anywhere_sends_all_or_only_what_leaves_always() {
 }
 
 #[tokio::test]
-async fn a_request_dropped_before_a_full_background_buffer_sends_all_or_only_what_leaves_always() {
+async fn a_request_dropped_at_a_full_buffer_sends_all_or_only_audit_events() {
     const FILLER: [&str; 12] = ["x"; 12];
     for status in [Some(200), Some(404), None] {
         for polls in 0.. {

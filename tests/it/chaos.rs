@@ -47,7 +47,7 @@ async fn by_default_nothing_fails() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_fails_uses_up_its_attempts_without_a_call() {
+async fn a_failed_message_uses_up_its_attempts_without_a_call() {
     let chaos = ChaosSettings::default().with_failed(1.0);
     let (calls, queue, _) = consume(chaos, two_attempts(), message("a")).await;
     let dead = queue.dead_letters();

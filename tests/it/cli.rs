@@ -162,7 +162,7 @@ async fn fill(bus: &Bus, backend: &Switched, pending: Vec<Message>, dead: Vec<Me
 }
 
 /// An app that runs, on a port of its own.
-struct Running {
+struct RunningApp {
     url: String,
     bus: Bus,
     backend: Switched,
@@ -170,7 +170,7 @@ struct Running {
     folder: TempDir,
 }
 
-impl Running {
+impl RunningApp {
     async fn with(pending: Vec<Message>, dead: Vec<Message>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (backend, sent) = Switched::new(Does::Reject);
@@ -437,7 +437,7 @@ async fn drop_by_conditions_acts_only_when_it_is_confirmed() {
 }
 
 #[tokio::test]
-async fn what_is_exported_and_imported_is_the_same() {
+async fn exported_messages_are_imported_unchanged() {
     let (from, to) = (Stopped::with(diverse(), vec![message("dead")]).await, Stopped::new());
     let file = from.path("export.jsonl");
     let file = file.to_str().unwrap();
@@ -592,7 +592,7 @@ async fn send_with_direct_delivery_waits_for_the_bus() {
 
 /// The bus of the settings knows what it could never send, also when nothing is sent yet.
 #[tokio::test]
-async fn what_the_bus_could_never_send_is_refused() {
+async fn messages_that_the_broker_can_never_accept_are_refused() {
     let app = Stopped::new();
     for args in [&["send", "a", "[1]"][..], &["import"]] {
         let mut command = command(&[&["--settings", &app.settings], args].concat());
@@ -613,7 +613,7 @@ async fn looking_does_not_need_the_bus() {
 
 #[tokio::test]
 async fn an_outbox_in_use_is_said_at_once() {
-    let app = Running::with(vec![message("a")], Vec::new()).await;
+    let app = RunningApp::with(vec![message("a")], Vec::new()).await;
     let stopped = Stopped::new();
     let path = app.folder.path().join("outbox");
     for args in [
@@ -681,7 +681,7 @@ async fn a_reader_that_goes_away_is_no_failure() {
 async fn a_running_app_is_looked_into() {
     let pending = message("a.p").with_header("n", 1);
     let id = pending.id().to_string();
-    let app = Running::with(vec![pending], vec![message("dead")]).await;
+    let app = RunningApp::with(vec![pending], vec![message("dead")]).await;
     let text = app.run(&["status"]).await.ok();
     for part in [
         "the broker is down: no broker answers",
@@ -710,7 +710,7 @@ async fn a_running_app_is_looked_into() {
 async fn a_running_app_is_operated_on() {
     let dead = vec![message("a"), message("b"), message("c")];
     let ids: Vec<_> = dead.iter().map(|message| message.id().to_string()).collect();
-    let app = Running::with(Vec::new(), dead).await;
+    let app = RunningApp::with(Vec::new(), dead).await;
     app.backend.set(Does::Take);
     assert_eq!(app.run(&["requeue", &ids[0]]).await.ok(), "requeued 1 message\n");
     until("it leaves", || async { app.sent.topics() == ["a"] }).await;
@@ -729,7 +729,7 @@ async fn a_running_app_is_operated_on() {
 #[tokio::test]
 async fn a_running_app_is_exported_from_and_imported_to() {
     let (from, to) =
-        (Running::with(diverse(), Vec::new()).await, Running::with(Vec::new(), Vec::new()).await);
+        (RunningApp::with(diverse(), Vec::new()).await, RunningApp::with(Vec::new(), Vec::new()).await);
     let file = from.folder.path().join("export.jsonl");
     let file = file.to_str().unwrap();
     from.run(&["export", "--output", file]).await.ok();
@@ -761,7 +761,7 @@ async fn an_app_that_cannot_be_reached_ends_with_4() {
 }
 
 #[tokio::test]
-async fn what_is_no_admin_router_ends_with_4() {
+async fn a_url_without_admin_router_ends_with_4() {
     let app = Router::new().route("/page/status", axum::routing::get(async || "<html>"));
     let url = serve(app).await;
     let at = async |path: &str| tool(&["--url", &format!("{url}{path}"), "status"]).await;
@@ -777,7 +777,7 @@ async fn a_header_opens_a_router_behind_a_login() {
             _ => (StatusCode::UNAUTHORIZED, "{\"error\": \"who are you?\"}").into_response(),
         }
     }
-    let app = Running::with(Vec::new(), vec![message("a")]).await;
+    let app = RunningApp::with(Vec::new(), vec![message("a")]).await;
     let url = serve(Router::new().nest("/x", app.bus.admin().layer(from_fn(login)))).await + "/x";
     tool(&["--url", &url, "status"]).await.fails(4, "--http-header");
     let right = "authorization: Bearer geheim";

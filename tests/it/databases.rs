@@ -91,15 +91,15 @@ macro_rules! on_both {
 }
 
 on_both! {
-    what_was_just_stored_leaves_without_being_read
-    what_did_not_fit_into_memory_is_read
+    new_messages_are_sent_without_being_read
+    messages_beyond_the_memory_limit_are_read_from_the_table
     a_key_may_have_a_nul_character
     a_message_that_cannot_be_read_is_a_dead_letter
     the_place_has_no_password
     a_database_refuses_to_drop_the_oldest_messages
 }
 
-async fn what_was_just_stored_leaves_without_being_read(database: Database) {
+async fn new_messages_are_sent_without_being_read(database: Database) {
     let store = database.open().await;
     // Now and then a store looks through everything, which may be just then.
     let mut left_unread = false;
@@ -128,7 +128,7 @@ async fn what_was_just_stored_leaves_without_being_read(database: Database) {
     assert_eq!(depth(&*store).await, (1, 0));
 }
 
-async fn what_did_not_fit_into_memory_is_read(database: Database) {
+async fn messages_beyond_the_memory_limit_are_read_from_the_table(database: Database) {
     let store = database.open().await;
     let mut messages = Vec::new();
     for _ in 0..30 {
@@ -146,7 +146,7 @@ async fn what_did_not_fit_into_memory_is_read(database: Database) {
     assert_nothing_due(&*store).await;
     // And again as at the beginning.
     store.close().await;
-    what_was_just_stored_leaves_without_being_read(database).await;
+    new_messages_are_sent_without_being_read(database).await;
 }
 
 async fn a_key_may_have_a_nul_character(database: Database) {
@@ -217,7 +217,7 @@ async fn insert_like_the_first(database: &Database) -> sqlx::Transaction<'static
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn an_earlier_message_of_a_key_that_is_committed_late_leaves_before_a_later_one() {
+async fn a_late_commit_of_a_key_is_sent_before_a_later_message() {
     let database = Database::postgres().await;
     let store = database.open().await;
     let messages = [keyed("a", "k"), keyed("a", "k")];
@@ -236,7 +236,7 @@ async fn an_earlier_message_of_a_key_that_is_committed_late_leaves_before_a_late
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_is_committed_late_is_found() {
+async fn a_late_commit_is_found() {
     let database = Database::postgres().await;
     let store = database.open().await;
     let messages = [message("a"), keyed("a", "k")];
@@ -253,7 +253,7 @@ async fn what_is_committed_late_is_found() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn a_share_that_is_lost_and_found_while_a_key_is_read_does_not_change_its_order() {
+async fn partitions_lost_and_regained_during_a_read_keep_the_order() {
     let mut database = Database::postgres().await;
     let Database::Postgres(pool, settings) = &mut database else { unreachable!() };
     settings.lease = Duration::from_millis(900);

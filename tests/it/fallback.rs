@@ -43,7 +43,7 @@ async fn what_the_first_sends_stays_away_from_the_second() {
 }
 
 #[tokio::test]
-async fn what_failed_for_now_goes_to_the_second() {
+async fn a_transient_failure_goes_to_the_second_messenger() {
     let (second, sent) = recording();
     let batch = messages(["ok", "a", "bad", "ok", "b"]);
     let unsent = Fallback::new(partly(), second).send(batch.clone()).await.unwrap_err();
@@ -133,7 +133,7 @@ async fn it_is_up_while_one_of_them_is() {
 }
 
 #[tokio::test]
-async fn what_the_first_can_never_send_is_refused_at_enqueue_unless_the_second_gets_it() {
+async fn fallback_refuses_at_enqueue_only_messages_that_neither_can_send() {
     let says = |refuses| Says { refuses, ..Says::default() };
     let message = &messages(["a"])[0];
     assert!(Fallback::new(says(true), says(false)).check(message).is_err());

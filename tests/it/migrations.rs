@@ -34,7 +34,7 @@ fn text<T>(result: Result<T, StoreError>) -> String {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_postgres_tables_lack_is_said_with_its_cure() {
+async fn missing_postgres_tables_are_reported_with_the_cure() {
     let schema = Schema::new().await;
     let (pool, settings) = (&schema.pool, &schema.settings);
     let open = || async { text(PostgresStore::open(pool.clone(), settings).await) };
@@ -56,7 +56,7 @@ async fn what_postgres_tables_lack_is_said_with_its_cure() {
 }
 
 #[tokio::test]
-async fn what_sqlite_tables_lack_is_said_with_its_cure() {
+async fn missing_sqlite_tables_are_reported_with_the_cure() {
     let folder = tempfile::tempdir().unwrap();
     let pool = sqlite(folder.path()).await;
     let open = || async { text(SqliteStore::open(pool.clone(), &settings()).await) };

@@ -38,7 +38,7 @@ async fn embedded(folder: &Path) -> EmbeddedStore {
 }
 
 /// An outbox whose relay runs.
-struct Running<M> {
+struct RunningOutbox<M> {
     outbox: Outbox<M>,
     handle: OutboxHandle,
     stop: oneshot::Sender<()>,
@@ -51,25 +51,25 @@ fn run_for<M: Messenger>(
     store: impl Store,
     settings: RelaySettings,
     deadline: Duration,
-) -> Running<M> {
+) -> RunningOutbox<M> {
     let (outbox, relay) = Outbox::new(messenger, Arc::new(store), settings);
     let (stop, stopped) = oneshot::channel();
     let relay = tokio::spawn(relay.with_graceful_shutdown(async { drop(stopped.await) }, deadline));
-    Running { handle: outbox.handle(), outbox, stop, relay }
+    RunningOutbox { handle: outbox.handle(), outbox, stop, relay }
 }
 
-fn run<M: Messenger>(messenger: M, store: impl Store, settings: RelaySettings) -> Running<M> {
+fn run<M: Messenger>(messenger: M, store: impl Store, settings: RelaySettings) -> RunningOutbox<M> {
     run_for(messenger, store, settings, STUCK)
 }
 
 /// The same on a new embedded store, whose folder comes with it.
-async fn start<M: Messenger>(messenger: M, settings: RelaySettings) -> (Running<M>, TempDir) {
+async fn start<M: Messenger>(messenger: M, settings: RelaySettings) -> (RunningOutbox<M>, TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let store = embedded(folder.path()).await;
     (run(messenger, store, settings), folder)
 }
 
-impl<M: Messenger> Running<M> {
+impl<M: Messenger> RunningOutbox<M> {
     async fn store(&self, messages: Vec<Message>) {
         self.outbox.send(messages).await.unwrap();
     }

@@ -179,7 +179,7 @@ impl Messenger for Short {
 }
 
 #[tokio::test]
-async fn what_the_messenger_could_never_send_is_an_error_in_the_handler() {
+async fn a_message_that_can_never_be_sent_is_an_error_in_the_handler() {
     let (messenger, sent) = recording();
     let error = with_queue(MessagingLayer::new(Short(3, messenger)), |queue| {
         queue.enqueue(Message::new("short", "123").unwrap()).unwrap();

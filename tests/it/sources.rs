@@ -151,19 +151,19 @@ macro_rules! suite {
 
 suite! {
     settling:
-        what_is_sent_is_received_in_order
+        sent_messages_are_received_in_order
         every_field_arrives
         a_limit_is_kept
-        what_is_acknowledged_does_not_come_again
-        what_is_released_or_dropped_comes_again_and_no_attempt_is_counted
+        an_acknowledged_message_is_not_delivered_again
+        a_released_or_dropped_delivery_comes_again_without_an_attempt
         a_retry_comes_after_its_delay_as_the_next_attempt
-        a_retry_that_waits_holds_nothing_up
-        what_is_rejected_is_a_dead_letter_with_its_reasons
+        a_waiting_retry_does_not_delay_others
+        a_rejected_message_is_a_dead_letter_with_its_reasons
         a_receive_that_is_dropped_loses_nothing
         a_closed_source_says_so;
     statuses:
         a_success_is_acknowledged
-        what_may_pass_later_comes_again
+        a_temporary_failure_is_retried
         retry_after_is_kept
         a_handler_that_takes_too_long_has_failed
         a_panic_has_failed
@@ -177,8 +177,8 @@ suite! {
         no_more_are_handled_at_once_than_allowed
         a_key_is_handled_in_order_while_others_go_on
         one_key_that_stands_still_does_not_fetch_everything
-        what_is_enqueued_leaves_when_the_handler_succeeds_and_says_what_it_follows_from
+        enqueued_messages_are_sent_on_success_with_their_causation
         a_pause_lets_nothing_more_come
-        at_shutdown_what_is_handled_ends_and_the_rest_stays
-        what_does_not_end_in_time_comes_again;
+        a_shutdown_finishes_running_handlers_and_leaves_the_rest
+        a_handler_past_the_deadline_is_delivered_again;
 }

@@ -138,7 +138,7 @@ macro_rules! suite {
 
 suite! {
     appending:
-        what_is_appended_is_leased_in_order
+        appended_messages_are_leased_in_order
         batches_follow_each_other
         an_empty_batch_is_stored
         concurrent_batches_are_each_kept_whole_and_in_order
@@ -152,21 +152,21 @@ suite! {
         two_messages_of_one_id_are_two_messages;
     order:
         several_of_a_key_are_leased_together_in_order
-        the_next_of_a_key_waits_while_one_is_out
-        the_next_of_a_key_waits_while_one_waits_for_its_retry
-        what_is_behind_a_retry_and_was_released_waits_too
+        the_next_of_a_key_waits_while_one_is_leased
+        the_next_of_a_key_waits_for_an_earlier_retry
+        a_released_message_waits_for_an_earlier_retry_of_its_key
         a_dead_letter_frees_its_key
         released_messages_of_a_key_come_back_in_order
         other_keys_and_messages_without_one_go_on
         the_same_key_of_another_topic_is_another
-        a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it
-        keys_that_lie_between_each_other_are_all_leased
+        a_key_that_exceeds_the_limit_of_a_lease_waits_for_its_rest
+        interleaved_keys_are_all_leased
         many_keys_keep_their_order_whatever_happens;
     settling:
-        what_is_confirmed_is_gone
-        what_is_dropped_is_gone
-        what_is_released_is_due_again_and_no_attempt_is_counted
-        a_retry_comes_when_its_time_has_come_and_not_before
+        a_confirmed_message_is_removed
+        a_discarded_message_is_removed
+        a_released_message_is_due_again_without_an_attempt
+        a_retry_is_not_leased_before_its_time
         attempts_and_failures_add_up
         a_dead_letter_is_kept_with_its_reason_and_not_leased
         a_stale_lease_settles_nothing
@@ -175,12 +175,12 @@ suite! {
     operating:
         a_requeued_dead_letter_comes_with_no_attempts_made
         a_pace_spreads_what_is_requeued
-        what_waits_for_its_retry_is_due_at_once_when_requeued
+        a_waiting_retry_is_due_at_once_when_requeued
         a_retry_after_a_requeue_waits_its_own_time
-        requeue_leaves_alone_what_is_neither_dead_nor_waiting
+        requeue_ignores_messages_that_are_neither_dead_nor_waiting
         dropped_messages_are_gone_for_good
-        what_is_leased_is_not_dropped
-        dropping_what_waits_frees_its_key
+        a_leased_message_is_not_dropped
+        dropping_a_waiting_message_frees_its_key
         requeue_and_drop_are_durable
         a_stale_lease_does_not_settle_what_was_requeued;
     reopening:
@@ -188,7 +188,7 @@ suite! {
         a_backlog_is_read_whole_across_segments
         leased_messages_are_pending_after_a_reopen
         confirmed_messages_are_gone_after_close_and_reopen
-        dead_letters_and_retries_are_there_after_close_and_reopen
+        dead_letters_and_retries_survive_a_reopen
         a_lease_from_before_a_reopen_settles_nothing
         order_is_kept_over_a_reopen
         positions_rise_over_a_reopen
@@ -211,8 +211,8 @@ suite! {
         the_limit_of_bytes_is_kept
         admission_is_closed_while_there_is_no_room
         admission_is_known_after_a_reopen
-        the_oldest_make_room
-        what_is_leased_or_dead_is_not_dropped_to_make_room
+        the_oldest_messages_are_dropped_to_make_room
+        leased_and_dead_messages_are_not_dropped_to_make_room
         a_batch_larger_than_the_store_drops_nothing
         the_next_message_says_how_many_were_dropped
         the_count_of_dropped_messages_is_said_until_it_is_confirmed

@@ -141,7 +141,7 @@ fn a_hook_that_panics_makes_no_message_count_twice() {
 }
 
 #[test]
-fn what_an_enrichment_that_panics_drops_is_counted() {
+fn messages_dropped_by_a_panicking_enrichment_are_counted() {
     let counts = counted(async {
         let layer = MessagingLayer::new(Dummy::new()).with_enrich(|_, _, _| panic!("enrich"));
         let app = answering(layer.clone(), StatusCode::OK).layer(CatchPanicLayer::new());
@@ -256,7 +256,7 @@ async fn all_that_can_happen() {
 }
 
 #[test]
-fn what_is_printed_of_messages_has_no_body() {
+fn a_printed_message_has_no_body() {
     let unsent = Unsent::new(vec![secret()], &Failure::transient("down"));
     let printed = format!("{:?} {unsent:?} {unsent}", secret());
     assert!(printed.contains("user.created") && !printed.contains(SECRET), "{printed}");
@@ -306,7 +306,7 @@ async fn an_unsent_message_is_named_so_that_it_can_be_found() {
 }
 
 #[tokio::test]
-async fn what_is_logged_while_sending_is_in_the_span_of_the_request() {
+async fn events_of_a_send_are_in_the_span_of_the_request() {
     let log = logs::listen();
     for after_waiting in [false, true] {
         let messenger = fake(move |batch| async move {

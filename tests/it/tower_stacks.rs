@@ -369,7 +369,7 @@ async fn a_client_that_hangs_up_while_sending_does_not_stop_it() {
 }
 
 #[tokio::test]
-async fn a_client_that_hangs_up_while_the_handler_works_sends_only_what_leaves_always() {
+async fn a_client_gone_during_the_handler_sends_only_audit_events() {
     let (layer, sent) = layer();
     let working = Arc::new(Notify::new());
     let handler = {

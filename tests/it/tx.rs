@@ -120,7 +120,7 @@ mod sqlite_alone {
     tests! {
         ending: a_transaction_ended_by_hand_is_500_and_its_event_is_not_sent
         writers: writers_of_all_kinds_at_once_wait_for_their_turns
-        writers: who_has_its_turn_keeps_others_waiting_no_longer_than_a_connection_would
+        writers: a_writer_blocks_others_no_longer_than_the_acquire_timeout
     }
 }
 

@@ -1,8 +1,8 @@
 //! The connection that messages arrive over, and the one that retries and dead letters are forwarded over.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use lapin::message::Delivery;
@@ -23,6 +23,7 @@ use super::source_context::SourceContext;
 use crate::backends::brokers::BrokerUrl;
 use crate::messenger::Failure;
 use crate::util::error::{BoxError, Chain};
+use crate::util::sync::lock;
 
 /// A classic delay queue that was declared within this time is taken to exist: the broker deletes it an hour after its
 /// delay, when it is empty. Declaring a quorum queue does not count as use, so it would go with its messages.
@@ -319,10 +320,6 @@ impl SourceLink {
         }
         self.connection.close().await;
     }
-}
-
-fn lock<T>(mutex: &std::sync::Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -19,7 +19,7 @@
 //!         std::future::ready(dead.collect())
 //!     })
 //! };
-//! source_conformance::settling::what_is_acknowledged_does_not_come_again(harness()).await;
+//! source_conformance::settling::an_acknowledged_message_is_not_delivered_again(harness()).await;
 //! # if false {
 //! source_conformance::all(async || harness()).await;
 //! # }
@@ -39,14 +39,14 @@ pub use self::harness::{id, ids, ids_of};
 /// # Panics
 /// If the source breaks the contract.
 pub async fn all(new_harness: impl AsyncFn() -> SourceHarness) {
-    settling::what_is_sent_is_received_in_order(new_harness().await).await;
+    settling::sent_messages_are_received_in_order(new_harness().await).await;
     settling::every_field_arrives(new_harness().await).await;
     settling::a_limit_is_kept(new_harness().await).await;
-    settling::what_is_acknowledged_does_not_come_again(new_harness().await).await;
-    settling::what_is_released_or_dropped_comes_again_and_no_attempt_is_counted(new_harness().await).await;
+    settling::an_acknowledged_message_is_not_delivered_again(new_harness().await).await;
+    settling::a_released_or_dropped_delivery_comes_again_without_an_attempt(new_harness().await).await;
     settling::a_retry_comes_after_its_delay_as_the_next_attempt(new_harness().await).await;
-    settling::a_retry_that_waits_holds_nothing_up(new_harness().await).await;
-    settling::what_is_rejected_is_a_dead_letter_with_its_reasons(new_harness().await).await;
+    settling::a_waiting_retry_does_not_delay_others(new_harness().await).await;
+    settling::a_rejected_message_is_a_dead_letter_with_its_reasons(new_harness().await).await;
     settling::a_receive_that_is_dropped_loses_nothing(new_harness().await).await;
     settling::a_closed_source_says_so(new_harness().await).await;
 }

@@ -9,7 +9,7 @@ use crate::source::SourceError;
 use super::harness::{SourceHarness, id, ids, ids_of};
 use crate::testing::support::stores::STUCK;
 
-pub async fn what_is_sent_is_received_in_order(harness: SourceHarness) {
+pub async fn sent_messages_are_received_in_order(harness: SourceHarness) {
     let sent = harness.send(200).await;
     let received = harness.receive(200).await;
     assert_eq!(ids_of(&received), ids(&sent));
@@ -58,7 +58,7 @@ pub async fn a_limit_is_kept(harness: SourceHarness) {
     }
 }
 
-pub async fn what_is_acknowledged_does_not_come_again(harness: SourceHarness) {
+pub async fn an_acknowledged_message_is_not_delivered_again(harness: SourceHarness) {
     harness.send(3).await;
     for delivery in harness.receive(3).await {
         delivery.ack().await.unwrap();
@@ -67,7 +67,7 @@ pub async fn what_is_acknowledged_does_not_come_again(harness: SourceHarness) {
     harness.dead(0).await;
 }
 
-pub async fn what_is_released_or_dropped_comes_again_and_no_attempt_is_counted(harness: SourceHarness) {
+pub async fn a_released_or_dropped_delivery_comes_again_without_an_attempt(harness: SourceHarness) {
     let sent = harness.send(1).await;
     harness.receive_one().await.release().await.unwrap();
     let again = harness.receive_one().await;
@@ -106,7 +106,7 @@ pub async fn a_retry_comes_after_its_delay_as_the_next_attempt(harness: SourceHa
     harness.assert_empty().await;
 }
 
-pub async fn a_retry_that_waits_holds_nothing_up(harness: SourceHarness) {
+pub async fn a_waiting_retry_does_not_delay_others(harness: SourceHarness) {
     let sent = harness.send(20).await;
     for _ in 0..10 {
         harness.receive_one().await.retry(Duration::from_secs(1), "not yet").await.unwrap();
@@ -125,7 +125,7 @@ pub async fn a_retry_that_waits_holds_nothing_up(harness: SourceHarness) {
     assert_eq!(again, waited);
 }
 
-pub async fn what_is_rejected_is_a_dead_letter_with_its_reasons(harness: SourceHarness) {
+pub async fn a_rejected_message_is_a_dead_letter_with_its_reasons(harness: SourceHarness) {
     let sent = harness.send(2).await;
     let mut received = harness.receive(2).await;
     let (second, first) = (received.pop().unwrap(), received.pop().unwrap());

@@ -9,7 +9,7 @@ use super::harness::StoreHarness;
 use crate::testing::support::fuse::fuse;
 use crate::testing::support::stores::{batch, depth, ids, ids_of, lease, lease_all, list};
 
-pub async fn what_is_appended_is_leased_in_order(harness: StoreHarness) {
+pub async fn appended_messages_are_leased_in_order(harness: StoreHarness) {
     let store = harness.open().await;
     let messages = batch("a", 300);
     store.append(messages.clone()).await.unwrap();

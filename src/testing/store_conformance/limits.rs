@@ -139,7 +139,7 @@ pub async fn admission_is_known_after_a_reopen(harness: StoreHarness) {
     assert!(is_open(&*store));
 }
 
-pub async fn the_oldest_make_room(harness: StoreHarness) {
+pub async fn the_oldest_messages_are_dropped_to_make_room(harness: StoreHarness) {
     let Some(harness) = harness.dropping_oldest(10) else { return };
     let store = harness.open().await;
     let mut messages = batch("a", 10);
@@ -158,7 +158,7 @@ pub async fn the_oldest_make_room(harness: StoreHarness) {
     assert_eq!(ids_of(&lease_all(&*store, 10).await), ids(&messages[4..]), "they stay dropped");
 }
 
-pub async fn what_is_leased_or_dead_is_not_dropped_to_make_room(harness: StoreHarness) {
+pub async fn leased_and_dead_messages_are_not_dropped_to_make_room(harness: StoreHarness) {
     let Some(harness) = harness.dropping_oldest(10) else { return };
     let store = harness.open().await;
     let messages = batch("a", 10);

@@ -60,7 +60,7 @@ pub async fn a_pace_spreads_what_is_requeued(harness: StoreHarness) {
     assert_eq!(depth(&*store).await, (0, 0));
 }
 
-pub async fn what_waits_for_its_retry_is_due_at_once_when_requeued(harness: StoreHarness) {
+pub async fn a_waiting_retry_is_due_at_once_when_requeued(harness: StoreHarness) {
     let store = harness.open().await;
     let messages = batch("a", 3);
     store.append(messages.clone()).await.unwrap();
@@ -94,7 +94,7 @@ pub async fn a_retry_after_a_requeue_waits_its_own_time(harness: StoreHarness) {
     }
 }
 
-pub async fn requeue_leaves_alone_what_is_neither_dead_nor_waiting(harness: StoreHarness) {
+pub async fn requeue_ignores_messages_that_are_neither_dead_nor_waiting(harness: StoreHarness) {
     let store = harness.open().await;
     store.append(batch("a", 3)).await.unwrap();
     let positions: Vec<_> = list(&*store).await.iter().map(|entry| entry.position).collect();
@@ -138,7 +138,7 @@ pub async fn dropped_messages_are_gone_for_good(harness: StoreHarness) {
     }
 }
 
-pub async fn what_is_leased_is_not_dropped(harness: StoreHarness) {
+pub async fn a_leased_message_is_not_dropped(harness: StoreHarness) {
     let store = harness.open().await;
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&*store, 1).await;
@@ -149,7 +149,7 @@ pub async fn what_is_leased_is_not_dropped(harness: StoreHarness) {
     assert_eq!(ids_of(&lease(&*store, 10).await), ids_of(&out));
 }
 
-pub async fn dropping_what_waits_frees_its_key(harness: StoreHarness) {
+pub async fn dropping_a_waiting_message_frees_its_key(harness: StoreHarness) {
     let store = harness.open().await;
     let messages = vec![keyed("a", "k"), keyed("a", "k")];
     store.append(messages.clone()).await.unwrap();

@@ -32,7 +32,7 @@ pub async fn several_of_a_key_are_leased_together_in_order(harness: StoreHarness
     assert_eq!(ids_of(&lease(&*store, 10).await), all);
 }
 
-pub async fn the_next_of_a_key_waits_while_one_is_out(harness: StoreHarness) {
+pub async fn the_next_of_a_key_waits_while_one_is_leased(harness: StoreHarness) {
     let store = harness.open().await;
     let first = append(&*store, vec![keyed("a", "k")]).await;
     let out = lease(&*store, 10).await;
@@ -45,7 +45,7 @@ pub async fn the_next_of_a_key_waits_while_one_is_out(harness: StoreHarness) {
     assert_eq!(ids_of(&lease(&*store, 10).await), second);
 }
 
-pub async fn the_next_of_a_key_waits_while_one_waits_for_its_retry(harness: StoreHarness) {
+pub async fn the_next_of_a_key_waits_for_an_earlier_retry(harness: StoreHarness) {
     let store = harness.open().await;
     let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "other")]).await;
     let out = lease(&*store, 1).await;
@@ -54,7 +54,7 @@ pub async fn the_next_of_a_key_waits_while_one_waits_for_its_retry(harness: Stor
     assert_eq!(ids_of(&lease_all(&*store, 2).await), all[..2]);
 }
 
-pub async fn what_is_behind_a_retry_and_was_released_waits_too(harness: StoreHarness) {
+pub async fn a_released_message_waits_for_an_earlier_retry_of_its_key(harness: StoreHarness) {
     let store = harness.open().await;
     let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "k")]).await;
     let out = lease_all(&*store, 3).await;
@@ -124,7 +124,7 @@ pub async fn the_same_key_of_another_topic_is_another(harness: StoreHarness) {
     assert_eq!(ids_of(&lease_all(&*store, 4).await), all);
 }
 
-pub async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it(harness: StoreHarness) {
+pub async fn a_key_that_exceeds_the_limit_of_a_lease_waits_for_its_rest(harness: StoreHarness) {
     let store = harness.open().await;
     let all = append(&*store, (0..5).map(|_| keyed("a", "k")).collect()).await;
     let out = lease_all(&*store, 2).await;
@@ -136,7 +136,7 @@ pub async fn a_lease_that_is_full_in_the_midst_of_a_key_holds_up_the_rest_of_it(
 }
 
 /// Two keys whose messages lie between each other, due again at the same time.
-pub async fn keys_that_lie_between_each_other_are_all_leased(harness: StoreHarness) {
+pub async fn interleaved_keys_are_all_leased(harness: StoreHarness) {
     let store = harness.open().await;
     let all = append(&*store, (0..6).map(|n| keyed("a", ["k", "l"][n % 2])).collect()).await;
     for settlement in [Settlement::Release, retry(Duration::ZERO)] {

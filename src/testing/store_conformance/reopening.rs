@@ -74,7 +74,7 @@ pub async fn confirmed_messages_are_gone_after_close_and_reopen(harness: StoreHa
     assert_nothing_due(&*store).await;
 }
 
-pub async fn dead_letters_and_retries_are_there_after_close_and_reopen(harness: StoreHarness) {
+pub async fn dead_letters_and_retries_survive_a_reopen(harness: StoreHarness) {
     let store = harness.open().await;
     let messages = batch("a", 3);
     store.append(messages.clone()).await.unwrap();

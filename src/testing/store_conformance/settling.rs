@@ -12,7 +12,7 @@ use crate::testing::support::stores::{
     retry, settle,
 };
 
-pub async fn what_is_confirmed_is_gone(harness: StoreHarness) {
+pub async fn a_confirmed_message_is_removed(harness: StoreHarness) {
     let store = harness.open().await;
     let messages = batch("a", 5);
     store.append(messages.clone()).await.unwrap();
@@ -27,7 +27,7 @@ pub async fn what_is_confirmed_is_gone(harness: StoreHarness) {
     assert_nothing_due(&*store).await;
 }
 
-pub async fn what_is_dropped_is_gone(harness: StoreHarness) {
+pub async fn a_discarded_message_is_removed(harness: StoreHarness) {
     let store = harness.open().await;
     store.append(batch("a", 2)).await.unwrap();
     let out = lease_all(&*store, 2).await;
@@ -37,7 +37,7 @@ pub async fn what_is_dropped_is_gone(harness: StoreHarness) {
     assert_nothing_due(&*store).await;
 }
 
-pub async fn what_is_released_is_due_again_and_no_attempt_is_counted(harness: StoreHarness) {
+pub async fn a_released_message_is_due_again_without_an_attempt(harness: StoreHarness) {
     let store = harness.open().await;
     let messages = batch("a", 3);
     store.append(messages.clone()).await.unwrap();
@@ -51,7 +51,7 @@ pub async fn what_is_released_is_due_again_and_no_attempt_is_counted(harness: St
     assert!(entry.attempts == 0 && entry.failures.is_empty());
 }
 
-pub async fn a_retry_comes_when_its_time_has_come_and_not_before(harness: StoreHarness) {
+pub async fn a_retry_is_not_leased_before_its_time(harness: StoreHarness) {
     let store = harness.open().await;
     store.append(batch("a", 3)).await.unwrap();
     let out = lease_all(&*store, 3).await;

@@ -129,7 +129,7 @@ async fn of_many_sends_at_once_just_what_a_full_queue_refuses_comes_back() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_a_full_queue_does_not_take_is_worth_another_try() {
+async fn a_full_queue_is_a_transient_failure() {
     let brokers = Brokers::running();
     let topic = unique("full");
     let queue = RabbitQueue::declare_limited(&brokers, "RABBIT1_AMQP", &topic, 2).await;
@@ -143,7 +143,7 @@ async fn what_a_full_queue_does_not_take_is_worth_another_try() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn who_may_not_connect_is_told_why() {
+async fn a_refused_connection_reports_the_reason() {
     let brokers = Brokers::running();
     let plain = brokers.get("RABBIT1_AMQP");
     let tls = |certificate: &str, ca: &str| {

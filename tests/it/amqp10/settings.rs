@@ -165,7 +165,7 @@ fn values_that_make_no_sense_are_refused() {
 }
 
 #[test]
-fn what_amqp_cannot_send_is_refused_at_enqueue() {
+fn unsendable_messages_are_refused_at_enqueue() {
     let mut settings = Amqp10Settings::new(["amqp://localhost"]);
     settings.broker.topic_prefix = Some("p".repeat(200));
     let messenger = Amqp10::new(&settings).unwrap();

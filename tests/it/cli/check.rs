@@ -7,7 +7,7 @@ use serde_json::Value;
 use time::{Duration, OffsetDateTime};
 use tokio::net::TcpListener;
 
-use super::{Run, Running, Stopped, command, run};
+use super::{Run, RunningApp, Stopped, command, run};
 use crate::admin::Does;
 use crate::peers::Brokers;
 use crate::support::message;
@@ -214,7 +214,7 @@ async fn the_outbox_must_be_writable() {
 /// It does not open the outbox, so that it can be run beside the app.
 #[tokio::test]
 async fn an_app_that_runs_is_no_obstacle_and_is_asked_by_its_url() {
-    let app = Running::with(vec![message("a")], vec![message("b")]).await;
+    let app = RunningApp::with(vec![message("a")], vec![message("b")]).await;
     let path = app.folder.path().join("outbox").display().to_string();
     let keys = [("DELIVERY", "durable"), ("OUTBOX__PATH", &*path)];
     let found = check(&keys, &["--json", "--url", &app.url]).await;

@@ -313,9 +313,9 @@ async fn a_new_message_that_looks_like_one_that_failed_has_its_own_attempts() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_strangers_say_in_our_headers_is_not_believed() {
+async fn our_headers_are_ignored_from_strangers() {
     let brokers = Brokers::running();
-    for (settings, address) in queues(&brokers, "what_strangers_say_in_our_headers_is_not_believed").await {
+    for (settings, address) in queues(&brokers, "our_headers_are_ignored_from_strangers").await {
         let message = Message::new("user.created", "{}")
             .unwrap()
             .with_header("tower-outbox-topic", "admin.delete_all")

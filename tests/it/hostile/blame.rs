@@ -98,21 +98,21 @@ async fn just_the_bad_come_back(at: &[usize], count: usize, spoil: fn(Message) -
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_a_batch_just_the_message_that_closes_the_channel_is_rejected() {
+async fn only_the_message_that_closes_the_channel_is_rejected() {
     just_the_bad_come_back(&[1], 4, bad).await;
     just_the_bad_come_back(&[0, 17, 18, 49], 50, bad).await;
 }
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_a_batch_just_the_message_that_closes_the_connection_is_rejected() {
+async fn only_the_message_that_closes_the_connection_is_rejected() {
     just_the_bad_come_back(&[1], 4, worse).await;
     just_the_bad_come_back(&[0, 30], 40, worse).await;
 }
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_a_batch_just_the_message_that_cuts_the_connection_comes_back_for_another_try() {
+async fn only_the_message_that_cuts_the_connection_is_transient() {
     let brokers = Brokers::running();
     let topic = unique("blame");
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
@@ -132,7 +132,7 @@ async fn of_a_batch_just_the_message_that_cuts_the_connection_comes_back_for_ano
 /// RabbitMQ's own limit, 128 MiB, which nobody knows before it was told.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_a_batch_just_the_message_with_too_large_a_body_is_rejected() {
+async fn only_the_message_with_too_large_a_body_is_rejected() {
     let brokers = Brokers::running();
     let topic = unique("blame");
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
@@ -201,7 +201,7 @@ async fn of_many_requests_just_the_one_that_closes_the_channel_fails() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_many_requests_just_the_one_that_closes_the_connection_fails() {
+async fn only_the_request_that_closes_the_connection_fails() {
     just_the_bad_request_fails("worse").await;
 }
 
@@ -244,19 +244,19 @@ async fn just_the_bad_are_dead_letters(spoil: fn(Message) -> Message, reason: &s
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_stored_messages_just_those_that_close_the_channel_are_dead_letters() {
+async fn only_stored_messages_that_close_the_channel_are_dead_letters() {
     just_the_bad_are_dead_letters(bad, "PRECONDITION_FAILED").await;
 }
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_stored_messages_just_those_that_close_the_connection_are_dead_letters() {
+async fn only_stored_messages_that_close_the_connection_are_dead_letters() {
     just_the_bad_are_dead_letters(worse, "INTERNAL_ERROR").await;
 }
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn of_stored_messages_just_those_that_cut_the_connection_are_dead_letters_in_the_end() {
+async fn only_stored_messages_that_cut_the_connection_become_dead_letters() {
     just_the_bad_are_dead_letters(worst, "given up after 4 attempts").await;
 }
 

@@ -113,7 +113,7 @@ async fn clients_that_hang_up_while_the_bus_hangs_do_not_gather() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn those_let_in_all_the_same_do_not_gather_either() {
+async fn safe_requests_do_not_accumulate() {
     // By a safe method; by more messages than were left.
     for (method, count, bound) in [("GET", 1, 10), ("POST", 4, 10)] {
         let (messenger, gate, sent) = held();

@@ -94,7 +94,7 @@ async fn enqueued(messenger: impl Messenger, message: Message) -> Result<(), Enq
 }
 
 #[tokio::test]
-async fn what_amqp091_cannot_carry_is_refused_at_enqueue() {
+async fn amqp091_refuses_unsendable_messages_at_enqueue() {
     for (bad, reason) in impossible() {
         match enqueued(plain(), bad).await {
             Err(EnqueueError::Rejected(why)) => assert!(why.to_string().contains(reason), "{reason}: {why}"),
@@ -107,7 +107,7 @@ async fn what_amqp091_cannot_carry_is_refused_at_enqueue() {
 }
 
 #[tokio::test]
-async fn what_amqp091_cannot_carry_fedmsg_refuses_too() {
+async fn fedmsg_refuses_messages_that_amqp091_refuses() {
     let fedmsg = || Fedmsg::new(&Amqp091Settings::new([NOWHERE])).unwrap();
     // It has no place for a key.
     for (bad, reason) in impossible().into_iter().filter(|(bad, _)| bad.key().is_none()) {
@@ -133,7 +133,7 @@ async fn each_decorator_asks_the_inner_messenger() {
 }
 
 #[tokio::test]
-async fn what_amqp10_cannot_carry_is_refused_at_enqueue() {
+async fn amqp10_refuses_unsendable_messages_at_enqueue() {
     let settings = Amqp10Settings::new([NOWHERE]);
     let (plain, rhmsg) = (Amqp10::new(&settings).unwrap(), RhMsg::new(&settings).unwrap());
     for (bad, reason) in [

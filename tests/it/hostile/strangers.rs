@@ -98,7 +98,7 @@ async fn a_count_of_deliveries_is_believed_only_of_a_queue_that_counts() {
 /// It leads to our queue by the default exchange too, with its name as the routing key.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_comes_by_the_dead_letter_exchange_of_another_queue_is_not_believed() {
+async fn headers_from_the_dead_letter_exchange_of_another_queue_are_ignored() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let source = queue.source(&queue.subscription()).await;

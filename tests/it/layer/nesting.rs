@@ -117,7 +117,7 @@ async fn calling(uris: &'static [&'static str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_an_inner_call_that_failed_enqueued_does_not_leave() {
+async fn messages_of_a_failed_inner_call_are_dropped() {
     assert_eq!(calling(&["/a?500"]).await, ["before", "audit", "after"]);
     assert_eq!(calling(&["/a?200"]).await, ["before", "a", "audit", "after"]);
 }

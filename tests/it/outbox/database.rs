@@ -111,7 +111,7 @@ async fn refused(settings: &Settings) -> String {
 }
 
 #[tokio::test]
-async fn what_is_missing_is_said_with_its_cure() {
+async fn a_missing_queue_is_reported_with_its_cure() {
     let none: Settings = toml::from_str("DELIVERY = \"transactional\"").unwrap();
     let said = refused(&none).await;
     assert!(said.contains("OUTBOX.DATABASE_URL") && said.contains("with_postgres"), "{said}");

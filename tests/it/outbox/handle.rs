@@ -121,7 +121,7 @@ async fn what_is_dropped_is_gone_but_for_what_is_out() {
 }
 
 #[tokio::test]
-async fn what_a_handle_stores_leaves_in_its_turn() {
+async fn a_message_appended_by_a_handle_is_sent_in_order() {
     let bus = scripted(|_| Act::Confirm);
     let (outbox, _folder) = start(bus.clone(), quick()).await;
     let messages = batch("a", 10);

@@ -67,7 +67,7 @@ async fn a_success_is_answered_when_its_messages_are_stored_and_not_before() {
 }
 
 #[tokio::test]
-async fn what_could_not_be_stored_is_503_whatever_the_setting() {
+async fn a_store_failure_is_503_with_every_setting() {
     for on_send_failure in [OnSendFailure::Log, OnSendFailure::Reject] {
         let folder = tempfile::tempdir().unwrap();
         let store = full(folder.path()).await;
@@ -85,7 +85,7 @@ async fn what_could_not_be_stored_is_503_whatever_the_setting() {
 }
 
 #[tokio::test]
-async fn a_full_outbox_turns_requests_away_before_their_handler_runs_until_there_is_room() {
+async fn a_full_outbox_rejects_requests_before_their_handler_runs() {
     let folder = tempfile::tempdir().unwrap();
     let store = full(folder.path()).await;
     let (layer, _relay) = layer(store.clone());

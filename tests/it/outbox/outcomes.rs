@@ -42,7 +42,7 @@ async fn what_is_confirmed_is_forgotten() {
 }
 
 #[tokio::test]
-async fn what_was_stored_before_is_sent() {
+async fn a_backlog_is_sent() {
     let folder = tempfile::tempdir().unwrap();
     let messages = batch("a", 1_000);
     let before = scripted(|_| Act::Confirm);
@@ -57,7 +57,7 @@ async fn what_was_stored_before_is_sent() {
 }
 
 #[tokio::test]
-async fn what_is_rejected_is_a_dead_letter_at_once_with_its_reason() {
+async fn a_rejected_message_is_a_dead_letter_at_once() {
     let log = logs::listen();
     let bus = scripted(at_first("b", usize::MAX, Act::Reject));
     let (outbox, _folder) = start(bus.clone(), quick()).await;

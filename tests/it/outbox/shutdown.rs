@@ -17,7 +17,7 @@ fn confirming() -> Scripted {
 }
 
 #[tokio::test]
-async fn what_is_due_leaves_before_the_deadline() {
+async fn due_messages_are_sent_before_the_deadline() {
     let bus = confirming();
     bus.slow(Duration::from_millis(10));
     let (outbox, _folder) = start(bus.clone(), quick().with_window(20)).await;

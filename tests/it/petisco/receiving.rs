@@ -68,7 +68,7 @@ fn queue() -> String {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_fails_here_comes_again_every_five_seconds_and_then_is_one_dead_letter() {
+async fn a_failed_message_is_retried_every_five_seconds() {
     let brokers = Brokers::running();
     let vhost = Vhost::create(&brokers).await;
     vhost.petisco(&["configure"]).await;
@@ -105,7 +105,7 @@ async fn what_fails_here_comes_again_every_five_seconds_and_then_is_one_dead_let
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_cannot_be_read_is_one_dead_letter() {
+async fn an_unreadable_message_is_one_dead_letter() {
     let brokers = Brokers::running();
     let vhost = Vhost::create(&brokers).await;
     lasting().topology().apply(&vhost.settings()).await.unwrap();

@@ -82,7 +82,7 @@ async fn what_is_there_and_differs_is_said() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_applied_is_an_error() {
+async fn an_impossible_plan_is_an_error() {
     let mut settings = tower_outbox::amqp091::Amqp091Settings::new(["amqp://127.0.0.1:1"]);
     let long = Topology::default().with_queue(Queue::new("q".repeat(256)));
     assert!(matches!(long.apply(&settings).await, Err(TopologyError::Name(_))));

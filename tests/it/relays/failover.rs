@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tower_outbox::Message;
 
 use super::bus::{HOLD, Notes, SENDER};
-use super::process::{Place, Process, WINDOW, is_process, until_empty};
+use super::process::{Process, ProcessHarness, WINDOW, is_process, until_empty};
 use crate::crash::random::Random;
 use crate::peers::{Brokers, RabbitQueue, unique};
 use crate::support::databases::Schema;
@@ -21,29 +21,29 @@ const LEASE: Duration = Duration::from_millis(900);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn two_processes_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order() {
+async fn two_processes_survive_a_kill_or_freeze() {
     if is_process().await {
         return;
     }
-    killed_and_frozen(Place::postgres(LEASE).await, 2).await;
+    killed_and_frozen(ProcessHarness::postgres(LEASE).await, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn four_processes_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order() {
-    killed_and_frozen(Place::postgres(LEASE).await, 4).await;
+async fn four_processes_survive_a_kill_or_freeze() {
+    killed_and_frozen(ProcessHarness::postgres(LEASE).await, 4).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_processes_on_one_file_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order() {
-    killed_and_frozen(Place::sqlite(LEASE).await, 2).await;
+async fn two_processes_on_one_file_survive_a_kill_or_freeze() {
+    killed_and_frozen(ProcessHarness::sqlite(LEASE).await, 2).await;
 }
 
 /// What reaches a queue of the real RabbitMQ, and not only what the processes say they sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn two_processes_that_send_to_rabbitmq_lose_nothing_and_keep_the_order_there() {
-    let mut place = Place::postgres(LEASE).await;
+    let mut place = ProcessHarness::postgres(LEASE).await;
     let (brokers, topics) = (Brokers::running(), unique("relays"));
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &format!("{topics}.#")).await;
     place.topics = Some(topics);
@@ -55,7 +55,7 @@ async fn two_processes_that_send_to_rabbitmq_lose_nothing_and_keep_the_order_the
     judge(place, 2, &faults).await;
 }
 
-async fn killed_and_frozen(place: Place, count: u64) {
+async fn killed_and_frozen(place: ProcessHarness, count: u64) {
     let faults = kill_and_freeze(&place, count, ROUNDS).await;
     judge(place, count, &faults).await;
 }
@@ -69,7 +69,7 @@ struct Faults {
 }
 
 /// Kills or freezes one process after the other, and waits until everything has left.
-async fn kill_and_freeze(place: &Place, count: u64, rounds: usize) -> Faults {
+async fn kill_and_freeze(place: &ProcessHarness, count: u64, rounds: usize) -> Faults {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
     let rounds = number("RELAY_ROUNDS").unwrap_or(rounds as u64);
     let seed = number("RELAY_SEED").unwrap_or_else(Random::any_seed);
@@ -109,7 +109,7 @@ async fn kill_and_freeze(place: &Place, count: u64, rounds: usize) -> Faults {
 }
 
 /// Nothing is lost or out of order, and twice only what was out when something was done to a process.
-async fn judge(place: Place, count: u64, faults: &Faults) {
+async fn judge(place: ProcessHarness, count: u64, faults: &Faults) {
     let Faults { seed, rounds, killed, begun } = faults;
     let (verdict, senders) = place.verdict();
     eprintln!("relays: {rounds} rounds, {killed} killed, {:.0} s: {verdict}", begun.elapsed().as_secs_f64());
@@ -131,17 +131,17 @@ async fn judge(place: Place, count: u64, faults: &Faults) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_a_killed_process_held_passes_on_when_its_lease_has_run_out() {
-    passes_on(Place::postgres(Duration::from_secs(3)).await).await;
+async fn messages_of_a_killed_process_are_taken_over_after_its_timeout() {
+    passes_on(ProcessHarness::postgres(Duration::from_secs(3)).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_whose_process_was_killed_passes_on_when_its_lease_has_run_out() {
-    passes_on(Place::sqlite(Duration::from_secs(3)).await).await;
+async fn a_file_of_a_killed_process_is_taken_over_after_its_timeout() {
+    passes_on(ProcessHarness::sqlite(Duration::from_secs(3)).await).await;
 }
 
 /// The part of a killed process, and of one that ends in order.
-async fn passes_on(place: Place) {
+async fn passes_on(place: ProcessHarness) {
     let lease = place.lease;
     let store = place.store().await;
     for (number, is_killed) in [(0, true), (10, false)] {
@@ -178,15 +178,15 @@ async fn passes_on(place: Place) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_process_that_thaws_past_its_lease_confirms_nothing() {
-    thaws(Place::postgres(LEASE).await).await;
+    thaws(ProcessHarness::postgres(LEASE).await).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_process_that_thaws_past_its_lease_confirms_nothing_in_a_file() {
-    thaws(Place::sqlite(LEASE).await).await;
+    thaws(ProcessHarness::sqlite(LEASE).await).await;
 }
 
-async fn thaws(place: Place) {
+async fn thaws(place: ProcessHarness) {
     let store = place.store().await;
     let first = Process::start(&place, 1, "nothing").await;
     store.append(vec![Message::new(HOLD, "0 0 0").unwrap().with_key("a")]).await.unwrap();
@@ -219,7 +219,7 @@ async fn rows_and_events_agree_when_app_and_database_are_killed() {
     eprintln!("relays: {rounds} rounds; once more: RELAY_SEED={seed}");
     let (mut random, begun) = (Random::new(seed), Instant::now());
 
-    let place = Place::postgres(LEASE).await;
+    let place = ProcessHarness::postgres(LEASE).await;
     let schema = place.schema.as_ref().unwrap();
     schema.run("CREATE TABLE {schema}.rows (process bigint, n bigint, PRIMARY KEY (process, n))").await;
     let store = place.store().await;

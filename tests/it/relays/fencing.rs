@@ -28,7 +28,7 @@ async fn lease_some(store: &(impl Store + ?Sized)) -> Vec<(Lease, Settlement)> {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn who_has_lost_its_part_changes_no_row() {
+async fn a_stale_owner_changes_no_row_in_postgres() {
     let schema = Schema::new().await;
     PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();
     let store = PostgresStore::open(schema.pool.clone(), &schema.settings).await.unwrap();
@@ -45,7 +45,7 @@ async fn who_has_lost_its_part_changes_no_row() {
 }
 
 #[tokio::test]
-async fn who_has_lost_its_file_changes_no_row() {
+async fn a_stale_owner_changes_no_row_in_sqlite() {
     let folder = tempfile::tempdir().unwrap();
     let pool = sqlite(folder.path()).await;
     let settings = SqlStoreSettings::default();

@@ -14,7 +14,7 @@ use tower_outbox::dummy::Dummy;
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::PostgresStore;
 
-use super::process::Place;
+use super::process::ProcessHarness;
 use crate::peers::Brokers;
 use crate::support::stores::{STUCK, until};
 
@@ -94,7 +94,7 @@ async fn four_instances_that_have_nothing_to_do_send_their_heartbeats_and_little
 }
 
 async fn idle(instances: usize) {
-    let place = Place::postgres(LEASE).await;
+    let place = ProcessHarness::postgres(LEASE).await;
     let schema = place.schema.as_ref().unwrap();
     let counted = Counted::start().await;
     let (stop, stopped) = watch::channel(());

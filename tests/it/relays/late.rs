@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tower_outbox::Message;
 use tower_outbox::store::Store;
 
-use super::process::{Place, Process, until_empty};
+use super::process::{Process, ProcessHarness, until_empty};
 
 fn keyed(n: u64, part: u64) -> Message {
     Message::new("a", format!("0 {n} {part}")).unwrap().with_key(n.to_string())
@@ -17,7 +17,7 @@ fn unkeyed(n: u64) -> Message {
 
 /// Stores messages with positions that are lower than those of the next, in a transaction that is still open.
 async fn store_late(
-    place: &Place,
+    place: &ProcessHarness,
     store: &dyn Store,
     messages: Vec<Message>,
 ) -> sqlx::Transaction<'static, sqlx::Postgres> {
@@ -30,9 +30,9 @@ async fn store_late(
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_a_transaction_commits_late_leaves_in_the_order_of_its_keys() {
+async fn a_late_commit_keeps_the_order_of_its_keys() {
     for later in [1, 3_000] {
-        let place = Place::postgres(Duration::from_secs(15)).await;
+        let place = ProcessHarness::postgres(Duration::from_secs(15)).await;
         let store = place.store().await;
         let late = store_late(&place, &*store, vec![keyed(7, 0), unkeyed(0), keyed(7, 1)]).await;
         let processes =
@@ -61,8 +61,8 @@ async fn what_a_transaction_commits_late_leaves_in_the_order_of_its_keys() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_a_process_stores_that_does_not_send_leaves_at_once() {
-    let place = Place::postgres(Duration::from_secs(15)).await;
+async fn messages_of_a_process_without_relay_are_sent_at_once() {
+    let place = ProcessHarness::postgres(Duration::from_secs(15)).await;
     let store = place.store().await;
     let processes = [Process::start(&place, 1, "nothing").await, Process::start(&place, 2, "nothing").await];
     place.until_shared_by(2).await;

@@ -45,7 +45,7 @@ pub const WINDOW: usize = 64;
 const KEYS: u64 = 3;
 
 /// Where everything is: the folder of the notes, and the schema in Postgres; without one it is SQLite in that folder.
-pub struct Place {
+pub struct ProcessHarness {
     pub folder: TempDir,
     pub schema: Option<Schema>,
     pub lease: Duration,
@@ -53,7 +53,7 @@ pub struct Place {
     pub topics: Option<String>,
 }
 
-impl Place {
+impl ProcessHarness {
     pub async fn postgres(lease: Duration) -> Self {
         let schema = Schema::new().await;
         PostgresStore::migrate(&schema.pool, &schema.settings).await.unwrap();
@@ -310,7 +310,7 @@ pub struct Process {
 
 impl Process {
     /// Starts the process of this number, which `does` this beside sending: `appends`, `requests`, or `nothing`.
-    pub async fn start(place: &Place, number: u64, does: &str) -> Self {
+    pub async fn start(place: &ProcessHarness, number: u64, does: &str) -> Self {
         let test =
             format!("{}::{WORKER}", module_path!().split_once("::").unwrap().1.rsplit_once("::").unwrap().0);
         let mut command = Command::new(std::env::current_exe().unwrap());
@@ -393,5 +393,4 @@ pub async fn until_empty(store: &Arc<dyn Store>) {
     }
 }
 
-const WORKER: &str =
-    "failover::two_processes_of_which_one_is_killed_or_frozen_lose_nothing_and_keep_the_order";
+const WORKER: &str = "failover::two_processes_survive_a_kill_or_freeze";

@@ -126,9 +126,7 @@ pub(super) async fn one_key_that_stands_still_does_not_fetch_everything(harness:
     timeout(STUCK, running).await.expect("it does not stop").unwrap();
 }
 
-pub(super) async fn what_is_enqueued_leaves_when_the_handler_succeeds_and_says_what_it_follows_from(
-    harness: SourceHarness,
-) {
+pub(super) async fn enqueued_messages_are_sent_on_success_with_their_causation(harness: SourceHarness) {
     let recording = Recording::new();
     let sent = recording.listen();
     let handler = |queue: MessageQueue, Json(body): Json<Value>| async move {
@@ -179,7 +177,7 @@ pub(super) async fn a_pause_lets_nothing_more_come(harness: SourceHarness) {
     running.stop().await;
 }
 
-pub(super) async fn at_shutdown_what_is_handled_ends_and_the_rest_stays(harness: SourceHarness) {
+pub(super) async fn a_shutdown_finishes_running_handlers_and_leaves_the_rest(harness: SourceHarness) {
     let (called, mut calls) = mpsc::unbounded_channel();
     let go_on = Arc::new(Semaphore::new(0));
     let handler = {
@@ -207,7 +205,7 @@ pub(super) async fn at_shutdown_what_is_handled_ends_and_the_rest_stays(harness:
     assert!(calls.try_recv().is_err());
 }
 
-pub(super) async fn what_does_not_end_in_time_comes_again(harness: SourceHarness) {
+pub(super) async fn a_handler_past_the_deadline_is_delivered_again(harness: SourceHarness) {
     let (called, mut calls) = mpsc::unbounded_channel();
     let handler = move || async move {
         called.send(()).unwrap();

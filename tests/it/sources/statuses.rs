@@ -73,7 +73,7 @@ pub(super) async fn a_success_is_acknowledged(harness: SourceHarness) {
     harness.dead(0).await;
 }
 
-pub(super) async fn what_may_pass_later_comes_again(harness: SourceHarness) {
+pub(super) async fn a_temporary_failure_is_retried(harness: SourceHarness) {
     let statuses = [408, 425, 429, 500, 502, 503, 504];
     comes_again(
         &harness,

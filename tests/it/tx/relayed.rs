@@ -24,7 +24,7 @@ use crate::support::messengers::recording;
 use crate::support::stores::{QUIET, STUCK, depth, until};
 
 /// A layer whose relay runs.
-struct Running {
+struct RunningRelay {
     layer: MessagingLayer,
     sent: Sent,
     store: Arc<dyn Store>,
@@ -32,7 +32,7 @@ struct Running {
     stop: oneshot::Sender<()>,
 }
 
-impl Running {
+impl RunningRelay {
     async fn on<P: Place>(place: &P) -> Self {
         let ((recording, sent), store) = (recording(), place.store().await);
         let (outbox, relay) = Outbox::new(recording, Arc::clone(&store), RelaySettings::default());
@@ -52,7 +52,7 @@ impl Running {
 }
 
 pub async fn rows_and_sent_events_agree_whatever_happened<P: Place>(place: P) {
-    let running = Running::on(&place).await;
+    let running = RunningRelay::on(&place).await;
     let handler = async |Path(number): Path<usize>, mut tx: Tx<P::Kind>, queue: MessageQueue| {
         insert::<P>(&mut tx, &format!("user {number:03}")).await;
         let event = Message::json("user.created", &json!({"name": format!("user {number:03}")})).unwrap();
@@ -105,7 +105,7 @@ pub async fn rows_and_sent_events_agree_whatever_happened<P: Place>(place: P) {
 }
 
 pub async fn what_is_committed_is_sent_at_once<P: Place>(place: P) {
-    let running = Running::on(&place).await;
+    let running = RunningRelay::on(&place).await;
     let handler = async |mut tx: Tx<P::Kind>, queue: MessageQueue| both::<P>(&mut tx, &queue).await;
     let app = Router::new().route("/", any(handler)).layer(running.layer.clone());
     let mut fastest = Duration::MAX;
@@ -122,7 +122,7 @@ pub async fn what_is_committed_is_sent_at_once<P: Place>(place: P) {
 }
 
 pub async fn what_is_persisted_is_sent_when_the_response_is_there<P: Place>(place: P) {
-    let running = Running::on(&place).await;
+    let running = RunningRelay::on(&place).await;
     for (commit, events) in [(false, 0), (true, 1)] {
         let handler = {
             let place = place.clone();

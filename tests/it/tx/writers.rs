@@ -58,7 +58,7 @@ pub async fn writers_of_all_kinds_at_once_wait_for_their_turns(place: Lite) {
     assert_eq!((place.rows().await, depth(&*store).await), (WRITERS as i64, (0, 0)));
 }
 
-pub async fn who_has_its_turn_keeps_others_waiting_no_longer_than_a_connection_would(place: Lite) {
+pub async fn a_writer_blocks_others_no_longer_than_the_acquire_timeout(place: Lite) {
     let place = place.with_pool(8, Duration::from_millis(500), 10 * STUCK).await;
     let store = place.store().await;
     let layer =

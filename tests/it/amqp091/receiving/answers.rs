@@ -15,7 +15,7 @@ use crate::support::logs;
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_is_acknowledged_is_gone() {
+async fn an_acknowledged_message_is_removed() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let source = queue.source(&queue.subscription()).await;
@@ -114,7 +114,7 @@ async fn what_is_rejected_is_a_dead_letter_with_its_history() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_is_dropped_comes_again_and_counts_no_attempt() {
+async fn a_dropped_delivery_comes_again_without_an_attempt() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let source = queue.source(&queue.subscription()).await;

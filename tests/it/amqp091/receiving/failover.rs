@@ -161,7 +161,7 @@ async fn a_broker_that_is_down_is_passed_over() {
 /// Nobody can publish it again.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn a_body_that_became_too_large_for_the_broker_is_counted_and_goes_where_the_queue_says() {
+async fn a_body_that_became_too_large_is_counted_and_dead_lettered() {
     let brokers = Brokers::all_up().await;
     let (largest, body) = (if brokers.rabbitmq_4() { 16 << 20 } else { 128 << 20 }, vec![b'x'; 300_000]);
     let mut left = Vec::new();

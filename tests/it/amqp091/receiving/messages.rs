@@ -113,7 +113,7 @@ async fn what_others_publish_is_read() {
 /// Not even a topic: one dead letter, as it came, with the reason.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_cannot_be_read_is_one_dead_letter() {
+async fn an_unreadable_message_is_one_dead_letter() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let key = format!("no topic {}", queue.name);
@@ -137,7 +137,7 @@ async fn what_cannot_be_read_is_one_dead_letter() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_fedora_messaging_sends_arrives() {
+async fn a_message_of_fedora_messaging_arrives() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let mut settings = Amqp091Settings::new([&queue.url]);

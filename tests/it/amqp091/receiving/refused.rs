@@ -42,7 +42,7 @@ async fn management(brokers: &Brokers, method: &str, path: &str, body: &str) {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn who_may_not_read_is_told_what_to_mend() {
+async fn a_refused_read_reports_the_cure() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let user = unique("reader");
@@ -82,7 +82,7 @@ async fn who_may_not_read_is_told_what_to_mend() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_a_broker_refuses_is_said() {
+async fn a_refusal_of_the_broker_is_reported() {
     let brokers = Brokers::running();
     let queue = Queue::new(&brokers).await;
     let mut nowhere = queue.subscription();

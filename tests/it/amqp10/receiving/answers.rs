@@ -142,9 +142,9 @@ async fn a_dead_letter_says_why_and_is_as_it_was() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_cannot_become_a_dead_letter_comes_again() {
+async fn a_message_without_a_dead_letter_queue_is_delivered_again() {
     let brokers = Brokers::running();
-    if brokers.without_activemq("what_cannot_become_a_dead_letter_comes_again") {
+    if brokers.without_activemq("a_message_without_a_dead_letter_queue_is_delivered_again") {
         return;
     }
     // This client may not write there.

@@ -167,7 +167,7 @@ async fn close_gives_the_answers_and_hands_back_the_rest() {
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn what_a_person_has_to_mend_is_said_with_its_cure() {
+async fn a_permanent_fault_is_reported_with_its_cure() {
     let brokers = Brokers::running();
     let rabbit = brokers.get("RABBIT1_AMQP");
     let source = |url: &str, address: &str| {
@@ -183,7 +183,7 @@ async fn what_a_person_has_to_mend_is_said_with_its_cure() {
     missing.close(LONG).await;
     let text = failure(&source(&rabbit.replace("://", "://guest:wrong@"), "/amq/queue/nosuch")).await;
     assert!(text.contains("rejected SASL"), "{text}");
-    if brokers.without_activemq("what_a_person_has_to_mend_is_said_with_its_cure") {
+    if brokers.without_activemq("a_permanent_fault_is_reported_with_its_cure") {
         return;
     }
     let settings = brokers.mutual_tls(&["ACTIVEMQ_AMQPS"]);

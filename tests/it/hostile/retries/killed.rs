@@ -65,7 +65,7 @@ async fn a_broker_that_is_killed_as_retries_end_loses_none() {
 /// RabbitMQ writes down some time later that there is a new queue, and forgets what it confirmed of one that it forgets.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn a_broker_that_is_killed_as_its_retry_and_dead_letter_queues_are_made_loses_none() {
+async fn a_broker_killed_while_it_makes_queues_loses_no_message() {
     let brokers = Brokers::all_up().await;
     let queue = Queue::new(&brokers).await;
     // It writes down at once what was acknowledged.
