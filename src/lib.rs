@@ -42,7 +42,7 @@
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
 //! | `serve` | `Bus::serve`, which serves an axum app and stops server, consumers and bus in order | |
-//! | `testing` | doubles for the tests of an app: `testing::Recording`, `testing::Memory` | |
+//! | `testing` | doubles for the tests of an app, and conformance suites for messengers, stores and sources | |
 //! | `chaos` | faults on purpose: `ChaosLayer` | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
 #![cfg_attr(docsrs, feature(doc_cfg))]
