@@ -22,7 +22,6 @@ use super::retention::Retention;
 use super::segment::{Segment, Segments};
 use super::writer::{LogHandle, LogJob, LogWriter, Next};
 use crate::util::sync::lock;
-use crate::util::sync::lock;
 
 /// The longest time between two checks of [`Retention::max_age`].
 const AGE_CHECK: Duration = Duration::from_secs(60);

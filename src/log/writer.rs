@@ -13,7 +13,10 @@ use std::time::Instant;
 
 use crate::util::caught::called;
 use crate::util::sync::lock;
-use crate::util::sync::lock;
+
+/// The most threads for the logs on one file system. A few syncs side by side cost hardly more than one, so that they are far
+/// faster than one after the other.
+const THREADS: usize = 8;
 
 /// The most threads for the logs on one file system. A few syncs side by side cost hardly more than one, so that they are far
 /// faster than one after the other.
