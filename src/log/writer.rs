@@ -18,10 +18,6 @@ use crate::util::sync::lock;
 /// faster than one after the other.
 const THREADS: usize = 8;
 
-/// The most threads for the logs on one file system. A few syncs side by side cost hardly more than one, so that they are far
-/// faster than one after the other.
-const THREADS: usize = 8;
-
 /// The part of a log that runs on the thread of a [`LogWriter`].
 pub(crate) trait LogJob: Send + 'static {
     /// Writes the batches that wait, without a sync.
