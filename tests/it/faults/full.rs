@@ -278,12 +278,12 @@ async fn messages_confirmed_on_a_full_disk_are_not_sent_again() {
     let disk = Disk::mount("size=2m");
     let (store, ballast, gone, rest) = confirmed_on_a_full_disk(&disk, &log).await;
     assert_eq!(depth(&store).await, (50, 0));
+    let journal = settings(&disk).path.join("state");
+    let before = fs::metadata(&journal).unwrap().modified().unwrap();
     fs::remove_file(ballast).unwrap();
     // A copy is like a kill after the journal was replaced.
     let copy = tempfile::tempdir().unwrap();
     let copied = EmbeddedStoreSettings::new(copy.path().join("outbox"));
-    let journal = settings(&disk).path.join("state");
-    let before = fs::metadata(&journal).unwrap().modified().unwrap();
     until("the journal is written anew", || async {
         fs::metadata(&journal).unwrap().modified().unwrap() > before
     })
