@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use super::shutdown::{Left, Shutdown, Worker};
 use super::source::Sources;
 use crate::consumer::{Consumer, ConsumerHandle};
-use crate::layer::{MessagingLayer, MessagingService, OnSendFailure};
+use crate::layer::{MessagingLayer, MessagingService, OnSendFailure, is_success};
 use crate::messenger::{Health, Messenger};
 use crate::outbox::OutboxHandle;
 #[cfg(feature = "admin")]
@@ -141,7 +141,8 @@ impl Bus {
         name: &str,
         service: S,
     ) -> Result<Consumer<MessagingService<S>>, SettingsError> {
-        let layer = self.layer().with_on_send_failure(OnSendFailure::Reject);
+        // A consumer acknowledges a 2xx only, whatever `SUCCESS` counts for requests.
+        let layer = self.layer().with_on_send_failure(OnSendFailure::Reject).with_success(is_success);
         let consumer = Consumer::new(self.source(name)?, layer.layer(service));
         let settings = self.sources.settings(name)?;
         #[cfg(feature = "_sql")]
@@ -196,8 +197,8 @@ impl Bus {
         self.outbox.clone()
     }
 
-    /// A router to look into the durable or transactional outbox and to operate on it, which the app nests where it likes. It is mounted
-    /// nowhere by itself, and knows no passwords: **put it behind a layer that lets in operators only**.
+    /// A router to inspect and operate the outbox. The app nests it at a path of its choice. The router checks no passwords:
+    /// **put it behind a layer that admits operators only**.
     ///
     /// ```
     /// use axum::extract::Request;
@@ -209,7 +210,7 @@ impl Bus {
     ///
     /// async fn operators(request: Request, next: Next) -> Result<Response, StatusCode> {
     ///     let token = request.headers().get(AUTHORIZATION).ok_or(StatusCode::UNAUTHORIZED)?;
-    ///     // Compare it with the service's own way of knowing people.
+    ///     // Check the token in the way of the service.
     ///     # let _ = token;
     ///     Ok(next.run(request).await)
     /// }
@@ -223,23 +224,23 @@ impl Bus {
     /// # });
     /// ```
     ///
-    /// The command line tool speaks to it: `tower-outbox --url http://localhost:3000/admin/outbox status`.
+    /// The command line tool uses it: `tower-outbox --url http://localhost:3000/admin/outbox status`.
     ///
     /// # Routes
-    /// Everything is JSON, sent as `application/json`; every error is `{"error": ".."}`. Without
-    /// an outbox there is only `/status`.
+    /// Requests and answers are JSON, sent as `application/json`; every error is `{"error": ".."}`. Without an outbox only
+    /// `/status` works.
     ///
-    /// | route | gives |
+    /// | route | answer |
     /// |---|---|
-    /// | `GET /status` | health of the bus, depth, bytes, oldest age, rates, breaker, last error |
-    /// | `GET /messages` | a page of messages without headers and bodies; narrowed by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies |
-    /// | `GET /messages/{id}` | the whole message: body, headers, failed attempts, `explain` (why it has not left), the next attempt |
-    /// | `POST /messages` | stores a message, `{"topic": "user.created", "body": {"id": 7}}`, or JSON lines of them, all or none; gives their `ids` |
-    /// | `POST /requeue` | gives dead letters another life: `{"filter": {"topic": "user.*"}, "dry_run": false, "rate": 100}` |
+    /// | `GET /status` | health of the broker, depth, bytes, oldest age, rates, breaker, last error |
+    /// | `GET /messages` | a page of messages without headers and bodies; filtered by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies |
+    /// | `GET /messages/{id}` | the whole message: body, headers, failed attempts, `explain` (why it is still stored), the next attempt |
+    /// | `POST /messages` | stores a message, `{"topic": "user.created", "body": {"id": 7}}`, or JSON lines of messages, all or none; returns their `ids` |
+    /// | `POST /requeue` | sends dead letters again: `{"filter": {"topic": "user.*"}, "dry_run": false, "rate": 100}` |
     /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}` |
     ///
-    /// Requeue and drop take the keys of the list as `filter`, and only count what it means unless `dry_run` is false.
-    /// Requeue lets `rate` messages a second go, 100 by default, and means dead letters when the filter names no state.
+    /// Requeue and drop take the keys of the list as `filter`. They only count the matching messages unless `dry_run` is false.
+    /// Requeue sends at most `rate` messages a second, 100 by default, and matches dead letters when the filter names no state.
     #[cfg(feature = "admin")]
     #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
     pub fn admin(&self) -> axum::Router {
@@ -248,7 +249,7 @@ impl Bus {
     }
 
     /// Waits until nothing is in flight: no send of a request, no message in the background buffer.
-    /// What a durable outbox has stored is not waited for.
+    /// Messages in the outbox are not waited for.
     pub async fn flushed(&self) {
         self.layer.in_flight().wait_idle().await;
     }

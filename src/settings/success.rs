@@ -3,7 +3,7 @@
 use http::response::Parts;
 use serde::{Deserialize, Serialize};
 
-/// The statuses that count as a success, so that the messages of the request are sent.
+/// The statuses that count as a success of a request, so that its messages are sent. Consumers acknowledge 2xx only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum SuccessStatus {

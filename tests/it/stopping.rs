@@ -206,3 +206,29 @@ async fn a_shutdown_in_mid_stream_loses_nothing_and_makes_no_dead_letters() {
     numbers.dedup();
     assert_eq!(numbers, (0..MESSAGES as u64).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn a_redirect_of_a_message_handler_sends_nothing_whatever_success_says() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "BACKEND = 'embedded'\nSUCCESS = '2xx,3xx'\nPATH = '{}'\n[CONSUMERS.users]",
+        folder.path().display()
+    );
+    let bus = Bus::start(&toml::from_str::<Settings>(&text).unwrap()).await.unwrap();
+    bus.messenger().send(messages(["user.created"])).await.unwrap();
+    let handled = Arc::new(Notify::new());
+    let router = Router::new().fallback({
+        let handled = Arc::clone(&handled);
+        move |queue: MessageQueue| async move {
+            enqueue(&queue, ["mail.sent"]);
+            handled.notify_one();
+            StatusCode::SEE_OTHER
+        }
+    });
+    let consumer = tokio::spawn(bus.consumer("users", router).unwrap().into_future());
+    timeout(STUCK, handled.notified()).await.unwrap();
+    assert!(bus.shutdown(STUCK).await.is_clean());
+    assert_eq!(consumer.await.unwrap(), 0);
+    drop(bus);
+    assert_eq!(left(folder.path()).await, ["user.created"], "a dead letter, without its follow-up");
+}
