@@ -92,7 +92,7 @@ async fn try_open(
 
 #[derive(Debug, thiserror::Error)]
 enum OpenError {
-    #[error("failed to connect; trying the next broker")]
+    #[error("cannot connect")]
     Dial(#[source] std::io::Error),
     #[error(transparent)]
     Sasl(SaslError),
