@@ -35,7 +35,7 @@ fn dialect(name: &str) -> Settings {
     let prefix = format!("#{name}: ");
     let lines = EXAMPLE
         .lines()
-        .filter_map(|line| line.strip_prefix(&prefix).or(line.starts_with('[').then_some(line)));
+        .filter_map(|line| line.strip_prefix(&prefix).or_else(|| line.starts_with('[').then_some(line)));
     parse(&lines.map(|line| format!("{line}\n")).collect::<String>())
 }
 

@@ -74,7 +74,7 @@ pub struct Event {
     pub text: String,
     pub fields: BTreeMap<String, String>,
     /// The spans around it, outermost first.
-    pub spans: Vec<Event>,
+    pub spans: Vec<Self>,
 }
 
 impl Event {
