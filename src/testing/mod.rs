@@ -15,5 +15,10 @@ pub mod source_conformance;
 #[allow(clippy::unwrap_used, reason = "a check that fails panics")]
 pub mod store_conformance;
 #[doc(hidden)]
-#[allow(missing_docs, clippy::unwrap_used, reason = "not for users; a check that fails panics")]
+#[allow(
+    missing_docs,
+    clippy::should_implement_trait,
+    clippy::unwrap_used,
+    reason = "not for users; a check that fails panics"
+)]
 pub mod support;

@@ -79,8 +79,7 @@ pub async fn dead_letters_take_room(harness: StoreHarness) {
 }
 
 pub async fn the_limit_of_bytes_is_kept(harness: StoreHarness) {
-    let mut limits = Limits::default();
-    limits.max_bytes = 20_000;
+    let limits = Limits { max_bytes: 20_000, ..Limits::default() };
     let harness = harness.with_limits(limits);
     let store = harness.open().await;
     let kilobyte = || Message::new("a", vec![7; 1_000]).unwrap();

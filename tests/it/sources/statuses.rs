@@ -33,7 +33,7 @@ async fn comes_again(harness: &SourceHarness, answers: Vec<Response>) -> Vec<Ins
         answers.lock().unwrap().pop_front().unwrap_or_else(|| StatusCode::OK.into_response())
     };
     let running =
-        RunningConsumer::start(harness, settings(), Router::new().route(&path(&harness), post(handler)));
+        RunningConsumer::start(harness, settings(), Router::new().route(&path(harness), post(handler)));
     harness.send(1).await;
     let mut times = Vec::new();
     for attempt in 1..=count + 1 {
