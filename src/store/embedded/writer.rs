@@ -297,6 +297,10 @@ mod tests {
         shared.lock().next = u64::MAX;
         shared.handle.start(Box::new(writer)).unwrap();
         assert!(matches!(stored.blocking_recv().unwrap().unwrap_err().source, StoreError::Closed));
+        // The batch is handed back while the thread unwinds; the writer is dropped after that.
+        while !shared.lock().closed {
+            std::thread::yield_now();
+        }
         assert!(matches!(shared.lock().enqueue(batch(&shared, 1), None).unwrap_err().0, StoreError::Closed));
         assert!(matches!(shared.sync(), Err(StoreError::Closed)));
     }
