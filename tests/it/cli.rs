@@ -694,7 +694,7 @@ async fn a_running_app_is_looked_into() {
     }
     let status = app.run(&["status", "--json"]).await.json();
     assert_eq!((&status["running"], &status["outbox"]["dead"]), (&json!(true), &json!(1)));
-    assert!(app.run(&["list"]).await.ok().contains("the bus is down"));
+    assert!(app.run(&["list"]).await.ok().contains("the broker is down"));
     assert_eq!(app.run(&["list", "--json", "--state", "dead"]).await.json()["topic"], "dead");
     assert!(app.run(&["show", &id]).await.ok().contains("{\"topic\":\"a.p\"}"));
     assert_eq!(app.run(&["show", &id, "--json"]).await.json()["headers"], json!({"n": 1}));

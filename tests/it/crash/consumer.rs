@@ -133,7 +133,8 @@ async fn every_message_is_answered_though_the_consumer_is_killed_at_any_moment()
     let lost = (0..confirmed).filter(|n| !answered.contains(n)).count();
     eprintln!("consumer: {ROUNDS} kills, {confirmed} messages, {} follow-ups, {lost} lost", follow_ups.len());
     assert_eq!(lost, 0, "{said}");
-    assert!(!said.contains("ERROR"), "{said}");
+    // A dead letter is an error of ours; the client library logs what the broker refuses as one too.
+    assert!(!said.lines().any(|line| line.contains(" ERROR tower_outbox")), "{said}");
     assert!(confirmed > 10 * ROUNDS);
     queue_in.delete().await;
     queue_out.delete().await;
