@@ -1,4 +1,4 @@
-//! Events leave when, and only when, the request succeeds.
+//! A transactional outbox and message consumer for tower and axum: messages are published if, and only if, the request succeeds.
 //!
 //! A tower layer puts a [`MessageQueue`] into each request; handlers enqueue onto it; on a 2xx
 //! response the layer hands the messages to a [`Messenger`]; on anything else they are dropped.
@@ -37,7 +37,7 @@
 //! | `settings` | `Settings` and `Bus` | yes |
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
-//! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | |
+//! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
