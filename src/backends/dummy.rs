@@ -1,4 +1,4 @@
-//! The default messenger, which only logs messages.
+//! The default messenger, which logs messages and sends none.
 
 use async_trait::async_trait;
 
@@ -10,7 +10,7 @@ use crate::messenger::{Messenger, Unsent};
 pub struct Dummy;
 
 impl Dummy {
-    /// A dummy.
+    /// Makes a dummy.
     #[must_use]
     pub fn new() -> Self {
         Self

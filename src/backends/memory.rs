@@ -16,7 +16,7 @@ use crate::messenger::{Failure, Messenger, Unsent};
 use crate::source::{Settle, Source, SourceError, Unsettled};
 use crate::util::deadline;
 
-/// How many messages it holds.
+/// The largest number of messages.
 const CAPACITY: usize = 100_000;
 
 /// A queue in memory that is both a [`Messenger`] and a [`Source`]: sent messages are received from it.
@@ -24,16 +24,16 @@ const CAPACITY: usize = 100_000;
 /// It settles messages like a broker: retries after their delay, dead letters with their reason. It holds up
 /// to 100,000 messages, and rejects more. It does not survive the process. A clone is a handle to the same queue.
 #[derive(Clone, Default)]
-pub struct Memory(Arc<Shared>);
+pub struct Memory(Arc<QueueInner>);
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct QueueInner {
+    state: Mutex<QueueState>,
     changed: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     ready: VecDeque<Held>,
     /// Delayed messages, with the time they are due.
     waiting: Vec<(Instant, Held)>,
@@ -61,19 +61,19 @@ pub struct DeadLetter {
 }
 
 impl Memory {
-    /// An empty queue.
+    /// Makes an empty queue.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The dead letters, oldest first.
+    /// Returns the dead letters, oldest first.
     #[must_use]
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
         self.0.lock().dead.clone()
     }
 
-    /// Requeues all dead letters without their attempts, and returns their number.
+    /// Requeues all dead letters without their attempts; returns their number.
     pub fn requeue_dead_letters(&self) -> usize {
         let requeued = {
             let mut state = self.0.lock();
@@ -86,7 +86,7 @@ impl Memory {
         requeued
     }
 
-    /// Returns the number of messages that are not settled: waiting, or being handled.
+    /// Returns the number of messages that wait or are being handled.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.lock().len()
@@ -102,7 +102,7 @@ impl Memory {
     ///
     /// # Cancel safety
     /// It may be dropped at any time.
-    pub async fn idle(&self) {
+    pub async fn wait_idle(&self) {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -121,18 +121,18 @@ impl fmt::Debug for Memory {
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl QueueInner {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl QueueState {
     fn len(&self) -> usize {
         self.ready.len() + self.waiting.len() + self.out
     }
 
-    /// Makes ready what is due; gives when the next is.
+    /// Makes due messages ready; returns when the next one is due.
     fn wake(&mut self) -> Option<Instant> {
         let now = Instant::now();
         self.waiting.sort_by_key(|(due, _)| *due);
@@ -154,7 +154,7 @@ impl Messenger for Memory {
         let refused = {
             let mut state = self.0.lock();
             if state.len() + state.dead.len() + batch.len() > CAPACITY {
-                Some(format!("the queue holds {CAPACITY} messages, and has no room for more"))
+                Some(format!("the queue holds {CAPACITY} messages and is full"))
             } else {
                 let now = Instant::now();
                 for message in &batch {
@@ -209,7 +209,7 @@ impl Source for Memory {
         }
     }
 
-    /// Messages can still be sent, to nobody.
+    /// Stops receiving; messages can still be sent.
     async fn close(&self, _: Duration) {
         self.0.lock().closed = true;
         self.0.changed.notify_waiters();
@@ -230,9 +230,9 @@ impl Memory {
     }
 }
 
-/// A message that is given out; it goes back if this is dropped.
+/// An unsettled message. It is released when this is dropped.
 struct Out {
-    queue: Weak<Shared>,
+    queue: Weak<QueueInner>,
     held: Option<Held>,
 }
 

@@ -9,7 +9,7 @@ use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Capabilities, Messenger, Unsent};
 use crate::util::sync::lock;
 
-/// Keeps the sent messages, for tests: [`listen`](Self::listen) before acting, then look.
+/// Records the sent messages, for tests: call [`listen`](Self::listen) first, then act, then read [`Sent`].
 ///
 /// A clone is a handle to the same recording.
 ///
@@ -31,13 +31,13 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// A recording nobody listens to yet.
+    /// Makes a recording without listeners.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Starts to listen: the view holds what is sent from now on, until it is dropped.
+    /// Starts to listen: the result holds the messages that are sent from now on.
     #[must_use]
     pub fn listen(&self) -> Sent {
         let messages = Arc::default();
@@ -74,19 +74,19 @@ pub struct Sent {
 }
 
 impl Sent {
-    /// The messages, in the order they were sent.
+    /// Returns the messages, in the order they were sent.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
         lock(&self.messages).clone()
     }
 
-    /// The topics, in the order they were sent: compare it with an array of texts.
+    /// Returns the topics, in the order they were sent: compare them with an array of texts.
     #[must_use]
     pub fn topics(&self) -> Vec<String> {
         lock(&self.messages).iter().map(|message| message.topic().to_string()).collect()
     }
 
-    /// The bodies of one topic as JSON, in the order they were sent.
+    /// Returns the bodies of one topic as JSON, in the order they were sent.
     ///
     /// # Panics
     /// When a body is not JSON.
@@ -97,8 +97,8 @@ impl Sent {
         of_topic.map(|message| serde_json::from_slice(message.body()).expect("the body is JSON")).collect()
     }
 
-    /// Waits until nothing is in flight towards the recording: no send whose client has gone, no
-    /// batch in a [`Background`](crate::background::Background). After it, the view is complete.
+    /// Waits until no message is in flight to the recording, neither of a client that has gone nor in a
+    /// [`Background`](crate::background::Background). Then all messages are recorded.
     ///
     /// # Cancel safety
     /// It may be dropped at any time.

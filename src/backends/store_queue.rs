@@ -1,4 +1,4 @@
-//! A queue in a store, which needs no broker.
+//! A queue in a store, without a broker.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,12 +13,12 @@ use crate::messenger::{Capabilities, Failure, Health, Messenger, Overloaded, Uns
 use crate::source::{Settle, Source, SourceError, Unsettled};
 use crate::store::{Lease, Store, StoreError};
 
-/// A queue in a [`Store`], such as [`EmbeddedStore`](crate::store::EmbeddedStore): a [`Messenger`] that stores, and a [`Source`] that gives out
-/// what is stored. A service that talks to itself needs nothing else.
+/// A queue in a [`Store`], such as [`EmbeddedStore`](crate::store::EmbeddedStore): a [`Messenger`] that stores messages, and a
+/// [`Source`] of the stored messages. A service that sends messages to itself needs no broker.
 ///
 /// `Ok` from its `send` means *stored*. The store keeps the order of a topic and key, also over retries, and the dead
-/// letters with their reasons. It is not the store of an [`Outbox`](crate::outbox::Outbox), whose relay would send what is meant for the
-/// consumer. A clone is a handle to the same queue.
+/// letters with their reasons. Do not share the store with an [`Outbox`](crate::outbox::Outbox), whose relay would send the
+/// messages to the broker. A clone is a handle to the same queue.
 #[derive(Clone)]
 pub struct StoreQueue {
     store: Arc<dyn Store>,
@@ -28,14 +28,14 @@ pub struct StoreQueue {
 }
 
 impl StoreQueue {
-    /// A queue in `store`, which belongs to it alone.
+    /// Makes a queue in `store`, which nothing else may use.
     #[must_use]
     pub fn new(store: Arc<dyn Store>) -> Self {
         let name = store.location().into();
         Self { store, name, closed: CancellationToken::new() }
     }
 
-    /// The store.
+    /// Returns the store.
     #[must_use]
     pub fn store(&self) -> &dyn Store {
         &*self.store
@@ -91,7 +91,7 @@ impl Source for StoreQueue {
         Ok(given.collect())
     }
 
-    /// Messages can still be sent: the store stays open until the messenger is closed.
+    /// Stops receiving. Messages can still be sent, as the store stays open until the messenger is closed.
     async fn close(&self, _: Duration) {
         self.closed.cancel();
     }

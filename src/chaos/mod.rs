@@ -1,4 +1,4 @@
-//! Faults on purpose: what a consumer or a messenger does when its neighbours misbehave.
+//! Faults on purpose, to test how a system copes with them.
 
 mod settings;
 
@@ -18,17 +18,17 @@ use crate::message::Message;
 use crate::message::topic::Topic;
 use crate::messenger::{Capabilities, Failure, Health, Messenger, Unsent};
 use crate::source::delivery::Delivery;
-use crate::store::admission::TurnedAway;
+use crate::store::admission::RejectedForCapacity;
 use crate::util::error::BoxError;
 
 /// Makes messages fail on purpose, for tests of a whole system: around the service of a consumer, or around a messenger.
 ///
-/// | setting | a consumer's service | a messenger |
+/// | setting | around the service of a consumer | around a messenger |
 /// |---|---|---|
-/// | [`nacked`](ChaosSettings::nacked) | the message is handed back untried, and comes again at once | hands the message back as transient |
-/// | [`delay`](ChaosSettings::delay) | comes before the handler | comes before the batch |
-/// | [`failed`](ChaosSettings::failed) | answers 500 without calling the handler | hands the message back as rejected |
-/// | [`protected`](ChaosSettings::protected) | topics without all that | the same |
+/// | [`nacked`](ChaosSettings::nacked) | the message is returned untried and delivered again at once | the message is returned as transient |
+/// | [`delay`](ChaosSettings::delay) | waits before the handler | waits before the batch |
+/// | [`failed`](ChaosSettings::failed) | answers 500 without calling the handler | the message is returned as rejected |
+/// | [`protected`](ChaosSettings::protected) | topics without faults | the same |
 ///
 /// By default nothing fails.
 ///
@@ -49,12 +49,12 @@ pub struct ChaosLayer {
 }
 
 impl ChaosLayer {
-    /// A layer by these settings.
+    /// Makes a layer with these settings.
     pub fn new(settings: ChaosSettings) -> Self {
         Self { settings }
     }
 
-    /// A layer by the environment variables `MESSAGE_CHAOS_*`, as petisco's: see [`ChaosSettings::from_env`].
+    /// Makes a layer with the settings of the environment variables `MESSAGE_CHAOS_*`, those of petisco: see [`ChaosSettings::from_env`].
     ///
     /// # Errors
     /// As [`ChaosSettings::from_env`].
@@ -71,14 +71,14 @@ impl<S> Layer<S> for ChaosLayer {
     }
 }
 
-/// What [`ChaosLayer`] makes of a service or of a messenger.
+/// A service or a messenger inside a [`ChaosLayer`].
 #[derive(Clone, Debug)]
 pub struct Chaos<S> {
     inner: S,
     settings: ChaosSettings,
 }
 
-/// What happens to one message.
+/// The fault of one message.
 enum Fault {
     Nacked,
     Failed,
@@ -122,7 +122,7 @@ where
                 let mut response = Response::new(ResBody::default());
                 *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from_static("0"));
-                response.extensions_mut().insert(TurnedAway);
+                response.extensions_mut().insert(RejectedForCapacity);
                 Box::pin(ready(Ok(response)))
             }
             Some(Fault::Failed) => {

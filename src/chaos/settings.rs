@@ -1,27 +1,27 @@
-//! How much goes wrong.
+//! The rates of faults.
 
 use std::time::Duration;
 
 use crate::util::error::debug_as_display;
 
-/// How much goes wrong on purpose; nothing by default. In a settings file this is the table `CHAOS`.
+/// The rates of faults, zero by default. In a settings file this is the table `CHAOS`.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
 pub struct ChaosSettings {
-    /// The share of messages that are handed back untried, from 0 to 1.
+    /// The share of messages that are returned untried, from 0 to 1; 0 by default.
     pub nacked: f64,
-    /// How long every other message is held up.
+    /// The delay of every other message; none by default.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]
     pub delay: Duration,
-    /// The share of the others that fail, from 0 to 1.
+    /// The share of the others that fail, from 0 to 1; 0 by default.
     pub failed: f64,
-    /// Topics to which nothing happens.
+    /// The topics without faults; none by default.
     pub protected: Vec<String>,
 }
 
 impl ChaosSettings {
-    /// What the environment says, in the names of petisco:
+    /// Reads the settings from the environment, with the names of petisco:
     ///
     /// | variable | sets |
     /// |---|---|
@@ -31,12 +31,12 @@ impl ChaosSettings {
     /// | `MESSAGE_CHAOS_PROTECTED_ROUTING_KEYS` | [`protected`](Self::protected), separated by commas |
     ///
     /// # Errors
-    /// [`ChaosError`] for a value that is no such number.
+    /// [`ChaosError`] for a value that is not a number of this range.
     pub fn from_env() -> Result<Self, ChaosError> {
         Self::default().over_env()
     }
 
-    /// As these, where the environment says nothing.
+    /// Replaces those settings that have a variable in the environment, as by [`from_env`](Self::from_env).
     ///
     /// # Errors
     /// As [`from_env`](Self::from_env).
@@ -95,7 +95,7 @@ impl ChaosSettings {
     }
 }
 
-/// A variable of the environment has a value it cannot have.
+/// The value of an environment variable is invalid.
 #[derive(Clone, thiserror::Error)]
 #[error("{name} is {value:?}; write a number from 0 to {most}")]
 #[non_exhaustive]
@@ -112,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_environment_counts_where_it_says_something() {
+    fn variables_of_the_environment_replace_settings() {
         let settings = ChaosSettings::default().with_failed(0.5).with_nacked(0.5);
         let variables = |name: &str| match name {
             "MESSAGE_CHAOS_PERCENTAGE_SIMULATE_NACK" => Some("0.25".to_owned()),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_share_is_an_error() {
+    fn a_value_that_is_no_share_is_an_error() {
         for value in ["much", "-0.1", "1.1", "NaN"] {
             let error = ChaosSettings::default().over(|_| Some(value.to_owned())).unwrap_err().to_string();
             assert!(error.contains("from 0 to 1") && error.contains("SIMULATE_NACK"), "{error}");

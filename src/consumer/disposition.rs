@@ -7,7 +7,7 @@ use http::{HeaderMap, Response, StatusCode};
 use http_body::Body;
 
 use crate::message::headers::start_of;
-use crate::store::admission::TurnedAway;
+use crate::store::admission::RejectedForCapacity;
 use crate::util::error::{BoxError, Chain};
 
 /// How many bytes of a response body are kept as the reason.
@@ -49,7 +49,7 @@ impl Disposition {
         }
         let (parts, body) = response.into_parts();
         let after = retry_after(&parts.headers);
-        if parts.extensions.get::<TurnedAway>().is_some() {
+        if parts.extensions.get::<RejectedForCapacity>().is_some() {
             return Self::NotNow { after: after.unwrap_or_default() };
         }
         if status == StatusCode::NOT_FOUND {

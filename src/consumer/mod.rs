@@ -73,7 +73,7 @@ use crate::util::stop::StopSignal;
 /// bus.send(vec![Message::json("user.created", &7)?]).await?;
 ///
 /// let app: Router = Router::new().route("/user/created", post(on_user_created));
-/// let signal = { let bus = bus.clone(); async move { bus.idle().await } };
+/// let signal = { let bus = bus.clone(); async move { bus.wait_idle().await } };
 /// Consumer::new(bus, app).with_graceful_shutdown(signal, Duration::from_secs(10)).await;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// # }).unwrap();

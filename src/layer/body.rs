@@ -1,4 +1,4 @@
-//! The body of a response that went through the layer.
+//! The response body of the layer.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -1,11 +1,11 @@
-//! How much is being sent at a time.
+//! The messages in flight, and their limits.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::message::Message;
 
-/// The messages of a layer that are being sent, those of clients that have gone included. A clone shares the count.
+/// The messages of a layer that are being sent, including those of clients that have gone. A clone shares the count.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flight(Arc<Count>);
 
@@ -13,11 +13,11 @@ pub(super) struct Flight(Arc<Count>);
 struct Count {
     messages: AtomicUsize,
     bytes: AtomicUsize,
-    /// A batch did not fit: no more are let in before another has ended.
+    /// Whether a batch did not fit: no request is admitted before another batch has ended.
     refused: AtomicBool,
 }
 
-/// How much may be in flight.
+/// The limits of messages in flight.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FlightLimits {
     pub(super) messages: usize,
@@ -25,7 +25,7 @@ pub(super) struct FlightLimits {
 }
 
 impl Flight {
-    /// Whether one more message is too much.
+    /// Whether one more message would exceed the limits.
     #[inline]
     pub(super) fn is_full(&self, limits: FlightLimits) -> bool {
         let messages = self.0.messages.load(Ordering::Relaxed);
@@ -34,7 +34,7 @@ impl Flight {
             || (messages > 0 && self.0.refused.load(Ordering::Relaxed))
     }
 
-    /// Counts a batch until the guard is dropped; none when it is too much. One larger than the limits goes alone.
+    /// Counts a batch until the guard is dropped; `None` when it does not fit. A batch larger than the limits is sent alone.
     pub(super) fn take(&self, batch: &[Message], limits: FlightLimits) -> Option<InTheAir> {
         let (messages, bytes) = (batch.len(), batch.iter().map(Message::size).sum());
         let before = (

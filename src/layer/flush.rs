@@ -16,7 +16,7 @@ use crate::queue::transaction::TransactionSlot;
 use crate::store::admission::Admitted;
 use crate::telemetry;
 
-/// What remains to be done before the response goes out.
+/// The work that remains before the client gets the response.
 pub(super) enum Decision {
     /// Nothing.
     Done,

@@ -8,19 +8,19 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest key, in bytes.
 const MAX: usize = 255;
 
-/// The header is there, and is no key.
+/// The request has the header with an invalid key.
 pub(crate) struct BadKey;
 
-/// What the ids of the messages of a request are made of; none without a key.
+/// Returns the seed of the message ids of a request; `None` without a key.
 pub(crate) fn seed<B>(request: &Request<B>) -> Result<Option<Uuid>, BadKey> {
     let mut keys = request.headers().get_all(IDEMPOTENCY_KEY).iter();
     let Some(key) = keys.next() else { return Ok(None) };
     let key = key.to_str().ok().and_then(unquoted).filter(|_| keys.next().is_none());
     let Some(key) = key else {
-        tracing::debug!("request refused: its Idempotency-Key is none");
+        tracing::debug!("rejected a request with an invalid Idempotency-Key");
         return Err(BadKey);
     };
-    // No method and no path has a line feed in it.
+    // Neither a method nor a path contains a line feed.
     let name = format!("{}\n{}\n{key}", request.method(), request.uri().path());
     Ok(Some(Uuid::new_v5(&Uuid::NAMESPACE_URL, name.as_bytes())))
 }

@@ -27,25 +27,25 @@ use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Messenger, Unsent};
 use crate::queue::QueueConfig;
 
-/// Puts a [`MessageQueue`](crate::queue::MessageQueue) into every request and sends what is in it when the response is a success.
+/// Puts a [`MessageQueue`](crate::queue::MessageQueue) into every request, and sends its messages when the response is a success.
 ///
-/// | what happens | messages |
+/// | case | messages |
 /// |---|---|
-/// | 2xx response head | sent, in order, before the head goes out |
+/// | 2xx response head | sent, in order, before the client gets the head |
 /// | 1xx, 3xx, 4xx, 5xx | dropped; [`with_success`](Self::with_success) changes the rule |
 /// | 200 with a non-zero `grpc-status` header | dropped |
 /// | inner service error, handler panic, panic of a hook of this layer, timeout outside, client gone before the handler is done | dropped |
-/// | client gone while sending | sending goes on to its end, in a task of its own |
+/// | client gone while sending | sent to the end, in a separate task |
 /// | enqueued through [`always`](crate::queue::MessageQueue::always) | sent whatever the outcome |
 /// | sending fails | logged, and the client gets 503 with `Retry-After`; [`with_on_send_failure`](Self::with_on_send_failure) keeps the response instead |
-/// | the messenger has no room, as a full outbox; or too much is [in flight](Self::with_max_messages_in_flight) | 503 with `Retry-After`, before the handler runs (but for GET and other safe methods) |
-/// | two nested layers | the inner one joins the queue of the outer one; what is enqueued inside it leaves, and a `Tx` begun inside it is committed, only if both responses are a success |
+/// | the messenger is full, such as an outbox at its limit, or too much is [in flight](Self::with_max_messages_in_flight) | the request is rejected with 503 and `Retry-After` before the handler runs, unless its method is safe, such as GET |
+/// | two nested layers | the inner layer uses the queue of the outer one; its messages are sent, and its `Tx` is committed, only if both responses are a success |
 ///
-/// A layer that calls the service again, as `tower::retry`, goes outside of this one; or between two of these, so that the
-/// messages of each call that fails are dropped before the next. Inside a single one, the messages of all calls leave.
+/// Put a layer that calls the service again, such as `tower::retry`, outside of this one, or between two of these: then the
+/// messages of a failed call are dropped before the next call. Inside a single one, the messages of all calls are sent.
 ///
-/// A handler that writes to a database commits before it returns, so that what leaves is true; or it takes a `Tx` (features
-/// `postgres` and `sqlite`), and this layer commits both.
+/// A handler that writes to a database either commits before it returns, or takes a `Tx` (features `postgres` and `sqlite`):
+/// then this layer commits rows and messages together.
 ///
 /// ```
 /// use axum::{Router, routing::post};
@@ -65,7 +65,7 @@ pub struct MessagingLayer {
 }
 
 impl MessagingLayer {
-    /// A layer that sends through `messenger`.
+    /// Makes a layer that sends through `messenger`.
     pub fn new(messenger: impl Messenger) -> Self {
         let messenger: Arc<dyn Messenger> = Arc::new(messenger);
         let capabilities = messenger.capabilities();
@@ -92,13 +92,13 @@ impl MessagingLayer {
 
     /// Sets which responses count as a success.
     ///
-    /// By default status 2xx, and no `grpc-status` header other than `0`. PDC counted everything
+    /// By default a response with status 2xx, and without a `grpc-status` header other than `0`. PDC counts every status
     /// below 400: `with_success(|response| response.status.as_u16() < 400)`.
     pub fn with_success(self, success: fn(&response::Parts) -> bool) -> Self {
         self.with(|config| config.success = success)
     }
 
-    /// Sets what the client gets when sending fails; by default [`OnSendFailure::Reject`].
+    /// Sets the answer to the client when sending fails; by default [`OnSendFailure::Reject`].
     pub fn with_on_send_failure(self, on_send_failure: OnSendFailure) -> Self {
         self.with(|config| config.on_send_failure = on_send_failure)
     }
@@ -113,24 +113,24 @@ impl MessagingLayer {
         self.with_queue(|queue| queue.max_bytes = max_bytes)
     }
 
-    /// Sets how many messages of all requests may be on their way to the messenger at a time; 10,000 by default.
+    /// Sets how many messages of all requests may be in flight to the messenger at a time; 10,000 by default.
     ///
-    /// Sending goes on when a client hangs up, so a bus that hangs would gather them without end. While there are as many,
-    /// requests are answered 503 with `Retry-After` before their handler runs, but for GET and other safe methods. The
-    /// messages of a request that was let in and do not fit are handed back, logged and counted as unsent, and it is
-    /// answered 503 too. A batch larger than the limit is sent alone.
+    /// Sending continues when a client hangs up, so messages to a broker that does not answer would accumulate without a
+    /// limit. At the limit, requests are rejected with 503 and `Retry-After` before their handler runs, unless their method
+    /// is safe, such as GET. Messages of an admitted request that do not fit are logged and counted as unsent, and the
+    /// client gets 503 too. A batch larger than the limit is sent alone.
     pub fn with_max_messages_in_flight(self, max_messages: usize) -> Self {
         self.with(|config| config.flight_limits.messages = max_messages)
     }
 
-    /// Sets how many bytes they may hold; 64 MiB by default. See
+    /// Sets how many bytes the messages in flight may hold; 64 MiB by default. See
     /// [`with_max_messages_in_flight`](Self::with_max_messages_in_flight).
     pub fn with_max_bytes_in_flight(self, max_bytes: usize) -> Self {
         self.with(|config| config.flight_limits.bytes = max_bytes)
     }
 
-    /// Sets a function that completes each message when it is about to leave, from the request
-    /// (as this layer saw it) and the response: who asked, why, which change.
+    /// Sets a function that completes each message before it is sent, from the request (as this layer got it) and the
+    /// response: for example with the user or the reason of a change.
     ///
     /// ```
     /// use tower_outbox::dummy::Dummy;
@@ -143,8 +143,8 @@ impl MessagingLayer {
     /// });
     /// ```
     ///
-    /// Messages enqueued through [`always`](crate::queue::MessageQueue::always) leave without it when there is no response. When it panics,
-    /// the request ends as by a panic of its handler: a layer outside that catches it answers 500.
+    /// Messages enqueued through [`always`](crate::queue::MessageQueue::always) are sent without it when there is no response. When the
+    /// function panics, the request ends as after a panic of its handler: an outer layer that catches panics answers 500.
     pub fn with_enrich<F>(self, enrich: F) -> Self
     where
         F: Fn(&request::Parts, &response::Parts, &mut Message) + Send + Sync + 'static,
@@ -152,26 +152,26 @@ impl MessagingLayer {
         self.with(|config| config.enrich = Some(Arc::new(enrich)))
     }
 
-    /// Makes the ids of messages of the header `Idempotency-Key`, where a request has it; off by default.
+    /// Derives the ids of messages from the header `Idempotency-Key` of a request, if it has one; off by default.
     ///
-    /// The ids (UUIDv5) are made of the method, the path as this layer sees it, the key, and how many messages were enqueued
-    /// before; those set by [`Message::with_id`] stay. A client that sends its POST again with the same key makes the same
+    /// The ids (UUIDv5) are derived from the method, the path as this layer gets it, the key, and the number of messages
+    /// enqueued before; an id set by [`Message::with_id`] is kept. A POST that is repeated with the same key makes the same
     /// ids. An outbox in a database stores each of them once within
     /// [`inbox_retention`](https://docs.rs/tower-outbox/latest/tower_outbox/struct.SqlStoreSettings.html#structfield.inbox_retention),
-    /// so that the retry cannot publish twice; elsewhere consumers can tell by the id.
+    /// so that the retry cannot publish twice; with other messengers consumers recognise the repetition by the id.
     ///
-    /// The handler runs again: what it writes is unique by the app's own tables, or is there twice. The app must see to
-    /// it that no two clients use the same key, and no client uses one for two purposes: their events would be taken
-    /// for one. Clients make a random UUID for each request; where they cannot be trusted with that, put the name of
-    /// the client before the key, in a layer outside this one.
+    /// The handler runs again: only unique constraints of the app keep it from writing its rows twice. The app must make
+    /// sure that no two clients use the same key, and that no client uses a key for two purposes, or different events get
+    /// the same id. Let clients make a random UUID for each request. If they are not trusted to do so, prefix the key with
+    /// the name of the client in an outer layer.
     ///
-    /// The key is a string in quotes, as in draft-ietf-httpapi-idempotency-key-header, or the same without quotes; of
-    /// 1 to 255 printable ASCII characters. Anything else is answered 400, before the handler runs.
+    /// The key is a string of 1 to 255 printable ASCII characters, in quotes as in
+    /// draft-ietf-httpapi-idempotency-key-header, or without. Any other value is answered 400 before the handler runs.
     pub fn with_idempotency_key(self) -> Self {
         self.with(|config| config.idempotency_key = true)
     }
 
-    /// Sets a function that gets the messages that could not be sent, after they are logged.
+    /// Sets a function that gets the unsent messages, after they are logged.
     pub fn with_on_unsent<F>(self, on_unsent: F) -> Self
     where
         F: Fn(Unsent) + Send + Sync + 'static,
@@ -179,7 +179,7 @@ impl MessagingLayer {
         self.with(|config| config.on_unsent = Some(Arc::new(on_unsent)))
     }
 
-    /// The sends in flight: those whose response waits, and those whose client has gone.
+    /// Returns the sends in flight, including those whose client has gone.
     #[must_use]
     pub fn in_flight(&self) -> InFlight {
         self.config.queue.in_flight.clone()

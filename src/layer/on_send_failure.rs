@@ -1,16 +1,16 @@
-//! The answers of the layer itself.
+//! The answer to a client whose messages could not be sent.
 
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Response, StatusCode};
 
 use super::body::ResponseBody;
-use crate::store::admission::TurnedAway;
+use crate::store::admission::RejectedForCapacity;
 
-/// What the client gets when the messages of its successful request could not be sent.
+/// The answer to the client when the messages of its successful request could not be sent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum OnSendFailure {
-    /// The response of the handler is kept, as in PDC: a 2xx may go out whose messages are lost. They are logged.
+    /// The client gets the response of the handler, as in PDC, even a 2xx whose messages are lost. They are logged.
     Log,
     /// The client gets 503 with `Retry-After`; the messages are logged. The default.
     #[default]
@@ -76,7 +76,7 @@ impl Refusal {
 
 fn overloaded<B>() -> Response<ResponseBody<B>> {
     let mut response = unavailable();
-    response.extensions_mut().insert(TurnedAway);
+    response.extensions_mut().insert(RejectedForCapacity);
     response
 }
 

@@ -206,8 +206,8 @@ enum Begun<B> {
     Sending(Box<Sending<B>>),
 }
 
-/// Closes the queue and begins to send. A send that has to wait goes on in a task, since the request's future may be
-/// dropped.
+/// Closes the queue and begins to send. A send that has to wait continues in a task, since the future of the request may
+/// be dropped.
 fn begin<B>(flush: &mut Flush, response: Response<B>, cx: &mut Context<'_>) -> Begun<B> {
     let Some(closed) = flush.close() else {
         return Begun::Done(response.map(ResponseBody::new));

@@ -171,7 +171,7 @@ impl LogHandle {
         job
     }
 
-    /// Runs a part of the job; `None` if there is no job, or if it runs elsewhere.
+    /// Runs a part of the job; `None` if there is no job, or if another thread runs it.
     fn run<T>(&self, part: impl FnOnce(&mut dyn LogJob) -> T) -> Option<T> {
         if self.is_slow.load(Ordering::Acquire) {
             return None;

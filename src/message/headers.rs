@@ -1,20 +1,20 @@
 //! The headers that this crate adds to messages.
 //!
-//! A header marked "own" counts only on a message that came back through a queue of ours; a message of anyone else may not
+//! A header marked "own" counts only on a message that returns through a queue of this crate; other publishers cannot
 //! set it.
 //!
 //! | header | value |
 //! |---|---|
 //! | [`KEY`] | the ordering key, for a broker without one |
-//! | [`TOPIC`] | own: the topic of a message that went through a retry or dead-letter queue |
+//! | [`TOPIC`] | own: the topic of a message from a retry or dead-letter queue |
 //! | [`QUEUE`] | own: the queue that the message was received from and returns to |
-//! | [`EXPIRY`] | own: how long the message is worth delivering, in milliseconds |
-//! | [`PRIORITY`] | own: the priority of a message that went through a retry queue |
-//! | [`ATTEMPT`] | own: how many attempts have failed |
+//! | [`EXPIRY`] | own: the remaining lifetime of the message, in milliseconds |
+//! | [`PRIORITY`] | own: the priority of a message from a retry queue |
+//! | [`ATTEMPT`] | own: the number of failed attempts |
 //! | [`FAILURES`] | own: the last failed attempts, oldest first: JSON, `[{"at": "2026-11-21T06:15:24.925Z", "reason": ".."}]` |
-//! | [`REASON`] | own: why the message is a dead letter |
-//! | [`LEFT_OUT`] | own: which headers were left out when the message was forwarded, since a broker does not accept all of them |
-//! | [`DROPPED`] | how many messages the full store dropped before this one |
+//! | [`REASON`] | own: the reason why the message is a dead letter |
+//! | [`LEFT_OUT`] | own: the names of the headers that the broker did not accept when the message was forwarded |
+//! | [`DROPPED`] | the number of messages that the full store dropped before this one |
 //! | [`CORRELATION_ID`] | the correlation id of the message whose handler enqueued this one, or else that message's id |
 //! | [`CAUSATION_ID`] | the id of the message whose handler enqueued this one |
 
@@ -28,69 +28,73 @@ pub const KEY: &str = "tower-outbox-key";
 pub const TOPIC: &str = "tower-outbox-topic";
 /// The queue that the message was received from.
 pub const QUEUE: &str = "tower-outbox-queue";
-/// How long the message is worth delivering, in milliseconds.
+/// The remaining lifetime of the message, in milliseconds.
 pub const EXPIRY: &str = "tower-outbox-expiry";
 /// The priority.
 pub const PRIORITY: &str = "tower-outbox-priority";
-/// How many attempts have failed.
+/// The number of failed attempts.
 pub const ATTEMPT: &str = "tower-outbox-attempt";
 /// The last failed attempts.
 pub const FAILURES: &str = "tower-outbox-failures";
-/// Why the message is a dead letter.
+/// The reason why the message is a dead letter.
 pub const REASON: &str = "tower-outbox-reason";
-/// Which headers were left out when the message was forwarded.
+/// The names of the headers that were left out when the message was forwarded.
 pub const LEFT_OUT: &str = "tower-outbox-left-out";
-/// How many messages were dropped before this one.
+/// The number of messages that were dropped before this one.
 pub const DROPPED: &str = "tower-outbox-dropped";
 /// The id of the first message of a chain of messages.
 pub const CORRELATION_ID: &str = "correlation_id";
 /// The id of the message whose handler enqueued this one.
 pub const CAUSATION_ID: &str = "causation_id";
 
-/// The headers that count only on a message that came back through a queue of ours.
+/// The headers that count only on a message that returns through a queue of this crate.
 #[cfg(feature = "amqp091")]
 pub(crate) const OWN: [&str; 8] = [TOPIC, QUEUE, EXPIRY, PRIORITY, ATTEMPT, FAILURES, REASON, LEFT_OUT];
 
-/// How many failed attempts a message carries, and how many bytes of each reason.
+/// The largest number of failed attempts that a message carries.
 const KEPT: usize = 10;
+/// The largest length of their reasons, in bytes.
 const REASON_LEN: usize = 300;
 
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Failed {
+struct FailureJson {
     #[serde(with = "rfc3339")]
     at: SystemTime,
     reason: String,
 }
 
-/// The value of [`FAILURES`].
+/// Returns the value of [`FAILURES`].
 #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
 pub(crate) fn write_failures(failures: &[FailedAttempt]) -> String {
     let last = &failures[failures.len().saturating_sub(KEPT)..];
     let last: Vec<_> = last
         .iter()
-        .map(|failure| Failed { at: failure.at, reason: start_of(&failure.reason, REASON_LEN).to_owned() })
+        .map(|failure| FailureJson {
+            at: failure.at,
+            reason: start_of(&failure.reason, REASON_LEN).to_owned(),
+        })
         .collect();
     serde_json::to_string(&last).unwrap_or_default()
 }
 
-/// What [`FAILURES`] says; nothing if it is not as we write it.
+/// Returns the failed attempts in the value of [`FAILURES`]; none if the value was not written by this crate.
 #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
 pub(crate) fn read_failures(value: &str) -> Vec<FailedAttempt> {
-    let failed: Vec<Failed> = serde_json::from_str(value).unwrap_or_default();
+    let failed: Vec<FailureJson> = serde_json::from_str(value).unwrap_or_default();
     failed.into_iter().map(|failed| FailedAttempt::new(failed.at, failed.reason.into())).collect()
 }
 
-/// Whether the property `content-encoding` of a broker names a content coding. Many write the character set there.
+/// Whether the property `content-encoding` of a broker names a content coding. Many publishers write the character set there.
 #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers have it"))]
 pub(crate) fn is_coding(text: &str) -> bool {
     let others = ["", "utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "latin1", "binary", "8bit", "7bit"];
     !others.iter().any(|other| text.eq_ignore_ascii_case(other))
 }
 
-/// How many headers a message may have that comes from elsewhere.
+/// The largest number of headers of a received message.
 pub(crate) const MOST: usize = 1_000;
 
-/// The start of a text, at most this many bytes.
+/// Returns the start of a text, at most this many bytes.
 pub(crate) fn start_of(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
     &text[..end.unwrap_or_default()]

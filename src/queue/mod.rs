@@ -1,6 +1,7 @@
 //! The queue of one request, an extractor for its handlers.
 
 pub(crate) mod buffer;
+mod causation;
 mod error;
 #[cfg_attr(not(feature = "_sql"), allow(dead_code, reason = "only databases have transactions"))]
 pub(crate) mod transaction;
@@ -16,13 +17,13 @@ use http::request::Parts;
 use uuid::Uuid;
 
 use self::buffer::{Closed, QueueBuffer};
+use self::causation::follow;
 pub use self::error::{EnqueueError, MissingMessagingLayer};
 use self::transaction::Transaction;
 #[cfg(feature = "_sql")]
 use self::transaction::TransactionSlot;
-use crate::message::headers::{CAUSATION_ID, CORRELATION_ID};
 use crate::message::trace_context::TraceContext;
-use crate::message::{Event, Message, Scalar};
+use crate::message::{Event, Message};
 use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Messenger, OutboxStore};
 use crate::source::delivery::Delivery;
@@ -55,7 +56,7 @@ struct QueueInner {
     buffer: Mutex<QueueBuffer>,
     config: Arc<QueueConfig>,
     trace: TraceContext,
-    /// The message that the request was made of.
+    /// The message that a consumer turned into the request.
     cause: Option<Delivery>,
     /// The seed of message ids, so that a retry of the request makes the same ids.
     seed: Option<Uuid>,
@@ -270,23 +271,6 @@ impl MessageQueue {
 
     fn lock(&self) -> MutexGuard<'_, QueueBuffer> {
         self.inner.buffer.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The longest correlation id that is copied from the message being handled, in bytes.
-const MAX_CORRELATION: usize = 255;
-
-/// Sets the correlation and causation ids of a message, unless it has them.
-fn follow(message: &mut Message, cause: &Message) {
-    let id = || cause.id().to_string();
-    if message.header(CORRELATION_ID).is_none() {
-        // A foreign id of any length could make every message of the handler too large.
-        let correlation = cause.header(CORRELATION_ID).map(Scalar::to_string);
-        let correlation = correlation.filter(|text| text.len() <= MAX_CORRELATION).unwrap_or_else(id);
-        message.set_header(CORRELATION_ID, correlation);
-    }
-    if message.header(CAUSATION_ID).is_none() {
-        message.set_header(CAUSATION_ID, id());
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a handler can know of the message it is given, and the extractors for it.
+//! The delivery of a message to a handler, and its extractors.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use crate::message::Message;
 use crate::message::failed_attempt::FailedAttempt;
 use crate::util::error::debug_as_display;
 
-/// The message a [`Consumer`](crate::consumer::Consumer) made this request of, and how it came; an extractor.
+/// The message that a [`Consumer`](crate::consumer::Consumer) turned into this request, and how it was delivered; an extractor.
 ///
-/// A clone is a handle to the same. It answers nothing: the status of the response does.
+/// The status of the response settles the message, not this value. A clone is a handle to the same delivery.
 ///
 /// ```
 /// use axum::http::StatusCode;
@@ -26,7 +26,7 @@ use crate::util::error::debug_as_display;
 ///     if delivery.attempt() > 1 {
 ///         tracing::warn!(id = %delivery.message().id(), attempt = delivery.attempt(), "once more");
 ///     }
-///     // .. do it; a status that is no success brings the message again, or makes it a dead letter ..
+///     // .. do it; after any status but a success the message is retried, or becomes a dead letter ..
 /// #   let _ = body;
 ///     StatusCode::NO_CONTENT
 /// }
@@ -41,7 +41,7 @@ struct Received {
     redelivered: bool,
     source: Arc<str>,
     failures: Vec<FailedAttempt>,
-    /// Whether it came as a CloudEvent.
+    /// Whether the message is a CloudEvent.
     is_event: bool,
 }
 
@@ -56,7 +56,7 @@ impl Delivery {
         Self(Arc::new(Received { message, attempt, redelivered, source, failures, is_event: false }))
     }
 
-    /// Says that it came as a CloudEvent, whose source is in its header `ce-source`; to be said before it is cloned.
+    /// Marks the message as a CloudEvent, whose source is in its header `ce-source`. It has no effect on a clone.
     #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers open envelopes"))]
     pub(crate) fn set_event(&mut self) {
         if let Some(received) = Arc::get_mut(&mut self.0) {
@@ -68,37 +68,37 @@ impl Delivery {
         self.0.is_event
     }
 
-    /// The message.
+    /// Returns the message.
     #[must_use]
     pub fn message(&self) -> &Message {
         &self.0.message
     }
 
-    /// Which attempt this is, from 1, as far as the source counts them.
+    /// Returns the number of this attempt, from 1, as far as the source counts attempts.
     #[must_use]
     pub fn attempt(&self) -> u32 {
         self.0.attempt
     }
 
-    /// Whether it may have been given to a handler before, here or elsewhere.
+    /// Whether a handler of this or another process may have got the message before.
     #[must_use]
     pub fn redelivered(&self) -> bool {
         self.0.redelivered
     }
 
-    /// Where it came from: the queue or address.
+    /// Returns the queue or address that the message was received from.
     #[must_use]
     pub fn source(&self) -> &str {
         &self.0.source
     }
 
-    /// How long ago the event was, by its [`time`](Message::time); zero if that is in the future.
+    /// Returns the time since the event, by its [`time`](Message::time); zero if that is in the future.
     #[must_use]
     pub fn age(&self) -> Duration {
         SystemTime::now().duration_since(self.0.message.time()).unwrap_or_default()
     }
 
-    /// The attempts that failed, oldest first, as far as the source keeps them.
+    /// Returns the failed attempts, oldest first, as far as the source keeps them.
     #[must_use]
     pub fn failures(&self) -> &[FailedAttempt] {
         &self.0.failures
@@ -121,9 +121,9 @@ impl<S: Sync> OptionalFromRequestParts<S> for Delivery {
     }
 }
 
-/// The id of the message a [`Consumer`](crate::consumer::Consumer) made this request of; an extractor.
+/// The id of the message that a [`Consumer`](crate::consumer::Consumer) turned into this request; an extractor.
 ///
-/// It is the same however often the message comes: what a handler needs to see that it has done the work already.
+/// Every attempt has the same id, so a handler can detect a message that it has already handled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MessageId(pub Uuid);
 

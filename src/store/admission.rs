@@ -21,22 +21,22 @@ pub struct Admission {
 #[derive(Debug)]
 struct Gate {
     open: AtomicBool,
-    room: Mutex<Room>,
+    capacity: Mutex<FreeCapacity>,
 }
 
-/// Room for messages, in numbers of them.
+/// How many more messages can be stored.
 #[derive(Debug)]
-pub(crate) struct Room {
-    /// How many more can be taken over, those included for which it is reserved.
+pub(crate) struct FreeCapacity {
+    /// The number of messages that fit, reservations included.
     pub(crate) free: u64,
-    /// How many requests have been let in whose messages have not been taken over yet.
+    /// The number of admitted requests whose messages are not stored yet.
     pub(crate) reserved: u64,
 }
 
 impl Default for Admission {
     fn default() -> Self {
-        let room = Mutex::new(Room { free: u64::MAX, reserved: 0 });
-        Self { gate: Arc::new(Gate { open: AtomicBool::new(true), room }), or: None }
+        let capacity = Mutex::new(FreeCapacity { free: u64::MAX, reserved: 0 });
+        Self { gate: Arc::new(Gate { open: AtomicBool::new(true), capacity }), or: None }
     }
 }
 
@@ -48,7 +48,7 @@ impl Admission {
         self.gate.open.load(Ordering::Relaxed) || self.or.as_ref().is_some_and(|or| or.is_open())
     }
 
-    /// Both gates as one, which is open while one of them is. Setting it sets the first.
+    /// Joins two gates to one, which is open while one of them is. Opening or closing it changes the first.
     #[must_use]
     pub(crate) fn or(mut self, other: Self) -> Self {
         self.or = Some(Box::new(match self.or.take() {
@@ -63,20 +63,20 @@ impl Admission {
         self.gate.open.store(open, Ordering::Relaxed);
     }
 
-    /// Lets a request in, with room for one message; none when it is closed, or all room is taken.
+    /// Admits a request and reserves capacity for one message; `None` when it is closed or nothing is free.
     pub(crate) fn enter(&self) -> Option<Admitted> {
         if self.gate.open.load(Ordering::Relaxed) {
-            let mut room = self.gate.room();
-            if room.reserved < room.free {
-                room.reserved += 1;
-                drop(room);
+            let mut capacity = self.gate.capacity();
+            if capacity.reserved < capacity.free {
+                capacity.reserved += 1;
+                drop(capacity);
                 return Some(Admitted(Some(Arc::clone(&self.gate))));
             }
         }
         self.or.as_ref()?.enter()
     }
 
-    /// The room reserved at this gate for the request whose messages this task sends.
+    /// Returns the reservation at this gate of the request whose messages this task sends.
     pub(crate) fn own(&self) -> Option<Admitted> {
         let own = SENDING.try_with(Cell::take).ok().flatten()?;
         if own.0.as_ref().is_some_and(|gate| Arc::ptr_eq(gate, &self.gate)) {
@@ -86,39 +86,39 @@ impl Admission {
         None
     }
 
-    /// Turns what is reserved into what is taken, at once: nobody else gets it between the two.
-    pub(crate) fn take_over<T>(&self, own: Option<Admitted>, take: impl FnOnce(&mut Room) -> T) -> T {
-        let mut room = self.gate.room();
+    /// Releases a reservation and takes capacity in one step, so that no other request gets it in between.
+    pub(crate) fn take_over<T>(&self, own: Option<Admitted>, take: impl FnOnce(&mut FreeCapacity) -> T) -> T {
+        let mut capacity = self.gate.capacity();
         if let Some(mut own) = own {
             own.0 = None;
-            room.reserved -= 1;
+            capacity.reserved -= 1;
         }
-        take(&mut room)
+        take(&mut capacity)
     }
 
-    /// Says for how many more messages there is room.
+    /// Sets how many more messages fit.
     pub(crate) fn set_free(&self, free: u64) {
-        self.gate.room().free = free;
+        self.gate.capacity().free = free;
     }
 }
 
 impl Gate {
-    fn room(&self) -> MutexGuard<'_, Room> {
-        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    fn capacity(&self) -> MutexGuard<'_, FreeCapacity> {
+        self.capacity.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Room {
-    /// Whether so many fit beside what is reserved for others.
+impl FreeCapacity {
+    /// Whether so many fit beside the reservations of others.
     pub(crate) fn fits(&self, messages: u64, free: u64) -> bool {
         messages.saturating_add(self.reserved) <= free
     }
 }
 
-/// How large a message is as long as none is known.
+/// The assumed size of a message before any is stored, in bytes.
 const TYPICAL: u64 = 1 << 10;
 
-/// For how many messages there is room when they are as large as those held are on average; for one at least.
+/// Returns how many messages of the average size of the stored ones fit; at least one.
 pub(crate) fn room_for(messages: u64, bytes: u64, held: (u64, u64)) -> u64 {
     let size = held.1.checked_div(held.0).unwrap_or(TYPICAL).max(1);
     messages.min((bytes / size).max(1))
@@ -126,19 +126,19 @@ pub(crate) fn room_for(messages: u64, bytes: u64, held: (u64, u64)) -> u64 {
 
 /// Marks a 503 that was answered because the messages of the request could not be stored or sent.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct TurnedAway;
+pub(crate) struct RejectedForCapacity;
 
 tokio::task_local! {
-    /// The room reserved for the messages that this task sends.
+    /// The reservation for the messages that this task sends.
     static SENDING: Cell<Option<Admitted>>;
 }
 
-/// Room that is reserved for a message of a request until this is dropped.
+/// Capacity reserved for one message of a request, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Admitted(Option<Arc<Gate>>);
 
 impl Admitted {
-    /// Sends with what is reserved, for [`Admission::own`].
+    /// Sends with this reservation, which [`Admission::own`] returns.
     pub(crate) async fn send<F: Future>(self, send: F) -> F::Output {
         SENDING.scope(Cell::new(Some(self)), send).await
     }
@@ -147,7 +147,7 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         if let Some(gate) = &self.0 {
-            gate.room().reserved -= 1;
+            gate.capacity().reserved -= 1;
         }
     }
 }

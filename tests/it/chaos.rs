@@ -32,7 +32,7 @@ async fn consume(
     let app: Router = Router::new().route("/a", post(handler)).layer(ChaosLayer::new(chaos));
     let (begun, done) = (Instant::now(), queue.clone());
     let consumer = Consumer::new(queue.clone(), app).with_settings(settings);
-    soon(consumer.with_graceful_shutdown(async move { done.idle().await }, MINUTE)).await;
+    soon(consumer.with_graceful_shutdown(async move { done.wait_idle().await }, MINUTE)).await;
     (calls.load(Ordering::SeqCst), queue, begun.elapsed())
 }
 

@@ -29,7 +29,7 @@ pub fn topics<'a>(messages: impl IntoIterator<Item = &'a Message>) -> Vec<String
     messages.into_iter().map(|message| message.topic().to_string()).collect()
 }
 
-/// `count` messages of one topic, told apart by their ids.
+/// `count` messages of one topic, distinguished by their ids.
 pub fn batch(topic: &'static str, count: usize) -> Vec<Message> {
     (0..count).map(|n| Message::json(topic, &serde_json::json!({"n": n})).unwrap()).collect()
 }

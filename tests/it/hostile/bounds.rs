@@ -40,7 +40,8 @@ async fn a_key_with_many_slow_messages_does_not_hold_up_others() {
     let slow = || async { tokio::time::sleep(Duration::from_millis(500)).await };
     let router = Router::new().route("/slow", post(slow)).route("/fast", post(fast));
     let idle = bus.clone();
-    soon(Consumer::new(bus, router).with_graceful_shutdown(async move { idle.idle().await }, MINUTE)).await;
+    soon(Consumer::new(bus, router).with_graceful_shutdown(async move { idle.wait_idle().await }, MINUTE))
+        .await;
     let last = last.lock().unwrap().unwrap();
     assert!(last < Duration::from_secs(1), "{last:?}");
     assert_eq!(begun.elapsed().as_secs(), 30, "those of one key follow each other");

@@ -59,7 +59,7 @@ async fn a_consumer_goes_on_when_its_source_cannot_be_asked() {
     let consumer = Consumer::new(Nameless(bus.clone()), router);
     let handle = consumer.handle();
     let idle = bus.clone();
-    soon(consumer.with_graceful_shutdown(async move { idle.idle().await }, MINUTE)).await;
+    soon(consumer.with_graceful_shutdown(async move { idle.wait_idle().await }, MINUTE)).await;
     assert_eq!(handle.status().acked, 3);
 }
 
@@ -97,7 +97,7 @@ async fn a_service_that_panics_as_it_is_cloned_has_failed_an_attempt() {
     let consumer = Consumer::new(bus.clone(), Uncloned(router, Arc::new(AtomicUsize::new(3))));
     let handle = consumer.handle();
     let idle = bus.clone();
-    soon(consumer.with_graceful_shutdown(async move { idle.idle().await }, MINUTE)).await;
+    soon(consumer.with_graceful_shutdown(async move { idle.wait_idle().await }, MINUTE)).await;
     let status = handle.status();
     assert_eq!((status.acked, status.retried, status.dead), (2, 3, 0));
 }

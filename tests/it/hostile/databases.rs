@@ -485,7 +485,7 @@ async fn the_same_id_of_another_event_source_is_another_message() {
     let handle = consumer.handle();
     let idle = {
         let bus = bus.clone();
-        async move { bus.idle().await }
+        async move { bus.wait_idle().await }
     };
     timeout(Duration::from_secs(60), consumer.with_graceful_shutdown(idle, STUCK)).await.unwrap();
     assert_eq!((handle.status().acked, calls.load(Ordering::SeqCst)), (7, 4));

@@ -150,7 +150,7 @@ async fn a_consumer_goes_on_when_an_error_of_its_service_cannot_be_read() {
         let idle = bus.clone();
         soon(
             Consumer::new(bus.clone(), service)
-                .with_graceful_shutdown(async move { idle.idle().await }, MINUTE),
+                .with_graceful_shutdown(async move { idle.wait_idle().await }, MINUTE),
         )
         .await;
         assert_eq!(bus.dead_letters().len(), 1);
@@ -349,7 +349,7 @@ async fn a_consumer_whose_source_panics_goes_on() {
     let consumer = Consumer::new(PanickingSource(bus.clone(), AtomicUsize::new(3)), router);
     let handle = consumer.handle();
     let idle = bus.clone();
-    soon(consumer.with_graceful_shutdown(async move { idle.idle().await }, MINUTE)).await;
+    soon(consumer.with_graceful_shutdown(async move { idle.wait_idle().await }, MINUTE)).await;
     assert_eq!(handle.status().acked, 2);
 }
 

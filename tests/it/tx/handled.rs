@@ -32,7 +32,7 @@ pub async fn consume(app: &Router, messages: &[Message]) -> u64 {
     let handle = consumer.handle();
     let idle = {
         let bus = bus.clone();
-        async move { bus.idle().await }
+        async move { bus.wait_idle().await }
     };
     timeout(STUCK, consumer.with_graceful_shutdown(idle, STUCK)).await.expect("it ends");
     assert!(bus.dead_letters().is_empty());

@@ -19,11 +19,11 @@ pub(crate) enum Finding {
 
 /// Whether a body fits into memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Room {
-    Found,
+pub(super) enum BodyMemory {
+    Fits,
     /// It was returned before, and memory was reserved for it.
-    Kept,
-    Missing,
+    Reserved,
+    Full,
 }
 
 /// The findings of one connection, and the bytes of its unsettled bodies.
@@ -96,7 +96,7 @@ impl Findings {
 
     /// Reserves memory for a body, if it fits. A body alone may be larger than the limit. While other messages wait for memory,
     /// messages on their first delivery wait behind them.
-    pub(super) fn admit(&self, bytes: u64, redelivered: bool) -> Room {
+    pub(super) fn admit(&self, bytes: u64, redelivered: bool) -> BodyMemory {
         let bytes = in_memory(bytes);
         let is_awaited = bytes > 0
             && redelivered
@@ -108,14 +108,14 @@ impl Findings {
         if may && self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, take).is_ok() {
             if is_awaited {
                 self.comes.store(false, Ordering::SeqCst);
-                return Room::Kept;
+                return BodyMemory::Reserved;
             }
-            return Room::Found;
+            return BodyMemory::Fits;
         }
         if self.discarded.fetch_add(1, Ordering::SeqCst) == 0 {
             self.in_order.store(true, Ordering::SeqCst);
         }
-        Room::Missing
+        BodyMemory::Full
     }
 
     /// Whether a body fits into memory now.

@@ -6,7 +6,7 @@ use std::{fmt, io};
 
 use super::arguments::{Argument, CHANNEL_CLOSE, CHANNEL_CLOSE_OK, DELIVER, GET_OK, RETURN, arguments};
 use super::content;
-use super::findings::{Finding, Findings, Room};
+use super::findings::{BodyMemory, Finding, Findings};
 use super::table::{long, made_utf8, mend as mend_table, short};
 
 /// The largest frame that a broker may send, which we say to it.
@@ -313,10 +313,10 @@ impl Guard {
             return Err(refused(format!("a body of {size} bytes, more than RabbitMQ has")));
         }
         let (left, of_header) = content::mend(payload);
-        let room = consumed.map(|consumed| self.findings.admit(size, consumed.redelivered));
-        let passes = room != Some(Room::Missing);
+        let memory = consumed.map(|consumed| self.findings.admit(size, consumed.redelivered));
+        let passes = memory != Some(BodyMemory::Full);
         let finding = if passes {
-            let came_back = (room == Some(Room::Kept)).then_some(Finding::CameBack);
+            let came_back = (memory == Some(BodyMemory::Reserved)).then_some(Finding::CameBack);
             fault.or(large).or(of_header).map(Finding::Unreadable).or(came_back)
         } else {
             // A message without a body, to lapin.

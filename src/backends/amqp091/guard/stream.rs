@@ -113,7 +113,7 @@ pub(crate) fn runtime() -> GuardedRuntime {
     Runtime::new(RuntimeParts::new(tokio.clone(), GuardedReactor(tokio)))
 }
 
-/// Tokio's, but for its streams, which are made elsewhere: lapin asks it for time only.
+/// The reactor of Tokio, for timers only: the connections are made by this crate, as lapin would not guard them.
 #[derive(Clone, Debug)]
 pub(crate) struct GuardedReactor(Tokio);
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::findings::{Finding, Findings, HeldBytes, Room};
+use super::findings::{BodyMemory, Finding, Findings, HeldBytes};
 use super::frames::{FRAME_MAX, Guard};
 
 fn frame(kind: u8, channel: u16, payload: &[u8]) -> Vec<u8> {
@@ -216,30 +216,33 @@ fn room_is_kept_for_one_that_was_handed_back_and_others_wait_until_it_strays() {
     let admit = |bytes, redelivered| findings.admit(bytes, redelivered);
     assert_eq!(
         [admit(6, false), admit(7, false), admit(1, false)],
-        [Room::Found, Room::Missing, Room::Missing]
+        [BodyMemory::Fits, BodyMemory::Full, BodyMemory::Full]
     );
     drop(HeldBytes::new(&findings, 6));
-    assert_eq!(admit(1, false), Room::Missing, "the others come first");
+    assert_eq!(admit(1, false), BodyMemory::Full, "the others come first");
     assert!(findings.has_room(7));
     findings.handed_back(7);
-    assert_eq!([admit(9, true), admit(7, false), admit(7, true)], [Room::Found, Room::Missing, Room::Kept]);
-    assert_eq!(admit(7, true), Room::Missing);
+    assert_eq!(
+        [admit(9, true), admit(7, false), admit(7, true)],
+        [BodyMemory::Fits, BodyMemory::Full, BodyMemory::Reserved]
+    );
+    assert_eq!(admit(7, true), BodyMemory::Full);
     drop([HeldBytes::new(&findings, 9), HeldBytes::new(&findings, 7)]);
     findings.handed_back(1);
     findings.strayed();
-    assert_eq!([admit(1, false), admit(10, true)], [Room::Found, Room::Missing]);
+    assert_eq!([admit(1, false), admit(10, true)], [BodyMemory::Fits, BodyMemory::Full]);
     findings.let_go(4);
-    assert_eq!([admit(10, false), admit(1, true)], [Room::Missing, Room::Kept]);
+    assert_eq!([admit(10, false), admit(1, true)], [BodyMemory::Full, BodyMemory::Reserved]);
     drop([HeldBytes::new(&findings, 1), HeldBytes::new(&findings, 1)]);
     findings.handed_back(9);
-    assert_eq!(admit(1, false), Room::Missing, "one of 9 is on its way");
-    assert_eq!(admit(9, true), Room::Kept);
+    assert_eq!(admit(1, false), BodyMemory::Full, "one of 9 is on its way");
+    assert_eq!(admit(9, true), BodyMemory::Reserved);
     drop(HeldBytes::new(&findings, 9));
     findings.let_go(1);
-    assert_eq!(admit(1, false), Room::Found);
-    assert_eq!(admit(2, false), Room::Found);
-    assert_eq!(admit(9, false), Room::Missing);
-    assert_eq!(admit(2, false), Room::Missing, "they wait again");
+    assert_eq!(admit(1, false), BodyMemory::Fits);
+    assert_eq!(admit(2, false), BodyMemory::Fits);
+    assert_eq!(admit(9, false), BodyMemory::Full);
+    assert_eq!(admit(2, false), BodyMemory::Full, "they wait again");
 }
 
 #[test]

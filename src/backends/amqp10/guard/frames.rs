@@ -1,4 +1,4 @@
-//! Frames as they come from a broker, made safe for the client library (AMQP 1.0, 2.3 and 2.7).
+//! Incoming frames, rewritten for the client library (AMQP 1.0, 2.3 and 2.7).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -9,28 +9,28 @@ use bytes::{Buf, BufMut, BytesMut};
 use super::held::HeldBytes;
 use super::values::{Flaw, Walk, descriptor, number};
 
-/// The largest frame a broker may send: what is announced to it.
+/// The largest frame that a broker may send, as announced to it.
 pub(super) const MAX_FRAME: usize = 0x0004_0000;
-/// How much longer a frame becomes: the start of a data section.
+/// The bytes that are added to a frame: the start of a data section.
 pub(crate) const ADDED: usize = 8;
-/// How long the protocol header is.
+/// The length of the protocol header.
 pub(super) const PROTOCOL_HEADER: usize = 8;
-/// The largest message that is taken.
+/// The largest message that is accepted.
 pub(crate) const MAX_MESSAGE: usize = 128 << 20;
-/// How many deliveries may be half here.
+/// The largest number of incomplete deliveries.
 const MAX_PARTIAL: usize = 256;
 
 const HEADER: usize = 8;
 /// The start of a data section, without its length.
 const DATA: &[u8] = b"\x00\x53\x75\xb0";
-/// Stands for a message there was no room for, or whose sender broke it off: it ends before its descriptor, as nothing does
-/// that anybody sends, and cannot be decoded.
+/// Replaces a message that does not fit into memory, or that its sender aborted. It ends before its descriptor, so it cannot
+/// be decoded and equals no message of a sender.
 const NO_MESSAGE: &[u8] = b"\x00";
 const TRANSFER: u64 = 0x14;
 const TRANSFER_FIELDS: usize = 11;
 const FALSE: u8 = 0x42;
 
-/// Why a connection cannot go on.
+/// The reason why a connection cannot continue.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum FrameError {
     #[error("the broker sent a frame of {0} bytes, and may send no more than {MAX_FRAME}")]
@@ -49,26 +49,25 @@ impl From<Flaw> for FrameError {
     }
 }
 
-/// Checks the performative of each frame, and packs what a transfer carries as it is into a data section.
+/// Checks the performative of each frame, and wraps the payload of a transfer into a data section.
 ///
-/// So the client library never decodes a message: it gets the message's bytes as the bytes of data sections, one for each
-/// frame, and [`sections::check`](super::sections::check) sees them before anything decodes them. Of a message
-/// over [`MAX_MESSAGE`] the rest is dropped as it arrives; one for which there is no room is dropped whole, and one that is
-/// broken off ends as such a one.
+/// So the client library never decodes a message: it gets the bytes of the message as data sections, one for each frame, and
+/// [`sections::check`](super::sections::check) checks them before they are decoded. Bytes of a message beyond
+/// [`MAX_MESSAGE`] are dropped. A message that does not fit into memory is dropped whole, and so is an aborted one.
 #[derive(Debug, Default)]
 pub(crate) struct Frames {
     begun: bool,
     walk: Walk,
-    /// The deliveries that are not all here, by channel and handle.
+    /// The incomplete deliveries, by channel and handle.
     partial: HashMap<(u16, u32), Partial>,
     held: Arc<HeldBytes>,
 }
 
-/// What is here of a delivery.
+/// An incomplete delivery.
 #[derive(Clone, Copy, Debug)]
 struct Partial {
     size: usize,
-    /// Whether there was room for it.
+    /// Whether it fits into memory.
     taken: bool,
 }
 
@@ -77,10 +76,10 @@ impl Frames {
         Self { held, ..Self::default() }
     }
 
-    /// Takes every whole frame out of `input` and appends to `output` what the client library may read.
+    /// Removes every complete frame from `input`, and appends to `output` the bytes for the client library.
     ///
     /// # Errors
-    /// [`FrameError`]: the connection cannot go on.
+    /// [`FrameError`]: the connection cannot continue.
     pub(crate) fn pass(&mut self, input: &mut BytesMut, output: &mut BytesMut) -> Result<(), FrameError> {
         if !self.begun {
             if input.len() < PROTOCOL_HEADER {
@@ -108,7 +107,7 @@ impl Frames {
         if kind != 0 || data_offset < HEADER {
             return Err(FrameError::Kind);
         }
-        // An extended header means nothing, and the client library knows none.
+        // An extended header has no meaning, and the client library cannot read it.
         let body = frame.get(data_offset..).ok_or(FrameError::Kind)?;
         if body.is_empty() {
             put_header(output, channel, 0);
@@ -134,7 +133,7 @@ impl Frames {
             put_header(output, channel, performative.len() + NO_MESSAGE.len());
             let begin = output.len();
             output.put(performative);
-            // The client library would forget that its sender has had credit for it.
+            // The client library would not return the credit of an aborted delivery.
             for truth in [Some(aborted), more].into_iter().flatten() {
                 output[begin + truth.end - 1] = if truth.len() == 1 { FALSE } else { 0 };
             }
@@ -167,7 +166,7 @@ impl Frames {
         Ok(())
     }
 
-    /// What has to be known of a transfer, whose values are checked.
+    /// Reads the needed fields of a transfer, and checks all of them.
     fn transfer(&mut self, performative: &[u8], list: usize) -> Result<Transfer, Flaw> {
         let (mut at, fields) = match performative.get(list) {
             Some(0xc0) => (list + 3, usize::from(performative[list + 2])),
@@ -198,7 +197,7 @@ impl Frames {
 
 struct Transfer {
     handle: u32,
-    /// Where it says so, if it does.
+    /// The position of the field, if it is true.
     more: Option<Range<usize>>,
     aborted: Option<Range<usize>>,
 }

@@ -1,8 +1,8 @@
-//! How many bytes of messages are here.
+//! The bytes of unreceived messages in memory.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Counts what the guard lets through and the link has not let go of yet.
+/// Counts the bytes that the guard has passed and the link has not released.
 #[derive(Debug)]
 pub(crate) struct HeldBytes {
     count: AtomicUsize,
@@ -16,7 +16,7 @@ impl Default for HeldBytes {
 }
 
 impl HeldBytes {
-    /// Lets no message begin while this much is here.
+    /// Sets the limit from which on no further message is accepted.
     pub(crate) fn limit(&self, bytes: usize) {
         self.limit.store(bytes, Ordering::Relaxed);
     }

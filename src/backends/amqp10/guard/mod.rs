@@ -1,7 +1,7 @@
-//! Between the socket and the client library: lets through only what that can decode.
+//! A filter between the socket and the client library, which passes only bytes that the library can decode.
 //!
-//! The client library (fe2o3-amqp 0.18 with serde_amqp 0.18) decodes by recursion, loses its place in some arrays, and
-//! decodes a message before any code of ours sees it: 25 kB of lists in each other end the process.
+//! The client library (fe2o3-amqp 0.18 with serde_amqp 0.18) decodes by recursion, misreads some arrays, and decodes a
+//! message before this crate gets it: 25 kB of nested lists would end the process.
 
 mod frames;
 mod held;

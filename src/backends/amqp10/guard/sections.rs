@@ -1,8 +1,8 @@
-//! Whether the bytes of a message are sections that can be decoded (AMQP 1.0, 3.2).
+//! The check of the sections of a message (AMQP 1.0, 3.2).
 
 use super::values::{Flaw, Walk, descriptor};
 
-/// Checks the sections of a message: each is known, in its place and of its type, and what is in it can be decoded.
+/// Checks that each section of a message is known, in order and of the right type, and that its content can be decoded.
 ///
 /// # Errors
 /// The first [`Flaw`].

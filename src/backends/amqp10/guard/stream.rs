@@ -1,4 +1,4 @@
-//! The byte stream that is given to the client library.
+//! The byte stream that the client library reads.
 
 use std::future::Future;
 use std::io;
@@ -13,18 +13,19 @@ use super::frames::{ADDED, FrameError, Frames, MAX_FRAME, PROTOCOL_HEADER};
 use super::held::HeldBytes;
 use super::values::number;
 
-/// The frame size the client library has to be built with. The broker is told a smaller one, as frames grow on their way.
+/// The frame size to configure in the client library. [`announce`] replaces it by a smaller one for the broker, as the guard
+/// makes frames longer.
 ///
-/// As its bytes are no UTF-8, no name in the `open` that announces it can be taken for it.
+/// Its bytes are no UTF-8, so no name in the `open` contains them.
 pub(crate) const MAX_FRAME_SIZE: u32 = 0x0004_00ff;
 const _: () = assert!(MAX_FRAME + ADDED <= MAX_FRAME_SIZE as usize);
 
-/// A `uint` as the client library writes it.
+/// The type code of a `uint`, as the client library writes it.
 const UINT: u8 = 0x70;
 /// How many bytes are read at once.
 const READ: usize = 16 << 10;
 
-/// A stream past SASL, whose frames are checked as they come.
+/// A stream after SASL, whose incoming frames are checked.
 #[derive(Debug)]
 pub(crate) struct Guarded<S> {
     stream: S,
@@ -35,14 +36,14 @@ pub(crate) struct Guarded<S> {
     opening: Opening,
 }
 
-/// How far our `open` is.
+/// The progress of the `open` of this side.
 #[derive(Debug)]
 enum Opening {
-    /// This much of the protocol header has left.
+    /// So many bytes of the protocol header are written.
     Header(usize),
-    /// It is gathered.
+    /// The client library is writing it.
     Open(BytesMut),
-    /// It leaves.
+    /// It is being sent.
     Leaving(BytesMut),
     Done,
 }
@@ -72,7 +73,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
             if read == 0 {
                 return Poll::Ready(Ok(()));
             }
-            // What came before the fault is given out first.
+            // The reader first gets the frames before the fault.
             this.error = this.frames.pass(&mut this.input, &mut this.output).err();
         }
         let given = this.output.len().min(buf.remaining());
@@ -83,7 +84,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 }
 
 impl<S: AsyncWrite + Unpin> Guarded<S> {
-    /// Writes our `open` before anything else.
+    /// Sends the `open` before anything else.
     fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while let Opening::Leaving(open) = &mut self.opening {
             if open.is_empty() {
@@ -139,7 +140,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 }
 
-/// Says in our `open` how large a frame may be.
+/// Replaces the frame size in an `open` by that of the guard.
 fn announce(open: &mut [u8]) -> io::Result<()> {
     let [a, b, c, d] = MAX_FRAME_SIZE.to_be_bytes();
     let at = open.windows(5).position(|bytes| bytes == [UINT, a, b, c, d]);
