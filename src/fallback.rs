@@ -113,7 +113,7 @@ impl<A: Messenger, B: Messenger> Messenger for Fallback<A, B> {
         tokio::join!(self.first.close(deadline), self.second.close(deadline));
     }
 
-    /// Those of [`either`](Capabilities::either) messenger. A send that falls back is counted as in flight at both.
+    /// Returns the capabilities of [`either`](Capabilities::either) messenger. A send that falls back is counted as in flight at both.
     fn capabilities(&self) -> Capabilities {
         Capabilities::either(self.first.capabilities(), self.second.capabilities())
     }

@@ -2,7 +2,7 @@
 //!
 //! Each panics when a promise is broken: that input is refused or read, that what is read is written as it was, that memory
 //! is bounded by the input, that a stream is read the same wherever it is split.
-#![allow(missing_docs, reason = "the names say it")]
+#![allow(missing_docs, reason = "the names are clear")]
 
 use std::path::PathBuf;
 
@@ -129,7 +129,7 @@ pub fn urls(data: &[u8]) {
     if text.replace(['\t', '\n', '\r'], "").contains("Geheim-") {
         return;
     }
-    // A password stands where it may, and prints nowhere.
+    // A password is accepted, and printed nowhere.
     for text in [
         format!("amqp://jo:Geheim-{text}@h/v"),
         format!("amqps://jo:Geheim-{text}"),
@@ -211,7 +211,7 @@ pub fn trace_context(data: &[u8]) {
             "traceparent" => 255,
             "tracestate" => 512,
             "baggage" => 8_192,
-            _ => panic!("{name} went along"),
+            _ => panic!("{name} was copied"),
         };
         assert!(value.len() <= most, "{name} has {} bytes", value.len());
         copy.insert(

@@ -79,9 +79,9 @@ impl<'a> BusBuilder<'a> {
         self
     }
 
-    /// Decorates the messenger of the backend, a built-in one too; a later decorator goes around an earlier one.
+    /// Decorates the messenger of the backend, also of a built-in one; a later decorator wraps an earlier one.
     ///
-    /// The decorator is between the backend and the delivery mode, so it sees each batch that goes to the broker: with
+    /// The decorator is between the backend and the delivery mode, so it gets each batch for the broker: with
     /// `DELIVERY = "direct"` the messages of a request, otherwise the batches of the background worker or the relay. It
     /// forwards [`capabilities`](Messenger::capabilities), `check`, `health` and `close` to its inner messenger.
     ///

@@ -135,7 +135,7 @@ impl Bus {
     /// ```
     ///
     /// # Errors
-    /// [`SettingsError`] when there is no such table, or the source cannot be what it says.
+    /// [`SettingsError`] when there is no such table, or its source cannot be made.
     pub fn consumer<S>(
         &self,
         name: &str,
@@ -265,7 +265,7 @@ impl Bus {
     /// when the server has stopped. A messenger with connections refuses later sends.
     ///
     /// # Cancel safety
-    /// Dropping the future leaves the bus half stopped; sends in flight go on.
+    /// Dropping the future leaves the bus half stopped; sends in flight continue.
     pub async fn shutdown(&self, deadline: Duration) -> Shutdown {
         let begun = Instant::now();
         let until = after(begun, deadline);

@@ -1,4 +1,4 @@
-//! What a shutdown leaves.
+//! The result of a shutdown.
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;

@@ -166,7 +166,7 @@ fn send(context: &Context, settings: &Settings, message: Message) -> Result<(), 
         })
     })?;
     let then = match settings.backend.as_str() {
-        "dummy" => "BACKEND is \"dummy\"; the message went nowhere",
+        "dummy" => "BACKEND is \"dummy\"; no message was sent",
         _ => "the broker has confirmed it",
     };
     say(context, &id, "sent", then)

@@ -25,7 +25,7 @@ pub(super) enum Disposition {
     Retry { after: Option<Duration>, reason: String },
     /// The message must not be tried again.
     Reject { reason: String },
-    /// The message was not tried. It comes again after a wait; no attempt is counted.
+    /// The message was not tried. It is delivered again after a wait; no attempt is counted.
     NotNow { after: Duration },
 }
 

@@ -42,7 +42,7 @@ use crate::util::stop::StopSignal;
 /// | what the service does | the message |
 /// |---|---|
 /// | 2xx | is acknowledged |
-/// | 408, 425, 429, 5xx | comes again, after `Retry-After` or else a backoff that doubles from one second, with full jitter; after [`max_attempts`](ConsumerSettings::max_attempts) it is a dead letter |
+/// | 408, 425, 429, 5xx | delivered again after `Retry-After` or else a backoff that doubles from one second, with full jitter; after [`max_attempts`](ConsumerSettings::max_attempts) it is a dead letter |
 /// | takes longer than [`timeout`](ConsumerSettings::timeout), panics, gives an error | the same |
 /// | 404 | is a dead letter: no handler |
 /// | anything else | is a dead letter, with the status and the start of the body as its reason |
@@ -84,7 +84,7 @@ pub struct Consumer<S> {
     service: S,
     settings: ConsumerSettings,
     handle: ConsumerHandle,
-    /// Of the bus that made this consumer.
+    /// The stop signal of the bus that made this consumer.
     stop: Option<StopSignal>,
 }
 

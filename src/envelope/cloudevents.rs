@@ -108,7 +108,7 @@ fn attribute_of<'a>(name: &'a str, value: &Scalar) -> Option<&'a str> {
     (is_extension && has_type).then_some(name)
 }
 
-/// Gives a message with its body what its attributes say.
+/// Applies the attributes of an event to a message with its body.
 pub(super) fn restore(
     mut message: Message,
     attributes: impl IntoIterator<Item = (String, Scalar)>,
@@ -189,7 +189,7 @@ mod tests {
             .with_header("ce-dataschema", "https://example.com/user")
     }
 
-    /// What it becomes on the wire and back, but for the source, which is made known.
+    /// The message after encoding and decoding, which add the source.
     fn expected() -> Message {
         message().with_header("ce-source", "/tower-outbox")
     }

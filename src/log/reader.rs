@@ -19,7 +19,7 @@ pub(crate) struct Reader {
     is_at_record: bool,
 }
 
-/// What a [`Reader`] finds.
+/// An item of a [`Reader`].
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ReadItem<'a> {
     Record {

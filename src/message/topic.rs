@@ -19,7 +19,7 @@ impl Topic {
     /// Makes a topic of a valid name. A `&'static str` is not copied.
     ///
     /// # Errors
-    /// [`TopicError`] says what is wrong with the name.
+    /// [`TopicError`], with the fault of the name.
     pub fn new(name: impl Into<Cow<'static, str>>) -> Result<Self, TopicError> {
         let name = match name.into() {
             Cow::Borrowed(name) => Cow::Borrowed(name.strip_prefix('.').unwrap_or(name)),

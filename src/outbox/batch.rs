@@ -35,7 +35,7 @@ pub(super) enum BatchOutcome {
     Poisoned,
 }
 
-/// What the tasks of a relay share.
+/// The state that the tasks of a relay share.
 pub(super) struct Worker<M> {
     pub(super) inner: Arc<M>,
     pub(super) store: Arc<dyn Store>,

@@ -39,7 +39,7 @@ const LAST_LEASE: Duration = Duration::from_millis(200);
 /// | transient | another attempt, after exponential backoff with full jitter; a dead letter after [`max_attempts`](RelaySettings::max_attempts) |
 /// | transient, and [`health`](Messenger::health) is down | the breaker opens: no attempt is counted, nothing is sent; the broker is probed after a backoff, then one message is sent first |
 /// | the messenger panics | each message is sent alone, and the one that makes it panic becomes a dead letter |
-/// | (expired in the store) | a dead letter or dropped, as [`when_expired`](RelaySettings::when_expired) says |
+/// | (expired in the store) | a dead letter or dropped, by [`when_expired`](RelaySettings::when_expired) |
 ///
 /// While no message is due the relay sleeps.
 pub struct Relay<M> {
@@ -52,9 +52,9 @@ impl<M> fmt::Debug for Relay<M> {
     }
 }
 
-/// What goes on beside the loop.
+/// The result of a task beside the loop.
 enum Done {
-    /// With the positions of those that were to go out alone, and have not.
+    /// With the positions of messages that were to be sent one by one, and were not.
     Sent {
         messages: usize,
         outcome: BatchOutcome,
@@ -125,7 +125,7 @@ impl<M: Messenger> Relay<M> {
         };
         ending.expected();
         let _ = tokio::time::timeout_at(until, caught(state.work(Some(LAST_LEASE)))).await;
-        // What did not end in time may be sent once more, the next time.
+        // A batch that did not end in time may be sent once more after the next start.
         state.tasks.shutdown().await;
         let counts = caught(worker.store.counts()).await.unwrap_or_else(|| Err(panicked()));
         counts.unwrap_or_else(|error| {
@@ -176,7 +176,7 @@ struct Running<M> {
 }
 
 impl<M: Messenger> Running<M> {
-    /// Works until the store is closed; with `quiet`, until nothing is out, and nothing due for that long, or the bus is down.
+    /// Works until the store is closed; with `quiet`, until nothing is out, and nothing due for that long, or the broker is down.
     async fn work(&mut self, quiet: Option<Duration>) {
         loop {
             let gate = self.breaker.gate();
@@ -243,7 +243,7 @@ impl<M: Messenger> Running<M> {
     fn send(&mut self, leased: Vec<Leased>) {
         self.out += leased.len();
         let messages = leased.len();
-        // All are removed: a message that comes again was sent without a panic.
+        // All are removed: a message that is leased again was sent without a panic.
         let alone = leased.iter().filter(|one| self.suspects.remove(&one.lease.position)).count() > 0;
         let later = self.breaker.retry_wait();
         let worker = Arc::clone(&self.worker);

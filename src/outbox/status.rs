@@ -46,7 +46,7 @@ pub enum Breaker {
     HalfOpen,
 }
 
-/// What the outbox, its relay and its handle share.
+/// The state that the outbox, its relay and its handle share.
 #[derive(Default)]
 pub(super) struct Status {
     pub(super) confirmed: Rate,

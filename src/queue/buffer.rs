@@ -150,10 +150,10 @@ impl Taken {
         let (mut index, mut bytes) = (0, 0);
         let mut next = gone.iter().peekable();
         self.messages.retain(|message| {
-            let goes = next.next_if(|at| **at == index).is_some();
+            let is_sent = next.next_if(|at| **at == index).is_some();
             index += 1;
-            bytes += if goes { message.size() } else { 0 };
-            !goes
+            bytes += if is_sent { message.size() } else { 0 };
+            !is_sent
         });
         let moved = |at: usize| at - gone.partition_point(|gone| *gone < at);
         self.always.iter_mut().for_each(|at| *at = moved(*at));

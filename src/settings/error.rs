@@ -6,7 +6,7 @@ use super::keys::MESSAGE_BUS;
 use crate::util::error::{BoxError, Chain, debug_as_display};
 use crate::util::secret::redacted;
 
-/// Why settings do not make a bus. Each text names the file or key, and the cure.
+/// The reason why a bus cannot be made from settings. Each text names the file or key, and the cure.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum SettingsError {
@@ -15,7 +15,7 @@ pub enum SettingsError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What is wrong with the file.
+        /// The fault of the file.
         reason: String,
     },
     /// The file has no table `MESSAGE_BUS`.
@@ -33,7 +33,7 @@ pub enum SettingsError {
     Environment {
         /// The variable.
         name: String,
-        /// What is wrong with the variable, and what to write.
+        /// The fault of the variable, and the cure.
         problem: &'static str,
     },
     /// A key is unknown.

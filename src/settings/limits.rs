@@ -1,4 +1,4 @@
-//! Limits of numbers: beyond them a bus would stop, or run out of memory.
+//! The limits of numbers in settings. Beyond them the process would stall or run out of memory.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -53,7 +53,7 @@ pub struct Settings {
     pub backend: String,
     /// When a response may go out, and which failures its messages survive; by default [`DeliveryMode::Direct`].
     pub delivery: DeliveryMode,
-    /// What a client gets when the messages of its request cannot be sent; by default [`OnSendFailure::Reject`], a 503.
+    /// The answer to a client when the messages of its request cannot be sent; by default [`OnSendFailure::Reject`], a 503.
     pub on_send_failure: OnSendFailure,
     /// Which statuses send the messages of a request; by default [`SuccessStatus::Successful`].
     pub success: SuccessStatus,

@@ -33,7 +33,7 @@ impl Entry {
         Self { position, state, message, attempts: 0, failures: Vec::new(), wait: None }
     }
 
-    /// Returns a sentence that says why the message is still stored.
+    /// Returns a sentence with the reason why the message is still stored.
     #[must_use]
     pub fn explain(&self) -> String {
         let last = self.failures.last().map(|failure| failure.reason.as_ref());

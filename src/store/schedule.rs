@@ -31,7 +31,7 @@ enum DueEntry {
 /// The messages before the cursor that have not been settled for good: leased, waiting, or due.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    /// What is due, by its first position.
+    /// The due entries, by their first position.
     due: BTreeMap<u64, DueEntry>,
     timers: BTreeSet<(Instant, DueEntry)>,
     /// When messages are due that wait regardless of their key.

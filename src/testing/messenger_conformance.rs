@@ -29,7 +29,7 @@ use crate::message::{Message, Scalar};
 use crate::messenger::{Health, Messenger};
 use crate::testing::support::fuse::fuse;
 
-/// What a messenger can do beyond the contract. By default nothing.
+/// The abilities of a messenger beyond the contract; none by default.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct MessengerCapabilities {
@@ -174,7 +174,7 @@ pub async fn all(
         let of_round = |seqs: &[u64], round| -> Vec<u64> {
             seqs.iter().filter(|seq| *seq / 100 == round && *seq % 100 != 99).map(|seq| seq % 100).collect()
         };
-        // What was handed over goes on to its end, beside what is sent after it.
+        // Batches that were handed over are sent to the end, in parallel with later ones.
         let ended = |seqs: &[u64]| {
             let after = seqs.iter().filter(|seq| *seq % 100 == 99).count() as u64;
             after == DROPPED && (0..DROPPED).all(|round| matches!(of_round(seqs, round).len(), 0 | 10))

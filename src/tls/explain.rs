@@ -2,7 +2,7 @@
 
 use rustls::{AlertDescription, CertificateError};
 
-/// Says what a TLS error inside an I/O error means, if there is one.
+/// Explains the TLS error inside an I/O error, if there is one.
 ///
 /// In TLS 1.3 the broker's verdict on our certificate arrives after the handshake, with the first read.
 pub(crate) fn explain(error: &std::io::Error) -> Option<String> {

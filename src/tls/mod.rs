@@ -1,4 +1,4 @@
-//! The TLS side of a connection to a broker: roots, the client's certificate, what went wrong.
+//! TLS of connections to brokers: root certificates, the certificate of the client, and errors.
 
 mod error;
 mod explain;

@@ -1,4 +1,4 @@
-//! What errors have in common.
+//! Helpers for errors.
 
 use std::fmt::{self, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};

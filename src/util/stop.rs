@@ -26,7 +26,7 @@ impl Stopper {
         StopSignal { until: self.until.subscribe(), running: self.running.clone() }
     }
 
-    /// Tells the tasks to end by this time, and waits for them until then.
+    /// Asks the tasks to end by this time, and waits for them until then.
     pub(crate) async fn stop(&self, until: Instant) {
         self.until.send_replace(Some(until));
         let _ = timeout_at(until, self.running.wait()).await;

@@ -72,7 +72,7 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, 
             })?
             .as_u64(),
     };
-    // What is written with more digits than fit comes as the largest number.
+    // A number with too many digits is parsed as the largest number.
     match usize::try_from(bytes) {
         Ok(bytes) if (bytes as u64) < u64::MAX => Ok(bytes),
         _ => Err(D::Error::custom("a size must be below 16EiB; write \"8MiB\" or plain bytes")),

@@ -1,4 +1,4 @@
-//! The configuration file of fedora-messaging, as far as publishing goes (`fedora_messaging/config.py`).
+//! The keys for publishing in the configuration file of fedora-messaging (`fedora_messaging/config.py`).
 
 use std::path::PathBuf;
 

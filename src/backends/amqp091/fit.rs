@@ -11,7 +11,7 @@ use super::incoming::REDELIVERY_COUNT;
 use super::limits::{entry_size, size_of};
 use crate::message::headers::{FAILURES, LEFT_OUT, OWN, REASON, read_failures, start_of, write_failures};
 
-/// More than RabbitMQ adds when a message expires or comes again: `x-death`, `x-first-death-*` and `x-last-death-*` name
+/// More than RabbitMQ adds when a message expires or is delivered again: `x-death`, `x-first-death-*` and `x-last-death-*` name
 /// queues, exchanges and routing keys. A larger frame would end the connection of a consumer.
 const OF_BROKER: usize = 2_560;
 

@@ -63,7 +63,7 @@ impl Incoming {
         (incoming, delivery.acker)
     }
 
-    /// The message in it. `queue` stands for the topic when there is no routing key.
+    /// Returns the message. Without a routing key the topic is `queue`.
     pub(super) fn decode(
         &self,
         dialect: Dialect,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::failure::{ConnectionClosed, ConnectionGone, LinkLost, SessionLost};
 use crate::messenger::Failure;
 
-/// Tells every task of a connection that the connection is lost, and why. A clone is a handle to the same lifeline.
+/// Notifies every task of a connection when it is lost, with the reason. A clone is a handle to the same lifeline.
 #[derive(Clone, Default)]
 pub(super) struct Lifeline {
     cut: CancellationToken,

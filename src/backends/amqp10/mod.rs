@@ -34,7 +34,7 @@
 //! | a rejected message | goes to the queue `ActiveMQ.DLQ` without the reason; is dropped if it is not durable (those of rhmsg are not) | goes to the dead-letter exchange of the queue without the reason; is dropped if there is none |
 //! | counting of attempts | as long as the link lasts | none; `modified` is not supported, so the source sends `released` |
 //! | marks redeliveries | no: [`redelivered`](crate::source::delivery::Delivery::redelivered) is always true | yes |
-//! | a released message | comes again over the same link; other consumers get it once the link is closed | any consumer gets it |
+//! | a released message | delivered again over the same link; other consumers get it once the link is closed | any consumer gets it |
 //! | selectors | yes | no: the source returns an error |
 //! | a delay of more than 30 min | | ends the link by its `consumer_timeout`: delayed messages are delivered again |
 //!

@@ -61,7 +61,7 @@ pub(super) enum SaslError {
     Io(io::Error),
 }
 
-/// Authenticates; afterwards the stream is where the AMQP protocol header goes.
+/// Authenticates; afterwards the AMQP protocol header follows in the stream.
 ///
 /// With `only`, that mechanism is used whatever else would be preferred.
 pub(super) async fn authenticate<S>(

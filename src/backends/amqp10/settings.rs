@@ -30,7 +30,7 @@ pub struct Amqp10Settings {
     /// The brokers and the way to them.
     #[serde(skip)]
     pub broker: BrokerSettings,
-    /// The address of a message: a template in which `{topic}` stands for prefix and topic.
+    /// The address of a message: a template in which `{topic}` is replaced by prefix and topic.
     /// By default `{topic}`, for rhmsg `topic://{topic}`. RabbitMQ needs `/topic/{topic}`.
     pub address: Option<String>,
     /// Whether brokers keep messages across a restart; by default yes, for rhmsg no, as python-rhmsg does.

@@ -55,7 +55,7 @@ impl BrokerUrl {
         }
         let decode = |text: &str| {
             let decoded = percent_decode(text).ok_or_else(|| fault("it is not percent-encoded UTF-8"))?;
-            // It stands between user and password on the wire (SASL PLAIN).
+            // SASL PLAIN separates user and password by it.
             if decoded.contains('\0') { Err(fault("it has a NUL character")) } else { Ok(decoded) }
         };
         let credentials = match (url.username(), url.password()) {

@@ -12,7 +12,7 @@ use crate::util::error::Chain;
 /// A certificate that expires in fewer days than these is worth a warning.
 const DAYS: i64 = 30;
 
-/// Of a file with more authorities than these only the number is said.
+/// The largest number of authorities of a file that are listed one by one.
 const FEW: usize = 5;
 
 const DAY: i64 = 86_400;
@@ -39,7 +39,7 @@ fn client(path: &Path, findings: &mut Findings) {
         Ok(chain) => {
             for certificate in &chain {
                 let (level, validity) = validity(certificate);
-                findings.add(level, "CERTIFICATE", said(path, certificate, &validity));
+                findings.add(level, "CERTIFICATE", finding(path, certificate, &validity));
             }
         }
         Err(error) => findings.fail("CERTIFICATE", Chain(&error).to_string()),
@@ -63,11 +63,11 @@ fn authorities(path: &Path, findings: &mut Findings) {
     for authority in &authorities {
         let (level, validity) = validity(authority);
         let level = if level == CheckLevel::Failed { worst } else { level };
-        findings.add(level, "CACERT", said(path, authority, &validity));
+        findings.add(level, "CACERT", finding(path, authority, &validity));
     }
 }
 
-fn said(path: &Path, certificate: &Certificate, validity: &str) -> String {
+fn finding(path: &Path, certificate: &Certificate, validity: &str) -> String {
     format!("{}: {}; {validity}", path.display(), certificate.subject)
 }
 

@@ -101,7 +101,7 @@ impl RetryState {
         self.due = Some(Box::new((at, after)));
     }
 
-    /// Counts a reason. Beyond [`REASONS`] the oldest one goes.
+    /// Counts a reason. Beyond [`REASONS`] the oldest one is removed.
     fn count(&mut self, bytes: u32) {
         if self.kept < REASONS {
             self.kept += 1;

@@ -1,4 +1,4 @@
-//! What differs between the databases, beside their statements.
+//! The differences between the databases, except their statements.
 
 use std::sync::Arc;
 
@@ -31,13 +31,13 @@ pub(crate) trait Dialect: Database {
     /// Prepares the statements for the tables that these settings name.
     fn tables(pool: Pool<Self>, settings: &SqlStoreSettings) -> Self::Tables;
 
-    /// Prepares the statements by which instances share the tables. It tells other instances of new messages when
+    /// Prepares the statements by which instances share the tables. It notifies other instances of new messages when
     /// `other_instances` is notified.
     fn membership(tables: &Self::Tables, other_instances: &Arc<Notify>) -> Arc<dyn Membership>;
 
     // --- migrations
 
-    /// Returns what stands for `{schema}` in statements.
+    /// Returns the text that replaces `{schema}` in statements.
     fn quoted(schema: &str) -> String;
 
     /// Describes where the tables are, for errors.

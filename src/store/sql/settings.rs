@@ -92,7 +92,7 @@ impl SqlStoreSettings {
         is_enough
     }
 
-    /// Returns the name of the schema, if these settings can be used: it stands in statements as it is.
+    /// Returns the name of the schema, if these settings are valid. The name is used in statements without quoting.
     pub(crate) fn checked_schema(&self) -> Result<&str, UnusableSettings> {
         let mut bytes = self.schema.bytes();
         // Postgres keeps 63 bytes of a name, and our longest suffix takes some of them.

@@ -127,7 +127,7 @@ pub(crate) struct Read {
     pub(crate) bytes: usize,
 }
 
-/// What became of leased messages.
+/// The outcomes of leased messages.
 #[derive(Debug, Default)]
 pub(crate) struct SettleBatch {
     pub(crate) removed: Vec<u64>,

@@ -1,4 +1,4 @@
-//! What differs in SQLite, beside the statements.
+//! The particulars of SQLite, except the statements.
 
 use std::sync::Arc;
 

@@ -31,5 +31,5 @@ use crate::store::sql::SqlStore;
 /// A clone is a handle to the same store. Dropping the last one releases its messages to other instances, without waiting.
 ///
 /// # Cancel safety
-/// What was begun runs to its end in tasks of the store; [`close`](crate::store::Store::close) waits for them.
+/// Operations continue in tasks of the store when their future is dropped; [`close`](crate::store::Store::close) waits for them.
 pub type SqliteStore = SqlStore<Sqlite>;

@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_millis(300);
 
 type DeadLetters = Box<dyn Fn() -> Pin<Box<dyn Future<Output = Vec<Dead>> + Send>> + Send + Sync>;
 
-/// What a source can do beyond the contract. By default nothing.
+/// The abilities of a source beyond the contract; none by default.
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct SourceCapabilities {
@@ -62,7 +62,7 @@ pub struct SourceHarness {
     pub source: Arc<dyn Source>,
     /// The topic of the messages that the queue receives.
     pub topic: String,
-    /// What the source can do.
+    /// The abilities of the source.
     pub capabilities: SourceCapabilities,
     dead_letters: DeadLetters,
     _kept: Box<dyn Any + Send + Sync>,

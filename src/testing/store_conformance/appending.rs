@@ -1,4 +1,4 @@
-//! What is appended is given out, whole and in order.
+//! Appended messages are leased, complete and in order.
 
 use std::sync::Arc;
 
@@ -71,7 +71,7 @@ pub async fn a_dropped_append_is_stored_as_a_whole_or_not_at_all(harness: StoreH
     for round in 0..60 {
         let message = |n: usize| Message::json("a", &json!([round, n])).unwrap();
         ended += usize::from(fuse(round / 10, store.append((0..7).map(message).collect())).await.is_some());
-        // Beside others, and after them: what was handed over goes on to its end.
+        // Beside others, and after them: a batch that was handed over is stored to the end.
         store.append(batch("b", 1)).await.unwrap();
     }
     assert!(ended < 60, "no append was dropped");

@@ -11,7 +11,7 @@ use crate::util::error::BoxError;
 type Opened = Result<Arc<dyn Store>, BoxError>;
 type Open = Box<dyn Fn(Limits) -> Pin<Box<dyn Future<Output = Opened> + Send>> + Send + Sync>;
 
-/// What a store can do beyond the contract. By default nothing.
+/// The abilities of a store beyond the contract; none by default.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct StoreCapabilities {

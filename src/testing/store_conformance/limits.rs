@@ -21,7 +21,7 @@ use crate::testing::support::stores::{
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// What this appends is refused, and comes back.
+/// Appends a batch, which must be refused and returned.
 async fn assert_full(store: &(impl Store + ?Sized), messages: Vec<Message>) -> String {
     let before = store.counts().await.unwrap();
     let unstored = store.append(messages.clone()).await.unwrap_err();
@@ -193,7 +193,7 @@ pub async fn a_batch_larger_than_the_store_drops_nothing(harness: StoreHarness) 
     assert_eq!(dropped(&out[0]), None);
 }
 
-/// How many were dropped before this one, as it says.
+/// Returns the number of messages dropped before this one, by its header.
 fn dropped(one: &Leased) -> Option<i64> {
     match one.message.header(headers::DROPPED) {
         None => None,
@@ -209,12 +209,12 @@ pub async fn the_next_message_says_how_many_were_dropped(harness: StoreHarness) 
     store.append(batch("a", 3)).await.unwrap();
     let out = lease_all(&*store, 10).await;
     assert_eq!(dropped(&out[0]), Some(3));
-    assert!(out[1..].iter().all(|one| dropped(one).is_none()), "one says it");
+    assert!(out[1..].iter().all(|one| dropped(one).is_none()), "one message carries the number");
     confirm(&*store, &out).await;
     let more = vec![message("a")];
     store.append(more.clone()).await.unwrap();
     let out = lease(&*store, 1).await;
-    assert_eq!(out[0].message, more[0], "it was said");
+    assert_eq!(out[0].message, more[0], "the number was sent");
 }
 
 pub async fn the_count_of_dropped_messages_is_said_until_it_is_confirmed(harness: StoreHarness) {
@@ -260,7 +260,7 @@ pub async fn every_dropped_message_is_counted_once(harness: StoreHarness) {
     let mut random = Random::new(3);
     let mut appended: HashSet<Uuid> = HashSet::new();
     let mut confirmed: HashSet<Uuid> = HashSet::new();
-    let mut said = 0;
+    let mut reported = 0;
     for round in 0..200 {
         let more = batch("a", 1 + random.below(12));
         if store.append(more.clone()).await.is_ok() {
@@ -274,7 +274,7 @@ pub async fn every_dropped_message_is_counted_once(harness: StoreHarness) {
         };
         if settlement == Settlement::Ack {
             confirmed.extend(ids_of(&out));
-            said += out.iter().filter_map(dropped).sum::<i64>();
+            reported += out.iter().filter_map(dropped).sum::<i64>();
         }
         settle(&*store, &out, settlement).await;
         if random.once_in(20) {
@@ -288,13 +288,13 @@ pub async fn every_dropped_message_is_counted_once(harness: StoreHarness) {
     appended.extend(ids(&last));
     let pending = usize::try_from(depth(&*store).await.0).unwrap();
     let out = lease_all(&*store, pending).await;
-    said += out.iter().filter_map(dropped).sum::<i64>();
+    reported += out.iter().filter_map(dropped).sum::<i64>();
     confirmed.extend(ids_of(&out));
     confirm(&*store, &out).await;
     assert_nothing_due(&*store).await;
     let store: Arc<dyn Store> = store;
     assert!(list(&*store).await.iter().all(|entry| entry.state == EntryState::Dead));
     assert!(confirmed.is_subset(&appended));
-    assert!(said > 50, "the test drops too few: {said}");
-    assert_eq!(said, (appended.len() - confirmed.len()) as i64);
+    assert!(reported > 50, "the test drops too few: {reported}");
+    assert_eq!(reported, (appended.len() - confirmed.len()) as i64);
 }

@@ -58,7 +58,7 @@ pub async fn a_released_message_waits_for_an_earlier_retry_of_its_key(harness: S
     let store = harness.open().await;
     let all = append(&*store, vec![keyed("a", "k"), keyed("a", "k"), keyed("a", "k")]).await;
     let out = lease_all(&*store, 3).await;
-    // The second is confirmed, as of a bus that takes part of a batch.
+    // The second is confirmed, as by a broker that accepts a part of a batch.
     let settled =
         [(out[2].lease, Settlement::Release), (out[0].lease, retry(SHORT)), (out[1].lease, Settlement::Ack)];
     store.settle(&settled).await.unwrap();
@@ -152,7 +152,7 @@ pub async fn interleaved_keys_are_all_leased(harness: StoreHarness) {
     assert_eq!(lease_all(&*store, 6).await.len(), 6);
 }
 
-/// A thousand messages of ten keys, sent to a bus that confirms, hands back and takes its time at random.
+/// A thousand messages of ten keys, sent to a broker that confirms, returns and delays at random.
 pub async fn many_keys_keep_their_order_whatever_happens(harness: StoreHarness) {
     let store = harness.open().await;
     let mut random = Random::new(7);

@@ -1,4 +1,4 @@
-//! How it went with leased messages.
+//! Settling leased messages.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -1,4 +1,4 @@
-//! What the checks of stores share.
+//! Helpers of the checks of stores.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use uuid::Uuid;
 /// Long enough to call something stuck, on the clock of the wall.
 pub const STUCK: Duration = Duration::from_secs(30);
 
-/// Long enough to say that something does not happen, on the clock of the wall.
+/// Long enough to prove that something does not happen, in real time.
 pub const QUIET: Duration = Duration::from_millis(150);
 
 pub fn limits(max_messages: u64, when_full: WhenFull) -> Limits {
@@ -46,7 +46,7 @@ pub fn ids_of(leased: &[Leased]) -> Vec<Uuid> {
     leased.iter().map(|one| one.message.id()).collect()
 }
 
-/// What is due now; it must not be nothing.
+/// Leases the due messages; fails if there are none.
 pub async fn lease(store: &(impl Store + ?Sized), limit: usize) -> Vec<Leased> {
     timeout(STUCK, store.lease(limit)).await.expect("nothing is leased").unwrap()
 }

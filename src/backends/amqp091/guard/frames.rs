@@ -9,7 +9,7 @@ use super::content;
 use super::findings::{BodyMemory, Finding, Findings};
 use super::table::{long, made_utf8, mend as mend_table, short};
 
-/// The largest frame that a broker may send, which we say to it.
+/// The largest frame that a broker may send, as announced to it.
 pub(crate) const FRAME_MAX: usize = 131_072;
 
 /// The largest body there is: RabbitMQ's own limit.
@@ -59,11 +59,11 @@ struct Consumed {
     redelivered: bool,
 }
 
-/// Where what goes on to lapin is: at the beginning of what came in, then behind it.
+/// The output for lapin: first the start of the input in place, then a copy.
 struct Out<'a> {
     input: &'a mut [u8],
     at: usize,
-    /// How much of the input goes on where it is; none while that is all of it so far.
+    /// The length of the input that passes in place; `None` while that is all of it.
     kept: Option<usize>,
     moved: &'a mut Vec<u8>,
 }
@@ -184,7 +184,7 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether the frame of a body goes on.
+    /// Whether the frame of a body passes.
     fn begin_body(&mut self, head: &Head) -> io::Result<bool> {
         let size = head.size as u64;
         let Some(Content::Comes { left, passes }) = self.contents.get_mut(&head.channel) else {

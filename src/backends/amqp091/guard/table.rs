@@ -3,7 +3,7 @@
 /// How deep a header may be nested.
 const DEPTH: usize = 64;
 
-/// The length of a short string, its length byte included; none if it goes on behind the end.
+/// Returns the length of a short string with its length byte; `None` if it is truncated.
 pub(super) fn short(bytes: &[u8]) -> Option<usize> {
     let length = 1 + usize::from(*bytes.first()?);
     (length <= bytes.len()).then_some(length)

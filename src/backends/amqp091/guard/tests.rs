@@ -44,7 +44,7 @@ fn nested(depth: usize, kind: u8) -> Vec<u8> {
     [&short(b"deep")[..], &value].concat()
 }
 
-/// What goes on of what comes in pieces of this length, and what was found.
+/// Feeds the input in pieces of this length; returns the output and the findings.
 fn through(input: &[u8], pieces: usize, room: usize) -> (Result<Vec<u8>, String>, Arc<Findings>) {
     let findings = Arc::new(Findings::new(room));
     let mut guard = Guard::new(Arc::clone(&findings));
@@ -181,7 +181,7 @@ fn a_header_that_is_larger_than_a_frame_loses_its_properties() {
             assert_eq!(findings.take(1, 7), unreadable("its properties are larger than a frame may be"));
         }
     }
-    // The largest that fits goes on as it is.
+    // The largest that fits passes unchanged.
     let name = [&short(b"large")[..], b"S"].concat();
     let fits = FRAME_MAX - 8 - 14 - 4 - name.len() - 4;
     let fitting = header(1, 3, HEADERS, &long(&[name, long(&vec![b'x'; fits])].concat()));

@@ -1,11 +1,11 @@
-//! Whether an encoded value can be decoded safely (AMQP 1.0, part 1): iteratively, and in bounded memory.
+//! The check of encoded values before they are decoded (AMQP 1.0, part 1): iterative, in bounded memory.
 
-/// How deep lists, maps and described values may be in each other.
+/// The largest depth of nested lists, maps and described values.
 const MAX_DEPTH: usize = 64;
-/// How many values one frame or message may hold, those in lists, maps and arrays counted.
+/// The largest number of values in a frame or message, including those in lists, maps and arrays.
 const MAX_VALUES: usize = 65_536;
 
-/// Why something cannot be decoded.
+/// The reason why bytes cannot be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Flaw {
     #[error("it ends too early")]
@@ -34,17 +34,17 @@ pub(crate) enum Flaw {
     Performative,
 }
 
-/// Steps over encoded values, and checks them on the way.
+/// Steps over encoded values, and checks them.
 ///
-/// It takes only what the client library reads byte for byte as it does: one that loses its place would go on with bytes
-/// nobody has checked. So arrays are of plain types here.
+/// It accepts only values whose length the client library computes alike: otherwise the library would continue with
+/// unchecked bytes. So it accepts arrays of plain types only.
 #[derive(Debug)]
 pub(super) struct Walk {
     open: Vec<Open>,
     left: usize,
 }
 
-/// A list, map or described value whose elements are not all seen.
+/// A list, map or described value whose elements are not all checked.
 #[derive(Debug)]
 struct Open {
     elements: usize,
@@ -60,12 +60,12 @@ impl Default for Walk {
 }
 
 impl Walk {
-    /// Starts on another frame or message.
+    /// Restarts for another frame or message.
     pub(super) fn restart(&mut self) {
         self.left = MAX_VALUES;
     }
 
-    /// How long the value is that starts at `at`.
+    /// Returns the end of the value that starts at `at`.
     pub(super) fn end_of(&mut self, bytes: &[u8], at: usize) -> Result<usize, Flaw> {
         self.open.clear();
         self.open.push(Open { elements: 1, end: bytes.len(), exact: false });
@@ -86,7 +86,7 @@ impl Walk {
         Ok(at)
     }
 
-    /// Over one value, or into it.
+    /// Steps over one value, or into it.
     fn step(&mut self, bytes: &[u8], at: usize) -> Result<usize, Flaw> {
         let code = *bytes.get(at).ok_or(Flaw::Truncated)?;
         let at = at + 1;
@@ -134,7 +134,7 @@ impl Walk {
     }
 }
 
-/// The number of a descriptor, and where it ends: a symbol is looked up among those of the standard, others are 0.
+/// Returns the number and the end of a descriptor. A symbol of the standard has the number of its code, any other 0.
 pub(super) fn descriptor(bytes: &[u8], at: usize) -> Result<(u64, usize), Flaw> {
     let code = *bytes.get(at).ok_or(Flaw::Truncated)?;
     if !matches!(code, 0x44 | 0x53 | 0x80 | 0xa3 | 0xb3) {
@@ -174,7 +174,7 @@ fn named(symbol: &[u8]) -> u64 {
     }
 }
 
-/// Where the elements of a list, map or array start and end, and how many they are.
+/// Returns the start, the end and the number of the elements of a list, map or array.
 fn compound(bytes: &[u8], at: usize, code: u8) -> Result<(usize, usize, usize), Flaw> {
     let width = if code < 0xd0 || code == 0xe0 { 1 } else { 4 };
     let size = sized(bytes, at, width)?;
@@ -186,10 +186,10 @@ fn compound(bytes: &[u8], at: usize, code: u8) -> Result<(usize, usize, usize), 
     Ok((at + 2 * width, end, elements))
 }
 
-/// The elements of an array, behind its count: their type, said once, and what they are.
+/// Steps over the elements of an array, after its count: one type code, then the values.
 fn array(bytes: &[u8], at: usize, elements: usize) -> Result<(), Flaw> {
     if elements == 0 {
-        // The client library would take the type for what comes behind the array.
+        // The client library would read the type as the value after the array.
         return if at == bytes.len() { Ok(()) } else { Err(Flaw::Array) };
     }
     let code = *bytes.get(at).ok_or(Flaw::Truncated)?;
@@ -203,7 +203,7 @@ fn array(bytes: &[u8], at: usize, elements: usize) -> Result<(), Flaw> {
     if at == bytes.len() { Ok(()) } else { Err(Flaw::Size) }
 }
 
-/// Over a value that holds no others, behind its code.
+/// Steps over a plain value, after its type code.
 fn plain(bytes: &[u8], at: usize, code: u8) -> Result<usize, Flaw> {
     let (at, size) = match code {
         0x40..=0x45 => (at, 0),
@@ -231,7 +231,7 @@ fn sized(bytes: &[u8], at: usize, width: usize) -> Result<usize, Flaw> {
     usize::try_from(number(size)).map_err(|_| Flaw::Size)
 }
 
-/// At most eight bytes, the highest first.
+/// Returns the number in at most eight bytes, the highest first.
 pub(super) fn number(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
@@ -244,7 +244,7 @@ mod tests {
         Walk::default().end_of(bytes, 0)
     }
 
-    /// `depth` lists in each other.
+    /// `depth` nested lists.
     fn nested(depth: usize) -> Vec<u8> {
         (1..depth).fold(vec![0x45], |inner, _| {
             let size = (inner.len() as u32 + 4).to_be_bytes();

@@ -78,7 +78,7 @@ impl Coordinator {
     /// Leaves at once, and waits at most two seconds until the database knows. Messages that are still leased may be sent again.
     ///
     /// # Cancel safety
-    /// Once begun, leaving goes on.
+    /// Leaving continues when this future is dropped.
     pub(crate) async fn leave(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
@@ -107,7 +107,7 @@ struct CoordinatorTask {
     id: Option<Uuid>,
     /// Its partitions, as the database has them.
     mine: Vec<(i16, i64)>,
-    /// Those of its partitions that it is going to release.
+    /// The partitions that it is going to release.
     releasing: Vec<i16>,
     until: Option<Instant>,
     /// How many heartbeats in a row have failed.

@@ -1,4 +1,4 @@
-//! What operators do: list, requeue, drop, count.
+//! The operations of operators: list, requeue, drop, count.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -13,7 +13,7 @@ use crate::store::sql::row::{Content, Row};
 use crate::store::sql::tables::Read;
 use crate::store::{Lease, Leased, StoreError};
 
-/// What the engine does next for a lease.
+/// The next step of the engine for a lease.
 pub(crate) enum Next {
     Leased(Vec<Leased>),
     /// Nothing is due before this time, or before the assignment changes.

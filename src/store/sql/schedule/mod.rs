@@ -107,7 +107,7 @@ struct LeasedRow {
 #[derive(Debug)]
 struct Sweep {
     at: Instant,
-    /// The position it has reached, if it goes on.
+    /// The position that it has reached, if it continues.
     from: u64,
     /// Whether messages have come since the last.
     busy: bool,
