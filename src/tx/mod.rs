@@ -88,15 +88,17 @@ use crate::telemetry;
 /// ```
 ///
 /// # What it is begun with
-/// Postgres: `BEGIN`. For another isolation level, make `SET TRANSACTION ISOLATION LEVEL ..` the first statement; in a
+/// Postgres: `BEGIN`, and `SET LOCAL tower_outbox.tx = 'on'` in the same round trip; the setting ends with the transaction, and
+/// shows that it is over. For another isolation level, make `SET TRANSACTION ISOLATION LEVEL ..` the first statement; in a
 /// handler of a consumer, where something was written before, set `default_transaction_isolation` in the options of the pool.
 /// SQLite: `BEGIN IMMEDIATE`, since one connection writes at a time: a request that holds a `Tx` keeps other writers
 /// waiting, those of this crate for at most the pool's `acquire_timeout`, first come, first served. So a handler that has a
 /// `Tx` should not wait for something else that writes, as for a message that it sends past its queue: that fails when the
 /// time is over.
 ///
-/// Do not end it by hand, with `COMMIT` or `ROLLBACK`; savepoints (`sqlx::Acquire::begin`) are fine. In Postgres a
-/// statement that fails spoils the transaction: with a response that is a success all the same, the client gets 500.
+/// Do not end it by hand, with `COMMIT` or `ROLLBACK`; savepoints (`sqlx::Acquire::begin`) are fine. Such an end is found: the
+/// messages do not leave, the client gets 500, and an error is logged that says the cure. In Postgres a statement that fails
+/// spoils the transaction: with a response that is a success all the same, the client gets 500.
 ///
 /// # A message that comes again
 /// In a request made by a [`Consumer`](crate::consumer::Consumer) the id of the message is recorded in the same transaction. When it

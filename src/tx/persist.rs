@@ -117,8 +117,11 @@ where
     if messages.is_empty() {
         return Ok(None);
     }
-    let inserted = store.insert(connection, messages).await;
-    inserted.map_err(|error| match is_transient::<C::Database>(&error) {
+    let inserted = async {
+        store.prepare(connection).await?;
+        store.insert(connection, messages).await
+    };
+    inserted.await.map_err(|error| match is_transient::<C::Database>(&error) {
         true => PersistError::Unavailable(error.into()),
         false => PersistError::Failed(error.into()),
     })

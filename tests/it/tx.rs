@@ -54,6 +54,8 @@ suite! {
         a_transaction_held_by_a_task_is_an_error_that_says_so
         a_transaction_held_by_a_streaming_body_is_an_error_that_says_so
         a_statement_that_failed_and_was_ignored_leaves_neither
+        a_transaction_ended_by_hand_is_500_and_its_event_is_not_sent
+        a_transaction_ended_by_hand_is_500_without_events_too
         an_event_that_cannot_be_stored_takes_its_row_along
         ends_are_counted_and_logged;
     relayed:
@@ -86,6 +88,7 @@ suite! {
         without_a_transaction_it_is_an_error_and_the_messages_stay
         without_an_outbox_in_this_database_it_is_an_error_and_the_messages_stay
         after_the_response_it_is_an_error
+        in_a_transaction_that_is_over_it_is_an_error_and_nothing_is_stored
         messages_that_cannot_be_stored_are_in_the_queue_again
         what_is_persisted_takes_room;
     handled:
@@ -101,6 +104,7 @@ suite! {
         another_key_path_or_method_makes_other_ids
         an_id_of_the_handler_stays
         what_is_appended_or_persisted_is_stored_once_too
+        a_try_that_ended_its_transaction_by_hand_does_not_count
         a_try_that_failed_does_not_count
         keys_that_are_none_are_400
         without_the_setting_the_header_means_nothing;
@@ -118,7 +122,6 @@ mod sqlite_alone {
     }
 
     tests! {
-        ending: a_transaction_ended_by_hand_is_500_and_its_event_is_not_sent
         writers: writers_of_all_kinds_at_once_wait_for_their_turns
         writers: a_writer_blocks_others_no_longer_than_the_acquire_timeout
     }

@@ -7,11 +7,12 @@ use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use sqlx::{SqlStr, Transaction};
 use tokio::sync::Notify;
 
+use super::mark::{BEGIN, is_marked};
 use super::membership::PostgresMembership;
 use super::statements::quoted;
 use super::tables::PostgresTables;
 use super::{encoding, pooler};
-use crate::store::sql::{Dialect, Membership, SqlStoreSettings, Tables};
+use crate::store::sql::{Dialect, Membership, SqlStoreSettings, Tables, transaction_is_over};
 use crate::util::error::BoxError;
 
 /// The codes of a missing table and a missing schema (Postgres, appendix A).
@@ -84,19 +85,20 @@ impl Dialect for Postgres {
         }
     }
 
-    const BEGIN: &'static str = "BEGIN";
+    const BEGIN: &'static str = BEGIN;
 
-    /// A transaction in which a statement has failed stays until it is rolled back.
+    /// A transaction in which a statement has failed stays until it is rolled back. The statements that insert find one that was
+    /// ended by hand.
     async fn is_over(_: &mut PgConnection) -> bool {
         false
     }
 
-    async fn check_open(connection: &mut PgConnection, is_empty: bool) -> Result<(), sqlx::Error> {
-        if is_empty {
-            // The COMMIT of a transaction in which a statement has failed is a ROLLBACK, and no error.
-            sqlx::raw_sql("SELECT 1").execute(connection).await?;
+    /// The COMMIT of a transaction in which a statement has failed is a ROLLBACK, and no error: any statement fails before it.
+    async fn check_open(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        match is_marked(connection).await? {
+            true => Ok(()),
+            false => Err(transaction_is_over()),
         }
-        Ok(())
     }
 
     /// Connection lost, transaction rolled back by the database, read-only since a fail-over, a time limit, no resources, lock not

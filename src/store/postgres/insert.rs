@@ -6,15 +6,16 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 use uuid::Uuid;
 
+use super::mark::MARKED;
 use crate::message::Message;
-use crate::store::sql::{column_key, delay_left, details, key_hash, micros, size};
+use crate::store::sql::{column_key, delay_left, details, key_hash, micros, size, transaction_is_over};
 
 /// How many partitions there are, and so how many instances of an app can send at the same time.
 pub(super) const PARTITIONS: i16 = 16;
 
 #[derive(Debug)]
 pub(super) struct Insert {
-    /// Most requests store one message. A row of values is planned once for all of them.
+    /// Most requests store one message. One row is planned once for all of them.
     one: SqlStr,
     many: SqlStr,
 }
@@ -27,19 +28,19 @@ impl Insert {
         );
         // `now()` would be when the transaction began, perhaps long before.
         let one = format!(
-            "{into} VALUES ($1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + $9::bigint * interval '1 microsecond') \
-             RETURNING position"
+            "{into} SELECT $1, $2, $3, $4, $5, $6, $7, $8, clock_timestamp() + $9::bigint * interval '1 microsecond' \
+             WHERE {MARKED} RETURNING position"
         );
         let many = format!(
             "{into} SELECT partition, id, topic, key, key_hash, details, body, size, clock_timestamp() + wait * interval '1 microsecond' \
              FROM unnest($1::smallint[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bytea[], $8::int[], $9::bigint[]) \
              AS m (partition, id, topic, key, key_hash, details, body, size, wait) \
-             RETURNING position"
+             WHERE {MARKED} RETURNING position"
         );
         Self { one: sql(one), many: sql(many) }
     }
 
-    /// Returns the position and the partition of each, in the order of the messages.
+    /// Returns the position and the partition of each, in the order of the messages. Fails if the transaction is over.
     pub(super) async fn run(
         &self,
         connection: &mut PgConnection,
@@ -56,7 +57,7 @@ impl Insert {
         };
         let hash = key_hash(message);
         let partition = partition(message, hash, own);
-        let (position,): (i64,) = sqlx::query_as(self.one.clone())
+        let position: Option<(i64,)> = sqlx::query_as(self.one.clone())
             .bind(partition)
             .bind(message.id())
             .bind(message.topic().as_str())
@@ -66,8 +67,9 @@ impl Insert {
             .bind(&message.body()[..])
             .bind(size(message) as i32)
             .bind(wait(message))
-            .fetch_one(connection)
+            .fetch_optional(connection)
             .await?;
+        let (position,) = position.ok_or_else(transaction_is_over)?;
         Ok(vec![(position as u64, partition)])
     }
 
@@ -100,6 +102,9 @@ impl Insert {
             .bind(waits)
             .fetch_all(connection)
             .await?;
+        if positions.len() < messages.len() {
+            return Err(transaction_is_over());
+        }
         Ok(positions.into_iter().map(|(position,)| position as u64).zip(partitions).collect())
     }
 }

@@ -4,6 +4,7 @@ mod dialect;
 mod encoding;
 mod insert;
 mod listener;
+mod mark;
 mod membership;
 mod notifier;
 mod own_pool;

@@ -2,6 +2,7 @@
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
+use super::mark::MARKED;
 use crate::store::sql::FORGET_AT_ONCE;
 
 /// The columns of a [`Row`](crate::store::sql::Row) in order, followed by `WAIT`, details and body.
@@ -127,9 +128,10 @@ impl Statements {
                  SELECT (SELECT count(*) FROM m), (SELECT count(*) FROM d), \
                  (SELECT coalesce(sum(size), 0)::bigint FROM (SELECT size FROM m UNION ALL SELECT size FROM d) s)"
                 .to_owned()),
-            record: sql("INSERT INTO {schema}.inbox (source, id) SELECT $1, * FROM unnest($2::uuid[]) \
+            record: sql(format!(
+                "INSERT INTO {{schema}}.inbox (source, id) SELECT $1, * FROM unnest($2::uuid[]) WHERE {MARKED} \
                  ON CONFLICT DO NOTHING RETURNING id"
-                .to_owned()),
+            )),
             forget: sql(format!(
                 "DELETE FROM {{schema}}.inbox WHERE ctid = ANY (ARRAY( \
                  SELECT ctid FROM {{schema}}.inbox WHERE handled_at < now() - make_interval(secs => $1) \

@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use uuid::Uuid;
 
 use super::insert::Insert;
+use super::mark::{BEGIN, MARK};
 use super::read_only::ReadOnlyConnections;
 use super::statements::{Statements, quoted};
 use crate::message::Message;
@@ -59,12 +60,16 @@ impl Tables for PostgresTables {
     }
 
     async fn begin(&self) -> Result<(WritePermit, Transaction<'static, Postgres>), sqlx::Error> {
-        Ok((None, self.pool.begin().await?))
+        Ok((None, self.pool.begin_with(BEGIN).await?))
     }
 
     /// Its connection may lead to a server that has become read-only.
     fn rolled_back(&self) {
         self.read_only.search();
+    }
+
+    async fn prepare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+        sqlx::raw_sql(MARK).execute(connection).await.map(drop)
     }
 
     async fn insert(

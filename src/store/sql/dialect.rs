@@ -63,15 +63,22 @@ pub(crate) trait Dialect: Database {
 
     // --- transactions of requests
 
-    /// The statement that begins a transaction.
+    /// Begins a transaction into which messages can be inserted.
     const BEGIN: &'static str;
 
     /// Whether the database has ended the transaction by itself. If so, an empty one is begun in its place.
     async fn is_over(connection: &mut Self::Connection) -> bool;
 
-    /// Fails if the transaction cannot be committed any more. Messages are inserted next unless there are none.
-    async fn check_open(connection: &mut Self::Connection, is_empty: bool) -> Result<(), sqlx::Error>;
+    /// Fails if the transaction, into which no message is inserted any more, cannot be committed.
+    async fn check_open(connection: &mut Self::Connection) -> Result<(), sqlx::Error>;
 
     /// Whether another try may pass after an error of the database with this code.
     fn is_transient(code: &str) -> bool;
+}
+
+/// Returns the error of a transaction that is over before it is committed.
+pub(crate) fn transaction_is_over() -> sqlx::Error {
+    let error = "the transaction is over: the handler ended it by COMMIT or ROLLBACK, or the database rolled it back (in SQLite \
+        RAISE(ROLLBACK) or a full disk); leave the end of a Tx to MessagingLayer, and use savepoints (sqlx::Acquire::begin) inside it";
+    sqlx::Error::InvalidArgument(error.to_owned())
 }

@@ -25,6 +25,8 @@ pub(super) use self::assignment::Assignment;
 pub(super) use self::coordinator::Coordinator;
 pub(super) use self::details::{column_key, details, key_hash, size};
 pub(crate) use self::dialect::Dialect;
+#[cfg(feature = "postgres")]
+pub(super) use self::dialect::transaction_is_over;
 pub(super) use self::listener::Listener;
 pub(super) use self::membership::{Membership, MembershipRow, MembershipView};
 pub(crate) use self::pending_insert::PendingInsert;

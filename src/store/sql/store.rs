@@ -9,7 +9,7 @@ use sqlx::{Database, Pool};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, transaction_is_over};
 use super::engine::{Engine, Handle};
 use super::migrate::{check, migrate};
 use super::pending_insert::PendingInsert;
@@ -74,12 +74,22 @@ impl<DB: Dialect> SqlStore<DB> {
         connection: &mut <DB as Database>::Connection,
         messages: &mut Vec<Message>,
     ) -> Result<Option<PendingInsert>, sqlx::Error> {
-        DB::check_open(connection, messages.is_empty()).await?;
+        if DB::is_over(connection).await {
+            return Err(transaction_is_over());
+        }
         self.engine.retain_new(connection, messages).await?;
         match messages.is_empty() {
-            true => Ok(None),
+            true => DB::check_open(connection).await.map(|()| None),
             false => self.engine.insert(connection, messages, (0, 0)).await.map(Some),
         }
+    }
+
+    /// Prepares a transaction that the app began, so that messages can be inserted into it.
+    pub(crate) async fn prepare(
+        &self,
+        connection: &mut <DB as Database>::Connection,
+    ) -> Result<(), sqlx::Error> {
+        self.engine.tables().prepare(connection).await
     }
 
     /// Records, in the transaction of this connection, that a message is handled. Returns false if it was before.

@@ -40,7 +40,14 @@ pub(crate) trait Tables: Send + Sync + 'static {
 
     // --- storing
 
-    /// Inserts messages in the transaction of this connection. Returns the position and partition of each.
+    /// Prepares a transaction that the app began, so that messages can be inserted into it.
+    async fn prepare(
+        &self,
+        connection: &mut <Self::Database as Database>::Connection,
+    ) -> Result<(), sqlx::Error>;
+
+    /// Inserts messages in the transaction of this connection. Returns the position and partition of each. Fails if the
+    /// transaction is over.
     ///
     /// Messages without a key go to one of the `own` partitions, if there are any.
     async fn insert(
@@ -50,7 +57,8 @@ pub(crate) trait Tables: Send + Sync + 'static {
         own: &[i16],
     ) -> Result<Vec<(u64, i16)>, sqlx::Error>;
 
-    /// Records ids of a source in the inbox, in the transaction of this connection. Returns those that are new.
+    /// Records ids of a source in the inbox, in the transaction of this connection. Returns those that are new: none if the
+    /// transaction is over.
     ///
     /// Waits for other transactions that record the same.
     async fn record(

@@ -12,10 +12,6 @@ use super::tables::SqliteTables;
 use crate::store::sql::{Dialect, Membership, SqlStoreSettings, Tables};
 use crate::util::error::BoxError;
 
-/// Why a transaction that is over cannot be committed.
-const OVER: &str = "the transaction is over: the handler ended it by COMMIT or ROLLBACK, or SQLite rolled it back (RAISE(ROLLBACK), \
-    a full disk); leave the end of a Tx to MessagingLayer, and use savepoints (sqlx::Acquire::begin) inside it";
-
 #[async_trait]
 impl Dialect for Sqlite {
     const NAME: &'static str = "Sqlite";
@@ -82,11 +78,9 @@ impl Dialect for Sqlite {
         sqlx::raw_sql("BEGIN").execute(connection).await.is_ok()
     }
 
-    async fn check_open(connection: &mut SqliteConnection, _is_empty: bool) -> Result<(), sqlx::Error> {
-        match Self::is_over(connection).await {
-            true => Err(sqlx::Error::InvalidArgument(OVER.to_owned())),
-            false => Ok(()),
-        }
+    /// [`is_over`](Self::is_over) is enough.
+    async fn check_open(_: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        Ok(())
     }
 
     /// `SQLITE_BUSY`, `SQLITE_LOCKED`, `SQLITE_READONLY`, `SQLITE_INTERRUPT`, `SQLITE_IOERR`, `SQLITE_FULL`, `SQLITE_CANTOPEN` and

@@ -68,6 +68,10 @@ impl Tables for SqliteTables {
         Ok((permit, self.pool.begin_with("BEGIN IMMEDIATE").await?))
     }
 
+    async fn prepare(&self, _: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+        Ok(())
+    }
+
     async fn insert(
         &self,
         connection: &mut SqliteConnection,

@@ -310,3 +310,26 @@ pub async fn a_transaction_ended_by_hand_is_500_and_its_event_is_not_sent<P: Pla
         place.assert_nothing_is_left_open().await;
     }
 }
+
+pub async fn a_transaction_ended_by_hand_is_500_without_events_too<P: Place>(place: P) {
+    let layer = place.layer().await;
+    // What was begun in its place is not the transaction of the request either.
+    for end in ["COMMIT", "ROLLBACK", "COMMIT; BEGIN"] {
+        let handler = move |mut tx: Tx<P::Kind>| async move {
+            insert::<P>(&mut tx, "Jo").await;
+            P::execute(&mut tx, end).await.unwrap();
+            StatusCode::CREATED
+        };
+        let app = Router::new().route("/", any(handler)).layer(layer.clone());
+        let status = post(&app).await.status();
+        // SQLite cannot tell one transaction from another.
+        let expected = match (end, <P::Kind as sqlx::Database>::NAME) {
+            ("COMMIT; BEGIN", "SQLite") => StatusCode::CREATED,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        assert_eq!(status, expected, "{end}");
+        assert_eq!(place.rows().await, i64::from(end != "ROLLBACK"), "{end}");
+        place.clear().await;
+        place.assert_nothing_is_left_open().await;
+    }
+}

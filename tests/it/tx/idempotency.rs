@@ -111,6 +111,28 @@ pub async fn a_try_that_failed_does_not_count<P: Place>(place: P) {
     assert_eq!(place.events().await, strings(&["a", "b"]));
 }
 
+pub async fn a_try_that_ended_its_transaction_by_hand_does_not_count<P: Place>(place: P) {
+    let app = |layer: MessagingLayer, by_hand: bool| {
+        let handler = move |mut tx: Tx<P::Kind>, queue: MessageQueue| async move {
+            enqueue(&queue, ["a"]);
+            if by_hand {
+                P::execute(&mut tx, "COMMIT").await.unwrap();
+            }
+        };
+        Router::new().route("/", any(handler)).layer(layer.with_idempotency_key())
+    };
+    let layer = place.layer().await;
+    for (by_hand, status, events) in [
+        (true, StatusCode::INTERNAL_SERVER_ERROR, 0),
+        (false, StatusCode::OK, 1),
+        (true, StatusCode::INTERNAL_SERVER_ERROR, 1),
+    ] {
+        assert_eq!(send(&app(layer.clone(), by_hand), Method::POST, "/", "k").await, status);
+        quiet(&layer).await;
+        assert_eq!(place.events().await.len(), events);
+    }
+}
+
 pub async fn keys_that_are_none_are_400<P: Place>(place: P) {
     let (app, ids) = app::<P>(place.layer().await, StatusCode::CREATED);
     let long = "x".repeat(256);

@@ -9,8 +9,9 @@ use http::StatusCode;
 use tower_outbox::dummy::Dummy;
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store::{Store, WhenFull};
+use tower_outbox::testing::Sent;
 use tower_outbox::tx::PersistError;
-use tower_outbox::{Message, MessageQueue, MessagingLayer, Settings, Tx};
+use tower_outbox::{Bus, Message, MessageQueue, MessagingLayer, Settings, Tx};
 
 use super::place::{Place, both, created, insert, post, quiet, strings};
 use crate::support::enqueue;
@@ -36,11 +37,15 @@ pub async fn what_is_persisted_leaves_with_the_transaction_of_the_app<P: Place>(
     place.assert(true, "committed by the app").await;
 }
 
-pub async fn a_bus_persists_outside_a_request<P: Place>(place: P) {
+async fn bus<P: Place>(place: &P) -> (Bus, Sent) {
     let settings = format!("DELIVERY = 'transactional'\nOUTBOX.SCHEMA = '{}'", place.schema());
-    let (recording, sent) = recording();
     let settings: Settings = toml::from_str(&settings).unwrap();
-    let bus = place.bus(&settings, recording).await;
+    let (recording, sent) = recording();
+    (place.bus(&settings, recording).await, sent)
+}
+
+pub async fn a_bus_persists_outside_a_request<P: Place>(place: P) {
+    let (bus, sent) = bus(&place).await;
     let event = || vec![Message::new("user.created", "Jo").unwrap()];
     assert_eq!(place.own_of_bus(&bus, false, event()).await.unwrap(), 1);
     place.assert(false, "rolled back by the app").await;
@@ -129,6 +134,24 @@ pub async fn after_the_response_it_is_an_error<P: Place>(place: P) {
     post(&Router::new().route("/", any(handler)).layer(place.layer().await)).await;
     let queue = given.recv().await.unwrap();
     assert!(matches!(place.own(&queue, true).await, Err(PersistError::Closed)));
+}
+
+pub async fn in_a_transaction_that_is_over_it_is_an_error_and_nothing_is_stored<P: Place>(place: P) {
+    let layer = place.layer().await;
+    for end in ["COMMIT", "ROLLBACK"] {
+        let handler = move |mut tx: Tx<P::Kind>, queue: MessageQueue| async move {
+            both::<P>(&mut tx, &queue).await;
+            P::execute(&mut tx, end).await.unwrap();
+            let error = queue.persist(&mut *tx).await.unwrap_err();
+            assert!(matches!(error, PersistError::Failed(_)), "{error}");
+            error
+        };
+        let app = Router::new().route("/", any(handler)).layer(layer.clone());
+        assert_eq!(post(&app).await.status(), StatusCode::INTERNAL_SERVER_ERROR, "{end}");
+        quiet(&layer).await;
+        assert_eq!((place.rows().await, place.events().await), (i64::from(end == "COMMIT"), vec![]), "{end}");
+        place.clear().await;
+    }
 }
 
 pub async fn messages_that_cannot_be_stored_are_in_the_queue_again<P: Place>(place: P) {
