@@ -1,8 +1,5 @@
 //! Storing messages in a transaction that the app began itself.
 
-#[cfg(feature = "settings")]
-use std::time::Duration;
-
 use axum_core::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, StatusCode};
@@ -61,7 +58,7 @@ impl MessageQueue {
         let messages = self.take_messages().ok_or(PersistError::Closed)?;
         let mut returned = Returned { queue: self, messages };
         let mut new = returned.messages.clone();
-        let inserted = insert(&store, connection, &mut new).await?;
+        let inserted = insert(&store, connection, &mut new, false).await?;
         returned.messages.clear();
         if let Some(inserted) = inserted {
             self.keep_until_decided(Box::new(Undecided(Some(inserted))));
@@ -82,18 +79,12 @@ where
 {
     let store = check(messenger.capabilities().outbox.as_ref(), connection)?;
     messages.iter().try_for_each(|message| messenger.check(message)).map_err(PersistError::Rejected)?;
-    if let Some(inserted) = insert(&store, connection, &mut messages).await? {
-        tokio::spawn(async move {
-            tokio::time::sleep(COMMIT_EXPECTED).await;
-            inserted.unknown();
-        });
+    // The database notifies the relays of the COMMIT.
+    if let Some(inserted) = insert(&store, connection, &mut messages, true).await? {
+        inserted.unknown();
     }
     Ok(messages.len())
 }
-
-/// How long after its messages are stored a transaction outside a request is usually committed: the relay looks then.
-#[cfg(feature = "settings")]
-const COMMIT_EXPECTED: Duration = Duration::from_millis(100);
 
 /// Returns the store of the outbox, if it is in the database of this connection, which is in a transaction.
 fn check<C>(outbox: Option<&OutboxStore>, connection: &C) -> Result<SqlStore<C::Database>, PersistError>
@@ -105,11 +96,12 @@ where
     if connection.is_in_transaction() { Ok(store) } else { Err(PersistError::NoTransaction) }
 }
 
-/// Stores the messages, and removes those that an earlier try stored.
+/// Stores the messages, and removes those that an earlier try stored. With `notify`, the COMMIT notifies the relays.
 async fn insert<C>(
     store: &SqlStore<C::Database>,
     connection: &mut C,
     messages: &mut Vec<Message>,
+    notify: bool,
 ) -> Result<Option<PendingInsert>, PersistError>
 where
     C: Connection<Database: TxDatabase<Connection = C>>,
@@ -118,7 +110,7 @@ where
         return Ok(None);
     }
     let inserted = async {
-        store.prepare(connection).await?;
+        store.prepare(connection, notify).await?;
         store.insert(connection, messages).await
     };
     inserted.await.map_err(|error| match is_transient::<C::Database>(&error) {

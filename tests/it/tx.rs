@@ -82,6 +82,7 @@ suite! {
     persisting:
         what_is_persisted_leaves_with_the_transaction_of_the_app
         a_bus_persists_outside_a_request
+        a_commit_long_after_persist_is_sent_at_once
         what_is_persisted_goes_with_a_rollback
         persist_works_in_the_transaction_of_the_request
         what_leaves_always_is_not_persisted

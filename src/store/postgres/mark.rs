@@ -3,8 +3,10 @@
 //! The mark is a setting that ends with its transaction (`SET LOCAL`). Statements that must be in that transaction write nothing without
 //! it, and need no round trip to find out.
 
-use sqlx::Row;
 use sqlx::postgres::PgConnection;
+use sqlx::{AssertSqlSafe, Row, SqlSafeStr, SqlStr};
+
+use super::notifier::{MESSAGES, channel};
 
 /// Begins a marked transaction, in one round trip.
 pub(super) const BEGIN: &str = "BEGIN; SET LOCAL tower_outbox.tx = 'on'";
@@ -14,6 +16,13 @@ pub(super) const MARKED: &str = "current_setting('tower_outbox.tx', true) = 'on'
 
 /// Marks the transaction of this connection, if there is one.
 pub(super) const MARK: &str = "SET LOCAL tower_outbox.tx = 'on'";
+
+/// Returns the statements that mark a transaction whose COMMIT wakes all instances.
+///
+/// A NOTIFY makes such COMMITs wait for each other, so transactions of requests have none.
+pub(super) fn mark_and_notify(schema: &str) -> SqlStr {
+    AssertSqlSafe(format!("{MARK}; SELECT pg_notify('{}', '{MESSAGES}')", channel(schema))).into_sql_str()
+}
 
 /// Whether the connection is in a marked transaction.
 pub(super) async fn is_marked(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sqlx::Transaction;
 use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::{SqlSafeStr, SqlStr, Transaction};
 use uuid::Uuid;
 
 use super::insert::Insert;
-use super::mark::{BEGIN, MARK};
+use super::mark::{BEGIN, MARK, mark_and_notify};
 use super::read_only::ReadOnlyConnections;
 use super::statements::{Statements, quoted};
 use crate::message::Message;
@@ -24,6 +24,7 @@ pub(crate) struct PostgresTables {
     pool: PgPool,
     schema: String,
     insert: Insert,
+    mark_and_notify: SqlStr,
     statements: Statements,
     read_only: ReadOnlyConnections,
 }
@@ -33,7 +34,8 @@ impl PostgresTables {
         let schema = quoted(&settings.schema);
         let (insert, statements) = (Insert::new(&schema), Statements::new(&schema));
         let read_only = ReadOnlyConnections::new(pool.clone());
-        Self { pool, schema: settings.schema.clone(), insert, statements, read_only }
+        let mark_and_notify = mark_and_notify(&settings.schema);
+        Self { pool, schema: settings.schema.clone(), insert, mark_and_notify, statements, read_only }
     }
 
     pub(super) fn schema(&self) -> &str {
@@ -68,8 +70,9 @@ impl Tables for PostgresTables {
         self.read_only.search();
     }
 
-    async fn prepare(&self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(MARK).execute(connection).await.map(drop)
+    async fn prepare(&self, connection: &mut PgConnection, notify: bool) -> Result<(), sqlx::Error> {
+        let statements = if notify { self.mark_and_notify.clone() } else { MARK.into_sql_str() };
+        sqlx::raw_sql(statements).execute(connection).await.map(drop)
     }
 
     async fn insert(

@@ -84,12 +84,14 @@ impl<DB: Dialect> SqlStore<DB> {
         }
     }
 
-    /// Prepares a transaction that the app began, so that messages can be inserted into it.
+    /// Prepares a transaction that the app began, so that messages can be inserted into it. With `notify`, its COMMIT notifies
+    /// all instances, also this one.
     pub(crate) async fn prepare(
         &self,
         connection: &mut <DB as Database>::Connection,
+        notify: bool,
     ) -> Result<(), sqlx::Error> {
-        self.engine.tables().prepare(connection).await
+        self.engine.tables().prepare(connection, notify).await
     }
 
     /// Records, in the transaction of this connection, that a message is handled. Returns false if it was before.

@@ -40,10 +40,12 @@ pub(crate) trait Tables: Send + Sync + 'static {
 
     // --- storing
 
-    /// Prepares a transaction that the app began, so that messages can be inserted into it.
+    /// Prepares a transaction that the app began, so that messages can be inserted into it. With `notify`, its COMMIT notifies
+    /// all instances.
     async fn prepare(
         &self,
         connection: &mut <Self::Database as Database>::Connection,
+        notify: bool,
     ) -> Result<(), sqlx::Error>;
 
     /// Inserts messages in the transaction of this connection. Returns the position and partition of each. Fails if the

@@ -68,7 +68,8 @@ impl Tables for SqliteTables {
         Ok((permit, self.pool.begin_with("BEGIN IMMEDIATE").await?))
     }
 
-    async fn prepare(&self, _: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    /// The listener sees each COMMIT, also one of this process.
+    async fn prepare(&self, _: &mut SqliteConnection, _notify: bool) -> Result<(), sqlx::Error> {
         Ok(())
     }
 

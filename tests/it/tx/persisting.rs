@@ -1,7 +1,7 @@
 //! Messages in a transaction that the app has begun itself.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::routing::any;
@@ -47,11 +47,22 @@ async fn bus<P: Place>(place: &P) -> (Bus, Sent) {
 pub async fn a_bus_persists_outside_a_request<P: Place>(place: P) {
     let (bus, sent) = bus(&place).await;
     let event = || vec![Message::new("user.created", "Jo").unwrap()];
-    assert_eq!(place.own_of_bus(&bus, false, event()).await.unwrap(), 1);
+    assert_eq!(place.own_of_bus(&bus, false, Duration::ZERO, event()).await.unwrap(), 1);
     place.assert(false, "rolled back by the app").await;
-    assert_eq!(place.own_of_bus(&bus, true, event()).await.unwrap(), 1);
+    assert_eq!(place.own_of_bus(&bus, true, Duration::ZERO, event()).await.unwrap(), 1);
     until("it is sent", async || sent.topics() == ["user.created"]).await;
     assert_eq!(place.rows().await, 1);
+    assert!(bus.shutdown(STUCK).await.is_clean());
+}
+
+pub async fn a_commit_long_after_persist_is_sent_at_once<P: Place>(place: P) {
+    let (bus, sent) = bus(&place).await;
+    let event = vec![Message::new("user.created", "Jo").unwrap()];
+    assert_eq!(place.own_of_bus(&bus, true, P::LONG, event).await.unwrap(), 1);
+    let committed = Instant::now();
+    until("it is sent", async || sent.topics() == ["user.created"]).await;
+    // The sweep of an idle store comes after 30 seconds.
+    assert!(committed.elapsed() < Duration::from_secs(3), "{:?}", committed.elapsed());
     assert!(bus.shutdown(STUCK).await.is_clean());
 }
 

@@ -37,6 +37,9 @@ pub type Connection<P> = <<P as Place>::Kind as Database>::Connection;
 pub trait Place: Clone + Send + Sync + 'static {
     type Kind: TxDatabase;
 
+    /// How long a transaction stays open whose messages a store does not look for any more.
+    const LONG: Duration;
+
     /// A layer whose relay does not run: what is stored stays.
     fn layer(&self) -> impl Future<Output = MessagingLayer> + Send {
         async { MessagingLayer::new(self.outbox().await) }
@@ -65,11 +68,13 @@ pub trait Place: Clone + Send + Sync + 'static {
     /// Starts a bus on this database that sends to this recording.
     fn bus(&self, settings: &Settings, recording: Recording) -> impl Future<Output = Bus> + Send;
 
-    /// Writes a row and persists the event through a bus, in a transaction of the app's own, which ends as `commit` says.
+    /// Writes a row and persists the event through a bus, in a transaction of the app's own, which stays open so long and
+    /// ends as `commit` says.
     fn own_of_bus(
         &self,
         bus: &Bus,
         commit: bool,
+        open: Duration,
         messages: Vec<Message>,
     ) -> impl Future<Output = Result<usize, PersistError>> + Send;
 
@@ -209,6 +214,9 @@ impl Pg {
 impl Place for Pg {
     type Kind = Postgres;
 
+    /// Longer than the store takes to become idle.
+    const LONG: Duration = Duration::from_millis(4_500);
+
     async fn store(&self) -> Arc<dyn Store> {
         Arc::new(PostgresStore::open(self.pool.clone(), &self.settings).await.unwrap())
     }
@@ -249,11 +257,13 @@ impl Place for Pg {
         &self,
         bus: &Bus,
         commit: bool,
+        open: Duration,
         messages: Vec<Message>,
     ) -> Result<usize, PersistError> {
         let mut transaction = self.pool.begin().await.unwrap();
         insert::<Self>(&mut transaction, "Jo").await;
         let persisted = bus.persist(&mut *transaction, messages).await?;
+        tokio::time::sleep(open).await;
         if commit { transaction.commit().await } else { transaction.rollback().await }.unwrap();
         Ok(persisted)
     }
@@ -342,6 +352,9 @@ impl Lite {
 impl Place for Lite {
     type Kind = Sqlite;
 
+    /// Shorter than other writers wait.
+    const LONG: Duration = Duration::from_secs(1);
+
     async fn store(&self) -> Arc<dyn Store> {
         Arc::new(SqliteStore::open(self.pool.clone(), &self.settings).await.unwrap())
     }
@@ -382,11 +395,13 @@ impl Place for Lite {
         &self,
         bus: &Bus,
         commit: bool,
+        open: Duration,
         messages: Vec<Message>,
     ) -> Result<usize, PersistError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await.unwrap();
         insert::<Self>(&mut transaction, "Jo").await;
         let persisted = bus.persist(&mut *transaction, messages).await?;
+        tokio::time::sleep(open).await;
         if commit { transaction.commit().await } else { transaction.rollback().await }.unwrap();
         Ok(persisted)
     }
