@@ -120,7 +120,7 @@ impl Act {
             Some(id) => Map::from_iter([("id".to_owned(), json!(id))]),
             None => self.filter.object(),
         };
-        let say = |acted: &Acted| {
+        let report = |acted: &Acted| {
             let messages = self.filter.count(acted.messages as u64);
             match (output.json, acted.dry_run) {
                 (true, _) => output.document(acted),
@@ -131,15 +131,15 @@ impl Act {
         if self.id.is_none() || self.dry_run {
             let would = work.post(&target, &filter, true)?;
             if self.dry_run || would.messages == 0 {
-                return say(&would);
+                return report(&would);
             }
             if !self.yes && !self.asked(context, work, &would)? {
-                say(&would)?;
+                report(&would)?;
                 output.note("nothing was done; add --yes to do it");
                 return Err(CliError::silent());
             }
         }
-        say(&work.post(&target, &filter, false)?)
+        report(&work.post(&target, &filter, false)?)
     }
 
     /// Asks the person at the terminal.

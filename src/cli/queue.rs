@@ -17,7 +17,7 @@ pub(super) struct FromQueue {
     /// Requeue the dead letters that are in this queue at the start
     #[arg(long, help_heading = FROM, conflicts_with_all = ["id", "all", "state", "rate", "url"])]
     queue: Option<String>,
-    /// Publish to this exchange, '' for the default exchange; by default a message goes back to its queue
+    /// Publish to this exchange, '' for the default exchange; by default each message returns to its queue
     #[arg(long, help_heading = FROM, requires = "routing_key")]
     exchange: Option<String>,
     /// Publish with this routing key

@@ -149,7 +149,7 @@ fn store(context: &Context, target: &Target, message: &Message) -> Result<(), Cl
     let Appended { ids } = target.post("messages", body)?;
     let then =
         if target.is_running() { "the app sends it in its turn" } else { "the app sends it when it runs" };
-    ids.iter().try_for_each(|id| say(context, id, "stored", then))
+    ids.iter().try_for_each(|id| report(context, id, "stored", then))
 }
 
 /// Sends the message, and waits for the confirm.
@@ -169,10 +169,10 @@ fn send(context: &Context, settings: &Settings, message: Message) -> Result<(), 
         "dummy" => "BACKEND is \"dummy\"; no message was sent",
         _ => "the broker has confirmed it",
     };
-    say(context, &id, "sent", then)
+    report(context, &id, "sent", then)
 }
 
-fn say(context: &Context, id: &Uuid, outcome: &str, then: &str) -> Result<(), CliError> {
+fn report(context: &Context, id: &Uuid, outcome: &str, then: &str) -> Result<(), CliError> {
     if context.output.json {
         return context.output.document(&json!({"id": id, "outcome": outcome}));
     }

@@ -60,7 +60,7 @@ impl Worker {
         if let Err(error) = answered
             && !matches!(error, SourceError::Closed)
         {
-            tracing::warn!(error = %Chain(&error), "failed to settle a message; it comes again");
+            tracing::warn!(error = %Chain(&error), "failed to settle a message; it will be delivered again");
         }
     }
 
@@ -112,7 +112,7 @@ impl Worker {
         let after = after.unwrap_or_else(|| backoff.delay(attempt - 1));
         if let Ok(view) = delivery.view() {
             let (id, topic) = (view.message().id(), view.message().topic());
-            tracing::warn!(%id, %topic, attempt, reason, ?after, "failed to handle a message; it comes again");
+            tracing::warn!(%id, %topic, attempt, reason, ?after, "failed to handle a message; it will be retried");
         }
         self.handle.retried();
         telemetry::handled("retry", begun.elapsed());

@@ -122,7 +122,7 @@ impl<S> Consumer<S> {
     /// Returns how many messages were handed back unfinished.
     ///
     /// # Cancel safety
-    /// Dropping the future drops the running handlers; their messages come again.
+    /// Dropping the future drops the running handlers; their messages are delivered again.
     pub async fn with_graceful_shutdown<B>(
         self,
         signal: impl Future<Output = ()>,
@@ -182,7 +182,7 @@ impl<S> Consumer<S> {
                 tasks.spawn(Box::pin(async move {
                     // After a panic, waiting messages of the key go on.
                     if caught(worker.handle(service, delivery)).await.is_none() {
-                        tracing::error!("settling a message panicked; the message comes again");
+                        tracing::error!("settling a message panicked; the message will be delivered again");
                     }
                     key
                 }));
@@ -224,7 +224,7 @@ impl<S> Consumer<S> {
             tracing::error!(source = %source_name, "the source panicked while it was being closed");
         }
         if unfinished > 0 {
-            tracing::warn!(source = %source_name, messages = unfinished, "stopped the consumer with unfinished messages; they come again");
+            tracing::warn!(source = %source_name, messages = unfinished, "stopped the consumer with unfinished messages; they will be delivered again");
         } else {
             tracing::info!(source = %source_name, "stopped the consumer");
         }

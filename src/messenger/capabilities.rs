@@ -1,4 +1,4 @@
-//! What a messenger offers the request layer besides sending.
+//! The parts of a messenger that the request layer uses besides sending.
 
 use std::fmt;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::store::admission::Admission;
 use crate::telemetry;
 use crate::util::rate::Rate;
 
-/// What the request layer may use of a [`Messenger`](super::Messenger) besides `send`.
+/// The parts of a [`Messenger`](super::Messenger) that the request layer uses besides `send`.
 ///
 /// [`MessagingLayer::new`](crate::layer::MessagingLayer::new) reads it once. A clone shares everything with its original.
 #[derive(Clone, Debug, Default)]

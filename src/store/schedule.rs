@@ -253,14 +253,14 @@ impl Schedule {
         Some(key)
     }
 
-    /// Notes that a settled message will not come again.
+    /// Records that a settled message is finished.
     pub(super) fn gone(&mut self, key: Option<OrderingKey>) {
         if let Some(key) = key {
             self.offer(key);
         }
     }
 
-    /// Notes that a settled message will come again, at once or at a time.
+    /// Records that a settled message will be leased again, at once or at a time.
     pub(super) fn back(&mut self, position: u64, key: Option<OrderingKey>, until: Option<Instant>) {
         match (key, until) {
             (None, None) => self.arrive(position),

@@ -52,10 +52,10 @@ fn refused(alert: AlertDescription) -> String {
                 .to_owned()
         }
         AlertDescription::CertificateExpired => {
-            "the broker says our client certificate has expired".to_owned()
+            "the broker reports that our client certificate has expired".to_owned()
         }
         AlertDescription::CertificateRevoked => {
-            "the broker says our client certificate is revoked".to_owned()
+            "the broker reports that our client certificate is revoked".to_owned()
         }
         other => format!("the broker ended the TLS handshake: {other:?}"),
     }

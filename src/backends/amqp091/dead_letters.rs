@@ -104,8 +104,8 @@ impl DeadLetters {
 
     /// The exchange and routing key that lead back to the original queue.
     ///
-    /// A dead letter of ours names the queue in a header, reached by the default exchange. One of petisco goes to the retry exchange; its
-    /// queue is in a header, or in the name of this one. A dead letter of RabbitMQ goes back to the first queue it was in.
+    /// A dead letter of ours names the queue in a header, reached by the default exchange. One of petisco returns to the retry exchange; its
+    /// queue is in a header, or in the name of this one. A dead letter of RabbitMQ returns to the first queue it was in.
     /// Anyone may have written these headers: they count only if they name the queue that this one belongs to, or one of `also`.
     pub(crate) fn target(
         &self,

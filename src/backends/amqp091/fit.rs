@@ -172,13 +172,13 @@ mod tests {
     }
 
     #[test]
-    fn many_names_are_not_all_said() {
+    fn many_names_are_cut() {
         let many: Vec<_> = (0..1_000).map(|number| format!("number {number}")).collect();
         let many: Vec<_> = many.iter().map(|name| (name.as_str(), 10)).collect();
         let fitted = fit(properties(&many), 8_192);
         assert!(size_of(&fitted) <= 8_192 - OF_BROKER);
-        let said = left_out(&fitted).unwrap();
-        assert!(said.len() == NAMES_LEN && said.ends_with(" .."), "{said}");
+        let names = left_out(&fitted).unwrap();
+        assert!(names.len() == NAMES_LEN && names.ends_with(" .."), "{names}");
         assert_eq!(bare(&fitted).reply_to(), &None);
     }
 }

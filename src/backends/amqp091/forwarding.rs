@@ -197,7 +197,7 @@ fn service_of<'a>(queue: &str, service: &'a str) -> &'a str {
 /// Whether a forwarded message keeps a header: not one of ours, nor one of the broker.
 ///
 /// `CC` would send copies to other queues. An `x-death` that is no list of tables crashes a queue that the message expires
-/// in; and one that names the queue it goes back to is a cycle for RabbitMQ, which drops the message silently.
+/// in; and one that names the queue it returns to is a cycle for RabbitMQ, which drops the message silently.
 pub(super) fn goes_along(name: &str) -> bool {
     !OWN.contains(&name) && !is_of_broker(name)
 }

@@ -21,7 +21,7 @@ use crate::util::error::BoxError;
 
 /// Any AMQP 0-9-1 broker: the backend `amqp091`.
 ///
-/// A message goes to an exchange with its topic as routing key: message-id, content-type, timestamp, its headers,
+/// A message is published to an exchange with its topic as routing key: message-id, content-type, timestamp, its headers,
 /// persistent by default. The [module](super) documents the outcomes.
 pub struct Amqp091(Transport<Plain>);
 

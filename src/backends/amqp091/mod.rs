@@ -114,7 +114,7 @@
 //! |---|---|
 //! | rejects quorum queues, or those with a TTL: RabbitMQ 3.8 and 3.9, or without the feature flag `quorum_queue` | go to classic queues `<queue>.retry.<ms>`; a warning is logged |
 //! | ignores the arguments: RabbitMQ before 3.8 | the same, without a warning |
-//! | lacks the feature flag `stream_queue` | go to quorum queues, which it empties without confirms, as its log says |
+//! | lacks the feature flag `stream_queue` | are sent to quorum queues, which it empties without confirms; it logs this |
 //!
 //! In these cases, and in the retry queues of petisco, which are declared as petisco does, a message may be lost
 //! when RabbitMQ is killed at the end of a delay (<https://www.rabbitmq.com/docs/dlx#safety>).

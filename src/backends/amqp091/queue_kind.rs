@@ -83,18 +83,21 @@ mod tests {
 
     #[test]
     fn the_argument_that_differs_is_read() {
-        let said = |current: &str| {
+        let parsed = |current: &str| {
             differing(&format!(
                 "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'a' in vhost '/': received none but {current}"
             ))
         };
         let name = || "x-delivery-limit".to_owned();
         assert_eq!(
-            said("current is the value '3' of type 'signedint'"),
+            parsed("current is the value '3' of type 'signedint'"),
             Some((name(), Some(AMQPValue::LongLongInt(3))))
         );
-        assert_eq!(said("current is the value 'it's' of type 'longstr'"), Some((name(), Some(text("it's")))));
-        assert_eq!(said("current is none"), Some((name(), None)));
+        assert_eq!(
+            parsed("current is the value 'it's' of type 'longstr'"),
+            Some((name(), Some(text("it's"))))
+        );
+        assert_eq!(parsed("current is none"), Some((name(), None)));
         let kind = "inequivalent arg 'x-queue-type' for queue 'a' in vhost '/': received 'quorum' but current is 'classic'";
         assert_eq!(differing(kind), Some(("x-queue-type".to_owned(), Some(text("classic")))));
         let durable =

@@ -31,7 +31,7 @@
 //!
 //! | | ActiveMQ 5.17 | RabbitMQ 3.10 |
 //! |---|---|---|
-//! | a rejected message | goes to the queue `ActiveMQ.DLQ` without the reason; is dropped if it is not durable (those of rhmsg are not) | goes to the dead-letter exchange of the queue without the reason; is dropped if there is none |
+//! | a rejected message | is moved to the queue `ActiveMQ.DLQ` without the reason; is dropped if it is not durable (those of rhmsg are not) | is sent to the dead-letter exchange of the queue without the reason; is dropped if there is none |
 //! | counting of attempts | as long as the link lasts | none; `modified` is not supported, so the source sends `released` |
 //! | marks redeliveries | no: [`redelivered`](crate::source::delivery::Delivery::redelivered) is always true | yes |
 //! | a released message | delivered again over the same link; other consumers get it once the link is closed | any consumer gets it |
@@ -51,11 +51,11 @@
 //!    subject nor `to`: behind a wildcard its topics are known only if the broker sets `to`.)
 //!
 //! The source ignores our own [headers](crate::message::headers) (`TOPIC`, `ATTEMPT`, `FAILURES`, `KEY`, ..) in a received
-//! message, because no retry goes through a queue here. For a dead letter of another address
+//! message, because no retry uses a queue here. For a dead letter of another address
 //! [`failures`](crate::source::delivery::Delivery::failures) shows the history written in it, which anyone may have written; no
 //! decision depends on it. A dead letter without a subject gets its topic as subject, so that it keeps it when it is sent back.
 //! The message id is the id, and the group-id is the key. A message that cannot be read is a poison delivery. A message that
-//! cannot be decoded goes to `DEAD_LETTER_ADDRESS` as one data section with its original bytes.
+//! cannot be decoded is sent to `DEAD_LETTER_ADDRESS` as one data section with its original bytes.
 //!
 //! # Both protocols on one queue of RabbitMQ
 //! | from, to | RabbitMQ 3.10 | RabbitMQ 4 |

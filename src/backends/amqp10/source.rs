@@ -127,7 +127,7 @@ fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
     if dead_letter_address.as_ref() == Some(address) {
         return fault(
             "DEAD_LETTER_ADDRESS",
-            "is ADDRESS itself: dead letters would come again; write another",
+            "is ADDRESS itself: dead letters would be received again; write another",
         );
     }
     Ok(())

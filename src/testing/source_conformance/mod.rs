@@ -27,7 +27,7 @@
 //! ```
 
 mod harness;
-#[allow(missing_docs, reason = "the name of a check says what it checks")]
+#[allow(missing_docs, reason = "the name of a check describes it")]
 pub mod settling;
 
 pub use self::harness::{Dead, SourceCapabilities, SourceHarness};

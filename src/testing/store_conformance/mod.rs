@@ -42,7 +42,7 @@ pub use self::harness::{StoreCapabilities, StoreHarness};
 macro_rules! checks {
     ($($module:ident: $($check:ident)*;)*) => {
         $(
-            #[allow(missing_docs, reason = "the name of a check says what it checks")]
+            #[allow(missing_docs, reason = "the name of a check describes it")]
             pub mod $module;
         )*
 

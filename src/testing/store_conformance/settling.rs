@@ -132,7 +132,7 @@ pub async fn a_stale_lease_settles_nothing(harness: StoreHarness) {
     }
     assert_eq!(depth(&*store).await, (2, 0), "another holds them");
     assert_nothing_due(&*store).await;
-    settle(&*store, &second, dead("the holder says so")).await;
+    settle(&*store, &second, dead("the holder gave up")).await;
     assert_eq!(depth(&*store).await, (0, 2));
     settle(&*store, &second, Settlement::Ack).await;
     assert_eq!(depth(&*store).await, (0, 2), "settled twice");

@@ -191,7 +191,7 @@ impl Guard {
             return Err(refused(format!("a body without a header on the channel {}", head.channel)));
         };
         let Some(rest) = left.checked_sub(size) else {
-            let larger = format!("a body of {} bytes more than it said", size - *left);
+            let larger = format!("a body of {} bytes more than announced", size - *left);
             return Err(refused(larger));
         };
         let passes = *passes;

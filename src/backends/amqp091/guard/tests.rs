@@ -260,7 +260,7 @@ fn what_no_broker_may_send_is_an_error_that_names_it() {
         ([deliver(1, 1, b""), deliver(1, 2, b"")].concat(), "before the end of another"),
         (
             [deliver(1, 1, b""), header(1, 1, 0, b""), frame(3, 1, b"ab")].concat(),
-            "1 bytes more than it said",
+            "1 bytes more than announced",
         ),
         ([deliver(1, 1, b""), header(1, 1 << 40, 0, b"")].concat(), "a body of 1099511627776 bytes"),
         ([deliver(1, 1, b""), frame(2, 1, b"\0\x3c")].concat(), "a header that is too short"),

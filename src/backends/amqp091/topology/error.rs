@@ -7,7 +7,7 @@ use crate::util::error::debug_as_display;
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum TopologyError {
-    /// The settings do not say where a broker is.
+    /// The settings have no address of a broker.
     #[error(transparent)]
     Settings(#[from] BrokersError),
     /// A name is too long.

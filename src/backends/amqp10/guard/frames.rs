@@ -303,9 +303,9 @@ mod tests {
 
     #[test]
     fn a_message_that_is_broken_off_ends_as_none() {
-        // Handle 3; the first has all fields, the second says neither `more` nor what is before it in a byte.
+        // Handle 3; the first has all fields, the second has nulls up to `more`, and `aborted` in two bytes.
         let short = b"\x00\x53\x14\xc0\x0f\x0a\x52\x03\x43\xa0\x01t\x40\x40\x40\x40\x40\x40\x56";
-        for (said, passed) in [
+        for (sent, passed) in [
             (
                 [&b"\x00\x53\x14\xc0\x0e\x0a\x52\x03\x43\xa0\x01t\x43\x42\x41\x40\x40\x42\x41"[..], b""]
                     .concat(),
@@ -316,7 +316,7 @@ mod tests {
         ] {
             let held = Arc::new(HeldBytes::default());
             let (mut frames, mut output) = (Frames::new(Arc::clone(&held)), BytesMut::new());
-            let input = [PROTOCOL, &transfer(true, b"ab"), &frame(&[&said[..], b"cd"].concat())].concat();
+            let input = [PROTOCOL, &transfer(true, b"ab"), &frame(&[&sent[..], b"cd"].concat())].concat();
             frames.pass(&mut input[..].into(), &mut output).unwrap();
             let ended = frame(&[&passed[..], NO_MESSAGE].concat());
             assert_eq!(output[PROTOCOL.len()..], [transfer(true, &data(b"ab")), ended].concat());
