@@ -40,6 +40,8 @@ async fn main() -> Result<(), BoxError> {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).init();
 
+    // The folder of the outbox is below `target`, which is elsewhere if CARGO_TARGET_DIR is set.
+    std::fs::create_dir_all("target")?;
     let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/quickstart.toml");
     let bus = Bus::start(&Settings::from_file(settings)?).await?;
     let app = Router::new().route("/users", post(create_user)).layer(bus.layer());

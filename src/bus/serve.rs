@@ -73,6 +73,7 @@ impl Serve<'_> {
             Some(signal) => signal,
             None => terminated()?,
         };
+        tracing::info!(address = %listener.local_addr()?, "listening");
         let stop = CancellationToken::new();
         let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
         let mut server = pin!(server.into_future());

@@ -125,10 +125,7 @@ impl Worker {
         reason: String,
         begun: Instant,
     ) -> Result<(), SourceError> {
-        match delivery.view() {
-            Ok(view) => telemetry::dead(&view.message().id(), &reason),
-            Err(_) => telemetry::dead(&"unknown", &reason),
-        }
+        telemetry::dead_received(delivery.view().ok().map(|view| (view.message(), view.source())), &reason);
         self.handle.dead();
         telemetry::handled("dead", begun.elapsed());
         delivery.reject(reason).await

@@ -52,11 +52,12 @@ impl Disposition {
         if parts.extensions.get::<RejectedForCapacity>().is_some() {
             return Self::NotNow { after: after.unwrap_or_default() };
         }
-        if status == StatusCode::NOT_FOUND {
-            return Self::Reject { reason: "no handler: 404 Not Found".to_owned() };
-        }
         let body = tokio::time::timeout(BODY, start_of_body(body)).await.unwrap_or_default();
-        let reason = if body.is_empty() { status.to_string() } else { format!("{status}: {body}") };
+        let reason = match body.is_empty() {
+            true if status == StatusCode::NOT_FOUND => "404 Not Found: no handler has this route".to_owned(),
+            true => status.to_string(),
+            false => format!("{status}: {body}"),
+        };
         match status {
             StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
                 Self::Retry { after, reason }
@@ -133,7 +134,11 @@ mod tests {
         }
         assert_eq!(
             of(404, None, "").await,
-            Disposition::Reject { reason: "no handler: 404 Not Found".to_owned() }
+            Disposition::Reject { reason: "404 Not Found: no handler has this route".to_owned() }
+        );
+        assert_eq!(
+            of(404, None, "no such user").await,
+            Disposition::Reject { reason: "404 Not Found: no such user".to_owned() }
         );
     }
 

@@ -44,8 +44,7 @@ use crate::util::stop::StopSignal;
 /// | 2xx | is acknowledged |
 /// | 408, 425, 429, 5xx | delivered again after `Retry-After` or else a backoff that doubles from one second, with full jitter; after [`max_attempts`](ConsumerSettings::max_attempts) it is a dead letter |
 /// | takes longer than [`timeout`](ConsumerSettings::timeout), panics, gives an error | the same |
-/// | 404 | is a dead letter: no handler |
-/// | anything else | is a dead letter, with the status and the start of the body as its reason |
+/// | anything else, such as the 404 of a router without the route | is a dead letter, with the status and the start of the body as its reason |
 /// | (the message cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes), has over 1,000 headers or 64 KiB of them) | is a dead letter |
 ///
 /// [`MessagingLayer`](crate::layer::MessagingLayer) works inside: messages that a handler enqueues leave when *it* succeeds, and

@@ -11,7 +11,9 @@ use crate::util::error::{BoxError, Chain, debug_as_display};
 
 /// The rejection of the [`MessageQueue`](super::MessageQueue) extractor; answers 500. The first one of a process is logged.
 #[derive(thiserror::Error)]
-#[error("no MessageQueue in the request: add tower_outbox::MessagingLayer around this route")]
+#[error(
+    "no MessageQueue in the request: add tower_outbox::MessagingLayer around this route, as .layer(bus.layer())"
+)]
 #[non_exhaustive]
 pub struct MissingMessagingLayer;
 

@@ -48,14 +48,20 @@ impl Table {
         let origin = path.display().to_string();
         let mut lowered = lower(table, Some(&origin)).map_err(|error| fault(redacted(&error.to_string())))?;
         let wanted = MESSAGE_BUS.to_lowercase();
-        match lowered.remove(&wanted) {
+        let is_near = |name: &&String| {
+            let name = name.to_lowercase();
+            name != wanted && keys::is_near(&name, &wanted)
+        };
+        let nearest = tables.iter().find(is_near).cloned();
+        let table = lowered.remove(&wanted);
+        if let (Some(_), Some(table)) = (&table, &nearest) {
+            let path = path.display();
+            tracing::warn!(%path, table, "the settings have a table that resembles {MESSAGE_BUS}; it is not read");
+        }
+        match table {
             Some(Value { kind: ValueKind::Nil, .. }) => Ok(Self::default()),
             Some(value) => value.into_table().map(Self).map_err(SettingsError::value),
-            None => {
-                let nearest =
-                    tables.iter().find(|name| keys::is_near(&name.to_lowercase(), &wanted)).cloned();
-                Err(SettingsError::NoTable { path: path.to_owned(), tables, nearest })
-            }
+            None => Err(SettingsError::NoTable { path: path.to_owned(), tables, nearest }),
         }
     }
 

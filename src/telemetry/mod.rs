@@ -167,6 +167,15 @@ pub(crate) fn handled(outcome: &'static str, took: Duration) {
     tracing::debug!(outcome, ?took, "handled a message");
 }
 
+/// A received message, and its source, that became a dead letter; `None` if it cannot be read.
+pub(crate) fn dead_received(received: Option<(&Message, &str)>, reason: &str) {
+    count!("tower_outbox_dead_total", 1);
+    let source = received.map(|(_, source)| source);
+    let id = received.map(|(message, _)| tracing::field::display(message.id()));
+    let topic = received.map(|(message, _)| tracing::field::display(message.topic()));
+    tracing::error!(id, topic, source, reason, "a received message became a dead letter");
+}
+
 /// A message that became a dead letter.
 pub(crate) fn dead(id: &dyn std::fmt::Display, reason: &str) {
     count!("tower_outbox_dead_total", 1);

@@ -14,7 +14,9 @@ use crate::util::error::{BoxError, Chain, debug_as_display};
 #[non_exhaustive]
 pub enum TxRejection {
     /// There is no layer around the route.
-    #[error("no MessageQueue in the request: add tower_outbox::MessagingLayer around this route")]
+    #[error(
+        "no MessageQueue in the request: add tower_outbox::MessagingLayer around this route, as .layer(bus.layer())"
+    )]
     MissingLayer,
     /// The messages of the layer do not go through an outbox in this database.
     #[error(

@@ -155,7 +155,7 @@ pub(super) async fn no_handler_is_a_dead_letter_at_once(harness: SourceHarness) 
     let router = Router::new().route("/somewhere/else", post(|| async {}));
     let dead = dies(&harness, harness.message(0), router, settings()).await;
     assert_eq!(dead.reasons.len(), 1);
-    assert!(dead.reasons[0].contains("no handler"), "{dead:?}");
+    assert!(dead.reasons[0].contains("no handler has this route"), "{dead:?}");
 }
 
 pub(super) async fn too_large_is_a_dead_letter_at_once(harness: SourceHarness) {
