@@ -24,25 +24,25 @@ use crate::source::delivery::Delivery;
 use crate::store::Dialect;
 use crate::telemetry;
 
-/// The database transaction of a request, an extractor: what the handler writes through it and what it enqueues become
-/// true together, by one COMMIT, before the head of the response goes out.
+/// The database transaction of a request, an extractor: the rows that a handler writes through it and the messages
+/// that it enqueues are committed together, by one COMMIT, before the client gets the head of the response.
 ///
-/// It is begun when it is first extracted, on the pool of the [`PostgresStore`](crate::store::PostgresStore) or
+/// It begins when it is first extracted, on the pool of the [`PostgresStore`](crate::store::PostgresStore) or
 /// [`SqliteStore`](crate::store::SqliteStore) of the app's [`Outbox`](crate::outbox::Outbox), and belongs to the request: later
-/// extractions, as by a middleware and then by the handler, give the same one. It derefs to the connection.
+/// extractions, for example by a middleware and then by the handler, return the same one. It derefs to the connection.
 /// [`MessagingLayer`](crate::layer::MessagingLayer) ends it:
 ///
-/// | what happens | rows and messages |
+/// | case | rows and messages |
 /// |---|---|
-/// | a response that is a success, by [`with_success`](crate::layer::MessagingLayer::with_success) | the messages are put into the outbox in this transaction, which is committed; then the head goes out |
-/// | COMMIT or that fails | neither; the client gets 503 with `Retry-After` when another try may pass (connection lost, read-only or shutting down, time limit, serialization failure, deadlock, SQLite busy), else 500 |
+/// | a response that is a success, by [`with_success`](crate::layer::MessagingLayer::with_success) | the messages are put into the outbox in this transaction, which is committed; then the client gets the head |
+/// | storing the messages or COMMIT fails | neither; the client gets 503 with `Retry-After` when another try may succeed (connection lost, read-only or shutting down, time limit, serialization failure, deadlock, SQLite busy), else 500 |
 /// | any other response, an error, a panic, a timeout outside, the client gone before the handler is done | neither: ROLLBACK |
-/// | the client gone while it is committed | both: it goes on to its end, in a task that shutdown waits for; there are no more of these than the pool has connections |
-/// | a `Tx` is still alive when a response that is a success is ready, in a spawned task or a streaming body | neither; the client gets 500, and an error is logged that says the cure |
+/// | the client gone while it is committed | both: COMMIT continues in a task that shutdown waits for; the connections of the pool limit the number of such tasks |
+/// | a `Tx` is still alive when a response that is a success is ready, in a spawned task or a streaming body | neither; the client gets 500, and an error with the cure is logged |
 /// | the connection is lost during COMMIT, or COMMIT takes more than 30 seconds | both or neither; the client gets 503 |
-/// | begun in a call of an inner layer that fails, while the outer one answers with a success | neither; another call, as of a retry between the two, begins anew |
-/// | used in such a call and outside of it | neither: the client gets 500, and an error is logged that says the cure |
-/// | enqueued through [`always`](MessageQueue::always) | these messages leave in any case, if need be after the ROLLBACK |
+/// | begun in a call of an inner layer that fails, while the outer one answers with a success | neither; another call, for example of a retry layer between the two, begins a new one |
+/// | used in such a call and outside of it | neither; the client gets 500, and an error with the cure is logged |
+/// | enqueued through [`always`](MessageQueue::always) | these messages are sent in any case, if necessary after the ROLLBACK |
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -100,7 +100,7 @@ use crate::telemetry;
 /// messages do not leave, the client gets 500, and an error is logged that says the cure. In Postgres a statement that fails
 /// spoils the transaction: with a response that is a success all the same, the client gets 500.
 ///
-/// # A message that comes again
+/// # A message that is delivered again
 /// In a request made by a [`Consumer`](crate::consumer::Consumer) the id of the message is recorded in the same transaction. When it
 /// was handled before, the handler does not run: the extractor answers 200, and the message is acknowledged. A message is the
 /// same if it came from the same queue, with the same id, and with the same `source` of CloudEvents and `app-id`, where it has

@@ -38,7 +38,7 @@ pub(super) struct Open<DB: TxDatabase> {
     transaction: Option<SqlTransaction<'static, DB>>,
     store: SqlStore<DB>,
     phase: Phase,
-    /// A connection goes back to its pool by a task.
+    /// The runtime whose tasks return connections to the pool.
     runtime: Handle,
     begun: Instant,
     /// Given up after the transaction.
@@ -114,12 +114,12 @@ impl<DB: TxDatabase> Open<DB> {
     }
 }
 
-/// What tells a message from others of its queue: its id, and the publisher as far as it is said. Another publisher's message
-/// with the same id is another message. Headers of any length become part of an id, which always fits an index.
+/// Returns the identity of a message in its queue: its id, and its publisher if a header names it. A message of another
+/// publisher with the same id is another message. A hash of the headers always fits an index.
 fn inbox_id(message: &Message) -> Uuid {
-    let said =
+    let publishers =
         ["ce-source", "app-id"].into_iter().filter_map(|name| Some((name, message.header(name)?.as_str()?)));
-    said.fold(message.id(), |id, (name, publisher)| {
+    publishers.fold(message.id(), |id, (name, publisher)| {
         Uuid::new_v5(&id, format!("{name} {publisher}").as_bytes())
     })
 }

@@ -1,4 +1,4 @@
-//! What differs in Postgres, beside the statements.
+//! The particulars of Postgres, except the statements.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Tells other instances that there are messages for them.
+//! Notifications of other instances about messages for them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +21,9 @@ pub(super) const MESSAGES: &str = "messages";
 /// The payload when members or the owners of partitions have changed.
 pub(super) const PARTITIONS: &str = "partitions";
 
-/// Tells other instances of new messages by NOTIFY, at most once in 5 milliseconds.
+/// Notifies other instances of new messages by NOTIFY, at most once in 5 milliseconds.
 ///
-/// It does so in a task of its own: a NOTIFY in a transaction of the app would make every such COMMIT wait for the others.
+/// A separate task does so, as a NOTIFY in a transaction of the app would make every such COMMIT wait for the others.
 pub(super) struct Notifier {
     _stop: DropGuard,
 }

@@ -31,7 +31,7 @@ impl ReadOnlyConnections {
         Self { pool, searched: Mutex::default() }
     }
 
-    /// Searches the pool if the error says that the server is read-only.
+    /// Searches the pool if the error is that of a read-only server.
     pub(crate) fn on_error(&self, error: &sqlx::Error) {
         if error.as_database_error().and_then(|error| error.code()).is_some_and(|code| code == READ_ONLY) {
             self.search();

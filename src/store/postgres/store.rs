@@ -42,11 +42,11 @@ use crate::store::sql::SqlStore;
 /// flushed (`synchronous_commit = off` for these alone), so a crash of the server may have some sent again. Messages that are stored,
 /// requeued or dropped by an operator are as durable as every other COMMIT.
 ///
-/// **Behind a pooler** such as PgBouncer it needs `pool_mode = session`. With `transaction` or `statement` it does not start, with an
-/// error that says so: prepared statements and `LISTEN` need a connection that stays.
+/// **Behind a pooler** such as PgBouncer it needs `pool_mode = session`. With `transaction` or `statement` it fails to start,
+/// with an error that names this cause: prepared statements and `LISTEN` need a connection that stays.
 ///
 /// A clone is a handle to the same store. Dropping the last one releases its partitions, without waiting.
 ///
 /// # Cancel safety
-/// What was begun runs to its end in tasks of the store; [`close`](crate::store::Store::close) waits for them.
+/// Operations continue in tasks of the store when their future is dropped; [`close`](crate::store::Store::close) waits for them.
 pub type PostgresStore = SqlStore<Postgres>;
