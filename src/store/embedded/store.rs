@@ -24,7 +24,7 @@ use crate::log::error::OpenError;
 use crate::log::scan::Found;
 use crate::message::Message;
 use crate::message::Settlement;
-use crate::messenger::Admission;
+use crate::store::admission::Admission;
 use crate::store::{Counts, EntryState, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
 
 /// The most messages, and about the most bytes, that one read ahead returns.
