@@ -27,8 +27,7 @@ use support::relay::relay;
 use support::{Event, NoOp, disk, quick};
 use tower_outbox::Message;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::store::{Limits, Store};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, Limits, Store};
 
 const TASKS: u64 = 64;
 const BATCH: u64 = 16;

@@ -27,8 +27,7 @@ use support::group_commit::{GroupCommit, bare};
 use support::{Event, Spread, disk, quick};
 use tower_outbox::Message;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::store::{Limits, Store};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, Limits, Store};
 
 const WRITERS: [usize; 4] = [1, 16, 64, 256];
 const ROUNDS: usize = 9;

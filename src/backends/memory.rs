@@ -9,9 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
-use crate::message::FailedAttempt;
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{FailedAttempt, Message, Settlement};
 use crate::messenger::{Failure, Messenger, Unsent};
 use crate::source::{Settle, Source, SourceError, Unsettled};
 use crate::util::deadline;

@@ -7,8 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{Message, Settlement};
 use crate::messenger::{Capabilities, Failure, Health, Messenger, Overloaded, Unsent};
 use crate::source::{Settle, Source, SourceError, Unsettled};
 use crate::store::{Lease, Store, StoreError};

@@ -27,8 +27,7 @@ use crate::bus::Database;
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
 use crate::settings::{DeliveryMode, Settings};
-use crate::store::Store;
-use crate::store::{EmbeddedStore, OpenError};
+use crate::store::{EmbeddedStore, OpenError, Store};
 use crate::util::error::Chain;
 
 /// How long closing a store may take.

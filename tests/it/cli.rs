@@ -20,8 +20,7 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 use tower_outbox::message::Scalar;
 use tower_outbox::outbox::OutboxHandle;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::store::{EntryState, Filter, Store};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, EntryState, Filter, Store};
 use tower_outbox::testing::Sent;
 use tower_outbox::{Bus, Message};
 

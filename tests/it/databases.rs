@@ -9,8 +9,9 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 use tower_outbox::Message;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{EntryState, Store, StoreError, WhenFull};
-use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::store::{
+    EntryState, PostgresStore, SqlStoreSettings, SqliteStore, Store, StoreError, WhenFull,
+};
 use uuid::Uuid;
 
 use crate::support::databases::{self, Schema};

@@ -18,8 +18,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::timeout;
 use tower_outbox::Message;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::store::{EntryState, Filter, Store};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, EntryState, Filter, Store};
 use uuid::Uuid;
 
 use crate::support::stores::{STUCK, batch, confirm, depth, lease_all, list_by, open};

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use sqlx::sqlite::SqlitePool;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{Entry, EntryState, Store, StoreError};
-use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::store::{
+    Entry, EntryState, PostgresStore, SqlStoreSettings, SqliteStore, Store, StoreError,
+};
 
 use crate::support::databases::{Schema, sqlite};
 use crate::support::stores::{confirm, dead, depth, lease_all, list, retry};

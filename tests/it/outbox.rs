@@ -21,8 +21,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tower_outbox::outbox::{Breaker, Outbox, OutboxHandle, RelaySettings};
-use tower_outbox::store::{Counts, Entry, Filter, Store};
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{Counts, EmbeddedStore, EmbeddedStoreSettings, Entry, Filter, Store};
 use tower_outbox::{Message, Messenger};
 use uuid::Uuid;
 

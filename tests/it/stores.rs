@@ -7,8 +7,9 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use tower_outbox::store::{EmbeddedStoreSettings, PostgresStore, SqlStoreSettings, SqliteStore};
-use tower_outbox::store::{Limits, Store};
+use tower_outbox::store::{
+    EmbeddedStoreSettings, Limits, PostgresStore, SqlStoreSettings, SqliteStore, Store,
+};
 use tower_outbox::testing::store_conformance::{
     StoreCapabilities, StoreHarness, appending, limits, listing, messages, operating, order, reopening,
     settling, waiting,

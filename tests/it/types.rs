@@ -14,14 +14,15 @@ use tower_outbox::background::{Background, BackgroundSettings, BackgroundWorker}
 use tower_outbox::bus::Shutdown;
 use tower_outbox::dummy::Dummy;
 use tower_outbox::layer::{MessagingService, ResponseBody, ResponseFuture};
-use tower_outbox::message::Settlement;
-use tower_outbox::message::{MessageError, Scalar, TopicError};
+use tower_outbox::message::{MessageError, Scalar, Settlement, TopicError};
 use tower_outbox::messenger::{Admission, Capabilities, InFlight, InFlightToken, OutboxStore, Overloaded};
 use tower_outbox::outbox::{Breaker, Outbox, OutboxHandle, OutboxStatus, Relay, RelaySettings};
 use tower_outbox::queue::MissingMessagingLayer;
 use tower_outbox::settings::OutboxSettings;
-use tower_outbox::store::{Counts, Entry, Filter, Lease, Leased, Limits, Store, StoreError, Unstored};
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::store::{
+    Counts, EmbeddedStore, EmbeddedStoreSettings, Entry, Filter, Lease, Leased, Limits, OpenError, Store,
+    StoreError, Unstored,
+};
 use tower_outbox::testing::{Recording, Sent};
 use tower_outbox::{
     BoxError, Bus, EnqueueError, Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, Settings,

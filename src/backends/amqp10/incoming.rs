@@ -15,10 +15,9 @@ use uuid::Uuid;
 use super::guard;
 use super::outgoing::{AmqpMessage, assemble};
 use crate::envelope::Envelope;
-use crate::message::FailedAttempt;
-use crate::message::headers;
 use crate::message::topic::Topic;
 use crate::message::{self, Message, Scalar};
+use crate::message::{FailedAttempt, headers};
 use crate::util::rfc3339;
 
 /// The priority of messages without one (3.2.1).

@@ -7,8 +7,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use super::settle::DeliverySettler;
-use crate::message::FailedAttempt;
-use crate::message::Message;
+use crate::message::{FailedAttempt, Message};
 use crate::messenger::Failure;
 use crate::source::{SourceError, Unsettled};
 use crate::util::error::Chain;

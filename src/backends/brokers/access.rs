@@ -9,9 +9,8 @@ use super::error::BrokersError;
 use super::settings::{BrokerSettings, Sasl};
 use super::url::{BrokerUrl, UrlError};
 use crate::envelope::Envelope;
-use crate::message::Message;
-use crate::message::headers;
 use crate::message::topic::Topic;
+use crate::message::{Message, headers};
 use crate::tls;
 use crate::util::error::BoxError;
 

@@ -22,8 +22,7 @@ use super::shared::{StoreShared, answer};
 use super::writer::JOURNAL_BYTES;
 use crate::log::error::OpenError;
 use crate::log::scan::Found;
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
 use crate::store::{Counts, EntryState, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
 

@@ -9,8 +9,7 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::SqliteStore;
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{Message, Settlement};
 use crate::store::sql::{PendingInsert, SqlStoreSettings};
 use crate::store::{Leased, Store};
 

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::message::Message;
-use crate::message::Scalar;
+use crate::message::{Message, Scalar};
 use crate::source::SourceError;
 
 use super::harness::{SourceHarness, id, ids, ids_of};

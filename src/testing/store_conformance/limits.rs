@@ -4,10 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::message::Message;
-use crate::message::Scalar;
-use crate::message::Settlement;
-use crate::message::headers;
+use crate::message::{Message, Scalar, Settlement, headers};
 use crate::store::{EntryState, Leased, Limits, Store, StoreError, WhenFull};
 use uuid::Uuid;
 

@@ -2,15 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{Message, Settlement};
 use crate::store::{EntryState, Filter, Store, Wait};
 
 use super::harness::StoreHarness;
-use crate::testing::support::stores::{
-    STUCK, batch, confirm, dead, depth, find, ids, keyed, lease_all, list, list_by, retry, settle,
-};
-use crate::testing::support::stores::{message, topics};
+use crate::testing::support::stores::{STUCK, batch, confirm, dead, depth, find, ids, keyed, lease_all, list, list_by, retry, settle, message, topics};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::message::Message;
-use crate::message::Scalar;
+use crate::message::{Message, Scalar};
 use uuid::Uuid;
 
 use super::harness::StoreHarness;

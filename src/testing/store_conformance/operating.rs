@@ -2,16 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{Message, Settlement};
 use crate::store::{EntryState, Store};
 
 use super::harness::StoreHarness;
-use crate::testing::support::stores::message;
-use crate::testing::support::stores::{
-    assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, keyed, lease, lease_all, list, retry,
-    settle,
-};
+use crate::testing::support::stores::{message, assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, keyed, lease, lease_all, list, retry, settle};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 

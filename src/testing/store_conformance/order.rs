@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use tokio::time::timeout;
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{Message, Settlement};
 use crate::store::{Leased, Store};
 use uuid::Uuid;
 

@@ -6,11 +6,7 @@ use crate::message::Settlement;
 use crate::store::{EntryState, Filter, Lease, Wait};
 
 use super::harness::StoreHarness;
-use crate::testing::support::stores::message;
-use crate::testing::support::stores::{
-    assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, lease, lease_all, list, list_by,
-    retry, settle,
-};
+use crate::testing::support::stores::{message, assert_nothing_due, batch, confirm, dead, depth, find, ids, ids_of, lease, lease_all, list, list_by, retry, settle};
 
 pub async fn a_confirmed_message_is_removed(harness: StoreHarness) {
     let store = harness.open().await;

@@ -2,8 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::message::Message;
-use crate::message::Settlement;
+use crate::message::{Message, Settlement};
 use crate::store::{Entry, Filter, Leased, Limits, Store, WhenFull};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;

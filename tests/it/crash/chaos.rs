@@ -11,8 +11,9 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
-use tower_outbox::store::{EmbeddedStoreSettings, PostgresStore, SqlStoreSettings};
-use tower_outbox::store::{EntryState, Filter, Store};
+use tower_outbox::store::{
+    EmbeddedStoreSettings, EntryState, Filter, PostgresStore, SqlStoreSettings, Store,
+};
 
 use super::app::{App, Home};
 use super::load::Load;

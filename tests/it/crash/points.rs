@@ -18,8 +18,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower_outbox::outbox::{Outbox, OutboxHandle, Relay, RelaySettings};
-use tower_outbox::store::{Counts, Filter};
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{Counts, EmbeddedStore, EmbeddedStoreSettings, Filter};
 use tower_outbox::{Failure, Message, Messenger, Unsent, async_trait};
 
 use super::ledger::{Arrival, Ledger, Outcome};

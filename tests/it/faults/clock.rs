@@ -6,8 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime};
 
 use tower_outbox::Message;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::store::{Store, Wait};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, Store, Wait};
 
 use super::{PART, StoreFolder, again, part};
 use crate::support::stores::{assert_nothing_due, confirm, find, lease_all, list, open, retry, settle};

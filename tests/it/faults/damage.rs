@@ -5,8 +5,7 @@ use std::fs;
 
 use tower_outbox::Message;
 use tower_outbox::message::Settlement;
-use tower_outbox::store::EmbeddedStore;
-use tower_outbox::store::Store;
+use tower_outbox::store::{EmbeddedStore, Store};
 use uuid::Uuid;
 
 use super::{StoreFolder, assert_works, drain, flip, unreadable, without, written};

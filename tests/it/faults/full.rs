@@ -20,8 +20,7 @@ use tokio::time::sleep;
 use tower::ServiceExt;
 use tower_outbox::message::Settlement;
 use tower_outbox::outbox::{Outbox, RelaySettings};
-use tower_outbox::store::{Counts, Store};
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::store::{Counts, EmbeddedStore, EmbeddedStoreSettings, OpenError, Store};
 use tower_outbox::{Failure, Health, Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait};
 use uuid::Uuid;
 

@@ -4,8 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use tower_outbox::store::Store;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError, Store};
 
 use super::{StoreFolder, again, drain, part};
 use crate::support::stores::{batch, ids};

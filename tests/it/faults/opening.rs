@@ -5,8 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use tower_outbox::store::Store;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, OpenError, Store};
 use tower_outbox::{Bus, Settings, SettingsError};
 
 use super::full::Disk;

@@ -16,8 +16,7 @@ use tower::ServiceExt;
 use tower_outbox::background::{Background, BackgroundSettings, WhenFull};
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::store;
-use tower_outbox::store::EmbeddedStoreSettings;
-use tower_outbox::store::{SqlStoreSettings, SqliteStore};
+use tower_outbox::store::{EmbeddedStoreSettings, SqlStoreSettings, SqliteStore};
 use tower_outbox::testing::Memory;
 use tower_outbox::{Consumer, Message, MessageQueue, MessagingLayer, Messenger};
 

@@ -20,8 +20,7 @@ use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription}
 use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::dummy::Dummy;
 use tower_outbox::outbox::{Outbox, RelaySettings};
-use tower_outbox::store::{Filter, Store, StoreError};
-use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::store::{Filter, PostgresStore, SqlStoreSettings, SqliteStore, Store, StoreError};
 use tower_outbox::{Consumer, MessageQueue, MessagingLayer, Tx};
 use uuid::Uuid;
 

@@ -11,8 +11,7 @@ use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Fedmsg};
 use tower_outbox::background::{Background, BackgroundSettings};
 use tower_outbox::fallback::Fallback;
 use tower_outbox::outbox::{Outbox, RelaySettings};
-use tower_outbox::store::EmbeddedStoreSettings;
-use tower_outbox::store::Filter;
+use tower_outbox::store::{EmbeddedStoreSettings, Filter};
 use tower_outbox::{
     BoxError, EnqueueError, Message, MessageQueue, MessagingLayer, Messenger, Unsent, async_trait,
 };

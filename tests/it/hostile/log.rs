@@ -5,8 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use tower_outbox::message::Settlement;
-use tower_outbox::store::Store;
-use tower_outbox::store::{EmbeddedStore, OpenError};
+use tower_outbox::store::{EmbeddedStore, OpenError, Store};
 use tower_outbox::{Bus, Message, Settings};
 use uuid::Uuid;
 

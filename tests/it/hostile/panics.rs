@@ -14,8 +14,10 @@ use tower_outbox::layer::OnSendFailure;
 use tower_outbox::message::Settlement;
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::source::{self, Source, SourceError};
-use tower_outbox::store::{Counts, EntryState, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
+use tower_outbox::store::{
+    Counts, EmbeddedStore, EmbeddedStoreSettings, EntryState, Filter, Lease, Leased, Page, Store, StoreError,
+    Unstored,
+};
 use tower_outbox::testing::Memory;
 use tower_outbox::{
     Bus, Consumer, Failure, Message, MessagingLayer, Messenger, Settings, Unsent, async_trait,

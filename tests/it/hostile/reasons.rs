@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::store::{Entry, EntryState, Filter, Store, StoreError, WhenFull};
+use tower_outbox::store::{
+    EmbeddedStore, EmbeddedStoreSettings, Entry, EntryState, Filter, Store, StoreError, WhenFull,
+};
 
 use crate::faults::{StoreFolder, again, assert_works, cut, flip, part};
 use crate::support::format::HEAD;

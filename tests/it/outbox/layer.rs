@@ -13,8 +13,7 @@ use tower::{Service, ServiceExt};
 use tower_outbox::dummy::Dummy;
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::outbox::{Outbox, Relay};
-use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
-use tower_outbox::store::{Store, WhenFull};
+use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, Store, WhenFull};
 use tower_outbox::{MessageQueue, MessagingLayer};
 
 use super::spied::Spied;

@@ -7,8 +7,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tower_outbox::message::Settlement;
 use tower_outbox::messenger::Admission;
-use tower_outbox::store::EmbeddedStore;
-use tower_outbox::store::{Counts, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
+use tower_outbox::store::{Counts, EmbeddedStore, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
 use tower_outbox::{Message, async_trait};
 
 /// A clone is another handle.

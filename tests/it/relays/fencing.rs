@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use tower_outbox::message::Settlement;
-use tower_outbox::store::{Lease, Store};
-use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::store::{Lease, PostgresStore, SqlStoreSettings, SqliteStore, Store};
 
 use crate::support::databases::{Schema, sqlite};
 use crate::support::stores::{dead, keyed, lease_all, retry};

@@ -21,8 +21,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tower::ServiceExt;
 use tower_outbox::outbox::{Outbox, OutboxHandle, Relay, RelaySettings};
-use tower_outbox::store::{Counts, Store};
-use tower_outbox::store::{PostgresStore, SqlStoreSettings, SqliteStore};
+use tower_outbox::store::{Counts, PostgresStore, SqlStoreSettings, SqliteStore, Store};
 use tower_outbox::{Message, MessageQueue, MessagingLayer, Messenger, Tx};
 
 use super::bus::{self, Bus, Notes};

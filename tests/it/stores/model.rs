@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::{sleep, timeout};
 use tower_outbox::Message;
-use tower_outbox::message::Scalar;
-use tower_outbox::message::Settlement;
-use tower_outbox::message::headers;
+use tower_outbox::message::{Scalar, Settlement, headers};
 use tower_outbox::store::{Entry, EntryState, Lease, Leased, Store, StoreError, Wait};
 use uuid::Uuid;
 
