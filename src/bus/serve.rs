@@ -77,20 +77,30 @@ impl Serve<'_> {
         let stop = CancellationToken::new();
         let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
         let mut server = pin!(server.into_future());
-        tokio::select! {
-            served = &mut server => served?,
-            () = signal => {}
+        let failed = tokio::select! {
+            served = &mut server => Some(served),
+            () = signal => None,
+        };
+        match &failed {
+            None => tracing::info!(?deadline, "received the signal to stop; finishing requests and messages"),
+            Some(_) => tracing::error!(?deadline, "the server ended by itself; finishing messages"),
         }
-        tracing::info!(?deadline, "received the signal to stop; finishing requests and messages");
         let begun = Instant::now();
         stop.cancel();
         let until = after(begun, deadline / 4 * 3);
-        let (served, ()) = tokio::join!(timeout_at(until, server), bus.stop_consumers(until));
-        if served.is_err() {
-            tracing::warn!("stopped the server while requests were running");
-        }
+        let finish = async {
+            match failed {
+                Some(served) => served,
+                None => timeout_at(until, server).await.unwrap_or_else(|_| {
+                    tracing::warn!("stopped the server while requests were running");
+                    Ok(())
+                }),
+            }
+        };
+        let (served, ()) = tokio::join!(finish, bus.stop_consumers(until));
+        // The bus stops in order also after a server that failed.
         let left = bus.shutdown(deadline.saturating_sub(begun.elapsed())).await;
-        if left.is_clean() { Ok(()) } else { Err(ServeError::Unsent(left)) }
+        if left.is_clean() { Ok(served?) } else { Err(ServeError::Unsent(left)) }
     }
 }
 

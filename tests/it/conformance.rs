@@ -20,7 +20,7 @@ use tower_outbox::{Failure, Messenger};
 use crate::peers::{Brokers, Peer, RabbitQueue, unique};
 use crate::support::messengers::down;
 
-/// What a messenger can do whose messages arrive whole.
+/// The capabilities of a messenger whose messages arrive whole.
 fn whole() -> MessengerCapabilities {
     MessengerCapabilities::default().with_arrival(true).with_any_body(true).with_headers(true)
 }
@@ -168,7 +168,7 @@ async fn rhmsg_conforms_on_activemq() {
     .await;
 }
 
-/// What came to a queue of RabbitMQ, in whole each time it is asked for.
+/// All messages that arrived in a queue of RabbitMQ.
 fn from_queue(
     brokers: &Brokers,
     node: &str,

@@ -1,4 +1,4 @@
-//! What only a store in a database does.
+//! Behaviour of stores in a database only.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

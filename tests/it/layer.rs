@@ -1,4 +1,4 @@
-//! What [`tower_outbox::MessagingLayer`] promises, row by row.
+//! The promises of [`tower_outbox::MessagingLayer`], row by row.
 
 mod admission;
 mod always;

@@ -1,4 +1,4 @@
-//! What was asked for, what was answered, and whether what arrived fits.
+//! The requests, their responses, and whether the messages that arrived fit them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,7 +6,7 @@ use std::fmt;
 /// How many examples of each fault are kept for people.
 const EXAMPLES: usize = 10;
 
-/// What is known of a request.
+/// The known outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// No answer came: its messages may arrive, all or none.
@@ -156,7 +156,7 @@ impl Fault {
     }
 }
 
-/// What a ledger makes of what arrived.
+/// The judgement of a ledger on the messages that arrived.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     pub requests: u64,

@@ -141,7 +141,7 @@ async fn safe_requests_do_not_accumulate() {
     }
 }
 
-/// What has room for this many messages, and sends none of them on.
+/// A messenger that has room for this many messages, and sends none of them on.
 async fn with_room_for(place: &str, max: u32, folder: &Path) -> MessagingLayer {
     let hanging = fake(|_| std::future::pending());
     let limits = limits(u64::from(max), store::WhenFull::Refuse);
@@ -213,7 +213,7 @@ async fn as_many_requests_are_let_in_as_there_is_room_for() {
     for place in PLACES {
         let folder = tempfile::tempdir().unwrap();
         let layer = with_room_for(place, 100, folder.path()).await;
-        // What enqueues nothing, or ends in another way, leaves its room to others.
+        // A request that enqueues nothing, or ends in another way, leaves its room to others.
         let nothing = ask_at_once(&layer, &[0; 100], 0).await;
         assert_eq!(nothing, (100, vec![StatusCode::OK; 100]), "{place}");
         let (calls, statuses) = ask_at_once(&layer, &[1; 400], 300).await;

@@ -1,4 +1,4 @@
-//! What a database refuses, rows that somebody changed, and ids that strangers chose.
+//! Values that a database refuses, rows that somebody changed, and ids that strangers chose.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -110,7 +110,7 @@ async fn changed_rows_harm_only_themselves<S: Store>(
     timeout(STUCK, running).await.unwrap().unwrap();
 }
 
-/// What a column is set to, and whether the message becomes a dead letter over it.
+/// The value that a column is set to, and whether the message becomes a dead letter over it.
 const CHANGES: [(&str, bool); 15] = [
     ("details = ''", true),
     ("details = '[1]'", true),

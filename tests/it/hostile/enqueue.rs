@@ -26,7 +26,7 @@ fn years(years: u64) -> Duration {
     Duration::from_secs(years * 365 * 86_400)
 }
 
-/// What AMQP 0-9-1 cannot carry, and a word of the reason.
+/// Messages that AMQP 0-9-1 cannot carry, and a word of the reason.
 fn impossible() -> Vec<(Message, &'static str)> {
     let long = "x".repeat(256);
     let year_10000 = SystemTime::UNIX_EPOCH + Duration::from_secs(253_402_300_800);
@@ -63,7 +63,7 @@ fn more_headers_than_a_consumer_takes_are_refused() {
     }
 }
 
-/// What leaves as it is, though it comes near a limit.
+/// Messages that leave as they are, though they come near a limit.
 fn possible() -> Vec<Message> {
     vec![
         message("a").with_header("x", "x".repeat(130_000)),
@@ -81,7 +81,7 @@ fn plain() -> Amqp091 {
     Amqp091::new(&Amqp091Settings::new([NOWHERE])).unwrap()
 }
 
-/// What a handler is told of this message.
+/// The view of this message that a handler gets.
 async fn enqueued(messenger: impl Messenger, message: Message) -> Result<(), EnqueueError> {
     let (sender, mut answers) = tokio::sync::mpsc::unbounded_channel();
     let app = app(MessagingLayer::new(messenger), move |queue: MessageQueue| {

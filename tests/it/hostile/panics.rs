@@ -355,7 +355,7 @@ async fn a_consumer_whose_source_panics_goes_on() {
     assert_eq!(handle.status().acked, 2);
 }
 
-/// What was received may be older than 1970.
+/// A received message may be older than 1970.
 #[test]
 fn a_message_of_any_time_is_a_line_of_json_or_an_error() {
     use tower_outbox::amqp091::{from_json_line, to_json_line};

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 use tower_outbox::{BoxError, Bus, Settings};
 
-/// What an error says, in every way it can be printed.
+/// The texts of an error, in every way it can be printed.
 fn said(error: impl std::error::Error + Send + Sync + 'static) -> String {
     let debug = format!("{error:?}");
     let error: BoxError = error.into();

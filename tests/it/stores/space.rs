@@ -1,4 +1,4 @@
-//! What has left takes no space.
+//! Messages that have left take no space.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What becomes of answers.
+//! The outcome of settlements.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -11,7 +11,7 @@ use crate::faults::{again, part};
 const MIB: u64 = 1 << 20;
 const SIZE: u64 = 40 * MIB;
 
-/// What this process has had in memory at most since [`reset`], or has now.
+/// The most memory that this process has had since [`reset`], or has now.
 fn memory(key: &str) -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
