@@ -5,7 +5,8 @@ use std::io::{self, Write};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::reasons::{ReasonWriter, Reasons};
+use super::event::Event;
+use super::reasons::{ReasonWriter, Reasons, Waiting};
 use super::shared::StoreShared;
 use crate::log::files::{self, sync_folder, write_error};
 use crate::log::format::HEAD;
@@ -19,6 +20,9 @@ pub(super) const NEW_JOURNAL: &str = "state.new";
 
 /// The wait before the next try to write a broken journal.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
+
+/// How often a snapshot writes the reasons that came meanwhile.
+const REASON_TRIES: u8 = 3;
 
 /// The least number of bytes of events after which a snapshot replaces them.
 const EVENT_BYTES: u64 = 16 << 20;
@@ -71,13 +75,23 @@ impl Journal {
 
     /// Writes the events that wait.
     pub(super) fn write(&mut self) {
-        // First: the events contain the offsets of the reasons.
-        self.write_reasons();
-        let mut events = {
+        // Under one lock, so that no event lacks its reason.
+        let (later, waiting) = {
             let mut index = self.shared.lock();
             index.journal_since = None;
-            std::mem::take(&mut index.journal)
+            (std::mem::take(&mut index.journal), index.waiting_reasons())
         };
+        let offsets = self.write_reasons(waiting);
+        let mut events = Vec::new();
+        if !offsets.is_empty() {
+            // First: of a journal that breaks off, no dead letter is read without its reason.
+            Event::Reasons(offsets).write(&mut events, Head::journal(self.shared.log).key().payload);
+        }
+        if events.is_empty() {
+            events = later
+        } else {
+            events.extend_from_slice(&later)
+        }
         let Some(file) = &mut self.file else { return };
         if events.is_empty() {
             return;
@@ -144,18 +158,25 @@ impl Journal {
 
     /// Replaces the journal by a snapshot. `end` has the base and the length of the last segment of a store that is closed.
     pub(super) fn snapshot(&mut self, end: Option<(u64, u64)>) -> io::Result<()> {
-        self.write_reasons();
-        if let Some(Err(error)) = self.reasons.as_mut().map(ReasonWriter::sync) {
-            tracing::debug!(%error, "could not sync the reasons of failures");
-        }
         let bytes = self.copy_index(end);
         self.replace(&bytes)
     }
 
-    /// Encodes the index as a new journal. Events from now on belong behind it.
-    pub(super) fn copy_index(&self, end: Option<(u64, u64)>) -> Vec<u8> {
+    /// Encodes the index as a new journal, and writes the reasons that it refers to. Events from now on belong behind it.
+    pub(super) fn copy_index(&mut self, end: Option<(u64, u64)>) -> Vec<u8> {
         let head = Head::journal(self.shared.log);
         let mut bytes = head.to_bytes().to_vec();
+        // A disk that refuses the reasons does not keep the snapshot from being written.
+        for _ in 0..REASON_TRIES {
+            let waiting = self.shared.lock().waiting_reasons();
+            if waiting.is_empty() {
+                break;
+            }
+            self.write_reasons(waiting);
+            if let Some(Err(error)) = self.reasons.as_mut().map(ReasonWriter::sync) {
+                tracing::debug!(%error, "could not sync the reasons of failures");
+            }
+        }
         let mut index = self.shared.lock();
         index.snapshot(end, &mut bytes);
         index.journal.clear();
@@ -188,21 +209,16 @@ impl Journal {
         Ok(())
     }
 
-    /// Writes the reasons that wait. A failure does not keep the events from being written.
-    fn write_reasons(&mut self) {
-        let waiting = {
-            let index = self.shared.lock();
-            if index.waiting_reasons.is_empty() {
-                return;
-            }
-            let previous = |position| index.retries.get(&position).and_then(|retry| retry.reason);
-            let waiting = index.waiting_reasons.copy().into_iter();
-            waiting.map(|(position, attempts)| (position, attempts, previous(position))).collect::<Vec<_>>()
-        };
+    /// Writes these reasons; returns the positions, and the offsets of their last reasons. A failure does not keep the events
+    /// from being written.
+    fn write_reasons(&mut self, waiting: Vec<Waiting>) -> Vec<(u64, u64)> {
+        if waiting.is_empty() {
+            return Vec::new();
+        }
         let written = (|| {
             let reasons = self.open_reasons()?;
             let mut written = Vec::with_capacity(waiting.len());
-            for (position, attempts, previous) in waiting {
+            for Waiting { position, attempts, previous } in waiting {
                 written.push((position, attempts.len(), reasons.push(position, &attempts, previous)));
             }
             reasons.write()?;
@@ -214,6 +230,7 @@ impl Journal {
             Err(error) => {
                 index.waiting_reasons.trim();
                 tracing::debug!(%error, "could not write the reasons of failures; the next write retries");
+                Vec::new()
             }
         }
     }

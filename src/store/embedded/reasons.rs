@@ -56,6 +56,14 @@ struct Reason<'a> {
     reason: &'a str,
 }
 
+/// The reasons of a message that are not on disk yet.
+pub(super) struct Waiting {
+    pub(super) position: u64,
+    pub(super) attempts: Vec<FailedAttempt>,
+    /// The offset of the reason before them.
+    pub(super) previous: Option<NonZeroU64>,
+}
+
 /// The reasons that are not on disk yet, by position.
 #[derive(Debug, Default)]
 pub(super) struct WaitingReasons(BTreeMap<u64, Vec<FailedAttempt>>);
@@ -81,8 +89,8 @@ impl WaitingReasons {
         self.0.is_empty()
     }
 
-    pub(super) fn copy(&self) -> Vec<(u64, Vec<FailedAttempt>)> {
-        self.0.iter().map(|(position, attempts)| (*position, attempts.clone())).collect()
+    pub(super) fn copy(&self) -> impl Iterator<Item = (u64, Vec<FailedAttempt>)> {
+        self.0.iter().map(|(position, attempts)| (*position, attempts.clone()))
     }
 
     /// Removes the first reasons of a message, which are on disk.

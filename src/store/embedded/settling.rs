@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::event::{self, Event, RetryState};
 use super::index::LogIndex;
-use super::reasons::Reasons;
+use super::reasons::{Reasons, Waiting};
 use crate::message::Settlement;
 use crate::store::{Lease, StoreError};
 use crate::telemetry;
@@ -91,8 +91,21 @@ impl LogIndex {
         self.capacity.add(0, 0, after as i64 - before as i64);
     }
 
-    /// Takes the offsets of reasons that were written: position, number of reasons, and offset of the last.
-    pub(super) fn reasons_written(&mut self, written: Vec<(u64, usize, Option<NonZeroU64>)>) {
+    /// Returns the reasons that are not on disk yet.
+    pub(super) fn waiting_reasons(&self) -> Vec<Waiting> {
+        let previous = |position| self.retries.get(&position).and_then(|retry| retry.reason);
+        let waiting = self.waiting_reasons.copy();
+        waiting
+            .map(|(position, attempts)| Waiting { position, attempts, previous: previous(position) })
+            .collect()
+    }
+
+    /// Takes the offsets of reasons that were written: position, number of reasons, and offset of the last. Returns the positions
+    /// that are still stored, with their offsets.
+    pub(super) fn reasons_written(
+        &mut self,
+        written: Vec<(u64, usize, Option<NonZeroU64>)>,
+    ) -> Vec<(u64, u64)> {
         let mut offsets = Vec::with_capacity(written.len());
         for (position, count, offset) in written {
             self.waiting_reasons.written(position, count);
@@ -101,9 +114,7 @@ impl LogIndex {
                 offsets.extend(offset.map(|offset| (position, offset.get())));
             }
         }
-        if !offsets.is_empty() {
-            self.log(&Event::Reasons(offsets));
-        }
+        offsets
     }
 
     /// Takes a new file of reasons: for each message the offset of its last reason, and the bytes of all.

@@ -328,6 +328,30 @@ mod tests {
     }
 
     #[test]
+    fn wherever_the_journal_breaks_off_no_dead_letter_lacks_its_reason() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = EmbeddedStoreSettings::new(folder.path().join("outbox"));
+        let (shared, mut writer) = opened(&settings);
+        shared.lock().enqueue(batch(&shared, 4), None).unwrap();
+        write(&shared, &mut writer);
+        let before = std::fs::metadata(settings.path.join(JOURNAL)).unwrap().len();
+        (1..=4).for_each(|position| shared.lock().damaged(position));
+        write(&shared, &mut writer);
+        let journal = std::fs::read(settings.path.join(JOURNAL)).unwrap();
+        drop((shared, writer));
+        let mut seen = std::collections::BTreeSet::new();
+        for end in before as usize..=journal.len() {
+            std::fs::write(settings.path.join(JOURNAL), &journal[..end]).unwrap();
+            let (shared, _writer) = opened(&settings);
+            let state = shared.lock();
+            let dead: Vec<_> = state.retries.values().filter(|retry| retry.dead).collect();
+            assert!(dead.iter().all(|retry| retry.reason.is_some()), "broken off at {end}: {dead:?}");
+            seen.insert(dead.len());
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
     fn a_snapshot_that_fails_leaves_the_journal_broken() {
         let folder = tempfile::tempdir().unwrap();
         let settings = EmbeddedStoreSettings::new(folder.path().join("outbox"));
