@@ -37,6 +37,7 @@
 //! | `settings` | `Settings` and `Bus` | yes |
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
+//! | `channels` | queues, streams, events and requests on the local disk |
 //! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
@@ -54,6 +55,8 @@ mod backends;
 pub mod background;
 #[cfg(feature = "settings")]
 pub mod bus;
+#[cfg(feature = "channels")]
+pub mod channels;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 #[cfg(feature = "cli")]
