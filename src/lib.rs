@@ -69,6 +69,9 @@ pub mod fallback;
 #[cfg(feature = "_fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "_kubemq")]
+#[doc(hidden)]
+pub mod kubemq_wire;
 pub mod layer;
 #[cfg(feature = "embedded")]
 mod log;

@@ -20,6 +20,7 @@ mod fallback;
 mod faults;
 mod first_five_minutes;
 mod hostile;
+mod kubemq;
 mod layer;
 mod manifest;
 mod migrations;

@@ -1,0 +1,3 @@
+//! The KubeMQ face: unmodified clients of KubeMQ against our server.
+
+mod generated;
