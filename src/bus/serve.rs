@@ -7,22 +7,27 @@ use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use axum::Router;
+use humantime::format_duration;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::running::Bus;
 use super::shutdown::Shutdown;
 use crate::util::deadline::after;
 use crate::util::error::debug_as_display;
 
+/// How long stopping may take after a second signal.
+const HURRIED: Duration = Duration::from_secs(1);
 /// How long stopping may take by default.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 impl Bus {
     /// Serves an axum app until Ctrl-C or SIGTERM, then stops everything in order: the server and the consumers of this bus
     /// finish their requests and messages; then the bus [shuts down](Self::shutdown). All this may take 10 seconds;
-    /// [`Serve::with_graceful_shutdown`] sets another deadline, or another signal.
+    /// [`Serve::with_graceful_shutdown`] sets another deadline, or another signal. A second Ctrl-C or SIGTERM ends the wait for
+    /// requests and messages; unhandled messages are delivered again.
     ///
     /// ```no_run
     /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
@@ -51,9 +56,11 @@ pub struct Serve<'a> {
     listener: TcpListener,
     app: Router,
     /// Ctrl-C and SIGTERM if none.
-    signal: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    signal: Option<Signal>,
     deadline: Duration,
 }
+
+type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Serve<'_> {
     /// Stops at `signal` instead of Ctrl-C and SIGTERM, within `deadline`; by default 10 seconds.
@@ -69,6 +76,7 @@ impl Serve<'_> {
 
     async fn run(self) -> Result<(), ServeError> {
         let Self { bus, listener, app, signal, deadline } = self;
+        let is_own = signal.is_some();
         let signal = match signal {
             Some(signal) => signal,
             None => terminated()?,
@@ -81,9 +89,18 @@ impl Serve<'_> {
             served = &mut server => Some(served),
             () = signal => None,
         };
+        let hurried = CancellationToken::new();
+        // Listens before the log line that a person may answer with a second Ctrl-C.
+        let again = if is_own { None } else { terminated().ok() };
+        let _again =
+            again.map(|again| AbortOnDropHandle::new(tokio::spawn(second_signal(again, hurried.clone()))));
         match &failed {
-            None => tracing::info!(?deadline, "received the signal to stop; finishing requests and messages"),
-            Some(_) => tracing::error!(?deadline, "the server ended by itself; finishing messages"),
+            None => {
+                tracing::info!(deadline = %format_duration(deadline), "received the signal to stop; finishing requests and messages")
+            }
+            Some(_) => {
+                tracing::error!(deadline = %format_duration(deadline), "the server ended by itself; finishing messages")
+            }
         }
         let begun = Instant::now();
         stop.cancel();
@@ -91,14 +108,21 @@ impl Serve<'_> {
         let finish = async {
             match failed {
                 Some(served) => served,
-                None => timeout_at(until, server).await.unwrap_or_else(|_| {
-                    tracing::warn!("stopped the server while requests were running");
-                    Ok(())
-                }),
+                None => {
+                    let served = hurried.run_until_cancelled(timeout_at(until, server)).await;
+                    served.and_then(Result::ok).unwrap_or_else(|| {
+                        tracing::warn!("stopped the server while requests were running");
+                        Ok(())
+                    })
+                }
             }
         };
-        let (served, ()) = tokio::join!(finish, bus.stop_consumers(until));
+        let consumers = async {
+            let _ = hurried.run_until_cancelled(bus.stop_consumers(until)).await;
+        };
+        let (served, ()) = tokio::join!(finish, consumers);
         // The bus stops in order also after a server that failed.
+        let deadline = if hurried.is_cancelled() { HURRIED } else { deadline };
         let left = bus.shutdown(deadline.saturating_sub(begun.elapsed())).await;
         if left.is_clean() { Ok(served?) } else { Err(ServeError::Unsent(left)) }
     }
@@ -119,8 +143,15 @@ impl fmt::Debug for Serve<'_> {
     }
 }
 
+/// Ends the wait for requests and messages at the next signal.
+async fn second_signal(signal: Signal, hurried: CancellationToken) {
+    signal.await;
+    tracing::warn!("received a second signal to stop; leaving requests and messages unfinished");
+    hurried.cancel();
+}
+
 /// Waits for Ctrl-C or SIGTERM.
-fn terminated() -> io::Result<Pin<Box<dyn Future<Output = ()> + Send>>> {
+fn terminated() -> io::Result<Signal> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

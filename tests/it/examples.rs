@@ -94,6 +94,29 @@ async fn quickstart_does_what_the_readme_says() {
     assert!(said.contains("curl -si http://127.0.0.1:"), "{said}");
 }
 
+/// A request whose body never ends holds the first signal up.
+#[tokio::test]
+async fn a_second_ctrl_c_ends_the_wait_for_requests() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outbox");
+    let environment = [("MESSAGE_BUS__OUTBOX__PATH", path.to_str().unwrap())];
+    let mut example = Example::start("quickstart", &["127.0.0.1:0"], &environment);
+    let address = example.address_in("http://").await;
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /users HTTP/1.1\r\nhost: {address}\r\ncontent-type: application/json\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+    let begun = std::time::Instant::now();
+    let pid = example.child.id().unwrap().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().await.unwrap().success());
+    example.said("received the signal to stop").await;
+    let (code, said) = example.end("-INT").await;
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("received a second signal") && begun.elapsed() < Duration::from_secs(5), "{said}");
+}
+
 #[tokio::test]
 async fn transactional_commits_a_user_and_its_event_or_neither() {
     let mut example = Example::start("transactional", &["127.0.0.1:0"], &[]);
