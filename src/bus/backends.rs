@@ -73,6 +73,16 @@ trait Driver: Sync {
         Err(own_source(name))
     }
 
+    /// Checks a consumer's table without connecting.
+    fn check_source(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        source_keys: &BackendTable,
+    ) -> Result<(), SettingsError> {
+        self.source(name, keys, source_keys).map(drop)
+    }
+
     /// The settings of the brokers, of a backend that has them and can read its keys.
     #[cfg(all(feature = "cli", feature = "_brokers"))]
     fn broker_settings(&self, name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
@@ -142,6 +152,24 @@ pub(super) fn source(
     }
 }
 
+/// Checks a consumer's table without connecting; the app checks those of its own backends.
+pub(super) fn check_source(
+    name: &str,
+    keys: &BackendTable,
+    source_keys: &BackendTable,
+) -> Result<(), SettingsError> {
+    match ALL.iter().find(|entry| entry.name == name) {
+        Some(BackendEntry { driver: Ok(driver), .. }) => driver.check_source(name, keys, source_keys),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a dummy with keys of another backend.
+pub(super) fn not_named(key: String) -> SettingsError {
+    let known: Vec<_> = ALL.iter().map(|entry| entry.name).filter(|name| *name != "dummy").collect();
+    SettingsError::NoBackend { key, known: known.join(", ") }
+}
+
 /// The settings of the brokers, of a backend that has brokers and can read its keys.
 #[cfg(all(feature = "cli", feature = "_brokers"))]
 pub(crate) fn broker_settings(name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
@@ -194,6 +222,10 @@ impl Driver for MemoryDriver {
     async fn backend(&self, _: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
         keys.parse::<NoKeys>().map(|NoKeys {}| Backend::both(Memory::new()))
     }
+
+    fn check_source(&self, _: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {
+        keys.parse::<NoKeys>().map(|NoKeys {}| ())
+    }
 }
 
 #[cfg(not(feature = "embedded"))]
@@ -212,6 +244,10 @@ impl Driver for EmbeddedDriver {
         let store = crate::store::EmbeddedStore::open(&settings.store()).await;
         let store = store.map_err(|error| fault(name, error))?;
         Ok(Backend::both(crate::backends::store_queue::StoreQueue::new(Arc::new(store))))
+    }
+
+    fn check_source(&self, _: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {
+        keys.parse::<NoKeys>().map(|NoKeys {}| ())
     }
 }
 

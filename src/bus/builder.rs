@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::backends::{Backend, fault};
+use super::backends::{Backend, fault, not_named};
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
 use super::running::Bus;
@@ -135,7 +135,10 @@ impl<'a> BusBuilder<'a> {
                 "started without a broker; messages go nowhere. Set BACKEND in MESSAGE_BUS"
             );
         }
+        let is_own = self.backends.contains_key(&self.settings.backend);
         let Backend { messenger, source, .. } = self.backend().await?;
+        let sources = Sources::new(self.settings, source);
+        sources.check(is_own)?;
         let decorators = std::mem::take(&mut self.decorators);
         let messenger = decorators.into_iter().fold(messenger, |inner, decorate| decorate(inner));
         let (stop, stopped) = oneshot::channel();
@@ -221,7 +224,7 @@ impl<'a> BusBuilder<'a> {
             layer,
             worker: Mutex::new(worker),
             outbox,
-            sources: Sources::new(self.settings, source),
+            sources,
             stopper: Stopper::default(),
             consumers: Mutex::default(),
             #[cfg(feature = "_sql")]
@@ -246,7 +249,12 @@ impl<'a> BusBuilder<'a> {
         let (name, table) = (self.settings.backend.as_str(), &self.settings.backend_keys);
         let Some(factory) = self.backends.remove(name) else {
             let own: Vec<String> = self.backends.keys().cloned().collect();
-            return Backend::of(name, table, own).await;
+            return Backend::of(name, table, own).await.map_err(|error| match error {
+                SettingsError::UnknownKey { key, nearest: None } if !self.settings.names_backend() => {
+                    not_named(key)
+                }
+                error => error,
+            });
         };
         let messenger = factory(table).map_err(|error| fault(name, error))?;
         Ok(Backend::custom(messenger))

@@ -19,3 +19,5 @@ pub use self::running::Bus;
 #[cfg(feature = "serve")]
 pub use self::serve::{Serve, ServeError};
 pub use self::shutdown::Shutdown;
+#[cfg(feature = "cli")]
+pub(crate) use self::source::check_consumers;

@@ -23,6 +23,14 @@ impl Sources {
         Self { backend, backend_keys, consumers, local }
     }
 
+    /// Checks the tables of all consumers; `is_own` is whether the backend is one of the app.
+    pub(super) fn check(&self, is_own: bool) -> Result<(), SettingsError> {
+        let mut tables = self.consumers.values().filter(|_| !is_own);
+        tables.try_for_each(|table| {
+            backends::check_source(&self.backend, &self.backend_keys, &table.source_keys)
+        })
+    }
+
     pub(super) fn settings(&self, name: &str) -> Result<ConsumerSettings, SettingsError> {
         self.table(name).map(|table| table.settings.clone())
     }
@@ -42,4 +50,15 @@ impl Sources {
             known: self.consumers.keys().cloned().collect(),
         })
     }
+}
+
+/// Checks the table of each consumer without connecting.
+#[cfg(feature = "cli")]
+pub(crate) fn check_consumers(
+    settings: &Settings,
+) -> impl Iterator<Item = (&str, Result<(), SettingsError>)> {
+    settings.consumers.iter().map(|(name, table)| {
+        let checked = backends::check_source(&settings.backend, &settings.backend_keys, &table.source_keys);
+        (name.as_str(), checked)
+    })
 }

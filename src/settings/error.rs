@@ -44,6 +44,17 @@ pub enum SettingsError {
         /// The known key whose name resembles it most.
         nearest: Option<String>,
     },
+    /// The backend is not named, although there are keys of one.
+    #[error(
+        "{MESSAGE_BUS} has the key {key} but no BACKEND, so messages would go nowhere: name the kind of broker, such as \
+         BACKEND = \"amqp091\"; known are {known}"
+    )]
+    NoBackend {
+        /// A key of a backend.
+        key: String,
+        /// The known names.
+        known: String,
+    },
     /// A value does not fit its key.
     #[error("a value in {MESSAGE_BUS} cannot be used: {reason}")]
     Value {

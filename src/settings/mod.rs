@@ -32,6 +32,9 @@ use crate::background::BackgroundSettings;
 use crate::chaos::ChaosSettings;
 use crate::layer::OnSendFailure;
 
+/// The backend of settings that name none.
+const DEFAULT: &str = "dummy";
+
 /// The settings of a [`Bus`](crate::bus::Bus): the table `MESSAGE_BUS`.
 ///
 /// Keys may be in any case. Keys not listed here belong to the backend. By default the backend is the dummy, which logs
@@ -71,6 +74,8 @@ pub struct Settings {
     pub chaos: ChaosSettings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
+    /// Whether the settings name the backend.
+    names_backend: bool,
 }
 
 /// The keys of the table that do not belong to a backend.
@@ -136,6 +141,11 @@ impl Settings {
         Ok(settings)
     }
 
+    /// Whether the backend is more than the default.
+    pub(crate) fn names_backend(&self) -> bool {
+        self.names_backend || self.backend != DEFAULT
+    }
+
     fn check(&self) -> Result<(), SettingsError> {
         limits::request(&self.request)?;
         limits::background(&self.background)?;
@@ -148,7 +158,8 @@ impl Settings {
 
     fn new(common: Common, backend_keys: BackendTable) -> Self {
         Self {
-            backend: common.backend.unwrap_or_else(|| "dummy".to_owned()),
+            names_backend: common.backend.is_some(),
+            backend: common.backend.unwrap_or_else(|| DEFAULT.to_owned()),
             delivery: common.delivery,
             on_send_failure: common.on_send_failure,
             success: common.success,

@@ -60,8 +60,37 @@ async fn an_empty_table_is_the_dummy() {
 
 #[tokio::test]
 async fn the_dummy_has_no_keys() {
-    let error = Bus::start(&settings("URLS = [\"amqp://h\"]")).await.unwrap_err();
+    let error = Bus::start(&settings("BACKEND = 'dummy'\nURLS = 'amqp://h'")).await.unwrap_err();
     assert!(matches!(&error, SettingsError::UnknownKey { key, .. } if key == "URLS"), "{error}");
+}
+
+#[tokio::test]
+async fn keys_of_a_backend_without_one_ask_for_it() {
+    let error = Bus::start(&settings("URLS = 'amqp://h'")).await.unwrap_err().to_string();
+    assert!(error.contains("the key URLS but no BACKEND") && error.contains("amqp10"), "{error}");
+    let typo = Bus::start(&settings("BACKND = 'amqp091'\nURLS = 'amqp://h'")).await.unwrap_err().to_string();
+    assert!(typo.contains("unknown key BACKND; did you mean BACKEND?"), "{typo}");
+}
+
+#[tokio::test]
+async fn the_tables_of_all_consumers_are_checked_at_the_start() {
+    let amqp091 = "BACKEND = 'amqp091'\nURLS = 'amqp://h'\n[CONSUMERS.orders]";
+    for (text, parts) in [
+        (
+            format!("{amqp091}\nQUEU = 'a'"),
+            "unknown key CONSUMERS.ORDERS.QUEU; did you mean CONSUMERS.ORDERS.QUEUE?",
+        ),
+        (format!("{amqp091}\nQUEUE = 7\nPREFETCH = 'x'"), "prefetch"),
+        (format!("{amqp091}\nQUEUE = ''"), "QUEUE must be the name of a queue"),
+        (
+            "BACKEND = 'amqp10'\nURLS = 'amqp://h'\n[CONSUMERS.orders]\nQUEUE = 'a'".to_owned(),
+            "CONSUMERS.ORDERS.QUEUE",
+        ),
+        ("BACKEND = 'memory'\n[CONSUMERS.orders]\nQUEUE = 'a'".to_owned(), "CONSUMERS.ORDERS.QUEUE"),
+    ] {
+        let error = Bus::start(&settings(&text)).await.unwrap_err();
+        assert!(chain(&error).contains(parts), "{text}: {error}");
+    }
 }
 
 #[derive(Debug, Deserialize, PartialEq)]

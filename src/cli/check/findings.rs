@@ -53,6 +53,12 @@ impl Findings {
         self.add(CheckLevel::Failed, what, message);
     }
 
+    /// Replaces the finding that the settings can be read.
+    pub(super) fn fail_settings(&mut self, message: String) {
+        self.0.retain(|finding| (finding.level, finding.what) != (CheckLevel::Ok, "SETTINGS"));
+        self.fail("SETTINGS", message);
+    }
+
     pub(super) fn count(&self, level: CheckLevel) -> u64 {
         self.0.iter().filter(|finding| finding.level == level).count() as u64
     }

@@ -17,7 +17,7 @@ use super::context::Context;
 use super::error::CliError;
 use super::output::{aligned, count, harmless};
 use crate::admin::{HealthReport, StatusReport};
-use crate::bus::Bus;
+use crate::bus::{self, Bus};
 #[cfg(feature = "_sql")]
 use crate::bus::{Database, DatabaseStore};
 use crate::messenger::Health;
@@ -47,6 +47,7 @@ impl Check {
                 #[cfg(feature = "_brokers")]
                 certificates::check(&settings, &mut findings);
                 context.runtime.block_on(brokers(&settings, &mut findings));
+                consumers(&settings, &mut findings);
                 match settings.delivery {
                     DeliveryMode::Durable => outbox(&settings.outbox.path, &mut findings),
                     #[cfg(feature = "_sql")]
@@ -93,7 +94,13 @@ async fn brokers(settings: &Settings, findings: &mut Findings) {
                 .warn("BACKEND", format!("{name:?} is a backend of the app; only the app can check it"));
         }
         Err(error) => {
-            return findings.fail("BACKEND", format!("{}; no broker was tried", Chain(&error)));
+            let text = format!("{}; no broker was tried", Chain(&error));
+            return match error {
+                SettingsError::UnknownKey { .. }
+                | SettingsError::Value { .. }
+                | SettingsError::NoBackend { .. } => findings.fail_settings(text),
+                _ => findings.fail("BACKEND", text),
+            };
         }
     };
     if settings.backend == "dummy" {
@@ -110,6 +117,20 @@ async fn brokers(settings: &Settings, findings: &mut Findings) {
         }
     }
     messenger.close(CLOSE).await;
+}
+
+/// Checks the tables of consumers.
+fn consumers(settings: &Settings, findings: &mut Findings) {
+    for (name, checked) in bus::check_consumers(settings) {
+        let name = name.to_uppercase();
+        match checked {
+            Ok(()) => findings.ok("CONSUMERS", format!("{name} has the keys of its backend")),
+            Err(error @ SettingsError::UnknownKey { .. }) => {
+                findings.fail_settings(Chain(&error).to_string())
+            }
+            Err(error) => findings.fail("CONSUMERS", format!("{name}: {}", Chain(&error))),
+        }
+    }
 }
 
 /// Whether the database can be reached, and has the tables.

@@ -60,12 +60,44 @@ async fn settings_that_are_wrong_fail() {
         (&[("BACKEND", "rhmsg"), ("URLS", "amqp://h"), ("WINDOW", "0")], "WINDOW is 0"),
         (&[("BACKEND", "rhmsg"), ("URLS", "http://h")], "scheme"),
         (&[("BACKEND", "rhmsg")], "URLS is empty"),
+        (&[("URLS", "amqp://h")], "the key URLS but no BACKEND"),
         (&[("DELIVERY", "sometimes")], "durable"),
     ] {
         let found = check(keys, &[]).await;
         assert!(found.out.contains("FAILED") && found.out.contains(part), "{part}: {found:?}");
         assert!(found.err.contains("1 failed"), "{found:?}");
         found.ends(1);
+    }
+}
+
+#[tokio::test]
+async fn a_consumers_table_that_the_app_rejects_fails() {
+    let url = refusing("amqp").await;
+    let backend = [("BACKEND", "amqp091"), ("URLS", &*url)];
+    for (key, value, what, part) in [
+        ("CONSUMERS__ORDERS__QUEU", "a", "SETTINGS", "unknown key CONSUMERS.ORDERS.QUEU"),
+        ("CONSUMERS__ORDERS__BINDINGS", "a", "CONSUMERS", "ORDERS: cannot set up BACKEND \"amqp091\": QUEUE"),
+    ] {
+        let found = check(&[&backend[..], &[(key, value)]].concat(), &["--json"]).await;
+        let said = findings(&found, what);
+        assert!(said.len() == 1 && said[0].starts_with("failed: ") && said[0].contains(part), "{found:?}");
+        found.ends(1);
+    }
+    let found = check(&[&backend[..], &[("CONSUMERS__ORDERS__QUEUE", "a")]].concat(), &["--json"]).await;
+    assert!(findings(&found, "CONSUMERS")[0].starts_with("ok: ORDERS"), "{found:?}");
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_a_finding_about_the_settings() {
+    for keys in [
+        &[("DELIVRY", "direct")][..],
+        &[("BACKEND", "rhmsg"), ("URLS", "amqp://h"), ("WINDO", "1")],
+        &[("BACKEND", "rhmsg"), ("URLS", "amqp://h"), ("WINDOW", "many")],
+    ] {
+        let found = check(keys, &["--json"]).await;
+        let said = findings(&found, "SETTINGS");
+        assert!(said.len() == 1 && said[0].starts_with("failed: "), "{found:?}");
+        assert!(findings(&found, "BACKEND").is_empty(), "{found:?}");
     }
 }
 
