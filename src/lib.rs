@@ -42,6 +42,7 @@
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
+//! | `routing` | a router for sites with bad links: `routing` | |
 //! | `serve` | `Bus::serve`, which serves an axum app and stops server, consumers and bus in order | |
 //! | `testing` | doubles for the tests of an app, and conformance suites for messengers, stores and sources | |
 //! | `chaos` | faults on purpose: `ChaosLayer` | |
@@ -79,6 +80,8 @@ pub mod message;
 pub mod messenger;
 pub mod outbox;
 pub mod queue;
+#[cfg(feature = "routing")]
+pub mod routing;
 #[cfg(feature = "settings")]
 pub mod settings;
 pub mod source;
