@@ -19,6 +19,7 @@ use super::reader::Reader;
 use super::record::push_record;
 use super::recover::{continue_or_begin, truncate_torn_tail};
 use super::retention::Retention;
+use super::scan::Found;
 use super::segment::{Segment, Segments};
 use super::writer::{LogHandle, LogJob, LogWriter, Next};
 use crate::util::sync::lock;
@@ -87,6 +88,10 @@ impl RecordLog {
         }
         let next = segments.last_key_value().map_or(1, |(_, last)| last.end);
         continue_or_begin(folder, log, &mut segments, next, segment_bytes)?;
+        if let Some(mut last) = segments.last_entry() {
+            let index = last.get().make_index().map_err(OpenError::io("read", &last.get().path))?;
+            last.get_mut().index = Some(index);
+        }
         let last = segments.last_key_value().map(|(_, last)| last);
         let appender = Appender::new(folder.to_owned(), segment_bytes, last.expect("a segment is open"));
         let handle = LogWriter::of(folder).add();
@@ -146,6 +151,60 @@ impl RecordLog {
     /// Reads the records from a position on.
     pub(crate) fn read(&self, from: u64) -> Reader {
         Reader::new(Arc::clone(&self.shared().segments), from)
+    }
+
+    /// Returns the payload of one record; `None` if it is damaged or was deleted. The first read from a segment builds its
+    /// index. Blocks.
+    ///
+    /// # Errors
+    /// The segment cannot be read.
+    pub(crate) fn get(&self, position: u64) -> io::Result<Option<Vec<u8>>> {
+        let found = {
+            let segments = lock(&self.shared().segments);
+            let at = segments.range(..=position).next_back().map(|(_, segment)| segment);
+            at.filter(|segment| position < segment.end).cloned()
+        };
+        let Some(mut segment) = found else { return Ok(None) };
+        if segment.index.is_none() {
+            segment.index = Some(segment.make_index()?);
+            if let Some(shared) = lock(&self.shared().segments).get_mut(&segment.base) {
+                shared.index.get_or_insert_with(|| segment.index.clone().unwrap_or_default());
+            }
+        }
+        let mut scan = segment.scan(position);
+        while let Some(found) = scan.next()? {
+            match found {
+                Found::Record(header) if header.position == position => {
+                    return Ok(Some(scan.payload().to_vec()));
+                }
+                Found::Record(header) if header.position > position => break,
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the positions of the oldest segment, unless it is the only one.
+    pub(crate) fn oldest(&self) -> Option<Range<u64>> {
+        let segments = lock(&self.shared().segments);
+        segments.values().next().filter(|_| segments.len() > 1).map(|oldest| oldest.base..oldest.end)
+    }
+
+    /// Returns the size of all segments in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        lock(&self.shared().segments).values().map(|segment| segment.len).sum()
+    }
+
+    /// Deletes the segments whose records are all before `position`, but not the last one. Blocks.
+    pub(crate) fn delete_before(&self, position: u64) {
+        let deleted: Vec<Segment> = {
+            let mut segments = lock(&self.shared().segments);
+            let is_old = |segment: &Segment| segment.end <= position;
+            let count =
+                segments.values().take(segments.len().saturating_sub(1)).take_while(|it| is_old(it)).count();
+            (0..count).filter_map(|_| segments.pop_first()).map(|(_, segment)| segment).collect()
+        };
+        deleted.iter().for_each(delete);
     }
 
     /// Writes the batches that wait, and closes the log. Blocks.
@@ -209,11 +268,13 @@ impl Job {
             let count = self.retention.expired(segments.values(), written, SystemTime::now());
             (0..count).filter_map(|_| segments.pop_first()).map(|(_, segment)| segment).collect()
         };
-        for segment in expired {
-            if let Err(error) = std::fs::remove_file(&segment.path) {
-                tracing::warn!(path = %segment.path.display(), %error, "could not delete a segment; the next start retries");
-            }
-        }
+        expired.iter().for_each(delete);
+    }
+}
+
+fn delete(segment: &Segment) {
+    if let Err(error) = std::fs::remove_file(&segment.path) {
+        tracing::warn!(path = %segment.path.display(), %error, "could not delete a segment; the next start retries");
     }
 }
 
@@ -405,6 +466,30 @@ mod tests {
             assert_eq!(log.positions(), kept);
             log.close();
         }
+    }
+
+    #[tokio::test]
+    async fn single_records_are_read_and_old_segments_deleted_on_demand() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = open(folder.path(), Retention::default());
+        append(&log, 40).await;
+        log.close();
+        drop(log);
+        let log = open(folder.path(), Retention::default());
+        for position in [1, 7, 8, 9, 40] {
+            assert_eq!(log.get(position).unwrap(), Some(payload(position)));
+        }
+        assert_eq!(log.get(41).unwrap(), None);
+        let (bytes, oldest) = (log.bytes(), log.oldest().unwrap());
+        log.delete_before(oldest.end - 1);
+        assert_eq!(log.oldest(), Some(oldest.clone()));
+        log.delete_before(oldest.end);
+        assert_eq!(log.positions(), oldest.end..41);
+        assert!(log.bytes() < bytes);
+        assert_eq!((log.get(1).unwrap(), log.get(oldest.end).unwrap()), (None, Some(payload(oldest.end))));
+        log.delete_before(u64::MAX);
+        assert_eq!((log.oldest(), log.positions().end), (None, 41));
+        log.close();
     }
 
     #[tokio::test]
