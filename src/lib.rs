@@ -70,6 +70,9 @@ pub mod fallback;
 #[cfg(feature = "_fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "kubemq")]
+#[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
+pub mod kubemq;
 #[cfg(feature = "_kubemq")]
 #[doc(hidden)]
 pub mod kubemq_wire;
@@ -89,7 +92,7 @@ pub mod store;
 mod telemetry;
 #[cfg(feature = "testing")]
 pub mod testing;
-#[cfg(feature = "_brokers")]
+#[cfg(any(feature = "_brokers", feature = "kubemq"))]
 mod tls;
 #[cfg(feature = "_sql")]
 pub mod tx;

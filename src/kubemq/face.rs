@@ -1,0 +1,46 @@
+//! What all calls share.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use super::access::Caller;
+use super::cache::Cache;
+use super::fault::Refusal;
+use super::pending::Pending;
+use super::streams::{OpenStream, Streams};
+use crate::channels::Engine;
+
+/// What all calls share.
+pub(super) struct Face {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) whole_waits: bool,
+    pub(super) pending: Pending,
+    pub(super) cache: Cache,
+    pub(super) streams: Streams,
+    pub(super) started: (SystemTime, Instant),
+}
+
+impl Face {
+    pub(super) fn new(engine: Arc<dyn Engine>, whole_waits: bool) -> Self {
+        Self {
+            engine,
+            whole_waits,
+            pending: Pending::default(),
+            cache: Cache::default(),
+            streams: Streams::default(),
+            started: (SystemTime::now(), Instant::now()),
+        }
+    }
+
+    /// Counts one more stream of a client.
+    pub(super) fn open(&self, caller: &Caller) -> Result<OpenStream, Refusal> {
+        self.streams.open(caller.name())
+    }
+}
+
+impl fmt::Debug for Face {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Face").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,182 @@
+//! Serving the face alone: TCP or TLS, and the order of stopping.
+
+use std::future::{Future, IntoFuture};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::connect_info::Connected;
+use axum::extract::{ConnectInfo, Request};
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::serve::{IncomingStream, Listener};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+use super::error::KubemqError;
+use super::peer::Peer;
+use super::router::Kubemq;
+use crate::tls::{self, ServerTls};
+
+/// How long a TLS handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The most handshakes at once.
+const HANDSHAKES: usize = 256;
+/// How long requests may take to end when the server stops.
+const GRACE: Duration = Duration::from_secs(5);
+
+impl Kubemq {
+    /// Serves KubeMQ clients until `shutdown`; then requests have 5 seconds to end, and streams are ended.
+    ///
+    /// The engine stays open: close it afterwards.
+    ///
+    /// # Errors
+    /// [`KubemqError`] when the certificates cannot be used, when other machines can reach the listener and nothing keeps them
+    /// out, or when the server fails.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends all connections at once.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), KubemqError> {
+        let address = listener.local_addr()?;
+        let settings = &self.settings;
+        let is_guarded = settings.token_key.is_some() || settings.client_cacert.is_some();
+        if !address.ip().is_loopback() && !is_guarded && !settings.allow_anyone {
+            return Err(KubemqError::Open { address });
+        }
+        let tls = match &settings.certificate {
+            None => None,
+            Some(certificate) => Some(tls::server_config(&ServerTls {
+                certificate,
+                private_key: settings.private_key.as_deref(),
+                client_cacert: settings.client_cacert.as_deref(),
+            })?),
+        };
+        let is_encrypted = tls.is_some();
+        if !is_encrypted && settings.token_key.is_some() && !address.ip().is_loopback() {
+            tracing::warn!(%address, "clients send their tokens without TLS: set CERTIFICATE");
+        }
+        let router = self.into_router().layer(middleware::from_fn(name_peer));
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        tracing::info!(%address, tls = is_encrypted, "listening for KubeMQ clients");
+        let server = async move {
+            match tls {
+                None => {
+                    let service = router.into_make_service_with_connect_info::<Peer>();
+                    axum::serve(listener, service).with_graceful_shutdown(stopped).into_future().await
+                }
+                Some(config) => {
+                    let service = router.into_make_service_with_connect_info::<Peer>();
+                    let listener = TlsListener::new(listener, config);
+                    axum::serve(listener, service).with_graceful_shutdown(stopped).into_future().await
+                }
+            }
+        };
+        let mut server = std::pin::pin!(server);
+        tokio::select! {
+            served = &mut server => return Ok(served?),
+            () = shutdown => stop.cancel(),
+        }
+        match timeout(GRACE, server).await {
+            Ok(served) => Ok(served?),
+            // Streams never end by themselves.
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+/// Passes the peer of a connection on to the requests.
+async fn name_peer(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(peer);
+    next.run(request).await
+}
+
+impl Connected<IncomingStream<'_, TcpListener>> for Peer {
+    fn connect_info(_stream: IncomingStream<'_, TcpListener>) -> Self {
+        Self::default()
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        let (_, session) = stream.io().get_ref();
+        let certificate = session.peer_certificates().and_then(|chain| chain.first());
+        Self::new(certificate.and_then(|certificate| tls::common_name(certificate)))
+    }
+}
+
+/// Accepts TLS connections, many at once: a slow handshake holds up no other.
+struct TlsListener {
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+    address: io::Result<SocketAddr>,
+    _accepting: JoinSet<()>,
+}
+
+impl TlsListener {
+    fn new(listener: TcpListener, config: Arc<ServerConfig>) -> Self {
+        let address = listener.local_addr();
+        let (sender, ready) = mpsc::channel(16);
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, TlsAcceptor::from(config), sender));
+        Self { ready, address, _accepting: accepting }
+    }
+}
+
+async fn accept(
+    mut listener: TcpListener,
+    acceptor: TlsAcceptor,
+    ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
+) {
+    let mut handshakes = JoinSet::new();
+    loop {
+        tokio::select! {
+            // axum's own listener waits a second after an error of the system.
+            (stream, peer) = Listener::accept(&mut listener), if handshakes.len() < HANDSHAKES => {
+                let (acceptor, ready) = (acceptor.clone(), ready.clone());
+                handshakes.spawn(async move {
+                    match timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        Ok(Ok(stream)) => {
+                            let _ = ready.send((stream, peer)).await;
+                        }
+                        Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
+                        Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
+                    }
+                });
+            }
+            _done = handshakes.join_next(), if !handshakes.is_empty() => {}
+        }
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            if let Some(accepted) = self.ready.recv().await {
+                return accepted;
+            }
+            // The accepting task cannot end before this listener.
+            sleep(Duration::from_secs(1)).await;
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.address
+            .as_ref()
+            .map(|address| *address)
+            .map_err(|error| io::Error::new(error.kind(), error.to_string()))
+    }
+}

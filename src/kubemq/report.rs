@@ -1,0 +1,56 @@
+//! `/metrics`: the channels and the face, in the text form of Prometheus.
+
+use std::fmt::Write;
+
+use super::face::Face;
+use super::kinds::KINDS;
+use crate::channels::{ChannelInfo, EngineError};
+
+/// The most channels of a kind that are reported.
+const MOST: usize = 10_000;
+
+type Column = (&'static str, &'static str, &'static str, fn(&ChannelInfo) -> u64);
+
+const COLUMNS: [Column; 8] = [
+    ("messages", "gauge", "messages that are stored", |info| info.messages),
+    ("bytes", "gauge", "bytes of the stored messages, about", |info| info.bytes),
+    ("held", "gauge", "messages of a queue that consumers hold", |info| info.held),
+    ("delayed", "gauge", "messages of a queue whose delay is not over", |info| info.delayed),
+    ("subscribers", "gauge", "subscribers, and consumers that wait", |info| info.subscribers as u64),
+    ("incoming_total", "counter", "messages that came in", |info| info.incoming.messages),
+    ("incoming_bytes_total", "counter", "bytes that came in", |info| info.incoming.bytes),
+    ("outgoing_total", "counter", "messages that went out", |info| info.outgoing.messages),
+];
+
+/// Returns the report.
+pub(super) async fn metrics(face: &Face) -> Result<String, EngineError> {
+    let mut channels = Vec::new();
+    for (name, kind) in KINDS {
+        let mut of_kind = face.engine.list(kind, "").await?;
+        of_kind.truncate(MOST);
+        channels.extend(of_kind.into_iter().map(|info| (name, info)));
+    }
+    let mut text = String::new();
+    for (column, kind, help, value) in COLUMNS {
+        let _ = writeln!(text, "# HELP tower_outbox_channel_{column} {help}");
+        let _ = writeln!(text, "# TYPE tower_outbox_channel_{column} {kind}");
+        for (name, info) in &channels {
+            let channel = escaped(info.name.as_str());
+            let value = value(info);
+            let _ = writeln!(
+                text,
+                "tower_outbox_channel_{column}{{kind=\"{name}\",channel=\"{channel}\"}} {value}"
+            );
+        }
+    }
+    let streams = face.streams.count();
+    let _ = writeln!(text, "# HELP tower_outbox_kubemq_streams streams that clients have open");
+    let _ = writeln!(text, "# TYPE tower_outbox_kubemq_streams gauge");
+    let _ = writeln!(text, "tower_outbox_kubemq_streams {streams}");
+    Ok(text)
+}
+
+/// A label: names have no control characters.
+fn escaped(name: &str) -> String {
+    name.replace('\\', "\\\\").replace('"', "\\\"")
+}
