@@ -14,6 +14,7 @@ use crate::backends::amqp091;
 use crate::backends::brokers::{BrokerSettings, BrokersError};
 use crate::backends::dummy::Dummy;
 use crate::backends::memory::Memory;
+use crate::message::Topic;
 use crate::messenger::Messenger;
 #[cfg(feature = "cli")]
 use crate::messenger::probe::Probe;
@@ -81,6 +82,17 @@ trait Driver: Sync {
         source_keys: &BackendTable,
     ) -> Result<(), SettingsError> {
         self.source(name, keys, source_keys).map(drop)
+    }
+
+    /// The source of the confirmations that come to an address.
+    fn confirmations(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        address: &Topic,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        let _ = (keys, address);
+        Err(fault(name, "its consumers cannot confirm messages: leave ACKNOWLEDGED out"))
     }
 
     /// The settings of the brokers, of a backend that has them and can read its keys.
@@ -168,6 +180,21 @@ pub(super) fn check_source(
 pub(super) fn not_named(key: String) -> SettingsError {
     let known: Vec<_> = ALL.iter().map(|entry| entry.name).filter(|name| *name != "dummy").collect();
     SettingsError::NoBackend { key, known: known.join(", ") }
+}
+
+/// The source of the confirmations that come to an address.
+pub(super) fn confirmations(
+    name: &str,
+    keys: &BackendTable,
+    address: &Topic,
+) -> Result<Arc<dyn Source>, SettingsError> {
+    match ALL.iter().find(|entry| entry.name == name) {
+        Some(BackendEntry { driver: Ok(driver), .. }) => driver.confirmations(name, keys, address),
+        _ => Err(fault(
+            name,
+            "it is a backend of the app's own: put acknowledging::Acknowledging around it by with_decorator",
+        )),
+    }
 }
 
 /// The settings of the brokers, of a backend that has brokers and can read its keys.
@@ -259,6 +286,7 @@ const AMQP091: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp091::Amqp091::new(settings).map(Backend::with_brokers),
     source: amqp091::Amqp091Source::new,
+    confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
 });
 
 #[cfg(not(feature = "amqp091"))]
@@ -269,6 +297,7 @@ const FEDMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp091::Fedmsg::new(settings).map(Backend::with_brokers),
     source: amqp091::Amqp091Source::fedora,
+    confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
 });
 
 #[cfg(feature = "amqp091")]
@@ -287,6 +316,7 @@ const AMQP10: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp10::Amqp10::new(settings).map(Backend::with_brokers),
     source: amqp10::Amqp10Source::new,
+    confirmations: Some(amqp10::Amqp10Subscription::of_confirmations),
 });
 
 #[cfg(not(feature = "amqp10"))]
@@ -297,6 +327,7 @@ const RHMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp10::RhMsg::new(settings).map(Backend::with_brokers),
     source: amqp10::Amqp10Source::rhmsg,
+    confirmations: None,
 });
 
 #[cfg(feature = "amqp10")]
@@ -317,6 +348,8 @@ struct BrokerDriver<T, U, S> {
     broker: fn(T) -> BrokerSettings,
     messenger: fn(&T) -> Result<Backend, BrokersError>,
     source: fn(&T, &U) -> Result<S, BrokersError>,
+    /// The keys of the source of confirmations that come to an address; none if its messages cannot be confirmed.
+    confirmations: Option<fn(&T, &Topic) -> U>,
 }
 
 #[cfg(feature = "_brokers")]
@@ -341,6 +374,23 @@ impl<T: DeserializeOwned, U: DeserializeOwned, S: Source> Driver for BrokerDrive
         source_keys: &BackendTable,
     ) -> Result<Arc<dyn Source>, SettingsError> {
         let source = (self.source)(&self.settings(name, keys)?, &source_keys.parse()?);
+        source.map(|source| Arc::new(source) as _).map_err(|error| fault(name, error))
+    }
+
+    fn confirmations(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        address: &Topic,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        let Some(confirmations) = self.confirmations else {
+            return Err(fault(
+                name,
+                "its messages carry no id that a consumer could confirm: leave ACKNOWLEDGED out",
+            ));
+        };
+        let settings = self.settings(name, keys)?;
+        let source = (self.source)(&settings, &confirmations(&settings, address));
         source.map(|source| Arc::new(source) as _).map_err(|error| fault(name, error))
     }
 

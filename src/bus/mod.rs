@@ -1,5 +1,6 @@
 //! From settings to a running bus: the one room that knows all parts.
 
+mod acknowledging;
 mod backends;
 mod builder;
 #[cfg(feature = "_sql")]

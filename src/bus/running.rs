@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 
+use super::acknowledging::Acknowledgement;
 use super::shutdown::{Left, Shutdown, Worker};
 use super::source::Sources;
 use crate::consumer::{Consumer, ConsumerHandle};
@@ -44,6 +45,7 @@ pub struct Bus {
     pub(super) worker: Mutex<Option<Worker>>,
     pub(super) outbox: Option<OutboxHandle>,
     pub(super) sources: Sources,
+    pub(super) acknowledgement: Acknowledgement,
     /// Stops the consumers of this bus.
     pub(super) stopper: Stopper,
     /// The consumers of this bus, by their names.
@@ -171,7 +173,7 @@ impl Bus {
     /// # Errors
     /// As [`consumer`](Self::consumer).
     pub fn source(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
-        self.sources.source(name)
+        Ok(self.acknowledgement.source(self.sources.source(name)?))
     }
 
     /// A layer that causes the faults of the table `CHAOS` and of the environment variables `MESSAGE_CHAOS_*`; by default
@@ -276,6 +278,7 @@ impl Bus {
         let begun = Instant::now();
         let until = after(begun, deadline);
         self.stopper.stop(after(begun, deadline / 4 * 3)).await;
+        self.acknowledgement.consumers_stopped();
         let in_flight = self.layer.in_flight();
         let _ = timeout_at(until, in_flight.wait_idle()).await;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -288,6 +291,7 @@ impl Bus {
                 Err(error) => tracing::error!(%error, "the worker of the message bus panicked"),
             }
         }
+        self.acknowledgement.stop(until).await;
         let rest = until.saturating_duration_since(Instant::now());
         if caught(self.messenger.close(rest)).await.is_none() {
             tracing::error!("the messenger panicked while it was being closed");

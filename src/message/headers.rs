@@ -16,6 +16,8 @@
 //! | [`LEFT_OUT`] | own: the names of the headers that the broker did not accept when the message was forwarded |
 //! | [`DROPPED`] | the number of messages that the full store dropped before this one |
 //! | [`CORRELATION_ID`] | the correlation id of the message whose handler enqueued this one, or else that message's id |
+//! | [`ACK`] | the address at which the sender awaits the confirmation of the message |
+//! | [`CONFIRM`] | the id of the message that this one confirms |
 //! | [`CAUSATION_ID`] | the id of the message whose handler enqueued this one |
 
 use std::time::SystemTime;
@@ -46,6 +48,12 @@ pub const DROPPED: &str = "tower-outbox-dropped";
 pub const CORRELATION_ID: &str = "correlation_id";
 /// The id of the message whose handler enqueued this one.
 pub const CAUSATION_ID: &str = "causation_id";
+
+/// The address at which the sender awaits the confirmation of the message: a topic, with `.` or `/` between its segments. The
+/// name is that of mqfactory.
+pub const ACK: &str = "ack";
+/// The id of the message that this one confirms. The name is that of mqfactory.
+pub const CONFIRM: &str = "confirm";
 
 /// The headers that count only on a message that returns through a queue of this crate.
 #[cfg(feature = "amqp091")]

@@ -112,6 +112,11 @@ impl Message {
         Ok(Self::from_parts(topic, body, "application/json"))
     }
 
+    /// Makes a message with an empty JSON object as its body.
+    pub(crate) fn empty(topic: Topic) -> Self {
+        Self::from_parts(topic, Bytes::from_static(b"{}"), "application/json")
+    }
+
     fn from_parts(topic: Topic, body: Bytes, content_type: &'static str) -> Self {
         Self::fresh(topic, body, Cow::Borrowed(content_type), SystemTime::now())
     }

@@ -3,6 +3,8 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use super::acknowledging::AckSettings;
+use super::delivery_mode::DeliveryMode;
 use super::error::SettingsError;
 use super::outbox::OutboxSettings;
 use super::request::RequestSettings;
@@ -23,6 +25,19 @@ pub(super) fn request(request: &RequestSettings) -> Result<(), SettingsError> {
 pub(super) fn background(background: &BackgroundSettings) -> Result<(), SettingsError> {
     within("BACKGROUND.MAX_MESSAGES", background.max_messages, 1..=u32::MAX)?;
     within("BACKGROUND.MAX_BYTES", background.max_bytes, 1..=u32::MAX)
+}
+
+pub(super) fn acknowledging(
+    acknowledged: bool,
+    delivery: DeliveryMode,
+    ack: &AckSettings,
+) -> Result<(), SettingsError> {
+    if acknowledged && matches!(delivery, DeliveryMode::Direct | DeliveryMode::Background) {
+        return Err(SettingsError::value(format!(
+            "ACKNOWLEDGED needs an outbox, and DELIVERY is \"{delivery}\": write \"durable\" or \"transactional\""
+        )));
+    }
+    within("ACK_TIMEOUT", ack.timeout, Duration::from_millis(1)..=DAY)
 }
 
 #[cfg(feature = "chaos")]

@@ -1,5 +1,6 @@
 //! The table `MESSAGE_BUS`: the backend, the delivery and their limits, from a file and the environment.
 
+mod acknowledging;
 mod consumer;
 mod delivery_mode;
 mod error;
@@ -14,9 +15,11 @@ mod yaml;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+pub use self::acknowledging::AckSettings;
 pub use self::consumer::ConsumerTable;
 pub use self::delivery_mode::DeliveryMode;
 pub use self::error::SettingsError;
@@ -27,6 +30,7 @@ pub use self::request::RequestSettings;
 pub use self::success::SuccessStatus;
 pub use self::table::BackendTable;
 use self::table::Table;
+use crate::acknowledging::{AckAddress, AllowedAddresses};
 use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
@@ -56,6 +60,11 @@ pub struct Settings {
     pub backend: String,
     /// When a response may go out, and which failures its messages survive; by default [`DeliveryMode::Direct`].
     pub delivery: DeliveryMode,
+    /// Whether a message leaves the outbox only when its *consumer* has confirmed it; no by default: when the broker has. Needs
+    /// [`DeliveryMode::Durable`] or [`DeliveryMode::Transactional`]. See [`acknowledging`](crate::acknowledging).
+    pub acknowledged: bool,
+    /// The keys `ACK_TIMEOUT`, `ACK_ADDRESS` and `ACK_ALLOWED`.
+    pub ack: AckSettings,
     /// The answer to a client when the messages of its request cannot be sent; by default [`OnSendFailure::Reject`], a 503.
     pub on_send_failure: OnSendFailure,
     /// Which statuses send the messages of a request; by default [`SuccessStatus::Successful`].
@@ -85,6 +94,13 @@ struct Common {
     backend: Option<String>,
     #[serde(deserialize_with = "crate::util::units::word")]
     delivery: DeliveryMode,
+    acknowledged: bool,
+    #[serde(deserialize_with = "crate::util::units::optional_duration")]
+    ack_timeout: Option<Duration>,
+    #[serde(deserialize_with = "acknowledging::address")]
+    ack_address: Option<AckAddress>,
+    #[serde(deserialize_with = "acknowledging::allowed")]
+    ack_allowed: Option<AllowedAddresses>,
     #[serde(deserialize_with = "crate::util::units::word")]
     on_send_failure: OnSendFailure,
     #[serde(deserialize_with = "crate::util::units::word")]
@@ -147,6 +163,7 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), SettingsError> {
+        limits::acknowledging(self.acknowledged, self.delivery, &self.ack)?;
         limits::request(&self.request)?;
         limits::background(&self.background)?;
         limits::outbox(&self.outbox)?;
@@ -161,6 +178,12 @@ impl Settings {
             names_backend: common.backend.is_some(),
             backend: common.backend.unwrap_or_else(|| DEFAULT.to_owned()),
             delivery: common.delivery,
+            acknowledged: common.acknowledged,
+            ack: AckSettings {
+                timeout: common.ack_timeout.unwrap_or(AckSettings::default().timeout),
+                address: common.ack_address,
+                allowed: common.ack_allowed.unwrap_or_default(),
+            },
             on_send_failure: common.on_send_failure,
             success: common.success,
             request: common.request,
@@ -197,8 +220,6 @@ impl<'de> Deserialize<'de> for Settings {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::consumer::ConsumerSettings;
 

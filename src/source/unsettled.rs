@@ -51,6 +51,13 @@ impl Unsettled {
         Self { content: Err(reason.into()), settle: Some(Box::new(settle)) }
     }
 
+    /// For decorators of a source: the same content, settled by what `settle` makes of the received message.
+    #[must_use]
+    pub fn settled_by<S: Settle>(self, settle: impl FnOnce(Self) -> S) -> Self {
+        let content = self.content.clone();
+        Self { content, settle: Some(Box::new(settle(self))) }
+    }
+
     /// Returns the view that handlers get.
     ///
     /// # Errors
@@ -126,6 +133,18 @@ impl Drop for Unsettled {
         {
             runtime.spawn(async move { drop(settle.settle(Settlement::Release).await) });
         }
+    }
+}
+
+/// For decorators of a source, which settle the message after work of their own.
+#[async_trait]
+impl Settle for Unsettled {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
+        self.settle_as(settlement).await
+    }
+
+    fn is_stale(&self) -> bool {
+        Self::is_stale(self)
     }
 }
 

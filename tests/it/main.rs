@@ -1,6 +1,7 @@
 //! Behaviour through the public API.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
+mod acknowledging;
 mod admin;
 mod amqp091;
 mod amqp10;

@@ -54,6 +54,8 @@ fn commented_keys_show_their_defaults() {
     let (every, defaults) = (parse(&with_every_key()), parse("[MESSAGE_BUS]"));
     assert_eq!((every.delivery, every.on_send_failure), (DeliveryMode::Direct, OnSendFailure::Reject));
     assert_eq!(every.success, SuccessStatus::Successful);
+    assert!(!every.acknowledged && every.ack.address.is_some());
+    assert_eq!((every.ack.timeout, &every.ack.allowed), (defaults.ack.timeout, &defaults.ack.allowed));
     assert_eq!((&every.request, &every.background), (&defaults.request, &defaults.background));
     assert_eq!(every.background.when_full, WhenFull::Wait);
     let mut outbox = every.outbox.clone();
