@@ -30,6 +30,7 @@ mod peers;
 mod petisco;
 mod queue;
 mod relays;
+mod routing;
 mod settings_example;
 mod sources;
 mod stopping;
