@@ -85,6 +85,7 @@ pub mod message;
 pub mod messenger;
 pub mod outbox;
 pub mod queue;
+pub mod reply;
 #[cfg(feature = "routing")]
 pub mod routing;
 #[cfg(feature = "settings")]

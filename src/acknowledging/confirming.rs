@@ -12,6 +12,7 @@ use super::confirmation::confirmation_of;
 use crate::message::headers::ACK;
 use crate::message::{Message, Settlement, Topic};
 use crate::messenger::Messenger;
+use crate::reply::Reply;
 use crate::source::{Settle, Source, SourceError, Unsettled};
 use crate::telemetry;
 use crate::util::backoff::Backoff;
@@ -103,6 +104,10 @@ impl Settle for Confirm {
             }
         }
         Box::new(unsettled).settle(settlement).await
+    }
+
+    async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
+        self.unsettled.reply(reply).await
     }
 
     fn is_stale(&self) -> bool {

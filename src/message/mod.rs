@@ -7,6 +7,7 @@ pub(crate) mod failed_attempt;
 pub(crate) mod fuzzing;
 pub mod headers;
 mod id;
+pub(crate) mod of_http;
 mod scalar;
 mod settlement;
 pub(crate) mod topic;

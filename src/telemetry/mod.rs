@@ -18,11 +18,14 @@
 //! | `tower_outbox_stored_messages` | gauge | `state` | messages in the store: `pending`, `dead` |
 //! | `tower_outbox_stored_bytes` | gauge | – | approximate size of the stored messages |
 //! | `tower_outbox_received_total` | counter | – | messages that consumers received |
-//! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle a message: `ack`, `retry`, `dead`, `not_now` (not tried, because the outbox was full) |
+//! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle a message: `ack`, `retry`, `dead`, `not_now` (not tried, because the outbox was full), `answered` (a reply was sent), `expired` (the caller of the request no longer waited) |
 //! | `tower_outbox_confirmations_received_total` | counter | `outcome` | confirmations of consumers: `confirmed`, `late` (after `ACK_TIMEOUT`), `again`, `unknown` (of a message that does not await it; ignored), `unreadable` (ignored) |
 //! | `tower_outbox_unacknowledged_total` | counter | – | messages whose confirmation did not come within `ACK_TIMEOUT`; they are sent again |
 //! | `tower_outbox_confirmations_sent_total` | counter | `outcome` | confirmations of handled messages: `sent`, `failed`, `refused` (the address is not in `ACK_ALLOWED`) |
 //! | `tower_outbox_handle_seconds` | histogram | – | duration of an attempt |
+//! | `tower_outbox_late_replies_total` | counter | – | replies dropped because the caller no longer waited |
+//! | `tower_outbox_requests_total` | counter | `outcome` | requests of clients: `replied`, `cached`, `no_reply` (in time), `no_responder`, `unavailable`, `rejected`, `bad_reply`, `refused` (before it was sent), `cancelled` |
+//! | `tower_outbox_request_seconds` | histogram | – | time until a request ended |
 //! | `tower_outbox_send_seconds` | histogram | – | time until a batch was confirmed |
 
 use std::fmt;
@@ -204,6 +207,26 @@ pub(crate) fn handled(outcome: &'static str, took: Duration) {
     #[cfg(feature = "metrics")]
     metrics::histogram!("tower_outbox_handle_seconds").record(took.as_secs_f64());
     tracing::debug!(outcome, ?took, "handled a message");
+}
+
+/// A request of a client.
+pub(crate) fn requested(outcome: &'static str, took: Duration) {
+    count!("tower_outbox_requests_total", 1, "outcome" => outcome);
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("tower_outbox_request_seconds").record(took.as_secs_f64());
+    tracing::debug!(outcome, ?took, "a request ended");
+}
+
+/// Replies whose callers no longer waited.
+pub(crate) fn late_reply(source: &str) {
+    count!("tower_outbox_late_replies_total", 1);
+    tracing::info!(source, "dropped a late reply; the caller no longer waits");
+}
+
+/// Requests that no responder handled, since their callers no longer waited.
+pub(crate) fn expired_requests(requests: usize, source: &str) {
+    count!("tower_outbox_handled_total", requests, "outcome" => "expired");
+    tracing::info!(requests, source, "dropped requests; their callers no longer wait");
 }
 
 /// A received message, and its source, that became a dead letter; `None` if it cannot be read.

@@ -1,6 +1,7 @@
 //! Helpers that do not depend on messages.
 
 pub(crate) mod backoff;
+pub(crate) mod body;
 pub(crate) mod caught;
 pub(crate) mod crash;
 pub(crate) mod deadline;
