@@ -65,6 +65,7 @@ pub mod chaos;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+pub mod client;
 pub mod consumer;
 #[cfg(feature = "_brokers")]
 pub mod envelope;

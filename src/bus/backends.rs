@@ -18,6 +18,7 @@ use crate::message::Topic;
 use crate::messenger::Messenger;
 #[cfg(feature = "cli")]
 use crate::messenger::probe::Probe;
+use crate::reply::Requester;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
 use crate::util::error::BoxError;
@@ -103,10 +104,16 @@ trait Driver: Sync {
     }
 }
 
+/// Makes the requester of a client, from the client's name and its keys.
+pub(super) type Requesters =
+    Arc<dyn Fn(&str, &BackendTable) -> Result<Arc<dyn Requester>, SettingsError> + Send + Sync>;
+
 /// A messenger, with the source that belongs to it when both are one thing.
 pub(super) struct Backend {
     pub(super) messenger: Arc<dyn Messenger>,
     pub(super) source: Option<Arc<dyn Source>>,
+    /// What sends requests, if the backend can.
+    pub(super) requesters: Option<Requesters>,
     /// Asks its brokers one by one; none if it has no brokers.
     #[cfg(feature = "cli")]
     pub(super) probe: Option<Arc<dyn Probe>>,
@@ -129,6 +136,7 @@ impl Backend {
         Self {
             messenger,
             source: None,
+            requesters: None,
             #[cfg(feature = "cli")]
             probe: None,
         }
@@ -136,6 +144,14 @@ impl Backend {
 
     fn both(queue: impl Messenger + Source + Clone) -> Self {
         Self { source: Some(Arc::new(queue.clone())), ..Self::custom(Arc::new(queue)) }
+    }
+
+    /// Adds a requester that is the same for all clients and has no keys.
+    fn with_requester(self, requester: impl Requester) -> Self {
+        let requester: Arc<dyn Requester> = Arc::new(requester);
+        let requesters: Requesters =
+            Arc::new(move |_, keys| keys.parse::<NoKeys>().map(|NoKeys {}| Arc::clone(&requester)));
+        Self { requesters: Some(requesters), ..self }
     }
 
     #[cfg(feature = "_brokers")]
@@ -219,6 +235,10 @@ fn own_source(name: &str) -> SettingsError {
     fault(name, "it is a backend of the app's own, which makes its own source: use Consumer::new")
 }
 
+pub(super) fn no_requests(name: &str) -> SettingsError {
+    fault(name, "it sends no requests, or makes its own requester for Client::new; memory and channels do")
+}
+
 pub(super) fn fault(name: &str, source: impl Into<BoxError>) -> SettingsError {
     SettingsError::backend(name, source)
 }
@@ -233,7 +253,8 @@ struct DummyDriver;
 #[async_trait]
 impl Driver for DummyDriver {
     async fn backend(&self, _: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
-        keys.parse::<NoKeys>().map(|NoKeys {}| Backend::custom(Arc::new(Dummy::new())))
+        keys.parse::<NoKeys>()
+            .map(|NoKeys {}| Backend::custom(Arc::new(Dummy::new())).with_requester(Dummy::new()))
     }
 
     /// A source from which nothing comes.
@@ -247,7 +268,10 @@ struct MemoryDriver;
 #[async_trait]
 impl Driver for MemoryDriver {
     async fn backend(&self, _: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
-        keys.parse::<NoKeys>().map(|NoKeys {}| Backend::both(Memory::new()))
+        keys.parse::<NoKeys>().map(|NoKeys {}| {
+            let memory = Memory::new();
+            Backend::both(memory.clone()).with_requester(memory)
+        })
     }
 
     fn check_source(&self, _: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {

@@ -10,6 +10,7 @@ use tokio::task::JoinHandle;
 
 use super::acknowledging::Acknowledgement;
 use super::backends::{Backend, fault, not_named};
+use super::client::Clients;
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
 use super::running::Bus;
@@ -137,10 +138,12 @@ impl<'a> BusBuilder<'a> {
             );
         }
         let is_own = self.backends.contains_key(&self.settings.backend);
-        let Backend { messenger, source, .. } = self.backend().await?;
+        let Backend { messenger, source, requesters, .. } = self.backend().await?;
         let is_local = source.is_some();
         let sources = Sources::new(self.settings, source);
         sources.check(is_own)?;
+        let clients = Clients::new(self.settings, requesters);
+        clients.check()?;
         let decorators = std::mem::take(&mut self.decorators);
         let messenger = decorators.into_iter().fold(messenger, |inner, decorate| decorate(inner));
         let (messenger, acknowledgement, receiving) =
@@ -231,6 +234,7 @@ impl<'a> BusBuilder<'a> {
             outbox,
             sources,
             acknowledgement,
+            clients,
             stopper: Stopper::default(),
             consumers: Mutex::default(),
             #[cfg(feature = "_sql")]

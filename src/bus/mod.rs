@@ -3,6 +3,7 @@
 mod acknowledging;
 mod backends;
 mod builder;
+mod client;
 #[cfg(feature = "_sql")]
 mod database;
 mod running;

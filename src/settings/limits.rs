@@ -11,6 +11,7 @@ use super::request::RequestSettings;
 use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
+use crate::client::ClientSettings;
 use crate::consumer::ConsumerSettings;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -68,6 +69,13 @@ pub(super) fn consumer(name: &str, settings: &ConsumerSettings) -> Result<(), Se
     let key = |key: &str| format!("CONSUMERS.{name}.{key}");
     within(&key("CONCURRENCY"), settings.concurrency, 1..=1_000_000)?;
     within(&key("MAX_ATTEMPTS"), settings.max_attempts, 1..=u32::MAX)?;
+    within(&key("MAX_BYTES"), settings.max_bytes, 1..=usize::MAX)?;
+    within(&key("TIMEOUT"), settings.timeout, Duration::from_millis(1)..=Duration::MAX)
+}
+
+pub(super) fn client(name: &str, settings: &ClientSettings) -> Result<(), SettingsError> {
+    let name = name.to_uppercase();
+    let key = |key: &str| format!("CLIENTS.{name}.{key}");
     within(&key("MAX_BYTES"), settings.max_bytes, 1..=usize::MAX)?;
     within(&key("TIMEOUT"), settings.timeout, Duration::from_millis(1)..=Duration::MAX)
 }

@@ -1,6 +1,7 @@
 //! The table `MESSAGE_BUS`: the backend, the delivery and their limits, from a file and the environment.
 
 mod acknowledging;
+mod client;
 mod consumer;
 mod delivery_mode;
 mod error;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 
 pub use self::acknowledging::AckSettings;
+pub use self::client::ClientTable;
 pub use self::consumer::ConsumerTable;
 pub use self::delivery_mode::DeliveryMode;
 pub use self::error::SettingsError;
@@ -77,6 +79,8 @@ pub struct Settings {
     pub outbox: OutboxSettings,
     /// The tables `CONSUMERS.<name>`: where the consumers of [`Bus::consumer`](crate::bus::Bus::consumer) receive from.
     pub consumers: BTreeMap<String, ConsumerTable>,
+    /// The tables `CLIENTS.<name>`: how the clients of [`Bus::client`](crate::bus::Bus::client) work. A client needs no table.
+    pub clients: BTreeMap<String, ClientTable>,
     /// The table `CHAOS`: faults on purpose. The environment variables `MESSAGE_CHAOS_*` win over it.
     #[cfg(feature = "chaos")]
     #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
@@ -109,6 +113,7 @@ struct Common {
     background: BackgroundSettings,
     outbox: OutboxSettings,
     consumers: HashMap<String, Table>,
+    clients: HashMap<String, Table>,
     #[cfg(feature = "chaos")]
     chaos: ChaosSettings,
 }
@@ -152,7 +157,11 @@ impl Settings {
         let consumers = std::mem::take(&mut common.consumers).into_iter();
         let consumers = consumers.map(|(name, table)| Ok((name.clone(), ConsumerTable::of(&name, table)?)));
         let consumers = consumers.collect::<Result<_, SettingsError>>()?;
-        let settings = Self { consumers, ..Self::new(common, BackendTable::new(backend_keys, names)) };
+        let clients = std::mem::take(&mut common.clients).into_iter();
+        let clients = clients.map(|(name, table)| Ok((name.clone(), ClientTable::of(&name, table)?)));
+        let clients = clients.collect::<Result<_, SettingsError>>()?;
+        let settings =
+            Self { consumers, clients, ..Self::new(common, BackendTable::new(backend_keys, names)) };
         settings.check()?;
         Ok(settings)
     }
@@ -168,6 +177,7 @@ impl Settings {
         limits::background(&self.background)?;
         limits::outbox(&self.outbox)?;
         self.consumers.iter().try_for_each(|(name, table)| limits::consumer(name, &table.settings))?;
+        self.clients.iter().try_for_each(|(name, table)| limits::client(name, &table.settings))?;
         #[cfg(feature = "chaos")]
         limits::chaos(&self.chaos)?;
         Ok(())
@@ -190,6 +200,7 @@ impl Settings {
             background: common.background,
             outbox: common.outbox,
             consumers: BTreeMap::new(),
+            clients: BTreeMap::new(),
             #[cfg(feature = "chaos")]
             chaos: common.chaos,
             backend_keys,

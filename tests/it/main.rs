@@ -7,6 +7,7 @@ mod amqp091;
 mod amqp10;
 mod background;
 mod bus;
+mod calls;
 mod cancellation;
 mod chaos;
 mod cli;
