@@ -31,6 +31,9 @@
 //! # From settings to a running bus
 //! [`Bus`] reads `MESSAGE_BUS` settings and gives the layer, health and an orderly shutdown.
 //!
+//! # Guide
+//! The pages of [`guide`] explain the guarantees, how it works, the order of layers, and what production needs.
+//!
 //! # Features
 //! | feature | gives | default |
 //! |---|---|---|
@@ -76,6 +79,8 @@ pub mod fuzzing;
 #[cfg(feature = "kubemq")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
 pub mod kubemq;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 #[cfg(feature = "_kubemq")]
 #[doc(hidden)]
 pub mod kubemq_wire;
