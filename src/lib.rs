@@ -76,11 +76,11 @@ pub mod fallback;
 #[cfg(feature = "_fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 #[cfg(feature = "kubemq")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
 pub mod kubemq;
-#[cfg(any(doc, doctest))]
-pub mod guide;
 #[cfg(feature = "_kubemq")]
 #[doc(hidden)]
 pub mod kubemq_wire;
