@@ -9,12 +9,14 @@
 //!
 //! | module | content |
 //! |---|---|
+//! | [`embedded`] | the engine on the local disk |
 //! | `engine` | the contract of an engine as a whole, with the administration of channels |
 //! | `queue`, `stream`, `events`, `requests` | the contract of each pattern |
 //! | `queue_types`, `stream_types`, `event_types`, `request_types` | their types |
 //! | `name`, `info`, `content`, `error` | types that all patterns share |
 
 mod content;
+pub mod embedded;
 mod engine;
 mod error;
 mod event_types;

@@ -142,6 +142,8 @@ pub struct QueueDelivery {
     pub rerouted_from: Option<ChannelName>,
     /// When it expires.
     pub expires_at: Option<SystemTime>,
+    /// Whether a consumer may have got it before.
+    pub redelivered: bool,
 }
 
 impl QueueDelivery {
@@ -156,7 +158,13 @@ impl QueueDelivery {
         rerouted_from: Option<ChannelName>,
         expires_at: Option<SystemTime>,
     ) -> Self {
-        Self { content, policy, sequence, time, receives, rerouted_from, expires_at }
+        Self { content, policy, sequence, time, receives, rerouted_from, expires_at, redelivered: false }
+    }
+
+    /// Sets whether a consumer may have got it before.
+    #[must_use]
+    pub fn with_redelivered(self, redelivered: bool) -> Self {
+        Self { redelivered, ..self }
     }
 }
 

@@ -5,6 +5,5 @@ mod always;
 mod enrich;
 mod failures;
 mod nesting;
-mod order;
 mod outcomes;
 mod sending;
