@@ -31,6 +31,9 @@
 //! # From settings to a running bus
 //! [`Bus`] reads `MESSAGE_BUS` settings and gives the layer, health and an orderly shutdown.
 //!
+//! # Guide
+//! The pages of [`guide`] explain the guarantees, how it works, the order of layers, and what production needs.
+//!
 //! # Features
 //! | feature | gives | default |
 //! |---|---|---|
@@ -50,6 +53,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
+#[cfg_attr(all(doctest, feature = "settings"), doc = include_str!("../docs/acknowledgement.md"))]
+pub mod acknowledging;
 #[cfg(feature = "admin")]
 mod admin;
 mod backends;
@@ -63,6 +68,7 @@ pub mod chaos;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+pub mod client;
 pub mod consumer;
 #[cfg(feature = "_brokers")]
 pub mod envelope;
@@ -70,6 +76,8 @@ pub mod fallback;
 #[cfg(feature = "_fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 #[cfg(feature = "kubemq")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
 pub mod kubemq;
@@ -83,6 +91,7 @@ pub mod message;
 pub mod messenger;
 pub mod outbox;
 pub mod queue;
+pub mod reply;
 #[cfg(feature = "routing")]
 pub mod routing;
 #[cfg(feature = "settings")]

@@ -4,8 +4,9 @@ use async_trait::async_trait;
 
 use crate::message::Message;
 use crate::messenger::{Messenger, Unsent};
+use crate::reply::{Reply, RequestError, Requester};
 
-/// Logs one line for each message at info, and its body at debug. The backend `dummy`, and the default.
+/// Logs one line for each message at info, and its body at debug. Nobody replies to its requests. The backend `dummy`, and the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Dummy;
 
@@ -25,5 +26,12 @@ impl Messenger for Dummy {
             tracing::debug!(id = %message.id(), body = %String::from_utf8_lossy(message.body()), "message body");
         }
         Ok(())
+    }
+}
+
+#[async_trait]
+impl Requester for Dummy {
+    async fn request(&self, _: Message) -> Result<Reply, RequestError> {
+        Err(RequestError::NoResponder)
     }
 }

@@ -14,9 +14,11 @@ use crate::backends::amqp091;
 use crate::backends::brokers::{BrokerSettings, BrokersError};
 use crate::backends::dummy::Dummy;
 use crate::backends::memory::Memory;
+use crate::message::Topic;
 use crate::messenger::Messenger;
 #[cfg(feature = "cli")]
 use crate::messenger::probe::Probe;
+use crate::reply::Requester;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
 use crate::util::error::BoxError;
@@ -83,6 +85,17 @@ trait Driver: Sync {
         self.source(name, keys, source_keys).map(drop)
     }
 
+    /// The source of the confirmations that come to an address.
+    fn confirmations(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        address: &Topic,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        let _ = (keys, address);
+        Err(fault(name, "its consumers cannot confirm messages: leave ACKNOWLEDGED out"))
+    }
+
     /// The settings of the brokers, of a backend that has them and can read its keys.
     #[cfg(all(feature = "cli", feature = "_brokers"))]
     fn broker_settings(&self, name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
@@ -91,10 +104,16 @@ trait Driver: Sync {
     }
 }
 
+/// Makes the requester of a client, from the client's name and its keys.
+pub(super) type Requesters =
+    Arc<dyn Fn(&str, &BackendTable) -> Result<Arc<dyn Requester>, SettingsError> + Send + Sync>;
+
 /// A messenger, with the source that belongs to it when both are one thing.
 pub(super) struct Backend {
     pub(super) messenger: Arc<dyn Messenger>,
     pub(super) source: Option<Arc<dyn Source>>,
+    /// What sends requests, if the backend can.
+    pub(super) requesters: Option<Requesters>,
     /// Asks its brokers one by one; none if it has no brokers.
     #[cfg(feature = "cli")]
     pub(super) probe: Option<Arc<dyn Probe>>,
@@ -117,6 +136,7 @@ impl Backend {
         Self {
             messenger,
             source: None,
+            requesters: None,
             #[cfg(feature = "cli")]
             probe: None,
         }
@@ -124,6 +144,14 @@ impl Backend {
 
     fn both(queue: impl Messenger + Source + Clone) -> Self {
         Self { source: Some(Arc::new(queue.clone())), ..Self::custom(Arc::new(queue)) }
+    }
+
+    /// Adds a requester that is the same for all clients and has no keys.
+    fn with_requester(self, requester: impl Requester) -> Self {
+        let requester: Arc<dyn Requester> = Arc::new(requester);
+        let requesters: Requesters =
+            Arc::new(move |_, keys| keys.parse::<NoKeys>().map(|NoKeys {}| Arc::clone(&requester)));
+        Self { requesters: Some(requesters), ..self }
     }
 
     #[cfg(feature = "_brokers")]
@@ -170,6 +198,21 @@ pub(super) fn not_named(key: String) -> SettingsError {
     SettingsError::NoBackend { key, known: known.join(", ") }
 }
 
+/// The source of the confirmations that come to an address.
+pub(super) fn confirmations(
+    name: &str,
+    keys: &BackendTable,
+    address: &Topic,
+) -> Result<Arc<dyn Source>, SettingsError> {
+    match ALL.iter().find(|entry| entry.name == name) {
+        Some(BackendEntry { driver: Ok(driver), .. }) => driver.confirmations(name, keys, address),
+        _ => Err(fault(
+            name,
+            "it is a backend of the app's own: put acknowledging::Acknowledging around it by with_decorator",
+        )),
+    }
+}
+
 /// The settings of the brokers, of a backend that has brokers and can read its keys.
 #[cfg(all(feature = "cli", feature = "_brokers"))]
 pub(crate) fn broker_settings(name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
@@ -192,6 +235,10 @@ fn own_source(name: &str) -> SettingsError {
     fault(name, "it is a backend of the app's own, which makes its own source: use Consumer::new")
 }
 
+pub(super) fn no_requests(name: &str) -> SettingsError {
+    fault(name, "it sends no requests, or makes its own requester for Client::new; memory and channels do")
+}
+
 pub(super) fn fault(name: &str, source: impl Into<BoxError>) -> SettingsError {
     SettingsError::backend(name, source)
 }
@@ -206,7 +253,8 @@ struct DummyDriver;
 #[async_trait]
 impl Driver for DummyDriver {
     async fn backend(&self, _: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
-        keys.parse::<NoKeys>().map(|NoKeys {}| Backend::custom(Arc::new(Dummy::new())))
+        keys.parse::<NoKeys>()
+            .map(|NoKeys {}| Backend::custom(Arc::new(Dummy::new())).with_requester(Dummy::new()))
     }
 
     /// A source from which nothing comes.
@@ -220,7 +268,10 @@ struct MemoryDriver;
 #[async_trait]
 impl Driver for MemoryDriver {
     async fn backend(&self, _: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
-        keys.parse::<NoKeys>().map(|NoKeys {}| Backend::both(Memory::new()))
+        keys.parse::<NoKeys>().map(|NoKeys {}| {
+            let memory = Memory::new();
+            Backend::both(memory.clone()).with_requester(memory)
+        })
     }
 
     fn check_source(&self, _: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {
@@ -259,6 +310,7 @@ const AMQP091: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp091::Amqp091::new(settings).map(Backend::with_brokers),
     source: amqp091::Amqp091Source::new,
+    confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
 });
 
 #[cfg(not(feature = "amqp091"))]
@@ -269,6 +321,7 @@ const FEDMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp091::Fedmsg::new(settings).map(Backend::with_brokers),
     source: amqp091::Amqp091Source::fedora,
+    confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
 });
 
 #[cfg(feature = "amqp091")]
@@ -287,6 +340,7 @@ const AMQP10: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp10::Amqp10::new(settings).map(Backend::with_brokers),
     source: amqp10::Amqp10Source::new,
+    confirmations: Some(amqp10::Amqp10Subscription::of_confirmations),
 });
 
 #[cfg(not(feature = "amqp10"))]
@@ -297,6 +351,7 @@ const RHMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     broker: |settings| settings.broker,
     messenger: |settings| amqp10::RhMsg::new(settings).map(Backend::with_brokers),
     source: amqp10::Amqp10Source::rhmsg,
+    confirmations: None,
 });
 
 #[cfg(feature = "amqp10")]
@@ -317,6 +372,8 @@ struct BrokerDriver<T, U, S> {
     broker: fn(T) -> BrokerSettings,
     messenger: fn(&T) -> Result<Backend, BrokersError>,
     source: fn(&T, &U) -> Result<S, BrokersError>,
+    /// The keys of the source of confirmations that come to an address; none if its messages cannot be confirmed.
+    confirmations: Option<fn(&T, &Topic) -> U>,
 }
 
 #[cfg(feature = "_brokers")]
@@ -341,6 +398,23 @@ impl<T: DeserializeOwned, U: DeserializeOwned, S: Source> Driver for BrokerDrive
         source_keys: &BackendTable,
     ) -> Result<Arc<dyn Source>, SettingsError> {
         let source = (self.source)(&self.settings(name, keys)?, &source_keys.parse()?);
+        source.map(|source| Arc::new(source) as _).map_err(|error| fault(name, error))
+    }
+
+    fn confirmations(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        address: &Topic,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        let Some(confirmations) = self.confirmations else {
+            return Err(fault(
+                name,
+                "its messages carry no id that a consumer could confirm: leave ACKNOWLEDGED out",
+            ));
+        };
+        let settings = self.settings(name, keys)?;
+        let source = (self.source)(&settings, &confirmations(&settings, address));
         source.map(|source| Arc::new(source) as _).map_err(|error| fault(name, error))
     }
 

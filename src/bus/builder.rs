@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::acknowledging::Acknowledgement;
 use super::backends::{Backend, fault, not_named};
+use super::client::Clients;
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
 use super::running::Bus;
@@ -136,11 +138,16 @@ impl<'a> BusBuilder<'a> {
             );
         }
         let is_own = self.backends.contains_key(&self.settings.backend);
-        let Backend { messenger, source, .. } = self.backend().await?;
+        let Backend { messenger, source, requesters, .. } = self.backend().await?;
+        let is_local = source.is_some();
         let sources = Sources::new(self.settings, source);
         sources.check(is_own)?;
+        let clients = Clients::new(self.settings, requesters);
+        clients.check()?;
         let decorators = std::mem::take(&mut self.decorators);
         let messenger = decorators.into_iter().fold(messenger, |inner, decorate| decorate(inner));
+        let (messenger, acknowledgement, receiving) =
+            Acknowledgement::around(messenger, self.settings, is_local)?;
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             match stopped.await {
@@ -165,7 +172,7 @@ impl<'a> BusBuilder<'a> {
                 let fault = |error| SettingsError::outbox("durable", error);
                 let settings = &self.settings.outbox;
                 let store = crate::store::EmbeddedStore::open(&settings.store()).await.map_err(fault)?;
-                stored(messenger, Arc::new(store), settings, true, stopped)
+                stored(messenger, Arc::new(store), self.settings, true, stopped)
             }
             #[cfg(not(feature = "embedded"))]
             DeliveryMode::Durable => {
@@ -184,11 +191,11 @@ impl<'a> BusBuilder<'a> {
                 match database.open(settings).await? {
                     #[cfg(feature = "postgres")]
                     DatabaseStore::Postgres(store) => {
-                        stored(messenger, Arc::new(store), settings, settings.relay, stopped)
+                        stored(messenger, Arc::new(store), self.settings, settings.relay, stopped)
                     }
                     #[cfg(feature = "sqlite")]
                     DatabaseStore::Sqlite(store) => {
-                        stored(messenger, Arc::new(store), settings, settings.relay, stopped)
+                        stored(messenger, Arc::new(store), self.settings, settings.relay, stopped)
                     }
                 }
             }
@@ -200,6 +207,7 @@ impl<'a> BusBuilder<'a> {
                 });
             }
         };
+        acknowledgement.receive(receiving);
         let worker = task.map(|task| Worker { stop, task });
         let request = &self.settings.request;
         let layer = MessagingLayer::new(Arc::clone(&messenger))
@@ -225,6 +233,8 @@ impl<'a> BusBuilder<'a> {
             worker: Mutex::new(worker),
             outbox,
             sources,
+            acknowledgement,
+            clients,
             stopper: Stopper::default(),
             consumers: Mutex::default(),
             #[cfg(feature = "_sql")]
@@ -268,11 +278,12 @@ type Running = (Arc<dyn Messenger>, Option<JoinHandle<Left>>, Option<OutboxHandl
 fn stored(
     messenger: Arc<dyn Messenger>,
     store: Arc<dyn crate::store::Store>,
-    settings: &crate::settings::OutboxSettings,
+    settings: &Settings,
     relays: bool,
     stopped: impl Future<Output = tokio::time::Instant> + Send + 'static,
 ) -> Running {
-    let (outbox, relay) = crate::outbox::Outbox::new(messenger, store, settings.relay_settings());
+    let relay_settings = settings.outbox.relay_settings().with_one_by_one(settings.acknowledged);
+    let (outbox, relay) = crate::outbox::Outbox::new(messenger, store, relay_settings);
     let handle = outbox.handle();
     let task = relays.then(|| tokio::spawn(async { Left::Stored(relay.run_until(stopped).await) }));
     (Arc::new(outbox), task, Some(handle))

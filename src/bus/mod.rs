@@ -1,7 +1,9 @@
 //! From settings to a running bus: the one room that knows all parts.
 
+mod acknowledging;
 mod backends;
 mod builder;
+mod client;
 #[cfg(feature = "_sql")]
 mod database;
 mod running;

@@ -7,8 +7,11 @@ use std::time::Duration;
 use tokio::time::{Instant, timeout_at};
 use tower_layer::Layer;
 
+use super::acknowledging::Acknowledgement;
+use super::client::Clients;
 use super::shutdown::{Left, Shutdown, Worker};
 use super::source::Sources;
+use crate::client::Client;
 use crate::consumer::{Consumer, ConsumerHandle};
 use crate::layer::{MessagingLayer, MessagingService, OnSendFailure, is_success};
 use crate::messenger::{Health, Messenger};
@@ -44,6 +47,8 @@ pub struct Bus {
     pub(super) worker: Mutex<Option<Worker>>,
     pub(super) outbox: Option<OutboxHandle>,
     pub(super) sources: Sources,
+    pub(super) acknowledgement: Acknowledgement,
+    pub(super) clients: Clients,
     /// Stops the consumers of this bus.
     pub(super) stopper: Stopper,
     /// The consumers of this bus, by their names.
@@ -171,7 +176,36 @@ impl Bus {
     /// # Errors
     /// As [`consumer`](Self::consumer).
     pub fn source(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
-        self.sources.source(name)
+        Ok(self.acknowledgement.source(self.sources.source(name)?))
+    }
+
+    /// A client for the service of this name, with the settings of the table `CLIENTS.<name>`, if there is one: a tower service whose
+    /// requests the consumers of that service answer. The backend gives the name its meaning; with `memory` there is one service.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use axum::body::Body;
+    /// use axum::http::Request;
+    /// use axum::{Router, routing::post};
+    /// use tower::ServiceExt;
+    /// use tower_outbox::{Bus, Settings};
+    ///
+    /// let settings: Settings = toml::from_str("BACKEND = 'memory'\n[CONSUMERS.orders]\n[CLIENTS.orders]\nTIMEOUT = '2s'")?;
+    /// let bus = Bus::start(&settings).await?;
+    /// let app: Router = Router::new().route("/order/quote", post(|| async { "5 EUR" }));
+    /// tokio::spawn(bus.consumer("orders", app)?.into_future());
+    ///
+    /// let orders = bus.client("orders")?;
+    /// let response = orders.oneshot(Request::post("/order/quote").body(Body::empty())?).await?;
+    /// assert!(response.status().is_success());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`SettingsError`] when the backend sends no requests, or does not know a key of the table.
+    pub fn client(&self, name: &str) -> Result<Client, SettingsError> {
+        self.clients.client(name)
     }
 
     /// A layer that causes the faults of the table `CHAOS` and of the environment variables `MESSAGE_CHAOS_*`; by default
@@ -276,6 +310,7 @@ impl Bus {
         let begun = Instant::now();
         let until = after(begun, deadline);
         self.stopper.stop(after(begun, deadline / 4 * 3)).await;
+        self.acknowledgement.consumers_stopped();
         let in_flight = self.layer.in_flight();
         let _ = timeout_at(until, in_flight.wait_idle()).await;
         let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -288,6 +323,7 @@ impl Bus {
                 Err(error) => tracing::error!(%error, "the worker of the message bus panicked"),
             }
         }
+        self.acknowledgement.stop(until).await;
         let rest = until.saturating_duration_since(Instant::now());
         if caught(self.messenger.close(rest)).await.is_none() {
             tracing::error!("the messenger panicked while it was being closed");

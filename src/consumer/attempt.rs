@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum_core::body::Body;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
 use super::disposition::Disposition;
 use super::handle::ConsumerHandle;
-use super::request::request;
+use super::request::{NoRequest, request};
 use super::settings::ConsumerSettings;
 use crate::source::delivery::Delivery;
 use crate::source::{self, SourceError};
@@ -33,13 +33,17 @@ pub(super) struct Worker {
 
 impl Worker {
     /// Calls the service, unless it panicked while being cloned, and settles the message by the response.
-    pub(super) async fn handle<S, B>(self: Arc<Self>, service: Option<S>, delivery: source::Unsettled)
+    pub(super) async fn handle<S, B>(self: Arc<Self>, service: Option<S>, mut delivery: source::Unsettled)
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
     {
         let begun = Instant::now();
         let disposition = match delivery.view() {
+            Ok(view) if view.reply_to().is_some() => {
+                let view = view.clone();
+                self.answer(service, &mut delivery, &view).await
+            }
             Ok(view) => self.judge(service, view).await,
             Err(reason) => Disposition::Reject { reason: format!("the message cannot be read: {reason}") },
         };
@@ -48,6 +52,16 @@ impl Worker {
                 self.handle.acked();
                 telemetry::handled("ack", begun.elapsed());
                 delivery.ack().await
+            }
+            Disposition::Answered => {
+                self.handle.acked();
+                telemetry::handled("answered", begun.elapsed());
+                delivery.ack().await
+            }
+            Disposition::Expired => {
+                let source = delivery.view().map_or("", Delivery::source);
+                telemetry::expired_requests(1, source);
+                delivery.discard().await
             }
             Disposition::Reject { reason } => self.reject(delivery, reason, begun).await,
             Disposition::Retry { after, reason } => self.retry(delivery, after, reason, begun).await,
@@ -69,30 +83,54 @@ impl Worker {
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
     {
+        let request = match self.prepare(view) {
+            Ok(request) => request,
+            Err(Refused { reason, .. }) => return Disposition::Reject { reason },
+        };
+        let Some(service) = service else {
+            return Disposition::failed("the handler panicked while being cloned");
+        };
+        let handled = async {
+            match call(service, request).await {
+                Ok(response) => Disposition::of(response).await,
+                Err(error) => Disposition::error(error),
+            }
+        };
+        match timeout(self.settings.timeout, caught(handled)).await {
+            Ok(Some(disposition)) => disposition,
+            Ok(None) => Disposition::failed("the handler panicked"),
+            Err(_) => Disposition::failed(format!("no answer within {:?}", self.settings.timeout)),
+        }
+    }
+
+    /// Makes the request for the handler.
+    pub(super) fn prepare(&self, view: &Delivery) -> Result<Request<Body>, Refused> {
         let (message, most) = (view.message(), self.settings.max_bytes);
         if message.body().len() > most {
-            return Disposition::Reject { reason: format!("the body is larger than {most} bytes") };
+            let reason = format!("the body is larger than {most} bytes");
+            return Err(Refused { status: StatusCode::PAYLOAD_TOO_LARGE, reason });
         }
         if view.attempt() > self.settings.max_attempts {
             let attempts = view.attempt() - 1;
             let reason = format!(
                 "{attempts} attempts ended without a recorded result; handling this message may kill the process"
             );
-            return Disposition::Reject { reason };
+            return Err(Refused { status: StatusCode::INTERNAL_SERVER_ERROR, reason });
         }
-        let request = match request(view, &self.source) {
-            Ok(request) => request,
-            Err(error) => return Disposition::Reject { reason: error.to_string() },
-        };
-        let Some(service) = service else {
-            return Disposition::failed("the handler panicked while being cloned");
-        };
-        let attempt = timeout(self.settings.timeout, caught(call(service, request)));
-        match attempt.await {
-            Ok(Some(disposition)) => disposition,
-            Ok(None) => Disposition::failed("the handler panicked"),
-            Err(_) => Disposition::failed(format!("no answer within {:?}", self.settings.timeout)),
-        }
+        request(view, &self.source).map_err(|error| {
+            let status = match error {
+                NoRequest::Topic | NoRequest::Method => StatusCode::BAD_REQUEST,
+                NoRequest::ManyHeaders | NoRequest::LargeHeaders => {
+                    StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+                }
+            };
+            Refused { status, reason: error.to_string() }
+        })
+    }
+
+    /// Returns how long a message waits for its next attempt.
+    pub(super) fn backoff(&self, attempt: u32) -> Duration {
+        Backoff::new(BASE, self.settings.max_backoff).delay(attempt - 1)
     }
 
     async fn retry(
@@ -108,8 +146,7 @@ impl Worker {
                 .reject(delivery, format!("given up after {attempt} attempts: {reason}"), begun)
                 .await;
         }
-        let backoff = Backoff::new(BASE, self.settings.max_backoff);
-        let after = after.unwrap_or_else(|| backoff.delay(attempt - 1));
+        let after = after.unwrap_or_else(|| self.backoff(attempt));
         if let Ok(view) = delivery.view() {
             let (id, topic) = (view.message().id(), view.message().topic());
             tracing::warn!(%id, %topic, attempt, reason, ?after, "failed to handle a message; it will be retried");
@@ -132,18 +169,16 @@ impl Worker {
     }
 }
 
-async fn call<S, B>(mut service: S, request: Request<Body>) -> Disposition
+/// A message that is not tried.
+pub(super) struct Refused {
+    pub(super) status: StatusCode,
+    pub(super) reason: String,
+}
+
+pub(super) async fn call<S, B>(mut service: S, request: Request<Body>) -> Result<Response<B>, BoxError>
 where
     S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
-    B: http_body::Body,
 {
-    let ready = poll_fn(|cx| service.poll_ready(cx)).await.map_err(Disposition::error);
-    if let Err(disposition) = ready {
-        return disposition;
-    }
-    let response = service.call(request).await.map_err(Disposition::error);
-    match response {
-        Ok(response) => Disposition::of(response).await,
-        Err(disposition) => disposition,
-    }
+    poll_fn(|cx| service.poll_ready(cx)).await.map_err(Into::into)?;
+    service.call(request).await.map_err(Into::into)
 }

@@ -21,10 +21,14 @@ const BODY: Duration = Duration::from_secs(1);
 pub(super) enum Disposition {
     /// The message was handled.
     Ack,
+    /// The reply to the request was sent.
+    Answered,
     /// The attempt failed. The handler may give a wait.
     Retry { after: Option<Duration>, reason: String },
     /// The message must not be tried again.
     Reject { reason: String },
+    /// The caller of the request no longer waits.
+    Expired,
     /// The message was not tried. It is delivered again after a wait; no attempt is counted.
     NotNow { after: Duration },
 }
@@ -58,18 +62,21 @@ impl Disposition {
             true => status.to_string(),
             false => format!("{status}: {body}"),
         };
-        match status {
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => {
-                Self::Retry { after, reason }
-            }
-            status if status.is_server_error() => Self::Retry { after, reason },
-            _ => Self::Reject { reason },
-        }
+        if may_pass(status) { Self::Retry { after, reason } } else { Self::Reject { reason } }
     }
 }
 
+/// Whether another attempt may succeed after this status.
+pub(super) fn may_pass(status: StatusCode) -> bool {
+    status.is_server_error()
+        || matches!(
+            status,
+            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS
+        )
+}
+
 /// Seconds, or a date (RFC 9110, 10.2.3).
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let value = headers.get(RETRY_AFTER)?.to_str().ok()?;
     if let Ok(seconds) = value.parse() {
         return Some(Duration::from_secs(seconds));

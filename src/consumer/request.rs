@@ -6,56 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use uuid::Uuid;
 
 use crate::message::Scalar;
-use crate::message::headers::MOST;
+use crate::message::headers::{METHOD, MOST, QUERY};
+use crate::message::of_http::is_of_http;
 use crate::source::delivery::Delivery;
 use crate::util::rfc3339;
-
-/// Headers that are not copied, since a handler or a layer would take them for facts about an HTTP request: headers of
-/// the HTTP message itself (RFC 9110, RFC 9112), credentials, and headers by which a proxy describes the client.
-const OF_HTTP: [&str; 23] = [
-    "client-ip",
-    "connection",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "http2-settings",
-    "keep-alive",
-    "remote-user",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "true-client-ip",
-    "upgrade",
-    "via",
-    "x-access-token",
-    "x-api-key",
-    "x-client-ip",
-    "x-cluster-client-ip",
-    "x-csrf-token",
-    "x-http-method-override",
-    "x-real-ip",
-    "x-rewrite-url",
-];
-
-/// Parts and beginnings of the names of more such headers.
-const PARTS: [&str; 4] = ["authenticat", "authorization", "cookie", "forwarded"];
-const BEGINNINGS: [&str; 14] = [
-    "cf-",
-    "fastly-",
-    "proxy-",
-    "sec-",
-    "ssl-client-",
-    "x-amzn-oidc-",
-    "x-auth-",
-    "x-client-cert",
-    "x-envoy-",
-    "x-forwarded-",
-    "x-goog-iap-",
-    "x-original-",
-    "x-remote-",
-    "x-ssl-",
-];
 
 /// How many bytes the names and values of the headers may have.
 const MOST_BYTES: usize = 64 << 10;
@@ -69,12 +23,16 @@ const CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
 /// `POST /` and the topic with its dots as slashes; the headers of the message, and the attributes of CloudEvents by its
 /// HTTP binding (1.0, binary mode); the body as it came; the delivery as an extension.
 ///
-/// Or why it cannot be one.
+/// A message with a reply address may name another method and a query. Or why it cannot be a request.
 pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Request<Body>, NoRequest> {
     let message = delivery.message();
+    let of_caller = |name| delivery.reply_to().and_then(|_| message.header(name)?.as_str());
     let mut request = Request::new(Body::from(message.body().clone()));
-    *request.method_mut() = Method::POST;
-    *request.uri_mut() = uri(message.topic().as_str()).ok_or(NoRequest::Topic)?;
+    *request.method_mut() = match of_caller(METHOD) {
+        None => Method::POST,
+        Some(method) => Method::from_bytes(method.as_bytes()).map_err(|_| NoRequest::Method)?,
+    };
+    *request.uri_mut() = uri(message.topic().as_str(), of_caller(QUERY)).ok_or(NoRequest::Topic)?;
     *request.headers_mut() = headers(delivery, source)?;
     request.extensions_mut().insert(delivery.clone());
     Ok(request)
@@ -83,15 +41,17 @@ pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Reque
 /// Why a message cannot be a request.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum NoRequest {
-    #[error("the topic cannot be a path")]
+    #[error("the topic and the query cannot be a path")]
     Topic,
+    #[error("its method is none of HTTP")]
+    Method,
     #[error("it has more than {MOST} headers")]
     ManyHeaders,
     #[error("its headers are larger than {MOST_BYTES} bytes")]
     LargeHeaders,
 }
 
-fn uri(topic: &str) -> Option<Uri> {
+fn uri(topic: &str, query: Option<&str>) -> Option<Uri> {
     let mut path = String::with_capacity(topic.len() + 1);
     path.push('/');
     for byte in topic.bytes() {
@@ -100,6 +60,10 @@ fn uri(topic: &str) -> Option<Uri> {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => path.push(char::from(byte)),
             other => percent(&mut path, other),
         }
+    }
+    if let Some(query) = query {
+        path.push('?');
+        path.push_str(query);
     }
     Uri::try_from(path).ok()
 }
@@ -156,17 +120,10 @@ fn headers(delivery: &Delivery, source: &HeaderValue) -> Result<HeaderMap, NoReq
     Ok(headers)
 }
 
-/// Whether a header would be taken for a fact about an HTTP request. The name is in lower case.
-fn is_of_http(name: &str) -> bool {
-    OF_HTTP.contains(&name)
-        || PARTS.iter().any(|part| name.contains(part))
-        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
-}
-
 /// Whether only we may set a header. Only an event names its source itself.
 fn is_ours(name: &str, delivery: &Delivery) -> bool {
     match name {
-        "ce-id" | "ce-specversion" | "ce-time" | "ce-type" => true,
+        "ce-id" | "ce-specversion" | "ce-time" | "ce-type" | METHOD | QUERY => true,
         "ce-source" => !delivery.is_event(),
         _ => false,
     }

@@ -17,9 +17,13 @@ pub struct ConsumerSettings {
     /// The longest wait before another attempt; one minute by default. Waits begin at one second and double, with full jitter.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]
     pub max_backoff: Duration,
-    /// The largest body, in bytes; 16 MiB by default. A larger one is a dead letter.
+    /// The largest body, in bytes; 16 MiB by default. A larger one is a dead letter; a larger request is answered with 413, and a
+    /// larger response to it becomes a 500.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::size"))]
     pub max_bytes: usize,
+    /// Whether a request is retried, while its caller waits and attempts are left, when its response is 408, 425, 429 or 5xx; false by
+    /// default: the response is the reply.
+    pub retry_requests: bool,
 }
 
 impl Default for ConsumerSettings {
@@ -30,6 +34,7 @@ impl Default for ConsumerSettings {
             max_attempts: 10,
             max_backoff: Duration::from_secs(60),
             max_bytes: 16 << 20,
+            retry_requests: false,
         }
     }
 }
@@ -74,6 +79,13 @@ impl ConsumerSettings {
     #[must_use]
     pub fn with_max_bytes(mut self, max_bytes: usize) -> Self {
         self.max_bytes = max_bytes;
+        self
+    }
+
+    /// Sets [`retry_requests`](Self::retry_requests).
+    #[must_use]
+    pub fn with_retry_requests(mut self, retry_requests: bool) -> Self {
+        self.retry_requests = retry_requests;
         self
     }
 }

@@ -15,7 +15,10 @@
 //! | [`REASON`] | own: the reason why the message is a dead letter |
 //! | [`LEFT_OUT`] | own: the names of the headers that the broker did not accept when the message was forwarded |
 //! | [`DROPPED`] | the number of messages that the full store dropped before this one |
+//! | [`METHOD`], [`QUERY`] | of a request with a reply address: the method, by default POST, and the query |
 //! | [`CORRELATION_ID`] | the correlation id of the message whose handler enqueued this one, or else that message's id |
+//! | [`ACK`] | the address at which the sender awaits the confirmation of the message |
+//! | [`CONFIRM`] | the id of the message that this one confirms |
 //! | [`CAUSATION_ID`] | the id of the message whose handler enqueued this one |
 
 use std::time::SystemTime;
@@ -42,10 +45,20 @@ pub const REASON: &str = "tower-outbox-reason";
 pub const LEFT_OUT: &str = "tower-outbox-left-out";
 /// The number of messages that were dropped before this one.
 pub const DROPPED: &str = "tower-outbox-dropped";
+/// The method of a request.
+pub const METHOD: &str = "tower-outbox-method";
+/// The query of a request.
+pub const QUERY: &str = "tower-outbox-query";
 /// The id of the first message of a chain of messages.
 pub const CORRELATION_ID: &str = "correlation_id";
 /// The id of the message whose handler enqueued this one.
 pub const CAUSATION_ID: &str = "causation_id";
+
+/// The address at which the sender awaits the confirmation of the message: a topic, with `.` or `/` between its segments. The
+/// name is that of mqfactory.
+pub const ACK: &str = "ack";
+/// The id of the message that this one confirms. The name is that of mqfactory.
+pub const CONFIRM: &str = "confirm";
 
 /// The headers that count only on a message that returns through a queue of this crate.
 #[cfg(feature = "amqp091")]

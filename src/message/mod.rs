@@ -7,6 +7,7 @@ pub(crate) mod failed_attempt;
 pub(crate) mod fuzzing;
 pub mod headers;
 mod id;
+pub(crate) mod of_http;
 mod scalar;
 mod settlement;
 pub(crate) mod topic;
@@ -110,6 +111,11 @@ impl Message {
         }
         result.map_err(MessageError::Serialize)?;
         Ok(Self::from_parts(topic, body, "application/json"))
+    }
+
+    /// Makes a message with an empty JSON object as its body.
+    pub(crate) fn empty(topic: Topic) -> Self {
+        Self::from_parts(topic, Bytes::from_static(b"{}"), "application/json")
     }
 
     fn from_parts(topic: Topic, body: Bytes, content_type: &'static str) -> Self {

@@ -59,6 +59,23 @@ impl fmt::Display for Failure {
     }
 }
 
+/// The cause of a transient [`Failure`] when the broker has a message that its consumer has not confirmed.
+///
+/// The relay of an [`Outbox`](crate::outbox::Outbox) sends the message again later, and does not take it for a fault of the
+/// broker.
+#[derive(thiserror::Error)]
+#[error(transparent)]
+pub struct Unacknowledged(BoxError);
+
+debug_as_display!(Unacknowledged);
+
+impl Unacknowledged {
+    /// A missing confirmation, with the wait that ended without it.
+    pub fn new(reason: impl Into<BoxError>) -> Self {
+        Self(reason.into())
+    }
+}
+
 /// The cause of a [`Failure`] when a buffer or store did not accept messages: it is full, or cannot write.
 ///
 /// [`MessagingLayer`](crate::layer::MessagingLayer) answers it with 503, whatever its

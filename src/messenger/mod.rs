@@ -14,7 +14,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 pub use self::capabilities::{Capabilities, OutboxStore};
-pub use self::failure::{Failure, Overloaded};
+pub use self::failure::{Failure, Overloaded, Unacknowledged};
 pub use self::health::Health;
 pub use self::in_flight::{InFlight, InFlightToken};
 pub use self::unsent::Unsent;

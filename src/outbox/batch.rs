@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::settings::{RelaySettings, WhenExpired};
 use super::status::Status;
 use crate::message::{Message, Settlement};
-use crate::messenger::{Failure, Health, Messenger, Unsent};
+use crate::messenger::{Failure, Health, Messenger, Unacknowledged, Unsent};
 use crate::store::{Lease, Leased, Store, StoreError};
 use crate::telemetry;
 use crate::util::backoff::Backoff;
@@ -21,7 +21,7 @@ use crate::util::error::Chain;
 
 /// How one batch ended, as far as the breaker depends on it.
 pub(super) enum BatchOutcome {
-    /// The broker confirmed at least one message.
+    /// The broker confirmed at least one message, also if the consumer of it did not.
     Passed,
     /// No message was to be sent.
     Nothing,
@@ -147,6 +147,10 @@ impl<M: Messenger> Worker<M> {
         settled: &mut Vec<(Lease, Settlement)>,
     ) -> BatchOutcome {
         let transient = unsent.iter().filter(|(_, failure)| failure.is_transient()).count();
+        let failed = unsent
+            .iter()
+            .filter(|(_, failure)| failure.is_transient() && !is_unacknowledged(failure))
+            .count();
         if let Some((_, failure)) = unsent.iter().next() {
             self.status.failed(failure.to_string());
         }
@@ -190,7 +194,7 @@ impl<M: Messenger> Worker<M> {
         }
         match (down, confirmed) {
             (true, _) => BatchOutcome::Down,
-            (false, 0) if transient == leases.len() => BatchOutcome::Failed,
+            (false, 0) if failed == leases.len() => BatchOutcome::Failed,
             _ => BatchOutcome::Passed,
         }
     }
@@ -231,6 +235,11 @@ impl<M: Messenger> Worker<M> {
 
 pub(super) fn panicked() -> StoreError {
     StoreError::unavailable("the store panicked")
+}
+
+/// Whether the broker has the message, and only the confirmation of its consumer is missing.
+fn is_unacknowledged(failure: &Failure) -> bool {
+    failure.cause().is::<Unacknowledged>()
 }
 
 /// Logs and counts a dead letter; returns its settlement.

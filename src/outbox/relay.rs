@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use indexmap::IndexMap;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -240,7 +241,25 @@ impl<M: Messenger> Running<M> {
         }
     }
 
+    /// Sends leased messages: together, or [one by one](RelaySettings::one_by_one).
     fn send(&mut self, leased: Vec<Leased>) {
+        if !self.worker.settings.one_by_one {
+            return self.send_together(leased);
+        }
+        let mut keys: IndexMap<_, Vec<Leased>> = IndexMap::new();
+        for one in leased {
+            match one.message.key() {
+                None => self.send_together(vec![one]),
+                Some(key) => {
+                    let key = (one.message.topic().clone(), key.to_owned());
+                    keys.entry(key).or_default().push(one);
+                }
+            }
+        }
+        keys.into_values().for_each(|leased| self.send_together(leased));
+    }
+
+    fn send_together(&mut self, leased: Vec<Leased>) {
         self.out += leased.len();
         let messages = leased.len();
         // All are removed: a message that is leased again was sent without a panic.

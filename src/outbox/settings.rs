@@ -31,6 +31,10 @@ pub struct RelaySettings {
     pub max_attempts: u32,
     /// The longest wait before another attempt; one minute by default.
     pub max_backoff: Duration,
+    /// Whether each message is sent and settled by itself, and the messages of one topic and key together; no by default: up to
+    /// 256 messages are sent and settled together. For a messenger whose confirms take long, such as
+    /// [`Acknowledging`](crate::acknowledging::Acknowledging): one missing confirm then delays no other message.
+    pub one_by_one: bool,
 }
 
 impl Default for RelaySettings {
@@ -41,6 +45,7 @@ impl Default for RelaySettings {
             when_expired: WhenExpired::default(),
             max_attempts: 50,
             max_backoff: Duration::from_secs(60),
+            one_by_one: false,
         }
     }
 }
@@ -78,6 +83,13 @@ impl RelaySettings {
     #[must_use]
     pub fn with_max_backoff(mut self, max_backoff: Duration) -> Self {
         self.max_backoff = max_backoff;
+        self
+    }
+
+    /// Sets [`one_by_one`](Self::one_by_one).
+    #[must_use]
+    pub fn with_one_by_one(mut self, one_by_one: bool) -> Self {
+        self.one_by_one = one_by_one;
         self
     }
 }

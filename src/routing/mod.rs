@@ -1,21 +1,40 @@
 //! A router for sites: messages on URIs, a queue for each subscriber that outlives power cuts, and the last value of each URI.
 
+mod command;
+mod committer;
+mod counters;
+mod error;
 mod grant;
 mod grant_files;
+mod message;
 #[cfg(test)]
 mod model;
 mod namespace;
 mod pattern;
+mod queue;
+mod record;
+mod rewrite;
+mod router;
+mod router_shared;
+mod router_state;
+mod settings;
 mod subject;
-#[cfg_attr(not(test), allow(dead_code, reason = "the router will use it"))]
+mod subscription;
 mod subscriptions;
 mod uri;
-#[cfg_attr(not(test), allow(dead_code, reason = "the router will use it"))]
 mod values;
 
+pub use self::counters::RouterCounts;
+pub use self::error::RouteError;
 pub use self::grant::{Grant, Grants, Refused, Verb};
 pub use self::grant_files::{GrantError, GrantTable};
+pub use self::message::{PayloadObject, RoutedMessage};
 pub use self::namespace::{Namespace, NamespaceError};
 pub use self::pattern::Pattern;
+pub use self::record::QueueLimits;
+pub use self::router::SiteRouter;
+pub use self::settings::RouterSettings;
 pub use self::subject::{Subject, SubjectError};
+pub use self::subscription::{Leased, Subscription, Values};
 pub use self::uri::{Uri, UriError};
+pub use crate::log::error::OpenError;

@@ -46,6 +46,11 @@ impl Namespace {
         Self::from_bytes(name.as_bytes())
     }
 
+    /// A namespace that no message has.
+    pub(super) fn unknown() -> Self {
+        Self(Arc::default())
+    }
+
     /// Returns the bytes.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {

@@ -3,12 +3,15 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
+use super::acknowledging::AckSettings;
+use super::delivery_mode::DeliveryMode;
 use super::error::SettingsError;
 use super::outbox::OutboxSettings;
 use super::request::RequestSettings;
 use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
+use crate::client::ClientSettings;
 use crate::consumer::ConsumerSettings;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -23,6 +26,19 @@ pub(super) fn request(request: &RequestSettings) -> Result<(), SettingsError> {
 pub(super) fn background(background: &BackgroundSettings) -> Result<(), SettingsError> {
     within("BACKGROUND.MAX_MESSAGES", background.max_messages, 1..=u32::MAX)?;
     within("BACKGROUND.MAX_BYTES", background.max_bytes, 1..=u32::MAX)
+}
+
+pub(super) fn acknowledging(
+    acknowledged: bool,
+    delivery: DeliveryMode,
+    ack: &AckSettings,
+) -> Result<(), SettingsError> {
+    if acknowledged && matches!(delivery, DeliveryMode::Direct | DeliveryMode::Background) {
+        return Err(SettingsError::value(format!(
+            "ACKNOWLEDGED needs an outbox, and DELIVERY is \"{delivery}\": write \"durable\" or \"transactional\""
+        )));
+    }
+    within("ACK_TIMEOUT", ack.timeout, Duration::from_millis(1)..=DAY)
 }
 
 #[cfg(feature = "chaos")]
@@ -53,6 +69,13 @@ pub(super) fn consumer(name: &str, settings: &ConsumerSettings) -> Result<(), Se
     let key = |key: &str| format!("CONSUMERS.{name}.{key}");
     within(&key("CONCURRENCY"), settings.concurrency, 1..=1_000_000)?;
     within(&key("MAX_ATTEMPTS"), settings.max_attempts, 1..=u32::MAX)?;
+    within(&key("MAX_BYTES"), settings.max_bytes, 1..=usize::MAX)?;
+    within(&key("TIMEOUT"), settings.timeout, Duration::from_millis(1)..=Duration::MAX)
+}
+
+pub(super) fn client(name: &str, settings: &ClientSettings) -> Result<(), SettingsError> {
+    let name = name.to_uppercase();
+    let key = |key: &str| format!("CLIENTS.{name}.{key}");
     within(&key("MAX_BYTES"), settings.max_bytes, 1..=usize::MAX)?;
     within(&key("TIMEOUT"), settings.timeout, Duration::from_millis(1)..=Duration::MAX)
 }

@@ -1,5 +1,7 @@
 //! The table `MESSAGE_BUS`: the backend, the delivery and their limits, from a file and the environment.
 
+mod acknowledging;
+mod client;
 mod consumer;
 mod delivery_mode;
 mod error;
@@ -14,9 +16,12 @@ mod yaml;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
 
+pub use self::acknowledging::AckSettings;
+pub use self::client::ClientTable;
 pub use self::consumer::ConsumerTable;
 pub use self::delivery_mode::DeliveryMode;
 pub use self::error::SettingsError;
@@ -27,6 +32,7 @@ pub use self::request::RequestSettings;
 pub use self::success::SuccessStatus;
 pub use self::table::BackendTable;
 use self::table::Table;
+use crate::acknowledging::{AckAddress, AllowedAddresses};
 use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
@@ -56,6 +62,11 @@ pub struct Settings {
     pub backend: String,
     /// When a response may go out, and which failures its messages survive; by default [`DeliveryMode::Direct`].
     pub delivery: DeliveryMode,
+    /// Whether a message leaves the outbox only when its *consumer* has confirmed it; no by default: when the broker has. Needs
+    /// [`DeliveryMode::Durable`] or [`DeliveryMode::Transactional`]. See [`acknowledging`](crate::acknowledging).
+    pub acknowledged: bool,
+    /// The keys `ACK_TIMEOUT`, `ACK_ADDRESS` and `ACK_ALLOWED`.
+    pub ack: AckSettings,
     /// The answer to a client when the messages of its request cannot be sent; by default [`OnSendFailure::Reject`], a 503.
     pub on_send_failure: OnSendFailure,
     /// Which statuses send the messages of a request; by default [`SuccessStatus::Successful`].
@@ -68,6 +79,8 @@ pub struct Settings {
     pub outbox: OutboxSettings,
     /// The tables `CONSUMERS.<name>`: where the consumers of [`Bus::consumer`](crate::bus::Bus::consumer) receive from.
     pub consumers: BTreeMap<String, ConsumerTable>,
+    /// The tables `CLIENTS.<name>`: how the clients of [`Bus::client`](crate::bus::Bus::client) work. A client needs no table.
+    pub clients: BTreeMap<String, ClientTable>,
     /// The table `CHAOS`: faults on purpose. The environment variables `MESSAGE_CHAOS_*` win over it.
     #[cfg(feature = "chaos")]
     #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
@@ -85,6 +98,13 @@ struct Common {
     backend: Option<String>,
     #[serde(deserialize_with = "crate::util::units::word")]
     delivery: DeliveryMode,
+    acknowledged: bool,
+    #[serde(deserialize_with = "crate::util::units::optional_duration")]
+    ack_timeout: Option<Duration>,
+    #[serde(deserialize_with = "acknowledging::address")]
+    ack_address: Option<AckAddress>,
+    #[serde(deserialize_with = "acknowledging::allowed")]
+    ack_allowed: Option<AllowedAddresses>,
     #[serde(deserialize_with = "crate::util::units::word")]
     on_send_failure: OnSendFailure,
     #[serde(deserialize_with = "crate::util::units::word")]
@@ -93,6 +113,7 @@ struct Common {
     background: BackgroundSettings,
     outbox: OutboxSettings,
     consumers: HashMap<String, Table>,
+    clients: HashMap<String, Table>,
     #[cfg(feature = "chaos")]
     chaos: ChaosSettings,
 }
@@ -136,7 +157,11 @@ impl Settings {
         let consumers = std::mem::take(&mut common.consumers).into_iter();
         let consumers = consumers.map(|(name, table)| Ok((name.clone(), ConsumerTable::of(&name, table)?)));
         let consumers = consumers.collect::<Result<_, SettingsError>>()?;
-        let settings = Self { consumers, ..Self::new(common, BackendTable::new(backend_keys, names)) };
+        let clients = std::mem::take(&mut common.clients).into_iter();
+        let clients = clients.map(|(name, table)| Ok((name.clone(), ClientTable::of(&name, table)?)));
+        let clients = clients.collect::<Result<_, SettingsError>>()?;
+        let settings =
+            Self { consumers, clients, ..Self::new(common, BackendTable::new(backend_keys, names)) };
         settings.check()?;
         Ok(settings)
     }
@@ -147,10 +172,12 @@ impl Settings {
     }
 
     fn check(&self) -> Result<(), SettingsError> {
+        limits::acknowledging(self.acknowledged, self.delivery, &self.ack)?;
         limits::request(&self.request)?;
         limits::background(&self.background)?;
         limits::outbox(&self.outbox)?;
         self.consumers.iter().try_for_each(|(name, table)| limits::consumer(name, &table.settings))?;
+        self.clients.iter().try_for_each(|(name, table)| limits::client(name, &table.settings))?;
         #[cfg(feature = "chaos")]
         limits::chaos(&self.chaos)?;
         Ok(())
@@ -161,12 +188,19 @@ impl Settings {
             names_backend: common.backend.is_some(),
             backend: common.backend.unwrap_or_else(|| DEFAULT.to_owned()),
             delivery: common.delivery,
+            acknowledged: common.acknowledged,
+            ack: AckSettings {
+                timeout: common.ack_timeout.unwrap_or(AckSettings::default().timeout),
+                address: common.ack_address,
+                allowed: common.ack_allowed.unwrap_or_default(),
+            },
             on_send_failure: common.on_send_failure,
             success: common.success,
             request: common.request,
             background: common.background,
             outbox: common.outbox,
             consumers: BTreeMap::new(),
+            clients: BTreeMap::new(),
             #[cfg(feature = "chaos")]
             chaos: common.chaos,
             backend_keys,
@@ -197,8 +231,6 @@ impl<'de> Deserialize<'de> for Settings {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::consumer::ConsumerSettings;
 

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::message::Message;
 use crate::message::failed_attempt::FailedAttempt;
+use crate::reply::ReplyTo;
 use crate::util::error::debug_as_display;
 
 /// The message that a [`Consumer`](crate::consumer::Consumer) turned into this request, and how it was delivered; an extractor.
@@ -43,6 +44,7 @@ struct Received {
     failures: Vec<FailedAttempt>,
     /// Whether the message is a CloudEvent.
     is_event: bool,
+    reply_to: Option<ReplyTo>,
 }
 
 impl Delivery {
@@ -53,7 +55,15 @@ impl Delivery {
         source: Arc<str>,
         failures: Vec<FailedAttempt>,
     ) -> Self {
-        Self(Arc::new(Received { message, attempt, redelivered, source, failures, is_event: false }))
+        Self(Arc::new(Received {
+            message,
+            attempt,
+            redelivered,
+            source,
+            failures,
+            is_event: false,
+            reply_to: None,
+        }))
     }
 
     /// Marks the message as a CloudEvent, whose source is in its header `ce-source`. It has no effect on a clone.
@@ -66,6 +76,17 @@ impl Delivery {
 
     pub(crate) fn is_event(&self) -> bool {
         self.0.is_event
+    }
+
+    /// Sets where the reply goes. It has no effect on a clone.
+    pub(crate) fn set_reply_to(&mut self, reply_to: ReplyTo) {
+        if let Some(received) = Arc::get_mut(&mut self.0) {
+            received.reply_to = Some(reply_to);
+        }
+    }
+
+    pub(crate) fn reply_to(&self) -> Option<&ReplyTo> {
+        self.0.reply_to.as_ref()
     }
 
     /// Returns the message.
@@ -90,6 +111,12 @@ impl Delivery {
     #[must_use]
     pub fn source(&self) -> &str {
         &self.0.source
+    }
+
+    /// Returns the address that the response is sent to as the reply; `None` if the message is no request.
+    #[must_use]
+    pub fn reply_address(&self) -> Option<&str> {
+        self.reply_to().map(ReplyTo::address)
     }
 
     /// Returns the time since the event, by its [`time`](Message::time); zero if that is in the future.

@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use super::delivery::Delivery;
 use super::error::SourceError;
 use crate::message::{FailedAttempt, Message, Settlement};
+use crate::reply::{Reply, ReplyTo};
 
 /// A received message, which is settled exactly once. Dropping it releases it.
 ///
@@ -45,10 +46,27 @@ impl Unsettled {
         self
     }
 
+    /// For implementors of a source: the message is a request, and its response goes to this address, through [`Settle::reply`]. Give one
+    /// only if the protocol vouches for the address.
+    #[must_use]
+    pub fn with_reply_to(mut self, reply_to: ReplyTo) -> Self {
+        if let Ok(view) = &mut self.content {
+            view.set_reply_to(reply_to);
+        }
+        self
+    }
+
     /// For implementors of a source: received bytes that cannot be read as a message, with the reason.
     #[must_use]
     pub fn poison(reason: impl Into<Arc<str>>, settle: impl Settle) -> Self {
         Self { content: Err(reason.into()), settle: Some(Box::new(settle)) }
+    }
+
+    /// For decorators of a source: the same content, settled by what `settle` makes of the received message.
+    #[must_use]
+    pub fn settled_by<S: Settle>(self, settle: impl FnOnce(Self) -> S) -> Self {
+        let content = self.content.clone();
+        Self { content, settle: Some(Box::new(settle(self))) }
     }
 
     /// Returns the view that handlers get.
@@ -57,6 +75,20 @@ impl Unsettled {
     /// The reason why the message cannot be read.
     pub fn view(&self) -> Result<&Delivery, &Arc<str>> {
         self.content.as_ref()
+    }
+
+    /// Sends the reply to a request. The message stays unsettled.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the reply could not be sent. A caller that no longer waits is no error.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave the reply unsent.
+    pub async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
+        match &mut self.settle {
+            Some(settle) => settle.reply(reply).await,
+            None => Err(SourceError::Closed),
+        }
     }
 
     /// Acknowledges the message: it was handled, and is not delivered again.
@@ -103,6 +135,11 @@ impl Unsettled {
         self.settle_as(Settlement::Release).await
     }
 
+    /// Removes the message without an attempt.
+    pub(crate) async fn discard(self) -> Result<(), SourceError> {
+        self.settle_as(Settlement::Discard).await
+    }
+
     async fn settle_as(mut self, settlement: Settlement) -> Result<(), SourceError> {
         match self.settle.take() {
             Some(settle) => settle.settle(settlement).await,
@@ -129,6 +166,22 @@ impl Drop for Unsettled {
     }
 }
 
+/// For decorators of a source, which settle the message after work of their own.
+#[async_trait]
+impl Settle for Unsettled {
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
+        self.settle_as(settlement).await
+    }
+
+    async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
+        Self::reply(self, reply).await
+    }
+
+    fn is_stale(&self) -> bool {
+        Self::is_stale(self)
+    }
+}
+
 impl fmt::Debug for Unsettled {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Unsettled").field("content", &self.content).finish_non_exhaustive()
@@ -145,6 +198,16 @@ pub trait Settle: Send + Sync + 'static {
     /// # Errors
     /// [`SourceError`] when that failed: the message is delivered again.
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError>;
+
+    /// Sends the reply to a message that was given with [`Unsettled::with_reply_to`], before it is settled. A reply to a caller that no
+    /// longer waits is dropped and counted, and `Ok`. By default it fails.
+    ///
+    /// # Errors
+    /// [`SourceError`] when that failed: the request is handled again while its caller waits.
+    async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
+        let _ = reply;
+        Err(SourceError::unavailable("this source sends no replies"))
+    }
 
     /// As [`Unsettled::is_stale`]; by default `false`.
     fn is_stale(&self) -> bool {

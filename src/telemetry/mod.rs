@@ -18,8 +18,14 @@
 //! | `tower_outbox_stored_messages` | gauge | `state` | messages in the store: `pending`, `dead` |
 //! | `tower_outbox_stored_bytes` | gauge | – | approximate size of the stored messages |
 //! | `tower_outbox_received_total` | counter | – | messages that consumers received |
-//! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle a message: `ack`, `retry`, `dead`, `not_now` (not tried, because the outbox was full) |
+//! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle a message: `ack`, `retry`, `dead`, `not_now` (not tried, because the outbox was full), `answered` (a reply was sent), `expired` (the caller of the request no longer waited) |
+//! | `tower_outbox_confirmations_received_total` | counter | `outcome` | confirmations of consumers: `confirmed`, `late` (after `ACK_TIMEOUT`), `again`, `unknown` (of a message that does not await it; ignored), `unreadable` (ignored) |
+//! | `tower_outbox_unacknowledged_total` | counter | – | messages whose confirmation did not come within `ACK_TIMEOUT`; they are sent again |
+//! | `tower_outbox_confirmations_sent_total` | counter | `outcome` | confirmations of handled messages: `sent`, `failed`, `refused` (the address is not in `ACK_ALLOWED`) |
 //! | `tower_outbox_handle_seconds` | histogram | – | duration of an attempt |
+//! | `tower_outbox_late_replies_total` | counter | – | replies dropped because the caller no longer waited |
+//! | `tower_outbox_requests_total` | counter | `outcome` | requests of clients: `replied`, `cached`, `no_reply` (in time), `no_responder`, `unavailable`, `rejected`, `bad_reply`, `refused` (before it was sent), `cancelled` |
+//! | `tower_outbox_request_seconds` | histogram | – | time until a request ended |
 //! | `tower_outbox_send_seconds` | histogram | – | time until a batch was confirmed |
 //! | `tower_outbox_channels_events_lost` | counter | – | events that a subscriber did not get, since it does not keep up |
 //! | `tower_outbox_channels_dropped_total` | counter | `reason` | messages of channels that are gone without an acknowledgement: `expired`, `discarded` (received too often, without a dead-letter queue), `damaged` |
@@ -30,7 +36,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use crate::message::Message;
+use crate::message::{Message, headers};
 use crate::util::error::Chain;
 
 macro_rules! count {
@@ -162,12 +168,68 @@ pub(crate) fn received(messages: usize) {
     count!("tower_outbox_received_total", messages);
 }
 
+/// A confirmation of a consumer.
+pub(crate) fn confirmation_received(outcome: &'static str, id: &dyn fmt::Display) {
+    count!("tower_outbox_confirmations_received_total", 1, "outcome" => outcome);
+    tracing::debug!(%id, outcome, "received a confirmation");
+}
+
+/// What came to the address of confirmations and is none.
+pub(crate) fn no_confirmation(reason: &dyn fmt::Display) {
+    count!("tower_outbox_confirmations_received_total", 1, "outcome" => "unreadable");
+    tracing::warn!(%reason, "ignored a message at the address of confirmations; it is no confirmation");
+}
+
+/// A message whose consumer did not confirm it in time.
+pub(crate) fn unacknowledged(message: &Message) {
+    count!("tower_outbox_unacknowledged_total", 1);
+    tracing::debug!(id = %message.id(), topic = %message.topic(), "a message was not confirmed in time; sending it again later");
+}
+
+/// The confirmation of a handled message.
+pub(crate) fn confirmation_sent(message: &Message) {
+    count!("tower_outbox_confirmations_sent_total", 1, "outcome" => "sent");
+    tracing::debug!(id = %message.id(), topic = %message.topic(), "confirmed a message");
+}
+
+/// A handled message that could not be confirmed.
+pub(crate) fn confirmation_failed(message: &Message, cause: &dyn fmt::Display) {
+    count!("tower_outbox_confirmations_sent_total", 1, "outcome" => "failed");
+    tracing::warn!(id = %message.id(), topic = %message.topic(), %cause, "failed to confirm a handled message; its sender sends it again");
+}
+
+/// A handled message that is not confirmed, since the address may not be written to.
+pub(crate) fn confirmation_refused(message: &Message, address: &str) {
+    count!("tower_outbox_confirmations_sent_total", 1, "outcome" => "refused");
+    tracing::warn!(id = %message.id(), topic = %message.topic(), address = ?headers::start_of(address, 100), "did not confirm a message: its address is not in ACK_ALLOWED");
+}
+
 /// An attempt to handle a message.
 pub(crate) fn handled(outcome: &'static str, took: Duration) {
     count!("tower_outbox_handled_total", 1, "outcome" => outcome);
     #[cfg(feature = "metrics")]
     metrics::histogram!("tower_outbox_handle_seconds").record(took.as_secs_f64());
     tracing::debug!(outcome, ?took, "handled a message");
+}
+
+/// A request of a client.
+pub(crate) fn requested(outcome: &'static str, took: Duration) {
+    count!("tower_outbox_requests_total", 1, "outcome" => outcome);
+    #[cfg(feature = "metrics")]
+    metrics::histogram!("tower_outbox_request_seconds").record(took.as_secs_f64());
+    tracing::debug!(outcome, ?took, "a request ended");
+}
+
+/// Replies whose callers no longer waited.
+pub(crate) fn late_reply(source: &str) {
+    count!("tower_outbox_late_replies_total", 1);
+    tracing::info!(source, "dropped a late reply; the caller no longer waits");
+}
+
+/// Requests that no responder handled, since their callers no longer waited.
+pub(crate) fn expired_requests(requests: usize, source: &str) {
+    count!("tower_outbox_handled_total", requests, "outcome" => "expired");
+    tracing::info!(requests, source, "dropped requests; their callers no longer wait");
 }
 
 /// A received message, and its source, that became a dead letter; `None` if it cannot be read.

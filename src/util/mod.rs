@@ -1,10 +1,14 @@
 //! Helpers that do not depend on messages.
 
 pub(crate) mod backoff;
+pub(crate) mod body;
 pub(crate) mod caught;
 pub(crate) mod crash;
 pub(crate) mod deadline;
 pub(crate) mod error;
+#[cfg(any(feature = "settings", feature = "signing"))]
+#[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only settings need it"))]
+pub(crate) mod host_name;
 pub(crate) mod rate;
 pub(crate) mod rfc3339;
 #[cfg(any(feature = "settings", feature = "_brokers"))]

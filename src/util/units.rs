@@ -79,6 +79,22 @@ pub(crate) fn size<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, 
     }
 }
 
+/// A list, or one text with commas or blanks between.
+pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    #[derive(serde::Deserialize)]
+    #[serde(untagged)]
+    enum OneOrMany {
+        One(String),
+        Many(Vec<String>),
+    }
+    Ok(match OneOrMany::deserialize(deserializer)? {
+        OneOrMany::One(texts) => {
+            texts.split([',', ' ']).filter(|text| !text.is_empty()).map(str::to_owned).collect()
+        }
+        OneOrMany::Many(texts) => texts,
+    })
+}
+
 #[cfg(all(test, feature = "settings"))]
 mod tests {
     use serde_json::json;

@@ -5,5 +5,6 @@ mod always;
 mod enrich;
 mod failures;
 mod nesting;
+mod order;
 mod outcomes;
 mod sending;

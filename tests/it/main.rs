@@ -1,11 +1,13 @@
 //! Behaviour through the public API.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, reason = "tests")]
 
+mod acknowledging;
 mod admin;
 mod amqp091;
 mod amqp10;
 mod background;
 mod bus;
+mod calls;
 mod cancellation;
 mod channels;
 mod chaos;
@@ -30,6 +32,7 @@ mod peers;
 mod petisco;
 mod queue;
 mod relays;
+mod routing;
 mod settings_example;
 mod sources;
 mod stopping;

@@ -5,6 +5,7 @@ use tower_outbox::amqp10::{Amqp10Settings, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription, BrokerSettings};
 use tower_outbox::background::{BackgroundSettings, WhenFull};
 use tower_outbox::chaos::ChaosSettings;
+use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::settings::{DeliveryMode, OutboxSettings, RequestSettings, SuccessStatus};
@@ -54,6 +55,8 @@ fn commented_keys_show_their_defaults() {
     let (every, defaults) = (parse(&with_every_key()), parse("[MESSAGE_BUS]"));
     assert_eq!((every.delivery, every.on_send_failure), (DeliveryMode::Direct, OnSendFailure::Reject));
     assert_eq!(every.success, SuccessStatus::Successful);
+    assert!(!every.acknowledged && every.ack.address.is_some());
+    assert_eq!((every.ack.timeout, &every.ack.allowed), (defaults.ack.timeout, &defaults.ack.allowed));
     assert_eq!((&every.request, &every.background), (&defaults.request, &defaults.background));
     assert_eq!(every.background.when_full, WhenFull::Wait);
     let mut outbox = every.outbox.clone();
@@ -64,6 +67,7 @@ fn commented_keys_show_their_defaults() {
     assert_eq!(every.chaos, ChaosSettings::default());
     let users = &every.consumers["users"];
     assert_eq!(users.settings, ConsumerSettings::default());
+    assert_eq!(every.clients["orders"].settings, ClientSettings::default());
     let (source, defaults): (Amqp091Subscription, _) =
         (users.source_keys.parse().unwrap(), Amqp091Subscription::new(""));
     assert_eq!((source.prefetch, source.prefetch_bytes), (defaults.prefetch, defaults.prefetch_bytes));
@@ -107,6 +111,7 @@ fn every_key_is_shown() {
         keys_of::<OutboxSettings>(),
         keys_of::<RequestSettings>(),
         keys_of::<ConsumerSettings>(),
+        keys_of::<ClientSettings>(),
         keys_of::<Amqp10Subscription>(),
         keys_of::<Amqp091Settings>(),
         keys_of::<Amqp091Subscription>(),

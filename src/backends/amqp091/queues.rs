@@ -1,5 +1,7 @@
 //! Declares the queues of a source: its own, and those that its forwarded messages need.
 
+use std::time::Duration;
+
 use lapin::ErrorKind;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -15,7 +17,7 @@ const UNUSED: u64 = 3_600_000;
 /// Declares a queue that forwarded messages need.
 pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Result<(), BoxError> {
     match queue {
-        NeededQueue::Durable(name) => ensure_durable(connection, name).await,
+        NeededQueue::Durable(name) => ensure_durable(connection, name, None).await,
         NeededQueue::Delay { ms, back_to, is_quorum } => {
             let number = |ms: u64| AMQPValue::LongLongInt(ms as i64);
             let mut arguments = FieldTable::default();
@@ -46,8 +48,12 @@ pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Res
     }
 }
 
-/// Creates a durable queue unless one of this name exists.
-pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Result<(), BoxError> {
+/// Creates a durable queue unless one of this name exists. The broker deletes it when it `expires` without consumers.
+pub(super) async fn ensure_durable(
+    connection: &Connection,
+    name: &str,
+    expires: Option<Duration>,
+) -> Result<(), BoxError> {
     let channel = connection.new_channel().await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(name.into(), passive, FieldTable::default()).await {
@@ -60,7 +66,11 @@ pub(super) async fn ensure_durable(connection: &Connection, name: &str) -> Resul
     }
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let channel = connection.new_channel().await?;
-    channel.queue_declare(name.into(), durable, FieldTable::default()).await?;
+    let mut arguments = FieldTable::default();
+    if let Some(expires) = expires {
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires.as_millis() as i64));
+    }
+    channel.queue_declare(name.into(), durable, arguments).await?;
     let _ = channel.close(200, "done".into()).await;
     tracing::info!(queue = name, "created the queue");
     Ok(())

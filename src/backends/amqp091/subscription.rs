@@ -1,10 +1,16 @@
 //! The subscription of a source: the queue, its bindings, retries and dead letters.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Deserializer};
 
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::BrokersError;
 use crate::message::topic::Topic;
+
+/// How long the queue of confirmations stays when its instance is gone.
+#[cfg(feature = "settings")]
+const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A queue of RabbitMQ to receive from.
 ///
@@ -41,6 +47,9 @@ pub struct Amqp091Subscription {
     /// `ORGANIZATION` and `SERVICE` of the backend.
     #[serde(deserialize_with = "retry_by")]
     pub retry: RetryBy,
+    /// The broker deletes a queue that this source has created after so long without consumers; never by default.
+    #[serde(skip)]
+    pub(super) expires: Option<Duration>,
     /// The exchange for dead letters, which must exist; the default exchange, or that of [`RetryBy::Petisco`].
     pub dead_letter_exchange: Option<String>,
     /// The routing key of dead letters; `<queue>.dead`, or that of [`RetryBy::Petisco`]. With the default exchange it
@@ -85,6 +94,13 @@ impl Amqp091Subscription {
     /// This queue, and defaults for the rest.
     pub fn new(queue: impl Into<String>) -> Self {
         Self { queue: queue.into(), ..Self::default() }
+    }
+
+    /// The queue of the confirmations that come to an address.
+    #[cfg(feature = "settings")]
+    pub(crate) fn of_confirmations(address: &Topic) -> Self {
+        let queue = Self::new(address.to_string()).with_binding(address.to_string());
+        Self { prefetch: 1_000, expires: Some(UNUSED), ..queue }
     }
 
     /// Adds a topic to receive.
@@ -177,6 +193,7 @@ impl Default for Amqp091Subscription {
             prefetch: 64,
             prefetch_bytes: 64 << 20,
             retry: RetryBy::default(),
+            expires: None,
             dead_letter_exchange: None,
             dead_letter_routing_key: None,
         }

@@ -2,6 +2,13 @@
 
 use serde::Deserialize;
 
+#[cfg(feature = "settings")]
+use super::outgoing::{Plain, Shape, address};
+#[cfg(feature = "settings")]
+use super::settings::Amqp10Settings;
+#[cfg(feature = "settings")]
+use crate::message::Topic;
+
 /// The address at the brokers to receive from, and the selection of messages.
 ///
 /// ```
@@ -41,6 +48,12 @@ impl Amqp10Subscription {
     /// Everything at `address`, and defaults for the rest.
     pub fn new(address: impl Into<String>) -> Self {
         Self { address: address.into(), ..Self::default() }
+    }
+
+    /// The address of confirmations.
+    #[cfg(feature = "settings")]
+    pub(crate) fn of_confirmations(settings: &Amqp10Settings, topic: &Topic) -> Self {
+        Self::new(address(settings, Plain::ADDRESS, topic)).with_credit(1_000)
     }
 
     /// Sets the selector.

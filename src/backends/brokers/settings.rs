@@ -4,11 +4,12 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use crate::envelope::{Envelope, Origin};
 use crate::tls::TlsSettings;
 use crate::util::secret::redacted_url;
+pub(crate) use crate::util::units::one_or_many;
 
 /// How long connecting to one broker may take by default.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -234,20 +235,4 @@ pub enum Sasl {
     Plain,
     /// The client has no name.
     Anonymous,
-}
-
-/// A list, or one text with commas or blanks between.
-pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum OneOrMany {
-        One(String),
-        Many(Vec<String>),
-    }
-    Ok(match OneOrMany::deserialize(deserializer)? {
-        OneOrMany::One(urls) => {
-            urls.split([',', ' ']).filter(|url| !url.is_empty()).map(str::to_owned).collect()
-        }
-        OneOrMany::Many(urls) => urls,
-    })
 }

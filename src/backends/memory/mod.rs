@@ -1,62 +1,31 @@
 //! A queue in memory, for tests and experiments.
 
-use std::collections::VecDeque;
+mod state;
+
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::sync::Notify;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
+pub use self::state::DeadLetter;
+use self::state::{CAPACITY, Held, NAME, QueueInner, Request};
 use crate::message::{FailedAttempt, Message, Settlement};
 use crate::messenger::{Failure, Messenger, Unsent};
+use crate::reply::{Reply, ReplyTo, RequestError, Requester};
 use crate::source::{Settle, Source, SourceError, Unsettled};
+use crate::telemetry;
 use crate::util::deadline;
 
-/// The largest number of messages.
-const CAPACITY: usize = 100_000;
-
-/// A queue in memory that is both a [`Messenger`] and a [`Source`]: sent messages are received from it.
+/// A queue in memory that is both a [`Messenger`] and a [`Source`]: sent messages are received from it. As a [`Requester`] it sends
+/// requests, to which the consumers of the queue reply.
 ///
 /// It settles messages like a broker: retries after their delay, dead letters with their reason. It holds up
 /// to 100,000 messages, and rejects more. It does not survive the process. A clone is a handle to the same queue.
 #[derive(Clone, Default)]
 pub struct Memory(Arc<QueueInner>);
-
-#[derive(Default)]
-struct QueueInner {
-    state: Mutex<QueueState>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct QueueState {
-    ready: VecDeque<Held>,
-    /// Delayed messages, with the time they are due.
-    waiting: Vec<(Instant, Held)>,
-    dead: Vec<DeadLetter>,
-    /// The number of unsettled messages.
-    out: usize,
-    /// Whether the source is closed.
-    closed: bool,
-}
-
-struct Held {
-    message: Message,
-    redelivered: bool,
-    failures: Vec<FailedAttempt>,
-}
-
-/// A message that was rejected.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct DeadLetter {
-    /// The message.
-    pub message: Message,
-    /// Its failed attempts, oldest first; the last has the reason of the rejection.
-    pub failures: Vec<FailedAttempt>,
-}
 
 impl Memory {
     /// Makes an empty queue.
@@ -119,33 +88,6 @@ impl fmt::Debug for Memory {
     }
 }
 
-impl QueueInner {
-    fn lock(&self) -> MutexGuard<'_, QueueState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl QueueState {
-    fn len(&self) -> usize {
-        self.ready.len() + self.waiting.len() + self.out
-    }
-
-    /// Makes due messages ready; returns when the next one is due.
-    fn wake(&mut self) -> Option<Instant> {
-        let now = Instant::now();
-        self.waiting.sort_by_key(|(due, _)| *due);
-        let due = self.waiting.partition_point(|(due, _)| *due <= now);
-        self.ready.extend(self.waiting.drain(..due).map(|(_, held)| held));
-        self.waiting.first().map(|(due, _)| *due)
-    }
-}
-
-impl Held {
-    fn new(message: Message) -> Self {
-        Self { message, redelivered: false, failures: Vec::new() }
-    }
-}
-
 #[async_trait]
 impl Messenger for Memory {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
@@ -176,6 +118,7 @@ impl Messenger for Memory {
 #[async_trait]
 impl Source for Memory {
     async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
+        let _receiver = Receiver::new(&self.0);
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
@@ -186,12 +129,19 @@ impl Source for Memory {
                     return Err(SourceError::Closed);
                 }
                 let next = state.wake();
-                if !state.ready.is_empty() {
-                    let count = state.ready.len().min(limit);
-                    state.out += count;
-                    let given: Vec<_> = state.ready.drain(..count).collect();
-                    drop(state);
+                let count = state.ready.len().min(limit);
+                let mut given: Vec<_> = state.ready.drain(..count).collect();
+                given.retain(|held| !held.is_expired());
+                state.out += given.len();
+                drop(state);
+                if count > given.len() {
+                    telemetry::expired_requests(count - given.len(), NAME);
+                }
+                if !given.is_empty() {
                     return Ok(given.into_iter().map(|held| self.give(held)).collect());
+                }
+                if count > 0 {
+                    continue;
                 }
                 next
             };
@@ -209,22 +159,103 @@ impl Source for Memory {
 
     /// Stops receiving; messages can still be sent.
     async fn close(&self, _: Duration) {
-        self.0.lock().closed = true;
+        {
+            let mut state = self.0.lock();
+            state.closed = true;
+            // Nobody replies any more.
+            state.ready.retain(|held| held.request.is_none());
+            state.waiting.retain(|(_, held)| held.request.is_none());
+        }
         self.0.changed.notify_waiters();
     }
 
     fn name(&self) -> Arc<str> {
-        "memory".into()
+        Arc::clone(&self.0.name)
+    }
+}
+
+/// A call of `receive`.
+struct Receiver<'a>(&'a QueueInner);
+
+impl<'a> Receiver<'a> {
+    fn new(queue: &'a QueueInner) -> Self {
+        queue.lock().receivers += 1;
+        Self(queue)
+    }
+}
+
+impl Drop for Receiver<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.receivers -= 1;
+        if state.receivers == 0 {
+            state.received = Some(Instant::now());
+        }
+    }
+}
+
+#[async_trait]
+impl Requester for Memory {
+    async fn request(&self, message: Message) -> Result<Reply, RequestError> {
+        let wait = message.expiry().unwrap_or(deadline::FOR_EVER);
+        let (caller, reply) = oneshot::channel();
+        {
+            let mut state = self.0.lock();
+            if !state.has_responder() {
+                return Err(RequestError::NoResponder);
+            }
+            if state.len() + state.dead.len() >= CAPACITY {
+                return Err(RequestError::unavailable(format!(
+                    "the queue holds {CAPACITY} messages and is full"
+                )));
+            }
+            let deadline = deadline::after(Instant::now(), wait);
+            let request = Some(Request { deadline, caller: Some(caller) });
+            state.ready.push_back(Held { request, ..Held::new(message) });
+        }
+        self.0.changed.notify_waiters();
+        let mut call = Call { queue: &self.0, ended: false };
+        let reply = reply.await;
+        call.ended = true;
+        reply.map_err(|_| {
+            RequestError::unavailable("the request was given up; see the dead letters of its responder")
+        })
+    }
+}
+
+/// A request whose caller waits.
+struct Call<'a> {
+    queue: &'a QueueInner,
+    ended: bool,
+}
+
+impl Drop for Call<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let mut state = self.queue.lock();
+            state.abandoned += 1;
+            let swept = state.sweep();
+            drop(state);
+            if swept > 0 {
+                telemetry::expired_requests(swept, NAME);
+            }
+        }
     }
 }
 
 impl Memory {
     fn give(&self, held: Held) -> Unsettled {
-        let Held { message, redelivered, failures } = &held;
+        let Held { message, redelivered, failures, request } = &held;
         let (message, failures, redelivered) = (message.clone(), failures.clone(), *redelivered);
         let attempt = u32::try_from(failures.len()).map_or(u32::MAX, |failed| failed + 1);
+        let reply_to =
+            request.as_ref().map(|request| ReplyTo::new(self.name()).with_deadline(request.deadline));
         let out = Out { queue: Arc::downgrade(&self.0), held: Some(held) };
-        Unsettled::new(message, attempt, redelivered, self.name(), failures, out)
+        let unsettled = Unsettled::new(message, attempt, redelivered, self.name(), failures, out);
+        match reply_to {
+            None => unsettled,
+            Some(reply_to) => unsettled.with_reply_to(reply_to),
+        }
     }
 }
 
@@ -269,6 +300,18 @@ impl Drop for Out {
 impl Settle for Out {
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         self.answer(settlement);
+        Ok(())
+    }
+
+    async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
+        let caller = self
+            .held
+            .as_mut()
+            .and_then(|held| held.request.as_mut())
+            .and_then(|request| request.caller.take());
+        if caller.is_none_or(|caller| caller.send(reply).is_err()) {
+            telemetry::late_reply(NAME);
+        }
         Ok(())
     }
 }

@@ -1,0 +1,37 @@
+//! The guide: one page for each subject, the same as in the folder `docs`.
+//!
+//! | page | is about |
+//! |---|---|
+//! | [`guarantees`] | which messages leave, when they are safe, order, idempotency |
+//! | [`how_it_works`] | a request, the outbox, its files and tables, receiving, with diagrams |
+//! | [`layers`] | the order of layers, with its results |
+//! | [`production`] | a checklist: delivery, rights, pools, volumes, probes, alerts |
+//! | [`rabbitmq`], [`activemq`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
+//! | [`extending`] | your own messenger, decorator, source, store |
+//! | [`coming_from`] | PDC, petisco, lapin by hand, other outboxes; when not to use it |
+//! | [`upgrading`] | which parts are a contract, and how to upgrade |
+
+#[doc = include_str!("../docs/coming-from.md")]
+pub mod coming_from {}
+#[doc = include_str!("../docs/extending.md")]
+pub mod extending {}
+#[doc = include_str!("../docs/guarantees.md")]
+pub mod guarantees {}
+#[doc = include_str!("../docs/how-it-works.md")]
+pub mod how_it_works {}
+#[doc = include_str!("../docs/layers.md")]
+pub mod layers {}
+#[doc = include_str!("../docs/production.md")]
+pub mod production {}
+#[doc = include_str!("../docs/upgrading.md")]
+pub mod upgrading {}
+#[doc = include_str!("../docs/rabbitmq.md")]
+pub mod rabbitmq {}
+#[doc = include_str!("../docs/activemq.md")]
+pub mod activemq {}
+#[doc = include_str!("../docs/fedora.md")]
+pub mod fedora {}
+#[doc = include_str!("../docs/rhmsg.md")]
+pub mod rhmsg {}
+#[doc = include_str!("../docs/petisco.md")]
+pub mod petisco {}

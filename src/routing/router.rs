@@ -1,0 +1,334 @@
+//! The router of a site.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::command::Command;
+use super::committer::Committer;
+use super::counters::{Counters, RouterCounts};
+use super::error::RouteError;
+use super::message::RoutedMessage;
+use super::namespace::Namespace;
+use super::pattern::Pattern;
+use super::record::{QueueHeader, QueueId, QueueKind, QueueName, Record};
+use super::router_shared::{RouterShared, SEGMENT};
+use super::router_state::RouterState;
+use super::settings::RouterSettings;
+use super::subscription::{Subscription, Values};
+use crate::log::error::OpenError;
+use crate::log::files;
+use crate::log::reader::ReadItem;
+use crate::log::record_log::RecordLog;
+use crate::log::retention::Retention;
+use crate::util::sync::lock;
+
+/// The largest message in bytes.
+const LARGEST: usize = 16 << 20;
+
+/// The largest sum of the sizes of messages that wait for the disk, in bytes.
+const WAITING: usize = 64 << 20;
+
+/// The shortest expiry of a queue.
+const SHORTEST_EXPIRY: Duration = Duration::from_secs(60);
+
+/// The router of a site: it puts each published message into the queues of its subscribers, and keeps last values.
+///
+/// `Ok` from [`publish`](Self::publish) means that the message is on the disk (unless
+/// [`flush_interval`](RouterSettings::flush_interval) is set). All queues share one log, so that a message is written once,
+/// however many subscribers it has. A clone is a handle to the same router.
+#[derive(Clone, Debug)]
+pub struct SiteRouter(Arc<RouterShared>);
+
+impl SiteRouter {
+    /// Opens the router in the folder of the settings, or creates it.
+    ///
+    /// # Errors
+    /// A file or folder cannot be used, or another process has the folder open.
+    pub async fn open(settings: RouterSettings) -> Result<Self, OpenError> {
+        let path = settings.path.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&path)).await;
+        let (id, log, state) =
+            opened.map_err(|error| OpenError::io("read", &settings.path)(error.into()))??;
+        let (commands, received) = mpsc::channel(4_096);
+        let shared = Arc::new(RouterShared {
+            id,
+            settings,
+            state: Mutex::new(state),
+            log,
+            counters: Counters::default(),
+            commands,
+            room: Arc::new(Semaphore::new(WAITING)),
+            next_subscriber: AtomicU64::new(1),
+        });
+        tokio::spawn(Committer::new(&shared).run(received));
+        Ok(Self(shared))
+    }
+
+    /// Returns the id of the router, which stays over restarts.
+    #[must_use]
+    pub fn id(&self) -> &Arc<str> {
+        &self.0.id
+    }
+
+    /// Returns the settings.
+    #[must_use]
+    pub fn settings(&self) -> &RouterSettings {
+        &self.0.settings
+    }
+
+    /// Publishes a message at this router: it becomes the origin.
+    ///
+    /// # Errors
+    /// The message is not stored: [`RouteError::Storage`], [`RouteError::TooLarge`], [`RouteError::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future publishes the message or not.
+    pub async fn publish(&self, message: RoutedMessage) -> Result<(), RouteError> {
+        let message = RoutedMessage {
+            origin: Arc::clone(&self.0.id),
+            timestamps: Vec::new(),
+            drops: Vec::new(),
+            ..message
+        };
+        self.0.counters.published.add(1);
+        self.accept(message, None).await
+    }
+
+    /// Routes a message that another router published.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    ///
+    /// # Cancel safety
+    /// As [`publish`](Self::publish).
+    pub async fn forward(&self, message: RoutedMessage) -> Result<(), RouteError> {
+        self.accept(message, None).await
+    }
+
+    pub(super) async fn accept(
+        &self,
+        message: RoutedMessage,
+        queues: Option<Vec<QueueId>>,
+    ) -> Result<(), RouteError> {
+        let size = message.size();
+        if size > LARGEST {
+            return Err(RouteError::TooLarge { size, limit: LARGEST });
+        }
+        let wanted = u32::try_from(size).unwrap_or(u32::MAX);
+        let permit = Arc::clone(&self.0.room).acquire_many_owned(wanted).await;
+        let _permit = permit.map_err(|_| RouteError::Closed)?;
+        self.ask(|reply| Command::Publish { message, queues, reply }).await?
+    }
+
+    /// Opens the queue of a subscriber, or resumes the one of the same owner and identifier. A former subscription to the
+    /// queue ends. An empty identifier makes a queue that nobody can resume. `expiry` is at least one minute and at most
+    /// [`queue_expiry`](RouterSettings::queue_expiry).
+    ///
+    /// # Errors
+    /// [`RouteError::SubscriptionFailed`] if there are too many queues, [`RouteError::Storage`], [`RouteError::Closed`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave an empty queue, which expires.
+    pub async fn subscribe(
+        &self,
+        owner: &[u8],
+        identifier: &str,
+        namespace: &Namespace,
+        pattern: &Pattern,
+        expiry: Duration,
+    ) -> Result<Subscription, RouteError> {
+        let identifier = match identifier {
+            "" => uuid::Uuid::from_u128(rand::random()).to_string(),
+            given => given.to_owned(),
+        };
+        self.open_queue(QueueHeader {
+            name: QueueName { kind: QueueKind::Subscriber, owner: owner.to_vec(), identifier },
+            namespace: namespace.clone(),
+            patterns: vec![pattern.clone()],
+            only_from: None,
+            not_from: None,
+            expiry: Some(expiry.max(SHORTEST_EXPIRY).min(self.0.settings.queue_expiry)),
+            limits: self.0.settings.subscription_limits,
+        })
+        .await
+    }
+
+    /// Opens the queue of the messages of a namespace for its designated router. It never expires.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancel safety
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn subscribe_upstream(&self, namespace: &Namespace) -> Result<Subscription, RouteError> {
+        self.open_queue(QueueHeader {
+            name: QueueName {
+                kind: QueueKind::Upstream,
+                owner: namespace.as_bytes().to_vec(),
+                identifier: String::new(),
+            },
+            namespace: namespace.clone(),
+            patterns: vec![Pattern::all()],
+            only_from: Some(self.0.id.to_string()),
+            not_from: None,
+            expiry: None,
+            limits: self.0.settings.trunk_limits,
+        })
+        .await
+    }
+
+    /// Opens the queue of the messages for another router: those of these patterns that it did not publish itself.
+    ///
+    /// # Errors
+    /// As [`subscribe`](Self::subscribe).
+    ///
+    /// # Cancel safety
+    /// As [`subscribe`](Self::subscribe).
+    pub async fn subscribe_peer(
+        &self,
+        owner: &[u8],
+        router: &str,
+        namespace: &Namespace,
+        patterns: Vec<Pattern>,
+    ) -> Result<Subscription, RouteError> {
+        self.open_queue(QueueHeader {
+            name: QueueName {
+                kind: QueueKind::Peer,
+                owner: owner.to_vec(),
+                identifier: format!("{namespace} {router}"),
+            },
+            namespace: namespace.clone(),
+            patterns,
+            only_from: None,
+            not_from: Some(router.to_owned()),
+            expiry: Some(self.0.settings.queue_expiry),
+            limits: self.0.settings.trunk_limits,
+        })
+        .await
+    }
+
+    pub(super) async fn open_queue(&self, header: QueueHeader) -> Result<Subscription, RouteError> {
+        let subscriber = self.0.next_subscriber.fetch_add(1, Ordering::Relaxed);
+        let id = self.ask(|reply| Command::Subscribe { header, subscriber, reply }).await??;
+        Ok(Subscription::new(Arc::clone(&self.0), id, subscriber))
+    }
+
+    /// Removes the queue of a subscriber with its messages; returns whether there was one.
+    ///
+    /// # Errors
+    /// [`RouteError::Storage`], [`RouteError::Closed`].
+    pub async fn unsubscribe(&self, owner: &[u8], identifier: &str) -> Result<bool, RouteError> {
+        let name = QueueName {
+            kind: QueueKind::Subscriber,
+            owner: owner.to_vec(),
+            identifier: identifier.to_owned(),
+        };
+        let Some(queue) = lock(&self.0.state).named(&name) else { return Ok(false) };
+        self.ask(|reply| Command::Remove { queue, reply: Some(reply) }).await??;
+        Ok(true)
+    }
+
+    /// Returns the patterns of the subscribers in a namespace, each once.
+    #[must_use]
+    pub fn patterns(&self, namespace: &Namespace) -> Vec<Pattern> {
+        let state = lock(&self.0.state);
+        let headers = state.queues().map(|(_, queue)| queue.header());
+        let local = headers.filter(|it| it.name.kind == QueueKind::Subscriber && it.namespace == *namespace);
+        let mut patterns: Vec<_> = local.flat_map(|header| header.patterns.iter().cloned()).collect();
+        patterns.sort();
+        patterns.dedup();
+        patterns
+    }
+
+    /// Reads the last values of the URIs that a pattern means, of those that are kept at this router.
+    #[must_use]
+    pub fn query(&self, namespace: &Namespace, pattern: &Pattern) -> Values {
+        let seqs = lock(&self.0.state).values(namespace, pattern);
+        Values::new(Arc::clone(&self.0), seqs)
+    }
+
+    /// Returns what the router has done, and what it has now.
+    #[must_use]
+    pub fn counts(&self) -> RouterCounts {
+        let mut counts = self.0.counters.read();
+        let state = lock(&self.0.state);
+        for (_, queue) in state.queues() {
+            counts.queues += 1;
+            counts.subscribers += u64::from(queue.has_subscriber());
+            counts.queued += queue.len() as u64;
+        }
+        counts.queued_bytes = state.stored().1;
+        counts
+    }
+
+    /// Writes everything, and closes the router. Later calls fail with [`RouteError::Closed`].
+    pub async fn close(&self) {
+        let _ = self.ask(|reply| Command::Close { reply }).await;
+        let log = self.0.log.clone();
+        let _ = tokio::task::spawn_blocking(move || log.close()).await;
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, RouteError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.commands.send(command(reply)).await.map_err(|_| RouteError::Closed)?;
+        answer.await.map_err(|_| RouteError::Closed)
+    }
+}
+
+/// Opens the log, and reads it. Blocks.
+fn open(path: &Path) -> Result<(Arc<str>, RecordLog, RouterState), OpenError> {
+    match files::create_folder(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        created => created.map_err(OpenError::io("create", path))?,
+    }
+    let log = RecordLog::open(&path.join("log"), SEGMENT, Retention::default())?;
+    // Under the lock of the log.
+    let id = router_id(&path.join("router-id"))?;
+    let mut state = RouterState::default();
+    let mut reader = log.read(1);
+    while let Some(item) = reader.next().map_err(OpenError::io("read", path))? {
+        match item {
+            ReadItem::Record { position, payload } => match Record::decode(payload) {
+                Ok(record) => state.replay(position, &record),
+                Err(error) => {
+                    tracing::error!(position, %error, "a record of the router cannot be decoded; it is ignored")
+                }
+            },
+            ReadItem::Lost(positions) if positions.start >= log.positions().start => {
+                tracing::error!(?positions, "records of the router are damaged; their messages are lost");
+            }
+            ReadItem::Lost(_) => {}
+        }
+    }
+    state.skip_messages(log.positions().end);
+    let dropped = state.end_replay();
+    if dropped > 0 {
+        tracing::warn!(dropped, "dropped messages over the limits of their queues at the start");
+    }
+    Ok((id, log, state))
+}
+
+/// Reads the id of the router, or makes one.
+fn router_id(path: &Path) -> Result<Arc<str>, OpenError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if uuid::Uuid::try_parse(text.trim()).is_ok() => Ok(text.trim().into()),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OpenError::io("read", path)(error)),
+        // A crash may leave an empty file.
+        _ => {
+            let id = uuid::Uuid::from_u128(rand::random()).to_string();
+            let write = || {
+                let mut file = files::create(path)?;
+                file.write_all(id.as_bytes())?;
+                file.sync_all()?;
+                path.parent().map_or(Ok(()), files::sync_folder)
+            };
+            write().map_err(OpenError::io("write", path))?;
+            Ok(id.into())
+        }
+    }
+}
