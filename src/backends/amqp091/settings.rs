@@ -65,7 +65,8 @@ impl Amqp091Settings {
     pub(super) fn check(&mut self, wraps: bool) -> Result<Brokers, BrokersError> {
         // Heartbeats are whole seconds, two to a timeout.
         let least_idle_timeout = Duration::from_secs(2);
-        let rules = Rules { parse_url: BrokerUrl::parse_with_vhost, least_idle_timeout, wraps };
+        let rules =
+            Rules { parse_url: BrokerUrl::parse_with_vhost, tls_scheme: "amqps", least_idle_timeout, wraps };
         let brokers = self.broker.check(&rules)?;
         if let (Envelope::Petisco, None, Some(organization), Some(service)) =
             (self.broker.envelope, &self.exchange, &self.broker.organization, &self.broker.service)

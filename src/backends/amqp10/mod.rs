@@ -91,7 +91,6 @@
 //! | a quorum queue gives a message up | with `x-delivery-limit` | after 20 deliveries by default |
 //! | published over 0-9-1 with the type `amqp-1.0` but no AMQP 1.0 in it | a dead letter | ends the session at each delivery: remove the message over 0-9-1 |
 
-mod attempts;
 mod connection;
 mod credit;
 mod dead_letters;

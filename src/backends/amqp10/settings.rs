@@ -61,7 +61,12 @@ impl Amqp10Settings {
     /// Checks the settings that messenger and source share; `wraps` is whether `ENVELOPE` may name another shape.
     pub(super) fn check(&self, wraps: bool) -> Result<Brokers, BrokersError> {
         let least_idle_timeout = Duration::from_secs(1);
-        self.broker.check(&Rules { parse_url: BrokerUrl::parse, least_idle_timeout, wraps })
+        self.broker.check(&Rules {
+            parse_url: BrokerUrl::parse,
+            tls_scheme: "amqps",
+            least_idle_timeout,
+            wraps,
+        })
     }
 }
 

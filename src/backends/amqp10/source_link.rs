@@ -14,7 +14,6 @@ use fe2o3_amqp_types::messaging::{Accepted, Batch, Data, Modified, Rejected, Rel
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
-use super::attempts::Attempts;
 use super::connection::Connection;
 use super::credit::CreditWindow;
 use super::dead_letters::{DeadLetters, Reply, Sent};
@@ -24,6 +23,7 @@ use super::guard::MAX_MESSAGE;
 use super::incoming::{Reader, joined};
 use super::prefetched::{Content, Prefetched, PrefetchedMessage};
 use super::settle::{DeliverySettler, PendingDelivery, SettleRequest};
+use crate::backends::brokers::Attempts;
 use crate::message::{FailedAttempt, Settlement, headers};
 use crate::messenger::Failure;
 use crate::source::SourceError;

@@ -8,11 +8,11 @@ use fe2o3_amqp::session::SessionHandle;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::attempts::Attempts;
 use super::connection::Connection;
 use super::prefetched::Prefetched;
 use super::source_context::SourceContext;
 use super::source_link::{Demand, End, LinkContext, SourceLink};
+use crate::backends::brokers::Attempts;
 use crate::util::backoff::Backoff;
 
 /// The shortest pause after a permanent error.

@@ -17,6 +17,8 @@ use crate::util::error::BoxError;
 /// The rules of one backend for the shared settings.
 pub(crate) struct Rules {
     pub(crate) parse_url: fn(&str) -> Result<BrokerUrl, UrlError>,
+    /// The scheme of addresses with TLS.
+    pub(crate) tls_scheme: &'static str,
     pub(crate) least_idle_timeout: Duration,
     /// Whether `ENVELOPE` may name another shape than the backend's own.
     pub(crate) wraps: bool,
@@ -54,20 +56,23 @@ impl BrokerSettings {
         {
             return fault("TOPIC_PREFIX", &format!("does not begin a topic: {error}"));
         }
+        let tls_scheme = rules.tls_scheme;
         let with_tls = urls.iter().any(BrokerUrl::is_tls);
         if self.sasl == Sasl::External && (self.certificate.is_none() || !with_tls) {
-            return fault("SASL", "external needs CERTIFICATE and amqps:// in URLS");
+            return fault("SASL", &format!("external needs CERTIFICATE and {tls_scheme}:// in URLS"));
         }
         if self.sasl == Sasl::Plain && urls.iter().any(|url| url.credentials().is_none()) {
-            let problem = "plain needs a user and password in each of URLS: amqps://user:password@host";
-            return fault("SASL", problem);
+            let problem =
+                format!("plain needs a user and password in each of URLS: {tls_scheme}://user:password@host");
+            return fault("SASL", &problem);
         }
         if !with_tls && (self.certificate.is_some() || self.cacert.is_some()) {
-            let problem = "or CACERT is set, but no URL begins with amqps://: they would not be used";
-            return fault("CERTIFICATE", problem);
+            let problem =
+                format!("or CACERT is set, but no URL begins with {tls_scheme}://: they would not be used");
+            return fault("CERTIFICATE", &problem);
         }
         for url in urls.iter().filter(|url| url.credentials().is_some() && !url.is_tls()) {
-            tracing::warn!(broker = %url, "the password crosses the network unencrypted: use amqps://");
+            tracing::warn!(broker = %url, "the password crosses the network unencrypted: use {tls_scheme}://");
         }
         let tls = with_tls.then(|| tls::client_config(&self.tls())).transpose()?;
         Ok((urls, tls))
@@ -87,11 +92,16 @@ impl BrokerSettings {
         checked.map_err(|(key, problem)| BrokersError::setting(key, problem))
     }
 
-    /// Rejects a message that no AMQP broker can take.
+    /// Rejects a message that no AMQP or MQTT broker can take.
     pub(crate) fn check_message(&self, message: &Message) -> Result<(), BoxError> {
         if message.delay().is_some() {
-            return Err("AMQP brokers do not delay messages: send it without a delay".into());
+            return Err("AMQP and MQTT brokers do not delay messages: send it without a delay".into());
         }
+        self.check_size(message)
+    }
+
+    /// Rejects a message with too long a topic or too many headers.
+    pub(crate) fn check_size(&self, message: &Message) -> Result<(), BoxError> {
         if self.prefixed(message.topic()).len() > Topic::MAX_LEN {
             return Err(format!("prefix and topic together are longer than {} bytes", Topic::MAX_LEN).into());
         }

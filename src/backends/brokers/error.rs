@@ -11,7 +11,9 @@ use crate::util::error::{BoxError, debug_as_display};
 #[non_exhaustive]
 pub enum BrokersError {
     /// The settings name no broker.
-    #[error("URLS is empty: name at least one broker, such as amqps://broker.example.com:5671")]
+    #[error(
+        "URLS is empty: name at least one broker, such as amqps://broker.example.com:5671 or mqtts://broker.example.com:8883"
+    )]
     NoUrls,
     /// The address of a broker is invalid.
     #[error(transparent)]

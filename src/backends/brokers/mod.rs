@@ -1,12 +1,14 @@
 //! The base of every backend with several brokers: settings, addresses, dialling and fail-over.
 
 mod access;
+#[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
+mod attempts;
 mod connection;
-#[cfg(feature = "amqp10")]
+#[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 mod dial;
 mod error;
 mod failover;
-#[cfg(feature = "amqp091")]
+#[cfg(any(feature = "amqp091", feature = "kubemq-client", feature = "mqtt"))]
 mod hand_over;
 mod messenger;
 mod one_by_one;
@@ -14,17 +16,21 @@ mod settings;
 mod url;
 
 pub(super) use self::access::{Brokers, Rules};
-#[cfg(feature = "amqp091")]
+#[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
+pub(super) use self::attempts::Attempts;
+#[cfg(any(feature = "amqp091", feature = "kubemq-client", feature = "mqtt"))]
 pub(super) use self::connection::ConnectionEnded;
 pub(super) use self::connection::{Connection, Connector};
-#[cfg(feature = "amqp10")]
+#[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 pub(super) use self::dial::Dialer;
+#[cfg(feature = "kubemq-client")]
+pub(super) use self::dial::Stream;
 pub use self::error::BrokersError;
 pub(super) use self::failover::Failover;
-#[cfg(feature = "amqp091")]
+#[cfg(any(feature = "amqp091", feature = "kubemq-client", feature = "mqtt"))]
 pub(super) use self::hand_over::hand_over;
 pub(super) use self::messenger::broker_messenger;
-#[cfg(feature = "amqp091")]
+#[cfg(any(feature = "amqp091", feature = "mqtt"))]
 pub(super) use self::settings::one_or_many;
 pub use self::settings::{BrokerSettings, Sasl};
 pub(super) use self::url::BrokerUrl;

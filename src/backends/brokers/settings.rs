@@ -24,8 +24,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BrokerSettings {
-    /// The brokers, `amqp://[user:password@]host[:5672]` or `amqps://host[:5671]`; tried in a random order. For AMQP
-    /// 0-9-1 the path is the virtual host.
+    /// The brokers, `amqp://[user:password@]host[:5672]` or `amqps://host[:5671]`, for MQTT `mqtt://host[:1883]` or
+    /// `mqtts://host[:8883]`; tried in a random order. For AMQP 0-9-1 the path is the virtual host.
     #[serde(deserialize_with = "one_or_many")]
     pub urls: Vec<String>,
     /// How long connecting to one broker may take; 5 s by default, 60 s for `rhmsg`.
@@ -35,7 +35,7 @@ pub struct BrokerSettings {
     #[serde(deserialize_with = "crate::util::units::optional_duration")]
     pub send_timeout: Option<Duration>,
     /// How long a broker may be silent before its connection counts as lost; 30 s by default. At least 1 s, and 2 s for
-    /// AMQP 0-9-1, whose heartbeats are requested at half of it.
+    /// AMQP 0-9-1 and MQTT, whose heartbeats are requested at half of it.
     #[serde(deserialize_with = "crate::util::units::duration")]
     pub idle_timeout: Duration,
     /// The client certificate chain in PEM form, with its key in either order unless `private_key` is set.
@@ -47,7 +47,7 @@ pub struct BrokerSettings {
     /// Accepts a valid broker certificate issued for any name, as python-rhmsg does. Whoever holds one certificate of
     /// the same authority can then read and drop every message. Off by default.
     pub dangerous_accept_any_host_name: bool,
-    /// The SASL mechanism; [`Sasl::Auto`] by default.
+    /// The SASL mechanism of AMQP; [`Sasl::Auto`] by default.
     #[serde(deserialize_with = "crate::util::units::word")]
     pub sasl: Sasl,
     /// Precedes every topic, with exactly one dot between; none by default.
@@ -64,7 +64,7 @@ pub struct BrokerSettings {
     /// How long a message is worth delivering when it does not set its own expiry; no limit by default.
     #[serde(deserialize_with = "crate::util::units::optional_duration")]
     pub ttl: Option<Duration>,
-    /// How many messages may await their confirm; 256 by default. For AMQP 0-9-1 on a connection. For AMQP 1.0 of one
+    /// How many messages may await their confirm; 256 by default. For AMQP 0-9-1 and MQTT on a connection. For AMQP 1.0 of one
     /// topic, where 1 keeps the order even when a broker releases a message and accepts the next one.
     pub window: u32,
 }

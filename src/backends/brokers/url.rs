@@ -8,9 +8,35 @@ use crate::message::headers::start_of;
 use crate::util::error::debug_as_display;
 use crate::util::secret::{Secret, redacted_url};
 
+/// The schemes of one protocol, with their default ports, and the fault of an address with another one.
+struct Schemes {
+    plain: (&'static str, u16),
+    tls: (&'static str, u16),
+    fault: &'static str,
+    /// A good address.
+    example: &'static str,
+}
+
+#[cfg(any(test, feature = "amqp10", feature = "amqp091"))]
+const AMQP: Schemes = Schemes {
+    plain: ("amqp", 5672),
+    tls: ("amqps", 5671),
+    fault: "its scheme is neither amqp nor amqps",
+    example: "amqps://host:5671",
+};
+
+#[cfg(feature = "kubemq-client")]
+const KUBEMQ: Schemes = Schemes {
+    plain: ("kubemq", 50000),
+    tls: ("kubemqs", 50000),
+    fault: "its scheme is neither kubemq nor kubemqs",
+    example: "kubemqs://host:50000",
+};
+
 /// The address of a broker, with the credentials for it. It prints without the password.
 #[derive(Clone)]
 pub(crate) struct BrokerUrl {
+    scheme: &'static str,
     host: String,
     port: u16,
     tls: bool,
@@ -22,23 +48,41 @@ impl BrokerUrl {
     /// An address without a path.
     #[cfg(any(test, feature = "amqp10"))]
     pub(crate) fn parse(text: &str) -> Result<Self, UrlError> {
-        let url = Self::parse_with_vhost(text)?;
+        Self::parse_without_path(text, &AMQP)
+    }
+
+    /// An address of KubeMQ.
+    #[cfg(feature = "kubemq-client")]
+    pub(crate) fn parse_kubemq(text: &str) -> Result<Self, UrlError> {
+        Self::parse_without_path(text, &KUBEMQ)
+    }
+
+    #[cfg(any(test, feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
+    fn parse_without_path(text: &str, schemes: &Schemes) -> Result<Self, UrlError> {
+        let url = Self::parse_as(text, schemes)?;
         match url.vhost {
             None => Ok(url),
-            Some(_) => {
-                Err(UrlError { url: redacted_url(text), problem: "it has a path, which has no meaning here" })
-            }
+            Some(_) => Err(UrlError {
+                url: redacted_url(text),
+                problem: "it has a path, which has no meaning here",
+                example: schemes.example,
+            }),
         }
     }
 
     /// An address whose path is a percent-encoded virtual host, as in AMQP 0-9-1; a query is left alone.
+    #[cfg(any(test, feature = "amqp091"))]
     pub(crate) fn parse_with_vhost(text: &str) -> Result<Self, UrlError> {
-        let fault = |problem| UrlError { url: redacted_url(text), problem };
+        Self::parse_as(text, &AMQP)
+    }
+
+    fn parse_as(text: &str, schemes: &Schemes) -> Result<Self, UrlError> {
+        let fault = |problem| UrlError { url: redacted_url(text), problem, example: schemes.example };
         let url = Url::parse(text).map_err(|_| fault("it is not a URL"))?;
-        let (tls, default_port) = match url.scheme() {
-            "amqp" => (false, 5672),
-            "amqps" => (true, 5671),
-            _ => return Err(fault("its scheme is neither amqp nor amqps")),
+        let (tls, (scheme, default_port)) = match url.scheme() {
+            plain if plain == schemes.plain.0 => (false, schemes.plain),
+            tls if tls == schemes.tls.0 => (true, schemes.tls),
+            _ => return Err(fault(schemes.fault)),
         };
         let host = url.host_str().filter(|host| !host.is_empty()).ok_or_else(|| fault("it has no host"))?;
         if host.len() > 255 {
@@ -67,7 +111,7 @@ impl BrokerUrl {
             return Err(fault("its virtual host is longer than 255 bytes"));
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        Ok(Self { host, port: url.port().unwrap_or(default_port), tls, credentials, vhost })
+        Ok(Self { scheme, host, port: url.port().unwrap_or(default_port), tls, credentials, vhost })
     }
 
     pub(crate) fn host(&self) -> &str {
@@ -94,8 +138,7 @@ impl BrokerUrl {
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = if self.tls { "amqps" } else { "amqp" };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
+        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
     }
 }
 
@@ -107,10 +150,11 @@ impl fmt::Debug for BrokerUrl {
 
 /// A URL that is not the address of a broker.
 #[derive(Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{:?} in URLS is not the address of a broker: {problem}; write amqps://host:5671", start_of(.url, 300))]
+#[error("{:?} in URLS is not the address of a broker: {problem}; write {example}", start_of(.url, 300))]
 pub struct UrlError {
     url: String,
     problem: &'static str,
+    example: &'static str,
 }
 
 debug_as_display!(UrlError);

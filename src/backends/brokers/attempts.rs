@@ -18,7 +18,7 @@ const FAILURES: usize = 10;
 /// A record belongs to one message, unsettled or returned. A redelivered message takes a record with its content. So
 /// messages with the same id have separate records, and equal messages never share one.
 #[derive(Default)]
-pub(super) struct Attempts {
+pub(in crate::backends) struct Attempts {
     by_content: HashMap<Uuid, Vec<u64>>,
     records: BTreeMap<u64, Record>,
     next: u64,
@@ -33,12 +33,12 @@ struct Record {
 }
 
 impl Attempts {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::backends) fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 
     /// Takes the record of a returned message with this content.
-    pub(super) fn take(&mut self, content: Uuid) -> Option<u64> {
+    pub(in crate::backends) fn take(&mut self, content: Uuid) -> Option<u64> {
         let numbers = self.by_content.get(&content)?;
         let number = *numbers.iter().find(|number| !self.records[number].taken)?;
         self.records.get_mut(&number)?.taken = true;
@@ -46,7 +46,12 @@ impl Attempts {
     }
 
     /// Records a failed attempt, and returns the record.
-    pub(super) fn failed(&mut self, record: Option<u64>, content: Uuid, reason: Arc<str>) -> u64 {
+    pub(in crate::backends) fn failed(
+        &mut self,
+        record: Option<u64>,
+        content: Uuid,
+        reason: Arc<str>,
+    ) -> u64 {
         let record = record.and_then(|number| self.remove(number));
         let mut record = record.unwrap_or(Record { content, count: 0, last: Vec::new(), taken: true });
         record.count = record.count.saturating_add(1);
@@ -65,27 +70,27 @@ impl Attempts {
         self.next
     }
 
-    pub(super) fn count(&self, record: Option<u64>) -> u32 {
+    pub(in crate::backends) fn count(&self, record: Option<u64>) -> u32 {
         self.record(record).map_or(0, |record| record.count)
     }
 
-    pub(super) fn last(&self, record: Option<u64>) -> &[FailedAttempt] {
+    pub(in crate::backends) fn last(&self, record: Option<u64>) -> &[FailedAttempt] {
         self.record(record).map_or(&[], |record| &record.last)
     }
 
     /// Records that the message was returned to the broker.
-    pub(super) fn give_back(&mut self, record: Option<u64>) {
+    pub(in crate::backends) fn give_back(&mut self, record: Option<u64>) {
         if let Some(record) = record.and_then(|number| self.records.get_mut(&number)) {
             record.taken = false;
         }
     }
 
     /// Records that all messages were returned to the broker.
-    pub(super) fn give_all_back(&mut self) {
+    pub(in crate::backends) fn give_all_back(&mut self) {
         self.records.values_mut().for_each(|record| record.taken = false);
     }
 
-    pub(super) fn forget(&mut self, record: Option<u64>) {
+    pub(in crate::backends) fn forget(&mut self, record: Option<u64>) {
         record.and_then(|number| self.remove(number));
     }
 
