@@ -13,6 +13,8 @@ use crate::backends::amqp091;
 #[cfg(feature = "_brokers")]
 use crate::backends::brokers::{BrokerSettings, BrokersError};
 use crate::backends::dummy::Dummy;
+#[cfg(feature = "kubemq-client")]
+use crate::backends::kubemq;
 use crate::backends::memory::Memory;
 use crate::message::Topic;
 use crate::messenger::Messenger;
@@ -41,6 +43,7 @@ const ALL: &[BackendEntry] = &[
     BackendEntry { name: "amqp10", driver: AMQP10 },
     BackendEntry { name: "embedded", driver: EMBEDDED },
     BackendEntry { name: "fedmsg", driver: FEDMSG },
+    BackendEntry { name: "kubemq", driver: KUBEMQ },
     BackendEntry { name: "memory", driver: Ok(&MemoryDriver) },
     BackendEntry { name: "rhmsg", driver: RHMSG },
 ];
@@ -361,6 +364,17 @@ fn amqp10_settings(
 ) -> Result<amqp10::Amqp10Settings, BrokersError> {
     Ok(amqp10::Amqp10Settings { broker, ..settings })
 }
+
+#[cfg(not(feature = "kubemq-client"))]
+const KUBEMQ: Result<&dyn Driver, Feature> = Err("kubemq-client");
+#[cfg(feature = "kubemq-client")]
+const KUBEMQ: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: |broker, settings| Ok(kubemq::KubemqSettings { broker, ..settings }),
+    broker: |settings| settings.broker,
+    messenger: |settings| kubemq::Kubemq::new(settings).map(Backend::with_brokers),
+    source: kubemq::KubemqSource::new,
+    confirmations: Some(kubemq::KubemqSubscription::of_address),
+});
 
 /// A backend with brokers, whose table holds the keys of [`BrokerSettings`] and its own, `T`; `U` are the keys of a
 /// consumer.

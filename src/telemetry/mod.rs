@@ -26,6 +26,7 @@
 //! | `tower_outbox_late_replies_total` | counter | – | replies dropped because the caller no longer waited |
 //! | `tower_outbox_requests_total` | counter | `outcome` | requests of clients: `replied`, `cached`, `no_reply` (in time), `no_responder`, `unavailable`, `rejected`, `bad_reply`, `refused` (before it was sent), `cancelled` |
 //! | `tower_outbox_request_seconds` | histogram | – | time until a request ended |
+//! | `tower_outbox_stray_replies_total` | counter | – | replies of a KubeMQ server that came too late or name no request |
 //! | `tower_outbox_send_seconds` | histogram | – | time until a batch was confirmed |
 //! | `tower_outbox_channels_events_lost` | counter | – | events that a subscriber did not get, since it does not keep up |
 //! | `tower_outbox_channels_dropped_total` | counter | `reason` | messages of channels that are gone without an acknowledgement: `expired`, `discarded` (received too often, without a dead-letter queue), `damaged` |
@@ -161,6 +162,14 @@ pub(crate) fn confirmed(messages: usize, took: Duration) {
     #[cfg(feature = "metrics")]
     metrics::histogram!("tower_outbox_send_seconds").record(took.as_secs_f64());
     tracing::debug!(messages, ?took, "confirmed stored messages");
+}
+
+/// A reply of a broker for which nobody waits: it came too late, or names no request.
+#[cfg(feature = "kubemq-client")]
+pub(crate) fn stray_reply(request: &str) {
+    count!("tower_outbox_stray_replies_total", 1);
+    let request = crate::message::headers::start_of(request, 40);
+    tracing::debug!(request, "dropped a reply that came too late or names no request");
 }
 
 /// Received messages.

@@ -24,6 +24,7 @@ mod faults;
 mod first_five_minutes;
 mod hostile;
 mod kubemq;
+mod kubemq_client;
 mod layer;
 mod manifest;
 mod migrations;

@@ -7,6 +7,7 @@ use tower_outbox::background::{BackgroundSettings, WhenFull};
 use tower_outbox::chaos::ChaosSettings;
 use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::kubemq_client::{KubemqSettings, KubemqSubscription};
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::settings::{DeliveryMode, OutboxSettings, RequestSettings, SuccessStatus};
 
@@ -103,6 +104,18 @@ fn the_dialect_of_rhmsg_is_read() {
 }
 
 #[test]
+fn the_dialect_of_kubemq_is_read() {
+    let settings = dialect("kubemq");
+    assert_eq!(settings.backend, "kubemq");
+    let (broker, keys): (BrokerSettings, KubemqSettings) = settings.backend_keys.parse_both().unwrap();
+    assert_eq!((broker.urls.len(), keys.channel.as_deref()), (2, Some("{topic}")));
+    let source: KubemqSubscription = settings.consumers["users"].source_keys.parse().unwrap();
+    let defaults = KubemqSubscription::new("orders");
+    assert_eq!((source.prefetch, source.prefetch_bytes), (defaults.prefetch, defaults.prefetch_bytes));
+    assert_eq!((source.fetches, source.start), (defaults.fetches, defaults.start));
+}
+
+#[test]
 fn every_key_is_shown() {
     let keys = [
         keys_of::<BrokerSettings>(),
@@ -116,10 +129,15 @@ fn every_key_is_shown() {
         keys_of::<Amqp091Settings>(),
         keys_of::<Amqp091Subscription>(),
         keys_of::<ChaosSettings>(),
+        keys_of::<KubemqSettings>(),
+        keys_of::<KubemqSubscription>(),
     ]
     .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
-    let shown = with_every_key().replace("\n#fedmsg: ", "\n").replace("\n#rhmsg: ", "\n");
+    let shown = with_every_key()
+        .replace("\n#fedmsg: ", "\n")
+        .replace("\n#rhmsg: ", "\n")
+        .replace("\n#kubemq: ", "\n");
     for key in keys {
         assert!(shown.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
     }
