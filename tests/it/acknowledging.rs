@@ -3,6 +3,7 @@
 mod brokers;
 mod bus;
 mod confirming;
+mod killed;
 mod proving;
 mod relaying;
 mod sending;
