@@ -10,11 +10,13 @@
 //! | module | content |
 //! |---|---|
 //! | [`embedded`] | the engine on the local disk |
+//! | [`calls`] | request and reply for a [`Client`](crate::client::Client) and a [`Consumer`](crate::consumer::Consumer) |
 //! | `engine` | the contract of an engine as a whole, with the administration of channels |
 //! | `queue`, `stream`, `events`, `requests` | the contract of each pattern |
 //! | `queue_types`, `stream_types`, `event_types`, `request_types` | their types |
 //! | `name`, `info`, `content`, `error` | types that all patterns share |
 
+pub mod calls;
 mod content;
 pub mod embedded;
 mod engine;

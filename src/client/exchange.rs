@@ -39,12 +39,16 @@ impl Exchange {
         let path = request.uri().path().to_owned();
         let counted = Counted(Some(begun));
         let sent = timeout_at(deadline, self.reply(request, deadline)).await;
-        match sent.unwrap_or_else(|_| Err(RequestError::NoReply(wait).into())) {
+        let no_reply = || Fault::from(RequestError::NoReply(wait));
+        match sent.unwrap_or_else(|_| Err(no_reply())) {
             Ok((reply, outcome)) => {
                 counted.ended(outcome);
                 reply.map(Body::from)
             }
             Err(fault) => {
+                // A transport with a timer of its own knows only what was left of the wait.
+                let is_late = matches!(fault, Fault::Request(RequestError::NoReply(_)));
+                let fault = if is_late { no_reply() } else { fault };
                 counted.ended(fault.kind());
                 fault.into_response(&path)
             }

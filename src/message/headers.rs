@@ -16,6 +16,8 @@
 //! | [`LEFT_OUT`] | own: the names of the headers that the broker did not accept when the message was forwarded |
 //! | [`DROPPED`] | the number of messages that the full store dropped before this one |
 //! | [`METHOD`], [`QUERY`] | of a request with a reply address: the method, by default POST, and the query |
+//! | [`CONTENT_TYPE`] | the media type of the body, for a transport without one |
+//! | [`STATUS`] | of a reply: its status |
 //! | [`CORRELATION_ID`] | the correlation id of the message whose handler enqueued this one, or else that message's id |
 //! | [`ACK`] | the address at which the sender awaits the confirmation of the message |
 //! | [`CONFIRM`] | the id of the message that this one confirms |
@@ -49,6 +51,10 @@ pub const DROPPED: &str = "tower-outbox-dropped";
 pub const METHOD: &str = "tower-outbox-method";
 /// The query of a request.
 pub const QUERY: &str = "tower-outbox-query";
+/// The media type of the body.
+pub const CONTENT_TYPE: &str = "tower-outbox-content-type";
+/// The status of a reply.
+pub const STATUS: &str = "tower-outbox-status";
 /// The id of the first message of a chain of messages.
 pub const CORRELATION_ID: &str = "correlation_id";
 /// The id of the message whose handler enqueued this one.

@@ -2,6 +2,7 @@
 
 mod answering;
 mod caching;
+mod channel;
 mod client;
 mod suite;
 
@@ -15,6 +16,9 @@ use http::Request;
 use tokio::task::JoinHandle;
 use tower::ServiceExt;
 use tower_outbox::Consumer;
+use tower_outbox::channels::calls::{ChannelRequester, RequestSource};
+use tower_outbox::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
+use tower_outbox::channels::{ChannelName, Requests};
 use tower_outbox::client::{Client, ReplyTimeout};
 use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::reply::Requester;
@@ -63,10 +67,22 @@ fn answered_by(router: Router) -> (Client, Responder, Memory) {
     (Client::new(memory.clone()), responder, memory)
 }
 
-fn memory() -> Transport {
+async fn memory() -> Transport {
     let memory = Memory::new();
     let requester: Arc<dyn Requester> = Arc::new(memory.clone());
     Transport::new(requester, move || Arc::new(memory.clone())).with_redelivery()
+}
+
+/// A channel of an embedded engine.
+async fn channels() -> Transport {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = EmbeddedEngineSettings::new(folder.path().join("channels"));
+    let engine: Arc<dyn Requests> = Arc::new(EmbeddedEngine::open(settings).await.unwrap());
+    let name = ChannelName::new("orders").unwrap();
+    let requester: Arc<dyn Requester> = Arc::new(ChannelRequester::new(Arc::clone(&engine), name.clone()));
+    let source =
+        move || -> Arc<dyn Source> { Arc::new(RequestSource::new(Arc::clone(&engine), name.clone())) };
+    Transport::new(requester, source).with_kept(folder)
 }
 
 macro_rules! suite {
@@ -75,7 +91,7 @@ macro_rules! suite {
             $(
                 #[tokio::test]
                 async fn $check() {
-                    super::suite::$check(super::$transport()).await;
+                    super::suite::$check(super::$transport().await).await;
                 }
             )*
         }
@@ -102,4 +118,4 @@ macro_rules! transports {
     )*};
 }
 
-transports!(memory);
+transports!(memory, channels);

@@ -12,7 +12,7 @@ use axum::extract::Path;
 use axum::routing::{any, post as on_post};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
 use tokio::sync::{Semaphore, mpsc};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, timeout};
 use tower_outbox::client::Client;
 use tower_outbox::consumer::ConsumerSettings;
@@ -46,7 +46,6 @@ impl Transport {
         Self { redelivers: true, ..self }
     }
 
-    #[expect(dead_code, reason = "a transport with a folder")]
     pub fn with_kept(self, kept: impl Any + Send + Sync) -> Self {
         Self { _kept: Box::new(kept), ..self }
     }
@@ -60,7 +59,9 @@ impl Transport {
         let router = router.route("/suite/ready", on_post(|| async {}));
         let responder = Responder::start((self.source)(), router);
         let ready = async {
-            while call(&self.client(), within(post("/suite/ready", ""), SHORT)).await.status() != 200 {}
+            while call(&self.client(), within(post("/suite/ready", ""), SHORT)).await.status() != 200 {
+                yield_now().await;
+            }
         };
         timeout(STUCK, ready).await.expect("no responder answers");
         responder
@@ -333,8 +334,11 @@ pub async fn an_expired_request_is_not_handled(transport: Transport) {
     let settings = ConsumerSettings::default().with_concurrency(1);
     let responder = Responder::with((transport.source)(), settings, router);
     let client = transport.client();
-    let ready =
-        async { while call(&client, within(post("/suite/ready", ""), SHORT)).await.status() != 200 {} };
+    let ready = async {
+        while call(&client, within(post("/suite/ready", ""), SHORT)).await.status() != 200 {
+            yield_now().await;
+        }
+    };
     timeout(STUCK, ready).await.unwrap();
     let calling = |body: &'static str, wait| {
         let client = client.clone();
