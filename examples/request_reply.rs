@@ -1,0 +1,61 @@
+//! Two services in one process: the shop asks the prices over the message bus, as if it were HTTP.
+//!
+//!     cargo run --example request_reply
+//!
+//! It prints the answers to three requests. The bus is in memory.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, State};
+use axum::http::{Request, StatusCode};
+use axum::response::Response;
+use axum::{Json, Router, routing::get};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+use tower_outbox::client::{Client, ReplyTimeout};
+use tower_outbox::{BoxError, Bus, Settings};
+
+/// A handler of the service `prices`. Over HTTP it would be the same.
+async fn price(Path(product): Path<String>) -> Result<Json<Value>, StatusCode> {
+    match product.as_str() {
+        "apple" => Ok(Json(json!({"product": product, "cents": 50}))),
+        "truffle" => std::future::pending().await, // nobody knows
+        _ => Err(StatusCode::NOT_FOUND),
+    }
+}
+
+/// A handler of the shop. The response of `prices` is its own: also 404, and 504 if no reply comes within a second.
+async fn offer(State(prices): State<Client>, Path(product): Path<String>) -> Result<Response, StatusCode> {
+    let request = Request::get(format!("/price/{product}")).extension(ReplyTimeout(Duration::from_secs(1)));
+    let request = request.body(Body::empty()).map_err(|_| StatusCode::BAD_REQUEST)?;
+    let Ok(response) = prices.oneshot(request).await;
+    Ok(response)
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let settings: Settings = toml::from_str(
+        "
+        BACKEND = 'memory'
+        [CONSUMERS.prices]
+        CONCURRENCY = 64
+        [CLIENTS.prices]
+        CACHE_BYTES = '1MiB' # for replies with Cache-Control: max-age
+        ",
+    )?;
+    let bus = Bus::start(&settings).await?;
+
+    let prices = Router::new().route("/price/{product}", get(price));
+    tokio::spawn(bus.consumer("prices", prices)?.into_future());
+
+    let shop = Router::new().route("/offer/{product}", get(offer)).with_state(bus.client("prices")?);
+    for product in ["apple", "pear", "truffle"] {
+        let request = Request::get(format!("/offer/{product}")).body(Body::empty())?;
+        let response = shop.clone().oneshot(request).await?;
+        let (status, body) = (response.status(), to_bytes(response.into_body(), 1_000).await?);
+        println!("{product}: {status} {}", String::from_utf8_lossy(&body));
+    }
+    let left = bus.shutdown(Duration::from_secs(10)).await;
+    if left.is_clean() { Ok(()) } else { Err("stopped with unfinished work".into()) }
+}
