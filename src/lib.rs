@@ -54,7 +54,6 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 #![cfg_attr(doctest, doc = include_str!("../README.md"))]
 
-#[cfg_attr(all(doctest, feature = "settings"), doc = include_str!("../docs/acknowledgement.md"))]
 pub mod acknowledging;
 #[cfg(feature = "admin")]
 mod admin;

@@ -1,13 +1,16 @@
 //! Over real brokers: two buses, of which one confirms to the other.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use axum::http::StatusCode;
+use tower_outbox::message::headers::ACK;
 use tower_outbox::{Bus, Messenger, Settings};
 
 use super::Handled;
 use crate::peers::{Brokers, unique};
 use crate::support::MINUTE;
+use crate::support::databases::Database;
 use crate::support::stores::until;
 
 /// A sender and a receiver over one broker; the receiver's consumer gets `topic`.
@@ -94,4 +97,39 @@ async fn rabbitmq_over_amqp10_is_acknowledged_end_to_end() {
         format!("BACKEND = 'amqp10'\nURLS = '{}'\nADDRESS = '/topic/{{topic}}'", brokers.get("RABBIT1_AMQP"));
     let receiver = format!("{broker}\n[CONSUMERS.orders]\nADDRESS = '/topic/{topic}'");
     is_acknowledged_end_to_end(topic, &broker, &receiver).await;
+}
+
+/// Each instance waits for the confirmations of its own messages, at an address of its own.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn instances_that_share_an_outbox_take_no_confirmation_from_each_other() {
+    let (brokers, database, topic) = (Brokers::running(), Database::new().await, unique("order.created"));
+    let broker = format!("BACKEND = 'amqp091'\nURLS = '{}'", brokers.get("RABBIT1_AMQP"));
+    let receiver =
+        format!("{broker}\n[CONSUMERS.orders]\nQUEUE = '{}'\nBINDINGS = '{topic}'", unique("orders"));
+    let sender = format!(
+        "{broker}\nDELIVERY = 'transactional'\nACKNOWLEDGED = true\nACK_TIMEOUT = '2s'\n[OUTBOX]\nDATABASE_URL = '{}'\nLEASE = '2s'\n",
+        database.url
+    );
+    let start = async |text: &str| Bus::start(&toml::from_str::<Settings>(text).unwrap()).await.unwrap();
+    let (first, second, receiver) = (start(&sender).await, start(&sender).await, start(&receiver).await);
+    let handled = Handled::default();
+    tokio::spawn(receiver.consumer("orders", handled.router(StatusCode::OK)).unwrap().into_future());
+    let message = |n| tower_outbox::Message::json(topic.clone(), &n).unwrap();
+    for n in 0..20 {
+        first.messenger().send((0..5).map(|_| message(n)).collect()).await.unwrap();
+        second.messenger().send((0..5).map(|_| message(n)).collect()).await.unwrap();
+    }
+    let pending = async || first.outbox().unwrap().status().await.unwrap().counts.pending;
+    until("all have left", || async { pending().await == 0 }).await;
+    let addresses: HashSet<_> =
+        handled.all().iter().map(|message| super::text(message, ACK).to_owned()).collect();
+    assert_eq!(addresses.len(), 2, "{addresses:?}");
+    // One takes over what the other leaves.
+    assert!(first.shutdown(MINUTE).await.is_clean());
+    second.messenger().send((0..100).map(message).collect()).await.unwrap();
+    until("all have left", || async { second.outbox().unwrap().status().await.unwrap().counts.pending == 0 })
+        .await;
+    assert!(second.shutdown(MINUTE).await.is_clean() && receiver.shutdown(MINUTE).await.is_clean());
+    database.drop().await;
 }

@@ -1,18 +1,25 @@
 //! The side of the consumer.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use axum::http::StatusCode;
+use axum::routing::post;
+use sqlx::Sqlite;
 use tokio::time::{Instant, sleep, timeout};
 use tower_outbox::acknowledging::{AllowedAddresses, Confirming};
 use tower_outbox::message::headers::{ACK, CONFIRM};
+use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::source::Source;
+use tower_outbox::store::{SqlStoreSettings, SqliteStore};
 use tower_outbox::testing::Memory;
-use tower_outbox::{Consumer, Failure, Message, Messenger};
+use tower_outbox::{Consumer, Failure, Message, MessagingLayer, Messenger, Tx};
 
 use super::{Handled, text};
 use crate::support::counters::{counted, expect};
+use crate::support::databases::sqlite;
 use crate::support::message;
 use crate::support::messengers::{down, fake, panicking, recording};
 
@@ -48,6 +55,28 @@ async fn a_handled_message_is_confirmed_to_its_sender() {
 async fn a_duplicate_is_confirmed_once_more() {
     let asking = asking("orders/ack");
     assert_eq!(confirmed_by(StatusCode::OK, vec![asking.clone(), asking]).await.len(), 2);
+}
+
+#[tokio::test]
+async fn a_duplicate_is_confirmed_once_more_and_tx_handles_it_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pool, settings) = (sqlite(folder.path()).await, SqlStoreSettings::default());
+    SqliteStore::migrate(&pool, &settings).await.unwrap();
+    let store = SqliteStore::open(pool, &settings).await.unwrap();
+    let (outbox, _relay) = Outbox::new(recording().0, Arc::new(store), RelaySettings::default());
+    let handled = Arc::new(AtomicUsize::new(0));
+    let calls = Arc::clone(&handled);
+    let handler = move |_tx: Tx<Sqlite>| async move {
+        calls.fetch_add(1, Ordering::SeqCst);
+    };
+    let app = Router::new().fallback(post(handler)).layer(MessagingLayer::new(outbox));
+    let (queue, (messenger, sent)) = (Memory::new(), recording());
+    let asking = asking("orders/ack");
+    queue.send(vec![asking.clone(), asking]).await.unwrap();
+    let consumer = Consumer::new(Confirming::new(queue.clone(), messenger), app);
+    let idle = async move { queue.wait_idle().await };
+    consumer.with_graceful_shutdown(idle, Duration::from_secs(10)).await;
+    assert_eq!((handled.load(Ordering::SeqCst), sent.messages().len()), (1, 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,6 +17,14 @@ use crate::support::counters::{counted, expect};
 use crate::support::message;
 use crate::support::messengers::{down, fake};
 
+async fn acknowledge_all(source: impl Source) {
+    while let Ok(received) = source.receive(10).await {
+        for unsettled in received {
+            unsettled.ack().await.unwrap();
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn send_ends_when_the_consumer_has_confirmed() {
     let it = OneQueue::new(|_| true);
@@ -76,7 +84,7 @@ fn confirmations_are_counted() {
         let queue = Memory::new();
         let (messenger, confirmations) = Acknowledging::new(queue.clone(), settings("orders.ack"));
         let source = Taking::new(queue.clone(), &confirmations);
-        tokio::spawn(async move { while source.receive(10).await.is_ok() {} });
+        tokio::spawn(acknowledge_all(source));
         let sent = message("a");
         messenger.send(vec![sent.clone()]).await.unwrap_err();
         let mut unreadable = confirmation(&sent, "orders.ack");
@@ -119,7 +127,7 @@ async fn a_confirmed_message_is_sent_though_the_broker_failed() {
     });
     let (messenger, confirmations) = Acknowledging::new(lossy, settings("orders.ack"));
     let source = Taking::new(queue, &confirmations);
-    tokio::spawn(async move { while source.receive(10).await.is_ok() {} });
+    tokio::spawn(acknowledge_all(source));
     let (first, second) = (message("a"), message("b"));
     let unsent = messenger.send(vec![first, second.clone()]).await.unwrap_err();
     assert_eq!(unsent.into_messages(), [second]);
