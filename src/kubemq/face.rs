@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use tokio_util::sync::CancellationToken;
+
 use super::access::Caller;
 use super::cache::Cache;
 use super::fault::Refusal;
@@ -18,6 +20,8 @@ pub(super) struct Face {
     pub(super) pending: Pending,
     pub(super) cache: Cache,
     pub(super) streams: Streams,
+    /// Is cancelled when the server stops, which ends waits and streams.
+    pub(super) stop: CancellationToken,
     pub(super) started: (SystemTime, Instant),
 }
 
@@ -29,6 +33,7 @@ impl Face {
             pending: Pending::default(),
             cache: Cache::default(),
             streams: Streams::default(),
+            stop: CancellationToken::new(),
             started: (SystemTime::now(), Instant::now()),
         }
     }

@@ -18,7 +18,6 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use tokio_util::sync::CancellationToken;
 
 use super::error::KubemqError;
 use super::peer::Peer;
@@ -33,7 +32,7 @@ const HANDSHAKES: usize = 256;
 const GRACE: Duration = Duration::from_secs(5);
 
 impl Kubemq {
-    /// Serves KubeMQ clients until `shutdown`; then requests have 5 seconds to end, and streams are ended.
+    /// Serves KubeMQ clients until `shutdown`; then waits and streams are ended, and requests have 5 seconds to end.
     ///
     /// The engine stays open: close it afterwards.
     ///
@@ -42,7 +41,7 @@ impl Kubemq {
     /// out, or when the server fails.
     ///
     /// # Cancel safety
-    /// Dropping the future ends all connections at once.
+    /// Dropping the future is as `shutdown`, without waiting for requests.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -66,9 +65,10 @@ impl Kubemq {
         if !is_encrypted && settings.token_key.is_some() && !address.ip().is_loopback() {
             tracing::warn!(%address, "clients send their tokens without TLS: set CERTIFICATE");
         }
+        let stop = self.face.stop.clone();
         let router = self.into_router().layer(middleware::from_fn(name_peer));
-        let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
+        let stopping = stop.drop_guard();
         tracing::info!(%address, tls = is_encrypted, "listening for KubeMQ clients");
         let server = async move {
             match tls {
@@ -86,12 +86,14 @@ impl Kubemq {
         let mut server = std::pin::pin!(server);
         tokio::select! {
             served = &mut server => return Ok(served?),
-            () = shutdown => stop.cancel(),
+            () = shutdown => drop(stopping),
         }
         match timeout(GRACE, server).await {
             Ok(served) => Ok(served?),
-            // Streams never end by themselves.
-            Err(_) => Ok(()),
+            Err(_) => {
+                tracing::warn!("stopped the server while requests of KubeMQ clients were running");
+                Ok(())
+            }
         }
     }
 }

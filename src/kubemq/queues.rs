@@ -89,7 +89,11 @@ pub(super) async fn receive(
     request: wire::ReceiveQueueMessagesRequest,
 ) -> wire::ReceiveQueueMessagesResponse {
     let (request_id, is_peak) = (request.request_id.clone(), request.is_peak);
-    match receive_or_peek(face, caller, &request).await {
+    let received = tokio::select! {
+        received = receive_or_peek(face, caller, &request) => received,
+        () = face.stop.cancelled() => Err(fault::CLOSING.into()),
+    };
+    match received {
         Ok((messages, expired)) => wire::ReceiveQueueMessagesResponse {
             request_id,
             messages_received: i32::try_from(messages.len()).unwrap_or(i32::MAX),

@@ -43,13 +43,20 @@ pub(super) async fn send(face: &Face, caller: &Caller, mut request: Request) -> 
     let mut content =
         check::content(id.clone(), request.client_id, request.metadata, request.body, request.tags)?;
     extras.add_to(&mut content.tags);
-    let asked = face.engine.request(&channel, channels::Request { kind, content, timeout }).await;
+    let asking = face.engine.request(&channel, channels::Request { kind, content, timeout });
+    let asked = tokio::select! {
+        asked = asking => asked,
+        () = face.stop.cancelled() => return Err(fault::CLOSING.into()),
+    };
     let answered = match asked {
         Ok(answered) => answered,
         Err(error) => {
             if matches!(error, EngineError::NoResponder(_) | EngineError::NoAnswer { .. }) {
                 // Clients pace themselves by the timeout.
-                sleep_until(deadline).await;
+                tokio::select! {
+                    () = sleep_until(deadline) => {}
+                    () = face.stop.cancelled() => {}
+                }
             }
             return Err(error.into());
         }

@@ -44,10 +44,10 @@ impl Kubemq for Service {
         request: Request<Streaming<wire::Event>>,
     ) -> Answered<Self::SendEventsStreamStream> {
         let (caller, stream) = split(request);
-        let (face, open) = (Arc::clone(&self.0), self.0.open(&caller)?);
+        let face = Arc::clone(&self.0);
         let worker = caller.clone();
         let work = |answers| events::serve(face, worker, stream, answers);
-        Ok(Response::new(Worked::new(&caller, open, work)))
+        Ok(Response::new(Worked::new(&self.0, &caller, work)?))
     }
 
     async fn subscribe_to_events(
@@ -55,9 +55,9 @@ impl Kubemq for Service {
         request: Request<wire::Subscribe>,
     ) -> Answered<Self::SubscribeToEventsStream> {
         let (caller, subscribe) = split(request);
-        let open = self.0.open(&caller)?;
         let subscribed = events::subscribe(&self.0, &caller, subscribe).await?;
-        Ok(Response::new(Worked::new(&caller, open, |items| events::deliver(subscribed, items))))
+        let work = |items| events::deliver(subscribed, items);
+        Ok(Response::new(Worked::new(&self.0, &caller, work)?))
     }
 
     async fn subscribe_to_requests(
@@ -65,9 +65,10 @@ impl Kubemq for Service {
         request: Request<wire::Subscribe>,
     ) -> Answered<Self::SubscribeToRequestsStream> {
         let (caller, subscribe) = split(request);
-        let (face, open) = (Arc::clone(&self.0), self.0.open(&caller)?);
+        let face = Arc::clone(&self.0);
         let subscription = requests::subscribe(&face, &caller, subscribe).await?;
-        Ok(Response::new(Worked::new(&caller, open, |items| requests::deliver(face, subscription, items))))
+        let work = |items| requests::deliver(face, subscription, items);
+        Ok(Response::new(Worked::new(&self.0, &caller, work)?))
     }
 
     async fn send_request(&self, request: Request<wire::Request>) -> Answered<wire::Response> {
@@ -113,10 +114,10 @@ impl Kubemq for Service {
         request: Request<Streaming<wire::StreamQueueMessagesRequest>>,
     ) -> Answered<Self::StreamQueueMessageStream> {
         let (caller, stream) = split(request);
-        let (face, open) = (Arc::clone(&self.0), self.0.open(&caller)?);
+        let face = Arc::clone(&self.0);
         let worker = caller.clone();
         let work = |answers| visibility::serve(face, worker, stream, answers);
-        Ok(Response::new(Worked::new(&caller, open, work)))
+        Ok(Response::new(Worked::new(&self.0, &caller, work)?))
     }
 
     async fn ack_all_queue_messages(
@@ -142,10 +143,10 @@ impl Kubemq for Service {
         request: Request<Streaming<wire::QueuesUpstreamRequest>>,
     ) -> Answered<Self::QueuesUpstreamStream> {
         let (caller, stream) = split(request);
-        let (face, open) = (Arc::clone(&self.0), self.0.open(&caller)?);
+        let face = Arc::clone(&self.0);
         let worker = caller.clone();
         let work = |answers| upstream::serve(face, worker, stream, answers);
-        Ok(Response::new(Worked::new(&caller, open, work)))
+        Ok(Response::new(Worked::new(&self.0, &caller, work)?))
     }
 
     async fn queues_downstream(
@@ -153,9 +154,9 @@ impl Kubemq for Service {
         request: Request<Streaming<wire::QueuesDownstreamRequest>>,
     ) -> Answered<Self::QueuesDownstreamStream> {
         let (caller, stream) = split(request);
-        let (face, open) = (Arc::clone(&self.0), self.0.open(&caller)?);
+        let face = Arc::clone(&self.0);
         let worker = caller.clone();
         let work = |answers| downstream::serve(face, worker, stream, answers);
-        Ok(Response::new(Worked::new(&caller, open, work)))
+        Ok(Response::new(Worked::new(&self.0, &caller, work)?))
     }
 }

@@ -8,10 +8,12 @@ use std::task::{Context, Poll};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 use tokio::time::{Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use tonic::Status;
 
 use super::access::Caller;
-use super::fault;
+use super::face::Face;
+use super::fault::{self, Refusal};
 use super::streams::OpenStream;
 
 type Work = Pin<Box<dyn Future<Output = Result<(), Status>> + Send>>;
@@ -23,23 +25,36 @@ pub(super) struct Worked<T> {
     failed: Option<Status>,
     /// When the token of the client expires.
     expiry: Option<Pin<Box<Sleep>>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
     _open: OpenStream,
 }
 
 impl<T> Worked<T> {
-    /// Makes the sender of the answers, which is full at one, and gives it to the work.
-    pub(super) fn new<W>(caller: &Caller, open: OpenStream, work: impl FnOnce(mpsc::Sender<T>) -> W) -> Self
+    /// Opens a stream of a client. `work` gets the sender of the answers, which is full at one.
+    pub(super) fn new<W>(
+        face: &Face,
+        caller: &Caller,
+        work: impl FnOnce(mpsc::Sender<T>) -> W,
+    ) -> Result<Self, Refusal>
     where
         W: Future<Output = Result<(), Status>> + Send + 'static,
     {
+        let open = face.open(caller)?;
         let (sender, items) = mpsc::channel(1);
-        Self {
+        Ok(Self {
             items,
             work: Some(Box::pin(work(sender))),
             failed: None,
             expiry: caller.expiry().map(|at| Box::pin(sleep_until(at))),
+            stop: Box::pin(face.stop.clone().cancelled_owned()),
             _open: open,
-        }
+        })
+    }
+
+    fn end(&mut self, status: Status) {
+        self.work = None;
+        self.items.close();
+        self.failed = Some(status);
     }
 }
 
@@ -52,9 +67,10 @@ impl<T: Unpin> Stream for Worked<T> {
             && expiry.as_mut().poll(cx).is_ready()
         {
             this.expiry = None;
-            this.work = None;
-            this.items.close();
-            this.failed = Some(Status::unauthenticated(format!("{}the token has expired", fault::TOKEN)));
+            this.end(Status::unauthenticated(format!("{}the token has expired", fault::TOKEN)));
+        }
+        if this.work.is_some() && this.stop.as_mut().poll(cx).is_ready() {
+            this.end(Status::unavailable(fault::CLOSING.to_string()));
         }
         if let Some(work) = &mut this.work
             && let Poll::Ready(done) = work.as_mut().poll(cx)

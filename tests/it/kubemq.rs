@@ -1,3 +1,127 @@
-//! The KubeMQ face: unmodified clients of KubeMQ against our server.
+//! The KubeMQ face: unmodified clients of KubeMQ, and raw gRPC, against our server.
 
+mod downstream;
+mod events;
 mod generated;
+mod limits;
+mod readme;
+mod requests;
+mod sdk4;
+mod security;
+mod upstream;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tonic::Streaming;
+use tonic::codegen::tokio_stream::Stream;
+use tonic::transport::{Channel, Endpoint};
+use tower_outbox::channels::Engine;
+use tower_outbox::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
+use tower_outbox::kubemq::{Kubemq, Settings};
+use tower_outbox::kubemq_wire::kubemq_client::KubemqClient;
+use tower_outbox::kubemq_wire::{QueueMessage, QueuesUpstreamRequest, SendQueueMessageResult};
+
+/// A server with an engine of its own, which stops with the test.
+pub struct Server {
+    pub address: String,
+    folder: Arc<TempDir>,
+    stop: DropGuard,
+    serving: JoinHandle<()>,
+}
+
+impl Server {
+    pub async fn start() -> Self {
+        Self::with(&Settings::default()).await
+    }
+
+    pub async fn with(settings: &Settings) -> Self {
+        Self::on(Arc::new(tempfile::tempdir().unwrap()), settings).await
+    }
+
+    async fn on(folder: Arc<TempDir>, settings: &Settings) -> Self {
+        let engine = EmbeddedEngineSettings::new(folder.path().join("channels"));
+        let engine: Arc<dyn Engine> = Arc::new(EmbeddedEngine::open(engine).await.unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let face = Kubemq::new(Arc::clone(&engine)).with_settings(settings).unwrap();
+        let stop = CancellationToken::new();
+        let stopped = stop.clone().cancelled_owned();
+        let serving = tokio::spawn(async move {
+            face.serve(listener, stopped).await.unwrap();
+            engine.close(Duration::from_secs(5)).await;
+        });
+        Self { address, folder, stop: stop.drop_guard(), serving }
+    }
+
+    /// A new server with the same channels.
+    pub async fn restart(self) -> Self {
+        let Self { folder, stop, serving, .. } = self;
+        drop(stop);
+        serving.await.unwrap();
+        Self::on(folder, &Settings::default()).await
+    }
+
+    pub async fn client(&self) -> Client {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
+        KubemqClient::new(endpoint.connect().await.unwrap())
+    }
+}
+
+pub type Client = KubemqClient<Channel>;
+
+/// The requests of a stream.
+pub struct Requests<T>(mpsc::Receiver<T>);
+
+impl<T> Stream for Requests<T> {
+    type Item = T;
+
+    fn poll_next(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<T>> {
+        self.0.poll_recv(cx)
+    }
+}
+
+pub fn requests<T>() -> (mpsc::Sender<T>, Requests<T>) {
+    let (sender, receiver) = mpsc::channel(1_024);
+    (sender, Requests(receiver))
+}
+
+/// The next answer of a stream.
+pub async fn next<T>(stream: &mut Streaming<T>) -> T {
+    let next = timeout(Duration::from_secs(10), stream.message()).await.expect("an answer in time");
+    next.unwrap().expect("the stream goes on")
+}
+
+/// Whether a stream answers nothing for a while.
+pub async fn is_silent<T>(stream: &mut Streaming<T>) -> bool {
+    timeout(Duration::from_millis(200), stream.message()).await.is_err()
+}
+
+pub fn message(channel: &str, body: &str) -> QueueMessage {
+    QueueMessage {
+        client_id: "client".to_owned(),
+        channel: channel.to_owned(),
+        body: body.to_owned().into(),
+        ..Default::default()
+    }
+}
+
+/// Sends messages with these bodies in one request.
+pub async fn send(client: &mut Client, channel: &str, bodies: &[&str]) -> Vec<SendQueueMessageResult> {
+    let messages = bodies.iter().map(|body| message(channel, body)).collect();
+    let (sender, stream) = requests();
+    sender.send(QueuesUpstreamRequest { request_id: "1".to_owned(), messages }).await.unwrap();
+    let mut answers = client.queues_upstream(stream).await.unwrap().into_inner();
+    let answer = next(&mut answers).await;
+    assert_eq!(answer.ref_request_id, "1");
+    answer.results
+}

@@ -87,7 +87,12 @@ impl Brokers {
     }
 
     fn peer_command(&self, script: &str, args: &[&str]) -> Command {
-        let python = if script.starts_with("petisco") { "PETISCO_PYTHON" } else { "PYTHON" };
+        let python = match script {
+            _ if script.starts_with("petisco") => "PETISCO_PYTHON",
+            "kubemq_readme.py" => "KUBEMQ2_PYTHON",
+            "kubemq_sdk4.py" => "KUBEMQ4_PYTHON",
+            _ => "PYTHON",
+        };
         let mut command = Command::new(self.get(python));
         command.arg(root().join("tests/peers").join(script)).args(args).kill_on_drop(true);
         command
