@@ -106,6 +106,11 @@ mod tls;
 #[cfg(feature = "_sql")]
 pub mod tx;
 mod util;
+#[cfg(feature = "wavemq")]
+pub mod wavemq;
+#[cfg(feature = "wavemq")]
+#[doc(hidden)]
+pub mod wavemq_wire;
 
 pub use async_trait::async_trait;
 

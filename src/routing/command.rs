@@ -1,6 +1,6 @@
 //! What is asked of the task that changes a router.
 
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::RouteError;
 use super::message::RoutedMessage;
@@ -15,7 +15,7 @@ pub(super) enum Command {
     Publish {
         message: RoutedMessage,
         queues: Option<Vec<QueueId>>,
-        reply: Reply<()>,
+        publisher: Publisher,
     },
     Subscribe {
         header: QueueHeader,
@@ -29,4 +29,23 @@ pub(super) enum Command {
     Close {
         reply: oneshot::Sender<()>,
     },
+}
+
+/// The publisher of a message, who waits for the answer.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    reply: Reply<()>,
+    /// The room of the message among those that wait for the disk.
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Publisher {
+    pub(super) fn new(reply: Reply<()>, permit: OwnedSemaphorePermit) -> Self {
+        Self { reply, _permit: permit }
+    }
+
+    /// Answers, unless the publisher has gone.
+    pub(super) fn answer(self, answer: Result<(), RouteError>) {
+        let _ = self.reply.send(answer);
+    }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
-use super::command::{Command, Reply};
+use super::command::{Command, Publisher, Reply};
 use super::error::RouteError;
 use super::message::RoutedMessage;
 use super::namespace::Namespace;
@@ -32,7 +32,7 @@ const CACHE: usize = 16 << 20;
 
 /// What is applied when its record is written.
 enum Applied {
-    Message(NewMessage, Option<Reply<()>>),
+    Message(NewMessage, Option<Publisher>),
     Queue(Box<QueueRecord>, u64, Reply<QueueId>),
     Removed(QueueId, Option<Reply<()>>),
     /// The record only repeats what is already so.
@@ -138,8 +138,8 @@ impl Committer {
             let mut named = HashSet::new();
             for command in others.into_iter().chain(messages) {
                 match command {
-                    Command::Publish { message, queues, reply } => {
-                        self.publish(router, &mut state, &mut batch, message, queues, reply);
+                    Command::Publish { message, queues, publisher } => {
+                        self.publish(router, &mut state, &mut batch, message, queues, publisher);
                     }
                     Command::Subscribe { header, subscriber, reply } if named.insert(header.name.clone()) => {
                         subscribe(router, &mut state, &mut batch, header, subscriber, reply);
@@ -162,31 +162,30 @@ impl Committer {
         batch: &mut Batch,
         mut message: RoutedMessage,
         queues: Option<Vec<QueueId>>,
-        reply: Reply<()>,
+        publisher: Publisher,
     ) {
         message.timestamps.push(now_nanos());
         let queues = queues.unwrap_or_else(|| state.route(&message));
         let is_value = message.persist && router.keeps_values(&message.namespace);
         if queues.is_empty() && !is_value {
-            let _ = reply.send(Ok(()));
-            return;
+            return publisher.answer(Ok(()));
         }
         let encoded = match message.encode() {
             Ok(encoded) => Bytes::from(encoded),
-            Err(error) => return drop(reply.send(Err(RouteError::Storage(error.to_string().into())))),
+            Err(error) => return publisher.answer(Err(RouteError::Storage(error.to_string().into()))),
         };
         let value_of = is_value.then_some((message.namespace, message.uri));
         let message = NewMessage { seq: state.next_message(), queues, value_of, encoded };
         if router.settings.flush_interval.is_none() {
-            batch.push(message.record().encode(), Applied::Message(message, Some(reply)));
+            batch.push(message.record().encode(), Applied::Message(message, Some(publisher)));
         } else if self.unwritten_bytes > 4 * CACHE {
             let full = "too many messages wait for the disk".into();
-            let _ = reply.send(Err(RouteError::Storage(full)));
+            publisher.answer(Err(RouteError::Storage(full)));
         } else {
             self.unwritten_bytes += message.encoded.len();
             message.store(router, state, None);
             self.unwritten.push(message);
-            let _ = reply.send(Ok(()));
+            publisher.answer(Ok(()));
         }
     }
 
@@ -227,11 +226,11 @@ impl Committer {
         let mut state = lock(&router.state);
         for (position, applied) in positions.zip(applied) {
             match applied {
-                Applied::Message(message, reply) => {
-                    match reply {
-                        Some(reply) => {
+                Applied::Message(message, publisher) => {
+                    match publisher {
+                        Some(publisher) => {
                             message.store(router, &mut state, Some(position));
-                            let _ = reply.send(Ok(()));
+                            publisher.answer(Ok(()));
                         }
                         None => {
                             if let Some(stored) = state.message_mut(message.seq) {
@@ -245,6 +244,7 @@ impl Committer {
                 Applied::Queue(record, subscriber, reply) => {
                     let id = record.progress.queue;
                     state.set_queue(&record);
+                    router.subscriptions_changed.notify_waiters();
                     if let Some(queue) = state.queue_mut(id) {
                         queue.subscribe(subscriber);
                     }
@@ -258,6 +258,7 @@ impl Committer {
                 }
                 Applied::Removed(id, reply) => {
                     let messages = state.remove_queue(id);
+                    router.subscriptions_changed.notify_waiters();
                     router.counters.dropped.add(messages);
                     tracing::info!(queue = id, messages, "removed a queue; its messages are dropped");
                     if let Some(reply) = reply {
@@ -281,9 +282,8 @@ impl Committer {
         let failure = || RouteError::Storage(Arc::clone(error));
         for applied in applied {
             match applied {
-                Applied::Message(_, Some(reply)) | Applied::Removed(_, Some(reply)) => {
-                    drop(reply.send(Err(failure())))
-                }
+                Applied::Message(_, Some(publisher)) => publisher.answer(Err(failure())),
+                Applied::Removed(_, Some(reply)) => drop(reply.send(Err(failure()))),
                 Applied::Message(message, None) => {
                     self.unwritten_bytes += message.encoded.len();
                     self.unwritten.push(message);

@@ -51,10 +51,10 @@ counters! {
     upstream,
     /// Messages that came from the designated router.
     downstream,
+    /// Messages that the designated router refused for good.
+    refused,
     /// Failures of links to other routers.
     peer_errors,
-    /// Messages with a signature that is missing or wrong.
-    forged,
 }
 
 #[derive(Debug, Default)]

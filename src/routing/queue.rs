@@ -197,10 +197,15 @@ impl Queue {
     /// Begins a subscription, which ends the former one: all messages are handed out from the start.
     pub(super) fn subscribe(&mut self, subscriber: u64) {
         self.subscriber = Some(subscriber);
+        self.restart();
+        self.refresh();
+    }
+
+    /// Hands all messages out again, from the oldest on.
+    pub(super) fn restart(&mut self) {
         (self.cursor, self.report) = (0, None);
         self.returned.clear();
         self.waiting.clear();
-        self.refresh();
         self.changed.notify_waiters();
     }
 

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use super::command::Command;
+use super::command::{Command, Publisher};
 use super::committer::Committer;
 use super::counters::{Counters, RouterCounts};
 use super::error::RouteError;
@@ -64,6 +64,7 @@ impl SiteRouter {
             commands,
             room: Arc::new(Semaphore::new(WAITING)),
             next_subscriber: AtomicU64::new(1),
+            subscriptions_changed: Notify::new(),
         });
         tokio::spawn(Committer::new(&shared).run(received));
         Ok(Self(shared))
@@ -99,30 +100,47 @@ impl SiteRouter {
         self.accept(message, None).await
     }
 
-    /// Routes a message that another router published.
-    ///
-    /// # Errors
-    /// As [`publish`](Self::publish).
+    /// Routes messages that another router published, in their order; returns the result of each.
     ///
     /// # Cancel safety
-    /// As [`publish`](Self::publish).
-    pub async fn forward(&self, message: RoutedMessage) -> Result<(), RouteError> {
-        self.accept(message, None).await
+    /// Dropping the future routes a first part of the messages.
+    pub async fn forward(&self, messages: Vec<RoutedMessage>) -> Vec<Result<(), RouteError>> {
+        let mut answers = Vec::with_capacity(messages.len());
+        for message in messages {
+            answers.push(self.offer(message, None).await);
+        }
+        let mut results = Vec::with_capacity(answers.len());
+        for answer in answers {
+            results.push(match answer {
+                Ok(answer) => answer.await.unwrap_or(Err(RouteError::Closed)),
+                Err(failure) => Err(failure),
+            });
+        }
+        results
     }
 
-    pub(super) async fn accept(
+    async fn accept(&self, message: RoutedMessage, queues: Option<Vec<QueueId>>) -> Result<(), RouteError> {
+        let answer = self.offer(message, queues).await?;
+        answer.await.unwrap_or(Err(RouteError::Closed))
+    }
+
+    /// Puts a message in the line of those that are written; returns where the answer comes.
+    async fn offer(
         &self,
         message: RoutedMessage,
         queues: Option<Vec<QueueId>>,
-    ) -> Result<(), RouteError> {
+    ) -> Result<oneshot::Receiver<Result<(), RouteError>>, RouteError> {
         let size = message.size();
         if size > LARGEST {
             return Err(RouteError::TooLarge { size, limit: LARGEST });
         }
         let wanted = u32::try_from(size).unwrap_or(u32::MAX);
         let permit = Arc::clone(&self.0.room).acquire_many_owned(wanted).await;
-        let _permit = permit.map_err(|_| RouteError::Closed)?;
-        self.ask(|reply| Command::Publish { message, queues, reply }).await?
+        let (reply, answer) = oneshot::channel();
+        let publisher = Publisher::new(reply, permit.map_err(|_| RouteError::Closed)?);
+        let command = Command::Publish { message, queues, publisher };
+        self.0.commands.send(command).await.map_err(|_| RouteError::Closed)?;
+        Ok(answer)
     }
 
     /// Opens the queue of a subscriber, or resumes the one of the same owner and identifier. A former subscription to the
@@ -197,11 +215,7 @@ impl SiteRouter {
         patterns: Vec<Pattern>,
     ) -> Result<Subscription, RouteError> {
         self.open_queue(QueueHeader {
-            name: QueueName {
-                kind: QueueKind::Peer,
-                owner: owner.to_vec(),
-                identifier: format!("{namespace} {router}"),
-            },
+            name: peer_name(owner, router, namespace),
             namespace: namespace.clone(),
             patterns,
             only_from: None,
@@ -228,18 +242,53 @@ impl SiteRouter {
             owner: owner.to_vec(),
             identifier: identifier.to_owned(),
         };
-        let Some(queue) = lock(&self.0.state).named(&name) else { return Ok(false) };
+        self.remove(&name).await
+    }
+
+    /// Removes the queue of the messages for another router; returns whether there was one.
+    ///
+    /// # Errors
+    /// As [`unsubscribe`](Self::unsubscribe).
+    pub async fn unsubscribe_peer(
+        &self,
+        owner: &[u8],
+        router: &str,
+        namespace: &Namespace,
+    ) -> Result<bool, RouteError> {
+        self.remove(&peer_name(owner, router, namespace)).await
+    }
+
+    async fn remove(&self, name: &QueueName) -> Result<bool, RouteError> {
+        let Some(queue) = lock(&self.0.state).named(name) else { return Ok(false) };
         self.ask(|reply| Command::Remove { queue, reply: Some(reply) }).await??;
         Ok(true)
+    }
+
+    /// Waits until the subscriptions of this router change.
+    ///
+    /// # Cancel safety
+    /// A change is missed only while no future of this method exists.
+    pub async fn subscriptions_changed(&self) {
+        self.0.subscriptions_changed.notified().await;
     }
 
     /// Returns the patterns of the subscribers in a namespace, each once.
     #[must_use]
     pub fn patterns(&self, namespace: &Namespace) -> Vec<Pattern> {
+        self.patterns_of(QueueKind::Subscriber, namespace)
+    }
+
+    /// Returns the patterns that other routers have subscribed in a namespace for their subscribers, each once.
+    #[must_use]
+    pub fn peer_patterns(&self, namespace: &Namespace) -> Vec<Pattern> {
+        self.patterns_of(QueueKind::Peer, namespace)
+    }
+
+    fn patterns_of(&self, kind: QueueKind, namespace: &Namespace) -> Vec<Pattern> {
         let state = lock(&self.0.state);
         let headers = state.queues().map(|(_, queue)| queue.header());
-        let local = headers.filter(|it| it.name.kind == QueueKind::Subscriber && it.namespace == *namespace);
-        let mut patterns: Vec<_> = local.flat_map(|header| header.patterns.iter().cloned()).collect();
+        let meant = headers.filter(|it| it.name.kind == kind && it.namespace == *namespace);
+        let mut patterns: Vec<_> = meant.flat_map(|header| header.patterns.iter().cloned()).collect();
         patterns.sort();
         patterns.dedup();
         patterns
@@ -266,6 +315,26 @@ impl SiteRouter {
         counts
     }
 
+    /// Counts messages that the designated router has confirmed.
+    pub(crate) fn count_upstream(&self, messages: usize) {
+        self.0.counters.upstream.add(messages);
+    }
+
+    /// Counts messages that came from the designated router.
+    pub(crate) fn count_downstream(&self, messages: usize) {
+        self.0.counters.downstream.add(messages);
+    }
+
+    /// Counts messages that the designated router refuses for good.
+    pub(crate) fn count_refused(&self, messages: usize) {
+        self.0.counters.refused.add(messages);
+    }
+
+    /// Counts a failure of a link.
+    pub(crate) fn count_peer_error(&self) {
+        self.0.counters.peer_errors.add(1);
+    }
+
     /// Writes everything, and closes the router. Later calls fail with [`RouteError::Closed`].
     pub async fn close(&self) {
         let _ = self.ask(|reply| Command::Close { reply }).await;
@@ -278,6 +347,10 @@ impl SiteRouter {
         self.0.commands.send(command(reply)).await.map_err(|_| RouteError::Closed)?;
         answer.await.map_err(|_| RouteError::Closed)
     }
+}
+
+fn peer_name(owner: &[u8], router: &str, namespace: &Namespace) -> QueueName {
+    QueueName { kind: QueueKind::Peer, owner: owner.to_vec(), identifier: format!("{namespace} {router}") }
 }
 
 /// Opens the log, and reads it. Blocks.

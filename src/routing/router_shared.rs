@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use super::command::Command;
 use super::counters::Counters;
@@ -26,6 +26,8 @@ pub(super) struct RouterShared {
     /// The bytes of messages that may still wait for the disk.
     pub(super) room: Arc<Semaphore>,
     pub(super) next_subscriber: AtomicU64,
+    /// Wakes the links to designated routers.
+    pub(super) subscriptions_changed: Notify,
 }
 
 impl RouterShared {

@@ -8,7 +8,7 @@ use tokio::sync::Notify;
 
 use super::error::RouteError;
 use super::message::RoutedMessage;
-use super::queue::{Outcome, Taken};
+use super::queue::{Outcome, Queue, Taken};
 use super::record::{QueueId, Record};
 use super::router_shared::RouterShared;
 use crate::util::sync::lock;
@@ -100,6 +100,13 @@ impl Subscription {
     /// Hands messages out again, in their order.
     pub fn release(&self, seqs: &[u64]) {
         self.settle(seqs, Outcome::Returned);
+    }
+
+    /// Hands all messages out again that are not acknowledged, from the oldest on.
+    pub fn restart(&self) {
+        let mut state = lock(&self.router.state);
+        let queue = state.queue_mut(self.queue).filter(|queue| queue.is_subscriber(self.subscriber));
+        queue.into_iter().for_each(Queue::restart);
     }
 
     /// Hands a message out again after this time, as the next attempt.

@@ -43,3 +43,4 @@ mod telemetry;
 mod tower_stacks;
 mod tx;
 mod types;
+mod wavemq;

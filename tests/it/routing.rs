@@ -310,9 +310,9 @@ async fn only_own_messages_go_up_and_none_comes_back() {
     publish(&router, "a/b", 0..1).await;
     let mut foreign = message("a/b", "1").with_persist(true);
     foreign.origin = "peer-id".into();
-    router.forward(foreign.clone()).await.unwrap();
+    router.forward(vec![foreign.clone()]).await.remove(0).unwrap();
     foreign.origin = "third".into();
-    router.forward(foreign).await.unwrap();
+    router.forward(vec![foreign]).await.remove(0).unwrap();
     assert_eq!(contents(&receive(&upstream, 1).await), ["0"]);
     assert_empty(&upstream).await;
     assert_eq!(contents(&receive(&peer, 2).await), ["0", "1"]);

@@ -1,0 +1,6 @@
+//! The face of WAVEMQ: unmodified clients, and routers that lose their link.
+
+mod clients;
+mod generated;
+mod link;
+mod sites;
