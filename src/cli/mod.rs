@@ -13,6 +13,8 @@ mod migrate;
 mod output;
 mod queue;
 mod send;
+#[cfg(feature = "wavemq")]
+mod serve;
 mod show;
 mod status;
 mod target;
@@ -72,6 +74,8 @@ enum Command {
     Import(import::Import),
     #[cfg(feature = "_sql")]
     Migrate(migrate::Migrate),
+    #[cfg(feature = "wavemq")]
+    Serve(serve::Serve),
 }
 
 /// A rejected address or HTTP header may hold a password.
@@ -115,6 +119,8 @@ fn run(global: Global, output: Output, command: &Command) -> Result<(), CliError
         Command::Import(import) => import.run(&context),
         #[cfg(feature = "_sql")]
         Command::Migrate(migrate) => migrate.run(&context),
+        #[cfg(feature = "wavemq")]
+        Command::Serve(serve) => serve.run(&context),
     }
 }
 

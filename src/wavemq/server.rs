@@ -104,11 +104,14 @@ impl Wavemq {
         };
         let service =
             WavemqServer::new(service).max_decoding_message_size(LARGEST).max_encoding_message_size(LARGEST);
+        self.metrics().route_service("/mqpb.WAVEMQ/{*method}", service)
+    }
+
+    /// Returns `/metrics` alone as an axum router.
+    #[must_use]
+    pub fn metrics(&self) -> Router {
         let state = (self.router.clone(), Arc::clone(&self.links));
-        Router::new()
-            .route_service("/mqpb.WAVEMQ/{*method}", service)
-            .route("/metrics", get(answer_metrics))
-            .with_state(state)
+        Router::new().route("/metrics", get(answer_metrics)).with_state(state)
     }
 
     /// Serves clients and other routers on the listeners of the configuration until `shutdown`; then streams have 5 seconds to
