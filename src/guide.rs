@@ -8,12 +8,15 @@
 //! | [`production`] | a checklist: delivery, rights, pools, volumes, probes, alerts |
 //! | [`rabbitmq`], [`activemq`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
+//! | [`channels`] | queues, streams, events and requests without a broker |
 //! | [`extending`] | your own messenger, decorator, source, store |
 //! | [`coming_from`] | PDC, petisco, lapin by hand, other outboxes; when not to use it |
 //! | [`upgrading`] | which parts are a contract, and how to upgrade |
 
 #[doc = include_str!("../docs/acknowledgement.md")]
 pub mod acknowledgement {}
+#[cfg_attr(feature = "channels", doc = include_str!("../docs/channels.md"))]
+pub mod channels {}
 #[doc = include_str!("../docs/coming-from.md")]
 pub mod coming_from {}
 #[doc = include_str!("../docs/extending.md")]

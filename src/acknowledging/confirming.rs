@@ -110,6 +110,10 @@ impl Settle for Confirm {
         self.unsettled.reply(reply).await
     }
 
+    async fn extend(&mut self, visibility: Duration) -> Result<(), SourceError> {
+        self.unsettled.extend(visibility).await
+    }
+
     fn is_stale(&self) -> bool {
         self.unsettled.is_stale()
     }

@@ -41,6 +41,7 @@ const ALL: &[BackendEntry] = &[
     BackendEntry { name: "dummy", driver: Ok(&DummyDriver) },
     BackendEntry { name: "amqp091", driver: AMQP091 },
     BackendEntry { name: "amqp10", driver: AMQP10 },
+    BackendEntry { name: "channels", driver: CHANNELS },
     BackendEntry { name: "embedded", driver: EMBEDDED },
     BackendEntry { name: "fedmsg", driver: FEDMSG },
     BackendEntry { name: "kubemq", driver: KUBEMQ },
@@ -107,14 +108,18 @@ trait Driver: Sync {
     }
 }
 
+/// Makes the source of a consumer from its keys, on what the messenger has open.
+pub(super) type LocalSources =
+    Arc<dyn Fn(&BackendTable) -> Result<Arc<dyn Source>, SettingsError> + Send + Sync>;
+
 /// Makes the requester of a client, from the client's name and its keys.
 pub(super) type Requesters =
     Arc<dyn Fn(&str, &BackendTable) -> Result<Arc<dyn Requester>, SettingsError> + Send + Sync>;
 
-/// A messenger, with the source that belongs to it when both are one thing.
+/// A messenger, with the sources that belong to it when both are one thing.
 pub(super) struct Backend {
     pub(super) messenger: Arc<dyn Messenger>,
-    pub(super) source: Option<Arc<dyn Source>>,
+    pub(super) sources: Option<LocalSources>,
     /// What sends requests, if the backend can.
     pub(super) requesters: Option<Requesters>,
     /// Asks its brokers one by one; none if it has no brokers.
@@ -138,7 +143,7 @@ impl Backend {
     pub(super) fn custom(messenger: Arc<dyn Messenger>) -> Self {
         Self {
             messenger,
-            source: None,
+            sources: None,
             requesters: None,
             #[cfg(feature = "cli")]
             probe: None,
@@ -146,7 +151,10 @@ impl Backend {
     }
 
     fn both(queue: impl Messenger + Source + Clone) -> Self {
-        Self { source: Some(Arc::new(queue.clone())), ..Self::custom(Arc::new(queue)) }
+        let source: Arc<dyn Source> = Arc::new(queue.clone());
+        let sources: LocalSources =
+            Arc::new(move |keys| keys.parse::<NoKeys>().map(|NoKeys {}| Arc::clone(&source)));
+        Self { sources: Some(sources), ..Self::custom(Arc::new(queue)) }
     }
 
     /// Adds a requester that is the same for all clients and has no keys.
@@ -302,6 +310,35 @@ impl Driver for EmbeddedDriver {
 
     fn check_source(&self, _: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {
         keys.parse::<NoKeys>().map(|NoKeys {}| ())
+    }
+}
+
+#[cfg(not(feature = "channels"))]
+const CHANNELS: Result<&dyn Driver, Feature> = Err("channels");
+#[cfg(feature = "channels")]
+const CHANNELS: Result<&dyn Driver, Feature> = Ok(&ChannelsDriver);
+
+#[cfg(feature = "channels")]
+struct ChannelsDriver;
+
+#[cfg(feature = "channels")]
+#[async_trait]
+impl Driver for ChannelsDriver {
+    async fn backend(&self, name: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
+        let settings: crate::channels::ChannelsSettings = keys.parse()?;
+        let channels = crate::channels::Channels::open_with(settings.engine()).await;
+        let channels = channels.map_err(|error| fault(name, error))?;
+        let messenger = settings.messenger(&channels).map_err(|error| fault(name, error))?;
+        let name = name.to_owned();
+        let sources: LocalSources = Arc::new(move |keys| {
+            let settings: crate::channels::ChannelConsumerSettings = keys.parse()?;
+            settings.source(&channels).map_err(|error| fault(&name, error))
+        });
+        Ok(Backend { sources: Some(sources), ..Backend::custom(Arc::new(messenger)) })
+    }
+
+    fn check_source(&self, name: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {
+        keys.parse::<crate::channels::ChannelConsumerSettings>()?.check().map_err(|error| fault(name, error))
     }
 }
 

@@ -138,9 +138,9 @@ impl<'a> BusBuilder<'a> {
             );
         }
         let is_own = self.backends.contains_key(&self.settings.backend);
-        let Backend { messenger, source, requesters, .. } = self.backend().await?;
-        let is_local = source.is_some();
-        let sources = Sources::new(self.settings, source);
+        let Backend { messenger, sources: local, requesters, .. } = self.backend().await?;
+        let is_local = local.is_some();
+        let sources = Sources::new(self.settings, local);
         sources.check(is_own)?;
         let clients = Clients::new(self.settings, requesters);
         clients.check()?;

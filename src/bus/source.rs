@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::backends::{self, NoKeys};
+use super::backends::{self, LocalSources};
 use crate::consumer::ConsumerSettings;
 use crate::settings::{BackendTable, ConsumerTable, Settings, SettingsError};
 use crate::source::Source;
@@ -13,12 +13,12 @@ pub(super) struct Sources {
     backend: String,
     backend_keys: BackendTable,
     consumers: BTreeMap<String, ConsumerTable>,
-    /// The messenger's own source.
-    local: Option<Arc<dyn Source>>,
+    /// The sources of the messenger's own.
+    local: Option<LocalSources>,
 }
 
 impl Sources {
-    pub(super) fn new(settings: &Settings, local: Option<Arc<dyn Source>>) -> Self {
+    pub(super) fn new(settings: &Settings, local: Option<LocalSources>) -> Self {
         let Settings { backend, backend_keys, consumers, .. } = settings.clone();
         Self { backend, backend_keys, consumers, local }
     }
@@ -38,7 +38,7 @@ impl Sources {
     pub(super) fn source(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
         let keys = &self.table(name)?.source_keys;
         if let Some(local) = &self.local {
-            return keys.parse::<NoKeys>().map(|NoKeys {}| Arc::clone(local));
+            return local(keys);
         }
         backends::source(&self.backend, &self.backend_keys, keys)
     }

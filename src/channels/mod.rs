@@ -9,6 +9,7 @@
 //!
 //! | module | content |
 //! |---|---|
+//! | [`Channels`] | the channels of an app: messengers and sources |
 //! | [`embedded`] | the engine on the local disk |
 //! | [`calls`] | request and reply for a [`Client`](crate::client::Client) and a [`Consumer`](crate::consumer::Consumer) |
 //! | `engine` | the contract of an engine as a whole, with the administration of channels |
@@ -16,7 +17,9 @@
 //! | `queue_types`, `stream_types`, `event_types`, `request_types` | their types |
 //! | `name`, `info`, `content`, `error` | types that all patterns share |
 
+mod app;
 pub mod calls;
+
 mod content;
 pub mod embedded;
 mod engine;
@@ -32,6 +35,9 @@ mod requests;
 mod stream;
 mod stream_types;
 
+#[cfg(feature = "settings")]
+pub use self::app::{ChannelConsumerSettings, ChannelsSettings};
+pub use self::app::{ChannelEvents, ChannelMessenger, ChannelQueue, ChannelStream, Channels, SendPattern};
 pub use self::content::Content;
 pub use self::engine::Engine;
 pub use self::error::EngineError;

@@ -83,7 +83,10 @@ struct FailureJson {
 }
 
 /// Returns the value of [`FAILURES`].
-#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
+#[cfg_attr(
+    not(any(feature = "_brokers", feature = "channels")),
+    allow(dead_code, reason = "stores keep them otherwise")
+)]
 pub(crate) fn write_failures(failures: &[FailedAttempt]) -> String {
     let last = &failures[failures.len().saturating_sub(KEPT)..];
     let last: Vec<_> = last
@@ -97,7 +100,10 @@ pub(crate) fn write_failures(failures: &[FailedAttempt]) -> String {
 }
 
 /// Returns the failed attempts in the value of [`FAILURES`]; none if the value was not written by this crate.
-#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "stores keep them otherwise"))]
+#[cfg_attr(
+    not(any(feature = "_brokers", feature = "channels")),
+    allow(dead_code, reason = "stores keep them otherwise")
+)]
 pub(crate) fn read_failures(value: &str) -> Vec<FailedAttempt> {
     let failed: Vec<FailureJson> = serde_json::from_str(value).unwrap_or_default();
     failed.into_iter().map(|failed| FailedAttempt::new(failed.at, failed.reason.into())).collect()

@@ -91,6 +91,20 @@ impl Unsettled {
         }
     }
 
+    /// Extends the time in which the message must be settled: to so long from now. A source without such a time does nothing.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the message cannot be settled any more: it is delivered again.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the time extended or not.
+    pub async fn extend(&mut self, visibility: Duration) -> Result<(), SourceError> {
+        match &mut self.settle {
+            Some(settle) => settle.extend(visibility).await,
+            None => Err(SourceError::Closed),
+        }
+    }
+
     /// Acknowledges the message: it was handled, and is not delivered again.
     ///
     /// # Errors
@@ -177,6 +191,10 @@ impl Settle for Unsettled {
         Self::reply(self, reply).await
     }
 
+    async fn extend(&mut self, visibility: Duration) -> Result<(), SourceError> {
+        Self::extend(self, visibility).await
+    }
+
     fn is_stale(&self) -> bool {
         Self::is_stale(self)
     }
@@ -207,6 +225,15 @@ pub trait Settle: Send + Sync + 'static {
     async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
         let _ = reply;
         Err(SourceError::unavailable("this source sends no replies"))
+    }
+
+    /// As [`Unsettled::extend`]; by default it does nothing.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the message cannot be settled any more.
+    async fn extend(&mut self, visibility: Duration) -> Result<(), SourceError> {
+        let _ = visibility;
+        Ok(())
     }
 
     /// As [`Unsettled::is_stale`]; by default `false`.

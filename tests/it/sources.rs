@@ -12,13 +12,15 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tower_outbox::Consumer;
+use tower_outbox::channels::{Channels, SendPattern, Start};
 use tower_outbox::consumer::{ConsumerHandle, ConsumerSettings};
 use tower_outbox::message::FailedAttempt;
+use tower_outbox::source::Source;
 use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, EntryState, Filter};
 use tower_outbox::store_queue::StoreQueue;
 use tower_outbox::testing::Memory;
 use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness, settling};
+use tower_outbox::{Consumer, Messenger};
 
 use self::brokers::{amqp10_activemq_queue, amqp10_rabbitmq_queue, rabbitmq_queue};
 use crate::support::stores::{STUCK, list_by};
@@ -112,6 +114,61 @@ async fn embedded_queue() -> SourceHarness {
         .with_kept(folder)
 }
 
+/// Channels of a folder of their own.
+async fn channels() -> (Channels, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (Channels::open(folder.path().join("channels")).await.unwrap(), folder)
+}
+
+/// A harness for channels, whose dead letters are in a queue.
+fn of_channels(
+    channels: &Channels,
+    messenger: impl Messenger,
+    source: impl Source,
+    dead: &str,
+    redelivered: bool,
+) -> SourceHarness {
+    let queue = channels.queue(dead).unwrap();
+    let dead = move || {
+        let queue = queue.clone();
+        async move {
+            let letters = queue.peek(100).await.unwrap().into_iter();
+            let dead = letters.map(|letter| {
+                let failures = letter.content.tag("tower-outbox-failures").unwrap();
+                let failures: Vec<serde_json::Value> = serde_json::from_str(failures).unwrap();
+                let reason = |failure: &serde_json::Value| failure["reason"].as_str().unwrap().to_owned();
+                Dead {
+                    id: letter.content.id.parse().unwrap(),
+                    reasons: failures.iter().map(reason).collect(),
+                }
+            });
+            dead.collect()
+        }
+    };
+    SourceHarness::new(Arc::new(messenger), Arc::new(source), "user.created", dead)
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(redelivered))
+}
+
+async fn channels_queue() -> SourceHarness {
+    let (channels, folder) = channels().await;
+    let queue = channels.queue("users").unwrap();
+    of_channels(&channels, queue.clone(), queue, "users.dead", true).with_kept(folder)
+}
+
+async fn channels_stream() -> SourceHarness {
+    let (channels, folder) = channels().await;
+    let stream = channels.stream("users").unwrap().from(Start::First).durable("mailer");
+    of_channels(&channels, stream.clone(), stream, "users.dead", true).with_kept(folder)
+}
+
+async fn channels_events() -> SourceHarness {
+    let (channels, folder) = channels().await;
+    let events = channels.events("user.>").unwrap().group("mailers");
+    events.subscribe().await.unwrap();
+    let messenger = channels.messenger(SendPattern::Events);
+    of_channels(&channels, messenger, events, "user.created.dead", false).with_kept(folder)
+}
+
 macro_rules! behaviour {
     ([$($attribute:tt)*] $queue:ident $module:ident $behaviour:ident) => {
         #[tokio::test]
@@ -134,6 +191,9 @@ macro_rules! suite {
     ($($module:ident: $($behaviour:ident)*;)*) => {
         suite! { @queue memory memory_queue [] $($module: $($behaviour)*;)* }
         suite! { @queue embedded embedded_queue [] $($module: $($behaviour)*;)* }
+        suite! { @queue channels_queue channels_queue [] $($module: $($behaviour)*;)* }
+        suite! { @queue channels_stream channels_stream [] $($module: $($behaviour)*;)* }
+        suite! { @queue channels_events channels_events [] $($module: $($behaviour)*;)* }
         suite! {
             @queue rabbitmq rabbitmq_queue [#[ignore = "needs brokers: ./scripts/test"]] $($module: $($behaviour)*;)*
         }

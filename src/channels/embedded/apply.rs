@@ -56,7 +56,7 @@ impl Op {
                 limits: limits.into(),
             },
             Record::Deleted { kind, channel } => {
-                Self::Deleted { kind: kind.into(), channel: ChannelName::new(channel)? }
+                Self::Deleted { kind: kind.into(), channel: ChannelName::new(channel)?, last: None }
             }
             Record::Cursor { stream, name, cursor } => {
                 Self::Cursor { stream: state.stream(&ChannelName::new(stream)?), name: name.into(), cursor }
@@ -207,7 +207,7 @@ impl ChannelState {
                 self.set_limits(kind, &channel, limits);
                 1
             }
-            Op::Deleted { kind, channel } => self.deleted(kind, &channel),
+            Op::Deleted { kind, channel, last } => self.deleted(kind, &channel, last),
             Op::Cursor { stream, name, cursor } => {
                 self.streams[stream as usize].cursors.insert(name, cursor);
                 1
@@ -243,13 +243,17 @@ impl ChannelState {
         sequences.len() as u64
     }
 
-    fn deleted(&mut self, kind: ChannelKind, channel: &ChannelName) -> u64 {
+    fn deleted(&mut self, kind: ChannelKind, channel: &ChannelName, last: Option<u64>) -> u64 {
         match kind {
             ChannelKind::Queue => {
                 let queue = self.queue(channel) as usize;
                 let queue = &mut self.queues[queue];
                 queue.clear(&mut self.segments);
                 queue.exists = false;
+                // What was sent meanwhile has the next sequences.
+                if last.is_none_or(|last| last == queue.last) {
+                    queue.last = 0;
+                }
                 queue.limits = ChannelLimits::default();
             }
             ChannelKind::Stream => {
@@ -257,6 +261,9 @@ impl ChannelState {
                 let stream = &mut self.streams[stream];
                 stream.clear(&mut self.segments);
                 (stream.first, stream.exists) = (1, false);
+                if last.is_none_or(|last| last == stream.assigned) {
+                    stream.assigned = 0;
+                }
                 stream.limits = ChannelLimits::default();
                 stream.cursors.clear();
                 for group in stream.groups.values_mut() {

@@ -98,12 +98,16 @@ impl EmbeddedEngine {
         Ok(index)
     }
 
-    /// Writes one record that changes no message.
-    async fn write(&self, record: Record<'_>, op: Op) -> Result<(), EngineError> {
+    /// Writes one record; `op` runs under the lock.
+    async fn write(
+        &self,
+        record: Record<'_>,
+        op: impl FnOnce(&mut ChannelState) -> Op,
+    ) -> Result<(), EngineError> {
         let (reply, stored) = oneshot::channel();
         {
             let mut state = self.shared.lock();
-            let (mut batch, seed) = (Batch::new(), state.seed);
+            let (mut batch, seed, op) = (Batch::new(), state.seed, op(&mut state));
             batch.push(seed, &record, op).map_err(EngineError::unavailable)?;
             batch.finish = Some(Box::new(move |_, stored| {
                 let _ = reply.send(stored.map(drop).map_err(|error| error.to_string()));
@@ -211,7 +215,7 @@ impl Engine for EmbeddedEngine {
             self.shared.check_channels(&self.shared.lock())?;
         }
         let record = Record::Created { kind: kind.into(), channel: channel.as_str(), limits: limits.into() };
-        self.write(record, Op::Created { kind, channel: channel.clone(), limits }).await
+        self.write(record, |_| Op::Created { kind, channel: channel.clone(), limits }).await
     }
 
     async fn delete(&self, kind: ChannelKind, channel: &ChannelName) -> Result<bool, EngineError> {
@@ -219,8 +223,11 @@ impl Engine for EmbeddedEngine {
             return Ok(false);
         }
         let record = Record::Deleted { kind: kind.into(), channel: channel.as_str() };
-        self.shared.lock().begin_delete(kind, channel);
-        self.write(record, Op::Deleted { kind, channel: channel.clone() }).await?;
+        let op = |state: &mut ChannelState| {
+            let last = state.begin_delete(kind, channel);
+            Op::Deleted { kind, channel: channel.clone(), last: Some(last) }
+        };
+        self.write(record, op).await?;
         Ok(true)
     }
 
@@ -300,21 +307,21 @@ impl Engine for EmbeddedEngine {
 }
 
 impl ChannelState {
-    /// Makes a channel ready to be deleted: what is sent from now on belongs to the new one, and what was held cannot be settled.
-    fn begin_delete(&mut self, kind: ChannelKind, channel: &ChannelName) {
+    /// Releases what is held, so that it cannot be settled any more; returns the sequence that was assigned last.
+    fn begin_delete(&mut self, kind: ChannelKind, channel: &ChannelName) -> u64 {
         match kind {
             ChannelKind::Queue => {
                 let index = self.queue(channel);
                 let of_queue = self.receipts.iter().filter(|(_, receipt)| receipt.queue == index);
                 let receipts: Vec<u64> = of_queue.map(|(receipt, _)| *receipt).collect();
                 receipts.into_iter().for_each(|receipt| self.release(receipt));
-                self.queues[index as usize].last = 0;
+                self.queues[index as usize].last
             }
             ChannelKind::Stream => {
                 let index = self.stream(channel);
-                self.streams[index as usize].assigned = 0;
+                self.streams[index as usize].assigned
             }
-            _ => {}
+            _ => 0,
         }
     }
 }

@@ -91,20 +91,12 @@ impl Subscription {
         let (first, end) = (stream.first, stream.end());
         let Some(group) = stream.groups.get_mut(&self.name) else { return Err(EngineError::Closed) };
         let now = Instant::now();
-        let due: Vec<(u64, Again)> = group
-            .again
-            .iter()
-            .filter(|(_, again)| again.due <= now)
-            .take(max)
-            .map(|(sequence, again)| (*sequence, *again))
-            .collect();
-        let mut chosen: Vec<(u64, u32)> = Vec::new();
-        for (sequence, again) in due {
-            group.again.remove(&sequence);
-            // The retention may have deleted it.
-            if sequence >= first {
-                chosen.push((sequence, again.attempt));
-            }
+        // The retention may have deleted some.
+        group.again = group.again.split_off(&first);
+        let due = group.again.iter().filter(|(_, again)| again.due <= now).take(max);
+        let mut chosen: Vec<(u64, u32)> = due.map(|(sequence, again)| (*sequence, again.attempt)).collect();
+        for (sequence, _) in &chosen {
+            group.again.remove(sequence);
         }
         group.next = group.next.max(first);
         while chosen.len() < max

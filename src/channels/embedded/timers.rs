@@ -166,11 +166,11 @@ pub(super) fn first_since(shared: &EngineShared, index: usize, time: u64) -> u64
     };
     while low < high {
         let middle = low + (high - low) / 2;
-        // What cannot be read counts as old.
-        if time_at(shared, index, middle).is_none_or(|at| at < time) {
-            low = middle + 1;
-        } else {
-            high = middle;
+        // What cannot be read says nothing; the next message that can does.
+        let known = (middle..high).find_map(|sequence| Some((sequence, time_at(shared, index, sequence)?)));
+        match known {
+            Some((sequence, at)) if at < time => low = sequence + 1,
+            _ => high = middle,
         }
     }
     low

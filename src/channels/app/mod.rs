@@ -1,0 +1,18 @@
+//! Channels for an app: messengers and sources.
+
+mod events;
+mod handle;
+mod message;
+mod queue;
+mod sender;
+#[cfg(feature = "settings")]
+mod settings;
+mod stream;
+
+pub use self::events::ChannelEvents;
+pub use self::handle::Channels;
+pub use self::queue::ChannelQueue;
+pub use self::sender::{ChannelMessenger, SendPattern};
+#[cfg(feature = "settings")]
+pub use self::settings::{ChannelConsumerSettings, ChannelsSettings};
+pub use self::stream::ChannelStream;

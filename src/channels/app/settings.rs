@@ -1,0 +1,135 @@
+//! The keys of the backend `channels`, and of its consumers.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::handle::Channels;
+use super::sender::{ChannelMessenger, SendPattern};
+use crate::channels::embedded::EmbeddedEngineSettings;
+use crate::channels::name::{ChannelName, NameError, Pattern};
+use crate::channels::stream_types::Start;
+use crate::source::Source;
+
+/// The keys of the backend `channels`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ChannelsSettings {
+    /// The folder; `channels` by default. Its parent must exist.
+    pub path: PathBuf,
+    /// How messages are sent: `queue` (default), `stream` or `events`.
+    #[serde(deserialize_with = "crate::util::units::word")]
+    pub pattern: SendPattern,
+    /// The channel of all messages; by default each message goes to the channel that is named by its topic.
+    pub channel: Option<String>,
+    /// The bytes that stored messages may take; 10 GiB by default.
+    #[serde(deserialize_with = "crate::util::units::size_u64")]
+    pub max_bytes: u64,
+    /// How long streams keep messages; one day by default.
+    #[serde(deserialize_with = "crate::util::units::duration")]
+    pub max_age: Duration,
+}
+
+impl Default for ChannelsSettings {
+    fn default() -> Self {
+        let EmbeddedEngineSettings { path, max_bytes, stream_max_age, .. } =
+            EmbeddedEngineSettings::new("channels");
+        let max_age = stream_max_age.unwrap_or_default();
+        Self { path, pattern: SendPattern::default(), channel: None, max_bytes, max_age }
+    }
+}
+
+impl ChannelsSettings {
+    /// Returns the settings of the engine.
+    #[must_use]
+    pub fn engine(&self) -> EmbeddedEngineSettings {
+        let mut settings = EmbeddedEngineSettings::new(&self.path).with_max_bytes(self.max_bytes);
+        settings.stream_max_age = Some(self.max_age);
+        settings
+    }
+
+    /// Returns the messenger of these settings.
+    ///
+    /// # Errors
+    /// [`NameError`] of the channel.
+    pub fn messenger(&self, channels: &Channels) -> Result<ChannelMessenger, NameError> {
+        let messenger = channels.messenger(self.pattern);
+        Ok(match &self.channel {
+            Some(channel) => messenger.with_channel(ChannelName::new(channel)?),
+            None => messenger,
+        })
+    }
+}
+
+/// The keys of a consumer of the backend `channels`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ChannelConsumerSettings {
+    /// The queue or stream, or for events a pattern of channels.
+    pub channel: String,
+    /// What it is: `queue` (default), `stream` or `events`.
+    #[serde(default, deserialize_with = "crate::util::units::word")]
+    pub pattern: SendPattern,
+    /// A stream, events: the group, of which one member gets each message; none by default.
+    #[serde(default)]
+    pub group: Option<String>,
+    /// A stream: the name under which the place is kept; none by default.
+    #[serde(default)]
+    pub durable: Option<String>,
+    /// A stream: the first sequence; by default the next message that is appended.
+    #[serde(default)]
+    pub from: Option<u64>,
+    /// A queue, a stream: the queue of rejected messages; by default the channel with `.dead`.
+    #[serde(default)]
+    pub dead_letter_queue: Option<String>,
+}
+
+impl ChannelConsumerSettings {
+    /// Checks the names.
+    ///
+    /// # Errors
+    /// As [`source`](Self::source).
+    pub fn check(&self) -> Result<(), NameError> {
+        self.dead_letter_queue.as_ref().map(ChannelName::new).transpose()?;
+        match self.pattern {
+            SendPattern::Events => Pattern::new(&self.channel).map(drop),
+            _ => ChannelName::new(&self.channel).map(drop),
+        }
+    }
+
+    /// Returns the source of these settings.
+    ///
+    /// # Errors
+    /// [`NameError`] of the channel or the dead-letter queue.
+    pub fn source(&self, channels: &Channels) -> Result<Arc<dyn Source>, NameError> {
+        let dead_letter = self.dead_letter_queue.as_ref().map(ChannelName::new).transpose()?;
+        Ok(match self.pattern {
+            SendPattern::Queue => {
+                let queue = channels.queue(&self.channel)?;
+                Arc::new(dead_letter.map_or(queue.clone(), |to| queue.with_dead_letter(to)))
+            }
+            SendPattern::Stream => {
+                let mut stream = channels.stream(&self.channel)?;
+                stream = stream.from(self.from.map_or(Start::NewOnly, Start::Sequence));
+                if let Some(group) = &self.group {
+                    stream = stream.group(group);
+                }
+                if let Some(durable) = &self.durable {
+                    stream = stream.durable(durable);
+                }
+                if let Some(to) = dead_letter {
+                    stream = stream.with_dead_letter(to);
+                }
+                Arc::new(stream)
+            }
+            SendPattern::Events => {
+                let events = channels.events(&self.channel)?;
+                Arc::new(self.group.iter().fold(events, |events, group| events.group(group)))
+            }
+        })
+    }
+}
