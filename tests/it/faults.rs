@@ -2,7 +2,7 @@
 
 mod clock;
 mod damage;
-mod full;
+pub mod full;
 mod locked;
 mod many;
 mod missing;

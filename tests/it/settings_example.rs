@@ -4,6 +4,7 @@ use tower_outbox::Settings;
 use tower_outbox::amqp10::{Amqp10Settings, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription, BrokerSettings};
 use tower_outbox::background::{BackgroundSettings, WhenFull};
+use tower_outbox::channels::{ChannelConsumerSettings, ChannelsSettings, SendPattern};
 use tower_outbox::chaos::ChaosSettings;
 use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
@@ -145,4 +146,23 @@ fn every_key_is_shown() {
 
 fn keys_of<'de, T: serde::Deserialize<'de>>() -> Vec<String> {
     tower_outbox::settings::keys_of::<T>().into_iter().map(str::to_uppercase).collect()
+}
+
+#[test]
+fn the_keys_of_channels_show_their_defaults() {
+    let settings = dialect("channels");
+    assert_eq!(&*settings.backend, "channels");
+    let keys: ChannelsSettings = settings.backend_keys.parse().unwrap();
+    assert_eq!(keys.channel.as_deref(), Some("orders"));
+    assert_eq!(ChannelsSettings { channel: None, ..keys }, ChannelsSettings::default());
+    let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#channels-consumer: "));
+    let consumer: ChannelConsumerSettings =
+        toml::from_str::<toml::Table>(&lines.map(|line| format!("{line}\n")).collect::<String>())
+            .map(|table| {
+                table.into_iter().map(|(key, value)| (key.to_lowercase(), value)).collect::<toml::Table>()
+            })
+            .unwrap()
+            .try_into()
+            .unwrap();
+    assert_eq!((consumer.pattern, consumer.from), (SendPattern::Stream, Some(1)));
 }

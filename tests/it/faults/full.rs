@@ -30,10 +30,10 @@ use crate::support::messengers::Journal;
 use crate::support::stores::{STUCK, confirm, depth, ids, ids_of, lease_all, open, until};
 
 /// A file system in memory.
-pub(super) struct Disk(TempDir);
+pub struct Disk(TempDir);
 
 impl Disk {
-    pub(super) fn mount(options: &str) -> Self {
+    pub fn mount(options: &str) -> Self {
         let disk = Self(tempfile::tempdir().unwrap());
         let mounted =
             Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(disk.0.path()).output();
@@ -43,18 +43,18 @@ impl Disk {
         disk
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.0.path()
     }
 
-    pub(super) fn remount(&self, options: &str) {
+    pub fn remount(&self, options: &str) {
         let options = format!("remount,{options}");
         let status = Command::new("mount").args(["-o", &options]).arg(self.path()).status();
         assert!(status.unwrap().success(), "{options}");
     }
 
     /// Fills the disk; returns the file that does.
-    pub(super) fn fill(&self) -> PathBuf {
+    pub fn fill(&self) -> PathBuf {
         let path = self.path().join("ballast");
         let mut file = File::options().append(true).create(true).open(&path).unwrap();
         for size in [1 << 16, 1 << 12, 1] {
