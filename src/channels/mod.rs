@@ -19,7 +19,6 @@
 
 mod app;
 pub mod calls;
-
 mod content;
 pub mod embedded;
 mod engine;
