@@ -194,14 +194,13 @@ async fn run(job: &str) {
         "fill" => {
             let names: Vec<ChannelName> = (0..QUEUES).map(|n| name(&format!("queue-{n}"))).collect();
             let begun = Instant::now();
-            for round in 0..messages() / QUEUES / 10 {
+            for _ in 0..messages() / QUEUES / 10 {
                 for names in names.chunks(100) {
                     let batch = names.iter().flat_map(|name| (0..10).map(move |_| (name.clone(), message())));
                     for sent in engine.send(batch.collect()).await {
                         sent.expect("there is room");
                     }
                 }
-                let _ = round;
             }
             println!(
                 "  filled at {:.0}/s; resident {:.0} MiB, at most {:.0} MiB   target < 200",
@@ -213,7 +212,9 @@ async fn run(job: &str) {
         "kill" => {
             for _ in 0..200 {
                 let batch = (0..500).map(|n| (name(&format!("queue-{n}")), message())).collect();
-                engine.send(batch).await.into_iter().for_each(|sent| drop(sent.expect("there is room")));
+                for sent in engine.send(batch).await {
+                    sent.expect("there is room");
+                }
             }
             std::process::abort();
         }

@@ -152,9 +152,9 @@ fn keys_of<'de, T: serde::Deserialize<'de>>() -> Vec<String> {
 fn the_keys_of_channels_show_their_defaults() {
     let settings = dialect("channels");
     assert_eq!(&*settings.backend, "channels");
-    let keys: ChannelsSettings = settings.backend_keys.parse().unwrap();
-    assert_eq!(keys.channel.as_deref(), Some("orders"));
-    assert_eq!(ChannelsSettings { channel: None, ..keys }, ChannelsSettings::default());
+    let mut keys: ChannelsSettings = settings.backend_keys.parse().unwrap();
+    assert_eq!(keys.channel.take().as_deref(), Some("orders"));
+    assert_eq!(keys, ChannelsSettings::default());
     let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#channels-consumer: "));
     let consumer: ChannelConsumerSettings =
         toml::from_str::<toml::Table>(&lines.map(|line| format!("{line}\n")).collect::<String>())

@@ -72,7 +72,7 @@ async fn settings_give_messenger_and_consumer() {
     let delivery = source.receive(10).await.unwrap().remove(0);
     assert_eq!(delivery.view().unwrap().message().topic().as_str(), "user.created");
     delivery.ack().await.unwrap();
-    bus.shutdown(Duration::from_secs(10)).await;
+    let _ = bus.shutdown(Duration::from_secs(10)).await;
 }
 
 #[tokio::test]
