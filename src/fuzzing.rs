@@ -21,6 +21,7 @@ use crate::message::fuzzing::{message, shown};
 use crate::message::topic::Topic;
 use crate::message::trace_context::TraceContext;
 use crate::settings::Settings;
+pub use crate::signing::fuzzing::signatures;
 pub use crate::store::fuzzing::{journal, records, store};
 use crate::tls::{self, TlsSettings};
 use crate::util::secret::redacted;
@@ -39,11 +40,13 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("idempotency_key", idempotency_key),
     ("journal", journal),
     ("json_lines", json_lines),
+    ("mqfactory", mqfactory),
     ("pem", pem),
     ("petisco", petisco),
     ("records", records),
     ("rhmsg", rhmsg),
     ("settings", settings),
+    ("signatures", signatures),
     ("store", store),
     ("topics", topics),
     ("trace_context", trace_context),
@@ -59,6 +62,15 @@ pub fn seal(message: &Message, source: &str) -> Message {
 /// The message in a CloudEvent.
 pub fn open(event: Message) -> Message {
     Envelope::CloudEventsStructured.open(event).expect("it is a CloudEvent")
+}
+
+/// A JSON value in a message of mqfactory, for the tests with Python as the peer.
+pub fn mqfactory_payload(json: &str) -> String {
+    let message = Message::new("a", json.to_owned()).expect("a is a topic");
+    let sealed = Envelope::Mqfactory.seal(&message, Origin::default()).expect("it is JSON that Python reads");
+    let text = String::from_utf8_lossy(sealed.body()).into_owned();
+    let payload = text.strip_prefix("{\"payload\": ").and_then(|rest| rest.rsplit_once(", \"tags\": {"));
+    payload.expect("tags follow the payload").0.to_owned()
 }
 
 /// A file with these bytes, of this thread alone.
@@ -107,6 +119,13 @@ pub fn cloudevents_structured(data: &[u8]) {
 pub fn petisco(data: &[u8]) {
     envelope(Envelope::Petisco, data);
     if let Ok(opened) = Envelope::Petisco.open(Message::new("a", data.to_vec()).expect("a is a topic")) {
+        assert!(opened.size() <= 4 * data.len() + 64);
+    }
+}
+
+pub fn mqfactory(data: &[u8]) {
+    envelope(Envelope::Mqfactory, data);
+    if let Ok(opened) = Envelope::Mqfactory.open(Message::new("a", data.to_vec()).expect("a is a topic")) {
         assert!(opened.size() <= 4 * data.len() + 64);
     }
 }

@@ -48,6 +48,7 @@
 //! | `cli` | the command line tool `tower-outbox` | |
 //! | `routing` | a router for sites with bad links: `routing` | |
 //! | `serve` | `Bus::serve`, which serves an axum app and stops server, consumers and bus in order | |
+//! | `signing` | signed messages: `Signing`, `Verifying`, the table `SIGNING` | |
 //! | `testing` | doubles for the tests of an app, and conformance suites for messengers, stores and sources | |
 //! | `chaos` | faults on purpose: `ChaosLayer` | |
 //! | `metrics` | counters and histograms through the `metrics` facade | |
@@ -96,6 +97,9 @@ pub mod reply;
 pub mod routing;
 #[cfg(feature = "settings")]
 pub mod settings;
+#[cfg(feature = "signing")]
+#[cfg_attr(docsrs, doc(cfg(feature = "signing")))]
+pub mod signing;
 pub mod source;
 pub mod store;
 mod telemetry;

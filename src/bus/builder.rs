@@ -140,14 +140,18 @@ impl<'a> BusBuilder<'a> {
         let is_own = self.backends.contains_key(&self.settings.backend);
         let Backend { messenger, sources: local, requesters, .. } = self.backend().await?;
         let is_local = local.is_some();
-        let sources = Sources::new(self.settings, local);
+        let sources = Sources::new(self.settings, local)?;
         sources.check(is_own)?;
         let clients = Clients::new(self.settings, requesters);
         clients.check()?;
+        #[cfg(feature = "signing")]
+        let messenger = super::signing::signed(messenger, self.settings)?;
         let decorators = std::mem::take(&mut self.decorators);
         let messenger = decorators.into_iter().fold(messenger, |inner, decorate| decorate(inner));
         let (messenger, acknowledgement, receiving) =
             Acknowledgement::around(messenger, self.settings, is_local)?;
+        #[cfg(feature = "signing")]
+        let receiving = receiving.map(|source| sources.verifying(source, "ACKNOWLEDGED")).transpose()?;
         let (stop, stopped) = oneshot::channel();
         let stopped = async {
             match stopped.await {

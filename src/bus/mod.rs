@@ -10,6 +10,8 @@ mod running;
 #[cfg(feature = "serve")]
 mod serve;
 mod shutdown;
+#[cfg(feature = "signing")]
+mod signing;
 mod source;
 
 #[cfg(all(feature = "cli", feature = "_brokers"))]

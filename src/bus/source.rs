@@ -15,12 +15,21 @@ pub(super) struct Sources {
     consumers: BTreeMap<String, ConsumerTable>,
     /// The sources of the messenger's own.
     local: Option<LocalSources>,
+    #[cfg(feature = "signing")]
+    verification: super::signing::Verification,
 }
 
 impl Sources {
-    pub(super) fn new(settings: &Settings, local: Option<LocalSources>) -> Self {
+    pub(super) fn new(settings: &Settings, local: Option<LocalSources>) -> Result<Self, SettingsError> {
         let Settings { backend, backend_keys, consumers, .. } = settings.clone();
-        Self { backend, backend_keys, consumers, local }
+        Ok(Self {
+            backend,
+            backend_keys,
+            consumers,
+            local,
+            #[cfg(feature = "signing")]
+            verification: super::signing::Verification::new(settings)?,
+        })
     }
 
     /// Checks the tables of all consumers; `is_own` is whether the backend is one of the app.
@@ -36,6 +45,24 @@ impl Sources {
     }
 
     pub(super) fn source(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
+        let source = self.received(name)?;
+        #[cfg(feature = "signing")]
+        let source = self.verifying(source, &format!("CONSUMERS.{}", name.to_uppercase()))?;
+        Ok(source)
+    }
+
+    /// The source with verification around it, if the settings have signatures; `user` is the key that needs it.
+    #[cfg(feature = "signing")]
+    pub(super) fn verifying(
+        &self,
+        source: Arc<dyn Source>,
+        user: &str,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        self.verification.verifying(source, user)
+    }
+
+    /// The source as the backend makes it.
+    fn received(&self, name: &str) -> Result<Arc<dyn Source>, SettingsError> {
         let keys = &self.table(name)?.source_keys;
         if let Some(local) = &self.local {
             return local(keys);

@@ -7,6 +7,8 @@ mod error;
 mod export;
 mod filter;
 mod import;
+#[cfg(feature = "signing")]
+mod keys;
 mod list;
 #[cfg(feature = "_sql")]
 mod migrate;
@@ -76,6 +78,8 @@ enum Command {
     Migrate(migrate::Migrate),
     #[cfg(feature = "wavemq")]
     Serve(serve::Serve),
+    #[cfg(feature = "signing")]
+    Keys(keys::Keys),
 }
 
 /// A rejected address or HTTP header may hold a password.
@@ -121,6 +125,8 @@ fn run(global: Global, output: Output, command: &Command) -> Result<(), CliError
         Command::Migrate(migrate) => migrate.run(&context),
         #[cfg(feature = "wavemq")]
         Command::Serve(serve) => serve.run(&context),
+        #[cfg(feature = "signing")]
+        Command::Keys(keys) => keys.run(&context),
     }
 }
 

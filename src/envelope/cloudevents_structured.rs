@@ -24,7 +24,7 @@ pub(super) fn is(message: &Message) -> bool {
 pub(super) fn seal(message: &Message, source: &str) -> Result<Message, BoxError> {
     let mut event: IndexMap<&str, Box<RawValue>> = IndexMap::new();
     for (name, value) in attributes(message, source)? {
-        event.insert(name, to_raw_value(&json::value(&value))?);
+        event.insert(name, to_raw_value(&value.to_json())?);
     }
     event.insert("datacontenttype", to_raw_value(message.content_type())?);
     let raw =

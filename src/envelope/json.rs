@@ -4,16 +4,6 @@ use serde_json::Value;
 
 use crate::message::Scalar;
 
-pub(super) fn value(scalar: &Scalar) -> Value {
-    match scalar {
-        Scalar::Null => Value::Null,
-        Scalar::Bool(value) => (*value).into(),
-        Scalar::Int(value) => (*value).into(),
-        Scalar::Float(value) => (*value).into(),
-        Scalar::String(value) => value.as_ref().into(),
-    }
-}
-
 /// A value that is not a scalar, or too large for one, becomes a text of JSON.
 pub(super) fn scalar(value: Value) -> Scalar {
     match value {

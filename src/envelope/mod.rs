@@ -3,6 +3,8 @@
 mod cloudevents;
 mod cloudevents_structured;
 mod json;
+pub(crate) mod mqfactory;
+mod mqfactory_json;
 #[cfg(test)]
 pub(crate) mod odd_messages;
 mod origin;
@@ -42,6 +44,11 @@ pub enum Envelope {
     /// The body must be a JSON object: it is the `attributes`. Headers are its `meta`. The keys `ORGANIZATION` and
     /// `SERVICE` must be set.
     Petisco,
+    /// `mqfactory`: the JSON messages `{"payload": .., "tags": {..}}` of mqfactory 0.0.4, written as Python writes them.
+    ///
+    /// The body must be JSON: it is the `payload`. The id and the headers are its `tags`. Signed ones are those of
+    /// `SIGNING.FORMAT = "mqfactory"` (feature `signing`), which writes this shape itself.
+    Mqfactory,
 }
 
 impl Envelope {
@@ -51,7 +58,7 @@ impl Envelope {
     /// Checks the sender in the settings; the error is the wrong key and its fault.
     pub(crate) fn check_origin(self, origin: Origin<'_>) -> Result<(), (&'static str, String)> {
         match self {
-            Self::Plain => Ok(()),
+            Self::Plain | Self::Mqfactory => Ok(()),
             Self::CloudEvents | Self::CloudEventsStructured => match origin.event_source {
                 Some("") => {
                     Err(("EVENT_SOURCE", "is empty: write a URI, such as \"/my-service\"".to_owned()))
@@ -68,7 +75,7 @@ impl Envelope {
     }
 
     /// The sealed message without its sealed body: it has the errors, topic, headers and fields of [`seal`](Self::seal), and costs
-    /// no JSON document. The body is that of `message`.
+    /// no JSON document where that is possible. The body may be that of `message`.
     pub(crate) fn outline<'a>(
         self,
         message: &'a Message,
@@ -80,6 +87,8 @@ impl Envelope {
             Self::CloudEvents => cloudevents::seal(message, source).map(Cow::Owned),
             Self::CloudEventsStructured => cloudevents_structured::outline(message).map(Cow::Owned),
             Self::Petisco => petisco::outline(message, origin).map(Cow::Owned),
+            // All of it can be at fault.
+            Self::Mqfactory => mqfactory::seal(message).map(Cow::Owned),
         }
     }
 
@@ -95,6 +104,7 @@ impl Envelope {
             Self::CloudEvents => cloudevents::seal(message, source).map(Cow::Owned),
             Self::CloudEventsStructured => cloudevents_structured::seal(message, source).map(Cow::Owned),
             Self::Petisco => petisco::seal(message, origin).map(Cow::Owned),
+            Self::Mqfactory => mqfactory::seal(message).map(Cow::Owned),
         }
     }
 
@@ -107,6 +117,7 @@ impl Envelope {
             }
             Self::CloudEvents | Self::CloudEventsStructured => cloudevents::open(&message),
             Self::Petisco => petisco::open(&message),
+            Self::Mqfactory => mqfactory::open(&message),
         }
     }
 }
@@ -139,9 +150,13 @@ mod tests {
             Origin { organization: Some("acme"), service: Some("registration"), event_source: Some("/me") };
         let mut errors = 0;
         for message in odd_messages() {
-            for envelope in
-                [Envelope::Plain, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco]
-            {
+            for envelope in [
+                Envelope::Plain,
+                Envelope::CloudEvents,
+                Envelope::CloudEventsStructured,
+                Envelope::Petisco,
+                Envelope::Mqfactory,
+            ] {
                 let sealed = envelope.seal(&message, origin).map_err(|error| error.to_string());
                 let outline = envelope.outline(&message, origin).map_err(|error| error.to_string());
                 errors += usize::from(sealed.is_err());

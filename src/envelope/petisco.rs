@@ -88,7 +88,7 @@ pub(super) fn seal(message: &Message, origin: Origin<'_>) -> Result<Message, Box
     let mut meta: IndexMap<_, _> = message
         .headers()
         .filter(|(name, _)| ![TYPE, VERSION].contains(name))
-        .map(|(name, value)| (name.to_owned(), json::value(value)))
+        .map(|(name, value)| (name.to_owned(), value.to_json()))
         .collect();
     if let Some(key) = message.key() {
         meta.insert(KEY.to_owned(), key.into());

@@ -277,6 +277,12 @@ impl Message {
         }
     }
 
+    /// Removes a header.
+    #[cfg(feature = "signing")]
+    pub(crate) fn remove_header(&mut self, name: &str) {
+        self.headers.retain(|(known, _)| known != name);
+    }
+
     /// Sets a received header. Setting one compares all names, so a message may have at most 1,000.
     #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers send any"))]
     pub(crate) fn set_received(

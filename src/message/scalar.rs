@@ -29,6 +29,18 @@ impl Scalar {
         }
     }
 
+    /// Returns the value as JSON; a float that is not finite is null.
+    #[cfg(any(feature = "_brokers", feature = "signing"))]
+    pub(crate) fn to_json(&self) -> serde_json::Value {
+        match self {
+            Self::Null => serde_json::Value::Null,
+            Self::Bool(value) => (*value).into(),
+            Self::Int(value) => (*value).into(),
+            Self::Float(value) => (*value).into(),
+            Self::String(value) => value.as_ref().into(),
+        }
+    }
+
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::String(text) => text.len(),

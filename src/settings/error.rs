@@ -122,7 +122,7 @@ pub enum SettingsError {
 debug_as_display!(SettingsError);
 
 impl SettingsError {
-    pub(super) fn value(source: impl Into<BoxError>) -> Self {
+    pub(crate) fn value(source: impl Into<BoxError>) -> Self {
         Self::Value { reason: reason(source) }
     }
 

@@ -37,6 +37,8 @@ use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
 use crate::layer::OnSendFailure;
+#[cfg(feature = "signing")]
+use crate::signing::SigningSettings;
 
 /// The backend of settings that name none.
 const DEFAULT: &str = "dummy";
@@ -85,6 +87,10 @@ pub struct Settings {
     #[cfg(feature = "chaos")]
     #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
     pub chaos: ChaosSettings,
+    /// The table `SIGNING`: signatures of messages. By default messages are neither signed nor verified.
+    #[cfg(feature = "signing")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "signing")))]
+    pub signing: Option<SigningSettings>,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
     /// Whether the settings name the backend.
@@ -116,6 +122,8 @@ struct Common {
     clients: HashMap<String, Table>,
     #[cfg(feature = "chaos")]
     chaos: ChaosSettings,
+    #[cfg(feature = "signing")]
+    signing: Option<SigningSettings>,
 }
 
 impl Settings {
@@ -149,6 +157,8 @@ impl Settings {
         common.check_keys::<OutboxSettings>("outbox")?;
         #[cfg(feature = "chaos")]
         common.check_keys::<ChaosSettings>("chaos")?;
+        #[cfg(feature = "signing")]
+        common.check_keys::<SigningSettings>("signing")?;
         let mut common: Common = common.parse().map_err(SettingsError::value)?;
         #[cfg(feature = "chaos")]
         {
@@ -180,6 +190,10 @@ impl Settings {
         self.clients.iter().try_for_each(|(name, table)| limits::client(name, &table.settings))?;
         #[cfg(feature = "chaos")]
         limits::chaos(&self.chaos)?;
+        #[cfg(feature = "signing")]
+        if let Some(signing) = &self.signing {
+            signing.check().map_err(SettingsError::value)?;
+        }
         Ok(())
     }
 
@@ -203,6 +217,8 @@ impl Settings {
             clients: BTreeMap::new(),
             #[cfg(feature = "chaos")]
             chaos: common.chaos,
+            #[cfg(feature = "signing")]
+            signing: common.signing,
             backend_keys,
         }
     }

@@ -142,14 +142,7 @@ fn lower(table: Map<String, Value>, origin: Option<&String>) -> Result<Map<Strin
     let mut lowered = Map::new();
     for (key, value) in table {
         let key = key.to_lowercase();
-        let kind = match value.kind {
-            ValueKind::Table(inner) => ValueKind::Table(lower(inner, origin)?),
-            ValueKind::Float(number) if !number.is_finite() => {
-                return Err(ConfigError::Message(format!("the key {key} is {number}: write a number")));
-            }
-            kind => kind,
-        };
-        let value = Value::new(origin, kind);
+        let value = lower_value(&key, value, origin)?;
         if lowered.contains_key(&key) {
             return Err(ConfigError::Message(format!(
                 "the key {key} is given twice, in different case: keep one"
@@ -158,6 +151,22 @@ fn lower(table: Map<String, Value>, origin: Option<&String>) -> Result<Map<Strin
         lowered.insert(key, value);
     }
     Ok(lowered)
+}
+
+fn lower_value(key: &str, value: Value, origin: Option<&String>) -> Result<Value, ConfigError> {
+    let kind = match value.kind {
+        ValueKind::Table(inner) => ValueKind::Table(lower(inner, origin)?),
+        // Such as the rules of a policy.
+        ValueKind::Array(items) => {
+            let items = items.into_iter().map(|item| lower_value(key, item, origin));
+            ValueKind::Array(items.collect::<Result<_, _>>()?)
+        }
+        ValueKind::Float(number) if !number.is_finite() => {
+            return Err(ConfigError::Message(format!("the key {key} is {number}: write a number")));
+        }
+        kind => kind,
+    };
+    Ok(Value::new(origin, kind))
 }
 
 fn merge(table: &mut Map<String, Value>, over: Map<String, Value>) {
@@ -241,6 +250,12 @@ impl BackendTable {
         check_keys::<B>(&second.0, &self.path, &names)?;
         let fault = |error: ConfigError| self.value_error(&error);
         Ok((first.parse().map_err(fault)?, second.parse().map_err(fault)?))
+    }
+
+    /// The text of a key.
+    #[cfg(all(feature = "signing", feature = "_brokers"))]
+    pub(crate) fn text(&self, key: &str) -> Option<String> {
+        self.table.0.get(key)?.clone().into_string().ok()
     }
 
     pub(super) fn value_error(&self, error: &ConfigError) -> SettingsError {

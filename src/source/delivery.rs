@@ -66,6 +66,14 @@ impl Delivery {
         }))
     }
 
+    /// The same delivery with another message.
+    pub(crate) fn with_message(&self, message: Message) -> Self {
+        let Received { attempt, redelivered, is_event, .. } = *self.0;
+        let (source, failures) = (Arc::clone(&self.0.source), self.0.failures.clone());
+        let reply_to = self.0.reply_to.clone();
+        Self(Arc::new(Received { message, attempt, redelivered, source, failures, is_event, reply_to }))
+    }
+
     /// Marks the message as a CloudEvent, whose source is in its header `ce-source`. It has no effect on a clone.
     #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only brokers open envelopes"))]
     pub(crate) fn set_event(&mut self) {

@@ -62,6 +62,15 @@ impl Unsettled {
         Self { content: Err(reason.into()), settle: Some(Box::new(settle)) }
     }
 
+    /// For decorators of a source: the same delivery with another message, or as poison with a reason. Poison stays poison.
+    #[must_use]
+    pub fn map_message(mut self, change: impl FnOnce(&Delivery) -> Result<Message, Arc<str>>) -> Self {
+        if let Ok(view) = &self.content {
+            self.content = change(view).map(|message| view.with_message(message));
+        }
+        self
+    }
+
     /// For decorators of a source: the same content, settled by what `settle` makes of the received message.
     #[must_use]
     pub fn settled_by<S: Settle>(self, settle: impl FnOnce(Self) -> S) -> Self {

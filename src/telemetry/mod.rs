@@ -27,6 +27,7 @@
 //! | `tower_outbox_requests_total` | counter | `outcome` | requests of clients: `replied`, `cached`, `no_reply` (in time), `no_responder`, `unavailable`, `rejected`, `bad_reply`, `refused` (before it was sent), `cancelled` |
 //! | `tower_outbox_request_seconds` | histogram | – | time until a request ended |
 //! | `tower_outbox_stray_replies_total` | counter | – | replies of a KubeMQ server that came too late or name no request |
+//! | `tower_outbox_signatures_total` | counter | `outcome` | received messages whose signature was `verified`, that were `unsigned` and accepted, `refused`, a `copy` of a handled one, or `forgotten` (no longer remembered, so that a copy would be handled) |
 //! | `tower_outbox_send_seconds` | histogram | – | time until a batch was confirmed |
 //! | `tower_outbox_channels_events_lost` | counter | – | events that a subscriber did not get, since it does not keep up |
 //! | `tower_outbox_channels_dropped_total` | counter | `reason` | messages of channels that are gone without an acknowledgement: `expired`, `discarded` (received too often, without a dead-letter queue), `damaged` |
@@ -136,6 +137,19 @@ pub(crate) fn commit_failed(cause: &dyn std::fmt::Display) {
 pub(crate) fn already_handled(message: &Message, source: &str) {
     count!("tower_outbox_transactions_total", 1, "outcome" => "already_handled");
     tracing::info!(id = %message.id(), topic = %message.topic(), source, "acknowledged a message that was handled before");
+}
+
+/// A received message whose signature was looked at.
+#[cfg(feature = "signing")]
+pub(crate) fn signature(outcome: &'static str) {
+    count!("tower_outbox_signatures_total", 1, "outcome" => outcome);
+}
+
+/// A copy of a message that was handled: the same bytes with the same signature.
+#[cfg(feature = "signing")]
+pub(crate) fn copy_received(message: &Message, source: &str) {
+    signature("copy");
+    tracing::warn!(id = %message.id(), topic = %message.topic(), source, "received a copy of a handled message; acknowledged it unhandled");
 }
 
 pub(crate) fn stored(messages: usize) {

@@ -2,6 +2,7 @@
 
 mod check;
 mod database;
+mod keys;
 mod queue;
 
 use std::path::PathBuf;

@@ -11,6 +11,7 @@ use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::kubemq_client::{KubemqSettings, KubemqSubscription};
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::settings::{DeliveryMode, OutboxSettings, RequestSettings, SuccessStatus};
+use tower_outbox::signing::{PolicyRule, SigningSettings};
 
 const EXAMPLE: &str = include_str!("../../settings.example.toml");
 
@@ -117,6 +118,17 @@ fn the_dialect_of_kubemq_is_read() {
 }
 
 #[test]
+fn the_table_of_signing_is_read() {
+    let settings = dialect("signing").signing.unwrap();
+    let defaults = SigningSettings::default()
+        .with_origin("host-1")
+        .with_key("/etc/app/signing.pem")
+        .with_trusted("/etc/app/trusted")
+        .with_policy([PolicyRule::new("public.#", false)]);
+    assert_eq!(settings, defaults);
+}
+
+#[test]
 fn every_key_is_shown() {
     let keys = [
         keys_of::<BrokerSettings>(),
@@ -132,13 +144,17 @@ fn every_key_is_shown() {
         keys_of::<ChaosSettings>(),
         keys_of::<KubemqSettings>(),
         keys_of::<KubemqSubscription>(),
+        keys_of::<PolicyRule>(),
+        // The rules of a policy are tables.
+        keys_of::<SigningSettings>().into_iter().filter(|key| key != "POLICY").collect(),
     ]
     .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
     let shown = with_every_key()
         .replace("\n#fedmsg: ", "\n")
         .replace("\n#rhmsg: ", "\n")
-        .replace("\n#kubemq: ", "\n");
+        .replace("\n#kubemq: ", "\n")
+        .replace("\n#signing: ", "\n");
     for key in keys {
         assert!(shown.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
     }

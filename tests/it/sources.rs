@@ -22,7 +22,7 @@ use tower_outbox::testing::Memory;
 use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness, settling};
 use tower_outbox::{Consumer, Messenger};
 
-use self::brokers::{amqp10_activemq_queue, amqp10_rabbitmq_queue, rabbitmq_queue};
+pub use self::brokers::{amqp10_activemq_queue, amqp10_rabbitmq_queue, rabbitmq_queue};
 use crate::support::stores::{STUCK, list_by};
 
 /// A consumer that runs.
@@ -85,7 +85,7 @@ fn texts(failures: &[FailedAttempt]) -> Vec<String> {
     failures.iter().map(|failure| failure.reason.to_string()).collect()
 }
 
-async fn memory_queue() -> SourceHarness {
+pub async fn memory_queue() -> SourceHarness {
     let memory = Memory::new();
     let (messenger, source) = (Arc::new(memory.clone()), Arc::new(memory.clone()));
     let dead = move || {
@@ -97,7 +97,7 @@ async fn memory_queue() -> SourceHarness {
         .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
 }
 
-async fn embedded_queue() -> SourceHarness {
+pub async fn embedded_queue() -> SourceHarness {
     let folder = tempfile::tempdir().unwrap();
     let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(folder.path().join("queue"))).await.unwrap();
     let queue = StoreQueue::new(Arc::new(store.clone()));

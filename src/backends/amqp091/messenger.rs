@@ -189,9 +189,13 @@ mod tests {
     async fn a_check_rejects_the_messages_that_cannot_be_sent_once_sealed() {
         let messages = odd_messages();
         let broker = BrokerSettings::new(["amqp://h"]).with_service("acme", "registration");
-        for envelope in
-            [Envelope::Plain, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco]
-        {
+        for envelope in [
+            Envelope::Plain,
+            Envelope::CloudEvents,
+            Envelope::CloudEventsStructured,
+            Envelope::Petisco,
+            Envelope::Mqfactory,
+        ] {
             let settings = broker.clone().with_envelope(envelope).into();
             let transport = Transport::<Plain>::new(&settings).unwrap();
             let rejected = assert_same_errors(&transport, &messages);

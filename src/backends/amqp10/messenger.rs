@@ -180,9 +180,13 @@ mod tests {
     #[tokio::test]
     async fn a_check_rejects_the_messages_that_sending_rejects() {
         let broker = BrokerSettings::new(["amqp://h"]).with_service("acme", "registration");
-        for envelope in
-            [Envelope::Plain, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco]
-        {
+        for envelope in [
+            Envelope::Plain,
+            Envelope::CloudEvents,
+            Envelope::CloudEventsStructured,
+            Envelope::Petisco,
+            Envelope::Mqfactory,
+        ] {
             assert_same_errors::<Plain>(&broker.clone().with_envelope(envelope).into());
         }
         assert_same_errors::<Rhmsg>(&broker.into());

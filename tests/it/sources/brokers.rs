@@ -52,7 +52,7 @@ async fn declare(brokers: &Brokers, queue: &str, topic: &str) -> Connection {
     connection
 }
 
-pub(super) async fn amqp10_activemq_queue() -> SourceHarness {
+pub async fn amqp10_activemq_queue() -> SourceHarness {
     let brokers = Brokers::running();
     let topic = unique("source");
     let mut settings = Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]);
@@ -61,7 +61,7 @@ pub(super) async fn amqp10_activemq_queue() -> SourceHarness {
     amqp10_queue(&settings, &address, &format!("{address}.dead"), topic, false, Box::new(()))
 }
 
-pub(super) async fn amqp10_rabbitmq_queue() -> SourceHarness {
+pub async fn amqp10_rabbitmq_queue() -> SourceHarness {
     let brokers = Brokers::running();
     let (queue, topic) = (unique("source"), unique("topic"));
     let connections =
@@ -88,7 +88,7 @@ fn amqp10_queue(
         .with_kept(keep)
 }
 
-pub(super) async fn rabbitmq_queue() -> SourceHarness {
+pub async fn rabbitmq_queue() -> SourceHarness {
     let brokers = Brokers::running();
     let (queue, topic) = (unique("source"), unique("topic"));
     let connection = declare(&brokers, &queue, &topic).await;

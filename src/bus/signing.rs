@@ -1,0 +1,92 @@
+//! From the table `SIGNING` to a messenger that signs and sources that verify.
+
+use std::sync::Arc;
+
+use crate::messenger::Messenger;
+use crate::settings::{Settings, SettingsError};
+#[cfg(feature = "_brokers")]
+use crate::signing::SignatureFormat;
+use crate::signing::{Signer, Signing, SigningSettings, Verifier, Verifying};
+use crate::source::Source;
+
+/// The messenger of the backend, which signs if there is a key.
+pub(super) fn signed(
+    messenger: Arc<dyn Messenger>,
+    settings: &Settings,
+) -> Result<Arc<dyn Messenger>, SettingsError> {
+    let Some(signing) = &settings.signing else { return Ok(messenger) };
+    check_envelope(settings, signing)?;
+    if signing.key.is_none() {
+        check_key(signing)?;
+        tracing::warn!("SIGNING has no KEY; messages are sent without signatures");
+        return Ok(messenger);
+    }
+    let signer = Signer::new(signing).map_err(SettingsError::value)?;
+    tracing::info!(origin = signer.origin(), "signing messages");
+    Ok(Arc::new(Signing::new(messenger, signer)))
+}
+
+/// Verifies the messages of all consumers of a bus with the same keys.
+pub(super) enum Verification {
+    /// There is no table `SIGNING`.
+    Off,
+    /// The table has no keys to verify with.
+    NoKeys,
+    On(Verifier),
+}
+
+impl Verification {
+    pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
+        Ok(match &settings.signing {
+            None => Self::Off,
+            Some(SigningSettings { trusted: None, .. }) => Self::NoKeys,
+            Some(signing) => Self::On(Verifier::new(signing).map_err(SettingsError::value)?),
+        })
+    }
+
+    pub(super) fn verifying(
+        &self,
+        source: Arc<dyn Source>,
+        user: &str,
+    ) -> Result<Arc<dyn Source>, SettingsError> {
+        match self {
+            Self::Off => Ok(source),
+            Self::On(verifier) => Ok(Arc::new(Verifying::new(source, verifier.clone()))),
+            Self::NoKeys => Err(SettingsError::value(format!(
+                "SIGNING has no TRUSTED, so {user} cannot verify messages: name the folder of the public keys"
+            ))),
+        }
+    }
+}
+
+/// The format `mqfactory` writes its envelope itself.
+#[cfg(feature = "_brokers")]
+fn check_envelope(settings: &Settings, signing: &SigningSettings) -> Result<(), SettingsError> {
+    let envelope = settings.backend_keys.text("envelope").filter(|name| !name.eq_ignore_ascii_case("plain"));
+    match envelope {
+        Some(envelope) if signing.format == SignatureFormat::Mqfactory => Err(SettingsError::value(format!(
+            "ENVELOPE is {envelope:?}, but SIGNING.FORMAT \"mqfactory\" writes the envelope itself: remove ENVELOPE"
+        ))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(feature = "_brokers")]
+fn check_key(signing: &SigningSettings) -> Result<(), SettingsError> {
+    match signing.format {
+        SignatureFormat::Mqfactory => Err(SettingsError::value(
+            "SIGNING.FORMAT \"mqfactory\" needs SIGNING.KEY, also to write its envelope",
+        )),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(not(feature = "_brokers"))]
+fn check_key(_: &SigningSettings) -> Result<(), SettingsError> {
+    Ok(())
+}
+
+#[cfg(not(feature = "_brokers"))]
+fn check_envelope(_: &Settings, _: &SigningSettings) -> Result<(), SettingsError> {
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! The DSSE envelope (Dead Simple Signing Envelope 1.0.2) in a header of a message.
+
+use std::borrow::Cow;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE};
+use serde::{Deserialize, Serialize};
+
+use crate::util::error::BoxError;
+
+/// The header with the signature.
+pub(super) const HEADER: &str = "signature";
+/// The header that names the origin whose signature was verified. It is removed from any other received message.
+pub const SIGNED_BY: &str = "tower-outbox-signed-by";
+/// The headers that only signing sets.
+pub(super) const OWN_HEADERS: [&str; 2] = [HEADER, SIGNED_BY];
+
+/// The type of the signed payload, a [`Statement`](super::statement::Statement).
+const PAYLOAD_TYPE: &str = "application/vnd.tower-outbox.message.v1+json";
+
+/// The largest header that is written or read, in bytes.
+const LARGEST: usize = 64 << 10;
+/// The most signatures that are tried.
+const MOST: usize = 4;
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct EnvelopeJson<'a> {
+    #[serde(borrow)]
+    payload: Cow<'a, str>,
+    #[serde(borrow)]
+    payload_type: Cow<'a, str>,
+    #[serde(borrow)]
+    signatures: Vec<SignatureJson<'a>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct SignatureJson<'a> {
+    #[serde(borrow)]
+    keyid: Cow<'a, str>,
+    #[serde(borrow)]
+    sig: Cow<'a, str>,
+}
+
+/// A payload and its signatures, which are not verified yet.
+pub(super) struct Signed {
+    pub(super) payload: Vec<u8>,
+    /// Origins and signatures.
+    pub(super) signatures: Vec<(String, Vec<u8>)>,
+}
+
+/// The signed bytes: the pre-authentication encoding.
+pub(super) fn signed_bytes(payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
+    [head.as_bytes(), payload].concat()
+}
+
+/// Writes the header; the key is named by its origin.
+pub(super) fn write(payload: &[u8], origin: &str, signature: &[u8]) -> Result<String, BoxError> {
+    let header = serde_json::to_string(&EnvelopeJson {
+        payload: STANDARD.encode(payload).into(),
+        payload_type: PAYLOAD_TYPE.into(),
+        signatures: vec![SignatureJson { keyid: origin.into(), sig: STANDARD.encode(signature).into() }],
+    })?;
+    if header.len() > LARGEST {
+        let len = header.len();
+        return Err(format!(
+            "its signature would have {len} bytes; {LARGEST} are allowed: sign fewer headers"
+        )
+        .into());
+    }
+    Ok(header)
+}
+
+pub(super) fn read(header: &str) -> Result<Signed, BoxError> {
+    if header.len() > LARGEST {
+        return Err(format!("its signature has more than {LARGEST} bytes").into());
+    }
+    let envelope: EnvelopeJson<'_> = serde_json::from_str(header)
+        .map_err(|error| format!("its signature is no DSSE envelope: {error}"))?;
+    if envelope.payload_type != PAYLOAD_TYPE {
+        return Err(format!("its signature is not of the type {PAYLOAD_TYPE}").into());
+    }
+    if !(1..=MOST).contains(&envelope.signatures.len()) {
+        return Err(
+            format!("it has {} signatures; 1 to {MOST} are allowed", envelope.signatures.len()).into()
+        );
+    }
+    let signatures = envelope.signatures.iter();
+    let signatures = signatures.map(|signature| Ok((signature.keyid.to_string(), base64(&signature.sig)?)));
+    Ok(Signed {
+        payload: base64(&envelope.payload)?,
+        signatures: signatures.collect::<Result<_, BoxError>>()?,
+    })
+}
+
+/// DSSE allows both alphabets.
+fn base64(text: &str) -> Result<Vec<u8>, BoxError> {
+    let bytes = STANDARD.decode(text).or_else(|_| URL_SAFE.decode(text));
+    bytes.map_err(|_| "its signature is not in base64".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_signed_bytes_name_the_type_and_the_lengths() {
+        let bytes = String::from_utf8(signed_bytes(b"hello")).unwrap();
+        assert_eq!(bytes, "DSSEv1 44 application/vnd.tower-outbox.message.v1+json 5 hello");
+    }
+
+    #[test]
+    fn what_is_no_envelope_is_an_error() {
+        let good = write(b"payload", "host-1", &[7; 64]).unwrap();
+        assert_eq!(read(&good).unwrap().signatures, [("host-1".to_owned(), vec![7; 64])]);
+        let large = "x".repeat(1 << 20);
+        for (header, fault) in [
+            (large.as_str(), "more than 65536 bytes"),
+            ("", "no DSSE envelope"),
+            (&good.replace("v1+json", "v2+json"), "not of the type"),
+            (&good.replace(r#""sig":""#, r#""sig":"?"#), "base64"),
+            (
+                r#"{"payload":"","payloadType":"application/vnd.tower-outbox.message.v1+json","signatures":[]}"#,
+                "0 signatures",
+            ),
+        ] {
+            let error = read(header).err().unwrap().to_string();
+            assert!(error.contains(fault), "{error}");
+        }
+        assert!(write(&vec![0; 64 << 10], "host-1", &[7; 64]).is_err());
+    }
+}
