@@ -247,7 +247,10 @@ fn own_source(name: &str) -> SettingsError {
 }
 
 pub(super) fn no_requests(name: &str) -> SettingsError {
-    fault(name, "it sends no requests, or makes its own requester for Client::new; memory and channels do")
+    fault(
+        name,
+        "it sends no requests, or makes its own requester for Client::new; memory, channels and kubemq do",
+    )
 }
 
 pub(super) fn fault(name: &str, source: impl Into<BoxError>) -> SettingsError {
@@ -408,7 +411,11 @@ const KUBEMQ: Result<&dyn Driver, Feature> = Err("kubemq-client");
 const KUBEMQ: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     complete: |broker, settings| Ok(kubemq::KubemqSettings { broker, ..settings }),
     broker: |settings| settings.broker,
-    messenger: |settings| kubemq::Kubemq::new(settings).map(Backend::with_brokers),
+    messenger: |settings| {
+        let requester = kubemq::KubemqRequester::new(settings)?;
+        kubemq::Kubemq::new(settings)
+            .map(|messenger| Backend::with_brokers(messenger).with_requester(requester))
+    },
     source: kubemq::KubemqSource::new,
     confirmations: Some(kubemq::KubemqSubscription::of_address),
 });

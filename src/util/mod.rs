@@ -10,6 +10,7 @@ pub(crate) mod error;
 #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only settings need it"))]
 pub(crate) mod host_name;
 pub(crate) mod rate;
+pub(crate) mod repeated;
 pub(crate) mod rfc3339;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) mod secret;

@@ -4,7 +4,7 @@ mod answering;
 mod caching;
 mod channel;
 mod client;
-mod suite;
+pub mod suite;
 
 use std::sync::Arc;
 use std::time::Duration;

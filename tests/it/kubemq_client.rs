@@ -1,11 +1,14 @@
 //! The backend `kubemq`, against a server with the quirks of the real one and with faults that it cannot show.
 
 mod events;
+mod face;
 mod imitation;
 mod proxy;
 mod receiving;
+mod requests;
 mod sending;
 mod settings;
+mod tls;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use rand::seq::SliceRandom;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +24,7 @@ use super::settings::KubemqSettings;
 use crate::backends::brokers::{BrokerUrl, Dialer, Stream};
 use crate::kubemq_wire::Empty;
 use crate::kubemq_wire::kubemq_client::KubemqClient;
+use crate::messenger::Failure;
 use crate::tls;
 use crate::util::error::{BoxError, Chain};
 
@@ -99,6 +101,31 @@ pub(super) async fn open(
             is_permanent: failure::is_permanent(&status),
         }),
     }
+}
+
+/// Tries each broker once, in a random order; returns the connection and its broker. A failure that a person has to mend is
+/// `Rejected`.
+pub(super) async fn open_any<'a>(
+    settings: &KubemqSettings,
+    dialer: &Arc<Dialer>,
+    urls: &'a [BrokerUrl],
+) -> Result<(Connection, &'a BrokerUrl), Failure> {
+    let mut urls: Vec<_> = urls.iter().collect();
+    urls.shuffle(&mut rand::rng());
+    let (mut reasons, mut is_permanent) = (Vec::new(), false);
+    let limit = settings.broker.connection_timeout();
+    for url in urls {
+        match timeout(limit, open(settings, dialer, url)).await {
+            Ok(Ok(connection)) => return Ok((connection, url)),
+            Ok(Err(failed)) => {
+                is_permanent |= failed.is_permanent;
+                reasons.push(format!("{url}: {}", Chain(failed.error.as_ref())));
+            }
+            Err(_) => reasons.push(format!("{url}: no connection within {limit:?}")),
+        }
+    }
+    let reasons = reasons.join("; ");
+    Err(if is_permanent { Failure::rejected(reasons) } else { Failure::transient(reasons) })
 }
 
 /// The cause of a failed dial, or its explanation if TLS is the cause.

@@ -9,7 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tonic::{Response, Status};
 
 use super::connection::Connection;
-use super::event_settle::{EventSettler, Shared};
+use super::event_settle::{EventContext, EventSettler};
 use super::failure;
 use super::incoming::Incoming;
 use super::prefetched::Prefetched;
@@ -17,20 +17,18 @@ use super::settings::Pattern;
 use super::source_context::SourceContext;
 use super::source_worker::{Demand, Receiver};
 use super::subscription::Start;
+use super::units::Units;
 use crate::kubemq_wire::subscribe::{EventsStoreType, SubscribeType};
 use crate::kubemq_wire::{EventReceive, Subscribe};
 use crate::messenger::Failure;
 
-/// `PREFETCH_BYTES` are counted in units of so many bytes.
-const UNIT: usize = 1 << 10;
-
 /// Receives events.
 pub(super) struct EventReceiver {
     context: Arc<SourceContext>,
-    shared: Arc<Shared>,
+    shared: Arc<EventContext>,
     places: Arc<Semaphore>,
-    units: Arc<Semaphore>,
-    most_units: usize,
+    units: Units,
+    prefetched: Arc<Prefetched>,
     /// The sequence number of the last event of an event store.
     last: u64,
     /// The number of extra subscriptions so far.
@@ -49,16 +47,15 @@ struct Missed {
 impl EventReceiver {
     pub(super) fn new(context: Arc<SourceContext>, prefetched: Arc<Prefetched>) -> Self {
         let subscription = &context.subscription;
-        let most_units = units(subscription.prefetch_bytes);
         Self {
             places: Arc::new(Semaphore::new(subscription.prefetch)),
-            units: Arc::new(Semaphore::new(most_units)),
-            most_units,
-            shared: Arc::new(Shared {
+            units: Units::new(subscription.prefetch_bytes),
+            shared: Arc::new(EventContext {
                 context: Arc::clone(&context),
-                prefetched,
+                prefetched: Arc::downgrade(&prefetched),
                 connection: Mutex::default(),
             }),
+            prefetched,
             context,
             last: 0,
             extra: 0,
@@ -116,9 +113,8 @@ impl EventReceiver {
     async fn deliver(&mut self, event: EventReceive, place: OwnedSemaphorePermit) {
         self.last = self.last.max(event.sequence);
         let incoming = Incoming::from(event);
-        let size = units(incoming.size()).min(self.most_units);
         let bytes = tokio::select! {
-            bytes = Arc::clone(&self.units).acquire_many_owned(size as u32) => bytes.ok(),
+            bytes = self.units.acquire(incoming.size()) => bytes,
             () = self.context.closed.cancelled() => None,
         };
         let Some(bytes) = bytes else { return };
@@ -128,7 +124,7 @@ impl EventReceiver {
             failures: Vec::new(),
             places: Some((place, bytes)),
         };
-        self.shared.prefetched.push(settle.into_unsettled());
+        self.prefetched.push(settle.into_unsettled());
     }
 }
 
@@ -204,10 +200,6 @@ impl Receiver for EventReceiver {
 
     /// Events are settled here: they outlive the connection.
     fn lost(&mut self) {}
-}
-
-fn units(bytes: usize) -> usize {
-    bytes.div_ceil(UNIT).clamp(1, (u32::MAX as usize).min(Semaphore::MAX_PERMITS))
 }
 
 /// The next event; waits for ever without a subscription.

@@ -1,6 +1,6 @@
 //! Settling an event: the broker knows no acknowledgement, so that events wait for their next attempt here.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -21,16 +21,17 @@ use crate::util::error::Chain;
 const HOLD: Duration = Duration::from_secs(1);
 
 /// The parts that events of all connections share.
-pub(super) struct Shared {
+pub(super) struct EventContext {
     pub(super) context: Arc<SourceContext>,
-    pub(super) prefetched: Arc<Prefetched>,
+    /// Not of its own: it has these events in it.
+    pub(super) prefetched: Weak<Prefetched>,
     /// The connection in use.
     pub(super) connection: Mutex<Option<Connection>>,
 }
 
 /// The handle to settle an event.
 pub(super) struct EventSettler {
-    pub(super) shared: Arc<Shared>,
+    pub(super) shared: Arc<EventContext>,
     pub(super) incoming: Incoming,
     pub(super) failures: Vec<FailedAttempt>,
     /// Its place among the fetched events.
@@ -53,7 +54,11 @@ impl EventSettler {
 
     fn again(self) {
         let shared = Arc::clone(&self.shared);
-        shared.prefetched.push_front(self.into_unsettled());
+        if let Some(prefetched) =
+            shared.prefetched.upgrade().filter(|_| !shared.context.closed.is_cancelled())
+        {
+            prefetched.push_front(self.into_unsettled());
+        }
     }
 
     /// Delivers it again after a while, unless the source is closed before.
@@ -71,7 +76,7 @@ impl EventSettler {
         });
     }
 
-    async fn bury(mut self, reason: &str) -> Result<(), SourceError> {
+    async fn dead_letter(mut self, reason: &str) -> Result<(), SourceError> {
         let context = Arc::clone(&self.shared.context);
         let mut failures = self.failures.clone();
         failures.push(FailedAttempt::new(SystemTime::now(), reason.into()));
@@ -115,7 +120,7 @@ impl Settle for EventSettler {
             }
             Settlement::Reject { reason } => {
                 let answers = self.shared.context.answers.clone();
-                let sent = answers.spawn(async move { self.bury(&reason).await }).await;
+                let sent = answers.spawn(async move { self.dead_letter(&reason).await }).await;
                 sent.unwrap_or_else(|error| Err(SourceError::unavailable(error)))
             }
         }

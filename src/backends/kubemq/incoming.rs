@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::outgoing::{CONTENT_TYPE, TIME, TYPES};
 use crate::envelope::Envelope;
-use crate::kubemq_wire::{EventReceive, QueueMessage};
+use crate::kubemq_wire::{EventReceive, QueueMessage, Request};
 use crate::message::headers::{
     ATTEMPT, EXPIRY, FAILURES, KEY, MOST, PRIORITY, QUEUE, REASON, TOPIC, read_failures, start_of,
     write_failures,
@@ -60,6 +60,22 @@ impl From<EventReceive> for Incoming {
             tags: event.tags,
             sequence: event.sequence,
             timestamp: event.timestamp,
+            expires_at: 0,
+        }
+    }
+}
+
+impl From<Request> for Incoming {
+    fn from(request: Request) -> Self {
+        Self {
+            id: request.request_id,
+            client_id: request.client_id,
+            channel: request.channel,
+            metadata: request.metadata,
+            body: request.body,
+            tags: request.tags,
+            sequence: 0,
+            timestamp: 0,
             expires_at: 0,
         }
     }

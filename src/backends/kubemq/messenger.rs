@@ -32,6 +32,10 @@ struct Transport {
 impl Transport {
     fn new(settings: &KubemqSettings) -> Result<Self, BrokersError> {
         let (urls, tls) = settings.check()?;
+        if matches!(settings.pattern, Pattern::Commands | Pattern::Queries) {
+            let problem = "commands and queries are for consumers and clients: write where messages go, such as \"queues\"";
+            return Err(BrokersError::setting("PATTERN", problem));
+        }
         let settings = Arc::new(settings.clone());
         let connector =
             KubemqConnector { settings: Arc::clone(&settings), dialer: Arc::new(Dialer::new(tls)) };
@@ -62,7 +66,7 @@ impl Connector for KubemqConnector {
             Pattern::Queues => {
                 Some(Arc::new(SenderLink::open(connection.clone(), self.settings.broker.window)))
             }
-            Pattern::Events | Pattern::EventStore => None,
+            _ => None,
         };
         Ok(Sender { connection, queues, settings: Arc::clone(&self.settings) })
     }

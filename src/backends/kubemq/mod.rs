@@ -30,6 +30,11 @@
 //! Events cannot be settled. They wait for their next attempt in memory, and are lost if the process ends. The broker counts a
 //! stored event as delivered once it has sent it; missing ones are found by their sequence numbers and fetched again.
 //!
+//! # Requests
+//! [`KubemqRequester`] sends queries, and a source of commands or queries replies to them. The reply carries status and headers in
+//! tags, so a command's caller gets them too, though no body. To a client of KubeMQ's own an error status is `Executed = false`;
+//! its reply to us is 200, or 500 with its error. KubeMQ delivers a request once, and does not tell whether there is a responder.
+//!
 //! The source ignores our own headers (`ATTEMPT`, `FAILURES`, `EXPIRY`, ..) in a received message, because no retry sends a
 //! message again. The page `docs/kubemq-broker.md` has the keys, the shape of messages, and what can be lost.
 
@@ -46,6 +51,9 @@ mod outgoing;
 mod prefetched;
 mod queue_receiver;
 mod receiver_link;
+mod replies;
+mod request_receiver;
+mod requester;
 mod sender_link;
 mod settings;
 mod settle;
@@ -53,8 +61,10 @@ mod source;
 mod source_context;
 mod source_worker;
 mod subscription;
+mod units;
 
 pub use self::messenger::Kubemq;
+pub use self::requester::KubemqRequester;
 pub use self::settings::{KubemqSettings, Pattern, Token};
 pub use self::source::KubemqSource;
 pub use self::subscription::{KubemqSubscription, Start};

@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 use prost::Message as _;
 
 use super::settings::{KubemqSettings, MOST_SECONDS, Pattern};
-use crate::kubemq_wire::{Event, QueueMessage, QueueMessagePolicy};
+use crate::kubemq_wire::request::RequestType;
+use crate::kubemq_wire::{Event, QueueMessage, QueueMessagePolicy, Request};
 use crate::message::headers::{KEY, PRIORITY, TOPIC};
 use crate::message::{Message, Scalar};
 use crate::util::error::BoxError;
@@ -22,12 +23,6 @@ pub(super) const TYPES: &str = "tower-outbox-types";
 /// The largest message of a server with its own defaults, less room for the request around it.
 pub(super) const MOST_BYTES: usize = (100 << 20) - (64 << 10);
 
-/// Whether a server accepts the name of a channel to send to.
-pub(super) fn is_channel(name: &str) -> bool {
-    let is_odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>');
-    !name.is_empty() && !name.ends_with('.') && !name.contains(is_odd) && name.len() <= 4096
-}
-
 /// Rejects a message that no server takes.
 pub(super) fn check(settings: &KubemqSettings, message: &Message) -> Result<(), BoxError> {
     let is_queue = settings.pattern == Pattern::Queues;
@@ -41,10 +36,7 @@ pub(super) fn check(settings: &KubemqSettings, message: &Message) -> Result<(), 
         }
     }
     rfc3339::write(message.time())?;
-    let size = message.size();
-    if size > MOST_BYTES {
-        return Err(format!("it has {size} bytes; KubeMQ takes {MOST_BYTES}").into());
-    }
+    fits(message.size())?;
     settings.broker.check_size(message)
 }
 
@@ -89,6 +81,36 @@ pub(super) fn event(settings: &KubemqSettings, message: &Message) -> Result<Even
         body: message.body().clone(),
         store: settings.pattern == Pattern::EventStore,
         tags: tags(settings, message)?,
+    };
+    fits(encoded.encoded_len()).map(|()| encoded)
+}
+
+/// Rejects a request that no server takes.
+pub(super) fn check_request(settings: &KubemqSettings, request: &Message) -> Result<(), BoxError> {
+    if request.delay().is_some() {
+        return Err("KubeMQ does not delay requests: send it without a delay".into());
+    }
+    rfc3339::write(request.time())?;
+    fits(request.size())?;
+    settings.broker.check_size(request)
+}
+
+pub(super) fn query(
+    settings: &KubemqSettings,
+    message: &Message,
+    timeout: Duration,
+) -> Result<Request, BoxError> {
+    check_request(settings, message)?;
+    let encoded = Request {
+        request_id: message.id().to_string(),
+        request_type_data: RequestType::Query as i32,
+        client_id: settings.client_id().to_owned(),
+        channel: channel(settings, message),
+        metadata: message.topic().to_string(),
+        body: message.body().clone(),
+        timeout: i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX).max(1),
+        tags: tags(settings, message)?,
+        ..Request::default()
     };
     fits(encoded.encoded_len()).map(|()| encoded)
 }

@@ -12,19 +12,19 @@ use crate::util::error::Chain;
 /// The queue between the worker, which fills it, and `receive`, which empties it.
 #[derive(Default)]
 pub(super) struct Prefetched {
-    state: Mutex<State>,
+    contents: Mutex<Contents>,
     arrived: Notify,
 }
 
 #[derive(Default)]
-struct State {
+struct Contents {
     messages: VecDeque<Unsettled>,
     error: Option<Failure>,
 }
 
 impl Prefetched {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Contents> {
+        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn push(&self, message: Unsettled) {

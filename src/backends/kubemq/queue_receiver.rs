@@ -14,6 +14,7 @@ use super::receiver_link::{ReceiverLink, Transaction, WAIT};
 use super::settle::MessageSettler;
 use super::source_context::SourceContext;
 use super::source_worker::{Demand, Receiver};
+use super::units::Units;
 use crate::kubemq_wire::QueueMessage;
 use crate::messenger::Failure;
 use crate::source::Unsettled;
@@ -24,8 +25,6 @@ const MOST_LINKS: usize = 48;
 const SHORT_WAIT: Duration = Duration::from_secs(1);
 /// The most messages that wait for their next attempt without a place among the fetched ones.
 const MOST_DELAYED: usize = 1_000;
-/// `PREFETCH_BYTES` are counted in units of so many bytes.
-const UNIT: usize = 1 << 10;
 
 /// Receives from a queue.
 pub(super) struct QueueReceiver {
@@ -45,7 +44,7 @@ impl Receiver for QueueReceiver {
             connection: connection.clone(),
             links: Mutex::default(),
             places: Arc::new(Semaphore::new(subscription.prefetch)),
-            units: Arc::new(Semaphore::new(units(subscription.prefetch_bytes))),
+            units: Units::new(subscription.prefetch_bytes),
             delayed: Arc::new(Semaphore::new(MOST_DELAYED)),
         });
         let mut fetches = JoinSet::new();
@@ -95,26 +94,20 @@ struct Session {
     links: Mutex<Vec<Arc<ReceiverLink>>>,
     /// How many messages may still be fetched, and how many bytes.
     places: Arc<Semaphore>,
-    units: Arc<Semaphore>,
+    units: Units,
     delayed: Arc<Semaphore>,
-}
-
-fn units(bytes: usize) -> usize {
-    bytes.div_ceil(UNIT).clamp(1, (u32::MAX as usize).min(Semaphore::MAX_PERMITS))
 }
 
 impl Session {
     /// Fetches one message as soon as there is room for it.
     async fn fetch(self: Arc<Self>) -> Result<Unsettled, Failure> {
-        let closed = |_| Failure::transient("the source is closed");
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(closed)?;
+        let closed = || Failure::transient("the source is closed");
+        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| closed())?;
         let link = self.reserved();
         let wait = || if link.held() == 0 { WAIT } else { SHORT_WAIT };
         let (transaction, message) = link.get(&self.context.subscription.channel, wait).await?;
         // One message may be in memory beyond the limit: its size is known only now.
-        let most = units(self.context.subscription.prefetch_bytes);
-        let size = units(message.encoded_len()).min(most);
-        let bytes = Arc::clone(&self.units).acquire_many_owned(size as u32).await.map_err(closed)?;
+        let bytes = self.units.acquire(message.encoded_len()).await.ok_or_else(closed)?;
         Ok(self.unsettled(transaction, message, (place, bytes)))
     }
 

@@ -19,7 +19,7 @@ use crate::kubemq_wire::{
 use crate::messenger::Failure;
 
 /// How many requests may wait to be written.
-const ROOM: usize = 64;
+const PERMITS: usize = 64;
 /// The id of requests whose replies nobody awaits.
 const NOBODY: &str = "0";
 /// After so many empty replies in a row that came too soon, the next request waits.
@@ -47,23 +47,25 @@ impl ReceiverLink {
     pub(super) fn open(connection: &Connection, client_id: Arc<str>) -> Self {
         let mut client = connection.client.clone();
         let authorized = connection.clone();
-        let own = Arc::clone(&client_id);
+        let (own, lost) = (Arc::clone(&client_id), connection.lost.clone());
         let link = Link::open(
             connection.lost.clone(),
-            ROOM,
+            PERMITS,
             |requests| async move { client.queues_downstream(authorized.request(requests)).await },
             // The message of a request that was given up goes back.
             |requests| {
                 Box::new(move |reply: QueuesDownstreamResponse| {
-                    if !reply.messages.is_empty()
-                        && let Some(requests) = requests.upgrade()
-                    {
-                        let _ = requests.try_send(of_transaction(
+                    let requests = requests.upgrade().filter(|_| !reply.messages.is_empty());
+                    let close = || {
+                        of_transaction(
                             Kind::CloseByClient,
                             NOBODY.to_owned(),
                             &own,
-                            reply.transaction_id,
-                        ));
+                            reply.transaction_id.clone(),
+                        )
+                    };
+                    if requests.is_some_and(|requests| requests.try_send(close()).is_err()) {
+                        lost.cancel();
                     }
                 })
             },

@@ -16,7 +16,7 @@ use crate::messenger::Failure;
 /// The most bytes of bodies in one request, but for a single message that has more.
 const REQUEST_BYTES: usize = 4 << 20;
 /// How many requests may wait to be written.
-const ROOM: usize = 16;
+const PERMITS: usize = 16;
 
 /// The result of each message of a batch, in its order.
 pub(super) type Results = Vec<Result<(), Failure>>;
@@ -42,7 +42,7 @@ impl SenderLink {
         let authorized = connection.clone();
         let link = Link::open(
             connection.lost.clone(),
-            ROOM,
+            PERMITS,
             |requests| async move { client.queues_upstream(authorized.request(requests)).await },
             |_| Box::new(drop),
         );

@@ -8,7 +8,6 @@ use std::time::Duration;
 use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 
-use super::outgoing;
 use crate::backends::brokers::{BrokerSettings, BrokerUrl, Brokers, BrokersError, Rules, Sasl};
 use crate::util::secret::Secret;
 
@@ -46,7 +45,7 @@ pub struct KubemqSettings {
     pub token_file: Option<PathBuf>,
 }
 
-/// The kind of channels that messages go to.
+/// The kind of channels that messages go to, or that a consumer receives from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -58,6 +57,10 @@ pub enum Pattern {
     Events,
     /// `event_store`: a message is kept, and each subscriber reads it from the position of its own.
     EventStore,
+    /// `commands`: a consumer replies to requests, of which the caller learns only whether they succeeded.
+    Commands,
+    /// `queries`: a consumer replies to requests. [`KubemqRequester`](super::KubemqRequester) sends such.
+    Queries,
 }
 
 /// A token, which is not printed.
@@ -132,7 +135,7 @@ impl KubemqSettings {
             return fault("URLS", "name a user, which KubeMQ does not know: write TOKEN instead");
         }
         let template = self.channel.as_deref().unwrap_or("{topic}");
-        if !outgoing::is_channel(&template.replace("{topic}", "t")) {
+        if !is_channel(&template.replace("{topic}", "t")) {
             return fault(
                 "CHANNEL",
                 "must be dotted segments without blanks and wildcards, such as \"shop.{topic}\"",
@@ -194,4 +197,10 @@ impl Default for KubemqSettings {
             token_file: None,
         }
     }
+}
+
+/// Whether a server accepts the name of a channel to send to.
+pub(super) fn is_channel(name: &str) -> bool {
+    let is_odd = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '*' | '>');
+    !name.is_empty() && !name.ends_with('.') && !name.contains(is_odd) && name.len() <= 4096
 }

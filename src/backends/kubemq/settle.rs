@@ -30,7 +30,7 @@ pub(super) struct MessageSettler {
     pub(super) record: Option<u64>,
     /// Whether the broker would drop the message at the next failed attempt.
     pub(super) is_last: bool,
-    /// Room for messages that wait for their next attempt.
+    /// The permits for messages that wait for their next attempt.
     pub(super) delayed: Arc<Semaphore>,
     /// Its place among the fetched messages.
     pub(super) places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
@@ -64,13 +64,13 @@ impl MessageSettler {
                 settled(self.transaction.release().await)
             }
             Settlement::Retry { reason, .. } if self.is_last => {
-                self.bury(&format!("{reason} (its MaxReceiveCount is reached)")).await
+                self.dead_letter(&format!("{reason} (its MaxReceiveCount is reached)")).await
             }
             Settlement::Retry { after, reason } => {
                 self.retry(after, reason);
                 Ok(())
             }
-            Settlement::Reject { reason } => self.bury(&reason).await,
+            Settlement::Reject { reason } => self.dead_letter(&reason).await,
         }
     }
 
@@ -81,10 +81,10 @@ impl MessageSettler {
         drop(incoming);
         let tracker = context.answers.clone();
         let (place, _bytes) = places;
-        // Without room it keeps its place, so that fewer messages are fetched.
-        let room = delayed.try_acquire_owned().or(Ok::<_, ()>(place));
+        // Without a permit it keeps its place, so that fewer messages are fetched.
+        let permit = delayed.try_acquire_owned().or(Ok::<_, ()>(place));
         tracker.spawn(async move {
-            let _room = room;
+            let _permit = permit;
             tokio::select! {
                 () = sleep(after) => {}
                 () = context.closed.cancelled() => {}
@@ -98,7 +98,7 @@ impl MessageSettler {
     }
 
     /// Sends the dead letter, and removes the message after that.
-    async fn bury(mut self: Box<Self>, reason: &str) -> Result<(), SourceError> {
+    async fn dead_letter(mut self: Box<Self>, reason: &str) -> Result<(), SourceError> {
         let Self { context, connection, incoming, record, .. } = &mut *self;
         let failures = context.all_failures(*record, incoming, reason);
         let letter = incoming.clone().into_dead_letter(

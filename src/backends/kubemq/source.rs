@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use super::event_receiver::EventReceiver;
 use super::prefetched::Prefetched;
 use super::queue_receiver::QueueReceiver;
+use super::request_receiver::RequestReceiver;
 use super::settings::{KubemqSettings, Pattern};
 use super::source_context::SourceContext;
 use super::source_worker::{Demand, SourceWorker};
@@ -19,7 +20,7 @@ use super::subscription::KubemqSubscription;
 use crate::backends::brokers::{BrokersError, Dialer};
 use crate::source::{Source, SourceError, Unsettled};
 
-/// Receives from a queue, from events or from the event store of a KubeMQ server.
+/// Receives from a queue, from events or from the event store of a KubeMQ server, or replies to its commands or queries.
 ///
 /// The first [`receive`](Source::receive) starts a task that connects to one of the brokers, in a random order, and does so
 /// again whenever the connection is lost. The [module](super) documents how messages are read and settled.
@@ -65,6 +66,10 @@ impl KubemqSource {
                     let receiver = EventReceiver::new(Arc::clone(&context), Arc::clone(&prefetched));
                     tokio::spawn(SourceWorker { context, prefetched, demand, receiver }.run())
                 }
+                Some(Pattern::Commands | Pattern::Queries) => {
+                    let receiver = RequestReceiver::new(Arc::clone(&context), Arc::clone(&prefetched));
+                    tokio::spawn(SourceWorker { context, prefetched, demand, receiver }.run())
+                }
                 _ => {
                     let (context_of, prefetched_of) = (Arc::clone(&context), Arc::clone(&prefetched));
                     let receiver = QueueReceiver { context: context_of, prefetched: prefetched_of };
@@ -105,6 +110,12 @@ impl Source for KubemqSource {
             if let Some(worker) = worker {
                 let _ = worker.await;
             }
+            // Events and requests that the broker does not deliver again.
+            let left = self.prefetched.take_all().len();
+            if left > 0 {
+                let channel = &self.context.reader.channel;
+                tracing::warn!(%channel, events = left, "stopped with fetched events that were not handled; the broker does not deliver them again");
+            }
             self.context.answers.close();
             self.context.answers.wait().await;
         };
@@ -116,6 +127,13 @@ impl Source for KubemqSource {
 
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.context.reader.channel)
+    }
+}
+
+impl Drop for KubemqSource {
+    /// The broker delivers fetched messages again.
+    fn drop(&mut self) {
+        self.context.closed.cancel();
     }
 }
 

@@ -2,8 +2,6 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rand::seq::SliceRandom;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,7 +12,6 @@ use super::subscription::KubemqSubscription;
 use crate::backends::brokers::{Attempts, BrokerUrl, Dialer};
 use crate::message::FailedAttempt;
 use crate::messenger::Failure;
-use crate::util::error::Chain;
 
 pub(super) struct SourceContext {
     pub(super) settings: KubemqSettings,
@@ -63,27 +60,11 @@ impl SourceContext {
         self.subscription.dead_letter_queue.as_deref().unwrap_or_default()
     }
 
-    /// Tries each broker once, in a random order. A failure that a person has to mend is `Rejected`.
+    /// Connects to one of the brokers. A failure that a person has to mend is `Rejected`.
     pub(super) async fn connect(&self) -> Result<Connection, Failure> {
-        let mut urls: Vec<_> = self.urls.iter().collect();
-        urls.shuffle(&mut rand::rng());
-        let (mut reasons, mut is_permanent) = (Vec::new(), false);
-        let limit = self.settings.broker.connection_timeout();
-        for url in urls {
-            match timeout(limit, connection::open(&self.settings, &self.dialer, url)).await {
-                Ok(Ok(connection)) => {
-                    tracing::info!(channel = %self.reader.channel, broker = %url, "connected for receiving");
-                    return Ok(connection);
-                }
-                Ok(Err(failed)) => {
-                    is_permanent |= failed.is_permanent;
-                    reasons.push(format!("{url}: {}", Chain(failed.error.as_ref())));
-                }
-                Err(_) => reasons.push(format!("{url}: no connection within {limit:?}")),
-            }
-        }
-        let reasons = reasons.join("; ");
-        Err(if is_permanent { Failure::rejected(reasons) } else { Failure::transient(reasons) })
+        let (connection, broker) = connection::open_any(&self.settings, &self.dialer, &self.urls).await?;
+        tracing::info!(channel = %self.reader.channel, %broker, "connected for receiving");
+        Ok(connection)
     }
 
     /// The failures of a message that is given up on, this one the last; `record` is removed.

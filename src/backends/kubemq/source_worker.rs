@@ -14,6 +14,7 @@ use crate::backends::brokers::ConnectionEnded;
 use crate::messenger::Failure;
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
 /// The shortest pause after a fault that a person has to mend.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
@@ -52,6 +53,7 @@ impl<R: Receiver> SourceWorker<R> {
     /// Runs until the source is closed or dropped.
     pub(super) async fn run(mut self) {
         let mut failures = 0;
+        let unreachable = Repeated::default();
         loop {
             let demand = *self.demand.borrow_and_update();
             if demand == Demand::Close || self.demand.has_changed().is_err() {
@@ -74,14 +76,19 @@ impl<R: Receiver> SourceWorker<R> {
                     self.receiver.lost();
                     if begun.elapsed() > LIVED {
                         failures = 0;
+                        unreachable.over();
                     }
-                    let (channel, error) = (&self.context.reader.channel, Chain(failure.cause()));
-                    tracing::warn!(%channel, %error, "lost the connection while receiving; reconnecting");
+                    if let Some(line) = unreachable.occurred() {
+                        let (channel, error) = (&self.context.reader.channel, Chain(failure.cause()));
+                        tracing::warn!(%channel, %error, times = line.times, "lost the connection while receiving; reconnecting");
+                    }
                     failure
                 }
                 Err(failure) => {
                     let (channel, error) = (&self.context.reader.channel, Chain(failure.cause()));
-                    tracing::warn!(%channel, %error, "failed to start receiving; retrying");
+                    if let Some(line) = unreachable.occurred() {
+                        tracing::warn!(%channel, %error, times = line.times, "failed to start receiving; retrying");
+                    }
                     failure
                 }
             };

@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 
-use super::outgoing::is_channel;
-use super::settings::{KubemqSettings, Pattern};
+use super::settings::{KubemqSettings, Pattern, is_channel};
 use crate::backends::brokers::BrokersError;
 #[cfg(feature = "settings")]
 use crate::message::topic::Topic;
@@ -42,7 +41,7 @@ pub struct KubemqSubscription {
     pub dead_letter_queue: Option<String>,
     /// The media type of messages that have none; `application/octet-stream` by default.
     pub content_type: Option<String>,
-    /// Events and event store: of the subscribers with one group each event goes to one; by default to each.
+    /// Of the subscribers with one group each event or request goes to one; by default to each. Not for queues.
     pub group: Option<String>,
     /// Event store: the position of a subscriber that the broker does not know yet; [`Start::New`] by default.
     pub start: Start,
@@ -172,14 +171,14 @@ impl KubemqSubscription {
         let mut filled = self.clone();
         let pattern = *filled.pattern.get_or_insert(settings.pattern);
         let is_queue = pattern == Pattern::Queues;
-        let is_pattern = pattern == Pattern::Events && self.channel.contains(['*', '>']);
-        if is_pattern && self.dead_letter_queue.is_none() {
+        let is_request = matches!(pattern, Pattern::Commands | Pattern::Queries);
+        let is_pattern = (is_request || pattern == Pattern::Events) && self.channel.contains(['*', '>']);
+        if is_pattern && !is_request && self.dead_letter_queue.is_none() {
             return fault("DEAD_LETTER_QUEUE", "is missing: CHANNEL has wildcards, so it gives it no name");
         }
         let exact = if is_pattern { self.channel.replace(['*', '>'], "x") } else { self.channel.clone() };
         if !is_channel(&exact) {
-            let problem =
-                "of the consumer must be a name without blanks and wildcards, which only events may have";
+            let problem = "of the consumer must be a name without blanks, and without wildcards but for events and requests";
             return fault("CHANNEL", problem);
         }
         if !(1..=MOST_PREFETCHED).contains(&self.prefetch) {
@@ -192,14 +191,17 @@ impl KubemqSubscription {
             return fault("FETCHES", "must be from 1 to 64");
         }
         let dead = filled.dead_letter_queue.get_or_insert_with(|| format!("{}.dead", self.channel));
-        if !is_channel(dead) {
+        if !is_channel(dead) && !is_request {
             return fault("DEAD_LETTER_QUEUE", "must be the name of a queue without blanks and wildcards");
         }
         if is_queue && *dead == self.channel {
             return fault("DEAD_LETTER_QUEUE", "is CHANNEL itself: dead letters would be received again");
         }
         if is_queue && self.group.is_some() {
-            return fault("GROUP", "is for events: the consumers of a queue share its messages anyway");
+            return fault(
+                "GROUP",
+                "is for events and requests: the consumers of a queue share its messages anyway",
+            );
         }
         if self.group.as_ref().is_some_and(|group| group.trim().is_empty()) {
             return fault("GROUP", "is empty: write a name, or leave it out");

@@ -10,9 +10,11 @@ use axum::Router;
 use futures_util::Stream;
 use futures_util::stream;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use tower_outbox::kubemq_wire::kubemq_server::{Kubemq, KubemqServer};
 use tower_outbox::kubemq_wire::{self as wire, QueuesDownstreamRequestType as Kind};
@@ -47,6 +49,8 @@ struct State {
     /// The requests on downstream streams: kind and items.
     pub asked: Vec<(Kind, i32)>,
     pub events: Vec<wire::Event>,
+    responders: Vec<(wire::Subscribe, mpsc::UnboundedSender<Result<wire::Request, Status>>)>,
+    inboxes: HashMap<String, oneshot::Sender<wire::Response>>,
 }
 
 #[derive(Default)]
@@ -72,7 +76,7 @@ impl Imitation {
         Self::with_token(None).await
     }
 
-    pub async fn with_token(token: Option<&'static str>) -> Self {
+    async fn bound(token: Option<&'static str>) -> (Self, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let this = Self {
             state: Arc::default(),
@@ -82,6 +86,19 @@ impl Imitation {
             token,
             server: Arc::default(),
         };
+        (this, listener)
+    }
+
+    pub async fn with_tls(tls: ServerTlsConfig) -> Self {
+        let (this, listener) = Self::bound(None).await;
+        let server = Server::builder().tls_config(tls).unwrap().add_service(KubemqServer::new(this.clone()));
+        let serving = server.serve_with_incoming(TcpIncoming::from(listener));
+        *this.server.lock().unwrap() = Some(tokio::spawn(async { serving.await.unwrap() }));
+        this
+    }
+
+    pub async fn with_token(token: Option<&'static str>) -> Self {
+        let (this, listener) = Self::bound(token).await;
         let service = KubemqServer::new(this.clone()).max_decoding_message_size(2 << 20);
         let app = Router::new().route_service("/kubemq.kubemq/{*method}", service);
         let server = tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
@@ -265,7 +282,7 @@ impl Kubemq for Imitation {
         let mut requests = request.into_inner();
         let (sender, receiver) = mpsc::unbounded_channel();
         let mut next = requests.message().await?;
-        let (first, is_first) = tokio::sync::oneshot::channel::<()>();
+        let (first, is_first) = oneshot::channel::<()>();
         let mut first = Some(first);
         let server = self.clone();
         tokio::spawn(async move {
@@ -472,17 +489,70 @@ impl Kubemq for Imitation {
 
     async fn subscribe_to_requests(
         &self,
-        _: Request<wire::Subscribe>,
+        request: Request<wire::Subscribe>,
     ) -> Result<Response<Self::SubscribeToRequestsStream>, Status> {
-        unimplemented!()
+        let (sender, receiver) = mpsc::unbounded_channel();
+        self.state.lock().unwrap().responders.push((request.into_inner(), sender));
+        Ok(Response::new(replies(receiver)))
     }
 
-    async fn send_request(&self, _: Request<wire::Request>) -> Result<Response<wire::Response>, Status> {
-        unimplemented!()
+    /// The first response wins. A command's loses its body and metadata.
+    async fn send_request(
+        &self,
+        request: Request<wire::Request>,
+    ) -> Result<Response<wire::Response>, Status> {
+        let mut request = request.into_inner();
+        if request.body.is_empty() && request.metadata.is_empty() {
+            return Err(Status::internal("Error 115: invalid request, cannot be empty"));
+        }
+        let inbox = format!("_INBOX.{}", self.next_id());
+        let (reply, replied) = oneshot::channel();
+        request.reply_channel.clone_from(&inbox);
+        {
+            let mut state = self.state.lock().unwrap();
+            state.inboxes.insert(inbox.clone(), reply);
+            // A query never reaches a subscriber of commands.
+            let kind = request.request_type_data + 2;
+            let mut groups = std::collections::HashSet::new();
+            let turn = usize::try_from(state.ids).unwrap() % state.responders.len().max(1);
+            state.responders.retain(|(_, sender)| !sender.is_closed());
+            let count = state.responders.len();
+            for at in 0..count {
+                let (subscribed, sender) = &state.responders[(at + turn) % count];
+                let is_new = subscribed.group.is_empty() || groups.insert(subscribed.group.clone());
+                if subscribed.subscribe_type_data == kind
+                    && matches(&subscribed.channel, &request.channel)
+                    && is_new
+                {
+                    let _ = sender.send(Ok(request.clone()));
+                }
+            }
+        }
+        let wait = Duration::from_millis(u64::try_from(request.timeout).unwrap());
+        let replied = tokio::time::timeout(wait, replied).await;
+        self.state.lock().unwrap().inboxes.remove(&inbox);
+        match replied {
+            Ok(Ok(response)) if request.request_type_data == 1 => Ok(Response::new(wire::Response {
+                body: Default::default(),
+                metadata: String::new(),
+                ..response
+            })),
+            Ok(Ok(response)) => Ok(Response::new(response)),
+            _ => Err(Status::internal("Error 301: timeout for request message")),
+        }
     }
 
-    async fn send_response(&self, _: Request<wire::Response>) -> Result<Response<wire::Empty>, Status> {
-        unimplemented!()
+    /// An unknown reply channel is accepted in silence.
+    async fn send_response(
+        &self,
+        response: Request<wire::Response>,
+    ) -> Result<Response<wire::Empty>, Status> {
+        let response = response.into_inner();
+        let inbox = self.state.lock().unwrap().inboxes.remove(&response.reply_channel);
+        if let Some(inbox) = inbox {
+            let _ = inbox.send(response);
+        }
+        Ok(Response::new(wire::Empty {}))
     }
 
     async fn send_queue_messages_batch(

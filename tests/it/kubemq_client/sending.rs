@@ -20,8 +20,8 @@ fn bodies(server: &Imitation, queue: &str) -> Vec<String> {
 }
 
 /// The messages of a queue as they arrive, through our own source.
-fn inbox(server: &Imitation, queue: &str) -> impl AsyncFnMut(usize) -> Vec<Received> {
-    let source = source(&settings(server), &KubemqSubscription::new(queue));
+pub fn inbox(settings: &KubemqSettings, queue: &str) -> impl AsyncFnMut(usize) -> Vec<Received> + use<> {
+    let source = source(settings, &KubemqSubscription::new(queue));
     async move |count| {
         let mut received = Vec::new();
         while received.len() < count {
@@ -44,7 +44,7 @@ async fn kubemq_conforms_on_the_imitation() {
         .with_any_body(true)
         .with_headers(true)
         .with_closes(true);
-    let inbox = inbox(&server, "order.created");
+    let inbox = inbox(&settings(&server), "order.created");
     messenger_conformance::all(messenger(&settings(&server)), "order.created", capabilities, inbox).await;
 }
 

@@ -40,7 +40,7 @@ fn subscriptions_that_are_wrong_say_so() {
         (queue().with_prefetch_bytes(0), "PREFETCH_BYTES is 0"),
         (queue().with_fetches(0), "FETCHES"),
         (queue().with_dead_letter_queue("q"), "is CHANNEL itself"),
-        (queue().with_group("g"), "GROUP is for events"),
+        (queue().with_group("g"), "GROUP is for events and requests"),
         (queue().with_start(Start::First), "START is for"),
         (store(), "CLIENT_ID is missing"),
         (store().with_start(Start::Sequence(0)), "START is 0"),
