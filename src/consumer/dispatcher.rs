@@ -14,6 +14,7 @@ use crate::source::{self, Source, SourceError};
 use crate::telemetry;
 use crate::util::caught::{called, caught};
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
 /// How many messages are held at most for each concurrent handler, including those that wait for their key.
 const HELD: usize = 4;
@@ -36,6 +37,8 @@ pub(super) struct Dispatcher {
     pub(super) waiting: usize,
     /// Whether the last receive failed.
     pub(super) failing: bool,
+    /// The log lines about it.
+    pub(super) faults: Repeated,
 }
 
 impl Dispatcher {
@@ -64,6 +67,7 @@ impl Dispatcher {
                 received = receive(&source, room), if room > 0 && !is_paused => match received {
                     Ok(deliveries) => {
                         if std::mem::take(&mut self.failing) {
+                            self.faults.over();
                             self.worker.handle.set_down(None);
                         }
                         telemetry::received(deliveries.len());
@@ -74,7 +78,9 @@ impl Dispatcher {
                     Err(SourceError::Closed) => return,
                     Err(error) => {
                         let reason = Chain(&error).to_string();
-                        tracing::error!(source = %self.name, error = %reason, "failed to receive; retrying");
+                        if let Some(line) = self.faults.occurred() {
+                            tracing::error!(source = %self.name, error = %reason, times = line.times, "failed to receive; retrying");
+                        }
                         self.worker.handle.set_down(Some(format!("cannot receive: {reason}")));
                         self.failing = true;
                     }

@@ -30,6 +30,7 @@ use crate::util::backoff::Backoff;
 use crate::util::caught::{called, caught};
 use crate::util::deadline::after;
 use crate::util::error::BoxError;
+use crate::util::repeated::Repeated;
 use crate::util::stop::StopSignal;
 
 /// Runs the messages of a source through a service, such as an axum `Router`, until shutdown.
@@ -196,6 +197,7 @@ impl<S> Consumer<S> {
             keys: HashMap::new(),
             waiting: 0,
             failing: false,
+            faults: Repeated::default(),
         };
         tokio::pin!(shutdown);
         handle.set_down(None);

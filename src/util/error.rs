@@ -24,7 +24,13 @@ impl fmt::Display for Chain<'_> {
             let mut source = self.0.source();
             for _ in 0..CAUSES {
                 let Some(cause) = source else { break };
-                write!(line, ": {cause}")?;
+                let mut shown = Line(String::new());
+                let whole = write!(shown, "{cause}");
+                // Many errors show their cause themselves.
+                if shown.0.is_empty() || !line.0.ends_with(&shown.0) {
+                    write!(line, ": {}", shown.0)?;
+                }
+                whole?;
                 source = cause.source();
             }
             fmt::Result::Ok(())
@@ -79,5 +85,14 @@ mod tests {
         let show = |text: String| Chain(&*BoxError::from(text)).to_string();
         assert_eq!(show("a\nb\u{1b}[31m".to_owned()), "a\\nb\\u{1b}[31m");
         assert_eq!(show("x".repeat(5_000)).len(), MOST + 2);
+    }
+
+    #[test]
+    fn a_cause_that_its_error_shows_is_shown_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read: {0}")]
+        struct Outer(#[source] std::io::Error);
+        let error = Outer(std::io::Error::other("the disk is gone"));
+        assert_eq!(Chain(&error).to_string(), "cannot read: the disk is gone");
     }
 }

@@ -13,6 +13,7 @@ use lapin::{Channel, ConnectionProperties, ErrorKind, Event};
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
+use tracing::subscriber::NoSubscriber;
 
 use super::guard::{self, FRAME_MAX, Findings, Guarded, GuardedRuntime};
 use super::limits::Limits;
@@ -66,6 +67,7 @@ pub(super) async fn open(
     let abandoned = CancellationToken::new();
     let waiting = abandoned.clone().drop_guard();
     let connect = async move |uri: AMQPUri, _: GuardedRuntime| {
+        silence();
         let dial = async {
             let (host, port) = (uri.authority.host, uri.authority.port);
             let mut stream =
@@ -80,7 +82,7 @@ pub(super) async fn open(
         Ok(AsyncTcpStream::Plain(Guarded::new(stream, Arc::clone(&guard_findings), abandoned.clone())))
     };
     let connection = lapin::Connection::connector(uri, guard::runtime(), connect, properties).await;
-    let connection = connection.map_err(|error| explained(error, external))?;
+    let connection = connection.map_err(|error| explained(error, external, url))?;
     waiting.disarm();
 
     let mut events = connection.events_listener();
@@ -112,6 +114,14 @@ pub(super) async fn open(
         given_up: Arc::default(),
         send_timeout: settings.broker.send_timeout(),
     })
+}
+
+/// Drops the log lines of lapin's thread for this connection: at ERROR, about what is handled and logged here.
+fn silence() {
+    if std::thread::current().name() == Some("lapin-io-loop") {
+        // Until the end of the thread.
+        std::mem::forget(tracing::subscriber::set_default(NoSubscriber::default()));
+    }
 }
 
 fn is_external(settings: &Amqp091Settings, url: &BrokerUrl) -> bool {
@@ -152,9 +162,17 @@ fn uri(settings: &Amqp091Settings, url: &BrokerUrl, external: bool) -> AMQPUri {
 }
 
 /// The error, or its explanation with the cure.
-fn explained(error: lapin::Error, external: bool) -> BoxError {
+fn explained(error: lapin::Error, external: bool, url: &BrokerUrl) -> BoxError {
     match error.kind() {
+        ErrorKind::IOError(io) if io.kind() == io::ErrorKind::InvalidData && tls::explain(io).is_none() => {
+            io.to_string().into()
+        }
         ErrorKind::IOError(io) => tls::explain(io).map_or_else(|| error.into(), Into::into),
+        // RabbitMQ: "NOT_ALLOWED - vhost x not found", or "access to vhost 'x' refused for user 'y'".
+        ErrorKind::ProtocolError(amqp) if amqp.get_id() == 530 && amqp.get_message().as_str().contains("vhost") => {
+            let (vhost, message) = (url.vhost().unwrap_or("/"), amqp.get_message());
+            format!("no virtual host {vhost:?} for this client: the path of URLS names it; check its name and the permissions of the user ({message})").into()
+        }
         ErrorKind::ProtocolError(amqp) if amqp.get_id() == 403 && external => {
             format!("the broker rejected SASL EXTERNAL: it has no user for the subject of the client certificate ({})", amqp.get_message()).into()
         }

@@ -23,6 +23,7 @@ use crate::backends::brokers::BrokersError;
 use crate::source::{Source, SourceError, Unsettled};
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
 /// Receives from a queue of RabbitMQ. The [module](super) documents how messages are read and settled.
 pub struct Amqp091Source {
@@ -37,6 +38,8 @@ struct SourceState {
     session: Phase,
     /// The failures in a row.
     failures: u32,
+    /// The log lines about them.
+    unreachable: Repeated,
 }
 
 #[derive(Default)]
@@ -174,6 +177,7 @@ impl SourceState {
                 Phase::Consuming(session) => match session.next(limit).await {
                     Ok(deliveries) => {
                         self.failures = 0;
+                        self.unreachable.over();
                         let link = &session.link;
                         return Ok(deliveries.into_iter().map(|raw| unsettled(context, link, raw)).collect());
                     }
@@ -201,7 +205,9 @@ impl SourceState {
             Err(error) => SessionError { error: error.into(), is_permanent: false },
         };
         self.failures = self.failures.saturating_add(1);
-        tracing::warn!(queue = %context.name, %error, "failed to start receiving; retrying");
+        if let Some(line) = self.unreachable.occurred() {
+            tracing::warn!(queue = %context.name, %error, times = line.times, "failed to start receiving; retrying");
+        }
         if is_permanent { Err(SourceError::Unavailable(error)) } else { Ok(None) }
     }
 

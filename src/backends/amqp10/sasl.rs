@@ -47,6 +47,8 @@ impl Mechanism {
 pub(super) enum SaslError {
     #[error("the broker does not speak AMQP 1.0 with SASL on this port")]
     NotSpoken,
+    #[error("the port answers no AMQP but TLS: write amqps:// in URLS")]
+    SpeaksTls,
     #[error(
         "the broker offers SASL {offered}, and these settings allow only {wanted}: set SASL to an offered mechanism"
     )]
@@ -75,7 +77,12 @@ where
     stream.write_all(&HEADER).await.map_err(SaslError::Io)?;
     stream.flush().await.map_err(SaslError::Io)?;
     let mut header = [0; 8];
-    stream.read_exact(&mut header).await.map_err(SaslError::Io)?;
+    // An answer of TLS (RFC 8446, 5.1) is shorter.
+    stream.read_exact(&mut header[..2]).await.map_err(SaslError::Io)?;
+    if header[..2] == [21, 3] {
+        return Err(SaslError::SpeaksTls);
+    }
+    stream.read_exact(&mut header[2..]).await.map_err(SaslError::Io)?;
     if header != HEADER {
         return Err(SaslError::NotSpoken);
     }

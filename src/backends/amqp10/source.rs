@@ -18,6 +18,7 @@ use super::source_worker::SourceWorker;
 use super::subscription::Amqp10Subscription;
 use crate::backends::brokers::{BrokersError, Dialer};
 use crate::source::{Source, SourceError, Unsettled};
+use crate::util::repeated::Repeated;
 
 /// Receives from any AMQP 1.0 broker: the source of the backends `amqp10` and `rhmsg`.
 ///
@@ -67,6 +68,7 @@ impl Amqp10Source {
             dialer: Dialer::new(tls),
             subscription: subscription.clone(),
             reader,
+            unreachable: Repeated::default(),
         };
         Ok(Self {
             context: Arc::new(context),

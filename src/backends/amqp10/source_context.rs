@@ -26,6 +26,7 @@ use super::subscription::Amqp10Subscription;
 use crate::backends::brokers::{BrokerUrl, Dialer};
 use crate::messenger::Failure;
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
 /// The filter every broker with JMS selectors knows (AMQP filter registry).
 const SELECTOR: &str = "apache.org:selector-filter:string";
@@ -39,6 +40,8 @@ pub(super) struct SourceContext {
     pub(super) dialer: Dialer,
     pub(super) subscription: Amqp10Subscription,
     pub(super) reader: Reader,
+    /// The log lines about failed attempts.
+    pub(super) unreachable: Repeated,
 }
 
 impl SourceContext {
@@ -55,10 +58,15 @@ impl SourceContext {
             match self.attach_at(url, demand).await {
                 Ok(attached) => {
                     tracing::info!(broker = %url, address = %self.reader.address, "receiving");
+                    self.unreachable.over();
                     return Ok(attached);
                 }
                 Err(failure) => {
-                    tracing::warn!(broker = %url, %failure, "failed to attach the source link; trying the next broker");
+                    if let Some(line) = self.unreachable.occurred() {
+                        let next =
+                            if self.urls.len() > 1 { "; trying the next broker" } else { "; retrying" };
+                        tracing::warn!(broker = %url, %failure, times = line.times, "failed to attach the source link{next}");
+                    }
                     worst = worst.filter(|worst: &Failure| !worst.is_transient()).or(Some(failure));
                 }
             }

@@ -18,6 +18,7 @@ use crate::messenger::{Failure, Health, Unsent};
 use crate::telemetry;
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
 /// No broker is in use.
 const NONE: usize = usize::MAX;
@@ -48,6 +49,8 @@ struct Broker<T> {
     /// Locked by a batch whose messages are sent one by one.
     one_by_one: Mutex<()>,
     state: Mutex<BrokerState<T>>,
+    /// Failed connection attempts in a row.
+    unreachable: Repeated,
     /// The end of the backoff after a failed connection attempt.
     retry_at: std::sync::Mutex<Option<Instant>>,
     /// The last connection that was lost with messages in flight.
@@ -68,6 +71,7 @@ impl<T> Broker<T> {
             url,
             one_by_one: Mutex::default(),
             state: Mutex::new(state),
+            unreachable: Repeated::default(),
             retry_at: std::sync::Mutex::default(),
             ended: std::sync::Mutex::default(),
         }
@@ -270,6 +274,7 @@ impl<C: Connector> Failover<C> {
         match connect(&self.connector, &broker.url, self.connection_timeout).await {
             Ok(connection) => {
                 tracing::info!(broker = %broker.url, "connected");
+                broker.unreachable.over();
                 let connection = Arc::new(connection);
                 *state = BrokerState {
                     connection: Some(Arc::clone(&connection)),
@@ -281,7 +286,10 @@ impl<C: Connector> Failover<C> {
                 Ok((connection, false))
             }
             Err(error) => {
-                tracing::warn!(broker = %broker.url, %error, "failed to connect; trying the next broker");
+                if let Some(line) = broker.unreachable.occurred() {
+                    let next = if self.brokers.len() > 1 { "; trying the next broker" } else { "; retrying" };
+                    tracing::warn!(broker = %broker.url, %error, times = line.times, "failed to connect{next}");
+                }
                 let error: Arc<str> = error.into();
                 let at = Instant::now();
                 broker.cool_until(Some(at + Backoff::default().delay(state.failures)));

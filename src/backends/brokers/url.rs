@@ -138,7 +138,14 @@ impl BrokerUrl {
 
 impl fmt::Display for BrokerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)
+        write!(f, "{}://{}:{}", self.scheme, self.host, self.port)?;
+        let Some(vhost) = &self.vhost else { return Ok(()) };
+        f.write_str("/")?;
+        vhost.bytes().try_for_each(|byte| match byte {
+            b'-' | b'.' | b'_' | b'~' => write!(f, "{}", char::from(byte)),
+            byte if byte.is_ascii_alphanumeric() => write!(f, "{}", char::from(byte)),
+            byte => write!(f, "%{byte:02X}"),
+        })
     }
 }
 
@@ -189,6 +196,13 @@ mod tests {
         let url = BrokerUrl::parse("amqp://[::1]:5673/").unwrap();
         assert_eq!((url.host(), url.port(), url.is_tls()), ("::1", 5673, false));
         assert!(url.credentials().is_none());
+    }
+
+    #[test]
+    fn the_virtual_host_is_shown() {
+        for text in ["amqp://h:5672", "amqp://h:5672/%2F", "amqps://h:5671/a%20b"] {
+            assert_eq!(BrokerUrl::parse_with_vhost(text).unwrap().to_string(), text);
+        }
     }
 
     #[test]

@@ -11,6 +11,9 @@ use tower::ServiceExt;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings};
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::{Health, Message, MessageQueue, MessagingLayer, Messenger};
+use tracing::Level;
+
+use crate::support::logs;
 
 /// The URL of a port nobody listens on.
 async fn refusing() -> String {
@@ -35,6 +38,21 @@ async fn every_broker_down_is_said_for_each() {
     assert!(unsent.iter().all(|(_, failure)| failure.is_transient()));
     let Health::Down { reason } = messenger.health().await else { panic!("healthy") };
     assert!(urls.iter().all(|url| reason.contains(url)), "{reason}");
+}
+
+#[tokio::test]
+async fn a_lasting_outage_is_logged_once_a_minute() {
+    let log = logs::listen();
+    let url = refusing().await;
+    let messenger = Amqp10::new(&Amqp10Settings::new([url.clone()])).unwrap();
+    for _ in 0..4 {
+        assert!(messenger.send(vec![Message::new("a", "x").unwrap()]).await.is_err());
+    }
+    let lines = log.find(Level::WARN, &["broker", "error", "times"]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let line = format!("{lines:?}");
+    assert!(!line.contains("the next broker"), "there is only one: {line}");
+    assert_eq!(line.matches("Connection refused").count(), 1, "{line}");
 }
 
 /// The client library has no connect timeout.

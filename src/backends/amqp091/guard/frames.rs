@@ -333,6 +333,10 @@ impl Guard {
     }
 }
 
+/// The beginning of an answer of TLS (RFC 8446, 5.1).
+const TLS_ALERT: u8 = 21;
+const TLS_MAJOR: u8 = 3;
+
 /// The beginning of a frame.
 struct Head {
     kind: u8,
@@ -352,6 +356,10 @@ impl Head {
                 Err(refused(format!("a frame of {size} bytes, more than was agreed")))
             }
             b'A' => Err(refused("its version of AMQP: it has no 0-9-1")),
+            TLS_ALERT if channel == TLS_MAJOR => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the port answers no AMQP but TLS: write amqps:// in URLS",
+            )),
             _ => Err(refused(format!("a frame of the type {kind}, which AMQP 0-9-1 does not have"))),
         }
     }
