@@ -50,6 +50,11 @@ impl FilterArgs {
         self.pairs().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect()
     }
 
+    /// Whether dead letters alone are meant.
+    pub(super) fn is_dead(&self) -> bool {
+        self.state.as_deref() == Some("dead")
+    }
+
     pub(super) fn set_default_state(&mut self, state: &str) {
         self.state.get_or_insert_with(|| state.to_owned());
     }

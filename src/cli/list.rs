@@ -8,6 +8,7 @@ use super::context::Context;
 use super::error::CliError;
 use super::filter::FilterArgs;
 use super::output::{aligned, short, span};
+use super::queue;
 use super::target::Target;
 use crate::admin::{Listed, StoredMessage};
 
@@ -56,6 +57,9 @@ impl List {
             (0, false) => context.output.note("no message matches"),
             (listed, true) => context.output.note(format!("listed the first {listed}; --limit lists more")),
             _ => {}
+        }
+        if self.filter.is_dead() {
+            queue::note_dead_letters(context);
         }
         Ok(())
     }

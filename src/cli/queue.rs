@@ -7,6 +7,13 @@ use clap::Args;
 use super::context::Context;
 use super::error::CliError;
 use super::filter::{FilterArgs, duration};
+#[cfg(feature = "amqp091")]
+use crate::backends::amqp091::{
+    Amqp091Settings, Amqp091Subscription, BrokerSettings, fill_from_fedora_config,
+};
+use crate::settings::Settings;
+#[cfg(feature = "amqp091")]
+use crate::settings::SettingsError;
 
 /// The heading of these options in the help.
 const FROM: &str = "From a queue of RabbitMQ (BACKEND amqp091 or fedmsg)";
@@ -68,8 +75,6 @@ impl FromQueue {
 
     #[cfg(feature = "amqp091")]
     pub(super) fn run(&self, context: &Context, filter: &FilterArgs, dry_run: bool) -> Result<(), CliError> {
-        use crate::backends::amqp091::{Amqp091Settings, BrokerSettings};
-
         let settings = context.settings()?;
         if !["amqp091", "fedmsg"].contains(&settings.backend.as_str()) {
             let backend = settings.backend;
@@ -83,6 +88,46 @@ impl FromQueue {
         let run = moving::Run { from: self, filter, dry_run, output: context.output };
         context.runtime.block_on(run.run(&settings))
     }
+}
+
+/// The settings of RabbitMQ and of its consumers, by their names.
+#[cfg(feature = "amqp091")]
+type Consumers = (Amqp091Settings, Vec<(String, Amqp091Subscription)>);
+
+/// Reads the settings of RabbitMQ and of its consumers; `None` for another backend.
+#[cfg(feature = "amqp091")]
+pub(super) fn amqp091(settings: &Settings) -> Result<Option<Consumers>, SettingsError> {
+    if !["amqp091", "fedmsg"].contains(&settings.backend.as_str()) {
+        return Ok(None);
+    }
+    let (broker, keys): (BrokerSettings, Amqp091Settings) = settings.backend_keys.parse_both()?;
+    let keys = fill_from_fedora_config(&Amqp091Settings { broker, ..keys })
+        .map_err(|error| SettingsError::backend(&settings.backend, error))?;
+    let tables = settings.consumers.iter();
+    let consumers = tables.map(|(name, table)| Ok((name.clone(), table.source_keys.parse()?)));
+    Ok(Some((keys, consumers.collect::<Result<_, SettingsError>>()?)))
+}
+
+/// Notes where the dead letters of consumers are, if the settings can be read and name consumers.
+pub(super) fn note_dead_letters(context: &Context) {
+    if let Some(note) = context.load_settings().ok().as_ref().and_then(note) {
+        context.output.note(note);
+    }
+}
+
+fn note(settings: &Settings) -> Option<String> {
+    #[cfg(feature = "amqp091")]
+    if let Ok(Some((_, consumers))) = amqp091(settings) {
+        let queues = consumers.iter().filter(|(_, consumer)| consumer.dead_letter_exchange.is_none());
+        let queues: Vec<_> = queues.map(|(_, consumer)| consumer.dead_letter_queue()).collect();
+        let first = queues.first()?;
+        return Some(format!(
+            "the dead letters of consumers are in the broker: {}. `tower-outbox requeue --queue {first}` sends them again",
+            queues.join(", ")
+        ));
+    }
+    let has_consumers = !settings.consumers.is_empty();
+    has_consumers.then(|| "the dead letters of consumers are in the broker, not in the outbox".to_owned())
 }
 
 #[cfg(feature = "amqp091")]

@@ -7,6 +7,7 @@ use clap::Args;
 use super::context::Context;
 use super::error::CliError;
 use super::output::{ago, aligned, count, harmless, span};
+use super::queue;
 use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
 
 /// Show the state of the broker and of the outbox: depth, oldest age, rates, breaker, last error
@@ -23,6 +24,7 @@ impl Status {
         for line in aligned(&rows(&status)) {
             context.output.line(line)?;
         }
+        queue::note_dead_letters(context);
         Ok(())
     }
 }

@@ -790,3 +790,18 @@ async fn a_header_opens_a_router_behind_a_login() {
     help.env("TOWER_OUTBOX_HTTP_HEADER", right);
     assert!(!run(help, b"").await.ok().contains("geheim"));
 }
+
+#[tokio::test]
+async fn status_and_dead_letters_say_where_those_of_consumers_are() {
+    let app = Stopped::with(vec![message("a")], vec![message("b")]).await;
+    for args in [&["status"][..], &["list", "--state", "dead"]] {
+        let mut command = command(&[args, &["--settings", &app.settings]].concat());
+        command.env("MESSAGE_BUS__BACKEND", "amqp091").env("MESSAGE_BUS__CONSUMERS__USERS__QUEUE", "users");
+        let run = run(command, b"").await;
+        assert!(
+            run.err.contains("in the broker: users.dead. `tower-outbox requeue --queue users.dead`"),
+            "{run:?}"
+        );
+        run.ok();
+    }
+}

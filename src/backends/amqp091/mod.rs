@@ -143,6 +143,8 @@ mod forwarding;
 pub(crate) mod fuzzing;
 mod guard;
 mod incoming;
+#[cfg(feature = "cli")]
+pub(crate) mod inspect;
 mod json_lines;
 mod limits;
 mod messenger;

@@ -19,6 +19,12 @@ pub(super) struct QueueKind {
     pub(super) is_quorum: bool,
     /// After how many of them it gives a message up.
     pub(super) delivery_limit: Option<String>,
+    /// Whether it survives a restart of the broker.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command line shows it"))]
+    pub(super) is_durable: bool,
+    /// How many milliseconds messages may wait in it.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command line shows it"))]
+    pub(super) ttl: Option<String>,
     /// The exchange that gets what is rejected, and the routing key if it is another than before.
     pub(super) dead_letters: Option<(String, Option<String>)>,
 }
@@ -26,7 +32,7 @@ pub(super) struct QueueKind {
 /// Declares an existing queue as a quorum queue: RabbitMQ either agrees, or names an argument that differs, and its
 /// value.
 pub(super) async fn queue_kind(connection: &Connection, queue: &str) -> Result<Option<QueueKind>, BoxError> {
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let mut options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let mut arguments = BTreeMap::from([(ShortString::from("x-queue-type"), text("quorum"))]);
     let mut is_quorum = true;
     for _ in 0..ARGUMENTS {
@@ -34,6 +40,17 @@ pub(super) async fn queue_kind(connection: &Connection, queue: &str) -> Result<O
         let declared = channel.queue_declare(queue.into(), options, arguments.clone().into()).await;
         if let Err(error) = declared {
             let Some((name, value)) = differing(&error.to_string()) else { return Ok(None) };
+            match name.as_str() {
+                "durable" if options.durable => {
+                    options.durable = false;
+                    continue;
+                }
+                "auto_delete" if !options.auto_delete => {
+                    options.auto_delete = true;
+                    continue;
+                }
+                _ => {}
+            }
             is_quorum &= name != "x-queue-type";
             match value {
                 Some(value) => drop(arguments.insert(name.into(), value)),
@@ -47,13 +64,17 @@ pub(super) async fn queue_kind(connection: &Connection, queue: &str) -> Result<O
             Some(AMQPValue::LongString(text)) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
             _ => None,
         };
-        let delivery_limit = arguments.get("x-delivery-limit").map(|limit| match limit {
-            AMQPValue::LongLongInt(limit) => limit.to_string(),
-            _ => "some".to_owned(),
-        });
+        let number = |name| {
+            arguments.get(name).map(|number| match number {
+                AMQPValue::LongLongInt(number) => number.to_string(),
+                _ => "some".to_owned(),
+            })
+        };
+        let (delivery_limit, ttl) = (number("x-delivery-limit"), number("x-message-ttl"));
         let exchange = string("x-dead-letter-exchange");
         let dead_letters = exchange.map(|exchange| (exchange, string("x-dead-letter-routing-key")));
-        return Ok(Some(QueueKind { is_quorum, delivery_limit, dead_letters }));
+        let is_durable = options.durable;
+        return Ok(Some(QueueKind { is_quorum, delivery_limit, is_durable, ttl, dead_letters }));
     }
     Ok(None)
 }

@@ -227,7 +227,7 @@ impl SourceSession {
 /// The kind of the queue. Warns of a delivery limit without a dead-letter exchange.
 async fn kind_of(connection: &Connection, queue: &str) -> Result<Option<QueueKind>, BoxError> {
     let kind = queue_kind::queue_kind(connection, queue).await?;
-    if let Some(QueueKind { is_quorum: true, delivery_limit: Some(limit), dead_letters: None }) = &kind {
+    if let Some(QueueKind { is_quorum: true, delivery_limit: Some(limit), dead_letters: None, .. }) = &kind {
         tracing::warn!(
             queue,
             %limit,

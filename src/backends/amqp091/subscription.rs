@@ -131,6 +131,12 @@ impl Amqp091Subscription {
         self
     }
 
+    /// The routing key of dead letters, which with the default exchange names their queue.
+    #[cfg(feature = "cli")]
+    pub(crate) fn dead_letter_queue(&self) -> String {
+        self.dead_letter_routing_key.clone().unwrap_or_else(|| format!("{}.dead", self.queue))
+    }
+
     /// Checks the subscription, and completes it from the settings.
     pub(super) fn filled(&self, settings: &Amqp091Settings) -> Result<Self, BrokersError> {
         let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));

@@ -3,6 +3,8 @@
 #[cfg(feature = "_brokers")]
 mod certificates;
 mod findings;
+#[cfg(feature = "amqp091")]
+mod queues;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -48,6 +50,8 @@ impl Check {
                 certificates::check(&settings, &mut findings);
                 context.runtime.block_on(brokers(&settings, &mut findings));
                 consumers(&settings, &mut findings);
+                #[cfg(feature = "amqp091")]
+                context.runtime.block_on(queues::check(&settings, &mut findings));
                 match settings.delivery {
                     DeliveryMode::Durable => outbox(&settings.outbox.path, &mut findings),
                     #[cfg(feature = "_sql")]

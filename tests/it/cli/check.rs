@@ -9,7 +9,7 @@ use tokio::net::TcpListener;
 
 use super::{Run, RunningApp, Stopped, command, run};
 use crate::admin::Does;
-use crate::peers::Brokers;
+use crate::peers::{Brokers, unique};
 use crate::support::message;
 
 /// A certificate with its key that is valid for so many days more, in this file.
@@ -305,4 +305,62 @@ async fn a_broker_is_reached_with_the_certificates_of_the_settings() {
     let found = check(&keys[..2], &["--json"]).await;
     assert!(findings(&found, "URLS")[0].starts_with("failed: "), "{found:?}");
     found.ends(1);
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_port_of_tls_and_a_virtual_host_that_is_not_there_are_named() {
+    let brokers = Brokers::running();
+    let (plain, tls) =
+        (brokers.get("RABBIT1_AMQP"), brokers.get("RABBIT1_AMQPS").replace("amqps://", "amqp://"));
+    for backend in ["amqp091", "amqp10"] {
+        let found = check(&[("BACKEND", backend), ("URLS", &tls)], &["--json"]).await;
+        assert!(
+            findings(&found, "URLS")[0].ends_with("answers no AMQP but TLS: write amqps:// in URLS"),
+            "{found:?}"
+        );
+    }
+    let url = format!("{}/no%2Fsuch", plain.trim_end_matches('/'));
+    let found = check(&[("BACKEND", "amqp091"), ("URLS", &url)], &["--json"]).await;
+    let said = &findings(&found, "URLS")[0];
+    assert!(said.contains("/no%2Fsuch: no virtual host \"no/such\""), "{said}");
+    assert_eq!(said.matches("NOT_ALLOWED").count(), 1, "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn an_exchange_or_a_queue_that_is_missing_or_loses_messages_is_found() {
+    let brokers = Brokers::running();
+    let url = brokers.get("RABBIT1_AMQP");
+    let (queue, odd) = (unique("check"), unique("check-odd"));
+    let connection = lapin::Connection::connect(url, lapin::ConnectionProperties::default()).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let mut arguments = lapin::types::FieldTable::default();
+    arguments.insert("x-message-ttl".into(), lapin::types::AMQPValue::LongInt(60_000));
+    let options = lapin::options::QueueDeclareOptions { durable: false, ..Default::default() };
+    channel.queue_declare(odd.as_str().into(), options, arguments).await.unwrap();
+    let keys = |exchange, queue| {
+        [("BACKEND", "amqp091"), ("URLS", url), ("EXCHANGE", exchange), ("CONSUMERS__ORDERS__QUEUE", queue)]
+    };
+    let found = check(&keys("no-such-exchange", &queue), &["--json"]).await;
+    assert!(
+        findings(&found, "EXCHANGE")[0].starts_with("failed: the exchange \"no-such-exchange\""),
+        "{found:?}"
+    );
+    let said = findings(&found, "CONSUMERS").join("; ");
+    assert!(said.contains(&format!("warning: ORDERS: the queue {queue:?} does not exist yet")), "{said}");
+    assert!(said.contains(&format!("creates the queue \"{queue}.dead\"")), "{said}");
+    found.ends(1);
+    let found = check(&keys("amq.topic", &odd), &["--json"]).await;
+    let said = findings(&found, "CONSUMERS").join("; ");
+    assert!(
+        said.contains("is not durable") && said.contains("has a TTL") && said.contains("60000 ms"),
+        "{said}"
+    );
+    found.ends(0);
+    // It has created nothing.
+    let passive = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+    assert!(channel.queue_declare(queue.as_str().into(), passive, Default::default()).await.is_err());
+    let channel = connection.create_channel().await.unwrap();
+    channel.queue_delete(odd.as_str().into(), Default::default()).await.unwrap();
 }
