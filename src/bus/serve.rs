@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use humantime::format_duration;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, ToSocketAddrs};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -24,6 +24,17 @@ const HURRIED: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 impl Bus {
+    /// Binds a TCP listener for [`serve`](Self::serve). Its error names the address, as that of the system does not.
+    ///
+    /// # Errors
+    /// [`ServeError::Listen`] when another program uses the address, or it is not one of this machine.
+    #[cfg_attr(docsrs, doc(cfg(feature = "serve")))]
+    pub async fn listen(address: impl ToSocketAddrs + fmt::Display) -> Result<TcpListener, ServeError> {
+        let address_text = address.to_string();
+        let bound = TcpListener::bind(address).await;
+        bound.map_err(|source| ServeError::Listen { address: address_text, source })
+    }
+
     /// Serves an axum app until Ctrl-C or SIGTERM, then stops everything in order: the server and the consumers of this bus
     /// finish their requests and messages; then the bus [shuts down](Self::shutdown). All this may take 10 seconds;
     /// [`Serve::with_graceful_shutdown`] sets another deadline, or another signal. A second Ctrl-C or SIGTERM ends the wait for
@@ -38,7 +49,7 @@ impl Bus {
     /// let handlers = Router::new().route("/user/created", post(|| async {}));
     /// tokio::spawn(bus.consumer("users", handlers)?.into_future());
     /// let app = Router::new().route("/users", post(|| async {})).layer(bus.layer());
-    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:3000").await?;
+    /// let listener = Bus::listen("127.0.0.1:3000").await?;
     /// bus.serve(listener, app).await?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// # }).unwrap();
@@ -177,6 +188,14 @@ fn terminated() -> io::Result<Signal> {
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: stop the program that uses it, or choose another address")]
+    Listen {
+        /// The address.
+        address: String,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// The signals cannot be listened for, or the server failed.
     #[error("cannot serve the app")]
     Io(#[from] io::Error),

@@ -135,6 +135,14 @@ async fn serve_finishes_requests_and_messages_before_the_bus_stops() {
 }
 
 #[tokio::test]
+async fn an_address_in_use_is_named() {
+    let listener = Bus::listen("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let error = format!("{:?}", Bus::listen(address.as_str()).await.unwrap_err());
+    assert!(error.contains(&format!("cannot listen on {address}")) && error.contains("in use"), "{error}");
+}
+
+#[tokio::test]
 async fn serve_ends_at_its_deadline_and_returns_the_unsent_messages() {
     let settings: Settings = toml::from_str("BACKEND = 'own'\nDELIVERY = 'background'").unwrap();
     let hangs = |_: &_| Ok::<_, std::convert::Infallible>(fake(|_| std::future::pending()));

@@ -13,8 +13,6 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Server, ServerTlsConfig};
 use tonic::{Request, Response, Status, Streaming};
 use tower_outbox::kubemq_wire::kubemq_server::{Kubemq, KubemqServer};
 use tower_outbox::kubemq_wire::{self as wire, QueuesDownstreamRequestType as Kind};
@@ -87,14 +85,6 @@ impl Imitation {
             server: Arc::default(),
         };
         (this, listener)
-    }
-
-    pub async fn with_tls(tls: ServerTlsConfig) -> Self {
-        let (this, listener) = Self::bound(None).await;
-        let server = Server::builder().tls_config(tls).unwrap().add_service(KubemqServer::new(this.clone()));
-        let serving = server.serve_with_incoming(TcpIncoming::from(listener));
-        *this.server.lock().unwrap() = Some(tokio::spawn(async { serving.await.unwrap() }));
-        this
     }
 
     pub async fn with_token(token: Option<&'static str>) -> Self {

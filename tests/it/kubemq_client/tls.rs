@@ -1,10 +1,18 @@
 //! TLS and client certificates.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
 use tempfile::TempDir;
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::AbortOnDropHandle;
 use tower_outbox::Messenger;
 use tower_outbox::kubemq_client::KubemqSettings;
 
@@ -14,7 +22,7 @@ use super::{message, messenger, send};
 /// An authority, and what it has signed.
 struct Authority {
     folder: TempDir,
-    pem: String,
+    der: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
 }
 
@@ -23,17 +31,39 @@ impl Authority {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
-        let pem = params.self_signed(&key).unwrap().pem();
+        let certificate = params.self_signed(&key).unwrap();
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), &pem).unwrap();
-        Self { folder, pem, issuer: Issuer::new(params, key) }
+        std::fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { folder, der: certificate.der().clone(), issuer: Issuer::new(params, key) }
     }
 
     /// A certificate for this name, and its key.
-    fn signed(&self, name: &str) -> (String, String) {
+    fn signed(&self, name: &str) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new([name.to_owned()]).unwrap();
-        (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
+        (params.signed_by(&key, &self.issuer).unwrap(), key)
+    }
+
+    /// The settings of a server that asks its clients for certificates.
+    fn server(&self) -> ServerConfig {
+        let (certificate, key) = self.signed("localhost");
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).unwrap();
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+            .build()
+            .unwrap();
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_client_cert_verifier(clients)
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        config
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -41,17 +71,31 @@ impl Authority {
     }
 }
 
+/// Ends TLS before a server.
+async fn terminate(config: ServerConfig, to: SocketAddr) -> (u16, AbortOnDropHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let task = tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut client) = acceptor.accept(client).await else { return };
+                let mut server = TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (port, AbortOnDropHandle::new(task))
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_needs_the_right_authority_and_a_client_certificate() {
-    let authority = Authority::new();
-    let (certificate, key) = authority.signed("localhost");
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(certificate, key))
-        .client_ca_root(Certificate::from_pem(&authority.pem));
-    let server = Imitation::with_tls(tls).await;
-    let url = format!("kubemqs://localhost:{}", server.address.port());
+    let (authority, server) = (Authority::new(), Imitation::start().await);
+    let (port, _task) = terminate(authority.server(), server.address).await;
+    let url = format!("kubemqs://localhost:{port}");
     let (certificate, key) = authority.signed("mailer");
-    std::fs::write(authority.file("client.pem"), certificate + &key).unwrap();
+    std::fs::write(authority.file("client.pem"), certificate.pem() + &key.serialize_pem()).unwrap();
 
     let mut settings = KubemqSettings::new([url.clone()]);
     settings.broker = settings.broker.with_cacert(authority.file("ca.pem"));
