@@ -13,7 +13,6 @@ use axum::{Router, http::StatusCode, routing::post};
 use serde::Serialize;
 use sqlx::Sqlite;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool};
-use tokio::net::TcpListener;
 use tower_outbox::{BoxError, Bus, EnqueueError, Event, MessageQueue, Settings, Tx};
 
 #[derive(Serialize)]
@@ -53,7 +52,7 @@ async fn main() -> Result<(), BoxError> {
     let app = Router::new().route("/users", post(create_user)).layer(bus.layer());
 
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
-    let listener = TcpListener::bind(address).await?;
+    let listener = Bus::listen(address).await?;
     println!("listening on http://{}", listener.local_addr()?);
     Ok(bus.serve(listener, app).await?)
 }

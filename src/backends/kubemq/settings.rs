@@ -25,7 +25,7 @@ pub(super) const MOST_SECONDS: u64 = 43_200;
 /// let messenger = Kubemq::new(&settings)?;
 /// # Ok::<(), tower_outbox::kubemq_client::BrokersError>(())
 /// ```
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct KubemqSettings {
@@ -183,19 +183,6 @@ impl KubemqSettings {
 impl From<BrokerSettings> for KubemqSettings {
     fn from(broker: BrokerSettings) -> Self {
         Self { broker, ..Self::default() }
-    }
-}
-
-impl Default for KubemqSettings {
-    fn default() -> Self {
-        Self {
-            broker: BrokerSettings::default(),
-            pattern: Pattern::default(),
-            channel: None,
-            client_id: None,
-            token: None,
-            token_file: None,
-        }
     }
 }
 
