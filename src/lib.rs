@@ -69,6 +69,7 @@ pub mod chaos;
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod cli;
+#[cfg_attr(doctest, doc = include_str!("../docs/request-reply.md"))]
 pub mod client;
 pub mod consumer;
 #[cfg(feature = "_brokers")]

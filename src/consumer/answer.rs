@@ -8,8 +8,9 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
+use tracing::Instrument;
 
-use super::attempt::{Refused, Worker, call};
+use super::attempt::{Refused, Worker, call, span};
 use super::disposition::{Disposition, may_pass, retry_after};
 use crate::reply::{Reply, ReplyTo, headers};
 use crate::source::Unsettled;
@@ -47,7 +48,8 @@ impl Worker {
         let (reply, refused) = match self.prepare(view) {
             Err(refused) => (text(refused.status, &refused.reason), Some(refused)),
             Ok(request) => {
-                let handled = caught(respond(service, request, self.settings.max_bytes));
+                let handled = respond(service, request, self.settings.max_bytes);
+                let handled = caught(handled.instrument(span(view)));
                 let failed = match timeout_at(until, handled).await {
                     Ok(Some(Ok(reply))) => Ok(reply),
                     Ok(Some(Err(reason))) => Err((StatusCode::INTERNAL_SERVER_ERROR, reason)),

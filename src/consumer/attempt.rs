@@ -8,6 +8,7 @@ use axum_core::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode};
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
+use tracing::{Instrument, Span};
 
 use super::disposition::Disposition;
 use super::handle::ConsumerHandle;
@@ -96,7 +97,7 @@ impl Worker {
                 Err(error) => Disposition::error(error),
             }
         };
-        match timeout(self.settings.timeout, caught(handled)).await {
+        match timeout(self.settings.timeout, caught(handled.instrument(span(view)))).await {
             Ok(Some(disposition)) => disposition,
             Ok(None) => Disposition::failed("the handler panicked"),
             Err(_) => Disposition::failed(format!("no answer within {:?}", self.settings.timeout)),
@@ -167,6 +168,13 @@ impl Worker {
         telemetry::handled("dead", begun.elapsed());
         delivery.reject(reason).await
     }
+}
+
+/// Returns the span of a handler: its log lines carry these fields.
+pub(super) fn span(view: &Delivery) -> Span {
+    let (message, attempt, source) = (view.message(), view.attempt(), view.source());
+    // At the level of errors: a filter of lesser lines does not take the fields away from the others.
+    tracing::error_span!("process", id = %message.id(), topic = %message.topic(), attempt, source)
 }
 
 /// A message that is not tried.

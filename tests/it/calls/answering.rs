@@ -15,6 +15,7 @@ use tower_outbox::{Bus, Delivery, Message, MessageQueue, MessagingLayer, Messeng
 
 use super::{Responder, answered_by, call, post, within};
 use crate::support::counters::{counted, expect};
+use crate::support::logs::listen;
 use crate::support::messengers::recording;
 use crate::support::{enqueue, soon, text};
 
@@ -213,4 +214,22 @@ async fn a_backend_without_requests_has_no_clients() {
     let unknown = bus("BACKEND = 'memory'\n[CLIENTS.orders]\nTIMEOUTS = 1").unwrap();
     let error = Bus::start(&unknown).await.unwrap_err().to_string();
     assert!(error.contains("did you mean CLIENTS.ORDERS.TIMEOUT?"), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn log_lines_of_a_handler_name_its_message() {
+    let logs = listen();
+    let handler = || async { tracing::info!(target: "tower_outbox", at_work = true) };
+    let (client, _responder, memory) = answered_by(Router::new().fallback(handler));
+    let event = Message::new("order.created", "").unwrap();
+    memory.send(vec![event.clone()]).await.unwrap();
+    memory.wait_idle().await;
+    call(&client, post("/order/quote", "")).await;
+    let lines = logs.find(tracing::Level::INFO, &["at_work"]);
+    let spans: Vec<_> = lines.iter().map(|line| line.spans.last().unwrap()).collect();
+    assert_eq!(spans[0].get("id"), event.id().to_string());
+    for (span, topic) in spans.into_iter().zip(["order.created", "order.quote"]) {
+        assert_eq!((span.get("topic"), span.get("attempt"), span.get("source")), (topic, "1", "memory"));
+    }
+    assert_eq!(lines.len(), 2);
 }
