@@ -4,6 +4,7 @@ mod brokers;
 mod bus;
 mod confirming;
 mod killed;
+mod mqfactory;
 mod proving;
 mod relaying;
 mod sending;

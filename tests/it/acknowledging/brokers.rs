@@ -133,3 +133,18 @@ async fn instances_that_share_an_outbox_take_no_confirmation_from_each_other() {
     assert!(second.shutdown(MINUTE).await.is_clean() && receiver.shutdown(MINUTE).await.is_clean());
     database.drop().await;
 }
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn mosquitto_is_acknowledged_end_to_end() {
+    let (brokers, topic) = (Brokers::running(), unique("order.created"));
+    for envelope in ["plain", "cloudevents", "mqfactory"] {
+        let client = unique(envelope);
+        let broker = format!(
+            "BACKEND = 'mqtt'\nURLS = '{}'\nENVELOPE = '{envelope}'\nCLIENT_ID = '{client}'",
+            brokers.get("MOSQUITTO1_MQTT")
+        );
+        let receiver = format!("{broker}\n[CONSUMERS.orders]\nTOPICS = '{}'", topic.replace('.', "/"));
+        is_acknowledged_end_to_end(topic.clone(), &broker, &receiver).await;
+    }
+}
