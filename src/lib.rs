@@ -42,6 +42,7 @@
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
 //! | `channels` | queues, streams, events and requests on the local disk |
 //! | `kubemq-client` | the backend `kubemq`: a KubeMQ server as the broker | |
+//! | `mqtt` | the backend `mqtt` (MQTT 5) | |
 //! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
@@ -126,6 +127,8 @@ pub use self::backends::amqp091;
 #[cfg(feature = "kubemq-client")]
 #[cfg_attr(doctest, doc = include_str!("../docs/kubemq-broker.md"))]
 pub use self::backends::kubemq as kubemq_client;
+#[cfg(feature = "mqtt")]
+pub use self::backends::mqtt;
 pub use self::backends::{dummy, store_queue};
 #[cfg(feature = "settings")]
 pub use self::bus::Bus;

@@ -15,6 +15,8 @@ pub mod kubemq;
     allow(dead_code, unreachable_pub, reason = "settings use only what sends and receives")
 )]
 pub(crate) mod memory;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 #[cfg(feature = "testing")]
 pub(crate) mod recording;
 pub mod store_queue;

@@ -16,6 +16,8 @@ use crate::backends::dummy::Dummy;
 #[cfg(feature = "kubemq-client")]
 use crate::backends::kubemq;
 use crate::backends::memory::Memory;
+#[cfg(feature = "mqtt")]
+use crate::backends::mqtt;
 use crate::message::Topic;
 use crate::messenger::Messenger;
 #[cfg(feature = "cli")]
@@ -46,6 +48,7 @@ const ALL: &[BackendEntry] = &[
     BackendEntry { name: "fedmsg", driver: FEDMSG },
     BackendEntry { name: "kubemq", driver: KUBEMQ },
     BackendEntry { name: "memory", driver: Ok(&MemoryDriver) },
+    BackendEntry { name: "mqtt", driver: MQTT },
     BackendEntry { name: "rhmsg", driver: RHMSG },
 ];
 
@@ -59,6 +62,7 @@ const HINTS: &[(&[&str], &str)] = &[
     (&["amqp0.9.1", "amqp-0-9-1", "amqp0_9_1", "amqp09"], "AMQP 0-9-1 is amqp091"),
     (&["fedora", "fedora-messaging", "fedora_messaging"], "Fedora Messaging is fedmsg"),
     (&["umb", "python-rhmsg"], "the messages of python-rhmsg are rhmsg"),
+    (&["mosquitto", "mqtts", "mqtt5", "emqx", "hivemq"], "MQTT brokers are mqtt"),
     (&["disk", "file"], "a queue on the local disk is embedded"),
     (&["none", "noop", "log"], "sending nowhere is dummy"),
 ];
@@ -418,6 +422,17 @@ const KUBEMQ: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     },
     source: kubemq::KubemqSource::new,
     confirmations: Some(kubemq::KubemqSubscription::of_address),
+});
+
+#[cfg(not(feature = "mqtt"))]
+const MQTT: Result<&dyn Driver, Feature> = Err("mqtt");
+#[cfg(feature = "mqtt")]
+const MQTT: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: |broker, settings| Ok(mqtt::MqttSettings { broker, ..settings }),
+    broker: |settings| settings.broker,
+    messenger: |settings| mqtt::Mqtt::new(settings).map(Backend::with_brokers),
+    source: mqtt::MqttSource::new,
+    confirmations: Some(mqtt::MqttSubscription::of_confirmations),
 });
 
 /// A backend with brokers, whose table holds the keys of [`BrokerSettings`] and its own, `T`; `U` are the keys of a

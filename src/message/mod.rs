@@ -185,6 +185,12 @@ impl Message {
         self
     }
 
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn without_header(mut self, name: &str) -> Self {
+        self.headers.retain(|(known, _)| known != name);
+        self
+    }
+
     #[cfg(feature = "_brokers")]
     pub(crate) fn without_key(mut self) -> Self {
         self.key = None;

@@ -17,6 +17,7 @@ use tower_outbox::testing::messenger_conformance::{self, MessengerCapabilities, 
 use tower_outbox::testing::{Recording, Sent};
 use tower_outbox::{Failure, Messenger};
 
+use crate::mqtt::raw::{Place, from_raw};
 use crate::peers::{Brokers, Peer, RabbitQueue, unique};
 use crate::support::messengers::down;
 
@@ -166,6 +167,16 @@ async fn rhmsg_conforms_on_activemq() {
         from_peer(peer),
     )
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn mqtt_conforms() {
+    let brokers = Brokers::running();
+    let place = Place::new(&brokers);
+    let inbox = from_raw(place.raw().await);
+    let capabilities = whole().with_closes(true);
+    messenger_conformance::all(Arc::new(place.messenger()), &place.topic, capabilities, inbox).await;
 }
 
 /// All messages that arrived in a queue of RabbitMQ.

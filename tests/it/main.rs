@@ -29,6 +29,7 @@ mod layer;
 mod manifest;
 mod migrations;
 mod mqfactory;
+mod mqtt;
 mod outbox;
 mod peers;
 mod petisco;

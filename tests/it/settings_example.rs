@@ -10,6 +10,7 @@ use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::kubemq_client::{KubemqSettings, KubemqSubscription};
 use tower_outbox::layer::OnSendFailure;
+use tower_outbox::mqtt::{MqttSettings, MqttSubscription};
 use tower_outbox::settings::{DeliveryMode, OutboxSettings, RequestSettings, SuccessStatus};
 use tower_outbox::signing::{PolicyRule, SigningSettings};
 
@@ -129,6 +130,20 @@ fn the_table_of_signing_is_read() {
 }
 
 #[test]
+fn the_dialect_of_mqtt_is_read() {
+    let settings = dialect("mqtt");
+    assert_eq!(settings.backend, "mqtt");
+    let (broker, keys): (BrokerSettings, MqttSettings) = settings.backend_keys.parse_both().unwrap();
+    let defaults = MqttSettings::default();
+    assert_eq!((broker.urls.len(), keys.qos, keys.mandatory), (2, defaults.qos, defaults.mandatory));
+    assert_eq!((keys.separator, keys.client_id), (defaults.separator, defaults.client_id));
+    let source: MqttSubscription = settings.consumers["users"].source_keys.parse().unwrap();
+    let mut defaults = MqttSubscription::new("user/#").with_group("users").with_client_id("users-1");
+    defaults.dead_letter_topic = Some("users/dead".to_owned());
+    assert_eq!(source, defaults);
+}
+
+#[test]
 fn every_key_is_shown() {
     let keys = [
         keys_of::<BrokerSettings>(),
@@ -141,6 +156,8 @@ fn every_key_is_shown() {
         keys_of::<Amqp10Subscription>(),
         keys_of::<Amqp091Settings>(),
         keys_of::<Amqp091Subscription>(),
+        keys_of::<MqttSettings>(),
+        keys_of::<MqttSubscription>(),
         keys_of::<ChaosSettings>(),
         keys_of::<KubemqSettings>(),
         keys_of::<KubemqSubscription>(),
@@ -150,11 +167,8 @@ fn every_key_is_shown() {
     ]
     .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
-    let shown = with_every_key()
-        .replace("\n#fedmsg: ", "\n")
-        .replace("\n#rhmsg: ", "\n")
-        .replace("\n#kubemq: ", "\n")
-        .replace("\n#signing: ", "\n");
+    let dialects = ["\n#fedmsg: ", "\n#kubemq: ", "\n#mqtt: ", "\n#rhmsg: ", "\n#signing: "];
+    let shown = dialects.iter().fold(with_every_key(), |shown, dialect| shown.replace(dialect, "\n"));
     for key in keys {
         assert!(shown.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
     }

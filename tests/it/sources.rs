@@ -22,7 +22,7 @@ use tower_outbox::testing::Memory;
 use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness, settling};
 use tower_outbox::{Consumer, Messenger};
 
-pub use self::brokers::{amqp10_activemq_queue, amqp10_rabbitmq_queue, rabbitmq_queue};
+pub use self::brokers::{amqp10_activemq_queue, amqp10_rabbitmq_queue, mosquitto_subscription, rabbitmq_queue};
 use crate::support::stores::{STUCK, list_by};
 
 /// A consumer that runs.
@@ -196,6 +196,10 @@ macro_rules! suite {
         suite! { @queue channels_events channels_events [] $($module: $($behaviour)*;)* }
         suite! {
             @queue rabbitmq rabbitmq_queue [#[ignore = "needs brokers: ./scripts/test"]] $($module: $($behaviour)*;)*
+        }
+        suite! {
+            @queue mosquitto mosquitto_subscription [#[ignore = "needs brokers: ./scripts/test"]]
+            $($module: $($behaviour)*;)*
         }
         suite! {
             @queue amqp10_rabbitmq amqp10_rabbitmq_queue [#[ignore = "needs brokers: ./scripts/test"]]

@@ -33,6 +33,14 @@ const KUBEMQ: Schemes = Schemes {
     example: "kubemqs://host:50000",
 };
 
+#[cfg(feature = "mqtt")]
+const MQTT: Schemes = Schemes {
+    plain: ("mqtt", 1883),
+    tls: ("mqtts", 8883),
+    fault: "its scheme is neither mqtt nor mqtts",
+    example: "mqtts://host:8883",
+};
+
 /// The address of a broker, with the credentials for it. It prints without the password.
 #[derive(Clone)]
 pub(crate) struct BrokerUrl {
@@ -55,6 +63,12 @@ impl BrokerUrl {
     #[cfg(feature = "kubemq-client")]
     pub(crate) fn parse_kubemq(text: &str) -> Result<Self, UrlError> {
         Self::parse_without_path(text, &KUBEMQ)
+    }
+
+    /// An address of MQTT.
+    #[cfg(feature = "mqtt")]
+    pub(crate) fn parse_mqtt(text: &str) -> Result<Self, UrlError> {
+        Self::parse_without_path(text, &MQTT)
     }
 
     #[cfg(any(test, feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]

@@ -16,6 +16,7 @@ use tower_outbox::source::Source;
 use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness};
 
 use super::texts;
+use crate::mqtt::raw::Place;
 use crate::peers::{Brokers, unique};
 
 /// What a second source finds among the dead letters; it keeps them.
@@ -86,6 +87,20 @@ fn amqp10_queue(
     SourceHarness::new(messenger, of_queue, topic, dead_in(source(Amqp10Subscription::new(dead))))
         .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(redelivered))
         .with_kept(keep)
+}
+
+/// A subscription at mosquitto, and one to its dead letters.
+pub async fn mosquitto_subscription() -> SourceHarness {
+    let brokers = Brokers::running();
+    let place = Place::new(&brokers);
+    let dead = format!("{}.dead", place.topic);
+    let subscription = place.subscription().with_prefetch(200).with_dead_letter_topic(&*dead);
+    let source = place.source(&subscription).await;
+    let of_dead = Place { topic: dead, url: place.url.clone() };
+    let letters = of_dead.source(&of_dead.subscription()).await;
+    let messenger = Arc::new(place.messenger());
+    SourceHarness::new(messenger, Arc::new(source), place.topic.clone(), dead_in(letters))
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
 }
 
 pub async fn rabbitmq_queue() -> SourceHarness {

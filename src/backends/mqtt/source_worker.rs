@@ -1,0 +1,143 @@
+//! The task behind a source: connects to a broker, and does so again when the connection is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rumqttc::mqttbytes::v5::Packet;
+use rumqttc::{Event, EventLoop};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::failure::end_failure;
+use super::session::Session;
+use super::source_context::{Demand, Opened, SourceContext, Subscribed};
+use crate::messenger::Failure;
+use crate::util::backoff::Backoff;
+
+/// The shortest pause after a permanent error.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+/// A connection that lasted this long resets the backoff.
+const LIVED: Duration = Duration::from_secs(5);
+/// How long a broker may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Fills the inbox while the source is wanted.
+pub(super) struct SourceWorker {
+    pub(super) context: Arc<SourceContext>,
+    pub(super) demand: watch::Receiver<Demand>,
+}
+
+impl SourceWorker {
+    /// Runs until the source is closed or dropped.
+    pub(super) async fn run(mut self) {
+        let (mut failures, mut is_first) = (0, true);
+        loop {
+            let demand = *self.demand.borrow_and_update();
+            if demand == Demand::Close || self.demand.has_changed().is_err() {
+                return;
+            }
+            if demand == Demand::Pause {
+                let _ = self.demand.changed().await;
+                continue;
+            }
+            let failure = match self.context.open(&mut self.demand, is_first).await {
+                Ok(opened) => {
+                    is_first = false;
+                    let begun = Instant::now();
+                    let failure = self.serve(opened).await;
+                    if begun.elapsed() > LIVED {
+                        failures = 0;
+                    }
+                    let Some(failure) = failure else { continue };
+                    tracing::warn!(source = %self.context.reader.source, %failure, "lost the connection while receiving; reconnecting");
+                    failure
+                }
+                Err(failure) => failure,
+            };
+            let mut pause = Backoff::default().delay(failures);
+            failures = failures.saturating_add(1);
+            if !failure.is_transient() {
+                pause = pause.max(ERROR_PAUSE);
+                self.context.inbox.set_error(Some(failure));
+            }
+            tokio::select! {
+                () = sleep(pause) => {}
+                _ = self.demand.changed() => {}
+            }
+        }
+    }
+
+    /// Receives until the connection is lost, or the source is closed.
+    async fn serve(&mut self, opened: Opened) -> Option<Failure> {
+        let Opened { session, events, subscribed } = opened;
+        let failure = self.receive(&session, events, subscribed).await;
+        // The broker delivers again what is not acknowledged.
+        session.end();
+        self.context.inbox.drop_stale();
+        failure
+    }
+
+    async fn receive(
+        &mut self,
+        session: &Arc<Session>,
+        mut events: EventLoop,
+        mut subscribed: Subscribed,
+    ) -> Option<Failure> {
+        let Self { context, demand } = self;
+        let inbox = &context.inbox;
+        // It is not cancelled before the end of the connection: a packet would be cut off.
+        let receive = async {
+            loop {
+                match events.poll().await {
+                    Ok(Event::Incoming(Packet::Publish(publish))) => inbox.push(publish, session),
+                    Ok(_) => {}
+                    Err(error) => return end_failure(&error),
+                }
+            }
+        };
+        tokio::pin!(receive);
+        let mut is_subscribed = false;
+        loop {
+            match *demand.borrow_and_update() {
+                Demand::Messages => session.intake.pause(false),
+                Demand::Pause => session.intake.pause(true),
+                Demand::Close => break,
+            }
+            if demand.has_changed().is_err() {
+                break;
+            }
+            tokio::select! {
+                biased;
+                failure = &mut receive => return Some(failure),
+                outcome = &mut subscribed, if !is_subscribed => match outcome {
+                    Ok(()) => {
+                        is_subscribed = true;
+                        inbox.set_error(None);
+                    }
+                    Err(failure) => return Some(failure),
+                },
+                () = inbox.due() => inbox.end_waits(),
+                _ = demand.changed() => {}
+            }
+        }
+        context.settlements.close();
+        session.intake.discard();
+        let settled = async {
+            context.settlements.wait().await;
+            // Brokers do not confirm acknowledgements. But they answer in order, so those before a new subscription have arrived.
+            if let Some(answer) = session.subscribe(context.subscribe_filters()) {
+                let _ = answer.wait_async().await;
+            }
+        };
+        let finish = async {
+            tokio::select! {
+                () = settled => {}
+                _ = &mut receive => return,
+            }
+            session.close();
+            receive.await;
+        };
+        let _ = timeout(CLOSE_TIMEOUT, finish).await;
+        None
+    }
+}
