@@ -8,3 +8,4 @@ mod load;
 mod points;
 mod queue;
 pub mod random;
+mod session;

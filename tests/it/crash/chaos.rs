@@ -16,9 +16,11 @@ use tower_outbox::store::{
 };
 
 use super::app::{App, Home};
+use super::ledger::Arrival;
 use super::load::Load;
 use super::queue::Queue;
 use super::random::Random;
+use super::session::Session;
 use crate::peers::{Brokers, root, unique};
 use crate::support::stores::{list_by, open};
 
@@ -98,13 +100,15 @@ fn milliseconds(random: &mut Random, most: u64) -> Duration {
 /// The broker or the database, which dies and comes back.
 struct Victim {
     name: &'static str,
+    /// The command that ends it.
+    end: &'static str,
     returning: Option<JoinHandle<()>>,
     kills: usize,
 }
 
 impl Victim {
     fn new(name: &'static str) -> Self {
-        Self { name, returning: None, kills: 0 }
+        Self { name, end: "kill", returning: None, kills: 0 }
     }
 
     async fn ready(&mut self) {
@@ -115,7 +119,7 @@ impl Victim {
 
     /// Kills it, and lets it come back without waiting for that.
     async fn kill(&mut self) {
-        brokers("kill", self.name).await;
+        brokers(self.end, self.name).await;
         self.kills += 1;
         self.returning = Some(tokio::spawn(brokers("start", self.name)));
     }
@@ -182,32 +186,87 @@ impl Database {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn nothing_acknowledged_is_lost_when_app_and_broker_are_killed_at_any_moment() {
-    chaos(false).await;
+    chaos(Kind::Durable).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn rows_and_events_agree_when_app_database_and_broker_are_killed_at_any_moment() {
-    chaos(true).await;
+    chaos(Kind::Transactional).await;
 }
 
-async fn chaos(transactional: bool) {
+/// mosquitto ends in order: when it is killed it loses what it confirmed within the last second.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn mqtt_loses_nothing_when_the_app_is_killed_and_the_broker_ends_at_any_moment() {
+    chaos(Kind::Mqtt).await;
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Durable,
+    Transactional,
+    Mqtt,
+}
+
+/// Where the messages of each stretch end up, with their topics.
+enum Sink {
+    /// One for each stretch: a broker that is killed may give once more what we have taken from it.
+    Queues(VecDeque<(Queue, String)>),
+    Session(Session, String),
+}
+
+impl Sink {
+    async fn new(kind: Kind, url: &str, stretches: usize) -> Self {
+        let topic = unique("chaos");
+        if kind == Kind::Mqtt {
+            return Self::Session(Session::begin(url, &topic).await, topic);
+        }
+        let mut queues = VecDeque::new();
+        for n in 0..stretches {
+            let topic = format!("{topic}.{n}");
+            queues.push_back((Queue::declare(url, &topic).await, topic));
+        }
+        Self::Queues(queues)
+    }
+
+    fn topic(&self) -> &str {
+        match self {
+            Self::Queues(queues) => &queues[0].1,
+            Self::Session(_, topic) => topic,
+        }
+    }
+
+    /// What came in a stretch.
+    async fn drain(&mut self) -> Vec<Arrival> {
+        match self {
+            Self::Queues(queues) => {
+                let (queue, _) = queues.pop_front().unwrap();
+                let arrivals = queue.drain().await;
+                queue.delete().await;
+                arrivals
+            }
+            Self::Session(session, _) => session.drain().await,
+        }
+    }
+}
+
+async fn chaos(kind: Kind) {
+    let transactional = kind == Kind::Transactional;
+    let (backend, victim, key) = match kind {
+        Kind::Mqtt => ("mqtt", "mosquitto1", "MOSQUITTO1_MQTT"),
+        _ => ("amqp091", "rabbit1", "RABBIT1_AMQP"),
+    };
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().expect(name));
     let rounds = number("CHAOS_ROUNDS").map_or(ROUNDS, |rounds| rounds as usize);
     let seed = number("CHAOS_SEED").unwrap_or_else(Random::any_seed);
     eprintln!("chaos: {rounds} rounds; once more: CHAOS_SEED={seed}");
 
     let brokers = Brokers::all_up().await;
-    let url = brokers.get("RABBIT1_AMQP");
-    let topic = unique("chaos");
-    // One for each stretch: a broker that is killed may give once more what we have taken from it.
-    let mut queues = VecDeque::new();
-    for n in 0..rounds.div_ceil(STRETCH) {
-        let topic = format!("{topic}.{n}");
-        queues.push_back((Queue::declare(url, &topic).await, topic));
-    }
+    let url = brokers.get(key);
+    let mut sink = Sink::new(kind, url, rounds.div_ceil(STRETCH)).await;
     // Only a broker that ends in order has written down what was declared just now.
-    self::brokers("restart", "rabbit1").await;
+    self::brokers("restart", victim).await;
     let mut database = match transactional {
         true => Some(Database::make(brokers.get("POSTGRES")).await),
         false => None,
@@ -221,7 +280,7 @@ async fn chaos(transactional: bool) {
     let home = Home::new(
         folder.path(),
         &format!(
-            "BACKEND = \"amqp091\"\nDELIVERY = \"{delivery}\"\nURLS = \"{url}\"\nMANDATORY = true\n\
+            "BACKEND = \"{backend}\"\nDELIVERY = \"{delivery}\"\nURLS = \"{url}\"\nMANDATORY = true\n\
              CONNECTION_TIMEOUT = 5\nSEND_TIMEOUT = 10\n[MESSAGE_BUS.OUTBOX]\n{place}\nMAX_BACKOFF = 1\n",
         ),
     );
@@ -229,10 +288,13 @@ async fn chaos(transactional: bool) {
     let mut random = Random::new(seed);
     let plan = Round::plan(rounds, transactional, &mut random);
     let load = Load::start(CLIENTS, transactional, &mut random);
-    let mut broker = Victim::new("rabbit1");
+    let mut broker = Victim::new(victim);
+    if kind == Kind::Mqtt {
+        broker.end = "stop";
+    }
     let (begun, mut arrivals) = (Instant::now(), Vec::new());
     for (n, round) in plan.iter().enumerate() {
-        load.set_topic(&queues[0].1);
+        load.set_topic(sink.topic());
         live_and_die(&home, &load, &mut broker, database.as_mut(), n + 1, round).await;
         if (n + 1) % STRETCH != 0 && n + 1 != rounds {
             continue;
@@ -243,9 +305,7 @@ async fn chaos(transactional: bool) {
         }
         let left = empty(&home, n + 1).await;
         let dead = dead_letters(&outbox, database.as_ref()).await;
-        let (queue, _) = queues.pop_front().unwrap();
-        arrivals.extend(queue.drain().await);
-        queue.delete().await;
+        arrivals.extend(sink.drain().await);
         let verdict = load.verdict(&arrivals);
         let torn = match &database {
             Some(database) => load.torn(&database.rows().await, &arrivals),
