@@ -45,13 +45,28 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("petisco", petisco),
     ("records", records),
     ("rhmsg", rhmsg),
+    ("routing_uris", routing_uris),
     ("settings", settings),
     ("signatures", signatures),
     ("store", store),
     ("topics", topics),
     ("trace_context", trace_context),
     ("urls", urls),
+    ("wavemq_config", wavemq_config),
+    ("wavemq_message", wavemq_message),
 ];
+
+pub fn routing_uris(data: &[u8]) {
+    crate::routing::fuzzing::uris(data);
+}
+
+pub fn wavemq_config(data: &[u8]) {
+    crate::wavemq::fuzzing::config(data);
+}
+
+pub fn wavemq_message(data: &[u8]) {
+    crate::wavemq::fuzzing::message(data);
+}
 
 /// A message as a CloudEvent in structured mode, for the tests with the SDK of CloudEvents.
 pub fn seal(message: &Message, source: &str) -> Message {

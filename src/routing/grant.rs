@@ -85,6 +85,23 @@ impl Grants {
         Self(rows)
     }
 
+    /// Whether a row allows the action on any URI of the namespace.
+    #[must_use]
+    pub fn has_any(
+        &self,
+        subject: Option<&Subject>,
+        verb: Verb,
+        namespace: &Namespace,
+        now: SystemTime,
+    ) -> bool {
+        self.0.iter().any(|grant| {
+            grant.subject.as_ref().is_none_or(|granted| Some(granted) == subject)
+                && grant.verbs.contains(&verb)
+                && grant.namespace == *namespace
+                && grant.expires.is_none_or(|end| end > now)
+        })
+    }
+
     /// Checks whether a row allows the action on all URIs of a pattern.
     ///
     /// # Errors

@@ -4,6 +4,8 @@ mod command;
 mod committer;
 mod counters;
 mod error;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod grant;
 mod grant_files;
 mod message;

@@ -11,6 +11,12 @@ pub(super) struct Access {
 }
 
 impl Access {
+    /// Whether a subject may do this on any URI of the namespace.
+    pub(super) fn has_any(&self, subject: Option<&Subject>, verb: Verb, namespace: &Namespace) -> bool {
+        let Some(grants) = &self.grants else { return true };
+        grants.current().has_any(subject, verb, namespace, SystemTime::now())
+    }
+
     /// Checks whether a subject may do this.
     pub(super) fn check(
         &self,

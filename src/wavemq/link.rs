@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::{Stream, StreamExt};
+use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
@@ -43,6 +44,7 @@ pub(super) struct Link {
     /// The connection, while the link is up.
     client: Mutex<Option<Client>>,
     is_up: AtomicBool,
+    came_up: Notify,
 }
 
 impl Link {
@@ -53,6 +55,7 @@ impl Link {
             endpoint,
             client: Mutex::new(None),
             is_up: AtomicBool::new(false),
+            came_up: Notify::new(),
         })
     }
 
@@ -103,6 +106,10 @@ impl Link {
 
     /// Hands messages over, in order.
     async fn publish(&self, mut client: Client, upstream: &Subscription) -> BoxError {
+        // A router that refuses the subscription refuses the messages too, and they have to wait.
+        while !self.is_up() {
+            self.came_up.notified().await;
+        }
         loop {
             let leased = match upstream.lease(BATCH).await {
                 Ok(leased) => leased,
@@ -254,6 +261,7 @@ impl Link {
     fn came_up(&self, client: &Client) {
         if !self.is_up.swap(true, Ordering::AcqRel) {
             *lock(&self.client) = Some(client.clone());
+            self.came_up.notify_one();
             tracing::info!(address = %self.endpoint.uri(), namespace = %self.namespace, "connected to the designated router");
         }
     }

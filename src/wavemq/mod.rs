@@ -4,6 +4,8 @@ mod access;
 mod config;
 mod convert;
 mod error;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod link;
 mod links;
 mod local;

@@ -65,6 +65,11 @@ impl Peering {
         self.access.check(subject, Verb::Route, namespace, uris)
     }
 
+    /// Whether a router may route any URI of a namespace of this router.
+    fn is_peer(&self, subject: Option<&Subject>, namespace: &Namespace) -> bool {
+        self.designated.contains(namespace) && self.access.has_any(subject, Verb::Route, namespace)
+    }
+
     fn key(&self, subject: Option<&Subject>, router: &str, namespace: Namespace) -> Result<PeerKey, Status> {
         match router.len() {
             1..=ROUTER => Ok((owner(subject), router.to_owned(), namespace)),
@@ -77,7 +82,12 @@ impl Peering {
         let message =
             convert::message(message).map_err(|fault| convert::error(code::UPSTREAM_ERROR, fault))?;
         let allowed = self.check(subject, &message.namespace, &Pattern::from(&message.uri));
-        allowed.map_err(|refused| convert::error(code::UPSTREAM_ERROR, refused.to_string()))?;
+        allowed.map_err(|refused| {
+            // A router without any grant may get one; then its messages are to be there still.
+            let is_final = self.is_peer(subject, &message.namespace);
+            let code = if is_final { code::UPSTREAM_ERROR } else { code::QUEUE_ERROR };
+            convert::error(code, refused.to_string())
+        })?;
         Ok(message)
     }
 }
@@ -133,10 +143,12 @@ impl WavemqPeering for Peering {
             tbs.uri.iter().map(|text| convert::pattern(text)).collect::<Result<_, _>>().map_err(invalid)?;
         let key = self.key(subject.as_ref(), &tbs.router_id, namespace)?;
         let subscribed = async {
-            patterns.iter().try_for_each(|pattern| self.check(subject.as_ref(), &key.2, pattern))?;
-            if patterns.is_empty() && !self.designated.contains(&key.2) {
+            if !self.is_peer(subject.as_ref(), &key.2) {
                 self.check(subject.as_ref(), &key.2, &Pattern::all())?;
             }
+            // A subscriber beyond the grant of its router does not harm the others there.
+            let is_allowed = |pattern: &Pattern| self.check(subject.as_ref(), &key.2, pattern).is_ok();
+            let patterns = patterns.into_iter().filter(is_allowed).collect();
             self.router.subscribe_peer(&key.0, &key.1, &key.2, patterns).await
         };
         let subscription = match subscribed.await {

@@ -1,8 +1,9 @@
 //! Two routers, and the link between them.
 
+use std::path::Path;
 use std::time::Duration;
 
-use tower_outbox::routing::Pattern;
+use tower_outbox::routing::{Pattern, Subject};
 
 use super::sites::{Site, Wire, message, namespace, receive, until};
 
@@ -138,4 +139,81 @@ async fn last_values_are_kept_at_the_designated_router() {
     assert!(site.router.query(&namespace(), &all).next().await.is_empty());
     site.stop().await;
     top.stop().await;
+}
+
+/// Writes a certificate of this authority with its key; returns the keys of the configuration, and the certificate.
+fn certificate(
+    folder: &Path,
+    name: &str,
+    authority: &rcgen::Issuer<'_, rcgen::KeyPair>,
+) -> (String, Vec<u8>) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.signed_by(&key, authority).unwrap();
+    let (file, key_file) = (folder.join(format!("{name}.crt")), folder.join(format!("{name}.key")));
+    std::fs::write(&file, certificate.pem()).unwrap();
+    std::fs::write(&key_file, key.serialize_pem()).unwrap();
+    let keys =
+        format!("Certificate = {file:?}\nPrivateKey = {key_file:?}\nCACert = {:?}\n", folder.join("ca.crt"));
+    (keys, certificate.der().to_vec())
+}
+
+#[tokio::test]
+async fn only_routers_with_a_certificate_and_a_grant_connect() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut params = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().unwrap();
+    std::fs::write(folder.path().join("ca.crt"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let authority = rcgen::Issuer::new(params, key);
+    let (top_keys, _) = certificate(folder.path(), "top", &authority);
+    let (good_keys, good) = certificate(folder.path(), "good", &authority);
+    let (other_keys, other) = certificate(folder.path(), "other", &authority);
+    let grant = |certificate: &[u8], uri: &str| {
+        let subject = Subject::of(certificate);
+        let namespace = namespace();
+        format!(
+            "[[GRANT]]\nSUBJECT = \"{subject}\"\nVERBS = [\"route\"]\nNAMESPACE = \"{namespace}\"\nURI = \"{uri}\"\n"
+        )
+    };
+    let (grants, names) = (folder.path().join("grants.toml"), folder.path().join("namespace"));
+    std::fs::write(&grants, grant(&good, "*")).unwrap();
+    std::fs::write(&names, namespace().to_string()).unwrap();
+    let designated = format!(
+        "[RoutingConfig]\nDesignatedNamespaceFiles = [{names:?}]\n[Security]\nGrants = [{grants:?}]\n{top_keys}"
+    );
+    let top = Site::start(&folder.path().join("top"), None, &designated).await;
+    let at_top = top.subscribe("t", "*").await;
+    let uplink = |keys: &str| {
+        let keys = if keys.is_empty() { String::new() } else { format!("[Security]\n{keys}") };
+        format!(
+            "[[RoutingConfig.Router]]\nNamespace = \"{}\"\nAddress = \"{}\"\n{keys}",
+            namespace(),
+            top.peers
+        )
+    };
+    let plain = Site::start(&folder.path().join("plain"), None, &uplink("")).await;
+    let stranger = Site::start(&folder.path().join("other"), None, &uplink(&other_keys)).await;
+    let site = Site::start(&folder.path().join("good"), None, &uplink(&good_keys)).await;
+    publish(&plain, "a", 0..1).await;
+    publish(&stranger, "a", 1..2).await;
+    publish(&stranger, "b", 2..3).await;
+    publish(&site, "a", 3..4).await;
+    assert_eq!(contents(&receive(&at_top, 1).await), ["3"]);
+    until("the others were refused", async || {
+        plain.router.counts().peer_errors > 0 && stranger.router.counts().peer_errors > 0
+    })
+    .await;
+    assert_eq!(
+        (plain.router.counts().queued, stranger.router.counts().queued),
+        (1, 2),
+        "their messages wait"
+    );
+    // A grant on some URIs lets those pass, and refuses the others for good.
+    std::fs::write(&grants, grant(&good, "*") + &grant(&other, "b")).unwrap();
+    assert_eq!(contents(&receive(&at_top, 1).await), ["2"]);
+    until("the rest is refused", async || stranger.router.counts().refused == 1).await;
+    for site in [plain, stranger, site, top] {
+        site.stop().await;
+    }
 }
