@@ -48,6 +48,7 @@
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
 //! | `cli` | the command line tool `tower-outbox` | |
 //! | `routing` | a router for sites with bad links: `routing` | |
+//! | `wavemq` | WAVEMQ's gRPC interface over such a router: `wavemq` | |
 //! | `serve` | `Bus::serve`, which serves an axum app and stops server, consumers and bus in order | |
 //! | `signing` | signed messages: `Signing`, `Verifying`, the table `SIGNING` | |
 //! | `testing` | doubles for the tests of an app, and conformance suites for messengers, stores and sources | |

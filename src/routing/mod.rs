@@ -1,4 +1,23 @@
 //! A router for sites: messages on URIs, a queue for each subscriber that outlives power cuts, and the last value of each URI.
+//!
+//! ```no_run
+//! use std::time::Duration;
+//! use tower_outbox::routing::{Namespace, Pattern, PayloadObject, RoutedMessage, RouterSettings, SiteRouter, Uri};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let router = SiteRouter::open(RouterSettings::new("/var/lib/app/router")).await?;
+//! let site = Namespace::named("site")?;
+//! let subscription =
+//!     router.subscribe(b"display", "main", &site, &Pattern::new("floor1/*")?, Duration::from_secs(3_600)).await?;
+//! let object = PayloadObject { schema: "text".to_owned(), content: "21.5".into() };
+//! router.publish(RoutedMessage::new(site, Uri::new("floor1/temperature")?, vec![object])).await?;
+//! for leased in subscription.lease(10).await? {
+//!     println!("{} {:?}", leased.message.uri, leased.message.payload);
+//!     subscription.ack(&[leased.seq]);
+//! }
+//! # Ok(())
+//! # }
+//! ```
 
 mod command;
 mod committer;

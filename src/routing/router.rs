@@ -316,21 +316,25 @@ impl SiteRouter {
     }
 
     /// Counts messages that the designated router has confirmed.
+    #[cfg(feature = "wavemq")]
     pub(crate) fn count_upstream(&self, messages: usize) {
         self.0.counters.upstream.add(messages);
     }
 
     /// Counts messages that came from the designated router.
+    #[cfg(feature = "wavemq")]
     pub(crate) fn count_downstream(&self, messages: usize) {
         self.0.counters.downstream.add(messages);
     }
 
     /// Counts messages that the designated router refuses for good.
+    #[cfg(feature = "wavemq")]
     pub(crate) fn count_refused(&self, messages: usize) {
         self.0.counters.refused.add(messages);
     }
 
     /// Counts a failure of a link.
+    #[cfg(feature = "wavemq")]
     pub(crate) fn count_peer_error(&self) {
         self.0.counters.peer_errors.add(1);
     }

@@ -108,7 +108,6 @@ impl Wavemq {
     }
 
     /// Returns `/metrics` alone as an axum router.
-    #[must_use]
     pub fn metrics(&self) -> Router {
         let state = (self.router.clone(), Arc::clone(&self.links));
         Router::new().route("/metrics", get(answer_metrics)).with_state(state)
