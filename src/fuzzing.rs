@@ -15,6 +15,7 @@ use crate::backends::brokers::BrokerSettings;
 use crate::backends::{amqp10, amqp091};
 use crate::consumer::ConsumerSettings;
 use crate::envelope::{Envelope, Origin};
+pub use crate::kubemq::fuzzing::kubemq;
 use crate::layer;
 use crate::message::Message;
 use crate::message::fuzzing::{message, shown};
@@ -40,6 +41,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("idempotency_key", idempotency_key),
     ("journal", journal),
     ("json_lines", json_lines),
+    ("kubemq", kubemq),
     ("mqfactory", mqfactory),
     ("pem", pem),
     ("petisco", petisco),

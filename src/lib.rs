@@ -41,6 +41,7 @@
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
 //! | `channels` | queues, streams, events and requests on the local disk |
+//! | `kubemq` | KubeMQ's gRPC interface over channels, for unmodified KubeMQ clients: `kubemq::Kubemq` | |
 //! | `kubemq-client` | the backend `kubemq`: a KubeMQ server as the broker | |
 //! | `mqtt` | the backend `mqtt` (MQTT 5) | |
 //! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
@@ -84,6 +85,7 @@ pub mod fuzzing;
 pub mod guide;
 #[cfg(feature = "kubemq")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
+#[cfg_attr(doctest, doc = include_str!("../docs/kubemq.md"))]
 pub mod kubemq;
 #[cfg(feature = "_kubemq")]
 #[doc(hidden)]

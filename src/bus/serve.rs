@@ -17,6 +17,7 @@ use super::running::Bus;
 use super::shutdown::Shutdown;
 use crate::util::deadline::after;
 use crate::util::error::debug_as_display;
+use crate::util::signals::{Signal, terminated};
 
 /// How long stopping may take after a second signal.
 const HURRIED: Duration = Duration::from_secs(1);
@@ -70,8 +71,6 @@ pub struct Serve<'a> {
     signal: Option<Signal>,
     deadline: Duration,
 }
-
-type Signal = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Serve<'_> {
     /// Stops at `signal` instead of Ctrl-C and SIGTERM, within `deadline`; by default 10 seconds.
@@ -159,29 +158,6 @@ async fn second_signal(signal: Signal, hurried: CancellationToken) {
     signal.await;
     tracing::warn!("received a second signal to stop; leaving requests and messages unfinished");
     hurried.cancel();
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-fn terminated() -> io::Result<Signal> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        let (mut interrupt, mut terminate) =
-            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-        Ok(Box::pin(async move {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        }))
-    }
-    #[cfg(not(unix))]
-    Ok(Box::pin(async {
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending().await
-        }
-    }))
 }
 
 /// Why [`Bus::serve`] failed.

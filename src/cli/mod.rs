@@ -9,13 +9,15 @@ mod filter;
 mod import;
 #[cfg(feature = "signing")]
 mod keys;
+#[cfg(feature = "kubemq")]
+mod kubemq;
 mod list;
 #[cfg(feature = "_sql")]
 mod migrate;
 mod output;
 mod queue;
 mod send;
-#[cfg(feature = "wavemq")]
+#[cfg(any(feature = "kubemq", feature = "wavemq"))]
 mod serve;
 mod show;
 mod status;
@@ -76,7 +78,7 @@ enum Command {
     Import(import::Import),
     #[cfg(feature = "_sql")]
     Migrate(migrate::Migrate),
-    #[cfg(feature = "wavemq")]
+    #[cfg(any(feature = "kubemq", feature = "wavemq"))]
     Serve(serve::Serve),
     #[cfg(feature = "signing")]
     Keys(keys::Keys),
@@ -123,7 +125,7 @@ fn run(global: Global, output: Output, command: &Command) -> Result<(), CliError
         Command::Import(import) => import.run(&context),
         #[cfg(feature = "_sql")]
         Command::Migrate(migrate) => migrate.run(&context),
-        #[cfg(feature = "wavemq")]
+        #[cfg(any(feature = "kubemq", feature = "wavemq"))]
         Command::Serve(serve) => serve.run(&context),
         #[cfg(feature = "signing")]
         Command::Keys(keys) => keys.run(&context),

@@ -1,61 +1,87 @@
 //! `tower-outbox serve`.
 
+#[cfg(feature = "wavemq")]
 use std::net::SocketAddr;
+#[cfg(feature = "wavemq")]
 use std::path::PathBuf;
 
 use clap::Args;
+#[cfg(feature = "wavemq")]
 use tokio::net::TcpListener;
 
 use super::context::Context;
 use super::error::CliError;
+#[cfg(feature = "kubemq")]
+use super::kubemq::KubemqServer;
+#[cfg(feature = "wavemq")]
 use crate::util::error::Chain;
+#[cfg(feature = "wavemq")]
+use crate::util::signals::terminated;
+#[cfg(feature = "wavemq")]
 use crate::wavemq::{Wavemq, WavemqConfig, WavemqError};
 
 /// Run a server
 #[derive(Args)]
-#[command(after_help = "SIGTERM and Ctrl-C end it in order.
+#[command(
+    arg_required_else_help = true,
+    after_help = "SIGTERM and Ctrl-C end it in order.
+
+--kubemq takes certificates, tokens and grants from the table KUBEMQ of --settings; an address that other machines can reach
+needs one of them. GET /health and GET /metrics are on the same port.
 
 Environment:
-  METRICS_ADDRESS   also serve /metrics there, such as 127.0.0.1:6060")]
+  METRICS_ADDRESS   --wavemq: also serve /metrics there, such as 127.0.0.1:6060
+
+Examples:
+  tower-outbox serve --kubemq 127.0.0.1:50000 --data channels
+  tower-outbox serve --wavemq wavemq.toml"
+)]
 pub(super) struct Serve {
+    #[cfg(feature = "kubemq")]
+    #[command(flatten)]
+    kubemq: Option<KubemqServer>,
     /// Run a WAVEMQ router with this configuration file
-    #[arg(long, value_name = "FILE", required = true)]
-    wavemq: PathBuf,
+    #[cfg(feature = "wavemq")]
+    #[arg(long, value_name = "FILE")]
+    #[cfg_attr(feature = "kubemq", arg(conflicts_with_all = ["kubemq", "data"]))]
+    wavemq: Option<PathBuf>,
     /// Serve /metrics at this address too
-    #[arg(long, value_name = "ADDRESS", env = "METRICS_ADDRESS")]
+    #[cfg(feature = "wavemq")]
+    #[arg(long, value_name = "ADDRESS", env = "METRICS_ADDRESS", requires = "wavemq")]
     metrics_address: Option<SocketAddr>,
 }
 
 impl Serve {
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
-        let served = context.runtime.block_on(self.serve());
-        served.map_err(|error| CliError::failed(Chain(&error)))
+        #[cfg(feature = "kubemq")]
+        if let Some(kubemq) = &self.kubemq {
+            return kubemq.run(context);
+        }
+        #[cfg(feature = "wavemq")]
+        if let Some(file) = &self.wavemq {
+            let served = context.runtime.block_on(self.route(file));
+            return served.map_err(|error| CliError::failed(Chain(&error)));
+        }
+        let _ = context;
+        Err(CliError::failed("name a server: see tower-outbox serve --help"))
     }
 
-    async fn serve(&self) -> Result<(), WavemqError> {
-        let server = Wavemq::open(WavemqConfig::read(&self.wavemq)?).await?;
+    #[cfg(feature = "wavemq")]
+    async fn route(&self, file: &std::path::Path) -> Result<(), WavemqError> {
+        let server = Wavemq::open(WavemqConfig::read(file)?).await?;
         if let Some(address) = self.metrics_address {
             let fault = |source| WavemqError::Listener { address, source };
             let (listener, metrics) = (TcpListener::bind(address).await.map_err(fault)?, server.metrics());
             tokio::spawn(async move { axum::serve(listener, metrics).await });
         }
-        server.serve(stopped()).await
+        let stop = terminated();
+        server
+            .serve(async {
+                match stop {
+                    Ok(signal) => signal.await,
+                    Err(_) => std::future::pending().await,
+                }
+            })
+            .await
     }
-}
-
-/// Waits for Ctrl-C or SIGTERM.
-async fn stopped() {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = tokio::signal::ctrl_c() => {}
-            }
-            return;
-        }
-    }
-    let _ = tokio::signal::ctrl_c().await;
 }

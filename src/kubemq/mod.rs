@@ -37,6 +37,8 @@ mod events;
 mod extras;
 mod face;
 mod fault;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod kinds;
 mod limits;
 mod listener;

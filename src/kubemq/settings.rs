@@ -3,10 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use serde::Deserialize;
+use serde::de::{Deserialize, Deserializer};
 
 /// Settings of the face: the table `MESSAGE_BUS.KUBEMQ`.
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settings {
@@ -36,19 +36,24 @@ pub struct Settings {
 }
 
 /// What a client may do.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Grant {
     /// The subject of the client's token, else the common name of its certificate. `*` (default) is every client.
+    #[serde(alias = "CLIENT")]
     pub client: String,
     /// The kinds of channels: `queues`, `events`, `events_store`, `commands`, `queries`. By default all.
+    #[serde(alias = "KINDS")]
     pub kinds: Vec<String>,
     /// The channels, with the wildcards `*` for a word and `>` for the rest. By default all, `>`.
+    #[serde(alias = "CHANNEL")]
     pub channel: String,
     /// Whether the client may receive, subscribe and answer.
+    #[serde(alias = "READ")]
     pub read: bool,
     /// Whether the client may send, publish and ask.
+    #[serde(alias = "WRITE")]
     pub write: bool,
 }
 
@@ -59,8 +64,7 @@ impl Default for Grant {
 }
 
 /// The algorithm of the signatures of tokens.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TokenAlgorithm {
     /// A shared secret with SHA-256.
@@ -87,8 +91,36 @@ pub enum TokenAlgorithm {
     /// ECDSA on P-384 with SHA-384.
     Es384,
     /// Ed25519.
-    #[serde(rename = "EdDSA")]
     EdDsa,
+}
+
+impl TokenAlgorithm {
+    const ALL: [Self; 12] = [
+        Self::Hs256,
+        Self::Hs384,
+        Self::Hs512,
+        Self::Rs256,
+        Self::Rs384,
+        Self::Rs512,
+        Self::Ps256,
+        Self::Ps384,
+        Self::Ps512,
+        Self::Es256,
+        Self::Es384,
+        Self::EdDsa,
+    ];
+}
+
+/// In any case.
+impl<'de> Deserialize<'de> for TokenAlgorithm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let known = Self::ALL.iter().find(|known| known.to_string().eq_ignore_ascii_case(&text)).copied();
+        known.ok_or_else(|| {
+            let names = Self::ALL.map(|algorithm| algorithm.to_string()).join(", ");
+            serde::de::Error::custom(format!("{text:?} is no algorithm of tokens; it is one of {names}"))
+        })
+    }
 }
 
 impl fmt::Display for TokenAlgorithm {

@@ -36,6 +36,8 @@ use crate::acknowledging::{AckAddress, AllowedAddresses};
 use crate::background::BackgroundSettings;
 #[cfg(feature = "chaos")]
 use crate::chaos::ChaosSettings;
+#[cfg(feature = "kubemq")]
+use crate::kubemq;
 use crate::layer::OnSendFailure;
 #[cfg(feature = "signing")]
 use crate::signing::SigningSettings;
@@ -91,6 +93,10 @@ pub struct Settings {
     #[cfg(feature = "signing")]
     #[cfg_attr(docsrs, doc(cfg(feature = "signing")))]
     pub signing: Option<SigningSettings>,
+    /// The table `KUBEMQ`: certificates, tokens and grants of the server for KubeMQ clients.
+    #[cfg(feature = "kubemq")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
+    pub kubemq: kubemq::Settings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
     /// Whether the settings name the backend.
@@ -124,6 +130,8 @@ struct Common {
     chaos: ChaosSettings,
     #[cfg(feature = "signing")]
     signing: Option<SigningSettings>,
+    #[cfg(feature = "kubemq")]
+    kubemq: kubemq::Settings,
 }
 
 impl Settings {
@@ -159,6 +167,8 @@ impl Settings {
         common.check_keys::<ChaosSettings>("chaos")?;
         #[cfg(feature = "signing")]
         common.check_keys::<SigningSettings>("signing")?;
+        #[cfg(feature = "kubemq")]
+        common.check_keys::<kubemq::Settings>("kubemq")?;
         let mut common: Common = common.parse().map_err(SettingsError::value)?;
         #[cfg(feature = "chaos")]
         {
@@ -219,6 +229,8 @@ impl Settings {
             chaos: common.chaos,
             #[cfg(feature = "signing")]
             signing: common.signing,
+            #[cfg(feature = "kubemq")]
+            kubemq: common.kubemq,
             backend_keys,
         }
     }

@@ -8,6 +8,7 @@ mod readme;
 mod requests;
 mod sdk4;
 mod security;
+mod serve;
 mod upstream;
 
 use std::sync::Arc;

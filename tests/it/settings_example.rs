@@ -8,6 +8,7 @@ use tower_outbox::channels::{ChannelConsumerSettings, ChannelsSettings, SendPatt
 use tower_outbox::chaos::ChaosSettings;
 use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::kubemq::TokenAlgorithm;
 use tower_outbox::kubemq_client::{KubemqSettings, KubemqSubscription};
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::mqtt::{MqttSettings, MqttSubscription};
@@ -144,6 +145,21 @@ fn the_dialect_of_mqtt_is_read() {
 }
 
 #[test]
+fn the_keys_of_the_kubemq_server_are_read() {
+    let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#server: "));
+    let keys: String = lines.map(|line| format!("{line}\n")).collect();
+    let kubemq = parse(&format!("[MESSAGE_BUS.KUBEMQ]\n{keys}")).kubemq;
+    assert!(kubemq.certificate.is_some() && kubemq.private_key.is_some() && kubemq.client_cacert.is_some());
+    assert!(kubemq.token_key.is_some() && kubemq.token_audience.is_some() && kubemq.token_issuer.is_some());
+    assert_eq!(kubemq.token_algorithm, TokenAlgorithm::default());
+    let grant = &kubemq.grants[0];
+    assert_eq!((grant.client.as_str(), grant.channel.as_str()), ("shop", "orders.>"));
+    assert!(grant.write && !grant.read && grant.kinds == ["queues"]);
+    let every = parse(&with_every_key()).kubemq;
+    assert!(!every.whole_waits && !every.allow_anyone);
+}
+
+#[test]
 fn every_key_is_shown() {
     let keys = [
         keys_of::<BrokerSettings>(),
@@ -164,10 +180,11 @@ fn every_key_is_shown() {
         keys_of::<PolicyRule>(),
         // The rules of a policy are tables.
         keys_of::<SigningSettings>().into_iter().filter(|key| key != "POLICY").collect(),
+        keys_of::<tower_outbox::kubemq::Settings>(),
     ]
     .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
-    let dialects = ["\n#fedmsg: ", "\n#kubemq: ", "\n#mqtt: ", "\n#rhmsg: ", "\n#signing: "];
+    let dialects = ["\n#fedmsg: ", "\n#kubemq: ", "\n#mqtt: ", "\n#rhmsg: ", "\n#server: ", "\n#signing: "];
     let shown = dialects.iter().fold(with_every_key(), |shown, dialect| shown.replace(dialect, "\n"));
     for key in keys {
         assert!(shown.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");

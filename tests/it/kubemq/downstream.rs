@@ -12,14 +12,14 @@ use tower_outbox::kubemq_wire::{
 use super::{Client, Server, is_silent, message, next, requests, send};
 
 /// A downstream, and the number of its last request.
-struct Downstream {
+pub struct Downstream {
     sender: mpsc::Sender<QueuesDownstreamRequest>,
     answers: Streaming<QueuesDownstreamResponse>,
     asked: u32,
 }
 
 impl Downstream {
-    async fn open(client: &mut Client) -> Self {
+    pub async fn open(client: &mut Client) -> Self {
         let (sender, stream) = requests();
         let answers = client.queues_downstream(stream).await.unwrap().into_inner();
         Self { sender, answers, asked: 0 }
@@ -39,7 +39,7 @@ impl Downstream {
     }
 
     /// Returns the transaction and its messages.
-    async fn get(&mut self, max_items: i32) -> (String, Vec<QueueMessage>) {
+    pub async fn get(&mut self, max_items: i32) -> (String, Vec<QueueMessage>) {
         let answer = self.ask(get("q", max_items)).await;
         assert!(!answer.is_error, "{}", answer.error);
         assert!(answer.active_offsets.is_empty() && !answer.transaction_complete);
