@@ -9,6 +9,7 @@
 //! | [`rabbitmq`], [`activemq`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
 //! | [`channels`] | queues, streams, events and requests without a broker |
+//! | [`signing`], [`migrating_from_mqfactory`] | signed messages and their keys; mqfactory's messages |
 //! | [`extending`] | your own messenger, decorator, source, store |
 //! | [`coming_from`] | PDC, petisco, lapin by hand, other outboxes; when not to use it |
 //! | [`upgrading`] | which parts are a contract, and how to upgrade |
@@ -27,8 +28,12 @@ pub mod guarantees {}
 pub mod how_it_works {}
 #[doc = include_str!("../docs/layers.md")]
 pub mod layers {}
+#[doc = include_str!("../docs/migrating-from-mqfactory.md")]
+pub mod migrating_from_mqfactory {}
 #[doc = include_str!("../docs/production.md")]
 pub mod production {}
+#[cfg_attr(feature = "signing", doc = include_str!("../docs/signing.md"))]
+pub mod signing {}
 #[doc = include_str!("../docs/upgrading.md")]
 pub mod upgrading {}
 #[doc = include_str!("../docs/rabbitmq.md")]
