@@ -22,7 +22,9 @@ use tower_outbox::testing::Memory;
 use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness, settling};
 use tower_outbox::{Consumer, Messenger};
 
-pub use self::brokers::{amqp10_activemq_queue, amqp10_rabbitmq_queue, mosquitto_subscription, rabbitmq_queue};
+pub use self::brokers::{
+    amqp10_activemq_queue, amqp10_rabbitmq_queue, mosquitto_subscription, rabbitmq_queue,
+};
 use crate::support::stores::{STUCK, list_by};
 
 /// A consumer that runs.

@@ -114,12 +114,11 @@ impl MqttSubscription {
         self
     }
 
-    /// Subscribes to the confirmations that come to an address. Each process gets all of them, and awaits none that was sent before
-    /// its start.
+    /// Subscribes to the confirmations that come to an address. The address is that of one instance, so its session is, too: after a
+    /// restart the process gets what came meanwhile, and the broker keeps no session of a process that is gone for long.
     #[cfg(feature = "settings")]
     pub(crate) fn of_confirmations(settings: &MqttSettings, address: &Topic) -> Self {
         Self::new(address.as_str().replace('.', &settings.separator))
-            .with_client_id(format!("{}-ack-{:016x}", settings.client_id, rand::random::<u64>()))
             .with_session_expiry(Duration::from_secs(60))
     }
 
