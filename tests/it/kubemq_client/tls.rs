@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
@@ -27,8 +27,9 @@ struct Authority {
 }
 
 impl Authority {
-    fn new() -> Self {
+    fn new(name: &str) -> Self {
         let mut params = CertificateParams::new([]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap();
@@ -91,7 +92,7 @@ async fn terminate(config: ServerConfig, to: SocketAddr) -> (u16, AbortOnDropHan
 
 #[tokio::test(flavor = "multi_thread")]
 async fn tls_needs_the_right_authority_and_a_client_certificate() {
-    let (authority, server) = (Authority::new(), Imitation::start().await);
+    let (authority, server) = (Authority::new("ours"), Imitation::start().await);
     let (port, _task) = terminate(authority.server(), server.address).await;
     let url = format!("kubemqs://localhost:{port}");
     let (certificate, key) = authority.signed("mailer");
@@ -105,7 +106,7 @@ async fn tls_needs_the_right_authority_and_a_client_certificate() {
     send(&*messenger(&settings), vec![message("b")]).await;
     assert_eq!(server.waiting("order.created").len(), 1);
 
-    let stranger = Authority::new();
+    let stranger = Authority::new("theirs");
     settings.broker = settings.broker.with_cacert(stranger.file("ca.pem"));
     let error = messenger(&settings).send(vec![message("c")]).await.unwrap_err().to_string();
     assert!(error.contains("not signed by a CA we trust: set CACERT"), "{error}");
