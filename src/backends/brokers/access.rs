@@ -93,6 +93,7 @@ impl BrokerSettings {
     }
 
     /// Rejects a message that no AMQP or MQTT broker can take.
+    #[cfg(any(feature = "amqp091", feature = "amqp10", feature = "mqtt"))]
     pub(crate) fn check_message(&self, message: &Message) -> Result<(), BoxError> {
         if message.delay().is_some() {
             return Err("AMQP and MQTT brokers do not delay messages: send it without a delay".into());

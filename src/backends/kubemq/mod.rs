@@ -68,5 +68,5 @@ pub use self::requester::KubemqRequester;
 pub use self::settings::{KubemqSettings, Pattern, Token};
 pub use self::source::KubemqSource;
 pub use self::subscription::{KubemqSubscription, Start};
-pub use crate::backends::brokers::{BrokerSettings, BrokersError, UrlError};
+pub use crate::backends::brokers::{BrokerSettings, BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;
