@@ -27,5 +27,6 @@ pub(super) enum Salt {
     /// That of the digest, 32 bytes.
     Digest,
     /// As long as fits, 222 bytes in a signature of 2,048 bits.
+    #[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "only mqfactory has it"))]
     Max,
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::error::SigningError;
-use super::policy::{Policy, PolicyRule};
+use super::policy::PolicyRule;
 use crate::util::host_name::host_name;
 
 /// The place of the signature, and what it covers.
@@ -136,6 +136,7 @@ impl SigningSettings {
     }
 
     /// Checks what is known without the files.
+    #[cfg(feature = "settings")]
     pub(crate) fn check(&self) -> Result<(), SigningError> {
         let fault = |reason: &str| Err(SigningError::new(reason));
         if self.key.is_none() && self.trusted.is_none() {
@@ -151,7 +152,7 @@ impl SigningSettings {
             return fault("SIGNING.HEADERS names a header that signing itself sets: remove it");
         }
         self.origin_name()?;
-        Policy::new(&self.policy).map(drop)
+        super::policy::Policy::new(&self.policy).map(drop)
     }
 
     /// Returns the origin, or else the name of this host.

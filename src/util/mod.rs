@@ -19,7 +19,7 @@ pub(crate) mod signals;
 #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only a bus stops tasks"))]
 pub(crate) mod stop;
 pub(crate) mod sync;
-#[cfg(any(feature = "settings", feature = "_brokers", feature = "kubemq"))]
+#[cfg(any(feature = "settings", feature = "_brokers", feature = "kubemq", feature = "signing"))]
 pub(crate) mod text_file;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) mod units;
