@@ -22,7 +22,7 @@ use super::report;
 use super::service::Service;
 use super::settings::Settings;
 use super::tokens::Tokens;
-use crate::channels::{Engine, Pattern};
+use crate::channels::{Channels, Engine, Pattern};
 use crate::kubemq_wire::kubemq_server::KubemqServer;
 
 /// KubeMQ's gRPC interface over an engine.
@@ -74,6 +74,15 @@ impl Kubemq {
             .route("/metrics", get(metrics))
             .layer(middleware::from_fn_with_state(guard, authenticate));
         guarded.route("/health", get(health)).with_state(self.face)
+    }
+}
+
+impl Channels {
+    /// Returns KubeMQ's gRPC interface over these channels, to merge into an app: see [`Kubemq::into_router`]. Each client may use all
+    /// channels; [`Kubemq::with_settings`] sets tokens and grants.
+    #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
+    pub fn kubemq(&self) -> Router {
+        Kubemq::new(Arc::clone(self.engine())).into_router()
     }
 }
 
