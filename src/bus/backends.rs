@@ -336,12 +336,19 @@ impl Driver for ChannelsDriver {
         let channels = crate::channels::Channels::open_with(settings.engine()).await;
         let channels = channels.map_err(|error| fault(name, error))?;
         let messenger = settings.messenger(&channels).map_err(|error| fault(name, error))?;
-        let name = name.to_owned();
+        let backend: Arc<str> = name.into();
+        let (name, requesting) = (Arc::clone(&backend), channels.clone());
         let sources: LocalSources = Arc::new(move |keys| {
             let settings: crate::channels::ChannelConsumerSettings = keys.parse()?;
             settings.source(&channels).map_err(|error| fault(&name, error))
         });
-        Ok(Backend { sources: Some(sources), ..Backend::custom(Arc::new(messenger)) })
+        let requesters: Requesters = Arc::new(move |name, keys| {
+            let settings: crate::channels::ChannelClientSettings = keys.parse()?;
+            let requester = settings.requester(name, &requesting);
+            requester.map(|requester| Arc::new(requester) as _).map_err(|error| fault(&backend, error))
+        });
+        let (sources, requesters) = (Some(sources), Some(requesters));
+        Ok(Backend { sources, requesters, ..Backend::custom(Arc::new(messenger)) })
     }
 
     fn check_source(&self, name: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {

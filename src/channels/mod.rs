@@ -35,7 +35,7 @@ mod stream;
 mod stream_types;
 
 #[cfg(feature = "settings")]
-pub use self::app::{ChannelConsumerSettings, ChannelsSettings};
+pub use self::app::{ChannelClientSettings, ChannelConsumerSettings, ChannelsSettings, ReceivePattern};
 pub use self::app::{ChannelEvents, ChannelMessenger, ChannelQueue, ChannelStream, Channels, SendPattern};
 pub use self::content::Content;
 pub use self::engine::Engine;

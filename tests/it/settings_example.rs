@@ -4,7 +4,7 @@ use tower_outbox::Settings;
 use tower_outbox::amqp10::{Amqp10Settings, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription, BrokerSettings};
 use tower_outbox::background::{BackgroundSettings, WhenFull};
-use tower_outbox::channels::{ChannelConsumerSettings, ChannelsSettings, SendPattern};
+use tower_outbox::channels::{ChannelConsumerSettings, ChannelsSettings, ReceivePattern};
 use tower_outbox::chaos::ChaosSettings;
 use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
@@ -211,5 +211,5 @@ fn the_keys_of_channels_show_their_defaults() {
             .unwrap()
             .try_into()
             .unwrap();
-    assert_eq!((consumer.pattern, consumer.from), (SendPattern::Stream, Some(1)));
+    assert_eq!((consumer.pattern, consumer.from), (ReceivePattern::Stream, Some(1)));
 }

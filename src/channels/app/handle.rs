@@ -9,9 +9,12 @@ use super::events::ChannelEvents;
 use super::queue::ChannelQueue;
 use super::sender::{ChannelMessenger, SendPattern};
 use super::stream::ChannelStream;
+use crate::channels::calls::{ChannelRequester, RequestSource};
 use crate::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
 use crate::channels::engine::Engine;
 use crate::channels::name::{ChannelName, NameError, Pattern};
+use crate::channels::requests::Requests;
+use crate::client::Client;
 use crate::log::error::OpenError;
 
 /// The channels of an app, on an [`Engine`]. A clone is a handle to the same channels.
@@ -93,6 +96,30 @@ impl Channels {
     /// [`NameError`].
     pub fn events(&self, pattern: impl AsRef<str>) -> Result<ChannelEvents, NameError> {
         Ok(ChannelEvents::new(Arc::clone(&self.0), Pattern::new(pattern)?))
+    }
+
+    /// Returns the requests of the channels that match a pattern, as a source: its consumer replies to them.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn requests(&self, pattern: impl AsRef<str>) -> Result<RequestSource, NameError> {
+        Ok(RequestSource::new(self.requests_of_engine(), Pattern::new(pattern)?))
+    }
+
+    /// Returns a client, which sends requests to a channel.
+    ///
+    /// # Errors
+    /// [`NameError`].
+    pub fn client(&self, name: impl AsRef<str>) -> Result<Client, NameError> {
+        self.requester(name).map(Client::new)
+    }
+
+    pub(super) fn requester(&self, name: impl AsRef<str>) -> Result<ChannelRequester, NameError> {
+        Ok(ChannelRequester::new(self.requests_of_engine(), ChannelName::new(name)?))
+    }
+
+    fn requests_of_engine(&self) -> Arc<dyn Requests> {
+        Arc::<dyn Engine>::clone(&self.0)
     }
 
     /// Returns a messenger that sends each message to the channel that is named by its topic.

@@ -14,5 +14,5 @@ pub use self::handle::Channels;
 pub use self::queue::ChannelQueue;
 pub use self::sender::{ChannelMessenger, SendPattern};
 #[cfg(feature = "settings")]
-pub use self::settings::{ChannelConsumerSettings, ChannelsSettings};
+pub use self::settings::{ChannelClientSettings, ChannelConsumerSettings, ChannelsSettings, ReceivePattern};
 pub use self::stream::ChannelStream;

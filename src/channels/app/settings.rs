@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::handle::Channels;
 use super::sender::{ChannelMessenger, SendPattern};
+use crate::channels::calls::ChannelRequester;
 use crate::channels::embedded::EmbeddedEngineSettings;
 use crate::channels::name::{ChannelName, NameError, Pattern};
 use crate::channels::stream_types::Start;
@@ -64,17 +65,33 @@ impl ChannelsSettings {
     }
 }
 
+/// What a consumer of the backend `channels` receives from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ReceivePattern {
+    /// A queue.
+    #[default]
+    Queue,
+    /// A stream.
+    Stream,
+    /// The events of the channels that match a pattern.
+    Events,
+    /// The requests of the channels that match a pattern: the consumer replies to them.
+    Requests,
+}
+
 /// The keys of a consumer of the backend `channels`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ChannelConsumerSettings {
-    /// The queue or stream, or for events a pattern of channels.
+    /// The queue or stream, or for events and requests a pattern of channels.
     pub channel: String,
-    /// What it is: `queue` (default), `stream` or `events`.
+    /// What it is: `queue` (default), `stream`, `events` or `requests`.
     #[serde(default, deserialize_with = "crate::util::units::word")]
-    pub pattern: SendPattern,
-    /// A stream, events: the group, of which one member gets each message; none by default.
+    pub pattern: ReceivePattern,
+    /// A stream, events, requests: the group, of which one member gets each message; none by default, but for requests named as the channel.
     #[serde(default)]
     pub group: Option<String>,
     /// A stream: the name under which the place is kept; none by default.
@@ -96,7 +113,7 @@ impl ChannelConsumerSettings {
     pub fn check(&self) -> Result<(), NameError> {
         self.dead_letter_queue.as_ref().map(ChannelName::new).transpose()?;
         match self.pattern {
-            SendPattern::Events => Pattern::new(&self.channel).map(drop),
+            ReceivePattern::Events | ReceivePattern::Requests => Pattern::new(&self.channel).map(drop),
             _ => ChannelName::new(&self.channel).map(drop),
         }
     }
@@ -108,11 +125,11 @@ impl ChannelConsumerSettings {
     pub fn source(&self, channels: &Channels) -> Result<Arc<dyn Source>, NameError> {
         let dead_letter = self.dead_letter_queue.as_ref().map(ChannelName::new).transpose()?;
         Ok(match self.pattern {
-            SendPattern::Queue => {
+            ReceivePattern::Queue => {
                 let queue = channels.queue(&self.channel)?;
                 Arc::new(dead_letter.map_or(queue.clone(), |to| queue.with_dead_letter(to)))
             }
-            SendPattern::Stream => {
+            ReceivePattern::Stream => {
                 let mut stream = channels.stream(&self.channel)?;
                 stream = stream.from(self.from.map_or(Start::NewOnly, Start::Sequence));
                 if let Some(group) = &self.group {
@@ -126,10 +143,33 @@ impl ChannelConsumerSettings {
                 }
                 Arc::new(stream)
             }
-            SendPattern::Events => {
+            ReceivePattern::Events => {
                 let events = channels.events(&self.channel)?;
                 Arc::new(self.group.iter().fold(events, |events, group| events.group(group)))
             }
+            ReceivePattern::Requests => {
+                let requests = channels.requests(&self.channel)?;
+                Arc::new(self.group.iter().fold(requests, |requests, group| requests.with_group(&**group)))
+            }
         })
+    }
+}
+
+/// The keys of a client of the backend `channels`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
+pub struct ChannelClientSettings {
+    /// The channel of the requests; by default it is named as the client.
+    pub channel: Option<String>,
+}
+
+impl ChannelClientSettings {
+    /// Returns the requester of the client of this name.
+    ///
+    /// # Errors
+    /// [`NameError`] of the channel.
+    pub fn requester(&self, name: &str, channels: &Channels) -> Result<ChannelRequester, NameError> {
+        channels.requester(self.channel.as_deref().unwrap_or(name))
     }
 }

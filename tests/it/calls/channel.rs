@@ -11,12 +11,12 @@ use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use tokio::task::yield_now;
 use tokio::time::timeout;
-use tower_outbox::Delivery;
 use tower_outbox::channels::calls::{ChannelRequester, RequestSource};
 use tower_outbox::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
 use tower_outbox::channels::{ChannelName, Content, Pattern, Reply, Request, RequestKind, Requests};
 use tower_outbox::client::Client;
 use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::{Bus, Delivery, Settings};
 
 use super::{Responder, call, post, within};
 use crate::support::stores::STUCK;
@@ -162,4 +162,22 @@ async fn until(client: &Client, status: u16) {
         }
     };
     timeout(STUCK, so).await.unwrap_or_else(|_| panic!("it does not become {status}"));
+}
+
+#[tokio::test]
+async fn a_bus_of_channels_has_clients_and_responders() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = format!(
+        "BACKEND = 'channels'\nPATH = '{}'\n[CLIENTS.prices]\nCHANNEL = 'orders'\n[CONSUMERS.orders]\nPATTERN = 'requests'\nCHANNEL = 'orders'",
+        folder.path().join("channels").display()
+    );
+    let bus = Bus::start(&toml::from_str::<Settings>(&settings).unwrap()).await.unwrap();
+    let app = Router::new().route("/order", on_post(|body: String| async { body }));
+    let _consumer = tokio::spawn(bus.consumer("orders", app).unwrap().into_future());
+    for name in ["orders", "prices"] {
+        until(&bus.client(name).unwrap(), 200).await;
+    }
+    assert_eq!(call(&bus.client("others").unwrap(), post("/order", "")).await.status(), 503);
+    assert!(bus.client("a b").is_err());
+    assert!(bus.shutdown(Duration::from_secs(10)).await.is_clean());
 }
