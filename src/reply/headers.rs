@@ -6,7 +6,7 @@ use http::header::{
 };
 
 /// Headers about one connection (RFC 9110, 7.6.1), and the length, which the body has itself.
-const OF_CONNECTION: [HeaderName; 9] = [
+static OF_CONNECTION: [HeaderName; 9] = [
     CONTENT_LENGTH,
     CONNECTION,
     PROXY_AUTHENTICATE,
