@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{AGE, CACHE_CONTROL, GetAll, VARY};
+use http::header::{AGE, CACHE_CONTROL, VARY};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use quick_cache::Weighter;
 use quick_cache::sync::{Cache, DefaultLifecycle};
@@ -111,19 +111,19 @@ fn max_age(headers: &HeaderMap) -> Option<u64> {
 }
 
 fn directives(headers: &HeaderMap) -> impl Iterator<Item = String> {
-    list(headers.get_all(CACHE_CONTROL))
+    list(headers, CACHE_CONTROL)
 }
 
 /// Returns the names in `Vary`; `None` if the reply depends on more than headers.
 fn varies(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
-    list(headers.get_all(VARY))
+    list(headers, VARY)
         .map(|name| HeaderName::from_bytes(name.as_bytes()).ok().filter(|_| name != "*"))
         .collect()
 }
 
 /// Returns the members of a list, in lower case.
-fn list(fields: GetAll<'_, HeaderValue>) -> impl Iterator<Item = String> {
-    let fields = fields.iter().filter_map(|field| field.to_str().ok());
+fn list(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = String> {
+    let fields = headers.get_all(name).into_iter().filter_map(|field| field.to_str().ok());
     fields.flat_map(|field| field.split(',')).map(|member| member.trim().to_ascii_lowercase())
 }
 

@@ -214,7 +214,7 @@ impl Settings {
             delivery: common.delivery,
             acknowledged: common.acknowledged,
             ack: AckSettings {
-                timeout: common.ack_timeout.unwrap_or(AckSettings::default().timeout),
+                timeout: common.ack_timeout.unwrap_or_else(|| AckSettings::default().timeout),
                 address: common.ack_address,
                 allowed: common.ack_allowed.unwrap_or_default(),
             },

@@ -117,7 +117,7 @@ async fn connect(options: MqttOptions) -> Result<Client, Failure> {
             }
             Ok(_) => {}
             Err(ConnectionError::Timeout(_)) => return Err(no_answer(timeout)),
-            Err(error) => return Err(open_failure(error)),
+            Err(error) => return Err(open_failure(&error)),
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::messenger::Failure;
 use crate::tls;
 
 /// Why no connection was made.
-pub(super) fn open_failure(error: ConnectionError) -> Failure {
-    if let Some(explained) = io_error(&error).and_then(tls::explain) {
+pub(super) fn open_failure(error: &ConnectionError) -> Failure {
+    if let Some(explained) = io_error(error).and_then(tls::explain) {
         return Failure::rejected(explained);
     }
     if let ConnectionError::MqttState(
@@ -21,7 +21,7 @@ pub(super) fn open_failure(error: ConnectionError) -> Failure {
     {
         return Failure::transient(ClosedEarly);
     }
-    let ConnectionError::ConnectionRefused(code) = error else { return end_failure(&error) };
+    let ConnectionError::ConnectionRefused(code) = error else { return end_failure(error) };
     let cure = match code {
         ConnectReturnCode::BadUserNamePassword | ConnectReturnCode::NotAuthorized => {
             "check user and password in URLS, or CERTIFICATE"

@@ -41,10 +41,12 @@ pub struct ChannelEvents {
 /// The events that are delivered again.
 #[derive(Default)]
 struct WaitingEvents {
-    /// By the time they are due, and a number.
-    events: Mutex<(u64, BTreeMap<(Instant, u64), Tried>)>,
+    events: Mutex<(u64, DueEvents)>,
     changed: Notify,
 }
+
+/// By the time they are due, and a number.
+type DueEvents = BTreeMap<(Instant, u64), Tried>;
 
 /// An event, and its failed attempts.
 #[derive(Clone)]

@@ -87,7 +87,7 @@ pub(super) fn read(
     let content_type = content.tag(CONTENT_TYPE).map_or("application/octet-stream", |kind| kind).to_owned();
     let mut message = Message::restore(id, topic, content.body.clone(), Cow::Owned(content_type), time);
     let types: serde_json::Map<String, serde_json::Value> =
-        content.tag(TYPES).map_or(Ok(serde_json::Map::new()), serde_json::from_str)?;
+        content.tag(TYPES).map_or_else(|| Ok(serde_json::Map::new()), serde_json::from_str)?;
     if content.tags.len() > MOST {
         return Err("it has more than 1,000 tags".into());
     }

@@ -127,7 +127,10 @@ impl ChannelConsumerSettings {
         Ok(match self.pattern {
             ReceivePattern::Queue => {
                 let queue = channels.queue(&self.channel)?;
-                Arc::new(dead_letter.map_or(queue.clone(), |to| queue.with_dead_letter(to)))
+                Arc::new(match dead_letter {
+                    Some(to) => queue.clone().with_dead_letter(to),
+                    None => queue.clone(),
+                })
             }
             ReceivePattern::Stream => {
                 let mut stream = channels.stream(&self.channel)?;

@@ -37,9 +37,8 @@ impl Queues for EmbeddedEngine {
     async fn send(&self, messages: Vec<(ChannelName, QueueMessage)>) -> Vec<Result<Sent, EngineError>> {
         let shared = &self.shared;
         let bytes = messages.iter().map(|(_, message)| message.content.size()).sum();
-        let room = match self.room(bytes).await {
-            Ok(room) => room,
-            Err(_) => return messages.iter().map(|_| Err(EngineError::Closed)).collect(),
+        let Ok(room) = self.room(bytes).await else {
+            return messages.iter().map(|_| Err(EngineError::Closed)).collect();
         };
         let mut results = Vec::with_capacity(messages.len());
         let (reply, stored) = oneshot::channel();
@@ -479,7 +478,7 @@ impl Sources {
             state.forget_held(receipt, &left);
         }
         if !damaged.is_empty() {
-            drop_damaged(&mut state, index, receipt, damaged);
+            drop_damaged(&mut state, index, receipt, &damaged);
             shared.wake();
         }
         Ok(messages)
@@ -487,20 +486,20 @@ impl Sources {
 }
 
 /// Removes messages that cannot be read any more.
-fn drop_damaged(state: &mut ChannelState, index: u32, receipt: u64, sequences: Vec<u64>) {
+fn drop_damaged(state: &mut ChannelState, index: u32, receipt: u64, sequences: &[u64]) {
     let name = state.queues[index as usize].name.clone();
     telemetry::channel_damaged(sequences.len() as u64, &name);
-    for sequence in &sequences {
+    for sequence in sequences {
         state.stop_visibility(index, *sequence);
     }
-    settling::mark(state, index, &sequences);
+    settling::mark(state, index, sequences);
     let (mut batch, seed) = (Batch::new(), state.seed);
-    let record = Record::Acked { queue: name.as_str(), sequences: sequences.clone() };
-    let op = Op::Acked { queue: index, sequences: sequences.clone() };
+    let record = Record::Acked { queue: name.as_str(), sequences: sequences.to_vec() };
+    let op = Op::Acked { queue: index, sequences: sequences.to_vec() };
     if batch.push(seed, &record, op).is_ok() {
         let _ = state.enqueue(batch);
     }
-    state.forget_held(receipt, &sequences);
+    state.forget_held(receipt, sequences);
 }
 
 /// Returns a message as it is received, and the policy that counts for it.

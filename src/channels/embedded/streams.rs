@@ -30,9 +30,8 @@ impl Streams for EmbeddedEngine {
     async fn append(&self, messages: Vec<(ChannelName, Content)>) -> Vec<Result<Appended, EngineError>> {
         let shared = &self.shared;
         let bytes = messages.iter().map(|(_, content)| content.size()).sum();
-        let room = match self.room(bytes).await {
-            Ok(room) => room,
-            Err(_) => return messages.iter().map(|_| Err(EngineError::Closed)).collect(),
+        let Ok(room) = self.room(bytes).await else {
+            return messages.iter().map(|_| Err(EngineError::Closed)).collect();
         };
         let (mut results, (reply, stored)) = (Vec::with_capacity(messages.len()), oneshot::channel());
         {

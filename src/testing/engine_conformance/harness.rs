@@ -137,6 +137,6 @@ pub(super) async fn assert_silent(subscription: &dyn StreamSubscription) {
 }
 
 /// The errors of one kind, as a test of it.
-pub(super) fn is_unknown<T: fmt::Debug>(result: Result<T, EngineError>) -> bool {
+pub(super) fn is_unknown<T: fmt::Debug>(result: &Result<T, EngineError>) -> bool {
     matches!(result, Err(EngineError::UnknownReceipt(_)))
 }

@@ -69,7 +69,7 @@ pub async fn visibility_that_runs_out_rejects(harness: EngineHarness) {
     let message = &again.messages[0];
     assert_eq!((bodies(&again.messages), message.sequence, message.receives), (vec!["a".to_owned()], 3, 2));
     let late = harness.engine.settle(received.receipt, Which::All, Settle::Ack).await;
-    assert!(is_unknown(late), "its receipt is closed");
+    assert!(is_unknown(&late), "its receipt is closed");
     harness.engine.settle(other, Which::All, Settle::Ack).await.unwrap();
 }
 
@@ -83,7 +83,7 @@ pub async fn visibility_can_be_extended(harness: EngineHarness) {
     harness.engine.extend(received.receipt, Which::All, Duration::from_millis(20)).await.unwrap();
     assert_eq!(harness.receive_one().await.1.receives, 2, "it can also be shortened");
     let wrong = harness.engine.extend(received.receipt, Which::Sequences(vec![9]), STUCK).await;
-    assert!(is_unknown(wrong));
+    assert!(is_unknown(&wrong));
 }
 
 pub async fn received_too_often_goes_to_the_dead_letter_queue(harness: EngineHarness) {
@@ -168,9 +168,9 @@ pub async fn a_closed_receipt_is_unknown(harness: EngineHarness) {
     let (receipt, _) = harness.receive_one().await;
     harness.engine.settle(receipt, Which::All, Settle::Ack).await.unwrap();
     for which in [Which::All, Which::Sequences(vec![1])] {
-        assert!(is_unknown(harness.engine.settle(receipt, which.clone(), Settle::Ack).await));
-        assert!(is_unknown(harness.engine.extend(receipt, which, STUCK).await));
+        assert!(is_unknown(&harness.engine.settle(receipt, which.clone(), Settle::Ack).await));
+        assert!(is_unknown(&harness.engine.extend(receipt, which, STUCK).await));
     }
-    assert!(is_unknown(harness.engine.held(receipt).await));
+    assert!(is_unknown(&harness.engine.held(receipt).await));
     harness.engine.release(receipt);
 }
