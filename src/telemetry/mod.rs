@@ -244,6 +244,10 @@ pub(crate) fn requested(outcome: &'static str, took: Duration) {
 }
 
 /// Replies whose callers no longer waited.
+#[cfg_attr(
+    not(any(feature = "channels", feature = "settings", feature = "testing")),
+    allow(dead_code, reason = "only transports of requests drop any")
+)]
 pub(crate) fn late_reply(source: &str) {
     count!("tower_outbox_late_replies_total", 1);
     tracing::info!(source, "dropped a late reply; the caller no longer waits");
