@@ -62,12 +62,9 @@ async fn open(folder: &std::path::Path) -> EmbeddedEngine {
 }
 
 /// How often a second the tasks did it.
-async fn rate<F: Future<Output = ()> + Send>(
-    turn: Duration,
-    work: impl Fn(u64) -> F + Send + Sync + 'static,
-) -> f64
+async fn rate<F>(turn: Duration, work: impl Fn(u64) -> F + Send + Sync + 'static) -> f64
 where
-    F: 'static,
+    F: Future<Output = ()> + Send + 'static,
 {
     let (done, work, begun) = (Arc::new(AtomicU64::new(0)), Arc::new(work), Instant::now());
     let tasks: Vec<_> = (0..TASKS)

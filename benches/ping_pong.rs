@@ -156,8 +156,10 @@ impl Place {
         std::io::Read::read_to_string(&mut first.0.stdout.take().expect("output"), &mut output)
             .expect("text");
         drop((first, second));
-        let counted = output.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-        let rate = counted.filter_map(|line| line["rate"].as_f64()).last();
+        let counted =
+            output.lines().rev().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let mut counted = counted;
+        let rate = counted.find_map(|line| line["rate"].as_f64());
         2.0 * rate.expect("it prints a rate")
     }
 }

@@ -110,10 +110,7 @@ pub(crate) fn read_failures(value: &str) -> Vec<FailedAttempt> {
 }
 
 /// Whether the property `content-encoding` of a broker names a content coding. Many publishers write the character set there.
-#[cfg_attr(
-    not(any(feature = "amqp091", feature = "amqp10", feature = "mqtt")),
-    allow(dead_code, reason = "only AMQP and MQTT have it")
-)]
+#[cfg_attr(not(any(feature = "amqp091", feature = "amqp10")), allow(dead_code, reason = "only AMQP has it"))]
 pub(crate) fn is_coding(text: &str) -> bool {
     let others = ["", "utf-8", "utf8", "ascii", "us-ascii", "iso-8859-1", "latin1", "binary", "8bit", "7bit"];
     !others.iter().any(|other| text.eq_ignore_ascii_case(other))

@@ -356,7 +356,7 @@ mod tests {
             ("[QueueConfig]\nqueueDatastor = 1", "queuedatastor"),
             ("[QeueConfig]", "qeueconfig"),
             ("[QueueConfig]\nqueueExpiry = \"x\"", "queueexpiry"),
-            ("[QueueConfig]\nqueueExpiry = 1\nQueueExpiry = 2", "QueueExpiry"),
+            ("[QueueConfig]\nqueueExpiry = 1\nQueueExpiry = 2", "is there twice"),
             ("[LocalConfig]\nlistenAddr = \"somewhere\"", "listenaddr"),
             ("not toml", "not toml"),
         ] {

@@ -26,7 +26,9 @@ const STUCK: Duration = Duration::from_secs(30);
 
 /// The keys of a test, which it may change or take away.
 #[derive(Clone, Default)]
-struct Keys(Arc<Mutex<Option<HashMap<String, Vec<TrustedKey>>>>>);
+struct Keys(Arc<Mutex<Option<KeysByOrigin>>>);
+
+type KeysByOrigin = HashMap<String, Vec<TrustedKey>>;
 
 impl Keys {
     fn of(origin: &str, keys: &[&SigningKey]) -> Self {

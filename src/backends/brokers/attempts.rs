@@ -79,6 +79,10 @@ impl Attempts {
     }
 
     /// Records that the message was returned to the broker.
+    #[cfg_attr(
+        not(any(feature = "amqp091", feature = "amqp10")),
+        allow(dead_code, reason = "MQTT returns nothing")
+    )]
     pub(in crate::backends) fn give_back(&mut self, record: Option<u64>) {
         if let Some(record) = record.and_then(|number| self.records.get_mut(&number)) {
             record.taken = false;

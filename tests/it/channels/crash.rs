@@ -62,7 +62,7 @@ fn start(folder: &Path, round: u64) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["channels::crash::the_process_that_is_killed", "--exact", "--ignored", "--nocapture"]);
     command.env(FOLDER, folder).env("TOWER_OUTBOX_CHANNEL_SEED", round.to_string());
-    if round % 3 != 0 {
+    if !round.is_multiple_of(3) {
         let (point, times) = (POINTS[(round / 3) as usize % POINTS.len()], 1 + round % 7);
         let times = if point.starts_with("check") || point.ends_with("delete") { 1 } else { 5 * times };
         command.env("TOWER_OUTBOX_CRASH_AT", format!("{point}:{times}"));

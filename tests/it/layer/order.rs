@@ -81,8 +81,8 @@ macro_rules! assert_order {
 #[tokio::test(start_paused = true)]
 async fn a_timeout_drops_the_messages_of_a_slow_handler() {
     let layer = TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, Duration::from_secs(1));
-    assert_order!(Handler::TakesLong, layer.clone(), outside: (504, 0), inside: (504, 0));
-    assert_order!(Handler::Succeeds, layer.clone(), outside: (201, 1), inside: (201, 1));
+    assert_order!(Handler::TakesLong, layer, outside: (504, 0), inside: (504, 0));
+    assert_order!(Handler::Succeeds, layer, outside: (201, 1), inside: (201, 1));
 }
 
 #[tokio::test]
