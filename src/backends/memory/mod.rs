@@ -198,6 +198,7 @@ impl Drop for Receiver<'_> {
 impl Requester for Memory {
     async fn request(&self, message: Message) -> Result<Reply, RequestError> {
         let wait = message.expiry().unwrap_or(deadline::FOR_EVER);
+        let deadline = deadline::after(Instant::now(), wait);
         let (caller, reply) = oneshot::channel();
         {
             let mut state = self.0.lock();
@@ -209,7 +210,6 @@ impl Requester for Memory {
                     "the queue holds {CAPACITY} messages and is full"
                 )));
             }
-            let deadline = deadline::after(Instant::now(), wait);
             let request = Some(Request { deadline, caller: Some(caller) });
             state.ready.push_back(Held { request, ..Held::new(message) });
         }
@@ -217,8 +217,10 @@ impl Requester for Memory {
         let mut call = Call { queue: &self.0, ended: false };
         let reply = reply.await;
         call.ended = true;
-        reply.map_err(|_| {
-            RequestError::unavailable("the request was given up; see the dead letters of its responder")
+        // A responder drops a request at the deadline, which may be sooner than the caller does.
+        reply.map_err(|_| match deadline <= Instant::now() {
+            true => RequestError::NoReply(wait),
+            false => RequestError::unavailable("the request was given up; see the log of its responder"),
         })
     }
 }

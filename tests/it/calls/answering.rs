@@ -10,6 +10,7 @@ use http::{HeaderMap, StatusCode};
 use tokio::sync::mpsc;
 use tower_outbox::client::Client;
 use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::reply::{RequestError, Requester};
 use tower_outbox::testing::Memory;
 use tower_outbox::{Bus, Delivery, Message, MessageQueue, MessagingLayer, Messenger, Settings};
 
@@ -232,4 +233,14 @@ async fn log_lines_of_a_handler_name_its_message() {
         assert_eq!((span.get("topic"), span.get("attempt"), span.get("source")), (topic, "1", "memory"));
     }
     assert_eq!(lines.len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_dropped_at_its_deadline_is_no_reply() {
+    let (_, _responder, memory) =
+        answered_by(Router::new().route("/order", on_post(std::future::pending::<()>)));
+    let wait = Duration::from_secs(1);
+    let request = Message::new("order", "").unwrap().with_expiry(wait);
+    let error = soon(memory.request(request)).await.unwrap_err();
+    assert!(matches!(error, RequestError::NoReply(of) if of == wait), "{error}");
 }
