@@ -166,11 +166,11 @@ pub fn urls(data: &[u8]) {
         return;
     }
     // A password is accepted, and printed nowhere.
-    for text in [
-        format!("amqp://jo:Geheim-{text}@h/v"),
-        format!("amqps://jo:Geheim-{text}"),
-        format!("{text}Geheim-@h"),
-    ] {
+    let authority = text.split_once("://").map_or(&*text, |(_, rest)| rest);
+    let has_path = authority.contains(['/', '?', '#']);
+    let after_text = (!has_path).then(|| format!("{text}Geheim-@h"));
+    let with_password = [format!("amqp://jo:Geheim-{text}@h/v"), format!("amqps://jo:Geheim-{text}")];
+    for text in with_password.into_iter().chain(after_text) {
         let printed = url(&text);
         assert!(
             !printed.contains("Geheim-") || !text.contains(':') || text.starts_with("Geheim-"),

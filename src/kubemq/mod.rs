@@ -1,4 +1,4 @@
-//! KubeMQ's gRPC interface over channels: unmodified KubeMQ SDKs use an [`Engine`] as their server.
+//! KubeMQ's gRPC interface over channels: unmodified KubeMQ SDKs use an [`Engine`](crate::channels::Engine) as their server.
 //!
 //! [`Kubemq::into_router`] gives an axum `Router` to merge into an app; [`Kubemq::serve`] serves it alone. The command
 //! `tower-outbox serve --kubemq 127.0.0.1:50000 --data DIR` does that with the embedded engine.

@@ -1,6 +1,6 @@
 //! Channels: the suite of every engine, and what is peculiar to the embedded one.
 
-mod crash;
+pub(crate) mod crash;
 mod damage;
 mod messenger;
 mod model;

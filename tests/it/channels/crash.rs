@@ -23,12 +23,13 @@ use super::{content, message, name};
 const FOLDER: &str = "TOWER_OUTBOX_CHANNEL_FOLDER";
 
 /// The places at which it may kill itself.
-const POINTS: [&str; 6] = [
+pub(crate) const POINTS: [&str; 7] = [
     "channel_before_write",
     "channel_before_apply",
     "append_half_written",
     "checkpoint_before_sync",
     "checkpoint_before_folder_sync",
+    "checkpoint_before_delete",
     "channel_segment_before_delete",
 ];
 
