@@ -91,8 +91,8 @@
 //! - With several processes on a host, set `CLIENT_ID` for each of them; else they take over the session from each other, which is
 //!   logged and reported as an error.
 //! - With several `URLS` the messages in the session at the other broker wait until the source connects there again.
-//! - mosquitto 2.0.21 may stop to send over a session that it read from its file after a restart, until the client connects again.
-//!   Nothing is lost by that.
+//! - **mosquitto 2.0.21 confirms and drops messages after its restart** for a session that it read from its file, until the client
+//!   of the session has connected again.
 //! - mosquitto accepts a subscription for which its ACL file gives no permission to read, and then sends nothing, without a word.
 //! - Retained messages come when a topic is first subscribed to, not after each reconnect.
 //!

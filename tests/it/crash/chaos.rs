@@ -100,15 +100,16 @@ fn milliseconds(random: &mut Random, most: u64) -> Duration {
 /// The broker or the database, which dies and comes back.
 struct Victim {
     name: &'static str,
-    /// The command that ends it.
+    /// The commands that end it, and let it come back.
     end: &'static str,
+    begin: &'static str,
     returning: Option<JoinHandle<()>>,
     kills: usize,
 }
 
 impl Victim {
     fn new(name: &'static str) -> Self {
-        Self { name, end: "kill", returning: None, kills: 0 }
+        Self { name, end: "kill", begin: "start", returning: None, kills: 0 }
     }
 
     async fn ready(&mut self) {
@@ -121,7 +122,7 @@ impl Victim {
     async fn kill(&mut self) {
         brokers(self.end, self.name).await;
         self.kills += 1;
-        self.returning = Some(tokio::spawn(brokers("start", self.name)));
+        self.returning = Some(tokio::spawn(brokers(self.begin, self.name)));
     }
 }
 
@@ -195,10 +196,10 @@ async fn rows_and_events_agree_when_app_database_and_broker_are_killed_at_any_mo
     chaos(Kind::Transactional).await;
 }
 
-/// mosquitto ends in order: when it is killed it loses what it confirmed within the last second.
+/// mosquitto is frozen: after a restart of any kind it confirms messages and drops them.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn mqtt_loses_nothing_when_the_app_is_killed_and_the_broker_ends_at_any_moment() {
+async fn mqtt_loses_nothing_when_app_is_killed_and_broker_frozen() {
     chaos(Kind::Mqtt).await;
 }
 
@@ -266,7 +267,9 @@ async fn chaos(kind: Kind) {
     let url = brokers.get(key);
     let mut sink = Sink::new(kind, url, rounds.div_ceil(STRETCH)).await;
     // Only a broker that ends in order has written down what was declared just now.
-    self::brokers("restart", victim).await;
+    if kind != Kind::Mqtt {
+        self::brokers("restart", victim).await;
+    }
     let mut database = match transactional {
         true => Some(Database::make(brokers.get("POSTGRES")).await),
         false => None,
@@ -290,7 +293,7 @@ async fn chaos(kind: Kind) {
     let load = Load::start(CLIENTS, transactional, &mut random);
     let mut broker = Victim::new(victim);
     if kind == Kind::Mqtt {
-        broker.end = "stop";
+        (broker.end, broker.begin) = ("freeze", "thaw");
     }
     let (begun, mut arrivals) = (Instant::now(), Vec::new());
     for (n, round) in plan.iter().enumerate() {

@@ -40,8 +40,9 @@ impl Raw {
         let url = Url::parse(url).unwrap();
         let address = (url.host_str().unwrap().to_owned(), url.port().unwrap());
         let mut options = MqttOptions::new(unique("raw"), address);
-        options.set_unlimited_incoming_packet_size();
+        // The first one resets the second one.
         options.set_receive_maximum(Some(60_000));
+        options.set_unlimited_incoming_packet_size();
         if let Some(password) = url.password() {
             options.set_credentials(url.username(), password.to_owned());
         }
@@ -99,9 +100,11 @@ impl Drop for Raw {
 }
 
 async fn drive(mut events: EventLoop, sender: mpsc::UnboundedSender<Publish>) {
-    while let Ok(event) = events.poll().await {
-        if let Event::Incoming(Packet::Publish(publish)) = event {
-            let _ = sender.send(publish);
+    loop {
+        match events.poll().await {
+            Ok(Event::Incoming(Packet::Publish(publish))) => drop(sender.send(publish)),
+            Ok(_) => {}
+            Err(error) => return eprintln!("the raw connection ended: {error}"),
         }
     }
 }

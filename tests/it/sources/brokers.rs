@@ -93,7 +93,7 @@ fn amqp10_queue(
 pub async fn mosquitto_subscription() -> SourceHarness {
     let brokers = Brokers::running();
     let place = Place::new(&brokers);
-    let dead = format!("{}.dead", place.topic);
+    let dead = format!("{}-dead", place.topic);
     let subscription = place.subscription().with_prefetch(200).with_dead_letter_topic(&*dead);
     let source = place.source(&subscription).await;
     let of_dead = Place { topic: dead, url: place.url.clone() };
