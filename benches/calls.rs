@@ -1,4 +1,4 @@
-//! What a request and its reply cost in one process.
+//! The cost of a request and its reply in one process.
 //!
 //!     cargo bench -p tower-outbox-benches --bench calls              instructions need valgrind
 //!     cargo bench -p tower-outbox-benches --bench calls -- --quick

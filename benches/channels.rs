@@ -181,7 +181,7 @@ fn resident(field: &str) -> f64 {
     kib / 1_024.0
 }
 
-/// What the process does whose memory is measured.
+/// The work of the process whose memory is measured.
 async fn run(job: &str) {
     let (what, folder) = job.split_once(' ').expect("a job has a folder");
     let begun = Instant::now();

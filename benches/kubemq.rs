@@ -1,4 +1,4 @@
-//! What storage costs a client of KubeMQ: the face on the embedded engine, against the same calls answered without storage.
+//! The cost of storage for a client of KubeMQ: the face on the embedded engine, against the same calls answered without storage.
 //!
 //!     cargo bench -p tower-outbox-benches --bench kubemq
 //!     cargo bench -p tower-outbox-benches --bench kubemq -- --quick     a short run

@@ -1,4 +1,4 @@
-//! What signing costs beside the library's own signature.
+//! The cost of signing beside the library's own signature.
 //!
 //!     cargo bench -p tower-outbox-benches --bench signing
 //!

@@ -32,7 +32,7 @@ struct Waiting {
     sends: usize,
 }
 
-/// What a confirmation was.
+/// The effect of a confirmation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Confirmed {
     InTime,

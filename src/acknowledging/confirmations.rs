@@ -26,7 +26,7 @@ const BATCH: usize = 256;
 /// How long the first proof may take; a later one takes up to twice the one before.
 const FIRST_PROOF: Duration = Duration::from_millis(250);
 
-/// What confirmations are handed to, for one [`Acknowledging`](super::Acknowledging). A clone is a handle to the same.
+/// The receiver of confirmations, for one [`Acknowledging`](super::Acknowledging). A clone is a handle to the same.
 #[derive(Clone, Debug)]
 pub struct Confirmations {
     awaited: Arc<Awaited>,

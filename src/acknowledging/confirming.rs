@@ -46,7 +46,7 @@ impl<S: Source> Confirming<S> {
     }
 
     fn confirmed(&self, unsettled: Unsettled) -> Unsettled {
-        // What is no text is a header of someone else.
+        // A header that is no text is not ours.
         let asks = unsettled
             .view()
             .is_ok_and(|view| view.message().header(ACK).is_some_and(|ack| ack.as_str().is_some()));

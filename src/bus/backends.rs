@@ -124,7 +124,7 @@ pub(super) type Requesters =
 pub(super) struct Backend {
     pub(super) messenger: Arc<dyn Messenger>,
     pub(super) sources: Option<LocalSources>,
-    /// What sends requests, if the backend can.
+    /// The sender of requests, if the backend can send them.
     pub(super) requesters: Option<Requesters>,
     /// Asks its brokers one by one; none if it has no brokers.
     #[cfg(feature = "cli")]

@@ -1,10 +1,10 @@
-//! What a message carries, in every pattern.
+//! The content of a message, in every pattern.
 
 use std::fmt;
 
 use bytes::Bytes;
 
-/// What a message carries: an engine keeps it as it is and reads none of it.
+/// The content of a message: an engine keeps it as it is and reads none of it.
 ///
 /// These are the fields that KubeMQ clients set. A clone shares the body.
 #[derive(Clone, Default, PartialEq, Eq)]

@@ -12,7 +12,7 @@ use super::queue::Queues;
 use super::requests::Requests;
 use super::stream::Streams;
 
-/// What implements the patterns: [`Queues`], [`Streams`], [`Events`] and [`Requests`].
+/// The implementation of the patterns: [`Queues`], [`Streams`], [`Events`] and [`Requests`].
 ///
 /// # Contract
 /// - **`Ok` means stored.** A message that was sent or appended, and a settlement, survive a crash of the engine once the

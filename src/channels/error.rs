@@ -18,7 +18,7 @@ pub enum EngineError {
     /// A limit is reached; the same call may succeed later.
     #[error("{what} is full at {limit}: consume or purge messages, or raise {setting}")]
     Full {
-        /// What is full.
+        /// The limit that is reached.
         what: String,
         /// The limit.
         limit: u64,

@@ -15,7 +15,7 @@ use super::name::ChannelName;
 pub struct Event {
     /// The channel on which it was published.
     pub channel: ChannelName,
-    /// What it carries.
+    /// Its content.
     pub content: Content,
     /// When it was published.
     pub time: SystemTime,

@@ -31,7 +31,7 @@ pub struct ChannelLimits {
     pub max_bytes: Option<u64>,
 }
 
-/// What an engine knows about a channel.
+/// The facts that an engine has about a channel.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ChannelInfo {
@@ -55,9 +55,9 @@ pub struct ChannelInfo {
     pub subscribers: usize,
     /// The time of the last message in or out, as far as it is known since the start of the engine.
     pub last_activity: Option<SystemTime>,
-    /// What came in since the start of the engine.
+    /// The messages that came in since the start of the engine.
     pub incoming: Traffic,
-    /// What went out since the start of the engine.
+    /// The messages that went out since the start of the engine.
     pub outgoing: Traffic,
 }
 

@@ -8,7 +8,7 @@ use super::name::ChannelName;
 /// A message to be sent to a queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueMessage {
-    /// What it carries.
+    /// Its content.
     pub content: Content,
     /// How it is delivered.
     pub policy: Policy,
@@ -128,7 +128,7 @@ impl Peeked {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct QueueDelivery {
-    /// What it carries.
+    /// Its content.
     pub content: Content,
     /// How it is delivered, without the delay, which is over. Empty in a dead-letter queue.
     pub policy: Policy,

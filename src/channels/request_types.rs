@@ -26,7 +26,7 @@ pub enum RequestKind {
 pub struct Request {
     /// Whether it asks for an action or for data.
     pub kind: RequestKind,
-    /// What it carries.
+    /// Its content.
     pub content: Content,
     /// How long to wait for the answer.
     pub timeout: Duration,
@@ -86,7 +86,7 @@ pub struct Incoming {
     pub channel: ChannelName,
     /// Whether it asks for an action or for data.
     pub kind: RequestKind,
-    /// What it carries.
+    /// Its content.
     pub content: Content,
     /// The time that the requester allowed.
     pub timeout: Duration,

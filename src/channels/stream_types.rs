@@ -57,7 +57,7 @@ pub struct Subscribe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamMessage {
-    /// What it carries.
+    /// Its content.
     pub content: Content,
     /// The sequence.
     pub sequence: u64,

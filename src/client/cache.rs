@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::reply::Reply;
 
-/// What a key and a value take beside their texts and bodies, in bytes.
+/// The size of a key and a value beside their texts and bodies, in bytes.
 const OVERHEAD: usize = 256;
 
 /// The request that a reply answers, without its headers. The whole body is compared, so no other body can have its reply.

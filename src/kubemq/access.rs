@@ -1,4 +1,4 @@
-//! Who calls, and what the caller may do.
+//! The caller and its rights.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::kinds::KINDS;
 use super::settings::{Grant, Settings};
 use crate::channels::ChannelKind;
 
-/// What a call does with a channel.
+/// The right to a channel that a call needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Right {
     /// It receives, subscribes or answers.

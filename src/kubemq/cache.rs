@@ -53,7 +53,7 @@ impl Cache {
         if size > limits::CACHED {
             return;
         }
-        // What a node of the maps costs.
+        // The size of a node of the maps.
         let size = size as u64 + 512;
         let until = Instant::now() + Duration::from_secs(u64::from(seconds.unsigned_abs()));
         let key = (channel.to_owned(), key.to_owned());

@@ -134,7 +134,7 @@ pub(super) fn request(request: &wire::Request) -> Result<(ChannelName, Duration)
     Ok((name, timeout))
 }
 
-/// What a message carries; an id is made if it has none.
+/// The content of a message; an id is made if it has none.
 pub(super) fn content(
     id: String,
     client: String,

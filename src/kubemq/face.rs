@@ -1,4 +1,4 @@
-//! What all calls share.
+//! The state that all calls share.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::pending::Pending;
 use super::streams::{OpenStream, Streams};
 use crate::channels::Engine;
 
-/// What all calls share.
+/// The state that all calls share.
 pub(super) struct Face {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) whole_waits: bool,

@@ -1,4 +1,4 @@
-//! What the fuzz target `kubemq` calls.
+//! The function that the fuzz target `kubemq` calls.
 
 use prost::Message;
 use tonic::Status;

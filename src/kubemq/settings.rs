@@ -25,7 +25,7 @@ pub struct Settings {
     pub token_audience: Option<String>,
     /// The issuer that a token must name.
     pub token_issuer: Option<String>,
-    /// Who may use which channels. Without any grant, each client may use all.
+    /// The rights of clients to channels. Without any grant, each client may use all.
     pub grants: Vec<Grant>,
     /// Whether a receive waits the whole time unless as many messages as it wants are there, as the real server does. By
     /// default it returns when there is one.
@@ -35,7 +35,7 @@ pub struct Settings {
     pub allow_anyone: bool,
 }
 
-/// What a client may do.
+/// The rights of a client.
 #[derive(Clone, Debug, serde::Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]

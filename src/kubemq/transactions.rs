@@ -10,7 +10,7 @@ use super::fault::{self, Refusal};
 use super::limits;
 use crate::channels::{ChannelKind, Engine, EngineError, Receipt, Settle, Which};
 
-/// What a client does with the messages of a transaction.
+/// The settlement of messages of a transaction.
 pub(super) enum Operation {
     Ack,
     Nack,
@@ -145,7 +145,7 @@ impl Transactions {
                 }
             },
         };
-        // What the real server says of a sequence that is not held.
+        // The text of the real server for a sequence that is not in the transaction.
         let wrong = if matches!(operation, Operation::Nack) { "nack" } else { "ack" };
         let (which, negative) = match &list {
             None => (Which::All, None),

@@ -1,4 +1,4 @@
-//! What is asked of the task that changes a router.
+//! The requests to the task that changes a router.
 
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 

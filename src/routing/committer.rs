@@ -30,7 +30,7 @@ const BATCH: usize = 1_024;
 /// The size of the newest messages that stay in memory, and of those that may wait for a write.
 const CACHE: usize = 16 << 20;
 
-/// What is applied when its record is written.
+/// The change that is applied when its record is written.
 enum Applied {
     Message(NewMessage, Option<Publisher>),
     Queue(Box<QueueRecord>, u64, Reply<QueueId>),

@@ -1,4 +1,4 @@
-//! What a router has done since its start.
+//! Counters of a router since its start.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -9,7 +9,7 @@ macro_rules! counters {
             $(pub(super) $name: Counter,)*
         }
 
-        /// What a router has done since its start, and what it has now.
+        /// The counters of a router since its start, and its present depth.
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         #[non_exhaustive]
         pub struct RouterCounts {

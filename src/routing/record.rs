@@ -107,7 +107,7 @@ pub struct QueueLimits {
     pub bytes: u64,
 }
 
-/// What left a queue.
+/// The messages that left a queue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Progress {
     pub(super) queue: QueueId,

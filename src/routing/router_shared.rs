@@ -1,4 +1,4 @@
-//! What the handles of a router, its subscriptions and its task share.
+//! The state that the handles of a router, its subscriptions and its task share.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};

@@ -45,7 +45,7 @@ pub(super) struct Stored {
     needed: u32,
 }
 
-/// What the storing of a message changed.
+/// The changes that the storing of a message made.
 #[derive(Debug, Default)]
 pub(super) struct Change {
     /// The number of queues that the message is in now.

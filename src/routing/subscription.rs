@@ -1,4 +1,4 @@
-//! What comes out of a router: the messages of a queue, and last values.
+//! The output of a router: the messages of a queue, and last values.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -21,7 +21,7 @@ pub enum SignatureFormat {
     Mqfactory,
 }
 
-/// What happens to a received message without a signature.
+/// The treatment of a received message without a signature.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(rename_all = "lowercase"))]
 pub enum Unsigned {
@@ -47,7 +47,7 @@ pub struct SigningSettings {
     /// The folder of public keys, `ORIGIN.pem` each, which may hold several keys. It is read again when it changes. Consumers
     /// need it.
     pub trusted: Option<PathBuf>,
-    /// What happens to a received message without a signature; [`Unsigned::Reject`] by default.
+    /// The treatment of a received message without a signature; [`Unsigned::Reject`] by default.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::word"))]
     pub unsigned: Unsigned,
     /// The headers that are signed, and that must be signed in received messages; none by default. Not for

@@ -17,7 +17,7 @@ use crate::util::rfc3339;
 /// The headers that are signed wherever they are: whoever changed them could confirm other messages.
 const ALWAYS: [&str; 2] = [headers::ACK, headers::CONFIRM];
 
-/// What a signature says about a message. It travels with the signature, so brokers may change the precision of the time, the
+/// The description of a message that a signature covers. It travels with the signature, so brokers may change the precision of the time, the
 /// key and the expiry: they are restored from here. All else must be as it was.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

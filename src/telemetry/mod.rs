@@ -197,7 +197,7 @@ pub(crate) fn confirmation_received(outcome: &'static str, id: &dyn fmt::Display
     tracing::debug!(%id, outcome, "received a confirmation");
 }
 
-/// What came to the address of confirmations and is none.
+/// A message at the address of confirmations that is none.
 pub(crate) fn no_confirmation(reason: &dyn fmt::Display) {
     count!("tower_outbox_confirmations_received_total", 1, "outcome" => "unreadable");
     tracing::warn!(%reason, "ignored a message at the address of confirmations; it is no confirmation");

@@ -44,7 +44,7 @@ pub enum WavemqError {
     Unguarded {
         /// The address.
         address: SocketAddr,
-        /// What keeps them out.
+        /// The reason why they are refused.
         missing: &'static str,
     },
     /// A listener failed.

@@ -96,7 +96,7 @@ impl Link {
         let client = WavemqPeeringClient::new(channel)
             .max_decoding_message_size(LARGEST)
             .max_encoding_message_size(LARGEST);
-        // What was in flight when the link failed goes first.
+        // Messages that were in flight when the link failed go first.
         upstream.restart();
         tokio::select! {
             failure = self.mirror(client.clone()) => failure,

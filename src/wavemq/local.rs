@@ -158,7 +158,7 @@ fn failed(failure: &RouteError) -> wire::SubscriptionMessage {
     wire::SubscriptionMessage { error, message: None }
 }
 
-/// What a subscription needs as long as it lasts.
+/// The parts that a subscription needs as long as it lasts.
 #[derive(Debug)]
 struct Checked {
     access: Access,

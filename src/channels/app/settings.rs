@@ -65,7 +65,7 @@ impl ChannelsSettings {
     }
 }
 
-/// What a consumer of the backend `channels` receives from.
+/// The channel that a consumer of the backend `channels` receives from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -88,7 +88,7 @@ pub enum ReceivePattern {
 pub struct ChannelConsumerSettings {
     /// The queue or stream, or for events and requests a pattern of channels.
     pub channel: String,
-    /// What it is: `queue` (default), `stream`, `events` or `requests`.
+    /// Its pattern: `queue` (default), `stream`, `events` or `requests`.
     #[serde(default, deserialize_with = "crate::util::units::word")]
     pub pattern: ReceivePattern,
     /// A stream, events, requests: the group, of which one member gets each message; none by default, but for requests named as the channel.

@@ -1,4 +1,4 @@
-//! What a record does to the state: the same when it is written and when it is read again.
+//! The effect of a record on the state: the same when it is written and when it is read again.
 
 use super::entry::{Entry, Extra, Location};
 use super::op::Op;
@@ -68,7 +68,7 @@ impl Op {
 impl ChannelState {
     /// Applies an operation whose record is at `place`; returns how many messages it was about.
     ///
-    /// What it is about may be gone by now; then it does nothing.
+    /// Its channel or message may be gone by now; then it does nothing.
     pub(super) fn apply(&mut self, op: Op, place: Location) -> u64 {
         let planned = match &op {
             Op::Put { extra: None, key: Key::Queue(_), .. } => None,
@@ -250,7 +250,7 @@ impl ChannelState {
                 let queue = &mut self.queues[queue];
                 queue.clear(&mut self.segments);
                 queue.exists = false;
-                // What was sent meanwhile has the next sequences.
+                // Messages that were sent meanwhile have the next sequences.
                 if last.is_none_or(|last| last == queue.last) {
                     queue.last = 0;
                 }

@@ -1,4 +1,4 @@
-//! What is kept in memory of a stored message: where it is on disk, and what has changed since it was written.
+//! The entry in memory of a stored message: where it is on disk, and what has changed since it was written.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub(super) struct Entry {
     pub(super) extra: Option<Box<Extra>>,
 }
 
-/// What most messages do not have.
+/// The parts that most messages do not have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Extra {
     /// When the message expires, in nanoseconds since 1970; 0 for never.

@@ -168,7 +168,7 @@ fn replay(state: &mut ChannelState, from: u64, folder: &Path) -> Result<u64, Ope
     Ok(replayed)
 }
 
-/// What is true at the start only.
+/// The state that is true at the start only.
 fn begin(state: &mut ChannelState) {
     for index in 0..state.queues.len() {
         let queue = &mut state.queues[index];

@@ -1,4 +1,4 @@
-//! What the handles of an engine and its writer share.
+//! The state that the handles of an engine and its writer share.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -46,9 +46,9 @@ pub(super) struct Group {
     pub(super) is_durable: bool,
     /// The next sequence to deliver.
     pub(super) next: u64,
-    /// What was delivered and not acknowledged, with the member that has it.
+    /// Messages that were delivered and not acknowledged, with the member that has each.
     pub(super) outstanding: BTreeMap<u64, Outstanding>,
-    /// What is to be delivered again.
+    /// Messages to deliver again.
     pub(super) again: BTreeMap<u64, Again>,
     /// Wakes a member that waits.
     pub(super) arrived: Arc<Notify>,

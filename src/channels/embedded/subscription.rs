@@ -33,7 +33,7 @@ pub(super) struct Subscription {
     arrived: Arc<Notify>,
 }
 
-/// What a receive found.
+/// The result of a receive.
 enum Step {
     Take(Vec<(u64, u32, Option<Source>)>),
     /// Nothing is due before this time.

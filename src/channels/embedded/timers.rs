@@ -1,4 +1,4 @@
-//! What is due without a call: delays and visibilities that are over, messages that expire, streams that are too old.
+//! Work that is due without a call: delays and visibilities that are over, messages that expire, streams that are too old.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -113,7 +113,7 @@ impl Writer {
         match written {
             Ok(offset) => self.written = Some(WrittenBatches { offset, first, batches }),
             Err(error) if is_full(&error) && self.give_up_reserve() => {
-                // What settles messages makes room, and goes first.
+                // A record that settles messages frees space, and goes first.
                 let (settling, others) = batches.into_iter().partition(|batch| batch.makes_room);
                 self.refuse(others, &error);
                 self.append(settling);
@@ -243,7 +243,7 @@ impl LogJob for Writer {
 
     fn close(mut self: Box<Self>) {
         self.sync();
-        // What is finished may leave more to write.
+        // A finished record may leave more to write.
         for _ in 0..2 {
             self.write();
             self.sync();
