@@ -36,6 +36,7 @@ mod queue;
 mod record;
 mod rewrite;
 mod router;
+mod router_folder;
 mod router_shared;
 mod router_state;
 mod settings;

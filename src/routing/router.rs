@@ -1,7 +1,5 @@
 //! The router of a site.
 
-use std::io::Write;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,16 +13,12 @@ use super::error::RouteError;
 use super::message::RoutedMessage;
 use super::namespace::Namespace;
 use super::pattern::Pattern;
-use super::record::{QueueHeader, QueueId, QueueKind, QueueName, Record};
-use super::router_shared::{RouterShared, SEGMENT};
-use super::router_state::RouterState;
+use super::record::{QueueHeader, QueueId, QueueKind, QueueName};
+use super::router_folder;
+use super::router_shared::RouterShared;
 use super::settings::RouterSettings;
 use super::subscription::{Subscription, Values};
 use crate::log::error::OpenError;
-use crate::log::files;
-use crate::log::reader::ReadItem;
-use crate::log::record_log::RecordLog;
-use crate::log::retention::Retention;
 use crate::util::sync::lock;
 
 /// The largest message in bytes.
@@ -51,7 +45,7 @@ impl SiteRouter {
     /// A file or folder cannot be used, or another process has the folder open.
     pub async fn open(settings: RouterSettings) -> Result<Self, OpenError> {
         let path = settings.path.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&path)).await;
+        let opened = tokio::task::spawn_blocking(move || router_folder::open(&path)).await;
         let (id, log, state) =
             opened.map_err(|error| OpenError::io("read", &settings.path)(error.into()))??;
         let (commands, received) = mpsc::channel(4_096);
@@ -355,57 +349,4 @@ impl SiteRouter {
 
 fn peer_name(owner: &[u8], router: &str, namespace: &Namespace) -> QueueName {
     QueueName { kind: QueueKind::Peer, owner: owner.to_vec(), identifier: format!("{namespace} {router}") }
-}
-
-/// Opens the log, and reads it. Blocks.
-fn open(path: &Path) -> Result<(Arc<str>, RecordLog, RouterState), OpenError> {
-    match files::create_folder(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
-        created => created.map_err(OpenError::io("create", path))?,
-    }
-    let log = RecordLog::open(&path.join("log"), SEGMENT, Retention::default())?;
-    // Under the lock of the log.
-    let id = router_id(&path.join("router-id"))?;
-    let mut state = RouterState::default();
-    let mut reader = log.read(1);
-    while let Some(item) = reader.next().map_err(OpenError::io("read", path))? {
-        match item {
-            ReadItem::Record { position, payload } => match Record::decode(payload) {
-                Ok(record) => state.replay(position, &record),
-                Err(error) => {
-                    tracing::error!(position, %error, "a record of the router cannot be decoded; it is ignored")
-                }
-            },
-            ReadItem::Lost(positions) if positions.start >= log.positions().start => {
-                tracing::error!(?positions, "records of the router are damaged; their messages are lost");
-            }
-            ReadItem::Lost(_) => {}
-        }
-    }
-    state.skip_messages(log.positions().end);
-    let dropped = state.end_replay();
-    if dropped > 0 {
-        tracing::warn!(dropped, "dropped messages over the limits of their queues at the start");
-    }
-    Ok((id, log, state))
-}
-
-/// Reads the id of the router, or makes one.
-fn router_id(path: &Path) -> Result<Arc<str>, OpenError> {
-    match std::fs::read_to_string(path) {
-        Ok(text) if uuid::Uuid::try_parse(text.trim()).is_ok() => Ok(text.trim().into()),
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OpenError::io("read", path)(error)),
-        // A crash may leave an empty file.
-        _ => {
-            let id = uuid::Uuid::from_u128(rand::random()).to_string();
-            let write = || {
-                let mut file = files::create(path)?;
-                file.write_all(id.as_bytes())?;
-                file.sync_all()?;
-                path.parent().map_or(Ok(()), files::sync_folder)
-            };
-            write().map_err(OpenError::io("write", path))?;
-            Ok(id.into())
-        }
-    }
 }
