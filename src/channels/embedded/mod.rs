@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `engine` | the engine, and its administration |
 //! | `settings` | its settings |
-//! | `queues`, `settling`, `taken` | its queues |
+//! | `queues`, `receiving`, `deliveries`, `settling`, `taken` | its queues |
 //! | `streams`, `subscription` | its streams |
 //! | `live`, `hub` | its events and requests |
 //! | `state`, `queue_state`, `stream_state`, `segments`, `entry` | the memory |
@@ -23,6 +23,7 @@ mod checkpoint;
 mod checkpoints;
 mod clock;
 mod compact;
+mod deliveries;
 mod engine;
 mod entry;
 mod hub;
@@ -32,6 +33,7 @@ mod open;
 mod queue_state;
 mod queues;
 mod read;
+mod receiving;
 mod record;
 mod segments;
 mod settings;

@@ -1,36 +1,21 @@
 //! The queues of an embedded engine.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout_at};
 
 use super::clock;
 use super::engine::EmbeddedEngine;
-use super::entry::Entry;
 use super::op::Op;
-use super::read::{Source, Stored};
 use super::record::Record;
-use super::settling;
+use super::settling::{self, held};
 use super::shared::EngineShared;
 use super::state::{Batch, ChannelState};
-use super::taken::{Restore, Taken};
 use crate::channels::error::EngineError;
 use crate::channels::name::ChannelName;
 use crate::channels::queue::Queues;
-use crate::channels::queue_types::{
-    Peeked, Policy, QueueDelivery, QueueMessage, Receipt, Receive, Received, Sent, Settle, Which,
-};
-use crate::log::files::write_error;
-use crate::telemetry;
-
-/// The most messages of one receive or peek.
-const MOST: usize = 10_000;
-
-/// The most bytes of the messages of one receive or peek, but for the first message.
-const MOST_BYTES: u64 = 256 << 20;
+use crate::channels::queue_types::{Peeked, QueueMessage, Receipt, Receive, Received, Sent, Settle, Which};
 
 #[async_trait]
 impl Queues for EmbeddedEngine {
@@ -82,91 +67,11 @@ impl Queues for EmbeddedEngine {
     }
 
     async fn receive(&self, channel: &ChannelName, receive: Receive) -> Result<Received, EngineError> {
-        let shared = &self.shared;
-        let max = receive.max.clamp(1, MOST);
-        let (index, receipt, arrived) = {
-            let mut state = shared.lock();
-            let index = self.use_queue(&mut state, channel)?;
-            (index, state.new_receipt(), Arc::clone(&state.queues[index as usize].arrived))
-        };
-        let mut taken = Taken::new(Arc::clone(shared), receipt);
-        let (deadline, mut messages) = (Instant::now() + receive.wait.min(LONGEST_WAIT), Vec::new());
-        let _waiting = Waiting::new(shared, index);
-        let expired = loop {
-            let sources = {
-                let mut state = shared.lock();
-                if state.is_closed {
-                    return Err(EngineError::Closed);
-                }
-                // Acknowledged at once, so that no visibility can run out before.
-                let visibility = receive.visibility.filter(|_| !receive.auto_ack);
-                let wanted = state.take(index, max - messages.len(), clock::now(), receipt, visibility);
-                let due = state.visibility.first().map(|(at, ..)| *at);
-                shared.wake_before(&state, due);
-                Sources::of(&state, index, wanted)
-            };
-            messages.extend(sources.read(shared, receipt)?);
-            let is_over = Instant::now() >= deadline;
-            if messages.len() >= max || !messages.is_empty() && !receive.until_full || is_over {
-                let mut state = shared.lock();
-                break std::mem::take(&mut state.queues[index as usize].expired);
-            }
-            let wait = timeout_at(deadline, arrived.notified());
-            tokio::select! {
-                () = shared.closing.cancelled() => return Err(EngineError::Closed),
-                _ = wait => {}
-            }
-        };
-        if receive.auto_ack && !messages.is_empty() {
-            self.ack_all(index, receipt).await?;
-        }
-        taken.keep();
-        let mut state = shared.lock();
-        let queue = &mut state.queues[index as usize];
-        for message in &messages {
-            queue.outgoing.add(message.content.size());
-        }
-        if !messages.is_empty() {
-            queue.last_activity = clock::now();
-        }
-        Ok(Received::new(Receipt(receipt), messages, expired))
+        self.receive_from(channel, receive).await
     }
 
     async fn peek(&self, channel: &ChannelName, max: usize, wait: Duration) -> Result<Peeked, EngineError> {
-        let shared = &self.shared;
-        let (index, arrived) = {
-            let mut state = shared.lock();
-            let index = self.use_queue(&mut state, channel)?;
-            (index, Arc::clone(&state.queues[index as usize].arrived))
-        };
-        let deadline = Instant::now() + wait.min(LONGEST_WAIT);
-        loop {
-            let sources = {
-                let mut state = shared.lock();
-                if state.is_closed {
-                    return Err(EngineError::Closed);
-                }
-                let now = clock::now();
-                let ChannelState { queues, segments, .. } = &mut *state;
-                queues[index as usize].drop_expired(now, segments);
-                let old = queues[index as usize].old;
-                let visible = queues[index as usize].iter_visible().take(max.clamp(1, MOST));
-                let entries = visible.map(|entry| (entry.clone(), entry.sequence <= old)).collect();
-                Sources::of_entries(&state, index, entries)
-            };
-            let messages = sources.read(shared, 0)?;
-            if !messages.is_empty() || Instant::now() >= deadline {
-                // A peek must not take the wake of a consumer.
-                arrived.notify_one();
-                let expired = shared.lock().queues[index as usize].expired;
-                return Ok(Peeked::new(messages, expired));
-            }
-            let wait = timeout_at(deadline, arrived.notified());
-            tokio::select! {
-                () = shared.closing.cancelled() => return Err(EngineError::Closed),
-                _ = wait => {}
-            }
-        }
+        self.peek_at(channel, max, wait).await
     }
 
     async fn purge(&self, channel: &ChannelName) -> Result<u64, EngineError> {
@@ -260,84 +165,6 @@ impl Queues for EmbeddedEngine {
     }
 }
 
-/// The longest wait: a year.
-const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-
-impl EmbeddedEngine {
-    /// Acknowledges all that a receipt holds; what was acknowledged is restored if the future is dropped meanwhile.
-    async fn ack_all(&self, index: u32, receipt: u64) -> Result<(), EngineError> {
-        let shared = &self.shared;
-        let (reply, stored) = oneshot::channel::<Result<Restore, String>>();
-        {
-            let mut state = shared.lock();
-            let (_, sequences, _) = held(&state, Receipt(receipt), Which::All)?;
-            let queue = &state.queues[index as usize];
-            let entries: Vec<Entry> = sequences
-                .iter()
-                .filter_map(|sequence| queue.held.get(sequence).map(|held| held.entry.clone()))
-                .collect();
-            let mut batch = settling::batch(&mut state, index, &sequences, Settle::Ack)?;
-            settling::mark(&mut state, index, &sequences);
-            let marked = sequences.clone();
-            let engine = Arc::downgrade(shared);
-            batch.finish = Some(Box::new(move |state, stored| match stored {
-                Ok(_) => {
-                    state.forget_held(receipt, &sequences);
-                    let restore = Restore::new(engine, index, entries);
-                    if let Err(Ok(back)) = reply.send(Ok(restore)) {
-                        // The consumer has gone. The lock is held here.
-                        back.restore(state);
-                    }
-                }
-                Err(error) => {
-                    state.unsettle(index, &sequences);
-                    let _ = reply.send(Err(error.to_string()));
-                }
-            }));
-            if let Err(error) = state.enqueue(batch) {
-                state.unsettle(index, &marked);
-                return Err(error);
-            }
-        }
-        shared.wake();
-        match stored.await {
-            Ok(Ok(restore)) => {
-                restore.forget();
-                Ok(())
-            }
-            Ok(Err(error)) => Err(EngineError::unavailable(error)),
-            Err(_) => Err(EngineError::Closed),
-        }
-    }
-}
-
-/// Returns which messages of a receipt can be settled, up to the first one that it does not hold, and the fault then.
-fn held(
-    state: &ChannelState,
-    receipt: Receipt,
-    which: Which,
-) -> Result<(u32, Vec<u64>, Option<EngineError>), EngineError> {
-    let unknown = EngineError::UnknownReceipt(receipt.0);
-    let Some(known) = state.receipts.get(&receipt.0) else { return Err(unknown) };
-    let queue = &state.queues[known.queue as usize];
-    let is_held = |sequence: &u64| {
-        queue.held.get(sequence).is_some_and(|held| held.receipt == receipt.0 && !held.is_settling)
-    };
-    match which {
-        Which::All => {
-            let held: Vec<u64> = known.sequences.iter().copied().filter(is_held).collect();
-            if held.is_empty() { Err(unknown) } else { Ok((known.queue, held, None)) }
-        }
-        Which::Sequences(mut wanted) => {
-            let mut seen = std::collections::HashSet::new();
-            let wrong = wanted.iter().position(|sequence| !is_held(sequence) || !seen.insert(*sequence));
-            let fault = wrong.map(|at| EngineError::NotHeld { receipt: receipt.0, sequence: wanted[at] });
-            wanted.truncate(wrong.unwrap_or(wanted.len()));
-            Ok((known.queue, wanted, fault))
-        }
-    }
-}
-
 /// Refuses a message that is over a limit.
 fn check(
     shared: &EngineShared,
@@ -363,7 +190,6 @@ fn check(
     }
     Ok(())
 }
-
 /// Waits for the number of messages that a batch was about.
 type Counted = oneshot::Receiver<Result<u64, String>>;
 
@@ -387,142 +213,4 @@ async fn counted(stored: Counted) -> Result<u64, EngineError> {
         Ok(stored) => stored.map_err(EngineError::unavailable),
         Err(_) => Err(EngineError::Closed),
     }
-}
-
-/// Counts a consumer that waits.
-struct Waiting<'a> {
-    shared: &'a EngineShared,
-    index: u32,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(shared: &'a EngineShared, index: u32) -> Self {
-        shared.lock().queues[index as usize].waiting += 1;
-        Self { shared, index }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.shared.lock().queues[self.index as usize].waiting -= 1;
-    }
-}
-
-/// Messages that are to be read.
-struct Sources {
-    index: u32,
-    entries: Vec<(Entry, bool, Option<Source>)>,
-}
-
-impl Sources {
-    /// Of messages that a receipt holds.
-    fn of(state: &ChannelState, index: u32, taken: Vec<(u64, bool)>) -> Self {
-        let queue = &state.queues[index as usize];
-        let entries = taken.into_iter().filter_map(|(sequence, redelivered)| {
-            queue.held.get(&sequence).map(|held| (held.entry.clone(), redelivered))
-        });
-        Self::of_entries(state, index, entries.collect())
-    }
-
-    fn of_entries(state: &ChannelState, index: u32, entries: Vec<(Entry, bool)>) -> Self {
-        let entries = entries
-            .into_iter()
-            .map(|(entry, redelivered)| {
-                let source = Source::of(&state.segments, entry.place);
-                (entry, redelivered, source)
-            })
-            .collect();
-        Self { index, entries }
-    }
-
-    /// Reads the messages. Those that are damaged are dropped, logged and counted; those of a receipt get their policy.
-    fn read(self, shared: &EngineShared, receipt: u64) -> Result<Vec<QueueDelivery>, EngineError> {
-        let Self { index, entries } = self;
-        let (mut messages, mut policies, mut damaged, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        let mut left = Vec::new();
-        for (entry, redelivered, source) in entries {
-            if bytes > MOST_BYTES {
-                left.push(entry.sequence);
-                continue;
-            }
-            bytes += u64::from(entry.place.len);
-            let folder = shared.folder().display();
-            let read = source.as_ref().map_or(Ok(None), Source::read);
-            match read.map_err(|error| EngineError::unavailable(write_error(&folder, &error)))? {
-                None => damaged.push(entry.sequence),
-                Some(stored) => match delivery(&entry, redelivered, &stored) {
-                    None => damaged.push(entry.sequence),
-                    Some((message, policy)) => {
-                        if receipt > 0 && policy != Policy::default() {
-                            policies.push((entry.sequence, policy));
-                        }
-                        messages.push(message);
-                    }
-                },
-            }
-        }
-        if policies.is_empty() && damaged.is_empty() && left.is_empty() {
-            return Ok(messages);
-        }
-        let mut state = shared.lock();
-        for (sequence, policy) in policies {
-            if let Some(held) = state.queues[index as usize].held.get_mut(&sequence) {
-                held.policy = Some(Box::new(policy));
-            }
-        }
-        if receipt > 0 {
-            for sequence in &left {
-                state.stop_visibility(index, *sequence);
-                state.queues[index as usize].give_back(*sequence);
-            }
-            state.forget_held(receipt, &left);
-        }
-        if !damaged.is_empty() {
-            drop_damaged(&mut state, index, receipt, &damaged);
-            shared.wake();
-        }
-        Ok(messages)
-    }
-}
-
-/// Removes messages that cannot be read any more.
-fn drop_damaged(state: &mut ChannelState, index: u32, receipt: u64, sequences: &[u64]) {
-    let name = state.queues[index as usize].name.clone();
-    telemetry::channel_damaged(sequences.len() as u64, &name);
-    for sequence in sequences {
-        state.stop_visibility(index, *sequence);
-    }
-    settling::mark(state, index, sequences);
-    let (mut batch, seed) = (Batch::new(), state.seed);
-    let record = Record::Acked { queue: name.as_str(), sequences: sequences.to_vec() };
-    let op = Op::Acked { queue: index, sequences: sequences.to_vec() };
-    if batch.push(seed, &record, op).is_ok() {
-        let _ = state.enqueue(batch);
-    }
-    state.forget_held(receipt, sequences);
-}
-
-/// Returns a message as it is received, and the policy that counts for it.
-fn delivery(entry: &Entry, redelivered: bool, stored: &Stored) -> Option<(QueueDelivery, Policy)> {
-    let put = stored.put()?;
-    let extra = entry.extra.as_deref();
-    let policy = if extra.is_some_and(|extra| extra.is_free) {
-        Policy::default()
-    } else {
-        let dead_letter = put.dead_letter.and_then(|name| ChannelName::new(name).ok());
-        let (expiry, delay) = (Duration::from_nanos(put.expiry), Duration::ZERO);
-        Policy { expiry, delay, max_receives: put.max_receives, dead_letter }
-    };
-    let time = extra.map_or(0, |extra| extra.time);
-    let rerouted_from = extra.and_then(|extra| extra.rerouted_from.as_deref());
-    let message = QueueDelivery::new(
-        stored.content(&put),
-        policy.clone(),
-        entry.sequence,
-        clock::time(if time > 0 { time } else { put.time }),
-        entry.receives() + 1,
-        rerouted_from.and_then(|name| ChannelName::new(name).ok()),
-        clock::optional(entry.expires()),
-    );
-    Some((message.with_redelivered(redelivered || entry.receives() > 0), policy))
 }

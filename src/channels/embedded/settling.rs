@@ -7,9 +7,36 @@ use super::record::{Key, Put, Record};
 use super::state::{Batch, ChannelState};
 use crate::channels::error::EngineError;
 use crate::channels::name::ChannelName;
-use crate::channels::queue_types::{QueueMessage, Sent, Settle};
+use crate::channels::queue_types::{QueueMessage, Receipt, Sent, Settle, Which};
 use crate::telemetry;
 use crate::util::error::BoxError;
+
+/// Returns which messages of a receipt can be settled, up to the first one that it does not hold, and the fault then.
+pub(super) fn held(
+    state: &ChannelState,
+    receipt: Receipt,
+    which: Which,
+) -> Result<(u32, Vec<u64>, Option<EngineError>), EngineError> {
+    let unknown = EngineError::UnknownReceipt(receipt.0);
+    let Some(known) = state.receipts.get(&receipt.0) else { return Err(unknown) };
+    let queue = &state.queues[known.queue as usize];
+    let is_held = |sequence: &u64| {
+        queue.held.get(sequence).is_some_and(|held| held.receipt == receipt.0 && !held.is_settling)
+    };
+    match which {
+        Which::All => {
+            let held: Vec<u64> = known.sequences.iter().copied().filter(is_held).collect();
+            if held.is_empty() { Err(unknown) } else { Ok((known.queue, held, None)) }
+        }
+        Which::Sequences(mut wanted) => {
+            let mut seen = std::collections::HashSet::new();
+            let wrong = wanted.iter().position(|sequence| !is_held(sequence) || !seen.insert(*sequence));
+            let fault = wrong.map(|at| EngineError::NotHeld { receipt: receipt.0, sequence: wanted[at] });
+            wanted.truncate(wrong.unwrap_or(wanted.len()));
+            Ok((known.queue, wanted, fault))
+        }
+    }
+}
 
 /// Marks held messages as being settled.
 pub(super) fn mark(state: &mut ChannelState, index: u32, sequences: &[u64]) {
