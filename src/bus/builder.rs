@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::acknowledging::Acknowledgement;
-use super::backends::{Backend, fault, not_named};
+use super::backends::{self, Backend, fault, not_named};
 use super::client::Clients;
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
@@ -263,7 +263,7 @@ impl<'a> BusBuilder<'a> {
         let (name, table) = (self.settings.backend.as_str(), &self.settings.backend_keys);
         let Some(factory) = self.backends.remove(name) else {
             let own: Vec<String> = self.backends.keys().cloned().collect();
-            return Backend::of(name, table, own).await.map_err(|error| match error {
+            return backends::backend(name, table, own).await.map_err(|error| match error {
                 SettingsError::UnknownKey { key, nearest: None } if !self.settings.names_backend() => {
                     not_named(key)
                 }

@@ -7,6 +7,7 @@ pub(crate) mod failed_attempt;
 pub(crate) mod fuzzing;
 pub mod headers;
 mod id;
+mod identity;
 pub(crate) mod of_http;
 mod scalar;
 mod settlement;
@@ -29,6 +30,8 @@ pub use self::failed_attempt::FailedAttempt;
 pub use self::scalar::Scalar;
 pub use self::settlement::Settlement;
 pub use self::topic::{Topic, TopicError};
+
+use self::identity::Identity;
 
 #[cfg(feature = "_brokers")]
 pub(crate) use self::id::foreign_id;
@@ -61,24 +64,6 @@ pub struct Message {
     priority: Option<u8>,
     expiry: Option<Duration>,
     delay: Option<Duration>,
-}
-
-/// The origin of a message's id.
-#[derive(Clone, Copy)]
-enum Identity {
-    /// The id was made with the message.
-    Own,
-    /// The caller set the id.
-    Given,
-    /// A retry of the request makes the same id, so the message is stored once.
-    Once,
-}
-
-/// The origin of an id does not count when messages are compared.
-impl PartialEq for Identity {
-    fn eq(&self, _: &Self) -> bool {
-        true
-    }
 }
 
 impl Message {
@@ -185,12 +170,6 @@ impl Message {
         self
     }
 
-    #[cfg(feature = "mqtt")]
-    pub(crate) fn without_header(mut self, name: &str) -> Self {
-        self.headers.retain(|(known, _)| known != name);
-        self
-    }
-
     #[cfg(feature = "_brokers")]
     pub(crate) fn without_key(mut self) -> Self {
         self.key = None;
@@ -284,7 +263,7 @@ impl Message {
     }
 
     /// Removes a header.
-    #[cfg(feature = "signing")]
+    #[cfg(any(feature = "mqtt", feature = "signing"))]
     pub(crate) fn remove_header(&mut self, name: &str) {
         self.headers.retain(|(known, _)| known != name);
     }

@@ -87,7 +87,11 @@ impl Outgoing {
 /// The message without the mark of [`retain`](super::retain::retain), which no envelope must see.
 fn without_mark(message: &Message) -> Cow<'_, Message> {
     match message.header(RETAIN) {
-        Some(_) => Cow::Owned(message.clone().without_header(RETAIN)),
+        Some(_) => {
+            let mut message = message.clone();
+            message.remove_header(RETAIN);
+            Cow::Owned(message)
+        }
         None => Cow::Borrowed(message),
     }
 }

@@ -1,0 +1,11 @@
+//! The backends: from the name in `BACKEND` to a messenger and its sources.
+
+mod brokers;
+mod driver;
+mod local;
+mod table;
+
+pub(super) use self::driver::{Backend, LocalSources, Requesters, fault, no_requests};
+#[cfg(all(feature = "cli", feature = "_brokers"))]
+pub(crate) use self::table::broker_settings;
+pub(super) use self::table::{backend, check_source, confirmations, not_named, source};
