@@ -84,7 +84,7 @@ fn address(broker: &Broker) -> String {
     format!("/topic/{}", broker.topic)
 }
 
-/// What one would write with the driver alone.
+/// The same with the driver alone.
 struct Raw {
     sender: Option<Sender>,
     session: SessionHandle<()>,

@@ -1,4 +1,4 @@
-//! What ten million stored messages change: rates of append and relay, memory, and the time to restart.
+//! The effect of ten million stored messages: rates of append and relay, memory, and the time to restart.
 //!
 //!     cargo bench -p tower-outbox-benches --bench backlog
 //!     BACKLOG=2000000 cargo bench -p tower-outbox-benches --bench backlog     another number of messages
@@ -35,13 +35,13 @@ const BATCH: u64 = 16;
 /// How much room a message takes at most.
 const ROOM: u64 = 600;
 
-/// What a part found out.
+/// The figures of a part.
 type Figures = BTreeMap<String, f64>;
 
 fn main() {
     let backlog = std::env::var("BACKLOG").ok().map(|number| number.parse().expect("BACKLOG is a number"));
     let backlog: u64 = backlog.unwrap_or_else(|| if quick() { 500_000 } else { 10_000_000 });
-    // What is a whole number of batches for each task.
+    // The number is a whole number of batches for each task.
     let step = (backlog / 10).next_multiple_of(TASKS * BATCH);
     let backlog = 10 * step;
     let arguments: Vec<String> = std::env::args().collect();

@@ -1,4 +1,4 @@
-//! What a consumer costs a message, and how fast it consumes from a broker.
+//! The cost of a consumer for each message, and the rate at which it consumes from a broker.
 //!
 //!     cargo bench -p tower-outbox-benches --bench consume -- dispatch         without a broker; instructions need valgrind
 //!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench consume -- rabbitmq

@@ -1,4 +1,4 @@
-//! What the layer costs a server: requests a second over loopback, with the layer and without.
+//! The cost of the layer to a server: requests a second over loopback, with the layer and without.
 //!
 //!     cargo bench -p tower-outbox-benches --bench http
 //!

@@ -1,4 +1,4 @@
-//! What the layer costs a request, in instructions: the same within one in a hundred, however busy the machine.
+//! The cost of the layer to a request, in instructions: the same within one in a hundred, however busy the machine.
 //!
 //!     cargo bench -p tower-outbox-benches --bench instructions        needs valgrind
 //!

@@ -1,4 +1,4 @@
-//! What the layer costs a request, in time.
+//! The cost of the layer to a request, in time.
 //!
 //!     cargo bench -p tower-outbox-benches --bench layer
 //!

@@ -1,4 +1,4 @@
-//! What the layer and a message hold while a request is in flight, and what they allocate.
+//! The memory that the layer and a message hold while a request is in flight, and their allocations.
 //!
 //!     cargo bench -p tower-outbox-benches --bench memory
 //!

@@ -1,4 +1,4 @@
-//! What the durable outbox costs a request, and how fast a relay sends what is stored.
+//! The cost of the durable outbox to a request, and the rate at which a relay sends stored messages.
 //!
 //!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench outbox
 //!     cargo bench -p tower-outbox-benches --bench outbox -- http              what needs no broker alone; relay, latency: the other parts

@@ -233,7 +233,7 @@ async fn confirm_all(store: &EmbeddedStore, messages: usize) {
     }
 }
 
-/// What messages take on the disk, and what is written for them until they are confirmed.
+/// The bytes of messages on the disk, and the bytes that are written for them until they are confirmed.
 struct Footprint<'a> {
     folder: &'a Path,
     writers: usize,

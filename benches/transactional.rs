@@ -1,4 +1,4 @@
-//! What the transactional outbox costs a request, and how fast relays send what is stored in Postgres.
+//! The cost of the transactional outbox to a request, and the rate at which relays send messages stored in Postgres.
 //!
 //!     scripts/brokers up && cargo bench -p tower-outbox-benches --bench transactional
 //!     cargo bench -p tower-outbox-benches --bench transactional -- request     one part alone: request, latency, relay, rivals, bloat

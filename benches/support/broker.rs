@@ -1,4 +1,4 @@
-//! What the benches over a broker share: RabbitMQ and a queue on it, requests through the layer, rivals in Python.
+//! Shared by the benches over a broker: RabbitMQ and a queue on it, requests through the layer, rivals in Python.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -22,7 +22,7 @@ pub(crate) const WINDOW: usize = 256;
 pub(crate) const ROUNDS: usize = 9;
 pub(crate) const TURN: Duration = Duration::from_secs(2);
 
-/// What a turn did: messages confirmed, in how many seconds.
+/// The result of a turn: messages confirmed, in how many seconds.
 pub(crate) type Turn = (u64, f64);
 
 /// RabbitMQ, and the durable queue all send to.
@@ -157,7 +157,7 @@ impl<const N: usize> Rates<N> {
         Self { who, rates: [const { Vec::new() }; N] }
     }
 
-    /// Who comes when in a round: each begins in turn.
+    /// The order in a round: each begins in turn.
     pub(crate) fn order(&self, round: usize) -> impl Iterator<Item = usize> + use<N> {
         (0..N).map(move |turn| (turn + round) % N)
     }

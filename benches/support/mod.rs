@@ -1,4 +1,4 @@
-//! What the benches share: the services they compare, and the middle of many figures.
+//! Shared by the benches: the services they compare, and the middle of many figures.
 #![allow(dead_code, reason = "each bench is a crate of its own and uses a part")]
 
 pub(crate) mod broker;
@@ -87,7 +87,7 @@ impl Event {
     }
 }
 
-/// What stands before the handler.
+/// The layers before the handler.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Variant {
     /// Nothing.

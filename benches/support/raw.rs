@@ -1,4 +1,4 @@
-//! What one would write with lapin alone: one channel, [`WINDOW`] confirms awaited at most.
+//! The same with lapin alone: one channel, [`WINDOW`] confirms awaited at most.
 
 use std::time::{Duration, Instant, SystemTime};
 

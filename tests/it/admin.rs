@@ -19,7 +19,7 @@ use tower_outbox::{Bus, Failure, Health, Message, Messenger, Settings, Unsent, a
 use crate::support::messengers::{SendResult, held};
 use crate::support::{message, messages, text};
 
-/// What the bus does with messages.
+/// The bus's way with messages.
 #[derive(Clone, Copy, Debug)]
 pub enum Does {
     /// It takes them.
@@ -578,7 +578,7 @@ async fn a_single_message_is_requeued_or_it_is_said_why_not() {
     }
 }
 
-/// What waits for its next attempt is due at once.
+/// A message that waits for its next attempt is due at once.
 #[tokio::test]
 async fn requeue_shortens_the_wait_for_the_next_attempt() {
     let app = App::with(Does::Fail, "MAX_BACKOFF = \"1h\"").await;

@@ -38,7 +38,7 @@ fn run<M: Messenger>(worker: BackgroundWorker<M>, deadline: Duration) -> Running
 }
 
 impl RunningWorker {
-    /// What is left.
+    /// Ends it, and returns the topics that are left.
     async fn stop(self) -> Vec<String> {
         self.stop.send(()).unwrap();
         topics(&soon(self.task).await.unwrap())
@@ -212,7 +212,7 @@ async fn a_buffer_full_of_bytes_refuses() {
     background.send(of_5_bytes("a")).await.unwrap();
     background.send(of_5_bytes("b")).await.unwrap();
     assert_full(soon(background.send(of_5_bytes("c"))).await, &["c"]);
-    // What was refused holds no room for messages either.
+    // A refused message holds no room for messages either.
     let _worker = run(worker, MINUTE);
     soon(sent.flushed()).await;
     background.send(of_5_bytes("d")).await.unwrap();

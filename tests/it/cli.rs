@@ -44,7 +44,7 @@ impl Run {
         self
     }
 
-    /// What it says on stdout, when all went well.
+    /// The output on stdout, when all went well.
     #[track_caller]
     pub fn ok(self) -> String {
         self.ends(0).out
@@ -81,7 +81,7 @@ async fn run(mut command: Command, input: &[u8]) -> Run {
     let mut stdin = child.stdin.take().unwrap();
     let (_, output) = tokio::join!(
         async move {
-            // Whoever does not read it ends without.
+            // A command that does not read its input ends early.
             let _ = stdin.write_all(input).await;
         },
         child.wait_with_output()
@@ -137,7 +137,7 @@ impl Stopped {
         self.folder.path().join(name)
     }
 
-    /// What is stored, looked at without the tool.
+    /// The stored messages, read without the tool.
     async fn stored(&self) -> Vec<(EntryState, Message)> {
         let store = EmbeddedStore::open(&EmbeddedStoreSettings::new(self.path("outbox"))).await.unwrap();
         let page = store.list(&Filter::default(), None, 500).await.unwrap();
@@ -602,7 +602,7 @@ async fn messages_that_the_broker_can_never_accept_are_refused() {
     }
 }
 
-/// What is wrong with the way to the bus is no reason not to look.
+/// A fault on the way to the bus is no reason not to look.
 #[tokio::test]
 async fn looking_does_not_need_the_bus() {
     let app = Stopped::with(vec![message("a")], Vec::new()).await;

@@ -119,7 +119,7 @@ async fn new_messages_are_sent_without_being_read(database: Database) {
         confirm(&*store, &lease_all(&*store, 100 - out.len()).await).await;
     }
     assert!(left_unread);
-    // What has a key is read: an earlier one may have come.
+    // A message with a key is read: an earlier one may have come.
     store.append(vec![keyed("a", "k")]).await.unwrap();
     database.tables().hide_messages().await;
     let read = timeout(STUCK, store.lease(1)).await.unwrap();

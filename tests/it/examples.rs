@@ -214,7 +214,7 @@ async fn demo_sends_to_a_broker_behind_the_response_and_ends_in_order() {
     assert_eq!(sequence(&queue.drain().await), (0..1000).collect::<Vec<_>>());
 }
 
-/// What the README says of the quickstart: stop the broker, events wait; start it, they leave.
+/// The README's words on the quickstart: stop the broker, events wait; start it, they leave.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn failover_of_the_quickstart_events_wait_for_a_stopped_broker_and_then_leave() {

@@ -105,7 +105,7 @@ async fn killed_under_load(brokers: &Brokers, messenger: Arc<dyn Messenger>) {
         let total = all.len();
         all.dedup();
         assert_eq!(all, (0..*count).collect::<Vec<_>>(), "every confirmed message of {topic}");
-        // What was sent again was unconfirmed: no more than one batch of this sender.
+        // The messages sent again were unconfirmed: no more than one batch of this sender.
         assert!(total - all.len() <= 50, "{} of {topic} twice", total - all.len());
     }
 }
@@ -243,7 +243,7 @@ async fn an_alarm_of_the_broker_is_waited_for_and_said() {
     assert!(reason.contains("blocks publishers"), "{reason}");
     messenger.send(numbered(&topic, 1)).await.unwrap();
     assert_eq!(messenger.health().await, Health::Up);
-    // Those that timed out may come late: at least once.
+    // Messages that timed out may come late: at least once.
     assert!(queue.drain().await.len() >= 2);
 }
 

@@ -27,7 +27,7 @@ fn tables(pool: &SqlitePool) -> Tables {
     Tables::sqlite(pool, &settings())
 }
 
-/// What an error says, with its causes.
+/// The text of an error, with its causes.
 fn text<T>(result: Result<T, StoreError>) -> String {
     let Err(StoreError::Unavailable(cause)) = result else { panic!("it is not refused") };
     cause.to_string()

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tower_outbox::Message;
 use tower_outbox::amqp10::Amqp10Settings;
 
-/// What `scripts/brokers up` wrote.
+/// The file that `scripts/brokers up` wrote.
 pub struct Brokers(HashMap<String, String>);
 
 impl Brokers {
@@ -159,7 +159,7 @@ impl<'a> RabbitQueue<'a> {
         self.brokers.python("rabbit.py", &[&self.url, "count", &self.name]).await[0].as_u64().unwrap()
     }
 
-    /// What came to it, and the end of it.
+    /// The messages that came to it, and its end.
     pub async fn drain(self) -> Vec<Value> {
         let messages = self.brokers.python("rabbit.py", &[&self.url, "drain", &self.name]).await;
         self.brokers.python("rabbit.py", &[&self.url, "delete", &self.name]).await;

@@ -83,7 +83,7 @@ impl<'a> Vhost<'a> {
         timeout(STUCK, look).await.unwrap_or_else(|_| panic!("{messages} in {queue}"));
     }
 
-    /// What is in a queue, and is gone then.
+    /// The messages in a queue, which are gone then.
     async fn drain(&self, queue: &str) -> Vec<Value> {
         self.brokers.python("rabbit.py", &[&self.url(), "drain", queue]).await
     }
@@ -102,7 +102,7 @@ fn lasting() -> PetiscoTopology {
     registration().with_ttl(PetiscoTtl::new(None, Some(Duration::from_millis(100))))
 }
 
-/// What the peer has.
+/// The messages of the peer.
 fn registration() -> PetiscoTopology {
     Topology::petisco("acme", "registration").with_subscriber(mail()).with_subscriber(persist()).with_store()
 }

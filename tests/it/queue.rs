@@ -16,7 +16,7 @@ use tower_outbox::{
 use crate::support::messengers::recording;
 use crate::support::{app, enqueue, enqueue_a, get, logs, message, text, topics};
 
-/// What a function gives that is handed the queue of a request.
+/// The result of a function that is handed the queue of a request.
 async fn with_queue<T: Send + 'static>(layer: MessagingLayer, act: fn(&MessageQueue) -> T) -> T {
     let (give, mut given) = tokio::sync::mpsc::unbounded_channel();
     let app = app(layer, move |queue: MessageQueue| async move {

@@ -73,7 +73,7 @@ async fn until(is_so: impl Fn() -> bool) {
     timeout(STUCK, wait).await.expect("it does not become so");
 }
 
-/// What comes next from a handler.
+/// The next result of a handler.
 async fn next<T>(calls: &mut mpsc::UnboundedReceiver<T>) -> T {
     timeout(STUCK, calls.recv()).await.expect("the handler is not called").unwrap()
 }

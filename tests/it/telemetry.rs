@@ -1,4 +1,4 @@
-//! What operators see: counters, and logs without bodies.
+//! The view of operators: counters, and logs without bodies.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

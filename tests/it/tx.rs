@@ -111,7 +111,7 @@ suite! {
         without_the_setting_the_header_means_nothing;
 }
 
-/// What only SQLite has.
+/// Only SQLite has this.
 mod sqlite_alone {
     macro_rules! tests {
         ($($module:ident: $behaviour:ident)*) => { $(
@@ -128,7 +128,7 @@ mod sqlite_alone {
     }
 }
 
-/// What only Postgres has.
+/// Only Postgres has this.
 mod postgres_alone {
     mod killed {
         macro_rules! tests {

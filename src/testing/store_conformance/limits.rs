@@ -250,7 +250,7 @@ pub async fn the_count_of_dropped_messages_survives_a_reopen(harness: StoreHarne
     assert_eq!(dropped(&lease(&*store, 1).await[0]), None);
 }
 
-/// Whatever happens in between, the headers of what was confirmed add up to what was dropped.
+/// Headers of confirmed messages add up to the number of dropped ones, whatever happens in between.
 pub async fn every_dropped_message_is_counted_once(harness: StoreHarness) {
     let Some(harness) = harness.dropping_oldest(20) else { return };
     let mut store = harness.open().await;

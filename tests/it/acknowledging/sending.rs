@@ -1,4 +1,4 @@
-//! What `send` of the messenger means.
+//! The meaning of the messenger's `send`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! What is received from RabbitMQ, and what becomes of it.
+//! Messages received from RabbitMQ, and their ends.
 
 mod answers;
 mod failover;

@@ -1,4 +1,4 @@
-//! What RabbitMQ refuses, returns or does not take, message by message.
+//! Messages that RabbitMQ refuses, returns or does not take, one by one.
 
 use std::sync::Arc;
 
@@ -101,7 +101,7 @@ async fn of_many_sends_at_once_just_the_unroutable_are_rejected() {
     queue.drain().await;
 }
 
-/// What was confirmed is there: a nack is given to the message it is meant for, whoever else publishes.
+/// A confirmed message is there: a nack is given to the message it is meant for, whoever else publishes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn of_many_sends_at_once_just_what_a_full_queue_refuses_comes_back() {

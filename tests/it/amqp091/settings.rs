@@ -1,4 +1,4 @@
-//! What can be known without a broker is an error at start or at enqueue.
+//! A fault that can be known without a broker is an error at start or at enqueue.
 
 use std::time::Duration;
 

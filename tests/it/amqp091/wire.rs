@@ -1,4 +1,4 @@
-//! What exactly is on the wire, types and all.
+//! The exact bytes on the wire, types and all.
 
 use std::time::Duration;
 

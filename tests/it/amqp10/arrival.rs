@@ -31,7 +31,7 @@ async fn messages_arrive_in_order_on_both_rabbitmq_nodes() {
     }
 }
 
-/// What a consumer of such a bus does, at the kind of broker it does it at.
+/// The steps of a consumer of such a bus, at the kind of broker it is made for.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_consumer_of_a_virtual_topic_gets_what_rhmsg_sends() {

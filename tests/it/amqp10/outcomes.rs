@@ -1,4 +1,4 @@
-//! What becomes of a message when the peer does anything but accept it.
+//! The end of a message when the peer does anything but accept it.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What real brokers refuse: addresses they do not have, and writers they do not want.
+//! Refusals of real brokers: addresses they do not have, and writers they do not want.
 
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, RhMsg};
 use tower_outbox::{Messenger, Unsent};

@@ -58,7 +58,7 @@ async fn external_that_is_broken_off_is_followed_by_anonymous_only_if_auto() {
                     let read = stream.read_buf(&mut init).await.unwrap();
                     assert!(read > 0, "an init arrives");
                 }
-                // Whatever the choice, the connection is dropped.
+                // The connection is dropped, whatever the choice.
                 let external = init.windows(8).any(|window| window == b"EXTERNAL");
                 chosen.send(if external { "EXTERNAL" } else { "ANONYMOUS" }).unwrap();
             }

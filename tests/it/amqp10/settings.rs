@@ -1,4 +1,4 @@
-//! What can be known without a broker is an error at start, which names the file or key and the cure.
+//! A fault that can be known without a broker is an error at start, which names the file or key and the cure.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! What exactly is on the wire, as an independent implementation sees it.
+//! The exact bytes on the wire, as an independent implementation sees them.
 
 use std::time::Duration;
 

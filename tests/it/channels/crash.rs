@@ -71,7 +71,7 @@ fn start(folder: &Path, round: u64) -> Child {
     command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// What the process said, over all rounds. What it did not say may have happened or not.
+/// The lines of the process, over all rounds. An event without a line may have happened or not.
 #[derive(Default)]
 struct Ledger {
     sent: BTreeSet<u64>,

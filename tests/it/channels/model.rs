@@ -327,7 +327,7 @@ async fn run_stream(folder: &Path, seed: u64) {
                 }
             }
             _ if random.once_in(3) => {
-                // What was delivered since the last acknowledgement is not known to the disk.
+                // The disk does not know of deliveries since the last acknowledgement.
                 if let Some(sequence) = outstanding.pop() {
                     subscription.ack(sequence).await.unwrap();
                 } else {

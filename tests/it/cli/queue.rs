@@ -142,7 +142,7 @@ async fn what_cannot_go_back_stays() {
     queues.delete().await;
 }
 
-/// Whoever may publish to the queue of dead letters writes their headers; the operator publishes.
+/// A stranger who may publish to the queue of dead letters writes their headers; the operator publishes.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_dead_letter_goes_nowhere_but_to_the_queue_its_own_is_for() {

@@ -18,7 +18,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// Where it is, and what it reads and writes.
 pub struct Home {
     pub settings: PathBuf,
-    /// What every process of it said.
+    /// The lines of every process of it.
     pub log: PathBuf,
 }
 

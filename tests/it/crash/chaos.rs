@@ -238,7 +238,7 @@ impl Sink {
         }
     }
 
-    /// What came in a stretch.
+    /// The messages that came in a stretch.
     async fn drain(&mut self) -> Vec<Arrival> {
         match self {
             Self::Queues(queues) => {

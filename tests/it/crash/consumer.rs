@@ -103,7 +103,7 @@ async fn every_message_is_answered_though_the_consumer_is_killed_at_any_moment()
     load.await.unwrap();
     let confirmed = confirmed.load(Ordering::Relaxed);
 
-    // What is left: ended in order, it says what it still has.
+    // The rest: ended in order, it says which messages it still has.
     let mut lives = 0;
     let said = loop {
         lives += 1;

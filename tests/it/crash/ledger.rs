@@ -163,7 +163,7 @@ pub struct Verdict {
     pub accepted: u64,
     pub refused: u64,
     pub unanswered: u64,
-    /// Those of the accepted requests.
+    /// The messages of the accepted requests.
     pub messages: u64,
     /// Messages of accepted requests that did not arrive.
     pub lost: Fault,

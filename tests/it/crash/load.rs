@@ -88,7 +88,7 @@ impl Load {
     }
 }
 
-/// What is asked of the app beside some messages.
+/// The requests to the app beside some messages.
 enum Wish {
     /// This answer, after this many milliseconds.
     Answer { status: u16, sleep: Option<u64> },

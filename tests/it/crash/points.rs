@@ -72,7 +72,7 @@ impl Batch {
         }
     }
 
-    /// Those of one task, but for the dead letters, whose turn comes at any time.
+    /// The messages of one task, but for the dead letters, whose turn comes at any time.
     fn key(self) -> String {
         match self.kind() {
             Kind::Rejected => format!("rejected-{}", self.0),
@@ -88,7 +88,7 @@ impl Batch {
         (0..self.len()).map(message).collect()
     }
 
-    /// What a body says.
+    /// The content of a body.
     fn parse(message: &Message) -> (Self, u64) {
         let (batch, part) = parse_line(std::str::from_utf8(message.body()).unwrap());
         (Self(batch), part)
@@ -104,7 +104,7 @@ fn parse_line<A: FromStr, B: FromStr>(line: &str) -> (A, B) {
 
 // ---- the process that may die
 
-/// What it is to do.
+/// The task of the process.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Job {
     /// Appends these batches; the relay sends the first of them; ends in order.
@@ -156,7 +156,7 @@ impl Messenger for Bus {
                 Kind::Stumbles => self.stumbled.lock().unwrap().insert(number),
                 _ => false,
             };
-            // Those behind it would overtake it.
+            // Later messages would overtake it.
             if stumbles || held.contains(&key) {
                 held.insert(key);
                 unsent.extend([(message, Failure::transient("once more"))]);
@@ -317,7 +317,7 @@ impl Scene {
         fs::read_to_string(self.path("dead")).unwrap().lines().map(|line| line.parse().unwrap()).collect()
     }
 
-    /// What the last process said; it must not have found anything wrong with the store.
+    /// The lines of the last process; it must not have found anything wrong with the store.
     fn said(&self) -> String {
         let said = fs::read_to_string(self.path("said")).unwrap();
         let is_of_files = |line: &str| line.contains("path=") || line.contains("folder=");
@@ -330,7 +330,7 @@ impl Scene {
         text.lines().map(parse_line).collect()
     }
 
-    /// What was stored has been sent, all of a batch, in order; no batch was in part.
+    /// Every stored message has been sent, all of a batch, in order; no batch was in part.
     fn assert_nothing_lost(&self) {
         let mut ledger = Ledger::default();
         let mut keys = std::collections::HashMap::new();
@@ -347,7 +347,7 @@ impl Scene {
     }
 }
 
-/// What failed can be looked at.
+/// A failed message can be looked at.
 impl Drop for Scene {
     fn drop(&mut self) {
         if thread::panicking() {
@@ -373,7 +373,7 @@ impl Life {
     }
 }
 
-/// What was sent, none of it twice.
+/// The messages sent, none of them twice.
 fn once(sent: &[Arrival]) -> BTreeSet<Arrival> {
     let set: BTreeSet<_> = sent.iter().copied().collect();
     assert_eq!(

@@ -22,7 +22,7 @@ pub struct Queue {
     name: String,
 }
 
-/// What of a body counts.
+/// The part of a body that counts.
 #[derive(Deserialize)]
 struct Body {
     request: u64,

@@ -20,7 +20,7 @@ pub struct Session {
     id: String,
 }
 
-/// What of a body counts.
+/// The part of a body that counts.
 #[derive(Deserialize)]
 struct Body {
     request: u64,

@@ -445,7 +445,7 @@ async fn the_same_id_of_another_publisher_or_topic_is_another_message() {
     }
     until("all are handled", async || handle.status().acked == 5).await;
     assert_eq!(calls.load(Ordering::SeqCst), 5);
-    // Those that come again are not.
+    // Messages that come again are not.
     publish(&topic, Some("b"), "1").await;
     publish(&other, None, "1").await;
     until("they are acknowledged", async || handle.status().acked == 7).await;

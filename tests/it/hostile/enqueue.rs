@@ -1,4 +1,4 @@
-//! What the protocol can never carry is refused at enqueue.
+//! A message that the protocol can never carry is refused at enqueue.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

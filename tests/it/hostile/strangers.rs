@@ -17,7 +17,7 @@ use crate::peers::Brokers;
 
 const FAILURES: &str = r#"[{"at":"2026-01-01T00:00:00.000Z","reason":"invented"}]"#;
 
-/// What a stranger would like us to believe of the next message in `queue`.
+/// The claims of a stranger on the next message in `queue`.
 fn forged(queue: &str) -> FieldTable {
     let death = table([
         ("queue", text(&format!("{queue}.retry.1000"))),
@@ -119,7 +119,7 @@ async fn headers_from_the_dead_letter_exchange_of_another_queue_are_ignored() {
     delivery.ack().await.unwrap();
 }
 
-/// What the handler of one message was given.
+/// The request to the handler of one message.
 async fn request_of(queue: &Queue, source: Amqp091Source) -> (Delivery, HeaderMap) {
     let given = Arc::new(Mutex::new(None));
     let kept = Arc::clone(&given);

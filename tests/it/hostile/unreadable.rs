@@ -1,4 +1,4 @@
-//! What a publisher of AMQP 0-9-1 sends that cannot be read.
+//! Messages of an AMQP 0-9-1 publisher that cannot be read.
 
 mod raw;
 
@@ -268,7 +268,7 @@ async fn a_header_nested_5000_deep_makes_one_dead_letter() {
     }
 }
 
-/// What is larger than a frame is one dead letter without its properties, and what is behind it is handled.
+/// A message larger than a frame is one dead letter without its properties, and the next one is handled.
 async fn what_is_larger_than_a_frame_is_a_dead_letter(queue: &Queue, source: &Amqp091Source) {
     let large = one(source).await;
     let reason = large.view().expect_err("it cannot be read").to_string();

@@ -1,4 +1,4 @@
-//! What one client may take.
+//! The limits of one client.
 
 use tower_outbox::kubemq_wire::{QueueMessage, QueuesUpstreamRequest};
 

@@ -91,7 +91,7 @@ async fn the_source_conforms_on_our_server() {
     source_conformance::all(harness).await;
 }
 
-/// What is unsettled comes again from the new process.
+/// An unsettled message comes again from the new process.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restart_of_our_server_loses_nothing() {
     let face = Face::start().await;

@@ -21,7 +21,7 @@ type Replies<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 const UNKNOWN: &str = "transaction is completed or transaction id not found";
 
-/// What the server does with a request to send, other than to store its messages.
+/// The server's way with requests to send, other than to store their messages.
 #[derive(Clone)]
 pub enum Act {
     /// Stores them and replies.
@@ -100,7 +100,7 @@ impl Imitation {
         format!("kubemq://{}", self.address)
     }
 
-    /// What it does with the next requests to send.
+    /// The answers to the next requests to send.
     pub fn then(&self, acts: impl IntoIterator<Item = Act>) {
         self.acts.lock().unwrap().extend(acts);
     }

@@ -1,4 +1,4 @@
-//! What the layer adds to messages on their way out.
+//! Additions of the layer to messages on their way out.
 
 use axum::routing::post;
 use http::{Request, StatusCode};

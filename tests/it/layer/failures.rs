@@ -1,4 +1,4 @@
-//! What happens when messages cannot be sent.
+//! Messages that cannot be sent.
 
 use std::sync::{Arc, Mutex};
 

@@ -76,7 +76,7 @@ async fn there_is_one_probe_at_a_time() {
     }
     outbox.until_open().await;
     until("all are back", async || bus.sends().len() >= 2).await;
-    // Whatever was out when it opened has been answered.
+    // Every message that was out when it opened has been answered.
     sleep(Duration::from_millis(100)).await;
     let (sends, before) = (bus.sends().len(), bus.asked().len());
     bus.slow(Duration::from_millis(100));

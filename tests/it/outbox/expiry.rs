@@ -18,7 +18,7 @@ fn a_minute_old(topic: &'static str) -> Message {
     message(topic).with_time(SystemTime::now() - MINUTE)
 }
 
-/// What arrives of one that may wait 10 s, one that may wait 100 s, and one that says nothing, all a minute old.
+/// The arrivals of one that may wait 10 s, one that may wait 100 s, and one without a limit, all a minute old.
 async fn arriving(settings: RelaySettings, dead: u64) -> Vec<String> {
     let bus = scripted(|_| Act::Confirm);
     let (outbox, _folder) = start(bus.clone(), settings).await;

@@ -1,4 +1,4 @@
-//! What becomes of a message, by what the bus says.
+//! The end of a message, by the answer of the bus.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -255,7 +255,7 @@ async fn a_message_the_messenger_panics_over_is_a_dead_letter_alone() {
     messages.remove(42);
     assert_eq!(ids(&bus.confirmed()), ids(&messages), "each of the others once, in order");
     assert_eq!(bus.tries(poison.id()), 2);
-    // Those that come later go in batches again.
+    // Later messages go in batches again.
     outbox.store(batch("b", 10)).await;
     outbox.until_left(0, 1).await;
     assert_eq!(bus.sends().last(), Some(&10));

@@ -16,7 +16,7 @@ use tower_outbox::{Consumer, Delivery};
 use super::{Vhost, lasting, mail, registration};
 use crate::peers::Brokers;
 
-/// What our handler was given.
+/// The request to our handler.
 #[derive(Debug)]
 struct Call {
     at: Instant,

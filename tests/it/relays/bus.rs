@@ -1,4 +1,4 @@
-//! What a process sends through, and what it writes down.
+//! The bus of a process, and its log.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

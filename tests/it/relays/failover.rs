@@ -39,7 +39,7 @@ async fn two_processes_on_one_file_survive_a_kill_or_freeze() {
     killed_and_frozen(ProcessHarness::sqlite(LEASE).await, 2).await;
 }
 
-/// What reaches a queue of the real RabbitMQ, and not only what the processes say they sent.
+/// The messages that reach a queue of the real RabbitMQ, and not only those that the processes say they sent.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn two_processes_that_send_to_rabbitmq_lose_nothing_and_keep_the_order_there() {
@@ -60,7 +60,7 @@ async fn killed_and_frozen(place: ProcessHarness, count: u64) {
     judge(place, count, &faults).await;
 }
 
-/// What was done to the processes.
+/// The faults done to the processes.
 struct Faults {
     seed: u64,
     rounds: u64,

@@ -75,7 +75,7 @@ async fn messages_of_a_process_without_relay_are_sent_at_once() {
     }
     took.sort_unstable();
     eprintln!("relays: half left within {:?}, all within {:?}", took[25], took[49]);
-    // What is only looked for leaves two seconds later.
+    // A message that is only looked for leaves two seconds later.
     assert!(took[25] < Duration::from_secs(1), "{took:?}");
     assert_eq!(place.arrived().len(), 100);
     for process in processes {

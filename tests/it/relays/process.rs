@@ -48,7 +48,7 @@ pub struct ProcessHarness {
     pub folder: TempDir,
     pub schema: Option<Schema>,
     pub lease: Duration,
-    /// What stands before the topics in the real RabbitMQ; without it what is sent is only written down.
+    /// The prefix of the topics in the real RabbitMQ; without it sent messages are only written down.
     pub topics: Option<String>,
 }
 
@@ -76,7 +76,7 @@ impl ProcessHarness {
         text.lines().map(numbers).collect()
     }
 
-    /// What has arrived: the numbers in each body, and the process that sent it.
+    /// The arrivals: the numbers in each body, and the process that sent it.
     pub fn arrived(&self) -> Vec<Vec<u64>> {
         self.lines("sent")
     }
@@ -100,7 +100,7 @@ impl ProcessHarness {
         File::create(self.folder.path().join(format!("release-{process}"))).unwrap();
     }
 
-    /// What is to be said of all that arrived; and how many messages each process sent.
+    /// The verdict on all that arrived; and how many messages each process sent.
     pub fn verdict(&self) -> (Verdict, HashMap<u64, usize>) {
         let (mut ledger, mut keys, mut ids) = (Ledger::default(), HashMap::new(), HashMap::new());
         for line in self.lines("begun") {

@@ -19,7 +19,7 @@ use super::texts;
 use crate::mqtt::raw::Place;
 use crate::peers::{Brokers, unique};
 
-/// What a second source finds among the dead letters; it keeps them.
+/// The messages that a second source finds among the dead letters; it keeps them.
 fn dead_in(
     source: impl Source,
 ) -> impl Fn() -> Pin<Box<dyn Future<Output = Vec<Dead>> + Send>> + Send + Sync + 'static {

@@ -1,4 +1,4 @@
-//! What becomes of a message by what its handler answers: each row of the table of `Consumer`.
+//! The end of a message by its handler's answer: each row of the table of `Consumer`.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

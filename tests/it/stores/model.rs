@@ -37,7 +37,7 @@ pub(super) async fn random_operations_on_a_full_store_agree_with_a_model(harness
     }
 }
 
-/// What the model knows of a message.
+/// The model's view of a message.
 struct Known {
     message: Message,
     /// None until it was seen.
@@ -541,7 +541,7 @@ impl<'a> Run<'a> {
                 (EntryState::Pending, _) => Stage::Pending,
             };
         }
-        // What is not there by now never will be.
+        // A message that is not there by now never will be.
         self.uncertain.clear();
     }
 

@@ -1,4 +1,4 @@
-//! What this crate counts.
+//! The counts of this crate.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -9,12 +9,12 @@ use tokio::runtime::{Builder, Runtime};
 /// `name` or `name{label}` to the count, or the number of samples.
 pub type Counts = BTreeMap<String, u64>;
 
-/// What is counted while this runs, on a paused clock.
+/// The counts while this runs, on a paused clock.
 pub fn counted(test: impl Future<Output = ()>) -> Counts {
     counted_on(Builder::new_current_thread().enable_all().start_paused(true).build().unwrap(), test)
 }
 
-/// What is counted while this runs, on the clock of the wall.
+/// The counts while this runs, on the clock of the wall.
 pub fn counted_meanwhile(test: impl Future<Output = ()>) -> Counts {
     counted_on(Builder::new_current_thread().enable_all().build().unwrap(), test)
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What becomes of a frame that the client sends.
+/// The fate of a frame that the client sends.
 pub enum Then {
     Pass,
     /// Another one of the same length goes on.
@@ -84,7 +84,7 @@ async fn carry(
     let broker = TcpStream::connect(broker).await?;
     client.set_nodelay(true)?;
     broker.set_nodelay(true)?;
-    // Whatever ends, the peer sees a reset: closed at once, with bytes unsent and unread.
+    // The peer sees a reset, whatever ends: closed at once, with bytes unsent and unread.
     client.set_zero_linger()?;
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_broker, mut to_broker) = broker.into_split();

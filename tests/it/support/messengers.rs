@@ -101,7 +101,7 @@ impl Messenger for Held {
     }
 }
 
-/// What a messenger counts as in flight.
+/// The messages that a messenger counts as in flight.
 pub fn in_flight(messenger: &impl Messenger) -> InFlight {
     messenger.capabilities().in_flight.expect("it counts what is in flight")
 }
@@ -180,7 +180,7 @@ pub fn slow(journal: Journal) -> impl Messenger {
     })
 }
 
-/// What a scripted bus does with a message.
+/// The answer of a scripted bus to a message.
 #[derive(Clone, Copy, PartialEq)]
 pub enum Act {
     Confirm,
@@ -205,7 +205,7 @@ pub enum Bus {
     Hangs,
 }
 
-/// What was asked of a scripted bus.
+/// The calls of a scripted bus.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Asked {
     Send(usize),
@@ -284,7 +284,7 @@ impl Scripted {
         self.play(|play| std::mem::take(&mut play.most_probes))
     }
 
-    /// What comes of a batch, message by message.
+    /// The result of a batch, message by message.
     fn answer(&self, batch: Vec<Message>) -> SendResult {
         let (mut unsent, mut failed, mut confirmed) = (Vec::new(), HashSet::new(), Vec::new());
         for message in batch {

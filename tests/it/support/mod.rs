@@ -1,4 +1,4 @@
-//! What the tests share.
+//! Shared by the tests.
 
 pub mod counters;
 pub mod databases;
@@ -29,7 +29,7 @@ use tower_outbox::{BoxError, Message, MessageQueue, MessagingLayer};
 /// Long enough to call something stuck; the clock of the tests is paused.
 pub const MINUTE: Duration = Duration::from_secs(60);
 
-/// What a future gives that must not be stuck.
+/// The result of a future that must not be stuck.
 pub async fn soon<F: Future>(future: F) -> F::Output {
     tokio::time::timeout(10 * MINUTE, future).await.expect("it is stuck")
 }

@@ -1,4 +1,4 @@
-//! What the tests of stores and of what works on them share.
+//! Shared by the tests of stores and of their users.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What is counted of transactions, by how they end.
+//! The counts of transactions, by how they end.
 
 use std::future::{Future, pending, ready};
 
@@ -49,7 +49,7 @@ on_both! {
     messages_that_were_handled_before_are_counted
 }
 
-/// What is counted of transactions, and of messages that do not leave.
+/// The counts of transactions, and of messages that do not leave.
 fn counted(test: impl Future<Output = ()>) -> Counts {
     let mut counts = counted_meanwhile(test);
     counts.retain(|name, _| {

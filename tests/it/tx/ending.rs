@@ -313,7 +313,7 @@ pub async fn a_transaction_ended_by_hand_is_500_and_its_event_is_not_sent<P: Pla
 
 pub async fn a_transaction_ended_by_hand_is_500_without_events_too<P: Place>(place: P) {
     let layer = place.layer().await;
-    // What was begun in its place is not the transaction of the request either.
+    // A transaction begun in its place is not that of the request either.
     for end in ["COMMIT", "ROLLBACK", "COMMIT; BEGIN"] {
         let handler = move |mut tx: Tx<P::Kind>| async move {
             insert::<P>(&mut tx, "Jo").await;

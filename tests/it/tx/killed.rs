@@ -1,4 +1,4 @@
-//! What happens to the server, or while it commits: SQLite has neither, as its COMMIT is one call in this process.
+//! Faults of the server, or while it commits: SQLite has neither, as its COMMIT is one call in this process.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -166,7 +166,7 @@ pub async fn no_more_commits_hang_than_there_are_connections(place: Pg) {
     until("they are sent", async || layer.in_flight().len() == 2).await;
     for client in clients {
         client.abort();
-        // Those that waited too long have their answer.
+        // Requests that waited too long have their answer.
         assert!(client.await.map_or_else(|error| error.is_cancelled(), |response| response.status() == 503));
     }
     assert_eq!(layer.in_flight().len(), 2, "those that waited for a connection are gone");

@@ -31,7 +31,7 @@ fn app<P: Place>(place: &P, layer: MessagingLayer, commit: bool, status: StatusC
 }
 
 pub async fn what_is_persisted_leaves_with_the_transaction_of_the_app<P: Place>(place: P) {
-    // Whatever the response is: the app has committed.
+    // The app has committed, whatever the response is.
     let app = app(&place, place.layer().await, true, StatusCode::IM_A_TEAPOT);
     assert_eq!(post(&app).await.status(), StatusCode::IM_A_TEAPOT);
     place.assert(true, "committed by the app").await;

@@ -189,7 +189,7 @@ impl Pg {
     pub async fn new() -> Self {
         let schema = unique("tx").replace('-', "_");
         let options: PgConnectOptions = Brokers::running().get("POSTGRES").parse().unwrap();
-        // What the tests ask for.
+        // The requests of the tests.
         let options = options.options([("search_path", schema.as_str())]);
         let other = PgPoolOptions::new().max_connections(2).connect_with(options.clone()).await.unwrap();
         let options = options.application_name(&schema);
@@ -432,7 +432,7 @@ impl Place for Lite {
     /// Opening a file is soon done.
     async fn warm(&self) {}
 
-    /// Who writes finds the lock.
+    /// Nothing to look for: a writer would find the lock.
     async fn assert_nothing_is_left_open(&self) {
         self.clear().await;
     }

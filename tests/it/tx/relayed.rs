@@ -116,7 +116,7 @@ pub async fn what_is_committed_is_sent_at_once<P: Place>(place: P) {
         fastest = fastest.min(begun.elapsed());
         place.clear_rows().await;
     }
-    // What is only looked for is sent two seconds later.
+    // A message that is only looked for is sent two seconds later.
     assert!(fastest < Duration::from_secs(1), "{fastest:?}");
     running.end().await;
 }

@@ -23,7 +23,7 @@ use crate::support::stores::{STUCK, batch, confirm, depth, lease};
 const WRITERS: usize = 64;
 
 pub async fn writers_of_all_kinds_at_once_wait_for_their_turns(place: Lite) {
-    // Who finds another writing gives up at once, more or less.
+    // A request that finds another writing gives up at once, more or less.
     let place = place.with_pool(32, STUCK, Duration::from_millis(10)).await;
     let store = place.store().await;
     // On the same file.

@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 /// As many as ours takes at once.
 const BATCH: usize = 256;
 
-/// What a message is: `{"event": {..}, "text": ".."}`.
+/// The body of a message: `{"event": {..}, "text": ".."}`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(transparent)]
 struct Body(serde_json::Value);

@@ -1,4 +1,4 @@
-//! What becomes of a message, by its answer.
+//! The end of a message, by its answer.
 
 use std::time::{Duration, Instant};
 

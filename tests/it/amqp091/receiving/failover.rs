@@ -47,7 +47,7 @@ async fn a_broker_that_is_killed_and_comes_back_loses_nothing() {
         }
     });
     let mut came = BTreeSet::new();
-    // Those that come again soon.
+    // Some come again soon.
     let mut waiting = BTreeSet::new();
     let mut receive = async |least: usize, fails: bool| {
         let goal = came.len() + least;

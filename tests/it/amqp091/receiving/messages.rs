@@ -1,4 +1,4 @@
-//! What arrives is what was sent.
+//! A message arrives as it was sent.
 
 use std::time::{Duration, SystemTime};
 

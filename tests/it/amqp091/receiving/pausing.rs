@@ -22,7 +22,7 @@ async fn a_pause_hands_back_what_was_not_given_out() {
     queue.until_ready(&queue.name, 4).await;
     assert_eq!(queue.look(&queue.name).await, Some((4, 0)));
     source.pause().await;
-    // What was given out can be answered all the same.
+    // A message that was given out can be answered all the same.
     first.ack().await.unwrap();
     for seq in 1..5 {
         let delivery = one(&source).await;
@@ -51,7 +51,7 @@ async fn a_receive_that_waits_while_it_is_paused_waits_on() {
     tokio::time::sleep(QUIET).await;
     assert!(!waiting.is_finished());
     assert_eq!(queue.look(&queue.name).await, Some((1, 0)));
-    // Who calls it again wakes both; one of them gets the message.
+    // The next call wakes both; one of them gets the message.
     let again = timeout(2 * QUIET, source.receive(10)).await;
     let got = again.map_or(0, |deliveries| deliveries.unwrap().len());
     assert!(got == 1 || waiting.await.unwrap() == 1);

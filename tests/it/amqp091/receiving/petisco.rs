@@ -13,7 +13,7 @@ use crate::peers::{Brokers, unique};
 
 const TTL: u32 = 500;
 
-/// What petisco declares for one subscriber, with a shorter delay.
+/// The queues that petisco declares for one subscriber, with a shorter delay.
 async fn declare(queue: &Queue, organization: &str, service: &str, key: &str) {
     let name = queue.name.as_str();
     let (main, retry, dead) = (

@@ -1,4 +1,4 @@
-//! What a person has to mend.
+//! Faults that a person has to mend.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use tower_outbox::source::{Source, SourceError};
 use super::{Queue, body, one};
 use crate::peers::{Brokers, unique};
 
-/// What `receive` says.
+/// The error of `receive`.
 async fn refusal(source: &Amqp091Source) -> String {
     match timeout(Duration::from_secs(20), source.receive(1)).await.expect("in time") {
         Err(SourceError::Unavailable(cause)) => cause.to_string(),

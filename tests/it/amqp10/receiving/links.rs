@@ -219,7 +219,7 @@ async fn failover_a_killed_broker_loses_nothing_and_receiving_goes_on() {
             while seen.len() < 2_000 {
                 for delivery in consumer.receive(16).await.unwrap() {
                     let seq = seq(&delivery);
-                    // What was not acknowledged comes again.
+                    // A message that was not acknowledged comes again.
                     if delivery.ack().await.is_ok() {
                         seen.insert(seq);
                     }

@@ -1,4 +1,4 @@
-//! What comes: messages of every shape, and their topics.
+//! Received messages of every shape, and their topics.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
