@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::serve::ListenerExt;
 use futures_util::Stream;
 use tokio::net::TcpListener;
 use tonic::transport::{Channel, Endpoint};
@@ -51,6 +52,7 @@ async fn main() {
 async fn listen(router: axum::Router) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
+    let listener = listener.tap_io(|tcp| tcp.set_nodelay(true).expect("it is TCP"));
     tokio::spawn(async move { axum::serve(listener, router).await });
     format!("http://{address}")
 }

@@ -17,6 +17,7 @@ use super::running::Bus;
 use super::shutdown::Shutdown;
 use crate::util::deadline::after;
 use crate::util::error::debug_as_display;
+use crate::util::no_delay::NoDelay;
 use crate::util::signals::{Signal, terminated};
 
 /// How long stopping may take after a second signal.
@@ -93,7 +94,8 @@ impl Serve<'_> {
         };
         tracing::info!(address = %listener.local_addr()?, "listening");
         let stop = CancellationToken::new();
-        let server = axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
+        let server =
+            axum::serve(NoDelay(listener), app).with_graceful_shutdown(stop.clone().cancelled_owned());
         let mut server = pin!(server.into_future());
         let failed = tokio::select! {
             served = &mut server => Some(served),

@@ -23,6 +23,7 @@ use super::error::KubemqError;
 use super::peer::Peer;
 use super::router::Kubemq;
 use crate::tls::{self, ServerTls};
+use crate::util::no_delay::NoDelay;
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -74,11 +75,12 @@ impl Kubemq {
             match tls {
                 None => {
                     let service = router.into_make_service_with_connect_info::<Peer>();
+                    let listener = NoDelay(listener);
                     axum::serve(listener, service).with_graceful_shutdown(stopped).into_future().await
                 }
                 Some(config) => {
                     let service = router.into_make_service_with_connect_info::<Peer>();
-                    let listener = TlsListener::new(listener, config);
+                    let listener = TlsListener::new(NoDelay(listener), config);
                     axum::serve(listener, service).with_graceful_shutdown(stopped).into_future().await
                 }
             }
@@ -104,8 +106,8 @@ async fn name_peer(ConnectInfo(peer): ConnectInfo<Peer>, mut request: Request, n
     next.run(request).await
 }
 
-impl Connected<IncomingStream<'_, TcpListener>> for Peer {
-    fn connect_info(_stream: IncomingStream<'_, TcpListener>) -> Self {
+impl Connected<IncomingStream<'_, NoDelay>> for Peer {
+    fn connect_info(_stream: IncomingStream<'_, NoDelay>) -> Self {
         Self::default()
     }
 }
@@ -126,8 +128,8 @@ struct TlsListener {
 }
 
 impl TlsListener {
-    fn new(listener: TcpListener, config: Arc<ServerConfig>) -> Self {
-        let address = listener.local_addr();
+    fn new(listener: NoDelay, config: Arc<ServerConfig>) -> Self {
+        let address = Listener::local_addr(&listener);
         let (sender, ready) = mpsc::channel(16);
         let mut accepting = JoinSet::new();
         accepting.spawn(accept(listener, TlsAcceptor::from(config), sender));
@@ -136,15 +138,14 @@ impl TlsListener {
 }
 
 async fn accept(
-    mut listener: TcpListener,
+    mut listener: NoDelay,
     acceptor: TlsAcceptor,
     ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
 ) {
     let mut handshakes = JoinSet::new();
     loop {
         tokio::select! {
-            // axum's own listener waits a second after an error of the system.
-            (stream, peer) = Listener::accept(&mut listener), if handshakes.len() < HANDSHAKES => {
+            (stream, peer) = listener.accept(), if handshakes.len() < HANDSHAKES => {
                 let (acceptor, ready) = (acceptor.clone(), ready.clone());
                 handshakes.spawn(async move {
                     match timeout(HANDSHAKE, acceptor.accept(stream)).await {

@@ -9,6 +9,8 @@ pub(crate) mod error;
 #[cfg(any(feature = "settings", feature = "signing"))]
 #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only settings need it"))]
 pub(crate) mod host_name;
+#[cfg(any(feature = "serve", feature = "kubemq", feature = "wavemq"))]
+pub(crate) mod no_delay;
 pub(crate) mod rate;
 pub(crate) mod repeated;
 pub(crate) mod rfc3339;

@@ -28,6 +28,7 @@ use super::local::Local;
 use super::metrics;
 use super::peering::Peering;
 use crate::routing::{GrantTable, Namespace, SiteRouter};
+use crate::util::no_delay::NoDelay;
 use crate::wavemq_wire::wavemq_peering_server::WavemqPeeringServer;
 use crate::wavemq_wire::wavemq_server::WavemqServer;
 
@@ -150,7 +151,7 @@ impl Wavemq {
         let stop = CancellationToken::new();
         let app = self.to_router();
         let stopped = stop.clone().cancelled_owned();
-        let clients = async move { axum::serve(clients, app).with_graceful_shutdown(stopped).await };
+        let clients = async move { axum::serve(NoDelay(clients), app).with_graceful_shutdown(stopped).await };
         let service = Peering {
             router: self.router.clone(),
             access: self.access.clone(),
