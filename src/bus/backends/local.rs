@@ -9,7 +9,9 @@ use crate::backends::memory::Memory;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
 
-use super::driver::{Backend, Driver, Feature, NoKeys, fault};
+#[cfg(feature = "embedded")]
+use super::driver::fault;
+use super::driver::{Backend, Driver, Feature, NoKeys};
 #[cfg(feature = "channels")]
 use super::driver::{LocalSources, Requesters};
 
