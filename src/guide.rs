@@ -10,6 +10,7 @@
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
 //! | [`channels`] | queues, streams, events and requests without a broker |
 //! | [`signing`], [`migrating_from_mqfactory`] | signed messages and their keys; mqfactory's messages |
+//! | [`wavemq`], [`sites`] | a router for sites with bad links; when to take something else |
 //! | [`extending`] | your own messenger, decorator, source, store |
 //! | [`coming_from`] | PDC, petisco, lapin by hand, other outboxes; when not to use it |
 //! | [`upgrading`] | which parts are a contract, and how to upgrade |
@@ -34,8 +35,12 @@ pub mod migrating_from_mqfactory {}
 pub mod production {}
 #[cfg_attr(feature = "signing", doc = include_str!("../docs/signing.md"))]
 pub mod signing {}
+#[doc = include_str!("../docs/sites.md")]
+pub mod sites {}
 #[doc = include_str!("../docs/upgrading.md")]
 pub mod upgrading {}
+#[cfg_attr(feature = "wavemq", doc = include_str!("../docs/wavemq.md"))]
+pub mod wavemq {}
 #[doc = include_str!("../docs/rabbitmq.md")]
 pub mod rabbitmq {}
 #[doc = include_str!("../docs/activemq.md")]

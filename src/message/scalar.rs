@@ -30,7 +30,7 @@ impl Scalar {
     }
 
     /// Returns the value as JSON; a float that is not finite is null.
-    #[cfg(any(feature = "_brokers", feature = "signing"))]
+    #[cfg(any(feature = "_brokers", feature = "routing", feature = "signing"))]
     pub(crate) fn to_json(&self) -> serde_json::Value {
         match self {
             Self::Null => serde_json::Value::Null,

@@ -1,5 +1,7 @@
 //! The requests to the task that changes a router.
 
+use std::sync::Arc;
+
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::error::RouteError;
@@ -11,11 +13,10 @@ pub(super) type Reply<T> = oneshot::Sender<Result<T, RouteError>>;
 /// A change of a router.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// `queues` is set for a message that goes into these only.
+    /// `queue` is set for messages that go into this one only.
     Publish {
-        message: RoutedMessage,
-        queues: Option<Vec<QueueId>>,
-        publisher: Publisher,
+        messages: Vec<(RoutedMessage, Publisher)>,
+        queue: Option<QueueId>,
     },
     Subscribe {
         header: QueueHeader,
@@ -35,12 +36,12 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Publisher {
     reply: Reply<()>,
-    /// The room of the message among those that wait for the disk.
-    _permit: OwnedSemaphorePermit,
+    /// The room of the message and its neighbours among those that wait for the disk.
+    _permit: Arc<OwnedSemaphorePermit>,
 }
 
 impl Publisher {
-    pub(super) fn new(reply: Reply<()>, permit: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(reply: Reply<()>, permit: Arc<OwnedSemaphorePermit>) -> Self {
         Self { reply, _permit: permit }
     }
 

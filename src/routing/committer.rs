@@ -18,6 +18,7 @@ use super::rewrite;
 use super::router_shared::RouterShared;
 use super::router_state::RouterState;
 use super::uri::Uri;
+use crate::telemetry;
 use crate::util::error::BoxError;
 use crate::util::sync::lock;
 
@@ -60,6 +61,8 @@ pub(super) struct Committer {
     unwritten_bytes: usize,
     flushed: Instant,
     tidied: Instant,
+    /// The time of the newest message in nanoseconds since 1970. No two messages have the same.
+    stamp: i64,
 }
 
 impl Committer {
@@ -73,6 +76,7 @@ impl Committer {
             unwritten_bytes: 0,
             flushed: Instant::now(),
             tidied: Instant::now(),
+            stamp: 0,
         }
     }
 
@@ -138,8 +142,10 @@ impl Committer {
             let mut named = HashSet::new();
             for command in others.into_iter().chain(messages) {
                 match command {
-                    Command::Publish { message, queues, publisher } => {
-                        self.publish(router, &mut state, &mut batch, message, queues, publisher);
+                    Command::Publish { messages, queue } => {
+                        for (message, publisher) in messages {
+                            self.publish(router, &mut state, &mut batch, message, queue, publisher);
+                        }
                     }
                     Command::Subscribe { header, subscriber, reply } if named.insert(header.name.clone()) => {
                         subscribe(router, &mut state, &mut batch, header, subscriber, reply);
@@ -161,12 +167,13 @@ impl Committer {
         state: &mut RouterState,
         batch: &mut Batch,
         mut message: RoutedMessage,
-        queues: Option<Vec<QueueId>>,
+        queue: Option<QueueId>,
         publisher: Publisher,
     ) {
-        message.timestamps.push(now_nanos());
-        let queues = queues.unwrap_or_else(|| state.route(&message));
-        let is_value = message.persist && router.keeps_values(&message.namespace);
+        self.stamp = now_nanos().max(self.stamp.saturating_add(1));
+        message.timestamps.push(self.stamp);
+        let is_value = queue.is_none() && message.persist && router.keeps_values(&message.namespace);
+        let queues = queue.map_or_else(|| state.route(&message), |queue| vec![queue]);
         if queues.is_empty() && !is_value {
             return publisher.answer(Ok(()));
         }
@@ -260,6 +267,7 @@ impl Committer {
                     let messages = state.remove_queue(id);
                     router.subscriptions_changed.notify_waiters();
                     router.counters.dropped.add(messages);
+                    telemetry::routing_dropped("removed", messages);
                     tracing::info!(queue = id, messages, "removed a queue; its messages are dropped");
                     if let Some(reply) = reply {
                         let _ = reply.send(Ok(()));
@@ -347,6 +355,7 @@ impl NewMessage {
         router.counters.persisted.add(usize::from(value_of.is_some()));
         if change.dropped > 0 {
             router.counters.dropped.add(change.dropped);
+            telemetry::routing_dropped("limit", change.dropped);
             tracing::debug!(messages = change.dropped, "dropped the oldest messages of full queues");
         }
     }

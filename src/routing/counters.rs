@@ -53,6 +53,8 @@ counters! {
     downstream,
     /// Messages that the designated router refused for good.
     refused,
+    /// Messages of other routers that were dropped because their signature is missing or does not fit.
+    forged,
     /// Failures of links to other routers.
     peer_errors,
 }

@@ -26,6 +26,9 @@ pub enum RouteError {
         /// The limit in bytes.
         limit: usize,
     },
+    /// The signature of a message of another router is missing, or does not fit.
+    #[error("the message was refused: {0}")]
+    Forged(Arc<str>),
     /// The designated router cannot be reached.
     #[error("the designated router of the namespace cannot be reached now; try again later")]
     LinkDown,

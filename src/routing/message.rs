@@ -81,6 +81,31 @@ impl RoutedMessage {
         payload + partition + hops + names + self.source.len() + self.signature.len() + 24
     }
 
+    /// Returns the bytes that are signed: all but the signature, and what routers add on the way. Each part has its length before
+    /// it.
+    #[must_use]
+    pub fn signed_bytes(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(self.size() + 256);
+        let mut add = |part: &[u8]| {
+            out.extend_from_slice(&(part.len() as u64).to_le_bytes());
+            out.extend_from_slice(part);
+        };
+        add(b"tower-outbox routed message 1");
+        add(self.namespace.as_bytes());
+        add(self.uri.as_str().as_bytes());
+        add(&self.source);
+        add(self.origin.as_bytes());
+        add(&[u8::from(self.persist)]);
+        add(&(self.payload.len() as u64).to_le_bytes());
+        for object in &self.payload {
+            add(object.schema.as_bytes());
+            add(&object.content);
+        }
+        add(&(self.partition.len() as u64).to_le_bytes());
+        self.partition.iter().for_each(|part| add(part));
+        out
+    }
+
     pub(super) fn encode(&self) -> Result<Vec<u8>, BoxError> {
         Ok(postcard::to_extend(self, Vec::with_capacity(self.size() + 32))?)
     }

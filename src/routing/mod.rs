@@ -19,6 +19,7 @@
 //! # }
 //! ```
 
+mod app;
 mod command;
 mod committer;
 mod counters;
@@ -39,6 +40,7 @@ mod router;
 mod router_folder;
 mod router_shared;
 mod router_state;
+mod seal;
 mod settings;
 mod subject;
 mod subscription;
@@ -46,6 +48,9 @@ mod subscriptions;
 mod uri;
 mod values;
 
+pub use self::app::{LastValues, Routing, RoutingSource, Upstream, is_persisted, persist};
+#[cfg(feature = "settings")]
+pub use self::app::{RoutingConsumerSettings, RoutingSettings};
 pub use self::counters::RouterCounts;
 pub use self::error::RouteError;
 pub use self::grant::{Grant, Grants, Refused, Verb};
@@ -55,6 +60,7 @@ pub use self::namespace::{Namespace, NamespaceError};
 pub use self::pattern::Pattern;
 pub use self::record::QueueLimits;
 pub use self::router::SiteRouter;
+pub use self::seal::{Seal, SealError};
 pub use self::settings::RouterSettings;
 pub use self::subject::{Subject, SubjectError};
 pub use self::subscription::{Leased, Subscription, Values};

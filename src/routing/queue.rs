@@ -1,12 +1,18 @@
 //! One queue: the numbers of its messages, its limits, and what was handed out.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
 use super::record::{Progress, QueueHeader, QueueId};
+use crate::message::FailedAttempt;
+use crate::message::headers::start_of;
+
+/// The largest number of failed attempts that are kept of a message, and the longest reason in bytes.
+const KEPT: usize = 10;
+const REASON: usize = 300;
 
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -21,6 +27,8 @@ pub(super) struct Queue {
     returned: BTreeSet<u64>,
     /// Messages before the cursor that wait for their next attempt.
     waiting: BTreeSet<(Instant, u64)>,
+    /// The last failed attempts of messages, oldest first.
+    failures: HashMap<u64, Vec<FailedAttempt>>,
     /// The number of dropped messages that no delivery has reported yet.
     dropped: u64,
     /// The delivery that reports drops, and how many.
@@ -37,26 +45,30 @@ pub(super) struct Queue {
 struct Entry {
     bytes: u32,
     attempts: u32,
+    /// Whether the message may have been handed out before.
+    taken: bool,
 }
 
 /// A message that is handed out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) seq: u64,
     pub(super) attempts: u32,
+    pub(super) failures: Vec<FailedAttempt>,
+    pub(super) redelivered: bool,
     /// The number of messages that were dropped before this one.
     pub(super) drops: u64,
 }
 
 /// How a message that was handed out goes on.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Outcome {
     /// It leaves the queue.
     Done,
     /// It is handed out again.
     Returned,
-    /// It is handed out again from this time on, as the next attempt.
-    Failed(Instant),
+    /// It is handed out again from this time on, as the next attempt. The reason is that of the failure.
+    Failed(Instant, Arc<str>),
 }
 
 impl Queue {
@@ -69,6 +81,7 @@ impl Queue {
             cursor: 0,
             returned: BTreeSet::new(),
             waiting: BTreeSet::new(),
+            failures: HashMap::new(),
             dropped: 0,
             report: None,
             removed: Vec::new(),
@@ -108,7 +121,8 @@ impl Queue {
             self.dropped += 1;
             return false;
         }
-        if let Some(former) = self.entries.insert(seq, Entry { bytes, attempts: 0 }) {
+        // A message that is read at a restart may have been handed out before.
+        if let Some(former) = self.entries.insert(seq, Entry { bytes, attempts: 0, taken: !limited }) {
             self.bytes -= u64::from(former.bytes);
         }
         self.bytes += u64::from(bytes);
@@ -136,6 +150,7 @@ impl Queue {
         let Some(entry) = self.entries.remove(&seq) else { return false };
         self.bytes -= u64::from(entry.bytes);
         self.returned.remove(&seq);
+        self.failures.remove(&seq);
         if self.report.is_some_and(|(reporting, _)| reporting == seq) {
             self.report = None;
         }
@@ -160,12 +175,14 @@ impl Queue {
             if !self.returned.remove(&seq) {
                 self.cursor = seq + 1;
             }
-            let attempts = self.entries.get(&seq).map_or(0, |entry| entry.attempts);
+            let Some(entry) = self.entries.get_mut(&seq) else { continue };
+            let (attempts, redelivered) = (entry.attempts, std::mem::replace(&mut entry.taken, true));
+            let failures = self.failures.get(&seq).cloned().unwrap_or_default();
             let drops = if self.report.is_none() { self.dropped } else { 0 };
             if drops > 0 {
                 self.report = Some((seq, drops));
             }
-            taken.push(Taken { seq, attempts, drops });
+            taken.push(Taken { seq, attempts, failures, redelivered, drops });
         }
         if taken.is_empty() { Err(self.waiting.first().map(|(due, _)| *due)) } else { Ok(taken) }
     }
@@ -182,8 +199,11 @@ impl Queue {
             Outcome::Returned => {
                 self.returned.insert(seq);
             }
-            Outcome::Failed(due) => {
+            Outcome::Failed(due, reason) => {
                 entry.attempts = entry.attempts.saturating_add(1);
+                let failures = self.failures.entry(seq).or_default();
+                failures.push(FailedAttempt::new(SystemTime::now(), start_of(&reason, REASON).into()));
+                failures.drain(..failures.len().saturating_sub(KEPT));
                 self.waiting.insert((due, seq));
             }
         }

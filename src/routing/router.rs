@@ -4,28 +4,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 
-use super::command::{Command, Publisher};
+use super::command::Command;
 use super::committer::Committer;
 use super::counters::{Counters, RouterCounts};
 use super::error::RouteError;
 use super::message::RoutedMessage;
 use super::namespace::Namespace;
 use super::pattern::Pattern;
-use super::record::{QueueHeader, QueueId, QueueKind, QueueName};
+use super::record::{QueueHeader, QueueKind, QueueName};
 use super::router_folder;
-use super::router_shared::RouterShared;
+use super::router_shared::{RouterShared, WAITING};
+use super::seal::{Seal, SealError};
 use super::settings::RouterSettings;
 use super::subscription::{Subscription, Values};
 use crate::log::error::OpenError;
+use crate::telemetry;
 use crate::util::sync::lock;
-
-/// The largest message in bytes.
-const LARGEST: usize = 16 << 20;
-
-/// The largest sum of the sizes of messages that wait for the disk, in bytes.
-const WAITING: usize = 64 << 20;
 
 /// The shortest expiry of a queue.
 const SHORTEST_EXPIRY: Duration = Duration::from_secs(60);
@@ -44,6 +41,14 @@ impl SiteRouter {
     /// # Errors
     /// A file or folder cannot be used, or another process has the folder open.
     pub async fn open(settings: RouterSettings) -> Result<Self, OpenError> {
+        Self::open_with(settings, None).await
+    }
+
+    /// Opens the router, with what signs and verifies its messages.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub async fn open_with(settings: RouterSettings, seal: Option<Arc<dyn Seal>>) -> Result<Self, OpenError> {
         let path = settings.path.clone();
         let opened = tokio::task::spawn_blocking(move || router_folder::open(&path)).await;
         let (id, log, state) =
@@ -52,11 +57,12 @@ impl SiteRouter {
         let shared = Arc::new(RouterShared {
             id,
             settings,
+            seal,
             state: Mutex::new(state),
             log,
             counters: Counters::default(),
             commands,
-            room: Arc::new(Semaphore::new(WAITING)),
+            room: Arc::new(Semaphore::new(WAITING as usize)),
             next_subscriber: AtomicU64::new(1),
             subscriptions_changed: Notify::new(),
         });
@@ -84,57 +90,70 @@ impl SiteRouter {
     /// # Cancel safety
     /// Dropping the future publishes the message or not.
     pub async fn publish(&self, message: RoutedMessage) -> Result<(), RouteError> {
-        let message = RoutedMessage {
-            origin: Arc::clone(&self.0.id),
-            timestamps: Vec::new(),
-            drops: Vec::new(),
-            ..message
-        };
-        self.0.counters.published.add(1);
-        self.accept(message, None).await
+        self.publish_all(vec![message]).await.pop().unwrap_or(Err(RouteError::Closed))
     }
 
-    /// Routes messages that another router published, in their order; returns the result of each.
+    /// Publishes messages in their order, with one write; returns the result of each.
     ///
     /// # Cancel safety
-    /// Dropping the future routes a first part of the messages.
+    /// Dropping the future publishes all of the messages or none.
+    pub async fn publish_all(&self, messages: Vec<RoutedMessage>) -> Vec<Result<(), RouteError>> {
+        self.0.counters.published.add(messages.len());
+        let own = |message: RoutedMessage| {
+            let mut message = RoutedMessage {
+                origin: Arc::clone(&self.0.id),
+                signature: Bytes::new(),
+                timestamps: Vec::new(),
+                drops: Vec::new(),
+                ..message
+            };
+            if let Some(seal) = &self.0.seal {
+                message.signature = seal.sign(&message);
+            }
+            message
+        };
+        self.0.write(messages.into_iter().map(own).collect(), None).await
+    }
+
+    /// Routes messages that another router published, in their order; returns the result of each. A message whose signature does
+    /// not fit is dropped and counted: [`RouteError::Forged`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future routes all of the messages or none.
     pub async fn forward(&self, messages: Vec<RoutedMessage>) -> Vec<Result<(), RouteError>> {
-        let mut answers = Vec::with_capacity(messages.len());
+        let Some(seal) = &self.0.seal else { return self.0.write(messages, None).await };
+        let (mut good, mut refused) =
+            (Vec::with_capacity(messages.len()), Vec::with_capacity(messages.len()));
+        let mut unavailable = None;
         for message in messages {
-            answers.push(self.offer(message, None).await);
+            // A message that is to come again keeps back those behind it, so that the order stays.
+            if unavailable.is_none() {
+                match seal.verify(&message).await {
+                    Ok(()) => {
+                        good.push(message);
+                        refused.push(None);
+                        continue;
+                    }
+                    Err(SealError::Forged(reason)) => {
+                        self.0.counters.forged.add(1);
+                        telemetry::routing_dropped("forged", 1);
+                        tracing::error!(uri = %message.uri, origin = %message.origin, reason, "dropped a message of another router");
+                        refused.push(Some(RouteError::Forged(reason.into())));
+                        continue;
+                    }
+                    Err(SealError::Unavailable(error)) => {
+                        unavailable = Some(format!("its signature cannot be verified now: {error}").into());
+                    }
+                }
+            }
+            refused.push(unavailable.clone().map(RouteError::Storage));
         }
-        let mut results = Vec::with_capacity(answers.len());
-        for answer in answers {
-            results.push(match answer {
-                Ok(answer) => answer.await.unwrap_or(Err(RouteError::Closed)),
-                Err(failure) => Err(failure),
-            });
-        }
-        results
-    }
-
-    async fn accept(&self, message: RoutedMessage, queues: Option<Vec<QueueId>>) -> Result<(), RouteError> {
-        let answer = self.offer(message, queues).await?;
-        answer.await.unwrap_or(Err(RouteError::Closed))
-    }
-
-    /// Puts a message in the line of those that are written; returns where the answer comes.
-    async fn offer(
-        &self,
-        message: RoutedMessage,
-        queues: Option<Vec<QueueId>>,
-    ) -> Result<oneshot::Receiver<Result<(), RouteError>>, RouteError> {
-        let size = message.size();
-        if size > LARGEST {
-            return Err(RouteError::TooLarge { size, limit: LARGEST });
-        }
-        let wanted = u32::try_from(size).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&self.0.room).acquire_many_owned(wanted).await;
-        let (reply, answer) = oneshot::channel();
-        let publisher = Publisher::new(reply, permit.map_err(|_| RouteError::Closed)?);
-        let command = Command::Publish { message, queues, publisher };
-        self.0.commands.send(command).await.map_err(|_| RouteError::Closed)?;
-        Ok(answer)
+        let mut written = self.0.write(good, None).await.into_iter();
+        let result = |failure: Option<_>| match failure {
+            Some(failure) => Err(failure),
+            None => written.next().unwrap_or(Err(RouteError::Closed)),
+        };
+        refused.into_iter().map(result).collect()
     }
 
     /// Opens the queue of a subscriber, or resumes the one of the same owner and identifier. A former subscription to the
@@ -224,6 +243,20 @@ impl SiteRouter {
         let subscriber = self.0.next_subscriber.fetch_add(1, Ordering::Relaxed);
         let id = self.ask(|reply| Command::Subscribe { header, subscriber, reply }).await??;
         Ok(Subscription::new(Arc::clone(&self.0), id, subscriber))
+    }
+
+    /// Puts a message into this queue only, which is made if it is not there.
+    pub(super) async fn dead_letter(
+        &self,
+        message: RoutedMessage,
+        header: QueueHeader,
+    ) -> Result<(), RouteError> {
+        let there = lock(&self.0.state).named(&header.name);
+        let queue = match there {
+            Some(queue) => queue,
+            None => self.open_queue(header).await?.queue(),
+        };
+        self.0.write(vec![message], Some(queue)).await.pop().unwrap_or(Err(RouteError::Closed))
     }
 
     /// Removes the queue of a subscriber with its messages; returns whether there was one.
@@ -325,12 +358,19 @@ impl SiteRouter {
     #[cfg(feature = "wavemq")]
     pub(crate) fn count_refused(&self, messages: usize) {
         self.0.counters.refused.add(messages);
+        telemetry::routing_dropped("refused", messages);
     }
 
     /// Counts a failure of a link.
     #[cfg(feature = "wavemq")]
     pub(crate) fn count_peer_error(&self) {
         self.0.counters.peer_errors.add(1);
+    }
+
+    /// Whether the router is closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.0.commands.is_closed()
     }
 
     /// Writes everything, and closes the router. Later calls fail with [`RouteError::Closed`].

@@ -11,6 +11,8 @@ use super::message::RoutedMessage;
 use super::queue::{Outcome, Queue, Taken};
 use super::record::{QueueId, Record};
 use super::router_shared::RouterShared;
+use crate::message::FailedAttempt;
+use crate::telemetry;
 use crate::util::sync::lock;
 
 /// The number of last values that are read at once.
@@ -31,8 +33,12 @@ pub struct Subscription {
 pub struct Leased {
     /// The number of the message in this router.
     pub seq: u64,
-    /// The number of failed attempts.
+    /// The number of failed attempts since the start of the router.
     pub attempts: u32,
+    /// The last of them, oldest first.
+    pub failures: Vec<FailedAttempt>,
+    /// Whether the message may have been handed out before.
+    pub redelivered: bool,
     /// The message; the last of its drops is that of this queue.
     pub message: RoutedMessage,
 }
@@ -41,6 +47,10 @@ impl Subscription {
     pub(super) fn new(router: Arc<RouterShared>, queue: QueueId, subscriber: u64) -> Self {
         let changed = lock(&router.state).queue(queue).map(|queue| Arc::clone(queue.changed()));
         Self { router, queue, subscriber, changed: changed.unwrap_or_default() }
+    }
+
+    pub(super) fn queue(&self) -> QueueId {
+        self.queue
     }
 
     /// Waits for messages; returns at least one and at most `limit` of them, in order.
@@ -86,7 +96,8 @@ impl Subscription {
         let leased = taken.into_iter().zip(messages).filter_map(|(taken, message)| {
             let mut message = message?;
             message.drops.push(i64::try_from(taken.drops).unwrap_or(i64::MAX));
-            Some(Leased { seq: taken.seq, attempts: taken.attempts, message })
+            let Taken { seq, attempts, failures, redelivered, .. } = taken;
+            Some(Leased { seq, attempts, failures, redelivered, message })
         });
         leased.collect()
     }
@@ -94,12 +105,12 @@ impl Subscription {
     /// Removes messages from the queue. A crash within the next tenth of a second may bring them back.
     pub fn ack(&self, seqs: &[u64]) {
         self.router.counters.committed.add(seqs.len());
-        self.settle(seqs, Outcome::Done);
+        self.settle(seqs, &Outcome::Done);
     }
 
     /// Hands messages out again, in their order.
     pub fn release(&self, seqs: &[u64]) {
-        self.settle(seqs, Outcome::Returned);
+        self.settle(seqs, &Outcome::Returned);
     }
 
     /// Hands all messages out again that are not acknowledged, from the oldest on.
@@ -109,19 +120,25 @@ impl Subscription {
         queue.into_iter().for_each(Queue::restart);
     }
 
-    /// Hands a message out again after this time, as the next attempt.
-    pub fn retry(&self, seq: u64, after: Duration) {
+    /// Hands a message out again after this time, as the next attempt. The reason is that of the failed one.
+    pub fn retry(&self, seq: u64, after: Duration, reason: impl Into<Arc<str>>) {
         let due =
             Instant::now().checked_add(after).unwrap_or_else(|| Instant::now() + Duration::from_secs(86_400));
-        self.settle(&[seq], Outcome::Failed(due));
+        self.settle(&[seq], &Outcome::Failed(due, reason.into()));
     }
 
-    fn settle(&self, seqs: &[u64], outcome: Outcome) {
+    /// Whether no other subscription has the queue, and it was not removed.
+    #[must_use]
+    pub fn is_current(&self) -> bool {
+        lock(&self.router.state).queue(self.queue).is_some_and(|queue| queue.is_subscriber(self.subscriber))
+    }
+
+    fn settle(&self, seqs: &[u64], outcome: &Outcome) {
         let mut state = lock(&self.router.state);
         let is_current = state.queue(self.queue).is_some_and(|queue| queue.is_subscriber(self.subscriber));
         // A later subscription has these messages too; that it handles one that is done is avoided, no more.
         if is_current || matches!(outcome, Outcome::Done) {
-            seqs.iter().for_each(|seq| state.settle(self.queue, *seq, outcome));
+            seqs.iter().for_each(|seq| state.settle(self.queue, *seq, outcome.clone()));
         }
     }
 }
@@ -219,6 +236,7 @@ fn fetch(router: &RouterShared, seq: u64) -> Option<Bytes> {
         if tried == Some(position) {
             tracing::error!(seq, "a stored message is damaged; it is lost");
             router.counters.damaged.add(1);
+            telemetry::routing_dropped("damaged", 1);
             lock(&router.state).forget(seq);
             return None;
         }

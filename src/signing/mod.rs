@@ -26,6 +26,8 @@
 //! across restarts and processes, which this memory does not.
 
 mod copies;
+#[cfg(feature = "wavemq")]
+pub(crate) mod detached;
 mod dsse;
 mod error;
 #[cfg(feature = "_fuzzing")]

@@ -52,13 +52,17 @@ impl TrustedFolder {
     /// # Errors
     /// [`SigningError`] when the folder or one of its keys cannot be read.
     pub fn open(path: impl Into<PathBuf>) -> Result<Self, SigningError> {
+        Self::open_as("SIGNING.TRUSTED", path)
+    }
+
+    /// As [`open`](Self::open); `setting` names the folder in errors.
+    pub(super) fn open_as(setting: &str, path: impl Into<PathBuf>) -> Result<Self, SigningError> {
         let path = path.into();
-        let fault = |error: BoxError| SigningError::new(error).of("SIGNING.TRUSTED", &path);
+        let fault = |error: BoxError| SigningError::new(error).of(setting, &path);
         let seen = files(&path).map_err(|error| fault(error.into()))?;
         let mut keys = HashMap::new();
         for origin in seen.keys() {
-            let read =
-                read(&path, origin).map_err(|error| error.of("SIGNING.TRUSTED", &file(&path, origin)))?;
+            let read = read(&path, origin).map_err(|error| error.of(setting, &file(&path, origin)))?;
             keys.insert(origin.clone(), read);
         }
         if keys.is_empty() {

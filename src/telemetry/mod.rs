@@ -32,6 +32,7 @@
 //! | `tower_outbox_channels_events_lost` | counter | – | events that a subscriber did not get, since it does not keep up |
 //! | `tower_outbox_channels_dropped_total` | counter | `reason` | messages of channels that are gone without an acknowledgement: `expired`, `discarded` (received too often, without a dead-letter queue), `damaged` |
 //! | `tower_outbox_channels_dead_total` | counter | – | messages of queues that went to their dead-letter queue |
+//! | `tower_outbox_routing_dropped_total` | counter | `reason` | messages that a router for sites dropped: `limit` (the oldest of a full queue), `removed` (with their queue, which was removed or has expired), `damaged`, `forged` (for their signature), `refused` (by the designated router) |
 
 use std::fmt;
 use std::time::Duration;
@@ -328,6 +329,12 @@ pub(crate) fn channel_dead(queue: &str, to: &str, messages: usize) {
         messages,
         "messages were received too often and went to their dead-letter queue"
     );
+}
+
+/// Messages that a router for sites dropped.
+#[cfg(feature = "routing")]
+pub(crate) fn routing_dropped(reason: &'static str, messages: usize) {
+    count!("tower_outbox_routing_dropped_total", messages, "reason" => reason);
 }
 
 /// Messages or records of channels that cannot be read any more.

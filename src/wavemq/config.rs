@@ -165,6 +165,15 @@ pub struct SecurityConfig {
     pub privatekey: Option<PathBuf>,
     /// The authorities of the certificates of other routers, in PEM.
     pub cacert: Option<PathBuf>,
+    /// The Ed25519 key that signs the messages that are published here, in PEM. By default they are not signed.
+    pub signingkey: Option<PathBuf>,
+    /// The name under which other routers know the key. By default the name of this host.
+    pub signingname: Option<String>,
+    /// The folder of public keys, `NAME.pem` each, which is read again when it changes. With it the messages of other routers are
+    /// verified, and one without a fitting signature is dropped and counted.
+    pub trustedkeys: Option<PathBuf>,
+    /// Whether messages without a signature are accepted. By default not, if there are `TrustedKeys`.
+    pub acceptunsigned: bool,
 }
 
 impl WavemqConfig {

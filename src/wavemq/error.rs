@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use super::config::ConfigError;
 use crate::routing::{GrantError, OpenError, RouteError};
+use crate::signing::SigningError;
 use crate::util::error::debug_as_display;
 
 /// Why the router cannot be started or served.
@@ -17,6 +18,9 @@ pub enum WavemqError {
     /// A file of grants is wrong.
     #[error(transparent)]
     Grants(#[from] GrantError),
+    /// A key for signatures cannot be used.
+    #[error(transparent)]
+    Signing(#[from] SigningError),
     /// The folder of the queues cannot be used.
     #[error(transparent)]
     Open(#[from] OpenError),

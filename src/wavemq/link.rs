@@ -239,7 +239,7 @@ impl Link {
         let stored = self.router.forward(messages).await;
         for failed in stored.into_iter().filter_map(Result::err) {
             match failed {
-                RouteError::TooLarge { .. } => {
+                RouteError::TooLarge { .. } | RouteError::Forged(_) => {
                     tracing::error!(%failed, "the designated router sent a message; it is dropped")
                 }
                 // It comes again.

@@ -35,6 +35,7 @@ pub(super) fn text(router: &SiteRouter, links: &Links) -> String {
             "Messages that designated routers refused for good",
             counts.refused,
         ),
+        ("route_forged_messages", "counter", "Messages dropped for their signature", counts.forged),
         ("route_persisted_messages", "counter", "Messages kept as last values", counts.persisted),
         ("route_queried_messages", "counter", "Last values that were read", counts.queried),
         ("route_damaged_messages", "counter", "Messages damaged on the disk", counts.damaged),

@@ -25,6 +25,7 @@ mod links;
 mod local;
 mod metrics;
 mod peering;
+mod seal;
 mod server;
 
 pub use self::config::{

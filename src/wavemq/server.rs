@@ -27,7 +27,8 @@ use super::links::Links;
 use super::local::Local;
 use super::metrics;
 use super::peering::Peering;
-use crate::routing::{GrantTable, Namespace, SiteRouter};
+use super::seal::RouterSeal;
+use crate::routing::{GrantTable, Namespace, Routing, SiteRouter};
 use crate::util::no_delay::NoDelay;
 use crate::wavemq_wire::wavemq_peering_server::WavemqPeeringServer;
 use crate::wavemq_wire::wavemq_server::WavemqServer;
@@ -73,7 +74,7 @@ impl Wavemq {
             .into_iter()
             .map(|(namespace, address)| Ok((namespace, endpoint(&address, tls.as_ref())?)));
         let endpoints: Vec<_> = endpoints.collect::<Result<_, WavemqError>>()?;
-        let router = SiteRouter::open(config.settings()?).await?;
+        let router = SiteRouter::open_with(config.settings()?, RouterSeal::open(security)?).await?;
         let links: HashMap<_, _> = endpoints
             .into_iter()
             .map(|(namespace, endpoint)| (namespace.clone(), Link::new(router.clone(), namespace, endpoint)))
@@ -92,6 +93,12 @@ impl Wavemq {
     #[must_use]
     pub fn router(&self) -> &SiteRouter {
         &self.router
+    }
+
+    /// Returns the router for an app, for one namespace: a messenger, sources, and last values.
+    #[must_use]
+    pub fn routing(&self, namespace: Namespace) -> Routing {
+        Routing::new(self.router.clone(), namespace).with_upstream(Arc::<Links>::clone(&self.links))
     }
 
     /// Returns the service for clients as an axum router: `/mqpb.WAVEMQ/` and `/metrics`. The server must speak HTTP/2.
@@ -123,9 +130,18 @@ impl Wavemq {
     /// # Cancel safety
     /// Dropping the future ends all connections at once. What was confirmed is stored.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), WavemqError> {
-        let clients = bind(self.config.localconfig.listenaddr).await?;
-        let peers = bind(self.config.peerconfig.listenaddr).await?;
+        let (clients, peers) = self.bind().await?;
         self.serve_on(clients, peers, shutdown).await
+    }
+
+    /// Binds the listeners of the configuration.
+    ///
+    /// # Errors
+    /// [`WavemqError`], when other machines could reach a listener and nothing keeps them out, or it cannot be bound.
+    pub async fn bind(&self) -> Result<(TcpListener, TcpListener), WavemqError> {
+        let (clients, peers) = (self.config.localconfig.listenaddr, self.config.peerconfig.listenaddr);
+        self.check_guards(clients, peers)?;
+        Ok((bind(clients).await?, bind(peers).await?))
     }
 
     /// As [`serve`](Self::serve), on listeners that are bound already.

@@ -1,5 +1,7 @@
 //! The router of a site: queues, limits, last values, and restarts.
 
+mod app;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -198,7 +200,7 @@ async fn a_failed_message_comes_again_after_its_delay() {
     let subscription = subscribe(&router, "", "*").await;
     publish(&router, "a", 0..2).await;
     let leased = subscription.lease(1).await.unwrap();
-    subscription.retry(leased[0].seq, Duration::from_millis(100));
+    subscription.retry(leased[0].seq, Duration::from_millis(100), "busy");
     assert_eq!(contents(&receive(&subscription, 1).await), ["1"]);
     let again = receive(&subscription, 1).await;
     assert_eq!((contents(&again), again[0].attempts), (vec!["0".to_owned()], 1));

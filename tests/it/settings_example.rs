@@ -12,6 +12,7 @@ use tower_outbox::kubemq::TokenAlgorithm;
 use tower_outbox::kubemq_client::{KubemqSettings, KubemqSubscription};
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::mqtt::{MqttSettings, MqttSubscription};
+use tower_outbox::routing::{RoutingConsumerSettings, RoutingSettings};
 use tower_outbox::settings::{DeliveryMode, OutboxSettings, RequestSettings, SuccessStatus};
 use tower_outbox::signing::{PolicyRule, SigningSettings};
 
@@ -175,6 +176,8 @@ fn every_key_is_shown() {
         keys_of::<MqttSettings>(),
         keys_of::<MqttSubscription>(),
         keys_of::<ChaosSettings>(),
+        keys_of::<RoutingSettings>(),
+        keys_of::<RoutingConsumerSettings>(),
         keys_of::<KubemqSettings>(),
         keys_of::<KubemqSubscription>(),
         keys_of::<PolicyRule>(),
@@ -184,7 +187,17 @@ fn every_key_is_shown() {
     ]
     .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
-    let dialects = ["\n#fedmsg: ", "\n#kubemq: ", "\n#mqtt: ", "\n#rhmsg: ", "\n#server: ", "\n#signing: "];
+    let dialects = [
+        "\n#fedmsg: ",
+        "\n#kubemq: ",
+        "\n#mqtt: ",
+        "\n#rhmsg: ",
+        "\n#routing: ",
+        "\n#routing-uplink: ",
+        "\n#routing-consumer: ",
+        "\n#server: ",
+        "\n#signing: ",
+    ];
     let shown = dialects.iter().fold(with_every_key(), |shown, dialect| shown.replace(dialect, "\n"));
     for key in keys {
         assert!(shown.contains(&format!("\n{key} = ")), "{key} is not in settings.example.toml");
@@ -212,4 +225,18 @@ fn the_keys_of_channels_show_their_defaults() {
             .try_into()
             .unwrap();
     assert_eq!((consumer.pattern, consumer.from), (ReceivePattern::Stream, Some(1)));
+}
+
+#[test]
+fn the_keys_of_routing_show_their_defaults() {
+    let settings = dialect("routing");
+    assert_eq!(&*settings.backend, "routing");
+    assert_eq!(settings.backend_keys.parse::<RoutingSettings>().unwrap(), RoutingSettings::default());
+    let uplink: RoutingSettings = dialect("routing-uplink").backend_keys.parse().unwrap();
+    assert!(uplink.config.is_some());
+    let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#routing-consumer: "));
+    let keys = lines.map(|line| format!("{line}\n")).collect::<String>();
+    let consumers = parse(&format!("[MESSAGE_BUS]\n[MESSAGE_BUS.CONSUMERS.display]\n{keys}")).consumers;
+    let consumer: RoutingConsumerSettings = consumers["display"].source_keys.parse().unwrap();
+    assert_eq!((consumer.identifier.as_deref(), consumer.dead_letters), (Some("display"), false));
 }

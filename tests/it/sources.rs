@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tower_outbox::channels::{Channels, SendPattern, Start};
 use tower_outbox::consumer::{ConsumerHandle, ConsumerSettings};
 use tower_outbox::message::FailedAttempt;
+use tower_outbox::routing::{Namespace, Pattern, Routing};
 use tower_outbox::source::Source;
 use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings, EntryState, Filter};
 use tower_outbox::store_queue::StoreQueue;
@@ -171,6 +172,18 @@ async fn channels_events() -> SourceHarness {
     of_channels(&channels, messenger, events, "user.created.dead", false).with_kept(folder)
 }
 
+async fn routing_subscription() -> SourceHarness {
+    let folder = tempfile::tempdir().unwrap();
+    let namespace = Namespace::named("site").unwrap();
+    let routing = Routing::open(folder.path().join("router"), namespace).await.unwrap();
+    let source = routing.subscription("users", Pattern::new("user/*").unwrap());
+    source.subscribe().await.unwrap();
+    let dead = brokers::dead_in(source.dead_letters());
+    SourceHarness::new(Arc::new(routing), Arc::new(source), "user.created", dead)
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
+        .with_kept(folder)
+}
+
 macro_rules! behaviour {
     ([$($attribute:tt)*] $queue:ident $module:ident $behaviour:ident) => {
         #[tokio::test]
@@ -196,6 +209,7 @@ macro_rules! suite {
         suite! { @queue channels_queue channels_queue [] $($module: $($behaviour)*;)* }
         suite! { @queue channels_stream channels_stream [] $($module: $($behaviour)*;)* }
         suite! { @queue channels_events channels_events [] $($module: $($behaviour)*;)* }
+        suite! { @queue routing routing_subscription [] $($module: $($behaviour)*;)* }
         suite! {
             @queue rabbitmq rabbitmq_queue [#[ignore = "needs brokers: ./scripts/test"]] $($module: $($behaviour)*;)*
         }

@@ -3,6 +3,9 @@
 mod brokers;
 mod driver;
 mod local;
+mod routing;
+#[cfg(feature = "wavemq")]
+mod served_router;
 mod table;
 
 pub(super) use self::driver::{Backend, LocalSources, Requesters, fault, no_requests};

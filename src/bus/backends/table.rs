@@ -11,6 +11,7 @@ use crate::source::Source;
 use super::brokers::{AMQP10, AMQP091, FEDMSG, KUBEMQ, MQTT, RHMSG};
 use super::driver::{Backend, Driver, Feature, fault, own_source};
 use super::local::{CHANNELS, DUMMY, EMBEDDED, MEMORY};
+use super::routing::ROUTING;
 
 /// One row of the table.
 struct BackendEntry {
@@ -32,6 +33,7 @@ const ALL: &[BackendEntry] = &[
     BackendEntry { name: "memory", driver: MEMORY },
     BackendEntry { name: "mqtt", driver: MQTT },
     BackendEntry { name: "rhmsg", driver: RHMSG },
+    BackendEntry { name: "routing", driver: ROUTING },
 ];
 
 /// The names that people write for a broker or a protocol, and the backend they mean.
@@ -45,6 +47,7 @@ const HINTS: &[(&[&str], &str)] = &[
     (&["fedora", "fedora-messaging", "fedora_messaging"], "Fedora Messaging is fedmsg"),
     (&["umb", "python-rhmsg"], "the messages of python-rhmsg are rhmsg"),
     (&["mosquitto", "mqtts", "mqtt5", "emqx", "hivemq"], "MQTT brokers are mqtt"),
+    (&["wavemq", "router"], "a router for sites is routing"),
     (&["disk", "file"], "a queue on the local disk is embedded"),
     (&["none", "noop", "log"], "sending nowhere is dummy"),
 ];

@@ -20,7 +20,7 @@ use crate::mqtt::raw::Place;
 use crate::peers::{Brokers, unique};
 
 /// The messages that a second source finds among the dead letters; it keeps them.
-fn dead_in(
+pub(super) fn dead_in(
     source: impl Source,
 ) -> impl Fn() -> Pin<Box<dyn Future<Output = Vec<Dead>> + Send>> + Send + Sync + 'static {
     let (source, found) = (Arc::new(source), Arc::new(Mutex::new((Vec::new(), Vec::new()))));
