@@ -8,8 +8,13 @@
 //! |---|---|
 //! | publish | 1, 16, 64 and 256 publishers, one subscriber that acknowledges; messages of 300 bytes. `bare` gathers whatever waits into one `write` and one `fdatasync`, of records as long. Turns alternate; each ratio is taken within one round |
 //! | tree | a message that nobody subscribes to, beside 10 to 100,000 subscriptions to other URIs: it is routed, and not stored |
+//! | depth | the same with 10,000 subscriptions, and URIs of 2 to 64 levels |
+//! | row | from a site over the designated router to another site, in one process: messages/s from end to end |
+//! | hop | from a publisher at a site to a subscriber at the centre, over gRPC, at 1,000 messages/s; beside it two mosquittos with a bridge, QoS 1 |
 //! | stored | 10,000 queues with 100 messages each: memory, and the time until the router is open again |
 
+#[path = "routing/hops.rs"]
+mod hops;
 mod support;
 
 use std::sync::Arc;
@@ -33,6 +38,15 @@ async fn main() {
     }
     if asked("tree") {
         tree().await;
+    }
+    if asked("depth") {
+        depth().await;
+    }
+    if asked("row") {
+        hops::row().await;
+    }
+    if asked("hop") {
+        hops::hop().await;
     }
     if asked("stored") {
         stored().await;
@@ -153,6 +167,33 @@ async fn tree() {
         }
         let each = begun.elapsed().as_secs_f64() * 1e6 / f64::from(messages);
         println!("{count:>7} subscriptions: {each:.1} µs for a message that nobody subscribes to");
+    }
+    router.close().await;
+}
+
+async fn depth() {
+    let folder = disk::folder("routing");
+    let mut settings = RouterSettings::new(folder.path().join("router"));
+    settings.flush_interval = Some(HOUR);
+    let router = SiteRouter::open(settings).await.expect("it opens");
+    let mut subscriptions = Vec::new();
+    for n in 0..10_000 {
+        // A third of them has wildcards.
+        let pattern = match n % 3 {
+            0 => format!("site/{n}/*"),
+            1 => format!("*/{n}"),
+            _ => format!("site/x/{n}"),
+        };
+        subscriptions.push(subscribe(&router, &pattern).await);
+    }
+    for levels in [2, 4, 16, 64] {
+        let uri = format!("site{}", "/x".repeat(levels - 1));
+        let (messages, begun) = (20_000, Instant::now());
+        for _ in 0..messages {
+            router.publish(message(&uri, 10)).await.expect("there is room");
+        }
+        let each = begun.elapsed().as_secs_f64() * 1e6 / f64::from(messages);
+        println!("{levels:>7} levels, 10,000 subscriptions: {each:.1} µs");
     }
     router.close().await;
 }

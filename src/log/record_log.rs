@@ -22,6 +22,7 @@ use super::retention::Retention;
 use super::scan::Found;
 use super::segment::{Segment, Segments};
 use super::writer::{LogHandle, LogJob, LogWriter, Next};
+use crate::util::crash;
 use crate::util::sync::lock;
 
 /// The longest time between two checks of [`Retention::max_age`].
@@ -92,8 +93,9 @@ impl RecordLog {
             let index = last.get().make_index().map_err(OpenError::io("read", &last.get().path))?;
             last.get_mut().index = Some(index);
         }
-        let last = segments.last_key_value().map(|(_, last)| last);
-        let appender = Appender::new(folder.to_owned(), segment_bytes, last.expect("a segment is open"));
+        let last = segments.last_key_value().map(|(_, last)| last).expect("a segment is open");
+        crash::synced(&last.path, last.len);
+        let appender = Appender::new(folder.to_owned(), segment_bytes, last);
         let handle = LogWriter::of(folder).add();
         let (segments, queue) = (Arc::new(Mutex::new(segments)), Mutex::new(Some(Vec::new())));
         let shared = Arc::new(LogShared { segments, queue, handle, log });
@@ -247,6 +249,7 @@ impl Job {
     fn add_begun(&mut self) {
         if let Some(segment) = self.appender.take_begun() {
             self.has_begun = true;
+            crash::synced(&segment.path, segment.len);
             lock(&self.shared.segments).insert(segment.base, segment);
         }
     }
@@ -308,6 +311,7 @@ impl LogJob for Job {
             last.index_record(first, offset);
             offset += batch.records.len() as u64;
             (last.len, last.end) = (offset, first + batch.count);
+            crash::synced(&last.path, last.len);
             let _ = batch.reply.send(Ok(first..last.end));
         }
     }

@@ -27,3 +27,24 @@ pub(crate) fn armed(name: &str) -> bool {
     });
     at.as_ref().is_some_and(|(at, times)| at == name && TIMES.fetch_add(1, Ordering::Relaxed) + 1 == *times)
 }
+
+/// Writes the durable length of a file to the file `TOWER_OUTBOX_SYNCED`, so that a test can cut all behind it off, as a power cut
+/// would. Compiled into tests only.
+#[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "only logs have durable files"))]
+pub(crate) fn synced(path: &std::path::Path, len: u64) {
+    #[cfg(feature = "_crash_points")]
+    {
+        use std::io::Write;
+        use std::sync::OnceLock;
+
+        static FILE: OnceLock<Option<std::fs::File>> = OnceLock::new();
+        let file = FILE.get_or_init(|| {
+            let path = std::env::var_os("TOWER_OUTBOX_SYNCED")?;
+            std::fs::File::options().create(true).append(true).open(path).ok()
+        });
+        if let Some(mut file) = file.as_ref() {
+            let _ = file.write_all(format!("{len} {}\n", path.display()).as_bytes());
+        }
+    }
+    let _ = (path, len);
+}

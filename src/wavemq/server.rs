@@ -164,6 +164,9 @@ impl Wavemq {
             address(&peers, self.config.peerconfig.listenaddr),
         );
         self.check_guards(at, peers_at)?;
+        if self.access.grants.is_none() {
+            tracing::warn!(clients = %at, "there are no grants: every local client may do everything; set Security.Grants");
+        }
         let stop = CancellationToken::new();
         let app = self.to_router();
         let stopped = stop.clone().cancelled_owned();
@@ -211,12 +214,9 @@ impl Wavemq {
     }
 
     fn check_guards(&self, clients: SocketAddr, peers: SocketAddr) -> Result<(), WavemqError> {
-        if self.access.grants.is_none() {
-            if !clients.ip().is_loopback() {
-                let missing = "there are no grants (Security.Grants)";
-                return Err(WavemqError::Unguarded { address: clients, missing });
-            }
-            tracing::warn!(%clients, "there are no grants: every local client may do everything; set Security.Grants");
+        if self.access.grants.is_none() && !clients.ip().is_loopback() {
+            let missing = "there are no grants (Security.Grants)";
+            return Err(WavemqError::Unguarded { address: clients, missing });
         }
         if !peers.ip().is_loopback() && (self.tls.is_none() || self.access.grants.is_none()) {
             let missing = "there is no certificate with an authority, or there are no grants (Security.Certificate, CACert, Grants)";

@@ -1,6 +1,8 @@
 //! The router of a site: queues, limits, last values, and restarts.
 
 mod app;
+mod expiry;
+mod seals;
 
 use std::path::Path;
 use std::time::Duration;

@@ -4,6 +4,8 @@ mod app;
 mod clients;
 mod crash;
 mod generated;
+mod guards;
 mod link;
+mod power;
 mod signatures;
 mod sites;

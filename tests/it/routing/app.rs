@@ -187,6 +187,8 @@ async fn settings_give_messenger_and_consumer() {
         let error = format!("{error:?}");
         assert!(error.contains(fault), "{error}");
     }
-    let wrong = toml::from_str("BACKEND = \"routing\"\n[CONSUMERS.x]\nURI = \"a//b\"").unwrap();
+    let path = folder.path().join("other");
+    let wrong = format!("BACKEND = \"routing\"\nPATH = {path:?}\n[CONSUMERS.x]\nURI = \"a//b\"");
+    let wrong = toml::from_str(&wrong).unwrap();
     assert!(format!("{:?}", Bus::start(&wrong).await.unwrap_err()).contains("empty level"));
 }

@@ -16,35 +16,40 @@ use tower_outbox::wavemq_wire::wavemq_client::WavemqClient;
 
 use super::sites::{STUCK, Wire, namespace};
 
+pub(super) type Client = WavemqClient<tonic::transport::Channel>;
+
 /// The number of publishers, each with a URI of its own.
 const PUBLISHERS: u32 = 4;
 
-struct Process {
+pub(super) struct Process {
     file: PathBuf,
-    clients: SocketAddr,
+    pub(super) clients: SocketAddr,
+    /// The folder of its messages.
+    pub(super) queue: PathBuf,
+    pub(super) environment: Vec<(&'static str, PathBuf)>,
     child: Option<Child>,
 }
 
-fn free_port() -> SocketAddr {
+pub(super) fn free_port() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 impl Process {
-    fn new(folder: &Path, peers: SocketAddr, routing: &str) -> Self {
+    /// `keys` are further keys of the queues, `routing` are further tables.
+    pub(super) fn new(folder: &Path, peers: SocketAddr, keys: &str, routing: &str) -> Self {
         std::fs::create_dir_all(folder).unwrap();
-        let (file, clients) = (folder.join("wavemq.toml"), free_port());
+        let (file, clients, queue) = (folder.join("wavemq.toml"), free_port(), folder.join("queue"));
         let text = format!(
-            "[QueueConfig]\nqueueDataStore = {:?}\n[LocalConfig]\nlistenAddr = \"{clients}\"\n[PeerConfig]\nlistenAddr = \"{peers}\"\n{routing}",
-            folder.join("queue")
+            "[QueueConfig]\nqueueDataStore = {queue:?}\n{keys}\n[LocalConfig]\nlistenAddr = \"{clients}\"\n[PeerConfig]\nlistenAddr = \"{peers}\"\n{routing}"
         );
         std::fs::write(&file, text).unwrap();
-        Self { file, clients, child: None }
+        Self { file, clients, queue, environment: Vec::new(), child: None }
     }
 
-    async fn start(&mut self) {
+    pub(super) async fn start(&mut self) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox-cli"));
         command.arg("serve").arg("--wavemq").arg(&self.file).env("RUST_LOG", "error").kill_on_drop(true);
-        self.child = Some(command.spawn().unwrap());
+        self.child = Some(command.envs(self.environment.iter().cloned()).spawn().unwrap());
         let connected = async {
             while tokio::net::TcpStream::connect(self.clients).await.is_err() {
                 sleep(Duration::from_millis(5)).await;
@@ -53,38 +58,43 @@ impl Process {
         timeout(STUCK, connected).await.expect("the router starts");
     }
 
-    async fn kill(&mut self) {
+    pub(super) async fn kill(&mut self) {
         self.child.take().unwrap().kill().await.unwrap();
     }
 }
 
-fn client(address: SocketAddr) -> WavemqClient<tonic::transport::Channel> {
+pub(super) fn client(address: SocketAddr) -> Client {
     WavemqClient::new(Endpoint::from_shared(format!("http://{address}")).unwrap().connect_lazy())
 }
 
 /// Publishes numbers until it is stopped; returns those that were confirmed. A number is tried once.
-async fn publish(address: SocketAddr, publisher: u32, stop: Arc<AtomicBool>) -> Vec<u32> {
+pub(super) async fn publish(address: SocketAddr, publisher: u32, stop: Arc<AtomicBool>) -> Vec<u32> {
     let (mut client, mut confirmed, mut number) = (client(address), Vec::new(), 0);
     while !stop.load(Ordering::SeqCst) {
-        let content =
-            vec![wire::PayloadObject { schema: "n".to_owned(), content: number.to_string().into() }];
-        let params = wire::PublishParams {
-            namespace: namespace().as_bytes().to_vec().into(),
-            uri: format!("load/{publisher}"),
-            content,
-            ..wire::PublishParams::default()
-        };
-        match timeout(STUCK, client.publish(params)).await.expect("the router answers") {
-            Ok(answer) if answer.get_ref().error.is_none() => confirmed.push(number),
-            _ => sleep(Duration::from_millis(5)).await,
+        match publish_one(&mut client, publisher, number).await {
+            true => confirmed.push(number),
+            false => sleep(Duration::from_millis(5)).await,
         }
         number += 1;
     }
     confirmed
 }
 
+/// Publishes a number; returns whether it was confirmed.
+pub(super) async fn publish_one(client: &mut Client, publisher: u32, number: u32) -> bool {
+    let object = wire::PayloadObject { schema: "n".to_owned(), content: number.to_string().into() };
+    let params = wire::PublishParams {
+        namespace: namespace().as_bytes().to_vec().into(),
+        uri: format!("load/{publisher}"),
+        content: vec![object],
+        ..wire::PublishParams::default()
+    };
+    let answer = timeout(STUCK, client.publish(params)).await.expect("the router answers");
+    answer.is_ok_and(|answer| answer.get_ref().error.is_none())
+}
+
 /// Receives at the designated router until all of these came; checks their order, and returns how many came.
-async fn receive(address: SocketAddr, confirmed: &[Vec<u32>]) -> usize {
+pub(super) async fn receive(address: SocketAddr, confirmed: &[Vec<u32>]) -> usize {
     let mut client = client(address);
     let params = wire::SubscribeParams {
         namespace: namespace().as_bytes().to_vec().into(),
@@ -108,7 +118,7 @@ async fn receive(address: SocketAddr, confirmed: &[Vec<u32>]) -> usize {
         let tbs = item.message.unwrap_or_else(|| panic!("{:?}", item.error)).tbs.unwrap();
         let number: u32 = std::str::from_utf8(&tbs.payload[0].content).unwrap().parse().unwrap();
         let came = came.entry(tbs.uri).or_default();
-        // What comes again comes from an earlier number on.
+        // After a cut numbers come again, from an earlier one on.
         if came.last().is_none_or(|last| number > *last) {
             came.push(number);
         }
@@ -130,11 +140,11 @@ async fn killed_routers_lose_nothing_that_was_confirmed() {
     let (peers, names) = (free_port(), folder.path().join("namespace"));
     std::fs::write(&names, namespace().to_string()).unwrap();
     let designated = format!("[RoutingConfig]\nDesignatedNamespaceFiles = [{names:?}]");
-    let mut top = Process::new(&folder.path().join("top"), peers, &designated);
+    let mut top = Process::new(&folder.path().join("top"), peers, "", &designated);
     let wire = Wire::to(peers).await;
     let uplink =
         format!("[[RoutingConfig.Router]]\nNamespace = \"{}\"\nAddress = \"{}\"", namespace(), wire.address);
-    let mut site = Process::new(&folder.path().join("site"), free_port(), &uplink);
+    let mut site = Process::new(&folder.path().join("site"), free_port(), "", &uplink);
     top.start().await;
     site.start().await;
     // The queue of the subscriber is there before the first message.
