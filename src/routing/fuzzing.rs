@@ -1,9 +1,12 @@
 //! Patterns and URIs of strangers.
 
+use super::app::message;
+use super::message::RoutedMessage;
 use super::pattern::Pattern;
 use super::subscriptions::SubscriptionTree;
 use super::uri::Uri;
 use super::values::ValueTree;
+use crate::message::headers::MOST;
 
 /// Lines: the first is a URI, the others are patterns.
 pub(crate) fn uris(data: &[u8]) {
@@ -28,4 +31,16 @@ pub(crate) fn uris(data: &[u8]) {
         tree.remove(pattern, n);
     }
     assert!(tree.matches(&uri).is_empty());
+}
+
+/// A message that an app receives. Its headers are bounded; a message of this crate is written as it was read.
+pub(crate) fn app(routed: &RoutedMessage) {
+    let Ok(read) = message::read(routed) else { return };
+    // Its own headers, and those of a message of others.
+    assert!(read.headers().count() <= MOST + 4);
+    if let Ok(written) = message::write(&read, &routed.namespace) {
+        let again =
+            message::read(&written).map(|again| (again.id(), again.topic().clone(), again.body().clone()));
+        assert!(again.is_ok_and(|again| again == (read.id(), read.topic().clone(), read.body().clone())));
+    }
 }

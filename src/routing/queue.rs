@@ -33,7 +33,7 @@ pub(super) struct Queue {
     dropped: u64,
     /// The delivery that reports drops, and how many.
     report: Option<(u64, u64)>,
-    /// What left the queue since the last [`Progress`], and may be behind messages that stay.
+    /// The messages that left the queue since the last [`Progress`], and may be behind messages that stay.
     removed: Vec<u64>,
     expires: Option<SystemTime>,
     /// The number of the newest subscriber; `None` while there is none.

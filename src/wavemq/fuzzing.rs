@@ -18,6 +18,7 @@ pub(crate) fn config(data: &[u8]) {
 pub(crate) fn message(data: &[u8]) {
     let Ok(read) = wire::Message::decode(data) else { return };
     let Ok(message) = convert::message(read) else { return };
+    crate::routing::fuzzing::app(&message);
     let again = convert::message(convert::wire_message(message.clone()));
     assert!(again.is_ok_and(|again| again == message));
 }

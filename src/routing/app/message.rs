@@ -58,7 +58,7 @@ pub(super) fn uri(topic: &Topic) -> Result<Uri, BoxError> {
 }
 
 /// Returns a message as it travels.
-pub(super) fn write(message: &Message, namespace: &Namespace) -> Result<RoutedMessage, BoxError> {
+pub(in super::super) fn write(message: &Message, namespace: &Namespace) -> Result<RoutedMessage, BoxError> {
     let headers = message.headers().filter(|(name, _)| *name != PERSIST);
     let properties = serde_json::to_vec(&Properties {
         id: message.id(),
@@ -79,7 +79,7 @@ pub(super) fn write(message: &Message, namespace: &Namespace) -> Result<RoutedMe
 }
 
 /// Returns the message in what was received. Others than this crate may have sent it.
-pub(super) fn read(routed: &RoutedMessage) -> Result<Message, BoxError> {
+pub(in super::super) fn read(routed: &RoutedMessage) -> Result<Message, BoxError> {
     let is_ours = |object: &&PayloadObject| object.schema == PROPERTIES;
     let properties = routed.payload.iter().find(is_ours);
     let objects: Vec<_> = routed

@@ -2,7 +2,10 @@
 
 mod handle;
 mod last_values;
+#[cfg(not(feature = "_fuzzing"))]
 mod message;
+#[cfg(feature = "_fuzzing")]
+pub(super) mod message;
 mod persist;
 #[cfg(feature = "settings")]
 mod settings;
