@@ -140,7 +140,12 @@ impl<'a> BusBuilder<'a> {
         let is_own = self.backends.contains_key(&self.settings.backend);
         let Backend { messenger, sources: local, requesters, .. } = self.backend().await?;
         let is_local = local.is_some();
-        let sources = Sources::new(self.settings, local)?;
+        let sources = Sources::new(
+            self.settings,
+            local,
+            #[cfg(feature = "signing")]
+            super::signing::Verification::new(self.settings, self.trusted_keys()).await?,
+        );
         sources.check(is_own)?;
         let clients = Clients::new(self.settings, requesters);
         clients.check()?;
@@ -188,11 +193,7 @@ impl<'a> BusBuilder<'a> {
             #[cfg(feature = "_sql")]
             DeliveryMode::Transactional => {
                 let settings = &self.settings.outbox;
-                let database = match self.database {
-                    Some(database) => database,
-                    None => Database::connect(settings).await?,
-                };
-                match database.open(settings).await? {
+                match self.database().await?.open(settings).await? {
                     #[cfg(feature = "postgres")]
                     DatabaseStore::Postgres(store) => {
                         stored(messenger, Arc::new(store), self.settings, settings.relay, stopped)
@@ -257,6 +258,34 @@ impl<'a> BusBuilder<'a> {
         &mut self,
     ) -> Result<(Arc<dyn Messenger>, Option<Arc<dyn Probe>>), SettingsError> {
         self.backend().await.map(|backend| (backend.messenger, backend.probe))
+    }
+
+    /// The app's pool, or a new one.
+    #[cfg(feature = "_sql")]
+    async fn database(&mut self) -> Result<Database, SettingsError> {
+        let database = match self.database.take() {
+            Some(database) => database,
+            None => Database::connect(&self.settings.outbox).await?,
+        };
+        Ok(self.database.insert(database).clone())
+    }
+
+    /// The keys in the database, whose tables are migrated first if the settings ask for it.
+    #[cfg(all(feature = "signing", feature = "_sql"))]
+    async fn trusted_keys(&mut self) -> Result<crate::signing::TrustedTable, SettingsError> {
+        let (database, outbox) = (self.database().await?, &self.settings.outbox);
+        if outbox.migrate {
+            database.migrate(outbox).await?;
+        }
+        database.trusted_keys(outbox).await
+    }
+
+    #[cfg(all(feature = "signing", not(feature = "_sql")))]
+    #[allow(clippy::unused_self, clippy::unused_async, reason = "as with a database")]
+    async fn trusted_keys(&mut self) -> Result<crate::signing::TrustedFolder, SettingsError> {
+        Err(SettingsError::value(
+            "SIGNING.TRUSTED = \"database\" needs the feature `postgres` or `sqlite`: enable it, or name a folder",
+        ))
     }
 
     async fn backend(&mut self) -> Result<Backend, SettingsError> {

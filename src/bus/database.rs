@@ -97,6 +97,22 @@ impl Database {
         }
     }
 
+    /// Opens the table of trusted keys.
+    #[cfg(feature = "signing")]
+    pub(crate) async fn trusted_keys(
+        &self,
+        settings: &OutboxSettings,
+    ) -> Result<crate::signing::TrustedTable, SettingsError> {
+        let database = settings.database();
+        let opened = match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool) => crate::signing::TrustedTable::open(pool.clone(), &database).await,
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool) => crate::signing::TrustedTable::open(pool.clone(), &database).await,
+        };
+        opened.map_err(|error| SettingsError::value(format!("SIGNING.TRUSTED = \"database\": {error}")))
+    }
+
     /// Opens the store, and migrates its tables first if the settings ask for it.
     pub(crate) async fn open(self, settings: &OutboxSettings) -> Result<DatabaseStore, SettingsError> {
         if settings.migrate {

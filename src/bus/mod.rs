@@ -23,5 +23,7 @@ pub use self::running::Bus;
 #[cfg(feature = "serve")]
 pub use self::serve::{Serve, ServeError};
 pub use self::shutdown::Shutdown;
+#[cfg(all(feature = "_sql", feature = "cli", feature = "signing"))]
+pub(crate) use self::signing::trusted_table;
 #[cfg(feature = "cli")]
 pub(crate) use self::source::check_consumers;

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
+#[cfg(all(feature = "_sql", feature = "cli"))]
+use super::database::Database;
 use crate::messenger::Messenger;
 use crate::settings::{Settings, SettingsError};
 #[cfg(feature = "_brokers")]
 use crate::signing::SignatureFormat;
-use crate::signing::{Signer, Signing, SigningSettings, Verifier, Verifying};
+#[cfg(feature = "_sql")]
+use crate::signing::TrustedTable;
+use crate::signing::{Signer, Signing, SigningSettings, Trusted, Verifier, Verifying};
 use crate::source::Source;
 
 /// The messenger of the backend, which signs if there is a key.
@@ -26,6 +30,13 @@ pub(super) fn signed(
     Ok(Arc::new(Signing::new(messenger, signer)))
 }
 
+/// The table of trusted keys.
+#[cfg(feature = "_sql")]
+type Table = TrustedTable;
+/// There is no database, so no table.
+#[cfg(not(feature = "_sql"))]
+type Table = crate::signing::TrustedFolder;
+
 /// Verifies the messages of all consumers of a bus with the same keys.
 pub(super) enum Verification {
     /// There is no table `SIGNING`.
@@ -36,12 +47,18 @@ pub(super) enum Verification {
 }
 
 impl Verification {
-    pub(super) fn new(settings: &Settings) -> Result<Self, SettingsError> {
-        Ok(match &settings.signing {
-            None => Self::Off,
-            Some(SigningSettings { trusted: None, .. }) => Self::NoKeys,
-            Some(signing) => Self::On(Verifier::new(signing).map_err(SettingsError::value)?),
-        })
+    /// Opens the trusted keys. `table` opens those in the database.
+    pub(super) async fn new(
+        settings: &Settings,
+        table: impl Future<Output = Result<Table, SettingsError>>,
+    ) -> Result<Self, SettingsError> {
+        let Some(signing) = &settings.signing else { return Ok(Self::Off) };
+        let verifier = match signing.trusted {
+            None => return Ok(Self::NoKeys),
+            Some(Trusted::Database) => Verifier::with_keys(table.await?, signing),
+            Some(_) => Verifier::new(signing),
+        };
+        verifier.map(Self::On).map_err(SettingsError::value)
     }
 
     pub(super) fn verifying(
@@ -53,10 +70,16 @@ impl Verification {
             Self::Off => Ok(source),
             Self::On(verifier) => Ok(Arc::new(Verifying::new(source, verifier.clone()))),
             Self::NoKeys => Err(SettingsError::value(format!(
-                "SIGNING has no TRUSTED, so {user} cannot verify messages: name the folder of the public keys"
+                "SIGNING has no TRUSTED, so {user} cannot verify messages: name the folder of the public keys, or \"database\""
             ))),
         }
     }
+}
+
+/// Opens the table of trusted keys in the database of the settings.
+#[cfg(all(feature = "_sql", feature = "cli"))]
+pub(crate) async fn trusted_table(settings: &Settings) -> Result<TrustedTable, SettingsError> {
+    Database::connect(&settings.outbox).await?.trusted_keys(&settings.outbox).await
 }
 
 /// The format `mqfactory` writes its envelope itself.

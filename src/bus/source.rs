@@ -20,16 +20,20 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    pub(super) fn new(settings: &Settings, local: Option<LocalSources>) -> Result<Self, SettingsError> {
+    pub(super) fn new(
+        settings: &Settings,
+        local: Option<LocalSources>,
+        #[cfg(feature = "signing")] verification: super::signing::Verification,
+    ) -> Self {
         let Settings { backend, backend_keys, consumers, .. } = settings.clone();
-        Ok(Self {
+        Self {
             backend,
             backend_keys,
             consumers,
             local,
             #[cfg(feature = "signing")]
-            verification: super::signing::Verification::new(settings)?,
-        })
+            verification,
+        }
     }
 
     /// Checks the tables of all consumers; `is_own` is whether the backend is one of the app.

@@ -12,7 +12,11 @@ use super::error::CliError;
 use super::output::{aligned, count, harmless};
 use crate::admin::StoredMessage;
 use crate::message::Message;
-use crate::signing::{KeyKind, Signer, SigningKey, SigningSettings, TrustedFolder, Verified, Verifier};
+#[cfg(feature = "_sql")]
+use crate::signing::TrustedKey;
+use crate::signing::{
+    KeyKind, Signer, SigningKey, SigningSettings, Trusted, TrustedFolder, Verified, Verifier,
+};
 use crate::util::error::BoxError;
 
 const AFTER_HELP: &str = "\
@@ -20,6 +24,7 @@ Settings: KEY, ORIGIN and TRUSTED of the table SIGNING.
 
   tower-outbox keys generate signing.pem host-1.pem   a key for host-1; copy host-1.pem to the folder TRUSTED of its receivers
   tower-outbox keys list                              the keys in TRUSTED
+  tower-outbox keys trust host-1 host-1.pem           add it to the database, if TRUSTED is database; keys revoke host-1 removes it
   tower-outbox keys verify                            whether KEY fits the public key of ORIGIN in TRUSTED
   tower-outbox export --queue users.dead | tower-outbox keys verify -   why messages were refused";
 
@@ -37,6 +42,12 @@ enum KeysCommand {
     Generate(Generate),
     /// List the trusted keys, with the first 16 digits of their SHA-256
     List(List),
+    #[cfg(feature = "_sql")]
+    /// Trust public keys as those of an origin, in the database
+    Trust(Trust),
+    #[cfg(feature = "_sql")]
+    /// Trust the keys of an origin no longer, in the database
+    Revoke(Revoke),
     /// Check that the own signatures are trusted, or verify messages
     Verify(Verify),
 }
@@ -64,6 +75,24 @@ struct List {
     folder: Option<PathBuf>,
 }
 
+#[cfg(feature = "_sql")]
+#[derive(Args)]
+struct Trust {
+    /// The name of the sender, its ORIGIN
+    origin: String,
+    /// The file with its public key
+    file: PathBuf,
+}
+
+#[cfg(feature = "_sql")]
+#[derive(Args)]
+struct Revoke {
+    /// The name of the sender, its ORIGIN
+    origin: String,
+    /// The key with these digits, as `keys list` shows them; without them all keys of the origin
+    fingerprint: Option<String>,
+}
+
 #[derive(Args)]
 struct Verify {
     /// Verify these messages, JSON lines as `export` writes them; - reads stdin
@@ -75,6 +104,10 @@ impl Keys {
         match &self.command {
             KeysCommand::Generate(generate) => generate.run(context),
             KeysCommand::List(list) => list.run(context),
+            #[cfg(feature = "_sql")]
+            KeysCommand::Trust(trust) => trust.run(context),
+            #[cfg(feature = "_sql")]
+            KeysCommand::Revoke(revoke) => revoke.run(context),
             KeysCommand::Verify(verify) => verify.run(context),
         }
     }
@@ -128,16 +161,18 @@ fn write_new(path: &Path, text: &str, secret: bool) -> Result<(), CliError> {
 
 impl List {
     fn run(&self, context: &Context) -> Result<(), CliError> {
-        let folder = match &self.folder {
-            Some(folder) => folder.clone(),
-            None => {
-                let folder = signing(context)?.trusted;
-                folder.ok_or_else(|| CliError::failed("SIGNING.TRUSTED is not set: name the folder"))?
-            }
+        let trusted = match &self.folder {
+            Some(folder) => Some(Trusted::Folder(folder.clone())),
+            None => signing(context)?.trusted,
         };
-        let folder = TrustedFolder::open(folder).map_err(|error| CliError::error(&error))?;
-        let keys: Vec<_> = folder
-            .list()
+        let list = match trusted {
+            Some(Trusted::Folder(folder)) => TrustedFolder::open(folder).map(|folder| folder.list()),
+            #[cfg(feature = "_sql")]
+            Some(Trusted::Database) => context.runtime.block_on(table(context)?.list()),
+            _ => return Err(CliError::failed("SIGNING.TRUSTED names no folder: set it")),
+        };
+        let keys: Vec<_> = list
+            .map_err(|error| CliError::error(&error))?
             .iter()
             .flat_map(|(origin, keys)| keys.iter().map(move |key| (origin.clone(), key.clone())))
             .collect();
@@ -155,10 +190,59 @@ impl List {
     }
 }
 
+#[cfg(feature = "_sql")]
+impl Trust {
+    fn run(&self, context: &Context) -> Result<(), CliError> {
+        let file = self.file.display();
+        let text = std::fs::read_to_string(&self.file);
+        let text = text.map_err(|error| CliError::failed(format!("cannot read {file}: {error}")))?;
+        let trusted = context.runtime.block_on(table(context)?.trust(&self.origin, &text));
+        let trusted = trusted.map_err(|error| CliError::failed(format!("{file}: {error}")))?;
+        let fingerprints: Vec<_> = trusted.iter().map(TrustedKey::fingerprint).collect();
+        if context.output.json {
+            return context.output.document(&json!({"origin": self.origin, "trusted": fingerprints}));
+        }
+        context.output.line(format!("{} is trusted with {}", self.origin, fingerprints.join(" and ")))
+    }
+}
+
+#[cfg(feature = "_sql")]
+impl Revoke {
+    fn run(&self, context: &Context) -> Result<(), CliError> {
+        let revoked = table(context)?;
+        let revoked = revoked.revoke(&self.origin, self.fingerprint.as_deref());
+        let revoked = context.runtime.block_on(revoked).map_err(|error| CliError::error(&error))?;
+        if revoked == 0 {
+            return Err(CliError::failed(format!("there is no such key of {}", self.origin)));
+        }
+        if context.output.json {
+            return context.output.document(&json!({"origin": self.origin, "revoked": revoked}));
+        }
+        context.output.line(format!("revoked {} of {}", count(revoked as u64, "key"), self.origin))
+    }
+}
+
+/// The table of trusted keys, which the settings must name.
+#[cfg(feature = "_sql")]
+fn table(context: &Context) -> Result<crate::signing::TrustedTable, CliError> {
+    if !matches!(signing(context)?.trusted, Some(Trusted::Database)) {
+        return Err(CliError::failed(
+            "SIGNING.TRUSTED is not \"database\": add ORIGIN.pem to the folder, or remove it there",
+        ));
+    }
+    let opened = context.runtime.block_on(crate::bus::trusted_table(&context.settings()?));
+    opened.map_err(|error| CliError::error(&error))
+}
+
 impl Verify {
     fn run(&self, context: &Context) -> Result<(), CliError> {
         let settings = signing(context)?;
-        let verifier = Verifier::new(&settings).map_err(|error| CliError::error(&error))?;
+        let verifier = match settings.trusted {
+            #[cfg(feature = "_sql")]
+            Some(Trusted::Database) => Verifier::with_keys(table(context)?, &settings),
+            _ => Verifier::new(&settings),
+        };
+        let verifier = verifier.map_err(|error| CliError::error(&error))?;
         match self.file.as_deref() {
             None => own(context, &settings, &verifier),
             Some(path) if path == Path::new("-") => messages(context, &verifier, io::stdin().lock()),

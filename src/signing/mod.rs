@@ -44,8 +44,11 @@ mod settings;
 mod signer;
 mod source;
 mod statement;
+mod trusted;
 mod trusted_folder;
 mod trusted_key;
+#[cfg(feature = "_sql")]
+mod trusted_table;
 mod verifier;
 
 pub use self::dsse::SIGNED_BY;
@@ -58,6 +61,10 @@ pub use self::policy::PolicyRule;
 pub use self::settings::{SignatureFormat, SigningSettings, Unsigned};
 pub use self::signer::Signer;
 pub use self::source::Verifying;
+pub use self::trusted::Trusted;
 pub use self::trusted_folder::TrustedFolder;
 pub use self::trusted_key::TrustedKey;
+#[cfg(feature = "_sql")]
+#[cfg_attr(docsrs, doc(cfg(any(feature = "postgres", feature = "sqlite"))))]
+pub use self::trusted_table::TrustedTable;
 pub use self::verifier::{Signature, Verified, Verifier};

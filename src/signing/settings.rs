@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::error::SigningError;
 use super::policy::PolicyRule;
+use super::trusted::Trusted;
 use crate::util::host_name::host_name;
 
 /// The place of the signature, and what it covers.
@@ -44,9 +45,9 @@ pub struct SigningSettings {
     pub origin: Option<String>,
     /// The private key in PEM form: Ed25519 in PKCS #8, or RSA in PKCS #8 or PKCS #1. Without one messages are not signed.
     pub key: Option<PathBuf>,
-    /// The folder of public keys, `ORIGIN.pem` each, which may hold several keys. It is read again when it changes. Consumers
-    /// need it.
-    pub trusted: Option<PathBuf>,
+    /// The public keys that are trusted: a folder, or `database`. They are read again when they change. Consumers need them.
+    #[cfg_attr(feature = "settings", serde(deserialize_with = "super::trusted::read"))]
+    pub trusted: Option<Trusted>,
     /// The treatment of a received message without a signature; [`Unsigned::Reject`] by default.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::word"))]
     pub unsigned: Unsigned,
@@ -99,10 +100,10 @@ impl SigningSettings {
         Self { key: Some(key.into()), ..self }
     }
 
-    /// Sets [`trusted`](Self::trusted).
+    /// Sets [`trusted`](Self::trusted) to a folder.
     #[must_use]
-    pub fn with_trusted(self, trusted: impl Into<PathBuf>) -> Self {
-        Self { trusted: Some(trusted.into()), ..self }
+    pub fn with_trusted(self, folder: impl Into<PathBuf>) -> Self {
+        Self { trusted: Some(Trusted::Folder(folder.into())), ..self }
     }
 
     /// Sets [`unsigned`](Self::unsigned).

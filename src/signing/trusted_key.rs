@@ -39,7 +39,7 @@ impl TrustedKey {
         pem::read(text)?.iter().map(Self::of).collect()
     }
 
-    fn of(Block { label, der }: &Block) -> Result<Self, SigningError> {
+    pub(super) fn of(Block { label, der }: &Block) -> Result<Self, SigningError> {
         const MAX: RsaParameters = RSA_PSS_2048_8192_SHA256.with_pss_salt_length(RsaPssSaltLength::Max);
         match label.as_str() {
             pem::PUBLIC | pem::RSA_PUBLIC => {}

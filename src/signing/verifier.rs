@@ -15,6 +15,7 @@ use super::mqfactory;
 use super::policy::Policy;
 use super::settings::{SignatureFormat, SigningSettings, Unsigned, is_origin};
 use super::statement::Statement;
+use super::trusted::Trusted;
 use super::trusted_folder::TrustedFolder;
 use super::trusted_key::TrustedKey;
 use crate::message::headers::start_of;
@@ -86,11 +87,16 @@ impl Verifier {
     /// Opens the folder [`SigningSettings::trusted`].
     ///
     /// # Errors
-    /// [`SigningError`] when the folder or one of its keys cannot be read, or the settings are wrong.
+    /// [`SigningError`] when the folder or one of its keys cannot be read, or the settings are wrong, or name the database:
+    /// use [`with_keys`](Self::with_keys) for its table.
     pub fn new(settings: &SigningSettings) -> Result<Self, SigningError> {
-        let fault = || SigningError::new("SIGNING.TRUSTED is not set: name the folder of the public keys");
-        let path = settings.trusted.as_ref().ok_or_else(fault)?;
-        Self::with_keys(TrustedFolder::open(path)?, settings)
+        match &settings.trusted {
+            Some(Trusted::Folder(path)) => Self::with_keys(TrustedFolder::open(path)?, settings),
+            Some(Trusted::Database) => Err(SigningError::new(
+                "SIGNING.TRUSTED is \"database\", which needs the pool of the database: use a TrustedTable",
+            )),
+            None => Err(SigningError::new("SIGNING.TRUSTED is not set: name the folder of the public keys")),
+        }
     }
 
     /// Verifies with the keys of another source.
@@ -231,7 +237,7 @@ impl Verifier {
                 "its signature fits no key of {origin}: it was changed, or signed with another key"
             )
             .into()),
-            false => Err(format!("its origin {origin} is not trusted: there is no key {origin}.pem").into()),
+            false => Err(format!("its origin {origin} is not trusted: there is no key of it").into()),
         }
     }
 }

@@ -42,6 +42,8 @@ pub use self::limits::{Limits, WhenFull};
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "_sql")]
 pub(crate) use self::sql::{Dialect, PendingInsert, WritePermit};
+#[cfg(all(feature = "_sql", feature = "signing"))]
+pub(crate) use self::sql::{KeyTable, key_table};
 #[cfg(feature = "_sql")]
 pub use self::sql::{SqlStore, SqlStoreSettings};
 #[cfg(feature = "sqlite")]

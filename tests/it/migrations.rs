@@ -17,7 +17,7 @@ use crate::support::tables::Tables;
 use crate::support::{MINUTE, messages};
 
 /// The last version.
-const LAST: u32 = 2;
+const LAST: u32 = 3;
 
 fn settings() -> SqlStoreSettings {
     SqlStoreSettings::default()
@@ -218,7 +218,7 @@ async fn four_processes_migrate_a_postgres_schema_at_once() {
     PostgresStore::migrate(&old.pool, &old.settings).await.unwrap();
     let store = PostgresStore::open(old.pool.clone(), &old.settings).await.unwrap();
     let before = store_some(&store).await;
-    old.tables().undo_second_migration().await;
+    old.tables().undo_later_migrations().await;
     four_processes(&format!("postgres {}", old.settings.schema));
     let store = PostgresStore::open(old.pool.clone(), &old.settings).await.unwrap();
     assert_all_leave(&store, &before).await;
@@ -240,7 +240,7 @@ async fn four_processes_migrate_an_sqlite_file_at_once() {
     let pool = sqlite(old.path()).await;
     SqliteStore::migrate(&pool, &settings()).await.unwrap();
     let before = store_some(&SqliteStore::open(pool.clone(), &settings()).await.unwrap()).await;
-    tables(&pool).undo_second_migration().await;
+    tables(&pool).undo_later_migrations().await;
     four_processes(&format!("sqlite {}", old.path().display()));
     assert_all_leave(&SqliteStore::open(pool, &settings()).await.unwrap(), &before).await;
 

@@ -5,8 +5,10 @@ mod bus;
 mod copies;
 mod folder;
 mod formats;
+mod mosquitto;
 mod peers;
 mod refused;
+mod table;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -22,8 +22,11 @@ const MISSING: [&str; 2] = ["42P01", "3F000"];
 impl Dialect for Postgres {
     const NAME: &'static str = "Postgres";
 
-    const MIGRATIONS: &'static [&'static str] =
-        &[include_str!("migrations/0001_messages.sql"), include_str!("migrations/0002_inbox.sql")];
+    const MIGRATIONS: &'static [&'static str] = &[
+        include_str!("migrations/0001_messages.sql"),
+        include_str!("migrations/0002_inbox.sql"),
+        include_str!("migrations/0003_trusted_keys.sql"),
+    ];
 
     /// The schema may exist already, made by somebody who has the right to.
     const PREPARE: &'static str = "DO $$ BEGIN
@@ -83,6 +86,20 @@ impl Dialect for Postgres {
             }
             version => version,
         }
+    }
+
+    #[cfg(feature = "signing")]
+    const KEY_TABLE: &'static str = "{schema}.trusted_keys";
+
+    #[cfg(feature = "signing")]
+    async fn pairs(
+        pool: &PgPool,
+        statement: SqlStr,
+        values: Option<[&str; 2]>,
+    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+        let query =
+            values.into_iter().flatten().fold(sqlx::query_as(statement), |query, value| query.bind(value));
+        query.fetch_all(pool).await
     }
 
     const BEGIN: &'static str = BEGIN;

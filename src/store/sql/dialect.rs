@@ -61,6 +61,20 @@ pub(crate) trait Dialect: Database {
         statement: SqlStr,
     ) -> Result<Option<i32>, sqlx::Error>;
 
+    // --- trusted keys
+
+    /// The name of the table of trusted keys.
+    #[cfg(feature = "signing")]
+    const KEY_TABLE: &'static str;
+
+    /// Executes a statement with these values, and returns its rows of two texts.
+    #[cfg(feature = "signing")]
+    async fn pairs(
+        pool: &Pool<Self>,
+        statement: SqlStr,
+        values: Option<[&str; 2]>,
+    ) -> Result<Vec<(String, String)>, sqlx::Error>;
+
     // --- transactions of requests
 
     /// Begins a transaction into which messages can be inserted.

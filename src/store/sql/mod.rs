@@ -7,6 +7,8 @@ mod dialect;
 mod engine;
 mod engine_shared;
 mod hooks;
+#[cfg(feature = "signing")]
+mod key_table;
 mod listener;
 mod membership;
 mod migrate;
@@ -27,6 +29,8 @@ pub(super) use self::details::{column_key, details, key_hash, size};
 pub(crate) use self::dialect::Dialect;
 #[cfg(feature = "postgres")]
 pub(super) use self::dialect::transaction_is_over;
+#[cfg(feature = "signing")]
+pub(crate) use self::key_table::{KeyTable, key_table};
 pub(super) use self::listener::Listener;
 pub(super) use self::membership::{Membership, MembershipRow, MembershipView};
 pub(crate) use self::pending_insert::PendingInsert;

@@ -16,8 +16,11 @@ use crate::util::error::BoxError;
 impl Dialect for Sqlite {
     const NAME: &'static str = "Sqlite";
 
-    const MIGRATIONS: &'static [&'static str] =
-        &[include_str!("migrations/0001_messages.sql"), include_str!("migrations/0002_inbox.sql")];
+    const MIGRATIONS: &'static [&'static str] = &[
+        include_str!("migrations/0001_messages.sql"),
+        include_str!("migrations/0002_inbox.sql"),
+        include_str!("migrations/0003_trusted_keys.sql"),
+    ];
 
     const PREPARE: &'static str = "-- The version of the tables of tower-outbox with this prefix.
          CREATE TABLE IF NOT EXISTS {schema}_version (version INTEGER NOT NULL);
@@ -68,6 +71,20 @@ impl Dialect for Sqlite {
             Err(sqlx::Error::Database(error)) if error.message().starts_with("no such table") => Ok(None),
             version => version,
         }
+    }
+
+    #[cfg(feature = "signing")]
+    const KEY_TABLE: &'static str = "{schema}_trusted_keys";
+
+    #[cfg(feature = "signing")]
+    async fn pairs(
+        pool: &SqlitePool,
+        statement: SqlStr,
+        values: Option<[&str; 2]>,
+    ) -> Result<Vec<(String, String)>, sqlx::Error> {
+        let query =
+            values.into_iter().flatten().fold(sqlx::query_as(statement), |query, value| query.bind(value));
+        query.fetch_all(pool).await
     }
 
     /// It takes the lock at once: a transaction that reads first could fail to write later.

@@ -88,3 +88,35 @@ async fn messages_are_verified() {
 fn humantime_of(message: &Message) -> String {
     humantime::format_rfc3339_micros(message.time()).to_string()
 }
+
+#[tokio::test]
+async fn keys_in_a_database_are_trusted_listed_and_revoked() {
+    let folder = keys("ed25519").await;
+    let url = format!("sqlite:{}", path(&folder, "app.db"));
+    let tool = async |args: &[&str]| {
+        let mut command = command(args);
+        command
+            .env("MESSAGE_BUS__OUTBOX__DATABASE_URL", &url)
+            .env("MESSAGE_BUS__SIGNING__KEY", folder.path().join("key.pem"))
+            .env("MESSAGE_BUS__SIGNING__TRUSTED", "database")
+            .env("MESSAGE_BUS__SIGNING__ORIGIN", "host-1");
+        run(command, b"").await
+    };
+    let public = path(&folder, "trusted/host-1.pem");
+    tool(&["keys", "list"]).await.fails(1, "run `tower-outbox migrate`");
+    tool(&["migrate"]).await.ok();
+    tool(&["keys", "verify"]).await.fails(1, "host-1 is not trusted");
+    let trusted = tool(&["keys", "trust", "host-1", &public, "--json"]).await.ok();
+    let trusted: Value = serde_json::from_str(&trusted).unwrap();
+    tool(&["keys", "trust", "host-1", &path(&folder, "key.pem")])
+        .await
+        .fails(1, "key.pem: it holds a PRIVATE KEY");
+    assert_eq!(tool(&["keys", "verify"]).await.ok(), "signatures of host-1 are trusted\n");
+    let fingerprint = trusted["trusted"][0].as_str().unwrap();
+    assert_eq!(tool(&["keys", "list"]).await.ok(), format!("host-1  Ed25519  {fingerprint}\n"));
+    tool(&["keys", "revoke", "host-1", "0011"]).await.fails(1, "no such key of host-1");
+    assert_eq!(tool(&["keys", "revoke", "host-1", fingerprint]).await.ok(), "revoked 1 key of host-1\n");
+    tool(&["keys", "verify"]).await.fails(1, "host-1 is not trusted");
+    // A folder is changed with files.
+    with_keys(&folder, &["keys", "trust", "host-2", &public], "").await.fails(1, "is not \"database\"");
+}

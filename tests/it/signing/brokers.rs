@@ -89,3 +89,10 @@ async fn a_signed_queue_of_activemq_passes_the_suite() {
     source_conformance::all(async || signed(sources::amqp10_activemq_queue().await)).await;
     what_a_broker_changes_is_restored(sources::amqp10_activemq_queue().await).await;
 }
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_signed_subscription_of_mosquitto_passes_the_suite() {
+    source_conformance::all(async || signed(sources::mosquitto_subscription().await)).await;
+    what_a_broker_changes_is_restored(sources::mosquitto_subscription().await).await;
+}

@@ -206,8 +206,18 @@ impl Tables {
     }
 
     /// Makes the tables as the first migration left them.
-    pub async fn undo_second_migration(&self) {
-        self.run("DROP TABLE {}inbox; UPDATE {}version SET version = 1").await;
+    pub async fn undo_later_migrations(&self) {
+        self.run("DROP TABLE {}trusted_keys; DROP TABLE {}inbox; UPDATE {}version SET version = 1").await;
+    }
+
+    /// Adds a row of trusted keys, whatever it holds.
+    pub async fn add_trusted_key(&self, origin: &str, pem: &str) {
+        self.run(&format!("INSERT INTO {{}}trusted_keys (origin, pem) VALUES ('{origin}', '{pem}')")).await;
+    }
+
+    pub async fn rename_trusted_keys(&self, from: &str, to: &str) {
+        let to = if matches!(self, Postgres(..)) { to.to_owned() } else { format!("{{}}{to}") };
+        self.run(&format!("ALTER TABLE {{}}{from} RENAME TO {to}")).await;
     }
 
     /// Makes a schema in which the second migration finds its table made by someone else.
