@@ -142,6 +142,7 @@ fn the_dialect_of_mqtt_is_read() {
     let source: MqttSubscription = settings.consumers["users"].source_keys.parse().unwrap();
     let mut defaults = MqttSubscription::new("user/#").with_group("users").with_client_id("users-1");
     defaults.dead_letter_topic = Some("users/dead".to_owned());
+    defaults.reply_topics = vec!["replies/#".to_owned()];
     assert_eq!(source, defaults);
 }
 

@@ -164,7 +164,7 @@ struct RejectedByBroker(String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("nobody subscribes to its topic (MANDATORY is on)")]
-struct Unroutable;
+pub(super) struct Unroutable;
 
 #[derive(Debug, thiserror::Error)]
 #[error(

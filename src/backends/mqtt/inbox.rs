@@ -30,6 +30,8 @@ pub(super) struct Letter {
     pub(super) record: Option<u64>,
     /// When it arrived, and the id of a message without one.
     pub(super) arrived: (SystemTime, Uuid),
+    /// The same by the clock of this process.
+    pub(super) arrived_at: Instant,
 }
 
 impl Letter {
@@ -69,7 +71,8 @@ impl Inbox {
             false => state.attempts.take(content(&publish)),
         };
         let arrived = (now, uuid_v7(now));
-        state.ready.push_back(Letter { publish, session: Arc::clone(session), size, record, arrived });
+        let (session, arrived_at) = (Arc::clone(session), Instant::now());
+        state.ready.push_back(Letter { publish, session, size, record, arrived, arrived_at });
         drop(state);
         self.arrived.notify_waiters();
     }

@@ -7,7 +7,7 @@ use rumqttc::{Publish, PublishProperties};
 use uuid::Uuid;
 
 use super::names::printable;
-use super::outgoing::{ATTRIBUTE, ID, Outgoing, TIME, TYPES};
+use super::outgoing::{ATTRIBUTE, CORRELATION, ID, Outgoing, REPLY_TO, TIME, TYPES};
 use super::retain::RETAIN;
 use super::settings::MqttSettings;
 use crate::envelope::Envelope;
@@ -78,10 +78,10 @@ impl Reader {
             message.set_received(name, value)?;
         }
         if let Some(topic) = &properties.response_topic {
-            message.set_header("reply-to", topic.clone());
+            message.set_header(REPLY_TO, topic.clone());
         }
         if let Some(data) = &properties.correlation_data {
-            message.set_header("correlation-id", String::from_utf8_lossy(data).into_owned());
+            message.set_header(CORRELATION, String::from_utf8_lossy(data).into_owned());
         }
         let mut message = envelope.open(message)?;
         if publish.retain {

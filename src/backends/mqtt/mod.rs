@@ -49,7 +49,7 @@
 //! | user properties `tower-outbox-key`, `tower-outbox-priority` | key, priority; MQTT has no priorities |
 //! | user property `tower-outbox-types` | the types of headers that are no texts, as JSON: `{"number": "int"}` |
 //! | message expiry interval, in whole seconds | expiry, or `TTL` |
-//! | response topic, correlation data | headers `reply-to`, `correlation-id` of a received message |
+//! | response topic, correlation data | headers `reply-to`, `correlation-id`; with `REPLY_TOPICS` also [`reply_address`](crate::source::delivery::Delivery::reply_address) |
 //! | retain flag | [`is_retained`] |
 //!
 //! With `ENVELOPE = "cloudevents"` the attributes of an event are user properties without a prefix, as the MQTT binding of
@@ -77,6 +77,7 @@
 //! | `QOS` | 1, or 0: the broker sends each message once and forgets it | 1 |
 //! | `PREFETCH` | how many messages may be unsettled | 64 |
 //! | `PREFETCH_BYTES` | how many bytes of messages, waiting retries included, may be in memory; also the largest packet | 64 MiB |
+//! | `REPLY_TOPICS` | topic filters of response topics to which responses are published as replies | none |
 //! | `DEAD_LETTER_TOPIC` | where dead letters are published | none: they are logged and dropped |
 //!
 //! - **Retries wait in this process**, at most 1,000 at a time: MQTT cannot return a message. They take no place of `PREFETCH`: the
@@ -110,6 +111,7 @@ mod incoming;
 mod messenger;
 mod names;
 mod outgoing;
+mod replies;
 mod retain;
 mod session;
 mod settings;

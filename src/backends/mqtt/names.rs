@@ -47,6 +47,21 @@ pub(super) fn fault_of_filter(filter: &str) -> Option<String> {
     fault_of(filter)
 }
 
+/// Whether a topic filter matches the name of a topic (MQTT 5, 4.7).
+pub(super) fn matches(filter: &str, name: &str) -> bool {
+    if name.starts_with('$') && filter.starts_with(['+', '#']) {
+        return false;
+    }
+    let (mut filter, mut levels) = (filter.split('/'), name.split('/'));
+    loop {
+        match (filter.next(), levels.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some(wanted), Some(level)) if wanted == "+" || wanted == level => {}
+            _ => return false,
+        }
+    }
+}
+
 /// The text with a blank for each character that brokers do not accept.
 pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if is_odd(c) { ' ' } else { c }).collect()
@@ -73,6 +88,20 @@ mod tests {
         }
         for name in ["", "a/#", "a/+/b", "a\0"] {
             assert!(fault_of_name(name).is_some(), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn filters_match_names_as_brokers_do() {
+        for (filter, name) in
+            [("a/b", "a/b"), ("a/+", "a/b"), ("a/#", "a/b/c"), ("a/#", "a"), ("#", "a"), ("+/+", "/a")]
+        {
+            assert!(matches(filter, name), "{filter} {name}");
+        }
+        for (filter, name) in
+            [("a/b", "a/c"), ("a/+", "a/b/c"), ("a/+", "a"), ("a", "a/"), ("#", "$SYS/a"), ("+", "$a")]
+        {
+            assert!(!matches(filter, name), "{filter} {name}");
         }
     }
 

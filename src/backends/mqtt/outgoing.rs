@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rumqttc::PublishProperties;
 
-use super::names::{fault_of, fault_of_name};
+use super::names::{LONGEST, fault_of, fault_of_name};
 use super::retain::{RETAIN, is_retained};
 use super::settings::MqttSettings;
 use crate::envelope::Envelope;
@@ -21,6 +21,11 @@ pub(super) const ID: &str = "tower-outbox-id";
 pub(super) const TIME: &str = "tower-outbox-time";
 /// The user property with the types of headers that are no texts: a JSON object of names and types.
 pub(super) const TYPES: &str = "tower-outbox-types";
+
+/// The header of the response topic.
+pub(super) const REPLY_TO: &str = "reply-to";
+/// The header of the correlation data.
+pub(super) const CORRELATION: &str = "correlation-id";
 
 /// The prefix of the attributes of a CloudEvent among the headers of a message. In MQTT they have none (MQTT Protocol Binding
 /// for CloudEvents 1.0.2, 3.1.3).
@@ -67,7 +72,21 @@ impl Outgoing {
         if let Some(fault) = fault_of(message.content_type()) {
             return Err(format!("the content type {fault}").into());
         }
+        let text = |name| message.header(name).and_then(Scalar::as_str);
+        let (response_topic, correlation) = (text(REPLY_TO), text(CORRELATION));
+        if let Some(fault) = response_topic.and_then(fault_of_name) {
+            return Err(format!("the header {REPLY_TO:?} {fault}").into());
+        }
+        if let Some(data) = correlation.filter(|data| data.len() > LONGEST) {
+            return Err(format!(
+                "the header {CORRELATION:?} is {} bytes long; MQTT carries {LONGEST}",
+                data.len()
+            )
+            .into());
+        }
         let properties = PublishProperties {
+            response_topic: response_topic.map(str::to_owned),
+            correlation_data: correlation.map(|data| Bytes::from(data.to_owned())),
             message_expiry_interval: message.expiry().or(settings.broker.ttl).map(seconds),
             user_properties: user_properties(settings.broker.envelope, message)?,
             content_type: Some(message.content_type().to_owned()),
@@ -110,7 +129,10 @@ fn user_properties(envelope: Envelope, message: &Message) -> Result<Vec<(String,
         properties.push((headers::PRIORITY.to_owned(), priority.to_string()));
     }
     let of_ours = |name: &str| [ID, TIME, TYPES, headers::KEY, headers::PRIORITY].contains(&name);
-    for (name, value) in message.headers().filter(|(name, _)| !of_ours(name)) {
+    let is_reply_field =
+        |name: &str, value: &Scalar| [REPLY_TO, CORRELATION].contains(&name) && value.as_str().is_some();
+    let headers = message.headers().filter(|(name, value)| !of_ours(name) && !is_reply_field(name, value));
+    for (name, value) in headers {
         let name = match envelope {
             Envelope::CloudEvents => name.strip_prefix(ATTRIBUTE).unwrap_or(name),
             _ => name,
@@ -146,7 +168,7 @@ fn kind(value: &Scalar) -> Option<&'static str> {
 }
 
 /// Whole seconds, rounded up: 0 would expire at once.
-fn seconds(expiry: Duration) -> u32 {
+pub(super) fn seconds(expiry: Duration) -> u32 {
     let whole = expiry.as_secs().saturating_add(u64::from(expiry.subsec_nanos() > 0));
     u32::try_from(whole).unwrap_or(u32::MAX).max(1)
 }

@@ -6,11 +6,15 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use tokio::task::JoinError;
 
+use super::failure::Unroutable;
 use super::inbox::Letter;
+use super::replies;
 use super::session::gone;
 use super::source_context::SourceContext;
 use crate::message::{FailedAttempt, Settlement};
+use crate::reply::Reply;
 use crate::source::{Settle, SourceError};
+use crate::telemetry;
 use crate::util::error::Chain;
 
 /// The delay of a message that could not be published to the dead letters.
@@ -43,6 +47,18 @@ impl Settle for LetterSettler {
             }
         }
         Ok(())
+    }
+
+    async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
+        let Letter { publish, session, .. } = &self.letter;
+        match session.publish(replies::reply(publish, reply)).await {
+            // Nobody subscribes to the response topic.
+            Err(failure) if failure.cause().is::<Unroutable>() => {
+                telemetry::late_reply(&self.context.reader.source);
+                Ok(())
+            }
+            sent => sent.map_err(|failure| SourceError::unavailable(Chain(failure.cause()).to_string())),
+        }
     }
 
     fn is_stale(&self) -> bool {

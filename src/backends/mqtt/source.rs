@@ -12,6 +12,7 @@ use tokio_util::task::TaskTracker;
 
 use super::inbox::{Inbox, Letter};
 use super::incoming::Reader;
+use super::replies;
 use super::settings::MqttSettings;
 use super::settle::LetterSettler;
 use super::source_context::{Demand, SourceContext};
@@ -79,12 +80,19 @@ impl MqttSource {
         let read = reader.read(&letter.publish, letter.arrived);
         let redelivered = letter.publish.dup || attempt > 1;
         let failures = [reader.foreign_failures(&letter.publish), failed].concat();
+        let reply_to =
+            replies::reply_to(&letter.publish, &self.context.subscription.reply_topics, letter.arrived_at);
         let settler = LetterSettler { letter, context: Arc::clone(&self.context) };
         match read {
             Ok(message) => {
                 let source = Arc::clone(&reader.source);
                 let is_event = reader.settings.broker.envelope.is_event();
-                Unsettled::new(message, attempt, redelivered, source, failures, settler).with_event(is_event)
+                let unsettled = Unsettled::new(message, attempt, redelivered, source, failures, settler)
+                    .with_event(is_event);
+                match reply_to {
+                    Some(reply_to) => unsettled.with_reply_to(reply_to),
+                    None => unsettled,
+                }
             }
             Err(reason) => Unsettled::poison(reason, settler),
         }

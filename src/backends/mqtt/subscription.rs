@@ -54,6 +54,11 @@ pub struct MqttSubscription {
     /// packet that the broker may send: MQTT brokers silently drop a larger message for this client.
     #[serde(deserialize_with = "crate::util::units::size")]
     pub prefetch_bytes: usize,
+    /// The topic filters of response topics to which the response of a handler is published as the reply, with the rights of this client;
+    /// none by default. Whoever may publish to the topics can name a response topic, so allow only those for replies. `TOPIC_PREFIX` does not
+    /// precede them.
+    #[serde(deserialize_with = "crate::backends::brokers::one_or_many")]
+    pub reply_topics: Vec<String>,
     /// The name of the MQTT topic that dead letters are published to, to which somebody must subscribe. None by default: dead
     /// letters are logged, and lost.
     pub dead_letter_topic: Option<String>,
@@ -104,6 +109,13 @@ impl MqttSubscription {
     #[must_use]
     pub fn with_prefetch_bytes(mut self, prefetch_bytes: usize) -> Self {
         self.prefetch_bytes = prefetch_bytes;
+        self
+    }
+
+    /// Allows replies to response topics that match this topic filter.
+    #[must_use]
+    pub fn with_reply_topic(mut self, filter: impl Into<String>) -> Self {
+        self.reply_topics.push(filter.into());
         self
     }
 
@@ -178,6 +190,9 @@ impl MqttSubscription {
                 "is below 1 KiB: hardly anything could be received; write \"1MiB\"",
             );
         }
+        if let Some(problem) = self.reply_topics.iter().find_map(|filter| fault_of_filter(filter)) {
+            return fault("REPLY_TOPICS", &problem);
+        }
         if let Some(topic) = &self.dead_letter_topic
             && let Some(problem) = fault_of_name(topic)
         {
@@ -198,6 +213,7 @@ impl Default for MqttSubscription {
             qos: 1,
             prefetch: 64,
             prefetch_bytes: 64 << 20,
+            reply_topics: Vec::new(),
             dead_letter_topic: None,
         }
     }
@@ -231,6 +247,7 @@ mod tests {
             (MqttSubscription { qos: 2, ..good() }, "QOS"),
             (good().with_prefetch(0), "PREFETCH"),
             (good().with_prefetch_bytes(0), "PREFETCH_BYTES"),
+            (good().with_reply_topic("a#"), "REPLY_TOPICS"),
             (good().with_dead_letter_topic("dead/#"), "DEAD_LETTER_TOPIC"),
             (good().with_dead_letter_topic("dead\0"), "DEAD_LETTER_TOPIC"),
         ] {

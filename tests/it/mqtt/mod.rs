@@ -8,5 +8,6 @@ mod hostile;
 pub mod raw;
 mod receiving;
 mod refused;
+mod replies;
 mod settings;
 mod wire;
