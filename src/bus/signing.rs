@@ -25,6 +25,9 @@ pub(super) fn signed(
         tracing::warn!("SIGNING has no KEY; messages are sent without signatures");
         return Ok(messenger);
     }
+    #[cfg(feature = "_brokers")]
+    let signing =
+        &SigningSettings { event_source: settings.backend_keys.text("event_source"), ..signing.clone() };
     let signer = Signer::new(signing).map_err(SettingsError::value)?;
     tracing::info!(origin = signer.origin(), "signing messages");
     Ok(Arc::new(Signing::new(messenger, signer)))
@@ -82,7 +85,7 @@ pub(crate) async fn trusted_table(settings: &Settings) -> Result<TrustedTable, S
     Database::connect(&settings.outbox).await?.trusted_keys(&settings.outbox).await
 }
 
-/// The format `mqfactory` writes its envelope itself.
+/// The format `mqfactory` writes its envelope itself, and `dssematerial` is of events.
 #[cfg(feature = "_brokers")]
 fn check_envelope(settings: &Settings, signing: &SigningSettings) -> Result<(), SettingsError> {
     let envelope = settings.backend_keys.text("envelope").filter(|name| !name.eq_ignore_ascii_case("plain"));
@@ -90,8 +93,21 @@ fn check_envelope(settings: &Settings, signing: &SigningSettings) -> Result<(), 
         Some(envelope) if signing.format == SignatureFormat::Mqfactory => Err(SettingsError::value(format!(
             "ENVELOPE is {envelope:?}, but SIGNING.FORMAT \"mqfactory\" writes the envelope itself: remove ENVELOPE"
         ))),
+        envelope
+            if signing.format == SignatureFormat::Dssematerial
+                && !envelope.as_deref().is_some_and(is_event) =>
+        {
+            Err(SettingsError::value(
+                "SIGNING.FORMAT \"dssematerial\" is for CloudEvents: set ENVELOPE = \"cloudevents\", or FORMAT = \"dsse\"",
+            ))
+        }
         _ => Ok(()),
     }
+}
+
+#[cfg(feature = "_brokers")]
+fn is_event(envelope: &str) -> bool {
+    envelope.to_lowercase().starts_with("cloudevents")
 }
 
 #[cfg(feature = "_brokers")]

@@ -2,10 +2,15 @@
 
 use std::time::{Duration, SystemTime};
 
+use uuid::Uuid;
+
 use crate::message::headers::start_of;
 use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, id_of};
 use crate::util::error::BoxError;
+
+/// The header of an id that is no UUID, as it was written.
+pub(super) const EVENT_ID: &str = "ce-id";
 
 /// The prefix of attributes among the headers; the other form is for JMS, and is only read.
 const PREFIX: &str = "cloudEvents:";
@@ -137,10 +142,17 @@ pub(super) fn restore(
     }
     let (id, source) = (id.ok_or_else(missing("id"))?, source.ok_or_else(missing("source"))?);
     let topic = topic.ok_or_else(missing("type"))?;
-    // An id is unique for its source only, unless it is a UUID.
-    let id = uuid::Uuid::try_parse(&id).unwrap_or_else(|_| id_of(&format!("{source} {id}")));
+    let uuid = event_id(&source, &id);
+    if uuid.to_string() != id {
+        message.set_header(EVENT_ID, id);
+    }
     message.set_header("ce-source", source);
-    Ok(message.with_id(id).with_topic(topic))
+    Ok(message.with_id(uuid).with_topic(topic))
+}
+
+/// The id of an event as that of a message. It is unique for its source only, unless it is a UUID.
+pub(super) fn event_id(source: &str, id: &str) -> Uuid {
+    Uuid::try_parse(id).unwrap_or_else(|_| id_of(&format!("{source} {id}")))
 }
 
 fn text(name: &str, value: &Scalar) -> Result<String, BoxError> {

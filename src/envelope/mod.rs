@@ -53,7 +53,16 @@ pub enum Envelope {
 
 impl Envelope {
     /// The source of CloudEvents when the settings name none.
-    const EVENT_SOURCE: &'static str = "/tower-outbox";
+    pub(crate) const EVENT_SOURCE: &'static str = "/tower-outbox";
+    /// The header of the id of a received CloudEvent that is no UUID.
+    #[cfg(feature = "signing")]
+    pub(crate) const EVENT_ID: &'static str = cloudevents::EVENT_ID;
+
+    /// Returns the id of a CloudEvent as that of a message.
+    #[cfg(feature = "signing")]
+    pub(crate) fn event_id(source: &str, id: &str) -> uuid::Uuid {
+        cloudevents::event_id(source, id)
+    }
 
     /// Checks the sender in the settings; the error is the wrong key and its fault.
     pub(crate) fn check_origin(self, origin: Origin<'_>) -> Result<(), (&'static str, String)> {

@@ -16,7 +16,7 @@ pub const SIGNED_BY: &str = "tower-outbox-signed-by";
 pub(super) const OWN_HEADERS: [&str; 2] = [HEADER, SIGNED_BY];
 
 /// The type of the signed payload, a [`Statement`](super::statement::Statement).
-const PAYLOAD_TYPE: &str = "application/vnd.tower-outbox.message.v1+json";
+pub(super) const PAYLOAD_TYPE: &str = "application/vnd.tower-outbox.message.v1+json";
 
 /// The largest header that is written or read, in bytes.
 const LARGEST: usize = 64 << 10;
@@ -50,16 +50,16 @@ pub(super) struct Signed {
 }
 
 /// The signed bytes: the pre-authentication encoding.
-pub(super) fn signed_bytes(payload: &[u8]) -> Vec<u8> {
-    let head = format!("DSSEv1 {} {PAYLOAD_TYPE} {} ", PAYLOAD_TYPE.len(), payload.len());
+pub(super) fn signed_bytes(kind: &str, payload: &[u8]) -> Vec<u8> {
+    let head = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len());
     [head.as_bytes(), payload].concat()
 }
 
-/// Writes the header; the key is named by its origin.
-pub(super) fn write(payload: &[u8], origin: &str, signature: &[u8]) -> Result<String, BoxError> {
+/// Writes the envelope of a payload of this type; the key is named by its origin.
+pub(super) fn write(kind: &str, payload: &[u8], origin: &str, signature: &[u8]) -> Result<String, BoxError> {
     let header = serde_json::to_string(&EnvelopeJson {
         payload: STANDARD.encode(payload).into(),
-        payload_type: PAYLOAD_TYPE.into(),
+        payload_type: kind.into(),
         signatures: vec![SignatureJson { keyid: origin.into(), sig: STANDARD.encode(signature).into() }],
     })?;
     if header.len() > LARGEST {
@@ -72,14 +72,15 @@ pub(super) fn write(payload: &[u8], origin: &str, signature: &[u8]) -> Result<St
     Ok(header)
 }
 
-pub(super) fn read(header: &str) -> Result<Signed, BoxError> {
+/// Reads the envelope of a payload of this type.
+pub(super) fn read(kind: &str, header: &str) -> Result<Signed, BoxError> {
     if header.len() > LARGEST {
         return Err(format!("its signature has more than {LARGEST} bytes").into());
     }
     let envelope: EnvelopeJson<'_> = serde_json::from_str(header)
         .map_err(|error| format!("its signature is no DSSE envelope: {error}"))?;
-    if envelope.payload_type != PAYLOAD_TYPE {
-        return Err(format!("its signature is not of the type {PAYLOAD_TYPE}").into());
+    if envelope.payload_type != kind {
+        return Err(format!("its signature is not of the type {kind}").into());
     }
     if !(1..=MOST).contains(&envelope.signatures.len()) {
         return Err(
@@ -106,14 +107,14 @@ mod tests {
 
     #[test]
     fn the_signed_bytes_name_the_type_and_the_lengths() {
-        let bytes = String::from_utf8(signed_bytes(b"hello")).unwrap();
+        let bytes = String::from_utf8(signed_bytes(PAYLOAD_TYPE, b"hello")).unwrap();
         assert_eq!(bytes, "DSSEv1 44 application/vnd.tower-outbox.message.v1+json 5 hello");
     }
 
     #[test]
     fn what_is_no_envelope_is_an_error() {
-        let good = write(b"payload", "host-1", &[7; 64]).unwrap();
-        assert_eq!(read(&good).unwrap().signatures, [("host-1".to_owned(), vec![7; 64])]);
+        let good = write(PAYLOAD_TYPE, b"payload", "host-1", &[7; 64]).unwrap();
+        assert_eq!(read(PAYLOAD_TYPE, &good).unwrap().signatures, [("host-1".to_owned(), vec![7; 64])]);
         let large = "x".repeat(1 << 20);
         for (header, fault) in [
             (large.as_str(), "more than 65536 bytes"),
@@ -125,9 +126,9 @@ mod tests {
                 "0 signatures",
             ),
         ] {
-            let error = read(header).err().unwrap().to_string();
+            let error = read(PAYLOAD_TYPE, header).err().unwrap().to_string();
             assert!(error.contains(fault), "{error}");
         }
-        assert!(write(&vec![0; 64 << 10], "host-1", &[7; 64]).is_err());
+        assert!(write(PAYLOAD_TYPE, &vec![0; 64 << 10], "host-1", &[7; 64]).is_err());
     }
 }

@@ -35,6 +35,8 @@ pub(crate) mod fuzzing;
 mod key;
 mod key_source;
 mod kind;
+#[cfg(feature = "_brokers")]
+mod material;
 mod messenger;
 #[cfg(feature = "_brokers")]
 mod mqfactory;

@@ -16,6 +16,11 @@ pub enum SignatureFormat {
     /// `dsse`: the header `signature`, a DSSE envelope (Dead Simple Signing Envelope 1.0.2), beside the message as it is.
     #[default]
     Dsse,
+    /// `dssematerial`: the attribute of this name of a CloudEvent, by a draft of their specification. **Experimental**: it changes with the
+    /// draft. It is for the envelopes `cloudevents` and `cloudevents_structured`.
+    #[cfg(feature = "_brokers")]
+    #[cfg_attr(docsrs, doc(cfg(any(feature = "amqp091", feature = "amqp10", feature = "mqtt"))))]
+    Dssematerial,
     /// `mqfactory`: the tag `signature` of the JSON messages of mqfactory 0.0.4, which this format writes itself. RSA only.
     #[cfg(feature = "_brokers")]
     #[cfg_attr(docsrs, doc(cfg(any(feature = "amqp091", feature = "amqp10", feature = "mqtt"))))]
@@ -63,6 +68,10 @@ pub struct SigningSettings {
     pub remembered: usize,
     /// Which topics are signed and verified; all by default.
     pub policy: Vec<PolicyRule>,
+    /// The source of CloudEvents without a header `ce-source`, for [`dssematerial`](SignatureFormat); a [`Bus`](crate::bus::Bus) takes the key
+    /// `EVENT_SOURCE` of its backend.
+    #[cfg_attr(feature = "settings", serde(skip))]
+    pub event_source: Option<String>,
 }
 
 impl Default for SigningSettings {
@@ -77,6 +86,7 @@ impl Default for SigningSettings {
             max_age: Duration::from_secs(24 * 60 * 60),
             remembered: 100_000,
             policy: Vec::new(),
+            event_source: None,
         }
     }
 }
@@ -136,6 +146,12 @@ impl SigningSettings {
         Self { policy: policy.into_iter().collect(), ..self }
     }
 
+    /// Sets [`event_source`](Self::event_source).
+    #[must_use]
+    pub fn with_event_source(self, source: impl Into<String>) -> Self {
+        Self { event_source: Some(source.into()), ..self }
+    }
+
     /// Checks what is known without the files.
     #[cfg(feature = "settings")]
     pub(crate) fn check(&self) -> Result<(), SigningError> {
@@ -151,6 +167,14 @@ impl SigningSettings {
         }
         if self.headers.iter().any(|name| super::dsse::OWN_HEADERS.contains(&name.as_str())) {
             return fault("SIGNING.HEADERS names a header that signing itself sets: remove it");
+        }
+        #[cfg(feature = "_brokers")]
+        if self.format == SignatureFormat::Dssematerial
+            && let Some(name) = self.headers.iter().find(|name| !super::material::is_extension(name))
+        {
+            return Err(SigningError::new(format!(
+                "SIGNING.HEADERS names {name:?}, which is no extension attribute of a CloudEvent: lower-case letters and digits"
+            )));
         }
         self.origin_name()?;
         super::policy::Policy::new(&self.policy).map(drop)

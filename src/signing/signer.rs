@@ -8,11 +8,11 @@ use super::dsse;
 use super::error::SigningError;
 use super::key::SigningKey;
 use super::kind::{KeyKind, Salt};
-#[cfg(feature = "_brokers")]
-use super::mqfactory;
 use super::policy::Policy;
 use super::settings::{SignatureFormat, SigningSettings};
 use super::statement::Statement;
+#[cfg(feature = "_brokers")]
+use super::{material, mqfactory};
 use crate::message::Message;
 use crate::util::error::BoxError;
 
@@ -26,6 +26,8 @@ struct Inner {
     format: SignatureFormat,
     headers: Vec<String>,
     policy: Policy,
+    #[cfg(feature = "_brokers")]
+    event_source: Option<String>,
 }
 
 impl Signer {
@@ -57,6 +59,8 @@ impl Signer {
             format: settings.format,
             headers: settings.headers.clone(),
             policy: Policy::new(&settings.policy)?,
+            #[cfg(feature = "_brokers")]
+            event_source: settings.event_source.clone(),
         })))
     }
 
@@ -100,9 +104,16 @@ impl Signer {
                     return Err(format!("the header {name:?} is set by signing: rename it").into());
                 }
                 let payload = Statement::of(message, origin, now, headers)?.write()?;
-                let signature = sign(&dsse::signed_bytes(&payload), Salt::Digest)?;
-                let header = dsse::write(&payload, origin, &signature)?;
+                let signature = sign(&dsse::signed_bytes(dsse::PAYLOAD_TYPE, &payload), Salt::Digest)?;
+                let header = dsse::write(dsse::PAYLOAD_TYPE, &payload, origin, &signature)?;
                 Ok(message.clone().with_header(dsse::HEADER, header))
+            }
+            #[cfg(feature = "_brokers")]
+            SignatureFormat::Dssematerial if !signs => Ok(message.clone()),
+            #[cfg(feature = "_brokers")]
+            SignatureFormat::Dssematerial => {
+                let source = self.0.event_source.as_deref();
+                material::sign(message, (origin, source), now, headers, |bytes| sign(bytes, Salt::Digest))
             }
             #[cfg(feature = "_brokers")]
             SignatureFormat::Mqfactory if !signs => mqfactory::seal(message),

@@ -11,6 +11,8 @@ use super::error::SigningError;
 use super::key_source::{KeySource, MOST_KEYS};
 use super::kind::Salt;
 #[cfg(feature = "_brokers")]
+use super::material::{self, Material};
+#[cfg(feature = "_brokers")]
 use super::mqfactory;
 use super::policy::Policy;
 use super::settings::{SignatureFormat, SigningSettings, Unsigned, is_origin};
@@ -130,6 +132,8 @@ impl Verifier {
         let verified = match self.0.format {
             SignatureFormat::Dsse => self.dsse(message).await,
             #[cfg(feature = "_brokers")]
+            SignatureFormat::Dssematerial => self.dssematerial(message).await,
+            #[cfg(feature = "_brokers")]
             SignatureFormat::Mqfactory => self.mqfactory(message).await,
         };
         match verified {
@@ -145,19 +149,38 @@ impl Verifier {
             Some(_) if self.0.policy.signs(message.topic()) => return Err("its signature is no text".into()),
             _ => return self.unsigned(message.clone()),
         };
-        let dsse::Signed { payload, signatures } = dsse::read(signature)?;
-        let bytes = dsse::signed_bytes(&payload);
+        let signed = dsse::read(dsse::PAYLOAD_TYPE, signature)?;
+        let bytes = dsse::signed_bytes(dsse::PAYLOAD_TYPE, &signed.payload);
+        let origin = self.signer_of(&signed, &bytes).await?;
+        let statement = Statement::read(&signed.payload)?;
+        if statement.origin != *origin {
+            return Err("its signature is that of another origin than it says".into());
+        }
+        let restored = statement.restore(message, &self.0.headers)?;
+        self.signed(restored, origin, statement.signed_at()?, &bytes)
+    }
+
+    #[cfg(feature = "_brokers")]
+    async fn dssematerial(&self, message: &Message) -> Result<Verified, Fault> {
+        let signature = match message.header(material::HEADER) {
+            _ if !self.0.policy.signs(message.topic()) => return self.unsigned(message.clone()),
+            None => return self.unsigned(message.clone()),
+            Some(signature) => signature.as_str().ok_or("its attribute dssematerial is no text")?,
+        };
+        let signed = material::read(signature)?;
+        let bytes = dsse::signed_bytes(material::TYPE, &signed.payload);
+        let origin = self.signer_of(&signed, &bytes).await?;
+        let material = Material::read(&signed.payload)?;
+        let (restored, signed_at) = material.restore(message, &self.0.headers)?;
+        self.signed(restored, origin, signed_at, &bytes)
+    }
+
+    /// The origin of the first signature that fits.
+    async fn signer_of<'a>(&self, signed: &'a dsse::Signed, bytes: &[u8]) -> Result<&'a str, Fault> {
         let mut last = None;
-        for (origin, signature) in &signatures {
-            match self.check(origin, |key| key.verifies(&bytes, signature, Salt::Digest)).await {
-                Ok(()) => {
-                    let statement = Statement::read(&payload)?;
-                    if statement.origin != *origin {
-                        return Err("its signature is that of another origin than it says".into());
-                    }
-                    let restored = statement.restore(message, &self.0.headers)?;
-                    return self.signed(restored, origin, statement.signed_at()?, &bytes);
-                }
+        for (origin, signature) in &signed.signatures {
+            match self.check(origin, |key| key.verifies(bytes, signature, Salt::Digest)).await {
+                Ok(()) => return Ok(origin),
                 Err(Fault::Message(reason)) => last = Some(reason),
                 Err(fault) => return Err(fault),
             }

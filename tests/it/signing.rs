@@ -5,6 +5,7 @@ mod bus;
 mod copies;
 mod folder;
 mod formats;
+mod material;
 mod mosquitto;
 mod peers;
 mod refused;

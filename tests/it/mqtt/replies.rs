@@ -68,7 +68,10 @@ async fn a_response_is_published_to_the_response_topic() {
     assert_eq!(properties.correlation_data.as_deref(), Some(&[0xFF, 0, 7][..]));
     assert_eq!(properties.content_type.as_deref(), Some("text/plain; charset=utf-8"));
     assert!(matches!(properties.message_expiry_interval, Some(1..=60)), "{properties:?}");
-    assert_eq!((property(&reply, "tower-outbox-status"), property(&reply, "x-who")), (Some("418"), Some("größe")));
+    assert_eq!(
+        (property(&reply, "tower-outbox-status"), property(&reply, "x-who")),
+        (Some("418"), Some("größe"))
+    );
     // MQTT does not carry it.
     assert_eq!(property(&reply, "x-odd"), None);
     responder.caller.assert_quiet().await;

@@ -94,6 +94,10 @@ async fn wrong_settings_are_refused_at_the_start() {
         ("[SIGNING]\nKEY = \"FOLDER/key.pem\"\nKEYS = 1", "SIGNING.KEYS; did you mean SIGNING.KEY?"),
         ("[SIGNING]\nKEY = \"FOLDER/key.pem\"\nPOLICY = [{TOPIC = \"a*\", SIGN = true}]", "SIGNING.POLICY"),
         ("[SIGNING]\nKEY = \"FOLDER/key.pem\"\nFORMAT = \"jws\"", "dsse"),
+        (
+            "[SIGNING]\nKEY = \"FOLDER/key.pem\"\nFORMAT = \"dssematerial\"\nHEADERS = \"X-A\"",
+            "extension attribute",
+        ),
     ] {
         let error = files.settings(text).unwrap_err().to_string();
         assert!(error.contains(fault), "{error}");
@@ -104,6 +108,7 @@ async fn wrong_settings_are_refused_at_the_start() {
         ("[SIGNING]\nKEY = \"FOLDER/key.pem\"\nTRUSTED = \"FOLDER/missing\"", "SIGNING.TRUSTED"),
         ("[SIGNING]\nKEY = \"FOLDER/key.pem\"\nFORMAT = \"mqfactory\"", "needs an RSA key"),
         ("[SIGNING]\nTRUSTED = \"FOLDER/trusted\"\nFORMAT = \"mqfactory\"", "needs SIGNING.KEY"),
+        ("[SIGNING]\nKEY = \"FOLDER/key.pem\"\nFORMAT = \"dssematerial\"", "is for CloudEvents"),
         (
             "BACKEND = \"amqp091\"\nURLS = \"amqp://h\"\nENVELOPE = \"cloudevents\"\n[SIGNING]\nKEY = \"FOLDER/key.pem\"\nFORMAT = \"mqfactory\"",
             "remove ENVELOPE",
