@@ -19,17 +19,25 @@ pub(super) struct Awaited(Mutex<AwaitedIds>);
 #[derive(Debug, Default)]
 struct AwaitedIds {
     waiting: HashMap<Uuid, Waiting>,
-    /// Messages that nobody waits for now, and whether they were confirmed late.
-    late: HashMap<Uuid, bool>,
+    /// Messages that nobody waits for now, and the late answer to them.
+    late: HashMap<Uuid, Option<Answer>>,
     /// The ids in `late`, oldest first; an id may be here several times, or no longer be in `late`.
     order: VecDeque<Uuid>,
 }
 
 #[derive(Debug)]
 struct Waiting {
-    confirmed: watch::Sender<bool>,
+    answer: watch::Sender<Option<Answer>>,
     /// How many sends wait for it: an app may send two messages with one id.
     sends: usize,
+}
+
+/// The consumer's answer to a message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    Handled,
+    /// It made a dead letter of the message, for this reason.
+    Rejected(Arc<str>),
 }
 
 /// The effect of a confirmation.
@@ -54,30 +62,39 @@ impl Confirmed {
 }
 
 impl Awaited {
-    /// Awaits the confirmation of a message that is to be sent; `None` if it has come since an earlier send.
-    pub(super) fn await_one(self: &Arc<Self>, id: Uuid) -> Option<Confirmation> {
+    /// Awaits the answer to a message that is to be sent.
+    ///
+    /// # Errors
+    /// The answer, if it has come since an earlier send.
+    pub(super) fn await_one(self: &Arc<Self>, id: Uuid) -> Result<Confirmation, Answer> {
         let mut ids = lock(&self.0);
-        if ids.late.remove(&id) == Some(true) {
-            return None;
+        if let Some(Some(answer)) = ids.late.remove(&id) {
+            return Err(answer);
         }
-        let waiting = ids
-            .waiting
-            .entry(id)
-            .or_insert_with(|| Waiting { confirmed: watch::Sender::new(false), sends: 0 });
+        let waiting =
+            ids.waiting.entry(id).or_insert_with(|| Waiting { answer: watch::Sender::new(None), sends: 0 });
         waiting.sends += 1;
-        let confirmed = waiting.confirmed.subscribe();
-        Some(Confirmation { awaited: Arc::clone(self), id, confirmed, is_done: false })
+        let answer = waiting.answer.subscribe();
+        Ok(Confirmation { awaited: Arc::clone(self), id, answer, is_done: false })
     }
 
-    pub(super) fn confirm(&self, id: Uuid) -> Confirmed {
+    /// Records an answer; the first one counts.
+    pub(super) fn confirm(&self, id: Uuid, answer: Answer) -> Confirmed {
         let mut ids = lock(&self.0);
         if let Some(waiting) = ids.waiting.get(&id) {
-            return if waiting.confirmed.send_replace(true) { Confirmed::Again } else { Confirmed::InTime };
+            let is_first = waiting.answer.send_if_modified(|known| {
+                let is_first = known.is_none();
+                if is_first {
+                    *known = Some(answer);
+                }
+                is_first
+            });
+            return if is_first { Confirmed::InTime } else { Confirmed::Again };
         }
         match ids.late.get_mut(&id) {
-            Some(confirmed) if *confirmed => Confirmed::Again,
-            Some(confirmed) => {
-                *confirmed = true;
+            Some(Some(_)) => Confirmed::Again,
+            Some(late) => {
+                *late = Some(answer);
                 Confirmed::Late
             }
             None => Confirmed::Unknown,
@@ -91,12 +108,12 @@ impl Awaited {
         if waiting.sends > 0 {
             return;
         }
-        let is_confirmed = *waiting.confirmed.borrow();
+        let answer = waiting.answer.borrow().clone();
         ids.waiting.remove(&id);
         if is_done {
             return;
         }
-        ids.late.insert(id, is_confirmed);
+        ids.late.insert(id, answer);
         ids.order.push_back(id);
         if ids.order.len() > REMEMBERED
             && let Some(oldest) = ids.order.pop_front()
@@ -111,7 +128,7 @@ impl Awaited {
 pub(super) struct Confirmation {
     awaited: Arc<Awaited>,
     id: Uuid,
-    confirmed: watch::Receiver<bool>,
+    answer: watch::Receiver<Option<Answer>>,
     is_done: bool,
 }
 
@@ -120,15 +137,15 @@ impl Confirmation {
         self.id
     }
 
-    /// Whether it has come.
-    pub(super) fn has_come(&self) -> bool {
-        *self.confirmed.borrow()
+    /// Returns the answer, if it has come.
+    pub(super) fn answer(&self) -> Option<Answer> {
+        self.answer.borrow().clone()
     }
 
-    /// Waits for it; returns whether it has come.
-    pub(super) async fn come_by(&mut self, until: Instant) -> bool {
-        let come = timeout_at(until, self.confirmed.wait_for(|confirmed| *confirmed)).await;
-        matches!(come, Ok(Ok(_)))
+    /// Waits for the answer; `None` if it has not come by then.
+    pub(super) async fn come_by(&mut self, until: Instant) -> Option<Answer> {
+        let come = timeout_at(until, self.answer.wait_for(Option::is_some)).await;
+        come.ok()?.ok()?.clone()
     }
 
     /// Records that the sender knows of it.
@@ -154,20 +171,31 @@ mod tests {
     #[test]
     fn a_confirmation_is_in_time_late_again_or_unknown() {
         let awaited = Arc::new(Awaited::default());
-        assert_eq!(awaited.confirm(id(1)), Confirmed::Unknown);
+        assert_eq!(awaited.confirm(id(1), Answer::Handled), Confirmed::Unknown);
         let confirmation = awaited.await_one(id(1)).unwrap();
-        assert!(!confirmation.has_come());
-        assert_eq!(awaited.confirm(id(1)), Confirmed::InTime);
-        assert_eq!(awaited.confirm(id(1)), Confirmed::Again);
-        assert!(confirmation.has_come());
+        assert_eq!(confirmation.answer(), None);
+        assert_eq!(awaited.confirm(id(1), Answer::Handled), Confirmed::InTime);
+        assert_eq!(awaited.confirm(id(1), Answer::Handled), Confirmed::Again);
+        assert_eq!(confirmation.answer(), Some(Answer::Handled));
         confirmation.done();
-        assert_eq!(awaited.confirm(id(1)), Confirmed::Unknown);
+        assert_eq!(awaited.confirm(id(1), Answer::Handled), Confirmed::Unknown);
 
         drop(awaited.await_one(id(2)));
-        assert_eq!(awaited.confirm(id(2)), Confirmed::Late);
-        assert_eq!(awaited.confirm(id(2)), Confirmed::Again);
-        assert!(awaited.await_one(id(2)).is_none());
-        assert!(awaited.await_one(id(2)).is_some());
+        assert_eq!(awaited.confirm(id(2), Answer::Handled), Confirmed::Late);
+        assert_eq!(awaited.confirm(id(2), Answer::Handled), Confirmed::Again);
+        assert_eq!(awaited.await_one(id(2)).err(), Some(Answer::Handled));
+        assert!(awaited.await_one(id(2)).is_ok());
+    }
+
+    #[test]
+    fn the_first_answer_counts() {
+        let (awaited, rejected) = (Arc::new(Awaited::default()), Answer::Rejected("no".into()));
+        let confirmation = awaited.await_one(id(1)).unwrap();
+        assert_eq!(awaited.confirm(id(1), rejected.clone()), Confirmed::InTime);
+        assert_eq!(awaited.confirm(id(1), Answer::Handled), Confirmed::Again);
+        assert_eq!(confirmation.answer(), Some(rejected.clone()));
+        drop(confirmation);
+        assert_eq!(awaited.await_one(id(1)).err(), Some(rejected));
     }
 
     #[test]
@@ -175,8 +203,8 @@ mod tests {
         let awaited = Arc::new(Awaited::default());
         let (first, second) = (awaited.await_one(id(1)).unwrap(), awaited.await_one(id(1)).unwrap());
         drop(first);
-        assert_eq!(awaited.confirm(id(1)), Confirmed::InTime);
-        assert!(second.has_come());
+        assert_eq!(awaited.confirm(id(1), Answer::Handled), Confirmed::InTime);
+        assert_eq!(second.answer(), Some(Answer::Handled));
     }
 
     #[test]
@@ -188,7 +216,10 @@ mod tests {
         let ids = lock(&awaited.0);
         assert_eq!((ids.waiting.len(), ids.late.len(), ids.order.len()), (0, REMEMBERED, REMEMBERED));
         drop(ids);
-        assert_eq!((awaited.confirm(id(9)), awaited.confirm(id(10))), (Confirmed::Unknown, Confirmed::Late));
+        assert_eq!(
+            (awaited.confirm(id(9), Answer::Handled), awaited.confirm(id(10), Answer::Handled)),
+            (Confirmed::Unknown, Confirmed::Late)
+        );
         // One message sent again and again fills nothing.
         for _ in 0..2 * REMEMBERED {
             drop(awaited.await_one(id(10)));

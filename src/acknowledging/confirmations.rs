@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::awaited::Awaited;
+use super::awaited::{Answer, Awaited, Confirmed};
 use super::confirmation::{confirmation, confirmed_by};
 use super::return_path::ReturnPath;
 use super::settings::AcknowledgingSettings;
@@ -83,9 +83,13 @@ impl Confirmations {
         };
         match confirmed {
             None => return Err(unsettled),
-            Some(Ok(id)) => {
-                let outcome = self.awaited.confirm(id);
-                telemetry::confirmation_received(outcome.as_str(), &id);
+            Some(Ok((id, answer))) => {
+                let is_rejected = answer != Answer::Handled;
+                let outcome = match self.awaited.confirm(id, answer) {
+                    Confirmed::InTime if is_rejected => "rejected",
+                    outcome => outcome.as_str(),
+                };
+                telemetry::confirmation_received(outcome, &id);
             }
             Some(Err(reason)) => telemetry::no_confirmation(&reason),
         }
@@ -129,10 +133,10 @@ impl Confirmations {
         let mut wait = FIRST_PROOF;
         for attempt in 0_u32.. {
             let id = Uuid::from_u128(rand::random());
-            let Some(mut proof) = self.awaited.await_one(id) else { continue };
+            let Ok(mut proof) = self.awaited.await_one(id) else { continue };
             let sent = caught(messenger.send(vec![confirmation(id.to_string(), address.topic())])).await;
             let reason = match sent {
-                Some(Ok(())) if proof.come_by(Instant::now() + wait).await => {
+                Some(Ok(())) if proof.come_by(Instant::now() + wait).await.is_some() => {
                     proof.done();
                     return self.path.open();
                 }

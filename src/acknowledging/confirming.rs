@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use tokio::time::{sleep, timeout};
 
 use super::address::AllowedAddresses;
-use super::confirmation::confirmation_of;
+use super::confirmation::{confirmation_of, rejection_of};
 use crate::message::headers::ACK;
-use crate::message::{Message, Settlement, Topic};
+use crate::message::{Message, Settlement};
 use crate::messenger::Messenger;
 use crate::reply::Reply;
 use crate::source::{Settle, Source, SourceError, Unsettled};
@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A source that confirms each message to its sender when it is acknowledged, if the message has the header
 /// [`ACK`](crate::message::headers::ACK) with an [allowed](Self::with_allowed) address.
 ///
-/// The confirmation is sent first, and confirmed by the broker; then the message is acknowledged. A confirmation that
+/// The confirmation is sent first, and confirmed by the broker; then the message is acknowledged. When the message becomes a dead
+/// letter, the sender gets its reason after that, and gives the message up. A confirmation that
 /// cannot be sent within 5 seconds is given up, which is logged and counted, and the message is acknowledged all the same: its sender
 /// sends it again.
 pub struct Confirming<S> {
@@ -95,15 +96,28 @@ struct Confirm {
 impl Settle for Confirm {
     async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         let Self { unsettled, messenger, allowed } = *self;
-        if let (Settlement::Ack, Ok(view)) = (&settlement, unsettled.view()) {
-            let message = view.message();
-            let address = message.header(ACK).and_then(|address| address.as_str()).unwrap_or_default();
-            match allowed.topic(address) {
-                Some(topic) => confirm(&*messenger, message, &topic).await,
-                None => telemetry::confirmation_refused(message, address),
+        let message = unsettled.view().ok().map(|view| view.message().clone());
+        let (Settlement::Ack | Settlement::Reject { .. }, Some(message)) = (&settlement, message) else {
+            return Box::new(unsettled).settle(settlement).await;
+        };
+        let address = message.header(ACK).and_then(|address| address.as_str()).unwrap_or_default();
+        let Some(topic) = allowed.topic(address) else {
+            telemetry::confirmation_refused(&message, address);
+            return Box::new(unsettled).settle(settlement).await;
+        };
+        match settlement {
+            Settlement::Reject { ref reason } => {
+                let rejection = rejection_of(&message, &topic, reason);
+                // Its sender gives the message up, so the dead letter must be there.
+                Box::new(unsettled).settle(settlement).await?;
+                confirm(&*messenger, &message, rejection).await;
+                Ok(())
+            }
+            settlement => {
+                confirm(&*messenger, &message, confirmation_of(&message, &topic)).await;
+                Box::new(unsettled).settle(settlement).await
             }
         }
-        Box::new(unsettled).settle(settlement).await
     }
 
     async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
@@ -119,8 +133,7 @@ impl Settle for Confirm {
     }
 }
 
-async fn confirm(messenger: &dyn Messenger, message: &Message, address: &Topic) {
-    let confirmation = confirmation_of(message, address);
+async fn confirm(messenger: &dyn Messenger, message: &Message, confirmation: Message) {
     let mut cause = "the broker does not answer".to_owned();
     let sent = timeout(PATIENCE, async {
         for attempt in 0.. {

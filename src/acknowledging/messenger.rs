@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::awaited::Awaited;
+use super::awaited::{Answer, Awaited};
 use super::confirmations::Confirmations;
 use super::return_path::ReturnPath;
 use super::settings::AcknowledgingSettings;
@@ -26,7 +26,8 @@ const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 /// Sends through an inner messenger, and ends when the *consumer* of each message has confirmed it.
 ///
 /// `Ok` means confirmed by the consumer. A message that the broker has, and that is not confirmed within
-/// [`timeout`](AcknowledgingSettings::timeout), comes back as transient, with [`Unacknowledged`] as the cause. Put an
+/// [`timeout`](AcknowledgingSettings::timeout), comes back as transient, with [`Unacknowledged`] as the cause. One of which its consumer
+/// made a dead letter comes back as rejected, with the consumer's reason. Put an
 /// [`Outbox`](crate::outbox::Outbox) around it, with [`one_by_one`](crate::outbox::RelaySettings::one_by_one).
 ///
 /// ```
@@ -84,6 +85,15 @@ impl<M: Messenger> Acknowledging<M> {
     }
 }
 
+/// The failure of a message of which its consumer made a dead letter.
+fn rejected(reason: Arc<str>) -> Failure {
+    Failure::rejected(RejectedByConsumer(reason))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("its consumer made a dead letter of it: {0}")]
+struct RejectedByConsumer(Arc<str>);
+
 impl<M> fmt::Debug for Acknowledging<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Acknowledging").field("settings", &self.settings).finish_non_exhaustive()
@@ -98,11 +108,16 @@ impl<M: Messenger> Messenger for Acknowledging<M> {
         if let Err(reason) = self.path.is_open(timeout).await {
             return Err(Unsent::new(batch, &Failure::transient(&*reason)));
         }
-        let awaited =
-            batch.into_iter().filter_map(|message| Some((self.awaited.await_one(message.id())?, message)));
-        let awaited: Vec<_> = awaited.collect();
+        let (mut awaited, mut unsent) = (Vec::with_capacity(batch.len()), Unsent::default());
+        for message in batch {
+            match self.awaited.await_one(message.id()) {
+                Ok(confirmation) => awaited.push((confirmation, message)),
+                Err(Answer::Handled) => {}
+                Err(Answer::Rejected(reason)) => unsent.extend([(message, rejected(reason))]),
+            }
+        }
         if awaited.is_empty() {
-            return Ok(());
+            return unsent.into_result();
         }
         let addressed = awaited.iter().map(|(_, message)| self.addressed(message)).collect();
         let failures: HashMap<Uuid, Failure> = match self.inner.send(addressed).await {
@@ -110,20 +125,22 @@ impl<M: Messenger> Messenger for Acknowledging<M> {
             Err(unsent) => unsent.into_iter().map(|(message, failure)| (message.id(), failure)).collect(),
         };
         let until = after(Instant::now(), timeout);
-        let mut unsent = Unsent::default();
         for (mut confirmation, message) in awaited {
-            let failure = match failures.get(&confirmation.id()) {
+            let answer = match failures.get(&confirmation.id()) {
                 // The broker may have got it all the same.
-                Some(_) if confirmation.has_come() => None,
-                Some(failure) => Some(failure.clone()),
+                Some(failure) => confirmation.answer().ok_or_else(|| failure.clone()),
                 None => tokio::select! {
-                    come = confirmation.come_by(until) => (!come).then(|| self.missing(&message)),
-                    () = self.path.closed() => Some(self.missing(&message)),
+                    come = confirmation.come_by(until) => come.ok_or_else(|| self.missing(&message)),
+                    () = self.path.closed() => Err(self.missing(&message)),
                 },
             };
-            match failure {
-                None => confirmation.done(),
-                Some(failure) => unsent.extend([(message, failure)]),
+            match answer {
+                Ok(Answer::Handled) => confirmation.done(),
+                Ok(Answer::Rejected(reason)) => {
+                    confirmation.done();
+                    unsent.extend([(message, rejected(reason))]);
+                }
+                Err(failure) => unsent.extend([(message, failure)]),
             }
         }
         unsent.into_result()

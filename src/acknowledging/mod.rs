@@ -30,6 +30,7 @@
 //! |---|---|
 //! | the confirmation comes | leaves the outbox |
 //! | the broker does not confirm the message | comes back as the inner messenger says |
+//! | the consumer makes a dead letter of the message | a rejected failure with its reason: a dead letter in the outbox too |
 //! | no confirmation within [`timeout`](AcknowledgingSettings::timeout) after the broker's confirm | a transient failure, [`Unacknowledged`](crate::messenger::Unacknowledged): the relay sends it again, with the same id |
 //! | the confirmation comes later | is remembered: the next `send` returns `Ok` and sends nothing |
 //! | a second confirmation, or one with an unknown id | is counted and ignored |

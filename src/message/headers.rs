@@ -21,6 +21,7 @@
 //! | [`CORRELATION_ID`] | the correlation id of the message whose handler enqueued this one, or else that message's id |
 //! | [`ACK`] | the address at which the sender awaits the confirmation of the message |
 //! | [`CONFIRM`] | the id of the message that this one confirms |
+//! | [`REJECTED`] | beside [`CONFIRM`]: the reason why its consumer made a dead letter of it |
 //! | [`CAUSATION_ID`] | the id of the message whose handler enqueued this one |
 
 use std::time::SystemTime;
@@ -65,6 +66,8 @@ pub const CAUSATION_ID: &str = "causation_id";
 pub const ACK: &str = "ack";
 /// The id of the message that this one confirms. The name is that of mqfactory.
 pub const CONFIRM: &str = "confirm";
+/// The reason why the consumer made a dead letter of the message that this one would confirm.
+pub const REJECTED: &str = "rejected";
 
 /// The headers that count only on a message that returns through a queue of this crate.
 #[cfg(feature = "amqp091")]

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::dsse;
+use super::statement::ALWAYS;
 use crate::envelope::Envelope;
-use crate::message::headers::{ACK, CONFIRM};
 use crate::message::{Message, Scalar};
 use crate::util::error::BoxError;
 use crate::util::rfc3339;
@@ -106,7 +106,7 @@ pub(super) fn sign(
 fn names<'a>(message: &Message, headers: &'a [String]) -> Vec<Cow<'a, str>> {
     let is_more = |name: &&str| message.header(name).is_some() && !headers.iter().any(|of| of == name);
     let key = message.key().filter(|key| !key.is_empty()).map(|_| KEY);
-    let more = [ACK, CONFIRM].into_iter().filter(is_more).chain(key).chain([SIGNED_AT]);
+    let more = ALWAYS.into_iter().filter(is_more).chain(key).chain([SIGNED_AT]);
     headers.iter().map(String::as_str).chain(more).map(Cow::Borrowed).collect()
 }
 
@@ -158,8 +158,7 @@ impl<'a> Material<'a> {
             return Err("one of its signed extension attributes was changed after it was signed".into());
         }
         let required = required.iter().map(String::as_str);
-        let mut required =
-            required.chain([ACK, CONFIRM].into_iter().filter(|name| message.header(name).is_some()));
+        let mut required = required.chain(ALWAYS.into_iter().filter(|name| message.header(name).is_some()));
         if let Some(name) = required.find(|name| !names.iter().any(|signed| signed == name)) {
             return Err(format!(
                 "its header {name:?} is not signed: add it to SIGNING.HEADERS of the sender"

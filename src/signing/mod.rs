@@ -8,7 +8,7 @@
 //! |---|---|---|
 //! | key | Ed25519, or RSA (RSASSA-PSS, SHA-256, salt of 32 bytes) | RSA (RSASSA-PSS, SHA-256, longest salt) |
 //! | place | header `signature`: a DSSE envelope in JSON | tag `signature` in the JSON body |
-//! | signed | origin, time of signing, id, topic, key, time, content type, expiry, body, the headers [`ACK`](crate::message::headers::ACK) and [`CONFIRM`](crate::message::headers::CONFIRM), and the [`headers`](SigningSettings::headers) named | origin, time of signing, and the whole JSON: payload, id, headers, key |
+//! | signed | origin, time of signing, id, topic, key, time, content type, expiry, body, the headers [`ACK`](crate::message::headers::ACK), [`CONFIRM`](crate::message::headers::CONFIRM) and [`REJECTED`](crate::message::headers::REJECTED), and the [`headers`](SigningSettings::headers) named | origin, time of signing, and the whole JSON: payload, id, headers, key |
 //! | not signed | other headers, priority | **topic**, priority, expiry: a stranger can send the message again under another topic |
 //!
 //! With `Dsse` the signed description travels with the message, and the time, the key and the expiry are restored from it: brokers

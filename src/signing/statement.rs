@@ -14,8 +14,8 @@ use crate::message::{Message, Scalar, headers};
 use crate::util::error::BoxError;
 use crate::util::rfc3339;
 
-/// The headers that are signed wherever they are: whoever changed them could confirm other messages.
-const ALWAYS: [&str; 2] = [headers::ACK, headers::CONFIRM];
+/// The headers that are signed wherever they are: whoever changed them could confirm other messages, or reject them.
+pub(super) const ALWAYS: [&str; 3] = [headers::ACK, headers::CONFIRM, headers::REJECTED];
 
 /// The description of a message that a signature covers. It travels with the signature, so brokers may change the precision of the time, the
 /// key and the expiry: they are restored from here. All else must be as it was.

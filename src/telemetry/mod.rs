@@ -19,9 +19,9 @@
 //! | `tower_outbox_stored_bytes` | gauge | – | approximate size of the stored messages |
 //! | `tower_outbox_received_total` | counter | – | messages that consumers received |
 //! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle a message: `ack`, `retry`, `dead`, `not_now` (not tried, because the outbox was full), `answered` (a reply was sent), `expired` (the caller of the request no longer waited) |
-//! | `tower_outbox_confirmations_received_total` | counter | `outcome` | confirmations of consumers: `confirmed`, `late` (after `ACK_TIMEOUT`), `again`, `unknown` (of a message that does not await it; ignored), `unreadable` (ignored) |
+//! | `tower_outbox_confirmations_received_total` | counter | `outcome` | confirmations of consumers: `confirmed`, `rejected` (the consumer made a dead letter), `late` (after `ACK_TIMEOUT`), `again`, `unknown` (of a message that does not await it; ignored), `unreadable` (ignored) |
 //! | `tower_outbox_unacknowledged_total` | counter | – | messages whose confirmation did not come within `ACK_TIMEOUT`; they are sent again |
-//! | `tower_outbox_confirmations_sent_total` | counter | `outcome` | confirmations of handled messages: `sent`, `failed`, `refused` (the address is not in `ACK_ALLOWED`) |
+//! | `tower_outbox_confirmations_sent_total` | counter | `outcome` | answers to the senders of handled messages and of dead letters: `sent`, `failed`, `refused` (the address is not in `ACK_ALLOWED`) |
 //! | `tower_outbox_handle_seconds` | histogram | – | duration of an attempt |
 //! | `tower_outbox_late_replies_total` | counter | – | replies dropped because the caller no longer waited |
 //! | `tower_outbox_requests_total` | counter | `outcome` | requests of clients: `replied`, `cached`, `no_reply` (in time), `no_responder`, `unavailable`, `rejected`, `bad_reply`, `refused` (before it was sent), `cancelled` |

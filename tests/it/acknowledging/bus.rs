@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use tower_outbox::message::headers::ACK;
+use tower_outbox::store::{EntryState, Filter};
 use tower_outbox::{Bus, Health, Message, Messenger, Settings};
 
 use super::{Handled, text};
@@ -48,6 +49,34 @@ async fn a_bus_sends_to_itself_and_confirms() {
     }
 }
 
+/// Its sender would send it again, and each time it would be another dead letter of the consumer.
+#[tokio::test]
+async fn a_dead_letter_of_the_consumer_is_one_of_the_outbox_too() {
+    for keys in ["BACKEND = 'memory'", "BACKEND = 'embedded'\nPATH = 'queue'"] {
+        let folder = tempfile::tempdir().unwrap();
+        let keys = keys.replace("'queue'", &format!("'{}'", folder.path().join("queue").display()));
+        let keys = format!("{keys}\nDELIVERY = 'durable'\nACKNOWLEDGED = true\nACK_TIMEOUT = '50ms'");
+        let bus = Bus::start(&settings(folder.path(), &keys)).await.unwrap();
+        let handled = Handled::default();
+        tokio::spawn(bus.consumer("orders", handled.router(StatusCode::NOT_FOUND)).unwrap().into_future());
+        let sent = message("order.created");
+        bus.messenger().send(vec![sent.clone()]).await.unwrap();
+        let outbox = bus.outbox().unwrap();
+        let dead = async || outbox.status().await.unwrap().counts.dead;
+        until("it is dead", || async { dead().await == 1 }).await;
+        let page = outbox.list(&Filter::state(EntryState::Dead), None, 10).await.unwrap();
+        assert_eq!(page.entries[0].message.as_ref().unwrap().id(), sent.id());
+        let reason = page.entries[0].failures.last().unwrap().reason.to_string();
+        assert!(
+            reason.contains("its consumer made a dead letter of it: ") && reason.contains("404"),
+            "{reason}"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!((handled.len(), pending(&bus).await), (1, 0), "it is not sent again");
+        assert!(bus.shutdown(MINUTE).await.is_clean());
+    }
+}
+
 #[tokio::test]
 async fn the_address_of_a_durable_outbox_survives_a_restart() {
     let folder = tempfile::tempdir().unwrap();
@@ -71,7 +100,9 @@ async fn a_shutdown_does_not_wait_for_confirmations_that_cannot_come() {
     let keys = "BACKEND = 'memory'\nDELIVERY = 'durable'\nACKNOWLEDGED = true\nACK_TIMEOUT = '1m'";
     let bus = Bus::start(&settings(folder.path(), keys)).await.unwrap();
     let handled = Handled::default();
-    tokio::spawn(bus.consumer("orders", handled.router(StatusCode::NOT_FOUND)).unwrap().into_future());
+    tokio::spawn(
+        bus.consumer("orders", handled.router(StatusCode::SERVICE_UNAVAILABLE)).unwrap().into_future(),
+    );
     bus.messenger().send(vec![message("a")]).await.unwrap();
     until("it came", || async { handled.len() == 1 }).await;
     let begun = std::time::Instant::now();

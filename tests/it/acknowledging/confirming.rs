@@ -10,7 +10,7 @@ use axum::routing::post;
 use sqlx::Sqlite;
 use tokio::time::{Instant, sleep, timeout};
 use tower_outbox::acknowledging::{AllowedAddresses, Confirming};
-use tower_outbox::message::headers::{ACK, CONFIRM};
+use tower_outbox::message::headers::{ACK, CONFIRM, REJECTED};
 use tower_outbox::outbox::{Outbox, RelaySettings};
 use tower_outbox::source::Source;
 use tower_outbox::store::{SqlStoreSettings, SqliteStore};
@@ -80,10 +80,21 @@ async fn a_duplicate_is_confirmed_once_more_and_tx_handles_it_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_a_handled_message_is_confirmed() {
-    for status in [StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE, StatusCode::FOUND] {
-        assert!(confirmed_by(status, vec![asking("orders/ack")]).await.is_empty(), "{status}");
+async fn a_dead_letter_is_reported_to_its_sender() {
+    for status in [StatusCode::NOT_FOUND, StatusCode::FOUND] {
+        let asking = asking("orders/ack");
+        let answers = confirmed_by(status, vec![asking.clone()]).await;
+        let [answer] = &answers[..] else { panic!("{answers:?}") };
+        assert_eq!(text(answer, CONFIRM), asking.id().to_string());
+        assert!(text(answer, REJECTED).contains(status.as_str()), "{answer:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn only_a_settled_message_is_confirmed() {
+    let retried = StatusCode::SERVICE_UNAVAILABLE;
+    assert!(confirmed_by(retried, vec![asking("orders/ack")]).await.is_empty());
+    assert!(confirmed_by(StatusCode::NOT_FOUND, vec![message("a")]).await.is_empty(), "nobody asks");
     assert!(confirmed_by(StatusCode::OK, vec![message("a")]).await.is_empty(), "nobody asks");
 }
 
