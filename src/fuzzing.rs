@@ -12,6 +12,7 @@ use crate::backends::amqp10::fuzzing::url;
 pub use crate::backends::amqp10::fuzzing::{amqp10_frames, amqp10_sections, rhmsg};
 pub use crate::backends::amqp091::fuzzing::{amqp091_frames, amqp091_properties, fedora, json_lines};
 use crate::backends::brokers::BrokerSettings;
+pub use crate::backends::mqtt::fuzzing::{mqtt_publish, mqtt_stream};
 use crate::backends::{amqp10, amqp091};
 use crate::consumer::ConsumerSettings;
 use crate::envelope::{Envelope, Origin};
@@ -43,6 +44,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("json_lines", json_lines),
     ("kubemq", kubemq),
     ("mqfactory", mqfactory),
+    ("mqtt_publish", mqtt_publish),
+    ("mqtt_stream", mqtt_stream),
     ("pem", pem),
     ("petisco", petisco),
     ("records", records),
