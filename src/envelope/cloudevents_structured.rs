@@ -13,7 +13,7 @@ use super::json;
 use crate::message::{Message, Scalar};
 use crate::util::error::BoxError;
 
-const CONTENT_TYPE: &str = "application/cloudevents+json";
+pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json";
 const JSON: &str = "application/json";
 
 /// Whether it is one event in this mode, or a batch, which must not be sent unasked.

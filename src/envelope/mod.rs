@@ -54,6 +54,9 @@ pub enum Envelope {
 impl Envelope {
     /// The source of CloudEvents when the settings name none.
     pub(crate) const EVENT_SOURCE: &'static str = "/tower-outbox";
+    /// The content type of a CloudEvent in structured mode.
+    #[cfg(feature = "mqtt")]
+    pub(crate) const STRUCTURED: &'static str = cloudevents_structured::CONTENT_TYPE;
     /// The header of the id of a received CloudEvent that is no UUID.
     #[cfg(feature = "signing")]
     pub(crate) const EVENT_ID: &'static str = cloudevents::EVENT_ID;

@@ -15,6 +15,7 @@ use super::failure::{Lost, open_failure};
 use super::gate::{Gate, Intake};
 use super::outgoing::LARGEST;
 use super::settings::MqttSettings;
+use super::translated::Translated;
 use crate::backends::brokers::{BrokerUrl, Dialer};
 use crate::messenger::Failure;
 
@@ -53,12 +54,12 @@ pub(super) async fn open_sender(
     options.set_outgoing_inflight_upper_limit(u16::try_from(settings.broker.window).unwrap_or(u16::MAX));
     // Nothing is received but answers.
     options.set_incoming_packet_size_limit(IncomingPacketSizeLimit::Bytes(64 << 10));
-    let (dialer, url) = (Arc::clone(dialer), url.clone());
+    let (dialer, url, version) = (Arc::clone(dialer), url.clone(), settings.version);
     options.set_socket_connector(move |_, _| {
         let (dialer, url) = (Arc::clone(&dialer), url.clone());
         // Nothing is subscribed to, so the room does not matter.
         let intake = Arc::new(Intake::new(usize::MAX, usize::MAX));
-        async move { Ok(Gate::new(dialer.dial(&url).await?, intake)) }
+        async move { Ok(Gate::new(Translated::new(dialer.dial(&url).await?, version), intake)) }
     });
     connect(options).await
 }
@@ -84,9 +85,10 @@ pub(super) async fn open_receiver(
         options.set_session_store(NothingInFlight);
     }
     let (dialer, url, intake) = (Arc::clone(dialer), url.clone(), Arc::clone(&receiving.intake));
+    let version = settings.version;
     options.set_socket_connector(move |_, _| {
         let (dialer, url, intake) = (Arc::clone(&dialer), url.clone(), Arc::clone(&intake));
-        async move { Ok(Gate::new(dialer.dial(&url).await?, intake)) }
+        async move { Ok(Gate::new(Translated::new(dialer.dial(&url).await?, version), intake)) }
     });
     let mut client = connect(options).await?;
     // It was needed to connect, and costs a snapshot for each packet.

@@ -46,6 +46,8 @@ impl Reader {
         let topic = Topic::new(self.topic(publish)?)?;
         let content_type = match &properties.content_type {
             Some(content_type) => content_type.clone().into(),
+            // MQTT 3.1.1 carries none.
+            None if envelope == Envelope::CloudEventsStructured => Envelope::STRUCTURED.into(),
             None => "application/octet-stream".into(),
         };
         let time = value(TIME).and_then(|time| rfc3339::read(time).ok()).unwrap_or(now);

@@ -1,4 +1,4 @@
-//! MQTT 5: a messenger and a source for any broker, such as mosquitto.
+//! MQTT 5, and MQTT 3.1.1 by setting: a messenger and a source for any broker, such as mosquitto.
 //!
 //! # Sending
 //! [`Mqtt`] publishes over connections that are kept open, with a window of messages that await their confirm, and with
@@ -29,6 +29,7 @@
 //!
 //! | key | meaning | default |
 //! |---|---|---|
+//! | `VERSION` | `5`, or `3.1.1`: see [below](#mqtt-311) | `5` |
 //! | `QOS` | 0: no confirm; a message counts as sent once it is written to the connection, and may be lost. 1: the broker confirms. 2: it confirms too, but does not say whether anybody subscribes | 1 |
 //! | `MANDATORY` | a message that nobody subscribes to is rejected; needs `QOS = 1` | false |
 //! | `SEPARATOR` | what is in an MQTT topic name for each dot of a topic | `/` |
@@ -97,6 +98,14 @@
 //! - mosquitto accepts a subscription for which its ACL file gives no permission to read, and then sends nothing, without a word.
 //! - Retained messages come when a topic is first subscribed to, not after each reconnect.
 //!
+//! # MQTT 3.1.1
+//! With `VERSION = "3.1.1"` packets are translated for brokers that do not speak MQTT 5. User properties, content type, message expiry,
+//! reason codes, shared subscriptions and response topics do not exist there: headers, id, key and time of a message are lost, unless an
+//! `ENVELOPE` carries them in the body (`cloudevents_structured`, `petisco`, `mqfactory`). Settings and messages that would mean something
+//! else without them are refused: `MANDATORY`, `GROUP`, `CLEAN_START`, `REPLY_TOPICS`, `ENVELOPE = "cloudevents"`, and messages with the headers
+//! `signature`, `ack`, `confirm` or `reply-to`. A dead letter is the bare payload. A session is kept as the broker says, unless
+//! `SESSION_EXPIRY` is 0.
+//!
 //! # Trusted properties
 //! The headers of ours that count attempts and explain dead letters are not believed in received messages. The topic of a message
 //! is the topic name, for which the broker checked the permission of its publisher; with an `ENVELOPE` of CloudEvents or petisco it
@@ -105,6 +114,8 @@
 mod client;
 mod connection;
 mod failure;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod gate;
 mod inbox;
 mod incoming;
@@ -120,10 +131,12 @@ mod source;
 mod source_context;
 mod source_worker;
 mod subscription;
+mod translate;
+mod translated;
 
 pub use self::messenger::Mqtt;
 pub use self::retain::{is_retained, retain};
-pub use self::settings::MqttSettings;
+pub use self::settings::{MqttSettings, MqttVersion};
 pub use self::source::MqttSource;
 pub use self::subscription::MqttSubscription;
 pub use crate::backends::brokers::{BrokerSettings, BrokersError, Sasl, UrlError};

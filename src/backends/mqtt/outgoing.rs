@@ -8,7 +8,7 @@ use rumqttc::PublishProperties;
 
 use super::names::{LONGEST, fault_of, fault_of_name};
 use super::retain::{RETAIN, is_retained};
-use super::settings::MqttSettings;
+use super::settings::{MqttSettings, MqttVersion};
 use crate::envelope::Envelope;
 use crate::message::headers::{self, start_of};
 use crate::message::{Message, Scalar};
@@ -26,6 +26,9 @@ pub(super) const TYPES: &str = "tower-outbox-types";
 pub(super) const REPLY_TO: &str = "reply-to";
 /// The header of the correlation data.
 pub(super) const CORRELATION: &str = "correlation-id";
+
+/// The headers without which a message means something else: MQTT 3.1.1 does not carry them.
+const NEEDED: [&str; 4] = [REPLY_TO, "signature", headers::ACK, headers::CONFIRM];
 
 /// The prefix of the attributes of a CloudEvent among the headers of a message. In MQTT they have none (MQTT Protocol Binding
 /// for CloudEvents 1.0.2, 3.1.3).
@@ -65,6 +68,14 @@ impl Outgoing {
 
     fn of_sealed(settings: &MqttSettings, message: &Message, retain: bool) -> Result<Self, BoxError> {
         settings.broker.check_message(message)?;
+        if settings.version == MqttVersion::V3
+            && let Some(name) = NEEDED.into_iter().find(|name| message.header(name).is_some())
+        {
+            return Err(format!(
+                "the header {name:?} is lost with MQTT 3.1.1: set ENVELOPE to \"cloudevents_structured\" or \"mqfactory\""
+            )
+            .into());
+        }
         let topic = settings.name_of(message.topic());
         if let Some(fault) = fault_of_name(&topic) {
             return Err(format!("the topic {:?} {fault}", start_of(&topic, 300)).into());

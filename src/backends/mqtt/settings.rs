@@ -6,7 +6,21 @@ use serde::Deserialize;
 
 use super::names::{self, fault_of};
 use crate::backends::brokers::{BrokerSettings, BrokerUrl, Brokers, BrokersError, Rules, Sasl};
+use crate::envelope::Envelope;
 use crate::message::topic::Topic;
+
+/// The version of MQTT.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[non_exhaustive]
+pub enum MqttVersion {
+    /// `5`.
+    #[default]
+    #[serde(rename = "5")]
+    V5,
+    /// `3.1.1`, for RabbitMQ before 4, and others that do not speak MQTT 5.
+    #[serde(rename = "3.1.1")]
+    V3,
+}
 
 /// The brokers, and how messages are published.
 ///
@@ -29,6 +43,10 @@ pub struct MqttSettings {
     /// The brokers and the way to them. User and password are those of the URL.
     #[serde(skip)]
     pub broker: BrokerSettings,
+    /// The version of MQTT; 5 by default. With 3.1.1 a message has no headers, no content type and no expiry; see the
+    /// [module](super#mqtt-311).
+    #[serde(deserialize_with = "crate::util::units::word")]
+    pub version: MqttVersion,
     /// The quality of service of published messages; 1 by default. 0: no broker confirms; a message counts as sent once it
     /// is written to the connection. 2: the broker does not say whether anybody subscribes.
     pub qos: u8,
@@ -44,6 +62,12 @@ impl MqttSettings {
     /// The brokers at `urls`, and defaults for the rest.
     pub fn new<U: Into<String>>(urls: impl IntoIterator<Item = U>) -> Self {
         BrokerSettings::new(urls).into()
+    }
+
+    /// Sets the version of MQTT.
+    #[must_use]
+    pub fn with_version(self, version: MqttVersion) -> Self {
+        Self { version, ..self }
     }
 
     /// Sets the quality of service.
@@ -86,6 +110,20 @@ impl MqttSettings {
         }
         if self.qos > 2 {
             return fault("QOS", "is above 2: MQTT knows 0, 1 and 2");
+        }
+        if self.version == MqttVersion::V3 {
+            if self.mandatory {
+                return fault(
+                    "MANDATORY",
+                    "needs MQTT 5: with VERSION = \"3.1.1\" brokers do not say who subscribes",
+                );
+            }
+            if self.broker.envelope == Envelope::CloudEvents {
+                return fault(
+                    "ENVELOPE",
+                    "is \"cloudevents\", whose attributes MQTT 3.1.1 cannot carry: write \"cloudevents_structured\"",
+                );
+            }
         }
         if self.mandatory && self.qos != 1 {
             return fault("MANDATORY", "needs QOS = 1: with another one brokers do not say who subscribes");
@@ -147,6 +185,7 @@ impl Default for MqttSettings {
     fn default() -> Self {
         Self {
             broker: BrokerSettings::default(),
+            version: MqttVersion::default(),
             qos: 1,
             mandatory: false,
             separator: "/".to_owned(),

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use uuid::Uuid;
 
 use super::names::{LONGEST, fault_of, fault_of_filter, fault_of_name};
-use super::settings::MqttSettings;
+use super::settings::{MqttSettings, MqttVersion};
 use crate::backends::brokers::BrokersError;
 #[cfg(feature = "settings")]
 use crate::message::topic::Topic;
@@ -154,6 +154,20 @@ impl MqttSubscription {
 
     pub(super) fn check(&self, settings: &MqttSettings) -> Result<(), BrokersError> {
         let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));
+        if settings.version == MqttVersion::V3 {
+            if self.group.is_some() {
+                return fault("GROUP", "needs MQTT 5: leave it out, or use AMQP for several processes");
+            }
+            if self.clean_start {
+                return fault(
+                    "CLEAN_START",
+                    "needs MQTT 5: SESSION_EXPIRY = 0 makes a session that is never kept",
+                );
+            }
+            if !self.reply_topics.is_empty() {
+                return fault("REPLY_TOPICS", "needs MQTT 5: messages of MQTT 3.1.1 have no response topic");
+            }
+        }
         if self.topics.is_empty() {
             return fault("TOPICS", "is empty: nothing would be received; write \"order/#\"");
         }

@@ -138,10 +138,12 @@ async fn instances_that_share_an_outbox_take_no_confirmation_from_each_other() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn mosquitto_is_acknowledged_end_to_end() {
     let (brokers, topic) = (Brokers::running(), unique("order.created"));
-    for envelope in ["plain", "cloudevents", "mqfactory"] {
+    for (envelope, version) in
+        [("plain", "5"), ("cloudevents", "5"), ("mqfactory", "5"), ("mqfactory", "3.1.1")]
+    {
         let client = unique(envelope);
         let broker = format!(
-            "BACKEND = 'mqtt'\nURLS = '{}'\nENVELOPE = '{envelope}'\nCLIENT_ID = '{client}'",
+            "BACKEND = 'mqtt'\nURLS = '{}'\nENVELOPE = '{envelope}'\nCLIENT_ID = '{client}'\nVERSION = '{version}'",
             brokers.get("MOSQUITTO1_MQTT")
         );
         let receiver = format!("{broker}\n[CONSUMERS.orders]\nTOPICS = '{}'", topic.replace('.', "/"));

@@ -1,10 +1,11 @@
-//! MQTT 5 against mosquitto.
+//! MQTT 5 against mosquitto, and MQTT 3.1.1.
 //!
 //! Those that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
 
 mod failover;
 mod generations;
 mod hostile;
+mod older;
 pub mod raw;
 mod receiving;
 mod refused;
