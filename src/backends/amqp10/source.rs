@@ -13,10 +13,9 @@ use super::incoming::Reader;
 use super::prefetched::{Prefetched, PrefetchedMessage};
 use super::settings::Amqp10Settings;
 use super::source_context::SourceContext;
-use super::source_link::Demand;
 use super::source_worker::SourceWorker;
 use super::subscription::Amqp10Subscription;
-use crate::backends::brokers::{BrokersError, Dialer};
+use crate::backends::brokers::{BrokersError, Demand, Dialer};
 use crate::source::{Source, SourceError, Unsettled};
 use crate::util::repeated::Repeated;
 
@@ -80,13 +79,7 @@ impl Amqp10Source {
 
     /// Starts the task if it does not run, and resumes receiving.
     fn start(&self) {
-        self.demand.send_if_modified(|demand| {
-            let paused = *demand == Demand::Pause;
-            if paused {
-                *demand = Demand::Messages;
-            }
-            paused
-        });
+        Demand::resume(&self.demand);
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.as_ref().is_none_or(JoinHandle::is_finished) && *self.demand.borrow() != Demand::Close {
             let (context, prefetched) = (Arc::clone(&self.context), Arc::clone(&self.prefetched));
@@ -156,13 +149,7 @@ impl Source for Amqp10Source {
     }
 
     async fn pause(&self) {
-        self.demand.send_if_modified(|demand| {
-            let receiving = *demand == Demand::Messages;
-            if receiving {
-                *demand = Demand::Pause;
-            }
-            receiving
-        });
+        Demand::pause(&self.demand);
     }
 
     async fn close(&self, deadline: Duration) {

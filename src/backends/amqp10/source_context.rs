@@ -21,9 +21,8 @@ use super::failure::{
 };
 use super::incoming::Reader;
 use super::settings::Amqp10Settings;
-use super::source_link::Demand;
 use super::subscription::Amqp10Subscription;
-use crate::backends::brokers::{BrokerUrl, Dialer};
+use crate::backends::brokers::{BrokerUrl, Demand, Dialer};
 use crate::messenger::Failure;
 use crate::util::error::Chain;
 use crate::util::repeated::Repeated;

@@ -23,7 +23,7 @@ use super::guard::MAX_MESSAGE;
 use super::incoming::{Reader, joined};
 use super::prefetched::{Content, Prefetched, PrefetchedMessage};
 use super::settle::{DeliverySettler, PendingDelivery, SettleRequest};
-use crate::backends::brokers::Attempts;
+use crate::backends::brokers::{Attempts, Demand};
 use crate::message::{FailedAttempt, Settlement, headers};
 use crate::messenger::Failure;
 use crate::source::SourceError;
@@ -39,14 +39,6 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 const ANSWERS: usize = 256;
 /// The most bytes of a reason that are sent to the broker.
 const REASON_LEN: usize = 1_000;
-
-/// The state that the owner of a source requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    Messages,
-    Pause,
-    Close,
-}
 
 /// The reason for the end of a link.
 pub(super) enum End {

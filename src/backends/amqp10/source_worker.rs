@@ -6,19 +6,14 @@ use std::time::Duration;
 use fe2o3_amqp::Receiver;
 use fe2o3_amqp::session::SessionHandle;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
 use super::prefetched::Prefetched;
 use super::source_context::SourceContext;
-use super::source_link::{Demand, End, LinkContext, SourceLink};
-use crate::backends::brokers::Attempts;
-use crate::util::backoff::Backoff;
+use super::source_link::{End, LinkContext, SourceLink};
+use crate::backends::brokers::{Attempts, Demand, Pauses};
 
-/// The shortest pause after a permanent error.
-const ERROR_PAUSE: Duration = Duration::from_secs(1);
-/// A link that lasted this long resets the backoff.
-const LIVED: Duration = Duration::from_secs(5);
 /// How long a connection may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -33,16 +28,8 @@ impl SourceWorker {
     /// Runs until the source is closed or dropped.
     pub(super) async fn run(mut self) {
         let mut attempts = Attempts::default();
-        let mut failures = 0;
-        loop {
-            let demand = *self.demand.borrow_and_update();
-            if demand == Demand::Close || self.demand.has_changed().is_err() {
-                return;
-            }
-            if demand == Demand::Pause {
-                let _ = self.demand.changed().await;
-                continue;
-            }
+        let mut pauses = Pauses::default();
+        while Demand::is_wanted(&mut self.demand).await {
             let failure = match self.context.attach(&mut self.demand).await {
                 Ok((connection, session, receiver)) => {
                     self.prefetched.set_error(None);
@@ -52,9 +39,7 @@ impl SourceWorker {
                     drop(self.prefetched.take_all());
                     attempts.give_all_back();
                     let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
-                    if begun.elapsed() > LIVED {
-                        failures = 0;
-                    }
+                    pauses.lasted(begun.elapsed());
                     match end {
                         End::Lost(failure) => {
                             tracing::warn!(address = %self.context.reader.address, %failure, "lost the source link; reconnecting");
@@ -65,16 +50,10 @@ impl SourceWorker {
                 }
                 Err(failure) => failure,
             };
-            let mut pause = Backoff::default().delay(failures);
-            failures = failures.saturating_add(1);
             if !failure.is_transient() {
-                pause = pause.max(ERROR_PAUSE);
-                self.prefetched.set_error(Some(failure));
+                self.prefetched.set_error(Some(failure.clone()));
             }
-            tokio::select! {
-                () = sleep(pause) => {}
-                _ = self.demand.changed() => {}
-            }
+            pauses.after(&failure, &mut self.demand).await;
         }
     }
 

@@ -4,6 +4,8 @@ mod access;
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 mod attempts;
 mod connection;
+#[cfg(any(feature = "amqp10", feature = "mqtt"))]
+mod demand;
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 mod dial;
 mod error;
@@ -21,6 +23,8 @@ pub(super) use self::attempts::Attempts;
 #[cfg(any(feature = "amqp091", feature = "kubemq-client", feature = "mqtt"))]
 pub(super) use self::connection::ConnectionEnded;
 pub(super) use self::connection::{Connection, Connector};
+#[cfg(any(feature = "amqp10", feature = "mqtt"))]
+pub(super) use self::demand::{Demand, Pauses};
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 pub(super) use self::dial::Dialer;
 #[cfg(feature = "kubemq-client")]

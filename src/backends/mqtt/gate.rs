@@ -121,7 +121,7 @@ impl Intake {
 pub(super) struct Gate<S> {
     stream: S,
     intake: Arc<Intake>,
-    /// Where the stream is read into.
+    /// The stream is read into it.
     room: Box<[u8]>,
     received: BytesMut,
     /// The bytes of the current packet that were not read yet.

@@ -15,10 +15,10 @@ use super::incoming::Reader;
 use super::replies;
 use super::settings::MqttSettings;
 use super::settle::LetterSettler;
-use super::source_context::{Demand, SourceContext};
+use super::source_context::SourceContext;
 use super::source_worker::SourceWorker;
 use super::subscription::MqttSubscription;
-use crate::backends::brokers::{BrokersError, Dialer};
+use crate::backends::brokers::{BrokersError, Demand, Dialer};
 use crate::message::FailedAttempt;
 use crate::source::{Source, SourceError, Unsettled};
 use crate::util::sync::lock;
@@ -61,13 +61,7 @@ impl MqttSource {
 
     /// Starts the task if it does not run, and resumes receiving.
     fn start(&self) {
-        self.demand.send_if_modified(|demand| {
-            let paused = *demand == Demand::Pause;
-            if paused {
-                *demand = Demand::Messages;
-            }
-            paused
-        });
+        Demand::resume(&self.demand);
         let mut worker = lock(&self.worker);
         if worker.as_ref().is_none_or(JoinHandle::is_finished) && *self.demand.borrow() != Demand::Close {
             let (context, demand) = (Arc::clone(&self.context), self.demand.subscribe());
@@ -118,13 +112,7 @@ impl Source for MqttSource {
     /// Reads no further message. Those that were fetched ahead stay, and come first when the source resumes: a broker would
     /// give them to nobody else while it keeps the session.
     async fn pause(&self) {
-        self.demand.send_if_modified(|demand| {
-            let receiving = *demand == Demand::Messages;
-            if receiving {
-                *demand = Demand::Pause;
-            }
-            receiving
-        });
+        Demand::pause(&self.demand);
     }
 
     async fn close(&self, deadline: Duration) {

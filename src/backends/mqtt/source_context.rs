@@ -17,19 +17,11 @@ use super::outgoing::LARGEST;
 use super::session::Session;
 use super::settings::MqttSettings;
 use super::subscription::MqttSubscription;
-use crate::backends::brokers::{BrokerUrl, Dialer};
+use crate::backends::brokers::{BrokerUrl, Demand, Dialer};
 use crate::messenger::Failure;
 
 /// The most retries that wait here unacknowledged, beside the prefetched messages.
 const WAITING: u16 = 1_000;
-
-/// The state that the owner of a source requests.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    Messages,
-    Pause,
-    Close,
-}
 
 /// The parts of a source that its task and its settlements share.
 pub(super) struct SourceContext {

@@ -6,18 +6,14 @@ use std::time::Duration;
 use rumqttc::mqttbytes::v5::Packet;
 use rumqttc::{Event, EventLoop};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 use super::failure::end_failure;
 use super::session::Session;
-use super::source_context::{Demand, Opened, SourceContext, Subscribed};
+use super::source_context::{Opened, SourceContext, Subscribed};
+use crate::backends::brokers::{Demand, Pauses};
 use crate::messenger::Failure;
-use crate::util::backoff::Backoff;
 
-/// The shortest pause after a permanent error.
-const ERROR_PAUSE: Duration = Duration::from_secs(1);
-/// A connection that lasted this long resets the backoff.
-const LIVED: Duration = Duration::from_secs(5);
 /// How long a broker may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -30,40 +26,24 @@ pub(super) struct SourceWorker {
 impl SourceWorker {
     /// Runs until the source is closed or dropped.
     pub(super) async fn run(mut self) {
-        let (mut failures, mut is_first) = (0, true);
-        loop {
-            let demand = *self.demand.borrow_and_update();
-            if demand == Demand::Close || self.demand.has_changed().is_err() {
-                return;
-            }
-            if demand == Demand::Pause {
-                let _ = self.demand.changed().await;
-                continue;
-            }
+        let (mut pauses, mut is_first) = (Pauses::default(), true);
+        while Demand::is_wanted(&mut self.demand).await {
             let failure = match self.context.open(&mut self.demand, is_first).await {
                 Ok(opened) => {
                     is_first = false;
                     let begun = Instant::now();
                     let failure = self.serve(opened).await;
-                    if begun.elapsed() > LIVED {
-                        failures = 0;
-                    }
+                    pauses.lasted(begun.elapsed());
                     let Some(failure) = failure else { continue };
                     tracing::warn!(source = %self.context.reader.source, %failure, "lost the connection while receiving; reconnecting");
                     failure
                 }
                 Err(failure) => failure,
             };
-            let mut pause = Backoff::default().delay(failures);
-            failures = failures.saturating_add(1);
             if !failure.is_transient() {
-                pause = pause.max(ERROR_PAUSE);
-                self.context.inbox.set_error(Some(failure));
+                self.context.inbox.set_error(Some(failure.clone()));
             }
-            tokio::select! {
-                () = sleep(pause) => {}
-                _ = self.demand.changed() => {}
-            }
+            pauses.after(&failure, &mut self.demand).await;
         }
     }
 

@@ -35,7 +35,7 @@ impl<S> Translated<S> {
 #[derive(Debug)]
 pub(super) struct Older<S> {
     stream: S,
-    /// Where the stream is read into.
+    /// The stream is read into it.
     room: Box<[u8]>,
     received: BytesMut,
     /// The start of a packet that was translated.

@@ -1,4 +1,4 @@
-//! What foreign publishers send: each input harms only itself.
+//! Messages of foreign publishers: each harms only itself.
 
 use std::time::Duration;
 

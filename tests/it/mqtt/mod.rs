@@ -1,6 +1,6 @@
 //! MQTT 5 against mosquitto, and MQTT 3.1.1.
 //!
-//! Those that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
+//! Tests that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
 
 mod failover;
 mod generations;

@@ -1,4 +1,4 @@
-//! What is received from mosquitto, and what becomes of it.
+//! Messages received from mosquitto, and how they are settled.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};

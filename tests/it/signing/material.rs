@@ -207,11 +207,12 @@ async fn python_and_we_agree_on_events() {
     let (made, folder) = (key(KeyKind::Ed25519), tempfile::tempdir().unwrap());
     let path = |name: &str| folder.path().join(name).display().to_string();
     fs::write(path("key.pem"), made.to_pem().unwrap()).unwrap();
-    fs::write(path("host-1.pem"), made.public_pem().unwrap()).unwrap();
+    fs::create_dir(path("trusted")).unwrap();
+    fs::write(path("trusted/host-1.pem"), made.public_pem().unwrap()).unwrap();
     let mqtt = MqttSettings::from(BrokerSettings::new([&place.url]).with_envelope(Envelope::CloudEvents));
     let mut raw = place.raw().await;
 
-    let settings = of_events().with_key(path("key.pem")).with_trusted(folder.path());
+    let settings = of_events().with_key(path("key.pem")).with_trusted(path("trusted"));
     let ours = Signing::new(Mqtt::new(&mqtt).unwrap(), Signer::new(&settings).unwrap());
     ours.send(vec![copy(&event(), &place.topic, "{\"n\": 1.50}", "ack")]).await.unwrap();
     let seen = raw.next().await;
@@ -221,7 +222,8 @@ async fn python_and_we_agree_on_events() {
     attributes.insert("datacontenttype".into(), properties.content_type.unwrap().into());
     attributes.insert("data".into(), String::from_utf8(seen.payload.to_vec()).unwrap().into());
     let attributes = Value::Object(attributes).to_string();
-    let names = brokers.python("signatures.py", &["verify-event", &path("host-1.pem"), &attributes]).await;
+    let names =
+        brokers.python("signatures.py", &["verify-event", &path("trusted/host-1.pem"), &attributes]).await;
     assert_eq!(names[0], json!(["tenant", "missing", "partitionkey", "signedat"]));
 
     let source = MqttSource::new(&mqtt, &place.subscription()).unwrap();

@@ -20,7 +20,7 @@ struct Receiver {
     place: Place,
     trusted: TempDir,
     handled: Handled,
-    /// What everyone sees who may read the topic.
+    /// Everyone who may read the topic sees this.
     seen: Raw,
     dead: Raw,
 }
