@@ -18,7 +18,7 @@ use crate::util::text_file;
 
 /// How long the folder is taken as unchanged.
 const LOOK: Duration = Duration::from_secs(1);
-/// The same when the keys did not fit.
+/// The least time between two looks when the keys did not fit.
 const LOOK_ANEW: Duration = Duration::from_millis(20);
 
 /// A folder of public keys, `ORIGIN.pem` each; a file may hold several keys. Other files are ignored.
@@ -86,9 +86,12 @@ impl TrustedFolder {
 #[async_trait]
 impl KeySource for TrustedFolder {
     async fn keys(&self, origin: &str, anew: bool) -> Result<Arc<[TrustedKey]>, BoxError> {
-        let is_recent =
-            lock(&self.0.read).looked.is_some_and(|at| at.elapsed() < if anew { LOOK_ANEW } else { LOOK });
-        if !is_recent {
+        let looked = lock(&self.0.read).looked;
+        if let Some(looked) = looked.filter(|_| anew) {
+            // The key may have been added since.
+            tokio::time::sleep_until((looked + LOOK_ANEW).into()).await;
+        }
+        if anew || looked.is_none_or(|at| at.elapsed() >= LOOK) {
             let folder = Arc::clone(&self.0);
             tokio::task::spawn_blocking(move || folder.look()).await?;
         }

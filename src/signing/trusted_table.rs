@@ -8,7 +8,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use sqlx::Pool;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::SigningError;
 use super::key_source::KeySource;
@@ -20,7 +20,7 @@ use crate::util::error::BoxError;
 
 /// How long the table is taken as unchanged.
 const LOOK: Duration = Duration::from_secs(1);
-/// The same when the keys did not fit.
+/// The least time between two reads when the keys did not fit.
 const LOOK_ANEW: Duration = Duration::from_millis(20);
 /// How long the database may take.
 const LONGEST: Duration = Duration::from_secs(5);
@@ -169,8 +169,11 @@ impl KeySource for TrustedTable {
     async fn keys(&self, origin: &str, anew: bool) -> Result<Arc<[TrustedKey]>, BoxError> {
         // One read at a time, of which all who wait get the result.
         let mut last = self.0.last.lock().await;
-        let limit = if anew { LOOK_ANEW } else { LOOK };
-        if last.looked.is_none_or(|at| at.elapsed() >= limit) {
+        if let Some(looked) = last.looked.filter(|_| anew) {
+            // The key may have been added since.
+            sleep_until(looked + LOOK_ANEW).await;
+        }
+        if anew || last.looked.is_none_or(|at| at.elapsed() >= LOOK) {
             last.look(&*self.0.rows).await?;
         }
         Ok(last.keys.get(origin).cloned().unwrap_or_default())
