@@ -2,10 +2,13 @@
 //!
 //! | page | is about |
 //! |---|---|
+//! | [`order_service`] | **start here**: an order service with Postgres, a consumer and tests, in 15 minutes |
 //! | [`guarantees`] | which messages leave, when they are safe, order, idempotency |
 //! | [`how_it_works`] | a request, the outbox, its files and tables, receiving, with diagrams |
 //! | [`layers`] | the order of layers, with its results |
 //! | [`production`] | a checklist: delivery, rights, pools, volumes, probes, alerts |
+//! | [`testing`] | how an app is tested without a broker |
+//! | [`troubleshooting`] | log lines, their meaning and their cure |
 //! | [`rabbitmq`], [`activemq`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
 //! | [`channels`] | queues, streams, events and requests without a broker |
@@ -29,6 +32,12 @@ pub mod guarantees {}
 pub mod how_it_works {}
 #[doc = include_str!("../docs/layers.md")]
 pub mod layers {}
+#[doc = include_str!("../docs/order-service.md")]
+pub mod order_service {}
+#[cfg_attr(feature = "testing", doc = include_str!("../docs/testing.md"))]
+pub mod testing {}
+#[doc = include_str!("../docs/troubleshooting.md")]
+pub mod troubleshooting {}
 #[doc = include_str!("../docs/migrating-from-mqfactory.md")]
 pub mod migrating_from_mqfactory {}
 #[doc = include_str!("../docs/production.md")]

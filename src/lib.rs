@@ -31,8 +31,19 @@
 //! # From settings to a running bus
 //! [`Bus`] reads `MESSAGE_BUS` settings and gives the layer, health and an orderly shutdown.
 //!
-//! # Guide
-//! The pages of [`guide`] explain the guarantees, how it works, the order of layers, and what production needs.
+//! # Where to begin
+//! The [`guide`] has a page for each question. Without a key messages have no order across requests; with a key ([`Event::key`]) they have.
+//!
+//! | question | page |
+//! |---|---|
+//! | How do I build a service with it? | [`guide::order_service`], 15 minutes |
+//! | Which messages leave, and when are they safe? | [`guide::guarantees`] |
+//! | How does it work? | [`guide::how_it_works`], [`guide::layers`] |
+//! | How do I test my app? | [`guide::testing`] |
+//! | How do I run it? | [`guide::production`], [`guide::troubleshooting`] |
+//! | What does my broker confirm, and what can it lose? | [`guide::rabbitmq`], [`guide::activemq`] and others in the [`guide`] |
+//! | How do I write a backend, a decorator, a store? | [`guide::extending`] |
+//! | Is it for me? I come from something else. | [`guide::coming_from`] |
 //!
 //! # Features
 //! | feature | gives | default |
@@ -51,6 +62,7 @@
 //! | `routing` | a router for sites with bad links: `routing` | |
 //! | `wavemq` | WAVEMQ's gRPC interface over such a router: `wavemq` | |
 //! | `serve` | `Bus::serve`, which serves an axum app and stops server, consumers and bus in order | |
+//! | `schemas` | JSON schemas of events by `schemars`, for AsyncAPI documents: `BusBuilder::with_event` | |
 //! | `signing` | signed messages: `Signing`, `Verifying`, the table `SIGNING` | |
 //! | `testing` | doubles for the tests of an app, and conformance suites for messengers, stores and sources | |
 //! | `chaos` | faults on purpose: `ChaosLayer` | |
@@ -70,7 +82,7 @@ pub mod channels;
 #[cfg(feature = "chaos")]
 pub mod chaos;
 #[cfg(feature = "cli")]
-#[doc(hidden)]
+#[cfg_attr(docsrs, doc(cfg(feature = "cli")))]
 pub mod cli;
 #[cfg_attr(doctest, doc = include_str!("../docs/request-reply.md"))]
 pub mod client;

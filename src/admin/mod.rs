@@ -53,10 +53,24 @@ const PAGE_BYTES: usize = 8 << 20;
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) delivery: DeliveryMode,
-    /// Whether this is a running app.
-    pub(crate) running: bool,
+    pub(crate) app: AppState,
     pub(crate) messenger: Arc<dyn Messenger>,
     pub(crate) outbox: Option<OutboxHandle>,
+}
+
+/// Whether the app of the outbox runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(
+    not(feature = "cli"),
+    expect(dead_code, reason = "only the command line opens an outbox of another process")
+)]
+pub(crate) enum AppState {
+    /// It is this process.
+    Running,
+    /// Its outbox was open to nobody else.
+    Stopped,
+    /// Nobody asked it.
+    Unknown,
 }
 
 impl Admin {
@@ -79,7 +93,15 @@ impl Admin {
 
     fn shown(&self, entry: &Entry, whole: bool) -> StoredMessage {
         let shown = if whole { StoredMessage::whole(entry) } else { StoredMessage::listed(entry) };
-        if self.running { shown } else { shown.of_stopped_app() }
+        match self.app {
+            AppState::Running => shown,
+            AppState::Stopped => {
+                shown.unsent_because("the app is stopped, and sends the message when it runs again")
+            }
+            AppState::Unknown => {
+                shown.unsent_because("a running app sends it, after earlier messages; --url asks the app")
+            }
+        }
     }
 
     fn nothing_stored(&self) -> String {
@@ -97,9 +119,11 @@ async fn status(State(admin): State<Admin>) -> Answer {
         Some(outbox) => Some(outbox.status().await?.into()),
         None => None,
     };
-    let health = if admin.running { Some(admin.messenger.health().await.into()) } else { None };
+    let is_running = admin.app == AppState::Running;
+    let health = if is_running { Some(admin.messenger.health().await.into()) } else { None };
     let note = outbox.is_none().then(|| admin.nothing_stored());
-    let report = StatusReport { delivery: admin.delivery, running: admin.running, health, outbox, note };
+    let running = (admin.app != AppState::Unknown).then_some(is_running);
+    let report = StatusReport { delivery: admin.delivery, running, health, outbox, note };
     Ok(answer(StatusCode::OK, &report))
 }
 

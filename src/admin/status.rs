@@ -13,8 +13,8 @@ use crate::settings::DeliveryMode;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct StatusReport {
     pub(crate) delivery: DeliveryMode,
-    /// Whether this comes from a running app.
-    pub(crate) running: bool,
+    /// Whether the app runs; `None` when it was not asked.
+    pub(crate) running: Option<bool>,
     /// `None` when the broker was not asked.
     pub(crate) health: Option<HealthReport>,
     /// `None` when messages are not stored.

@@ -106,11 +106,11 @@ impl StoredMessage {
         stored
     }
 
-    /// The message in a stopped app, which sends nothing.
-    pub(crate) fn of_stopped_app(mut self) -> Self {
+    /// The same, with the reason why a message that is due was not sent, when the app was not asked.
+    pub(crate) fn unsent_because(mut self, reason: &str) -> Self {
         let waits = self.state == Some(EntryState::Pending) && self.next_attempt.is_none();
         if waits && self.explain.is_some() {
-            self.explain = Some("the app is stopped, and sends the message when it runs again".to_owned());
+            self.explain = Some(reason.to_owned());
         }
         self
     }
@@ -122,6 +122,24 @@ impl StoredMessage {
             stored.set_headers_and_body(message);
         }
         stored
+    }
+
+    /// A dead letter of a broker.
+    #[cfg(feature = "cli")]
+    pub(crate) fn dead(
+        message: Option<&Message>,
+        attempts: u32,
+        failures: &[crate::message::FailedAttempt],
+        explain: String,
+        whole: bool,
+    ) -> Self {
+        let entry = Entry {
+            attempts,
+            failures: failures.to_vec(),
+            ..Entry::new(0, EntryState::Dead, message.cloned())
+        };
+        let stored = if whole { Self::whole(&entry) } else { Self::listed(&entry) };
+        Self { position: None, explain: Some(explain), ..stored }
     }
 
     /// A message that is not stored yet.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, Weak};
 
 use async_trait::async_trait;
+use tokio::sync::Notify;
 
 use crate::message::Message;
 use crate::messenger::in_flight::InFlight;
@@ -40,20 +41,25 @@ impl Recording {
     /// Starts to listen: the result holds the messages that are sent from now on.
     #[must_use]
     pub fn listen(&self) -> Sent {
-        let messages = Arc::default();
-        lock(&self.listeners).push(Arc::downgrade(&messages));
-        Sent { messages, in_flight: self.in_flight.clone() }
+        let view = Arc::default();
+        lock(&self.listeners).push(Arc::downgrade(&view));
+        Sent { view, in_flight: self.in_flight.clone() }
     }
 }
 
-type View = Mutex<Vec<Message>>;
+#[derive(Debug, Default)]
+struct View {
+    messages: Mutex<Vec<Message>>,
+    changed: Notify,
+}
 
 #[async_trait]
 impl Messenger for Recording {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         lock(&self.listeners).retain(|listener| match listener.upgrade() {
-            Some(messages) => {
-                lock(&messages).extend(batch.iter().cloned());
+            Some(view) => {
+                lock(&view.messages).extend(batch.iter().cloned());
+                view.changed.notify_waiters();
                 true
             }
             None => false,
@@ -69,7 +75,7 @@ impl Messenger for Recording {
 /// The messages sent to a [`Recording`] since [`listen`](Recording::listen).
 #[derive(Clone, Debug)]
 pub struct Sent {
-    messages: Arc<View>,
+    view: Arc<View>,
     in_flight: InFlight,
 }
 
@@ -77,13 +83,13 @@ impl Sent {
     /// Returns the messages, in the order they were sent.
     #[must_use]
     pub fn messages(&self) -> Vec<Message> {
-        lock(&self.messages).clone()
+        lock(&self.view.messages).clone()
     }
 
     /// Returns the topics, in the order they were sent: compare them with an array of texts.
     #[must_use]
     pub fn topics(&self) -> Vec<String> {
-        lock(&self.messages).iter().map(|message| message.topic().to_string()).collect()
+        lock(&self.view.messages).iter().map(|message| message.topic().to_string()).collect()
     }
 
     /// Returns the bodies of one topic as JSON, in the order they were sent.
@@ -92,9 +98,39 @@ impl Sent {
     /// When a body is not JSON.
     #[must_use]
     pub fn json(&self, topic: &str) -> Vec<serde_json::Value> {
-        let messages = lock(&self.messages);
+        let messages = lock(&self.view.messages);
         let of_topic = messages.iter().filter(|message| message.topic().as_str() == topic);
         of_topic.map(|message| serde_json::from_slice(message.body()).expect("the body is JSON")).collect()
+    }
+
+    /// Waits until a message of this topic is recorded, and returns the first one: for messages that leave after the response, through
+    /// an outbox or a [`Background`](crate::background::Background). It waits without a limit: put a timeout around it.
+    ///
+    /// # Cancel safety
+    /// It may be dropped at any time.
+    pub async fn wait_for(&self, topic: &str) -> Message {
+        self.wait_until(|messages| messages.iter().find(|message| message.topic().as_str() == topic).cloned())
+            .await
+    }
+
+    /// Waits until this many messages are recorded, of whatever topic, and returns all. It waits without a limit: put a timeout around it.
+    ///
+    /// # Cancel safety
+    /// It may be dropped at any time.
+    pub async fn wait_for_count(&self, count: usize) -> Vec<Message> {
+        self.wait_until(|messages| (messages.len() >= count).then(|| messages.to_vec())).await
+    }
+
+    async fn wait_until<T>(&self, found: impl Fn(&[Message]) -> Option<T>) -> T {
+        loop {
+            let changed = self.view.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if let Some(found) = found(&lock(&self.view.messages)) {
+                return found;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until no message is in flight to the recording, neither of a client that has gone nor in a

@@ -13,6 +13,7 @@ use super::backends::{self, Backend, fault, not_named};
 use super::client::Clients;
 #[cfg(feature = "_sql")]
 use super::database::{Database, DatabaseStore};
+use super::describe::{Description, EventType};
 use super::running::Bus;
 use super::shutdown::{Left, Worker};
 use super::source::Sources;
@@ -51,6 +52,7 @@ pub struct BusBuilder<'a> {
     settings: &'a Settings,
     backends: BTreeMap<String, Factory>,
     decorators: Vec<Decorator>,
+    events: Vec<EventType>,
     #[cfg(feature = "_sql")]
     database: Option<Database>,
 }
@@ -61,6 +63,7 @@ impl<'a> BusBuilder<'a> {
             settings,
             backends: BTreeMap::new(),
             decorators: Vec::new(),
+            events: Vec::new(),
             #[cfg(feature = "_sql")]
             database: None,
         }
@@ -79,6 +82,20 @@ impl<'a> BusBuilder<'a> {
         };
         self.backends.insert(name.into(), Box::new(factory));
         self
+    }
+
+    /// Registers an event that the app sends, with its JSON schema, for [`Bus::describe`] and AsyncAPI documents.
+    #[cfg(feature = "schemas")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "schemas")))]
+    pub fn with_event<E: crate::message::Event + schemars::JsonSchema>(mut self) -> Self {
+        self.events.push(EventType::of::<E>());
+        self
+    }
+
+    /// Returns what the bus will do.
+    #[must_use]
+    pub fn describe(&self) -> Description {
+        Description::with_types(self.settings, self.events.clone())
     }
 
     /// Decorates the messenger of the backend, also of a built-in one; a later decorator wraps an earlier one.
@@ -137,6 +154,7 @@ impl<'a> BusBuilder<'a> {
                 "started without a broker; messages go nowhere. Set BACKEND in MESSAGE_BUS"
             );
         }
+        let description = self.describe();
         let is_own = self.backends.contains_key(&self.settings.backend);
         let Backend { messenger, sources: local, requesters, .. } = self.backend().await?;
         let is_local = local.is_some();
@@ -181,6 +199,12 @@ impl<'a> BusBuilder<'a> {
                 let fault = |error| SettingsError::outbox("durable", error);
                 let settings = &self.settings.outbox;
                 let store = crate::store::EmbeddedStore::open(&settings.store()).await.map_err(fault)?;
+                if let Some(kind) = crate::util::file_system::volatile(&settings.path) {
+                    tracing::warn!(
+                        folder = %settings.path.display(),
+                        "the outbox is on {kind}: its messages are lost with the container or the machine. Set OUTBOX.PATH to a folder on a volume"
+                    );
+                }
                 stored(messenger, Arc::new(store), self.settings, true, stopped)
             }
             #[cfg(not(feature = "embedded"))]
@@ -233,6 +257,7 @@ impl<'a> BusBuilder<'a> {
             }
         });
         Ok(Bus {
+            description,
             messenger,
             layer,
             worker: Mutex::new(worker),
@@ -250,6 +275,18 @@ impl<'a> BusBuilder<'a> {
             #[cfg(feature = "admin")]
             delivery: self.settings.delivery,
         })
+    }
+
+    /// Whether this is a backend of the app's own.
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_backend(&self, name: &str) -> bool {
+        self.backends.contains_key(name)
+    }
+
+    /// The pool of the app.
+    #[cfg(all(feature = "_sql", feature = "cli"))]
+    pub(crate) fn into_database(self) -> Option<Database> {
+        self.database
     }
 
     /// The messenger alone, without workers; and what connects to each of its brokers, if it has brokers.

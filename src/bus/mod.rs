@@ -6,6 +6,7 @@ mod builder;
 mod client;
 #[cfg(feature = "_sql")]
 mod database;
+mod describe;
 mod running;
 #[cfg(feature = "serve")]
 mod serve;
@@ -16,9 +17,12 @@ mod source;
 
 #[cfg(all(feature = "cli", feature = "_brokers"))]
 pub(crate) use self::backends::broker_settings;
+#[cfg(feature = "cli")]
+pub(crate) use self::backends::{OpenDeadLettersError, dead_letters};
 pub use self::builder::BusBuilder;
 #[cfg(all(feature = "_sql", feature = "cli"))]
 pub(crate) use self::database::{Database, DatabaseStore};
+pub use self::describe::{AsyncApi, Description};
 pub use self::running::Bus;
 #[cfg(feature = "serve")]
 pub use self::serve::{Serve, ServeError};

@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 use tower_layer::Layer;
 
 use super::acknowledging::Acknowledgement;
 use super::client::Clients;
+use super::describe::Description;
 use super::shutdown::{Left, Shutdown, Worker};
 use super::source::Sources;
 use crate::client::Client;
@@ -20,6 +21,7 @@ use crate::outbox::OutboxHandle;
 use crate::settings::DeliveryMode;
 use crate::settings::SettingsError;
 use crate::source::Source;
+use crate::store::StoreError;
 use crate::util::caught::caught;
 use crate::util::deadline::after;
 use crate::util::stop::Stopper;
@@ -42,6 +44,7 @@ use crate::util::stop::Stopper;
 ///
 /// Dropping a bus stops nothing: its tasks run on until the process ends.
 pub struct Bus {
+    pub(super) description: Description,
     pub(super) messenger: Arc<dyn Messenger>,
     pub(super) layer: MessagingLayer,
     pub(super) worker: Mutex<Option<Worker>>,
@@ -66,6 +69,12 @@ impl Bus {
     /// The layer for the app's routes.
     pub fn layer(&self) -> MessagingLayer {
         self.layer.clone()
+    }
+
+    /// Returns what the bus does: where messages go, what they survive, how its consumers receive.
+    #[must_use]
+    pub fn describe(&self) -> &Description {
+        &self.description
     }
 
     /// The messenger, for sending outside of requests.
@@ -285,13 +294,50 @@ impl Bus {
     #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
     pub fn admin(&self) -> axum::Router {
         let (messenger, outbox) = (Arc::clone(&self.messenger), self.outbox.clone());
-        crate::admin::Admin { delivery: self.delivery, running: true, messenger, outbox }.router()
+        let app = crate::admin::AppState::Running;
+        crate::admin::Admin { delivery: self.delivery, app, messenger, outbox }.router()
     }
 
     /// Waits until nothing is in flight: no send of a request, no message in the background buffer.
     /// Messages in the outbox are not waited for.
     pub async fn flushed(&self) {
         self.layer.in_flight().wait_idle().await;
+    }
+
+    /// Waits until nothing is in flight and no pending message is in the outbox: every message was sent, or is a dead letter. While the
+    /// broker is down it waits without a limit: put a timeout around it. For tests, and before an instance is removed for good.
+    ///
+    /// ```
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// use std::time::Duration;
+    /// use tower_outbox::{Bus, Message, Settings};
+    ///
+    /// let folder = tempfile::tempdir()?;
+    /// let mut settings: Settings = toml::from_str("BACKEND = 'memory'\nDELIVERY = 'durable'")?;
+    /// settings.outbox.path = folder.path().join("outbox");
+    /// let bus = Bus::start(&settings).await?;
+    /// bus.messenger().send(vec![Message::json("user.created", "jo")?]).await?;
+    /// tokio::time::timeout(Duration::from_secs(10), bus.drained()).await??;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError`] when the outbox cannot be read.
+    ///
+    /// # Cancel safety
+    /// It may be dropped at any time.
+    pub async fn drained(&self) -> Result<(), StoreError> {
+        let mut pause = Duration::from_millis(5);
+        loop {
+            self.flushed().await;
+            let Some(outbox) = &self.outbox else { return Ok(()) };
+            if outbox.status().await?.counts.pending == 0 {
+                return Ok(());
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
     }
 
     /// Stops the consumers by this time, and waits for them until then.

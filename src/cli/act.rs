@@ -9,24 +9,21 @@ use uuid::Uuid;
 use super::context::Context;
 use super::error::CliError;
 use super::filter::{FilterArgs, WHICH};
-use super::queue::FromQueue;
 use super::target::Target;
 use crate::admin::Acted;
 
 /// Send dead letters again
 #[derive(Args)]
 #[command(
-    group = which().arg("queue"),
-    override_usage = "tower-outbox requeue [OPTIONS] <ID>\n       tower-outbox requeue [OPTIONS] <--all | conditions>\n       tower-outbox requeue [OPTIONS] --queue <QUEUE> [conditions]",
+    group = which(),
+    override_usage = "tower-outbox requeue [OPTIONS] <ID>\n       tower-outbox requeue [OPTIONS] <--all | conditions>",
     after_help = "A message with the given id is requeued at once, also one that waits for its next attempt. \
         Conditions select dead letters: the command prints how many, and acts with --yes or after you answer y. \
-        With --queue, dead letters of RabbitMQ are moved at once."
+        The dead letters of consumers are in the broker: see tower-outbox dead-letters."
 )]
 pub(super) struct Requeue {
     #[command(flatten)]
     act: Act,
-    #[command(flatten)]
-    from: FromQueue,
     /// Requeue at most this many messages a second
     #[arg(long, value_name = "N", default_value_t = 100.0, value_parser = rate)]
     rate: f64,
@@ -76,9 +73,6 @@ fn rate(text: &str) -> Result<f64, String> {
 
 impl Requeue {
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
-        if self.from.is_given()? {
-            return self.from.run(context, &self.act.filter, self.act.dry_run);
-        }
         let rate = ("rate".to_owned(), self.rate.into());
         let work = Work { route: "requeue", verb: "requeue", done: "requeued", more: Map::from_iter([rate]) };
         let mut act = self.act.clone();
@@ -115,7 +109,7 @@ impl Work {
 impl Act {
     fn run(&self, context: &Context, work: &Work) -> Result<(), CliError> {
         let output = context.output;
-        let target = context.target()?;
+        let target = Target::of(context)?;
         let filter = match self.id {
             Some(id) => Map::from_iter([("id".to_owned(), json!(id))]),
             None => self.filter.object(),
@@ -142,15 +136,19 @@ impl Act {
         report(&work.post(&target, &filter, false)?)
     }
 
-    /// Asks the person at the terminal.
     fn asked(&self, context: &Context, work: &Work, would: &Acted) -> Result<bool, CliError> {
-        if !io::stdin().is_terminal() || context.output.json {
-            return Ok(false);
-        }
         let messages = self.filter.count(would.messages as u64);
-        let _ = write!(io::stderr(), "{} {messages}? [y/N] ", work.verb);
-        let mut answer = String::new();
-        io::stdin().lock().read_line(&mut answer).map_err(|error| CliError::error(&error))?;
-        Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
+        asked(context, &format!("{} {messages}", work.verb))
     }
+}
+
+/// Asks the person at the terminal.
+pub(super) fn asked(context: &Context, act: &str) -> Result<bool, CliError> {
+    if !io::stdin().is_terminal() || context.output.json {
+        return Ok(false);
+    }
+    let _ = write!(io::stderr(), "{act}? [y/N] ");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(|error| CliError::error(&error))?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

@@ -9,8 +9,12 @@ use url::Url;
 
 use super::error::CliError;
 use super::output::Output;
-use super::target::Target;
+#[cfg(feature = "_sql")]
+use crate::bus::Database;
+use crate::bus::{Bus, BusBuilder};
 use crate::settings::{Settings, SettingsError};
+#[cfg(feature = "_sql")]
+use crate::util::error::Chain;
 
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
@@ -40,11 +44,15 @@ pub(super) struct Global {
     pub(super) quiet: bool,
 }
 
+/// Adds the backends and the pool of an app to a builder.
+pub(super) type Configure = Box<dyn for<'a> Fn(BusBuilder<'a>) -> BusBuilder<'a>>;
+
 /// The options and the runtime that every command gets.
 pub(super) struct Context {
     pub(super) global: Global,
     pub(super) output: Output,
     pub(super) runtime: Runtime,
+    pub(super) configure: Configure,
 }
 
 impl Context {
@@ -59,26 +67,23 @@ impl Context {
         }
     }
 
-    /// The running app; `None` without a URL.
-    pub(super) fn running(&self) -> Option<Target> {
-        let url = self.global.url.as_ref()?;
-        Some(Target::running(url, &self.global.http_header))
+    /// A builder with the backends of the app.
+    pub(super) fn builder<'a>(&self, settings: &'a Settings) -> BusBuilder<'a> {
+        (self.configure)(Bus::builder(settings))
     }
 
-    /// The running app, or the outbox of the settings.
-    pub(super) fn target(&self) -> Result<Target, CliError> {
-        match self.running() {
-            Some(app) => Ok(app),
-            None => Target::stopped(&self.settings()?, false, self.runtime.handle()),
+    /// The pool of the app, or a new one to the database of the settings.
+    #[cfg(feature = "_sql")]
+    pub(super) async fn database(&self, settings: &Settings) -> Result<Database, String> {
+        if let Some(database) = self.builder(settings).into_database() {
+            return Ok(database);
         }
-    }
-
-    /// The same, for storing messages: the outbox of a stopped app may be created.
-    pub(super) fn target_to_store(&self) -> Result<Target, CliError> {
-        match self.running() {
-            Some(app) => Ok(app),
-            None => Target::stopped(&self.settings()?, true, self.runtime.handle()),
+        if settings.outbox.database_url.is_none() {
+            return Err("the settings have no OUTBOX.DATABASE_URL: add it to the --settings file, or set \
+                MESSAGE_BUS__OUTBOX__DATABASE_URL; or ask the running app with --url"
+                .to_owned());
         }
+        Database::connect(&settings.outbox).await.map_err(|error| Chain(&error).to_string())
     }
 }
 

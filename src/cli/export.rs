@@ -34,7 +34,7 @@ pub(super) struct Export {
 impl Export {
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let output = context.output;
-        let target = context.target()?;
+        let target = Target::of(context)?;
         let bar = output.progress(self.expected(&target)?, Unit::Messages);
         let mut writer = Writer::new(self.output.as_deref())?;
         let (mut exported, mut unreadable, mut after) = (0, 0, None);

@@ -8,6 +8,8 @@ use serde::de::value::StrDeserializer;
 use serde_json::{Map, Value};
 
 use super::output::count;
+use crate::source::dead_letters::DeadLetter;
+use crate::store::Filter;
 
 /// The heading of conditions in the help.
 pub(super) const WHICH: &str = "Which messages";
@@ -18,6 +20,13 @@ pub(super) struct FilterArgs {
     /// Pending messages, or dead letters
     #[arg(long, help_heading = WHICH, value_parser = ["pending", "dead"])]
     state: Option<String>,
+    #[command(flatten)]
+    conditions: Conditions,
+}
+
+/// Conditions of a message, in whatever state; it must meet all of them.
+#[derive(Args, Clone, Debug)]
+pub(super) struct Conditions {
     /// With this topic; a * at the end matches every topic with this beginning
     #[arg(long, help_heading = WHICH)]
     topic: Option<String>,
@@ -36,12 +45,13 @@ impl FilterArgs {
     /// The conditions as a query of the admin router.
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
         let text = |value: &Option<String>| value.clone();
+        let Conditions { topic, key, reason, older_than } = &self.conditions;
         let conditions = [
             ("state", text(&self.state)),
-            ("topic", text(&self.topic)),
-            ("key", text(&self.key)),
-            ("reason", text(&self.reason)),
-            ("older_than", self.older_than.map(|seconds| seconds.to_string())),
+            ("topic", text(topic)),
+            ("key", text(key)),
+            ("reason", text(reason)),
+            ("older_than", older_than.map(|seconds| seconds.to_string())),
         ];
         conditions.into_iter().filter_map(|(name, value)| value.map(|value| (name, value))).collect()
     }
@@ -57,16 +67,6 @@ impl FilterArgs {
 
     pub(super) fn set_default_state(&mut self, state: &str) {
         self.state.get_or_insert_with(|| state.to_owned());
-    }
-
-    /// Whether a message of a broker with this last failure meets the conditions.
-    #[cfg(feature = "amqp091")]
-    pub(super) fn matches(&self, message: Option<&crate::message::Message>, reason: Option<&str>) -> bool {
-        let (topic, key, older_than) = (self.topic.clone(), self.key.clone(), self.older_than);
-        let contains =
-            |part: &String| reason.is_some_and(|reason| reason.to_lowercase().contains(&part.to_lowercase()));
-        let filter = crate::store::Filter { topic, key, older_than, ..Default::default() };
-        filter.matches_message(message) && self.reason.as_ref().is_none_or(contains)
     }
 
     /// The state, if it is the only condition.
@@ -85,6 +85,18 @@ impl FilterArgs {
             Some("pending") => count(messages, "pending message"),
             _ => count(messages, "message"),
         }
+    }
+}
+
+impl Conditions {
+    /// Whether a dead letter of a broker meets the conditions.
+    pub(super) fn matches(&self, letter: &DeadLetter) -> bool {
+        let Self { topic, key, reason, older_than } = self.clone();
+        let given = letter.reason.as_ref().map(|reason| reason.to_lowercase());
+        let filter = Filter { topic, key, older_than, ..Filter::default() };
+        filter.matches_message(letter.message.as_ref().ok())
+            && reason
+                .is_none_or(|part| given.as_ref().is_some_and(|given| given.contains(&part.to_lowercase())))
     }
 }
 

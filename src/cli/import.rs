@@ -10,6 +10,7 @@ use serde_json::json;
 use super::context::Context;
 use super::error::CliError;
 use super::output::{Unit, count};
+use super::target::Target;
 use crate::admin::{Appended, StoredMessage};
 use crate::store::EntryState;
 use crate::util::error::{BoxError, Chain};
@@ -42,7 +43,7 @@ impl Import {
         let output = context.output;
         let file = self.file.as_deref().filter(|file| *file != Path::new("-"));
         let (mut reader, length) = open(file)?;
-        let target = context.target_to_store()?;
+        let target = Target::to_store(context)?;
         let bar = output.progress(length, Unit::Bytes);
         let mut done = Done { lines: self.skip, ..Done::default() };
         let mut batch = Batch::default();

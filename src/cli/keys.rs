@@ -26,7 +26,7 @@ Settings: KEY, ORIGIN and TRUSTED of the table SIGNING.
   tower-outbox keys list                              the keys in TRUSTED
   tower-outbox keys trust host-1 host-1.pem           add it to the database, if TRUSTED is database; keys revoke host-1 removes it
   tower-outbox keys verify                            whether KEY fits the public key of ORIGIN in TRUSTED
-  tower-outbox export --queue users.dead | tower-outbox keys verify -   why messages were refused";
+  tower-outbox dead-letters list --queue users.dead --json --body | tower-outbox keys verify -   why messages were refused";
 
 /// Make, list and check the keys that sign messages
 #[derive(Args)]

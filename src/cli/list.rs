@@ -15,6 +15,9 @@ use crate::admin::{Listed, StoredMessage};
 /// The largest page of the admin router.
 const PAGE: usize = 500;
 
+/// The heads of the columns.
+pub(super) const HEAD: [&str; 7] = ["ID", "STATE", "AGE", "TRIED", "TOPIC", "KEY", "WHY"];
+
 /// List messages without headers and bodies, which `show` prints
 #[derive(Args)]
 pub(super) struct List {
@@ -25,13 +28,13 @@ pub(super) struct List {
     limit: usize,
 }
 
-fn at_least_one(text: &str) -> Result<usize, String> {
+pub(super) fn at_least_one(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|limit| *limit > 0).ok_or_else(|| "not a number above 0".to_owned())
 }
 
 impl List {
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
-        let target = context.target()?;
+        let target = Target::of(context)?;
         let (mut messages, mut after) = (Vec::new(), None);
         let more = loop {
             let room = self.limit - messages.len();
@@ -49,7 +52,7 @@ impl List {
             }
         };
         if !context.output.json && !messages.is_empty() {
-            let head = ["ID", "STATE", "AGE", "TRIED", "TOPIC", "KEY", "WHY"].map(str::to_owned);
+            let head = HEAD.map(str::to_owned);
             let rows: Vec<_> = std::iter::once(head).chain(messages.iter().map(row)).collect();
             aligned(&rows).iter().try_for_each(|line| context.output.line(line))?;
         }
@@ -82,7 +85,7 @@ pub(super) fn page(
     target.get(&["messages"], &query)
 }
 
-fn row(message: &StoredMessage) -> [String; 7] {
+pub(super) fn row(message: &StoredMessage) -> [String; 7] {
     let dash = || "-".to_owned();
     let age = message.time.map(|time| span(SystemTime::now().duration_since(time).unwrap_or_default()));
     [

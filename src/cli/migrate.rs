@@ -5,7 +5,6 @@ use serde_json::json;
 
 use super::context::Context;
 use super::error::CliError;
-use crate::bus::Database;
 use crate::util::error::Chain;
 
 /// Install the tables of a transactional outbox, or bring them up to date
@@ -19,10 +18,13 @@ pub(super) struct Migrate {}
 impl Migrate {
     #[allow(clippy::unused_self, reason = "as every command")]
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
-        let outbox = context.settings()?.outbox;
-        let migrated = async { Database::connect(&outbox).await?.migrate(&outbox).await };
-        let version = context.runtime.block_on(migrated);
-        let version = version.map_err(|error| CliError::unreachable(Chain(&error).to_string()))?;
+        let settings = context.settings()?;
+        let outbox = &settings.outbox;
+        let version = context.runtime.block_on(async {
+            let database = context.database(&settings).await?;
+            database.migrate(outbox).await.map_err(|error| Chain(&error).to_string())
+        });
+        let version = version.map_err(CliError::unreachable)?;
         if context.output.json {
             context.output.document(&json!({"schema": outbox.schema, "version": version}))
         } else {

@@ -14,7 +14,6 @@ use super::error::CliError;
 use super::filter::duration;
 use super::target::Target;
 use crate::admin::{Appended, Header, StoredMessage};
-use crate::bus::Bus;
 use crate::message::{Message, MessageError, Scalar};
 use crate::settings::{DeliveryMode, Settings};
 use crate::util::error::Chain;
@@ -79,13 +78,13 @@ fn header(text: &str) -> Result<(String, Header), String> {
 impl Send {
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let message = self.message()?;
-        if let Some(app) = context.running() {
+        if let Some(app) = Target::app(context) {
             return store(context, &app, &message);
         }
         let settings = context.settings()?;
         match settings.delivery {
             DeliveryMode::Durable | DeliveryMode::Transactional => {
-                store(context, &Target::stopped(&settings, true, context.runtime.handle())?, &message)
+                store(context, &Target::stopped(context, &settings, true)?, &message)
             }
             _ => send(context, &settings, message),
         }
@@ -156,7 +155,8 @@ fn store(context: &Context, target: &Target, message: &Message) -> Result<(), Cl
 fn send(context: &Context, settings: &Settings, message: Message) -> Result<(), CliError> {
     let id = message.id();
     context.runtime.block_on(async {
-        let (bus, _) = Bus::builder(settings).messenger().await.map_err(|error| CliError::error(&error))?;
+        let (bus, _) =
+            context.builder(settings).messenger().await.map_err(|error| CliError::error(&error))?;
         bus.check(&message).map_err(|error| CliError::failed(Chain(&*error)))?;
         let sent = Arc::clone(&bus).send(vec![message]).await;
         bus.close(CLOSE).await;

@@ -8,6 +8,7 @@ use super::context::Context;
 use super::error::CliError;
 use super::output::{ago, aligned, count, harmless, span};
 use super::queue;
+use super::target::Target;
 use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
 
 /// Show the state of the broker and of the outbox: depth, oldest age, rates, breaker, last error
@@ -17,7 +18,7 @@ pub(super) struct Status {}
 impl Status {
     #[allow(clippy::unused_self, reason = "as every command")]
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
-        let status: StatusReport = context.target()?.get(&["status"], &[])?;
+        let status: StatusReport = Target::of(context)?.get(&["status"], &[])?;
         if context.output.json {
             return context.output.document(&status);
         }
@@ -31,7 +32,8 @@ impl Status {
 
 fn rows(status: &StatusReport) -> Vec<[String; 2]> {
     let app = match &status.health {
-        _ if !status.running => "stopped".to_owned(),
+        _ if status.running == Some(false) => "stopped".to_owned(),
+        _ if status.running.is_none() => "not asked; --url asks a running app".to_owned(),
         None => "running".to_owned(),
         Some(HealthReport::Up) => "running; the broker is up".to_owned(),
         Some(HealthReport::Down { reason }) => format!("running; the broker is down: {}", harmless(reason)),
@@ -44,7 +46,9 @@ fn rows(status: &StatusReport) -> Vec<[String; 2]> {
         rows.push(["outbox".to_owned(), note.clone()]);
     }
     if let Some(outbox) = &status.outbox {
-        rows.extend(outbox_rows(outbox, status.running).map(|(name, value)| [name.to_owned(), value]));
+        rows.extend(
+            outbox_rows(outbox, status.running == Some(true)).map(|(name, value)| [name.to_owned(), value]),
+        );
     }
     rows
 }
@@ -82,6 +86,6 @@ fn outbox_rows(outbox: &OutboxReport, running: bool) -> impl Iterator<Item = (&'
         ("size", bytesize::ByteSize::b(outbox.bytes).to_string()),
     ];
     let relayed = [("rates", rates), ("breaker", breaker), ("last error", last_error)];
-    // A stopped app has no relay.
+    // Only the app knows its relay.
     stored.into_iter().chain(relayed.into_iter().filter(move |_| running))
 }

@@ -18,12 +18,10 @@ use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use url::Url;
 
+use super::context::Context;
 use super::error::CliError;
-use crate::admin::Admin;
+use crate::admin::{Admin, AppState};
 use crate::backends::dummy::Dummy;
-use crate::bus::Bus;
-#[cfg(feature = "_sql")]
-use crate::bus::Database;
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
 use crate::settings::{DeliveryMode, Settings};
@@ -59,7 +57,29 @@ impl Drop for Stopped {
 }
 
 impl Target {
-    pub(super) fn running(url: &Url, headers: &[(HeaderName, HeaderValue)]) -> Self {
+    /// The running app, or the outbox of the settings.
+    pub(super) fn of(context: &Context) -> Result<Self, CliError> {
+        match Self::app(context) {
+            Some(app) => Ok(app),
+            None => Self::stopped(context, &context.settings()?, false),
+        }
+    }
+
+    /// The same, for storing messages: the outbox of a stopped app may be created.
+    pub(super) fn to_store(context: &Context) -> Result<Self, CliError> {
+        match Self::app(context) {
+            Some(app) => Ok(app),
+            None => Self::stopped(context, &context.settings()?, true),
+        }
+    }
+
+    /// The running app; `None` without a URL.
+    pub(super) fn app(context: &Context) -> Option<Self> {
+        let url = context.global.url.as_ref()?;
+        Some(Self::running(url, &context.global.http_header))
+    }
+
+    fn running(url: &Url, headers: &[(HeaderName, HeaderValue)]) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -71,21 +91,26 @@ impl Target {
     }
 
     /// Opens the outbox of the settings, which must exist unless messages are stored in it.
-    pub(super) fn stopped(settings: &Settings, to_store: bool, runtime: &Handle) -> Result<Self, CliError> {
+    pub(super) fn stopped(context: &Context, settings: &Settings, to_store: bool) -> Result<Self, CliError> {
+        let runtime = context.runtime.handle();
         let (messenger, outbox): (Arc<dyn Messenger>, _) = match settings.delivery {
             DeliveryMode::Durable => {
-                let (messenger, handle) = open(settings, to_store, runtime)?;
+                let (messenger, handle) = open(context, settings, to_store)?;
                 (messenger, Some(handle))
             }
             #[cfg(feature = "_sql")]
             DeliveryMode::Transactional => {
-                let (messenger, handle) = open_database(settings, to_store, runtime)?;
+                let (messenger, handle) = open_database(context, settings, to_store)?;
                 (messenger, Some(handle))
             }
             _ => (Arc::new(Dummy), None),
         };
-        let admin =
-            Admin { delivery: settings.delivery, running: false, messenger: Arc::clone(&messenger), outbox };
+        // Only a durable outbox is ours alone.
+        let app = match settings.delivery {
+            DeliveryMode::Durable => AppState::Stopped,
+            _ => AppState::Unknown,
+        };
+        let admin = Admin { delivery: settings.delivery, app, messenger: Arc::clone(&messenger), outbox };
         Ok(Self::Stopped(Stopped { router: admin.router(), messenger, runtime: runtime.clone() }))
     }
 
@@ -223,10 +248,11 @@ impl Stopped {
 }
 
 fn open(
+    context: &Context,
     settings: &Settings,
     to_store: bool,
-    runtime: &Handle,
 ) -> Result<(Arc<dyn Messenger>, OutboxHandle), CliError> {
+    let runtime = context.runtime.handle();
     let path = &settings.outbox.path;
     if !to_store && matches!(path.try_exists(), Ok(false)) {
         let path = absolute(path).unwrap_or_else(|_| path.clone());
@@ -241,33 +267,37 @@ fn open(
             OpenError::InUse { .. } => CliError::unreachable(error),
             error => CliError::error(&error),
         })?;
-    Ok(stopped(settings, Arc::new(store), to_store, runtime))
+    Ok(stopped(context, settings, Arc::new(store), to_store))
 }
 
 /// Opens the outbox in the database, whose tables must exist. The app may run.
 #[cfg(feature = "_sql")]
 fn open_database(
+    context: &Context,
     settings: &Settings,
     to_store: bool,
-    runtime: &Handle,
 ) -> Result<(Arc<dyn Messenger>, OutboxHandle), CliError> {
     let mut outbox = settings.outbox.clone();
     outbox.migrate = false;
-    let store = runtime.block_on(async { Database::connect(&outbox).await?.open(&outbox).await });
-    let store = store.map_err(|error| CliError::unreachable(Chain(&error).to_string()))?;
-    Ok(stopped(settings, store.into_store(), to_store, runtime))
+    let store = context.runtime.block_on(async {
+        let database = context.database(settings).await?;
+        database.open(&outbox).await.map_err(|error| Chain(&error).to_string())
+    });
+    let store = store.map_err(CliError::unreachable)?;
+    Ok(stopped(context, settings, store.into_store(), to_store))
 }
 
 /// An outbox without its relay.
 fn stopped(
+    context: &Context,
     settings: &Settings,
     store: Arc<dyn Store>,
     to_store: bool,
-    runtime: &Handle,
 ) -> (Arc<dyn Messenger>, OutboxHandle) {
-    let _runtime = runtime.enter();
+    let _runtime = context.runtime.enter();
     // The messenger only checks messages; nothing is sent.
-    let bus = if to_store { runtime.block_on(Bus::builder(settings).messenger()).ok() } else { None };
+    let mut builder = context.builder(settings);
+    let bus = if to_store { context.runtime.block_on(builder.messenger()).ok() } else { None };
     let bus = bus.map_or_else(|| Arc::new(Dummy) as _, |(bus, _)| bus);
     let (outbox, _relay) = Outbox::new(bus, store, RelaySettings::default());
     let handle = outbox.handle();

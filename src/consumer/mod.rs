@@ -5,7 +5,7 @@ mod attempt;
 mod dispatcher;
 mod disposition;
 mod handle;
-mod request;
+pub(crate) mod request;
 mod settings;
 
 use std::collections::HashMap;

@@ -24,7 +24,7 @@ const CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
 /// HTTP binding (1.0, binary mode); the body as it came; the delivery as an extension.
 ///
 /// A message with a reply address may name another method and a query. Or why it cannot be a request.
-pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Request<Body>, NoRequest> {
+pub(crate) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Request<Body>, NoRequest> {
     let message = delivery.message();
     let of_caller = |name| delivery.reply_to().and_then(|_| message.header(name)?.as_str());
     let mut request = Request::new(Body::from(message.body().clone()));
@@ -40,7 +40,7 @@ pub(super) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Reque
 
 /// Why a message cannot be a request.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum NoRequest {
+pub(crate) enum NoRequest {
     #[error("the topic and the query cannot be a path")]
     Topic,
     #[error("its method is none of HTTP")]
@@ -69,7 +69,7 @@ fn uri(topic: &str, query: Option<&str>) -> Option<Uri> {
 }
 
 /// The name of a source as the attribute `source`, which must not be empty.
-pub(super) fn source(name: &str) -> HeaderValue {
+pub(crate) fn source(name: &str) -> HeaderValue {
     encoded(name).filter(|value| !value.is_empty()).unwrap_or(HeaderValue::from_static("/"))
 }
 

@@ -19,7 +19,8 @@ pub trait Event: Serialize {
     /// The topic of every event of this type.
     const TOPIC: &'static str;
 
-    /// Returns the ordering key of this event. By default there is none.
+    /// Returns the ordering key of this event: events of the same topic and key keep their order, across requests and outages. By default
+    /// there is none, and so no order across requests.
     fn key(&self) -> Option<String> {
         None
     }

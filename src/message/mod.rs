@@ -217,7 +217,8 @@ impl Message {
         self
     }
 
-    /// Sets the ordering key: messages of one topic and key keep their order.
+    /// Sets the ordering key: messages of one topic and key keep their order, across requests and outages. Messages without a key have no
+    /// order across requests.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());

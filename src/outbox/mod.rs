@@ -26,7 +26,7 @@ use crate::util::error::BoxError;
 /// Stores messages durably and then returns `Ok`; a [`Relay`] sends the stored messages through the inner messenger.
 ///
 /// A message survives a broker that is down and a process that dies. It is sent **at least once**, in order for each topic
-/// and key. When the store cannot accept it, the request is answered 503, whatever
+/// and key; messages without a key have no order across requests. When the store cannot accept it, the request is answered 503, whatever
 /// [`OnSendFailure`](crate::layer::OnSendFailure) is; while the store is full, requests are answered 503 before their handler
 /// runs ([`Admission`](crate::messenger::Admission)).
 ///

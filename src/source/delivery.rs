@@ -66,6 +66,25 @@ impl Delivery {
         }))
     }
 
+    /// Makes the first delivery of a message, for tests; its source is `test`. [`testing::request`](crate::testing::request) makes the
+    /// request of it that a consumer makes.
+    #[cfg(feature = "testing")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+    #[must_use]
+    pub fn of(message: Message) -> Self {
+        Self::new(message, 1, false, "test".into(), Vec::new())
+    }
+
+    /// Sets the number of the attempt, for tests; a later one is redelivered, after failures without a reason.
+    #[cfg(feature = "testing")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "testing")))]
+    #[must_use]
+    pub fn with_attempt(self, attempt: u32) -> Self {
+        let failed = FailedAttempt::new(SystemTime::now(), "a test".into());
+        let failures = vec![failed; attempt.saturating_sub(1) as usize];
+        Self::new(self.0.message.clone(), attempt, attempt > 1, Arc::clone(&self.0.source), failures)
+    }
+
     /// The same delivery with another message.
     pub(crate) fn with_message(&self, message: Message) -> Self {
         let Received { attempt, redelivered, is_event, .. } = *self.0;

@@ -1,5 +1,7 @@
 //! The contract of what receives messages.
 
+#[cfg(feature = "cli")]
+pub(crate) mod dead_letters;
 pub(crate) mod delivery;
 mod error;
 mod unsettled;

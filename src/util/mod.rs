@@ -6,6 +6,9 @@ pub(crate) mod caught;
 pub(crate) mod crash;
 pub(crate) mod deadline;
 pub(crate) mod error;
+#[cfg(feature = "settings")]
+#[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "only a durable outbox is in a folder"))]
+pub(crate) mod file_system;
 #[cfg(any(feature = "settings", feature = "signing"))]
 #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only settings need it"))]
 pub(crate) mod host_name;

@@ -2,8 +2,10 @@
 
 mod check;
 mod database;
+mod dead_letters;
+mod describe;
 mod keys;
-mod queue;
+mod own;
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -249,10 +251,18 @@ async fn wrong_usage_ends_with_2() {
         (&["drop", "7"], "invalid value '7'"),
         (&["requeue", "0191b3a0-0000-7000-8000-000000000000", "--topic", "a"], "cannot be used with"),
         (&["requeue", "--all", "--rate", "0"], "at least 0.001"),
-        (&["requeue", "--all", "--queue", "q"], "cannot be used with"),
-        (&["requeue", "--all", "--limit", "1"], "are for --queue only"),
-        (&["requeue", "--queue", "q", "--exchange", "x"], "required arguments were not provided"),
-        (&["requeue", "--queue", "q", "--header", "x"], "NAME=VALUE"),
+        (&["dead-letters", "list"], "required arguments were not provided"),
+        (&["dead-letters", "drop", "--queue", "q"], "required arguments were not provided"),
+        (
+            &["dead-letters", "requeue", "--all", "--queue", "q", "--exchange", "x"],
+            "required arguments were not provided",
+        ),
+        (
+            &["dead-letters", "requeue", "--all", "--queue", "q", "--to", "x", "--back-to", "y"],
+            "cannot be used with",
+        ),
+        (&["dead-letters", "list", "--queue", "q", "--header", "x"], "NAME=VALUE"),
+        (&["dead-letters", "list", "--queue", "q", "--body"], "required arguments were not provided"),
         (&["list", "--state", "gone"], "possible values: pending, dead"),
         (&["list", "--limit", "0"], "above 0"),
         (&["list", "--older-than", "soon"], "not a duration"),
@@ -799,7 +809,8 @@ async fn status_and_dead_letters_say_where_those_of_consumers_are() {
         command.env("MESSAGE_BUS__BACKEND", "amqp091").env("MESSAGE_BUS__CONSUMERS__USERS__QUEUE", "users");
         let run = run(command, b"").await;
         assert!(
-            run.err.contains("in the broker: users.dead. `tower-outbox requeue --queue users.dead`"),
+            run.err
+                .contains("in the broker: users.dead. `tower-outbox dead-letters list --queue users.dead`"),
             "{run:?}"
         );
         run.ok();

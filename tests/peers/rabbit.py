@@ -2,7 +2,7 @@
 
     rabbit.py URL declare QUEUE KEY [LIMIT]   a durable queue bound to amq.topic with KEY; full, it refuses
     rabbit.py URL drain QUEUE         one JSON line a message until it is empty; all are acknowledged
-    rabbit.py URL publish EXCHANGE KEY BODY [HEADERS]   a persistent message; headers as a JSON object
+    rabbit.py URL publish EXCHANGE KEY BODY [HEADERS [PROPERTIES]]   a persistent message; both are JSON objects
     rabbit.py URL count QUEUE         how many messages are ready
     rabbit.py URL delete QUEUE
     rabbit.py URL garble QUEUE        puts a message into it that comes as undecodable bytes over AMQP 1.0
@@ -51,9 +51,9 @@ def declare(channel, queue, key, limit=None):
     channel.queue_bind(queue, "amq.topic", key)
 
 
-def publish(channel, exchange, key, body, headers="{}"):
+def publish(channel, exchange, key, body, headers="{}", properties="{}"):
     channel.confirm_delivery()
-    properties = pika.BasicProperties(delivery_mode=2, headers=json.loads(headers) or None)
+    properties = pika.BasicProperties(delivery_mode=2, headers=json.loads(headers) or None, **json.loads(properties))
     channel.basic_publish(exchange, key, body.encode(), properties, mandatory=True)
 
 
@@ -138,7 +138,7 @@ def ready(channel, queue):
 COMMANDS = {
     "declare": (declare, 2, 3),
     "drain": (drain, 1, 1),
-    "publish": (publish, 3, 4),
+    "publish": (publish, 3, 5),
     "count": (count, 1, 1),
     "delete": (delete, 1, 1),
     "garble": (garble, 1, 1),

@@ -162,7 +162,7 @@ mod subscription;
 mod topology;
 
 #[cfg(feature = "cli")]
-pub(crate) use self::dead_letters::{DeadLetter, DeadLetters, DeadLettersError};
+pub(crate) use self::dead_letters::Amqp091DeadLetters;
 pub use self::fedora::{FedoraMessage, Severity};
 #[cfg(feature = "settings")]
 pub(crate) use self::fedora_config::fill as fill_from_fedora_config;
@@ -170,7 +170,7 @@ pub use self::json_lines::{JsonLineError, from_json_line, to_json_line};
 pub use self::messenger::{Amqp091, Fedmsg};
 pub use self::settings::Amqp091Settings;
 pub use self::source::Amqp091Source;
-pub use self::subscription::{Amqp091Subscription, RetryBy};
+pub use self::subscription::{Amqp091Subscription, QueueArgument, QueueType, RetryBy};
 pub use self::topology::{
     Binding, Exchange, ExchangeKind, PetiscoSubscriber, PetiscoTopology, PetiscoTtl, Plan, Queue, Topology,
     TopologyError,

@@ -1,7 +1,5 @@
 //! Declares the queues of a source: its own, and those that its forwarded messages need.
 
-use std::time::Duration;
-
 use lapin::ErrorKind;
 use lapin::options::QueueDeclareOptions;
 use lapin::protocol::{AMQPErrorKind, AMQPHardError, AMQPSoftError};
@@ -9,6 +7,7 @@ use lapin::types::{AMQPValue, FieldTable};
 
 use super::connection::Connection;
 use super::forwarding::{NeededQueue, text};
+use super::subscription::{Amqp091Subscription, QueueArgument};
 use crate::util::error::BoxError;
 
 /// The broker deletes a classic delay queue that was not declared for its delay and this many milliseconds.
@@ -17,7 +16,7 @@ const UNUSED: u64 = 3_600_000;
 /// Declares a queue that forwarded messages need.
 pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Result<(), BoxError> {
     match queue {
-        NeededQueue::Durable(name) => ensure_durable(connection, name, None).await,
+        NeededQueue::Durable(name) => ensure_durable(connection, name, FieldTable::default()).await,
         NeededQueue::Delay { ms, back_to, is_quorum } => {
             let number = |ms: u64| AMQPValue::LongLongInt(ms as i64);
             let mut arguments = FieldTable::default();
@@ -48,11 +47,32 @@ pub(super) async fn declare(connection: &Connection, queue: &NeededQueue) -> Res
     }
 }
 
-/// Creates a durable queue unless one of this name exists. The broker deletes it when it `expires` without consumers.
+/// The arguments with which a source creates its queue.
+pub(super) fn arguments(subscription: &Amqp091Subscription) -> FieldTable {
+    let mut arguments = FieldTable::default();
+    // The broker deletes the queue when it has no consumers for so long.
+    if let Some(expires) = subscription.expires {
+        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires.as_millis() as i64));
+    }
+    if let Some(queue_type) = subscription.queue_type {
+        arguments.insert("x-queue-type".into(), text(queue_type.as_str()));
+    }
+    for (name, value) in &subscription.queue_arguments {
+        let value = match value {
+            QueueArgument::Bool(value) => AMQPValue::Boolean(*value),
+            QueueArgument::Int(value) => AMQPValue::LongLongInt(*value),
+            QueueArgument::String(value) => text(value),
+        };
+        arguments.insert(name.as_str().into(), value);
+    }
+    arguments
+}
+
+/// Creates a durable queue unless one of this name exists.
 pub(super) async fn ensure_durable(
     connection: &Connection,
     name: &str,
-    expires: Option<Duration>,
+    arguments: FieldTable,
 ) -> Result<(), BoxError> {
     let channel = connection.new_channel().await?;
     let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
@@ -66,10 +86,6 @@ pub(super) async fn ensure_durable(
     }
     let durable = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
     let channel = connection.new_channel().await?;
-    let mut arguments = FieldTable::default();
-    if let Some(expires) = expires {
-        arguments.insert("x-expires".into(), AMQPValue::LongLongInt(expires.as_millis() as i64));
-    }
     channel.queue_declare(name.into(), durable, arguments).await?;
     let _ = channel.close(200, "done".into()).await;
     tracing::info!(queue = name, "created the queue");

@@ -59,7 +59,8 @@ impl SourceSession {
             connection.map_err(|error| SessionError { is_permanent: is_permanent(&error), error })?;
         let subscription = &context.subscription;
         let queue = subscription.queue.as_str();
-        if let Err(error) = queues::ensure_durable(&connection, queue, subscription.expires).await {
+        if let Err(error) = queues::ensure_durable(&connection, queue, queues::arguments(subscription)).await
+        {
             let cure = format!(
                 "the queue {queue:?} cannot be used or created: check QUEUE and the configure permissions of this client"
             );

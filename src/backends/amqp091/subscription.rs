@@ -1,5 +1,6 @@
 //! The subscription of a source: the queue, its bindings, retries and dead letters.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Deserializer};
@@ -30,6 +31,12 @@ const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Amqp091Subscription {
     /// The queue. Created durable if it is missing; an existing one is used unchanged.
     pub queue: String,
+    /// The type of the queue if it is created here: `"classic"` or `"quorum"`; the default of the virtual host by default, which is classic
+    /// unless an operator has changed it. An existing queue stays as it is.
+    #[serde(deserialize_with = "queue_type")]
+    pub queue_type: Option<QueueType>,
+    /// Further arguments of the queue if it is created here, such as `x-max-length = 10000`; none by default. An existing queue stays as it is.
+    pub queue_arguments: BTreeMap<String, QueueArgument>,
     /// The exchange of the bindings, which must exist; that of the settings by default, or else `amq.topic`.
     pub exchange: Option<String>,
     /// Topics to receive, `order.created`, `order.*` (one segment) or `order.#` (any number); `TOPIC_PREFIX` of the
@@ -55,6 +62,45 @@ pub struct Amqp091Subscription {
     /// The routing key of dead letters; `<queue>.dead`, or that of [`RetryBy::Petisco`]. With the default exchange it
     /// names a queue, which is created durable if it is missing.
     pub dead_letter_routing_key: Option<String>,
+}
+
+/// The type of a queue that is created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum QueueType {
+    /// On one node.
+    Classic,
+    /// On a majority of the nodes of a cluster.
+    Quorum,
+}
+
+impl QueueType {
+    /// Returns the value of `x-queue-type`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Classic => "classic",
+            Self::Quorum => "quorum",
+        }
+    }
+}
+
+/// The value of an argument of a queue.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+#[non_exhaustive]
+pub enum QueueArgument {
+    /// A truth value.
+    Bool(bool),
+    /// A number.
+    Int(i64),
+    /// A text.
+    String(String),
+}
+
+fn queue_type<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<QueueType>, D::Error> {
+    crate::util::units::word(deserializer).map(Some)
 }
 
 /// Where a message waits for its retry.
@@ -124,6 +170,13 @@ impl Amqp091Subscription {
         self
     }
 
+    /// Sets the type of the queue if it is created here.
+    #[must_use]
+    pub fn with_queue_type(mut self, queue_type: QueueType) -> Self {
+        self.queue_type = Some(queue_type);
+        self
+    }
+
     /// Sets where a message waits for its retry.
     #[must_use]
     pub fn with_retry(mut self, retry: RetryBy) -> Self {
@@ -150,6 +203,15 @@ impl Amqp091Subscription {
         // As long as the longest name made of it, `<queue>.retry.quorum.2000000000`, allows.
         if self.queue.is_empty() || self.queue.len() > Topic::MAX_LEN - ".retry.quorum.2000000000".len() {
             return fault("QUEUE", "must be the name of a queue, of 1 to 231 bytes");
+        }
+        if self.queue_arguments.keys().any(|name| name == "x-queue-type" || name == "x-expires") {
+            return fault(
+                "QUEUE_ARGUMENTS",
+                "has x-queue-type or x-expires: write QUEUE_TYPE, or create the queue yourself",
+            );
+        }
+        if self.queue_arguments.keys().any(|name| name.is_empty() || name.len() > 255) {
+            return fault("QUEUE_ARGUMENTS", "has a name that is empty, or longer than 255 bytes");
         }
         if self.prefetch == 0 {
             return fault(
@@ -194,6 +256,8 @@ impl Default for Amqp091Subscription {
     fn default() -> Self {
         Self {
             queue: String::new(),
+            queue_type: None,
+            queue_arguments: BTreeMap::new(),
             exchange: None,
             bindings: Vec::new(),
             prefetch: 64,

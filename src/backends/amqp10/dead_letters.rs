@@ -50,7 +50,12 @@ impl DeadLetters {
     }
 }
 
-async fn send(connection: &Connection, address: String, message: AmqpMessage) -> Result<(), Failure> {
+/// Sends one message, and waits for the outcome.
+pub(super) async fn send(
+    connection: &Connection,
+    address: String,
+    message: AmqpMessage,
+) -> Result<(), Failure> {
     let answer = connection.batch(false).send(address, message).await?;
     answer.await.unwrap_or_else(|_| Err(Failure::transient(LinkLost("it was closed".to_owned()))))
 }

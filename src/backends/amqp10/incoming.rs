@@ -302,17 +302,8 @@ impl Original {
             let properties = self.rest.properties.get_or_insert_default();
             properties.subject.get_or_insert_with(|| topic.to_string());
         }
-        self.rest.body = match self.body {
-            OriginalBody::Data(bytes) => Body::from(Data(Binary::from(bytes.to_vec()))),
-            OriginalBody::Binary(bytes) => {
-                Body::Value(AmqpValue(Value::Binary(Binary::from(bytes.to_vec()))))
-            }
-            OriginalBody::Text(bytes) => {
-                Body::Value(AmqpValue(Value::String(String::from_utf8_lossy(&bytes).into_owned())))
-            }
-            OriginalBody::Unread => self.rest.body,
-        };
-        let headers = &mut self.rest.application_properties.get_or_insert_default().0;
+        let mut whole = self.whole();
+        let headers = &mut whole.application_properties.get_or_insert_default().0;
         let mut insert = |name: &str, value| headers.insert(name.to_owned(), value);
         insert(headers::REASON, SimpleValue::String(reason.to_owned()));
         insert(headers::ATTEMPT, SimpleValue::Long(attempt.into()));
@@ -321,10 +312,37 @@ impl Original {
         if let Some(topic) = topic {
             insert(headers::TOPIC, SimpleValue::String(topic.to_string()));
         }
-        self.rest
+        whole
     }
 
-    fn headers(&self) -> impl Iterator<Item = (&String, &SimpleValue)> {
+    /// The message of a dead letter as it was, without our headers.
+    #[cfg(feature = "cli")]
+    pub(super) fn into_requeued(mut self) -> AmqpMessage {
+        if let Some(headers) = &mut self.rest.application_properties {
+            let kept = std::mem::take(&mut headers.0).into_iter();
+            headers.0 = kept.filter(|(name, _)| !OURS.contains(&name.as_str())).collect();
+        }
+        let header = self.rest.header.take().unwrap_or_default();
+        self.rest.header = Some(Header { durable: true, delivery_count: 0, first_acquirer: false, ..header });
+        self.whole()
+    }
+
+    /// The sections with the body.
+    fn whole(self) -> AmqpMessage {
+        let body = match self.body {
+            OriginalBody::Data(bytes) => Body::from(Data(Binary::from(bytes.to_vec()))),
+            OriginalBody::Binary(bytes) => {
+                Body::Value(AmqpValue(Value::Binary(Binary::from(bytes.to_vec()))))
+            }
+            OriginalBody::Text(bytes) => {
+                Body::Value(AmqpValue(Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+            }
+            OriginalBody::Unread => return self.rest,
+        };
+        AmqpMessage { body, ..self.rest }
+    }
+
+    pub(super) fn headers(&self) -> impl Iterator<Item = (&String, &SimpleValue)> {
         self.rest.application_properties.iter().flat_map(|properties| properties.0.iter())
     }
 
@@ -354,7 +372,7 @@ fn system_time(timestamp: &Timestamp) -> Option<SystemTime> {
     }
 }
 
-fn scalar(value: &SimpleValue) -> Option<Scalar> {
+pub(super) fn scalar(value: &SimpleValue) -> Option<Scalar> {
     Some(match value {
         SimpleValue::Null => Scalar::Null,
         SimpleValue::Bool(value) => Scalar::Bool(*value),

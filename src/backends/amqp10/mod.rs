@@ -93,6 +93,8 @@
 
 mod connection;
 mod credit;
+#[cfg(feature = "cli")]
+mod dead_letter_queue;
 mod dead_letters;
 mod delayed;
 mod failure;
@@ -115,6 +117,8 @@ mod source_link;
 mod source_worker;
 mod subscription;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::dead_letter_queue::Amqp10DeadLetters;
 pub use self::messenger::{Amqp10, RhMsg};
 pub use self::settings::Amqp10Settings;
 pub use self::source::Amqp10Source;

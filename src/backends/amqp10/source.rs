@@ -24,7 +24,7 @@ use crate::util::repeated::Repeated;
 /// The first [`receive`](Source::receive) starts a task that connects to one of the brokers, in a random order, and does so
 /// again whenever the link is lost. The [module](super) documents how messages are read and settled.
 pub struct Amqp10Source {
-    context: Arc<SourceContext>,
+    pub(super) context: Arc<SourceContext>,
     prefetched: Arc<Prefetched>,
     demand: watch::Sender<Demand>,
     worker: Mutex<Option<JoinHandle<()>>>,

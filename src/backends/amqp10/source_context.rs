@@ -7,7 +7,9 @@ use fe2o3_amqp::Receiver;
 use fe2o3_amqp::link::receiver::CreditMode;
 use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::definitions::SenderSettleMode;
-use fe2o3_amqp_types::messaging::{Outcome, Source, TerminusDurability, TerminusExpiryPolicy};
+use fe2o3_amqp_types::messaging::{
+    DistributionMode, Outcome, Source, TerminusDurability, TerminusExpiryPolicy,
+};
 use fe2o3_amqp_types::primitives::{Symbol, Value};
 use rand::seq::SliceRandom;
 use serde_amqp::described::Described;
@@ -151,6 +153,9 @@ impl SourceContext {
         if self.subscription.durable.is_some() {
             source =
                 source.durable(TerminusDurability::UnsettledState).expiry_policy(TerminusExpiryPolicy::Never);
+        }
+        if self.subscription.browses {
+            source = source.distribution_mode(DistributionMode::Copy);
         }
         if let Some(selector) = &self.subscription.selector {
             let filter = Described {

@@ -42,6 +42,9 @@ pub struct Amqp10Subscription {
     /// The address for dead letters, with write permission; by default the source rejects them, and the broker may drop
     /// them.
     pub dead_letter_address: Option<String>,
+    /// Whether messages are only looked at, where the broker can do that.
+    #[serde(skip)]
+    pub(super) browses: bool,
 }
 
 impl Amqp10Subscription {
@@ -101,6 +104,7 @@ impl Default for Amqp10Subscription {
             credit: 256,
             prefetch_bytes: 64 << 20,
             dead_letter_address: None,
+            browses: false,
         }
     }
 }

@@ -3,6 +3,7 @@
 mod state;
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 
@@ -23,9 +24,24 @@ use crate::util::deadline;
 /// requests, to which the consumers of the queue reply.
 ///
 /// It settles messages like a broker: retries after their delay, dead letters with their reason. It holds up
-/// to 100,000 messages, and rejects more. It does not survive the process. A clone is a handle to the same queue.
-#[derive(Clone, Default)]
-pub struct Memory(Arc<QueueInner>);
+/// to 100,000 messages, and rejects more. It does not survive the process. A clone is a handle to the same queue, of which each is closed by
+/// itself: when a consumer has stopped, another one with a clone goes on.
+pub struct Memory {
+    queue: Arc<QueueInner>,
+    closed: AtomicBool,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self::of(Arc::default())
+    }
+}
+
+impl Clone for Memory {
+    fn clone(&self) -> Self {
+        Self::of(Arc::clone(&self.queue))
+    }
+}
 
 impl Memory {
     /// Makes an empty queue.
@@ -34,29 +50,33 @@ impl Memory {
         Self::default()
     }
 
+    fn of(queue: Arc<QueueInner>) -> Self {
+        Self { queue, closed: AtomicBool::new(false) }
+    }
+
     /// Returns the dead letters, oldest first.
     #[must_use]
     pub fn dead_letters(&self) -> Vec<DeadLetter> {
-        self.0.lock().dead.clone()
+        self.queue.lock().dead.clone()
     }
 
     /// Requeues all dead letters without their attempts; returns their number.
     pub fn requeue_dead_letters(&self) -> usize {
         let requeued = {
-            let mut state = self.0.lock();
+            let mut state = self.queue.lock();
             let dead = std::mem::take(&mut state.dead);
             let requeued = dead.len();
             state.ready.extend(dead.into_iter().map(|dead| Held::new(dead.message)));
             requeued
         };
-        self.0.changed.notify_waiters();
+        self.queue.changed.notify_waiters();
         requeued
     }
 
     /// Returns the number of messages that wait or are being handled.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.0.lock().len()
+        self.queue.lock().len()
     }
 
     /// Whether every message was handled, or is a dead letter.
@@ -71,7 +91,7 @@ impl Memory {
     /// It may be dropped at any time.
     pub async fn wait_idle(&self) {
         loop {
-            let changed = self.0.changed.notified();
+            let changed = self.queue.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             if self.is_empty() {
@@ -92,7 +112,7 @@ impl fmt::Debug for Memory {
 impl Messenger for Memory {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let refused = {
-            let mut state = self.0.lock();
+            let mut state = self.queue.lock();
             if state.len() + state.dead.len() + batch.len() > CAPACITY {
                 Some(format!("the queue holds {CAPACITY} messages and is full"))
             } else {
@@ -110,7 +130,7 @@ impl Messenger for Memory {
         if let Some(reason) = refused {
             return Err(Unsent::new(batch, &Failure::transient(reason)));
         }
-        self.0.changed.notify_waiters();
+        self.queue.changed.notify_waiters();
         Ok(())
     }
 }
@@ -118,16 +138,17 @@ impl Messenger for Memory {
 #[async_trait]
 impl Source for Memory {
     async fn receive(&self, limit: usize) -> Result<Vec<Unsettled>, SourceError> {
-        let _receiver = Receiver::new(&self.0);
+        let _receiver = Receiver::new(&self.queue);
         loop {
-            let changed = self.0.changed.notified();
+            let changed = self.queue.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
             let next = {
-                let mut state = self.0.lock();
-                if state.closed {
+                if self.closed.load(Ordering::SeqCst) {
                     return Err(SourceError::Closed);
                 }
+                let mut state = self.queue.lock();
+                state.closed = false;
                 let next = state.wake();
                 let count = state.ready.len().min(limit);
                 let mut given: Vec<_> = state.ready.drain(..count).collect();
@@ -157,20 +178,23 @@ impl Source for Memory {
         }
     }
 
-    /// Stops receiving; messages can still be sent.
+    /// Stops receiving by this handle; messages can still be sent, and received by other handles.
     async fn close(&self, _: Duration) {
+        self.closed.store(true, Ordering::SeqCst);
         {
-            let mut state = self.0.lock();
-            state.closed = true;
-            // Nobody replies any more.
-            state.ready.retain(|held| held.request.is_none());
-            state.waiting.retain(|(_, held)| held.request.is_none());
+            let mut state = self.queue.lock();
+            if state.receivers == 0 && state.out == 0 {
+                // Nobody replies any more, unless another consumer begins.
+                state.closed = true;
+                state.ready.retain(|held| held.request.is_none());
+                state.waiting.retain(|(_, held)| held.request.is_none());
+            }
         }
-        self.0.changed.notify_waiters();
+        self.queue.changed.notify_waiters();
     }
 
     fn name(&self) -> Arc<str> {
-        Arc::clone(&self.0.name)
+        Arc::clone(&self.queue.name)
     }
 }
 
@@ -201,7 +225,7 @@ impl Requester for Memory {
         let deadline = deadline::after(Instant::now(), wait);
         let (caller, reply) = oneshot::channel();
         {
-            let mut state = self.0.lock();
+            let mut state = self.queue.lock();
             if !state.has_responder() {
                 return Err(RequestError::NoResponder);
             }
@@ -213,8 +237,8 @@ impl Requester for Memory {
             let request = Some(Request { deadline, caller: Some(caller) });
             state.ready.push_back(Held { request, ..Held::new(message) });
         }
-        self.0.changed.notify_waiters();
-        let mut call = Call { queue: &self.0, ended: false };
+        self.queue.changed.notify_waiters();
+        let mut call = Call { queue: &self.queue, ended: false };
         let reply = reply.await;
         call.ended = true;
         // A responder drops a request at the deadline, which may be sooner than the caller does.
@@ -252,7 +276,7 @@ impl Memory {
         let attempt = u32::try_from(failures.len()).map_or(u32::MAX, |failed| failed + 1);
         let reply_to =
             request.as_ref().map(|request| ReplyTo::new(self.name()).with_deadline(request.deadline));
-        let out = Out { queue: Arc::downgrade(&self.0), held: Some(held) };
+        let out = Out { queue: Arc::downgrade(&self.queue), held: Some(held) };
         let unsettled = Unsettled::new(message, attempt, redelivered, self.name(), failures, out);
         match reply_to {
             None => unsettled,

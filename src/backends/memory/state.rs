@@ -38,7 +38,7 @@ pub(super) struct QueueState {
     pub(super) dead: Vec<DeadLetter>,
     /// The number of unsettled messages.
     pub(super) out: usize,
-    /// Whether the source is closed.
+    /// Whether the last receiver is closed, and none has begun since.
     pub(super) closed: bool,
     /// How many receivers wait for messages, and when the last one stopped waiting.
     pub(super) receivers: usize,

@@ -24,7 +24,11 @@ use crate::message::Topic;
 use crate::settings::{BackendTable, SettingsError};
 #[cfg(feature = "_brokers")]
 use crate::source::Source;
+#[cfg(all(feature = "cli", feature = "_brokers"))]
+use crate::source::dead_letters::{DeadLetterQueue, DeadLettersError};
 
+#[cfg(all(feature = "cli", feature = "_brokers"))]
+use super::driver::OpenDeadLettersError;
 #[cfg(feature = "_brokers")]
 use super::driver::{Backend, fault};
 use super::driver::{Driver, Feature};
@@ -38,6 +42,10 @@ pub(super) const AMQP091: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     messenger: |settings| amqp091::Amqp091::new(settings).map(Backend::with_brokers),
     source: amqp091::Amqp091Source::new,
     confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
+    #[cfg(feature = "cli")]
+    dead_letters: Ok(|settings, queue, looks| {
+        Box::pin(amqp091::Amqp091DeadLetters::open(settings, queue, looks))
+    }),
 });
 
 #[cfg(not(feature = "amqp091"))]
@@ -49,6 +57,10 @@ pub(super) const FEDMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     messenger: |settings| amqp091::Fedmsg::new(settings).map(Backend::with_brokers),
     source: amqp091::Amqp091Source::fedora,
     confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
+    #[cfg(feature = "cli")]
+    dead_letters: Ok(|settings, queue, looks| {
+        Box::pin(amqp091::Amqp091DeadLetters::open(settings, queue, looks))
+    }),
 });
 
 #[cfg(feature = "amqp091")]
@@ -68,6 +80,10 @@ pub(super) const AMQP10: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     messenger: |settings| amqp10::Amqp10::new(settings).map(Backend::with_brokers),
     source: amqp10::Amqp10Source::new,
     confirmations: Some(amqp10::Amqp10Subscription::of_confirmations),
+    #[cfg(feature = "cli")]
+    dead_letters: Ok(|settings, queue, looks| {
+        Box::pin(amqp10::Amqp10DeadLetters::open(settings, queue, looks))
+    }),
 });
 
 #[cfg(not(feature = "amqp10"))]
@@ -79,6 +95,10 @@ pub(super) const RHMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     messenger: |settings| amqp10::RhMsg::new(settings).map(Backend::with_brokers),
     source: amqp10::Amqp10Source::rhmsg,
     confirmations: None,
+    #[cfg(feature = "cli")]
+    dead_letters: Ok(|settings, queue, looks| {
+        Box::pin(amqp10::Amqp10DeadLetters::rhmsg(settings, queue, looks))
+    }),
 });
 
 #[cfg(feature = "amqp10")]
@@ -102,6 +122,8 @@ pub(super) const KUBEMQ: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     },
     source: kubemq::KubemqSource::new,
     confirmations: Some(kubemq::KubemqSubscription::of_address),
+    #[cfg(feature = "cli")]
+    dead_letters: Err(super::driver::NO_DEAD_LETTERS),
 });
 
 #[cfg(not(feature = "mqtt"))]
@@ -113,6 +135,10 @@ pub(super) const MQTT: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     messenger: |settings| mqtt::Mqtt::new(settings).map(Backend::with_brokers),
     source: mqtt::MqttSource::new,
     confirmations: Some(mqtt::MqttSubscription::of_confirmations),
+    #[cfg(feature = "cli")]
+    dead_letters: Err(
+        "its broker keeps no dead letters that could be read later: a subscription to DEAD_LETTER_TOPIC gets them as they come",
+    ),
 });
 
 /// A backend with brokers, whose table holds the keys of [`BrokerSettings`] and its own, `T`; `U` are the keys of a
@@ -121,13 +147,22 @@ pub(super) const MQTT: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
 struct BrokerDriver<T, U, S> {
     /// Joins and completes the settings.
     complete: fn(BrokerSettings, T) -> Result<T, BrokersError>,
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the command line asks"))]
     broker: fn(T) -> BrokerSettings,
     messenger: fn(&T) -> Result<Backend, BrokersError>,
     source: fn(&T, &U) -> Result<S, BrokersError>,
     /// The keys of the source of confirmations that come to an address; none if its messages cannot be confirmed.
     confirmations: Option<fn(&T, &Topic) -> U>,
+    /// Opens a queue of dead letters, or why it cannot.
+    #[cfg(feature = "cli")]
+    dead_letters: Result<OpenDeadLetters<T>, &'static str>,
 }
+
+#[cfg(all(feature = "cli", feature = "_brokers"))]
+type OpenDeadLetters<T> = fn(T, String, bool) -> DeadLettersFuture;
+
+#[cfg(all(feature = "cli", feature = "_brokers"))]
+type DeadLettersFuture =
+    std::pin::Pin<Box<dyn Future<Output = Result<Box<dyn DeadLetterQueue>, DeadLettersError>> + Send>>;
 
 #[cfg(feature = "_brokers")]
 impl<T: DeserializeOwned, U, S> BrokerDriver<T, U, S> {
@@ -172,6 +207,18 @@ impl<T: DeserializeOwned, U: DeserializeOwned, S: Source> Driver for BrokerDrive
     }
 
     #[cfg(feature = "cli")]
+    async fn dead_letters(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        queue: String,
+        looks: bool,
+    ) -> Result<Box<dyn DeadLetterQueue>, OpenDeadLettersError> {
+        let open = self.dead_letters.map_err(|why| fault(name, why))?;
+        let opening = open(self.settings(name, keys)?, queue, looks);
+        Ok(opening.await?)
+    }
+
     fn broker_settings(&self, name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
         self.settings(name, keys).ok().map(self.broker)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-#[cfg(all(feature = "cli", feature = "_brokers"))]
+#[cfg(feature = "_brokers")]
 use crate::backends::brokers::BrokerSettings;
 use crate::message::Topic;
 use crate::messenger::Messenger;
@@ -13,6 +13,8 @@ use crate::messenger::probe::Probe;
 use crate::reply::Requester;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
+#[cfg(feature = "cli")]
+use crate::source::dead_letters::{DeadLetterQueue, DeadLettersError};
 use crate::util::error::BoxError;
 
 /// The name of a feature.
@@ -55,12 +57,39 @@ pub(super) trait Driver: Sync {
         Err(fault(name, "its consumers cannot confirm messages: leave ACKNOWLEDGED out"))
     }
 
+    /// Opens a queue of dead letters; with `looks` none of them will be settled.
+    #[cfg(feature = "cli")]
+    async fn dead_letters(
+        &self,
+        name: &str,
+        keys: &BackendTable,
+        queue: String,
+        looks: bool,
+    ) -> Result<Box<dyn DeadLetterQueue>, OpenDeadLettersError> {
+        let _ = (keys, queue, looks);
+        Err(fault(name, NO_DEAD_LETTERS).into())
+    }
+
     /// The settings of the brokers, of a backend that has them and can read its keys.
-    #[cfg(all(feature = "cli", feature = "_brokers"))]
+    #[cfg(feature = "_brokers")]
     fn broker_settings(&self, name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
         let _ = (name, keys);
         None
     }
+}
+
+/// Why there is no access to the dead letters of other backends.
+#[cfg(feature = "cli")]
+pub(super) const NO_DEAD_LETTERS: &str = "its dead letters cannot be listed from here: amqp091, fedmsg, amqp10 and rhmsg keep them in queues that can";
+
+/// Why a queue of dead letters cannot be opened.
+#[cfg(feature = "cli")]
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenDeadLettersError {
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error(transparent)]
+    Queue(#[from] DeadLettersError),
 }
 
 /// Makes the source of a consumer from its keys, on what the messenger has open.
@@ -95,9 +124,10 @@ impl Backend {
     }
 
     pub(super) fn both(queue: impl Messenger + Source + Clone) -> Self {
-        let source: Arc<dyn Source> = Arc::new(queue.clone());
+        let source = queue.clone();
+        // Each consumer closes the handle of its own.
         let sources: LocalSources =
-            Arc::new(move |keys| keys.parse::<NoKeys>().map(|NoKeys {}| Arc::clone(&source)));
+            Arc::new(move |keys| keys.parse::<NoKeys>().map(|NoKeys {}| Arc::new(source.clone()) as _));
         Self { sources: Some(sources), ..Self::custom(Arc::new(queue)) }
     }
 

@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
-#[cfg(all(feature = "cli", feature = "_brokers"))]
+#[cfg(feature = "_brokers")]
 use crate::backends::brokers::BrokerSettings;
 use crate::message::Topic;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
+#[cfg(feature = "cli")]
+use crate::source::dead_letters::DeadLetterQueue;
 
 use super::brokers::{AMQP10, AMQP091, FEDMSG, KUBEMQ, MQTT, RHMSG};
+#[cfg(feature = "cli")]
+use super::driver::OpenDeadLettersError;
 use super::driver::{Backend, Driver, Feature, fault, own_source};
 use super::local::{CHANNELS, DUMMY, EMBEDDED, MEMORY};
 use super::routing::ROUTING;
@@ -113,10 +117,29 @@ pub(in crate::bus) fn confirmations(
 }
 
 /// The settings of the brokers, of a backend that has brokers and can read its keys.
-#[cfg(all(feature = "cli", feature = "_brokers"))]
+#[cfg(feature = "_brokers")]
 pub(crate) fn broker_settings(name: &str, keys: &BackendTable) -> Option<BrokerSettings> {
     let entry = ALL.iter().find(|entry| entry.name == name)?;
     entry.driver.ok()?.broker_settings(name, keys)
+}
+
+/// Opens a queue of dead letters of the backend.
+#[cfg(feature = "cli")]
+pub(crate) async fn dead_letters(
+    name: &str,
+    keys: &BackendTable,
+    queue: String,
+    looks: bool,
+) -> Result<Box<dyn DeadLetterQueue>, OpenDeadLettersError> {
+    match ALL.iter().find(|entry| entry.name == name) {
+        Some(BackendEntry { driver: Ok(driver), .. }) => driver.dead_letters(name, keys, queue, looks).await,
+        Some(BackendEntry { driver: Err(feature), .. }) => {
+            Err(SettingsError::NotCompiled { name: name.to_owned(), feature }.into())
+        }
+        None => {
+            Err(fault(name, "it is a backend of the app's own; only the app knows its dead letters").into())
+        }
+    }
 }
 
 fn unknown(name: &str, own: Vec<String>) -> SettingsError {

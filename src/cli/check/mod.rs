@@ -18,13 +18,12 @@ use self::findings::{CheckLevel, Finding, Findings};
 use super::context::Context;
 use super::error::CliError;
 use super::output::{aligned, count, harmless};
+use super::target::Target;
 use crate::admin::{HealthReport, StatusReport};
-use crate::bus::{self, Bus};
+use crate::bus;
 #[cfg(feature = "_sql")]
-use crate::bus::{Database, DatabaseStore};
+use crate::bus::DatabaseStore;
 use crate::messenger::Health;
-#[cfg(feature = "_sql")]
-use crate::settings::OutboxSettings;
 use crate::settings::{DeliveryMode, Settings, SettingsError};
 use crate::util::error::Chain;
 
@@ -48,15 +47,15 @@ impl Check {
                 findings.ok("SETTINGS", format!("BACKEND {backend:?}, DELIVERY \"{delivery}\""));
                 #[cfg(feature = "_brokers")]
                 certificates::check(&settings, &mut findings);
-                context.runtime.block_on(brokers(&settings, &mut findings));
-                consumers(&settings, &mut findings);
+                context.runtime.block_on(brokers(context, &settings, &mut findings));
+                consumers(context, &settings, &mut findings);
                 #[cfg(feature = "amqp091")]
                 context.runtime.block_on(queues::check(&settings, &mut findings));
                 match settings.delivery {
                     DeliveryMode::Durable => outbox(&settings.outbox.path, &mut findings),
                     #[cfg(feature = "_sql")]
                     DeliveryMode::Transactional => {
-                        context.runtime.block_on(database(&settings.outbox, &mut findings));
+                        context.runtime.block_on(database(context, &settings, &mut findings));
                     }
                     _ => {}
                 }
@@ -89,8 +88,8 @@ fn report(context: &Context, findings: &Findings) -> Result<(), CliError> {
 }
 
 /// Sets up the backend, and connects to every broker.
-async fn brokers(settings: &Settings, findings: &mut Findings) {
-    let (messenger, probe) = match Bus::builder(settings).messenger().await {
+async fn brokers(context: &Context, settings: &Settings, findings: &mut Findings) {
+    let (messenger, probe) = match context.builder(settings).messenger().await {
         Ok(made) => made,
         // By convention the name of an app's own backend has a dot.
         Err(SettingsError::UnknownBackend { name, .. }) if name.contains('.') => {
@@ -124,10 +123,14 @@ async fn brokers(settings: &Settings, findings: &mut Findings) {
 }
 
 /// Checks the tables of consumers.
-fn consumers(settings: &Settings, findings: &mut Findings) {
+fn consumers(context: &Context, settings: &Settings, findings: &mut Findings) {
+    let is_own = context.builder(settings).has_backend(&settings.backend);
     for (name, checked) in bus::check_consumers(settings) {
         let name = name.to_uppercase();
         match checked {
+            Ok(()) if is_own => {
+                findings.ok("CONSUMERS", format!("{name}: the app's own backend reads its keys"))
+            }
             Ok(()) => findings.ok("CONSUMERS", format!("{name} has the keys of its backend")),
             Err(error @ SettingsError::UnknownKey { .. }) => {
                 findings.fail_settings(Chain(&error).to_string())
@@ -139,16 +142,19 @@ fn consumers(settings: &Settings, findings: &mut Findings) {
 
 /// Whether the database can be reached, and has the tables.
 #[cfg(feature = "_sql")]
-async fn database(outbox: &OutboxSettings, findings: &mut Findings) {
-    let mut outbox = outbox.clone();
+async fn database(context: &Context, settings: &Settings, findings: &mut Findings) {
+    let mut outbox = settings.outbox.clone();
     outbox.migrate = false;
-    let opened = async { Database::connect(&outbox).await?.open(&outbox).await }.await;
-    match opened.map(DatabaseStore::into_store) {
+    let opened = async {
+        let database = context.database(settings).await?;
+        database.open(&outbox).await.map_err(|error| Chain(&error).to_string())
+    };
+    match opened.await.map(DatabaseStore::into_store) {
         Ok(store) => {
             findings.ok("OUTBOX", format!("{} can be reached and has the tables", store.location()));
             store.close().await;
         }
-        Err(error) => findings.fail("OUTBOX", Chain(&error).to_string()),
+        Err(error) => findings.fail("OUTBOX", error),
     }
 }
 
@@ -159,6 +165,13 @@ fn outbox(path: &Path, findings: &mut Findings) {
         (Ok(false), Some(parent)) => (parent, false),
         _ => (path.as_path(), true),
     };
+    if let Some(kind) = crate::util::file_system::volatile(folder) {
+        let path = path.display();
+        findings.warn(
+            "OUTBOX",
+            format!("{path} is on {kind}: its messages are lost with the container or the machine"),
+        );
+    }
     match (try_write(folder), there) {
         (Ok(()), true) => findings.ok("OUTBOX", format!("{} is writable", path.display())),
         (Ok(()), false) => {
@@ -185,7 +198,7 @@ fn try_write(folder: &Path) -> io::Result<()> {
 
 /// Asks the running app, if there is a URL.
 fn app(context: &Context, findings: &mut Findings) {
-    let Some(app) = context.running() else { return };
+    let Some(app) = Target::app(context) else { return };
     match app.get::<StatusReport>(&["status"], &[]) {
         Ok(StatusReport { health: Some(HealthReport::Down { reason }), .. }) => {
             findings.fail("APP", format!("running; the broker is down: {reason}"));

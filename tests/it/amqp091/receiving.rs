@@ -16,7 +16,9 @@ use lapin::options::{
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use tokio::time::timeout;
-use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
+use tower_outbox::amqp091::{
+    Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription, QueueArgument, QueueType,
+};
 use tower_outbox::source::{Source, Unsettled};
 use tower_outbox::{Message, Messenger};
 
@@ -179,4 +181,37 @@ pub fn table<const N: usize>(values: [(&str, AMQPValue); N]) -> FieldTable {
         table.insert(name.into(), value);
     }
     table
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_missing_queue_is_created_with_its_type_and_arguments() {
+    let queue = Queue::new(&Brokers::running()).await;
+    let mut subscription = queue.subscription().with_queue_type(QueueType::Quorum);
+    subscription.queue_arguments.insert("x-max-length".to_owned(), QueueArgument::Int(1_000));
+    let source = Amqp091Source::new(&queue.settings(), &subscription).unwrap();
+    let declared = |passive, quorum: bool| {
+        let mut arguments = FieldTable::default();
+        if quorum {
+            arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
+            arguments.insert("x-max-length".into(), AMQPValue::LongLongInt(1_000));
+        }
+        let options = QueueDeclareOptions { passive, durable: true, ..QueueDeclareOptions::default() };
+        let (connection, name) = (&queue.connection, queue.name.as_str());
+        async move {
+            let channel = connection.create_channel().await.unwrap();
+            channel.queue_declare(name.into(), options, arguments).await.is_ok()
+        }
+    };
+    timeout(SOON, async {
+        while !declared(true, false).await {
+            let _ = timeout(QUIET, source.receive(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(declared(false, true).await, "the same type and arguments");
+    assert!(!declared(false, false).await, "a classic queue without arguments");
+    source.close(SOON).await;
+    queue.channel.queue_delete(queue.name.as_str().into(), QueueDeleteOptions::default()).await.unwrap();
 }

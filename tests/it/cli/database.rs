@@ -42,3 +42,37 @@ async fn it_makes_the_tables_stores_a_message_and_drops_it() {
     on(&["drop", "--topic", "user.created", "--yes"]).await.ok();
     assert_eq!(pending(&on(&["status", "--json"]).await.json()), 0);
 }
+
+#[tokio::test]
+async fn the_state_of_an_app_that_was_not_asked_is_unknown() {
+    let folder = tempfile::tempdir().unwrap();
+    let settings = settings(&folder);
+    let on = ["--settings", settings.as_str()];
+    tool(&[&on[..], &["migrate"]].concat()).await.ok();
+    tool(&[&on[..], &["send", "user.created", "{}"]].concat()).await.ok();
+    let status = tool(&[&on[..], &["status"]].concat()).await.ok();
+    assert!(
+        status.contains("not asked; --url asks a running app") && !status.contains("stopped"),
+        "{status}"
+    );
+    assert_eq!(tool(&[&on[..], &["status", "--json"]].concat()).await.json()["running"], Value::Null);
+    let listed = tool(&[&on[..], &["list"]].concat()).await.ok();
+    assert!(listed.contains("a running app sends it") && !listed.contains("the app is stopped"), "{listed}");
+}
+
+/// The cure for a shell is a key or an option, not a function.
+#[tokio::test]
+async fn a_missing_database_url_is_named_as_a_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("settings.toml");
+    std::fs::write(&path, "[MESSAGE_BUS]\nDELIVERY = \"transactional\"\n").unwrap();
+    for command in ["status", "migrate", "list"] {
+        let run = tool(&["--settings", path.to_str().unwrap(), command]).await;
+        assert!(
+            run.err.contains("MESSAGE_BUS__OUTBOX__DATABASE_URL") && run.err.contains("--url"),
+            "{run:?}"
+        );
+        assert!(!run.err.contains("with_postgres"), "{run:?}");
+        assert_eq!(run.code, 4);
+    }
+}

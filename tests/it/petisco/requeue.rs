@@ -28,15 +28,16 @@ async fn what_petisco_gave_up_on_it_handles_after_our_requeue() {
         vhost.url()
     );
     std::fs::write(&settings, text).unwrap();
-    let requeue = ["--settings", settings.to_str().unwrap(), "requeue", "--queue", &dead_letters];
+    let requeue =
+        ["--settings", settings.to_str().unwrap(), "dead-letters", "requeue", "--queue", &dead_letters];
     let dry = tool(&[&requeue[..], &["--dry-run", "--topic", "user.*"]].concat()).await;
     let to =
         format!("\"retry.acme.registration\" with the routing key \"retry.{}\"", lasting().queue_of(&mail()));
     assert_eq!(dry.ok(), format!("would requeue 1 dead letter\n  1 to the exchange {to}\n"));
-    let other = tool(&[&requeue[..], &["--topic", "user.deleted"]].concat()).await;
+    let other = tool(&[&requeue[..], &["--topic", "user.deleted", "--yes"]].concat()).await;
     assert_eq!(other.ok(), "requeued 0 dead letters\n");
     vhost.until_in(&dead_letters, 1).await;
-    let meant = ["--topic", "user.created", "--header", "correlation_id=abc"];
+    let meant = ["--topic", "user.created", "--header", "correlation_id=abc", "--yes"];
     assert_eq!(tool(&[&requeue[..], &meant].concat()).await.ok(), "requeued 1 dead letter\n");
 
     assert_eq!(theirs.event("message").await["failed"], true, "its attempts are counted anew");

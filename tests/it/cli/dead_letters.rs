@@ -1,9 +1,13 @@
-//! `tower-outbox requeue --queue`.
+//! `tower-outbox dead-letters`: at RabbitMQ and ActiveMQ.
+
+mod addresses;
+
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Run, tool};
+use super::{Run, command, tool};
 use crate::peers::{Brokers, unique};
 
 /// A queue, and its dead letters.
@@ -47,12 +51,34 @@ impl Queues {
     }
 
     async fn requeue_from(&self, url: &str, queue: &str, args: &[&str]) -> Run {
+        let mut args = args.to_vec();
+        if !args.contains(&"--dry-run") {
+            args.push("--yes");
+        }
+        let conditions = ["--topic", "--header", "--reason", "--older-than", "--limit"];
+        if !args.iter().any(|arg| conditions.contains(arg)) {
+            args.push("--all");
+        }
+        self.of(url, queue, "requeue", &args).await
+    }
+
+    /// Runs a command of dead letters.
+    async fn of(&self, url: &str, queue: &str, command: &str, args: &[&str]) -> Run {
+        let settings = self.settings(url);
+        let base = ["--settings", &settings, "dead-letters", command, "--queue", queue];
+        tool(&[&base[..], args].concat()).await
+    }
+
+    async fn run(&self, command: &str, args: &[&str]) -> Run {
+        self.of(&self.url, &self.dead, command, args).await
+    }
+
+    fn settings(&self, url: &str) -> String {
         let settings = self.folder.path().join("settings.toml");
         let text =
             format!("[MESSAGE_BUS]\nBACKEND = \"amqp091\"\nURLS = [{url:?}]\nCONNECTION_TIMEOUT = 5\n");
         std::fs::write(&settings, text).unwrap();
-        let base = ["--settings", settings.to_str().unwrap(), "requeue", "--queue", queue];
-        tool(&[&base[..], args].concat()).await
+        settings.display().to_string()
     }
 
     /// The bodies in a queue, which is empty then.
@@ -126,8 +152,8 @@ async fn only_what_was_there_at_the_start_is_moved() {
 async fn what_cannot_go_back_stays() {
     let queues = Queues::new().await;
     queues.rabbit(&["publish", "", &queues.dead, "1"]).await;
-    queues.requeue(&[]).await.fails(1, "give --exchange and --routing-key");
-    queues.requeue(&["--dry-run"]).await.fails(1, "give --exchange and --routing-key");
+    queues.requeue(&[]).await.fails(1, "give --to");
+    queues.requeue(&["--dry-run"]).await.fails(1, "give --to");
     queues
         .requeue(&["--exchange", "amq.topic", "--routing-key", "nobody"])
         .await
@@ -198,10 +224,125 @@ async fn a_requeue_does_not_pass_on_a_topic_that_a_stranger_wrote() {
 }
 
 #[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_list_shows_reasons_and_leaves_all_as_it_was() {
+    let queues = Queues::new().await;
+    for (topic, body) in [("a.b", "1"), ("x", "2"), ("a.c", "3")] {
+        queues.give_up(topic, body, json!({"tower-outbox-failures": "[[1700000000000,\"first\"]]"})).await;
+    }
+    for _ in 0..2 {
+        let listed = queues.run("list", &[]).await.ok();
+        let lines: Vec<_> = listed.lines().collect();
+        assert_eq!(lines.len(), 4, "{listed}");
+        assert!(
+            lines[0].starts_with("ID ") && lines[1].contains("a.b") && lines[3].contains("a.c"),
+            "{listed}"
+        );
+        assert!(lines[1].contains("dead") && lines[1].ends_with("it said no"), "{listed}");
+    }
+    let some = queues.run("list", &["--topic", "a.*", "--json", "--body"]).await.json_lines();
+    assert_eq!(some.iter().map(|it| it["topic"].clone()).collect::<Vec<_>>(), ["a.b", "a.c"]);
+    assert_eq!((&some[0]["attempts"], &some[0]["explain"]), (&json!(3), &json!("it said no")));
+    let limited = queues.run("list", &["--limit", "2"]).await;
+    assert!(limited.err.contains("listed the first 2"), "{limited:?}");
+    let none = queues.run("list", &["--reason", "timeout"]).await;
+    assert!(none.out.is_empty() && none.err.contains("no dead letter matches"), "{none:?}");
+    queues.of(&queues.url, "nowhere", "list", &[]).await.fails(3, "there is no queue \"nowhere\"");
+    assert_eq!(queues.bodies(&queues.dead).await, ["1", "2", "3"]);
+    queues.delete().await;
+}
+
+/// The ids of messages without one of their own are made anew each time.
+async fn with_ids(queues: &Queues, count: usize) -> Vec<String> {
+    let ids: Vec<_> = (0..count).map(|_| uuid::Uuid::new_v4().to_string()).collect();
+    for (index, id) in ids.iter().enumerate() {
+        let properties = json!({"message_id": id}).to_string();
+        let headers = json!({"tower-outbox-topic": "a.b", "tower-outbox-queue": queues.queue, "tower-outbox-reason": "no"});
+        let body = index.to_string();
+        queues.rabbit(&["publish", "", &queues.dead, &body, &headers.to_string(), &properties]).await;
+    }
+    ids
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn one_dead_letter_is_shown_dropped_or_requeued_by_its_id() {
+    let queues = Queues::new().await;
+    let ids = with_ids(&queues, 4).await;
+    let shown = queues.run("show", &[&ids[1]]).await.ok();
+    assert!(
+        shown.contains("tower-outbox-reason") && shown.ends_with("body, in Base64\nMQ==\n")
+            || shown.contains("body\n1"),
+        "{shown}"
+    );
+    assert_eq!(queues.run("show", &[&ids[2], "--json"]).await.json()["topic"], "a.b");
+    let other = uuid::Uuid::new_v4().to_string();
+    for command in ["show", "drop", "requeue"] {
+        queues.run(command, &[&other]).await.fails(3, "there is no dead letter");
+    }
+    assert_eq!(queues.run("drop", &[&ids[1]]).await.ok(), "dropped 1 dead letter\n");
+    assert_eq!(queues.run("requeue", &[&ids[2]]).await.ok(), "requeued 1 dead letter\n");
+    assert_eq!(queues.bodies(&queues.dead).await, ["0", "3"]);
+    assert_eq!(queues.bodies(&queues.queue).await, ["2"]);
+    queues.delete().await;
+}
+
+/// A command in a script has nobody to answer.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn nothing_is_dropped_or_requeued_without_a_yes() {
+    let queues = Queues::new().await;
+    queues.give_up("a", "1", json!({})).await;
+    for (command, would) in
+        [("drop", "would drop 1 dead letter\n"), ("requeue", "would requeue 1 dead letter\n")]
+    {
+        queues.run(command, &[]).await.fails(2, "required arguments");
+        let asked = queues.run(command, &["--all"]).await;
+        assert!(asked.out.starts_with(would) && asked.err.contains("add --yes"), "{asked:?}");
+        assert_eq!(asked.code, 1);
+        assert!(queues.run(command, &["--all", "--dry-run"]).await.ok().starts_with(would));
+    }
+    assert_eq!(queues.run("drop", &["--topic", "b", "--yes"]).await.ok(), "dropped 0 dead letters\n");
+    assert_eq!(queues.run("drop", &["--topic", "a", "--yes"]).await.ok(), "dropped 1 dead letter\n");
+    assert!(queues.bodies(&queues.dead).await.is_empty() && queues.bodies(&queues.queue).await.is_empty());
+    queues.delete().await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_command_killed_in_the_middle_loses_and_reorders_nothing() {
+    let queues = Queues::new().await;
+    for (body, n) in [("1", 0), ("2", 1), ("3", 0), ("4", 1), ("5", 0)] {
+        queues.give_up("a", body, json!({"n": n})).await;
+    }
+    let settings = queues.settings(&queues.url);
+    let base = ["--settings", &settings, "dead-letters", "requeue", "--queue", &queues.dead, "--yes"];
+    let mut killed = command(&[&base[..], &["--header", "n=1", "--wait", "1h"]].concat()).spawn().unwrap();
+    // It has passed the first message, requeued the second, and waits.
+    while queues.rabbit(&["count", &queues.queue]).await[0] != 1 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    killed.kill().await.unwrap();
+    // RabbitMQ returns what the connection held once it has noticed its end.
+    while queues.rabbit(&["count", &queues.dead]).await[0] != 4 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(queues.bodies(&queues.dead).await, ["1", "3", "4", "5"]);
+    assert_eq!(queues.bodies(&queues.queue).await, ["2"]);
+    queues.delete().await;
+}
+
+#[tokio::test]
 async fn another_backend_has_no_such_queues() {
     let folder = tempfile::tempdir().unwrap();
     let settings = folder.path().join("settings.toml");
-    std::fs::write(&settings, "[MESSAGE_BUS]\nBACKEND = \"dummy\"\n").unwrap();
-    let run = tool(&["--settings", settings.to_str().unwrap(), "requeue", "--queue", "q"]).await;
-    run.fails(1, "--queue needs BACKEND \"amqp091\"");
+    let list = ["--settings", settings.to_str().unwrap(), "dead-letters", "list", "--queue", "q"];
+    for (text, part) in [
+        ("BACKEND = \"dummy\"", "amqp091, fedmsg, amqp10 and rhmsg keep them"),
+        ("BACKEND = \"mqtt\"\nURLS = \"mqtt://127.0.0.1:1\"", "a subscription to DEAD_LETTER_TOPIC"),
+        ("BACKEND = \"acme.Kafka\"", "only the app knows"),
+    ] {
+        std::fs::write(&settings, format!("[MESSAGE_BUS]\n{text}\n")).unwrap();
+        tool(&list).await.fails(1, part);
+    }
 }
