@@ -222,9 +222,8 @@ async fn main() -> Result<(), BoxError> {
     let mut at_top = Subscriber::new(TOP, &namespace).await?;
     println!("{MESSAGES} messages at the site during each fault; seconds");
     println!("{:<28} {:>10} {:>22}", "fault", "local", "centre, after its end");
-    let Network { site, .. } = &network;
-    let netem = format!("tc -n {site} qdisc replace dev link0 root netem");
-    let clear = format!("tc -n {site} qdisc del dev link0 root");
+    let Network { site, top } = &network;
+    let slow = format!("tc -n {site} qdisc add dev link0 root netem delay 200ms loss 10%");
     for (fault, begin, end) in [
         ("none", None, None),
         (
@@ -232,20 +231,34 @@ async fn main() -> Result<(), BoxError> {
             Some(format!("ip -n {site} link set link0 down")),
             Some(format!("ip -n {site} link set link0 up")),
         ),
-        ("all packets lost", Some(format!("{netem} loss 100%")), Some(clear.clone())),
-        ("200 ms, 10 % lost", Some(format!("{netem} delay 200ms loss 10%")), None),
+        // Packets arrive at the centre, which cannot answer.
+        (
+            "no answers for 15 s",
+            Some(format!("ip -n {top} route add blackhole 10.213.3.1/32")),
+            Some(format!("ip -n {top} route del blackhole 10.213.3.1/32")),
+        ),
+        ("200 ms, 10 % lost", Some(slow.clone()), None),
     ] {
-        begin.as_deref().map_or(Ok(()), run)?;
+        let is_set = begin.as_deref().map_or(Ok(()), run);
+        if fault.starts_with("200 ms") && is_set.is_err() {
+            println!("{fault:<28} left out: this kernel has no netem");
+            continue;
+        }
+        is_set?;
         let begun = Instant::now();
         let publishing = async { publish(&namespace, fault).await.map(|()| begun.elapsed()) };
         let receiving = async { local.all(fault).await.map(|()| begun.elapsed()) };
         let (published, received) = tokio::try_join!(publishing, receiving)?;
         let late = received.saturating_sub(published).as_secs_f64();
+        if fault.starts_with("no answers") {
+            // Longer than routers wait for a sign of life.
+            sleep(Duration::from_secs(15).saturating_sub(begun.elapsed())).await;
+        }
         end.as_deref().map_or(Ok(()), run)?;
         let ended = Instant::now();
         at_top.all(fault).await?;
         println!("{fault:<28} {late:>10.3} {:>22.3}", ended.elapsed().as_secs_f64());
     }
     println!("none lost, in order; {} came again at the centre", at_top.duplicates);
-    run(&clear)
+    Ok(())
 }

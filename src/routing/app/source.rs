@@ -84,7 +84,7 @@ impl RoutingSource {
         let router = &self.router;
         let subscribed = match &self.pattern {
             Some(pattern) => {
-                let expiry = self.expiry.unwrap_or(router.settings().queue_expiry);
+                let expiry = self.expiry.unwrap_or_else(|| router.settings().queue_expiry);
                 router.subscribe(OWNER, &self.name, &self.namespace, pattern, expiry).await
             }
             None => router.open_queue(self.dead_header(self.name.to_string())).await,

@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::RngExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 use tonic::transport::Endpoint;
 use tower_outbox::wavemq_wire as wire;
 use tower_outbox::wavemq_wire::wavemq_client::WavemqClient;
 
-use super::sites::{STUCK, Wire, namespace};
+use super::sites::{STUCK, Wire, namespace, until};
 
 pub(super) type Client = WavemqClient<tonic::transport::Channel>;
 
@@ -93,6 +94,21 @@ pub(super) async fn publish_one(client: &mut Client, publisher: u32, number: u32
     answer.is_ok_and(|answer| answer.get_ref().error.is_none())
 }
 
+/// Makes the queue of [`receive`], and waits until its subscriber has gone: messages in a connection that ends are lost.
+pub(super) async fn make_queue(address: SocketAddr) {
+    assert_eq!(receive(address, &[]).await, 0);
+    until("the subscriber has gone", async || {
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.contains("\nqueue_number 1\n"), "{response}");
+        response.contains("\nactive_subscriptions 0\n")
+    })
+    .await;
+}
+
 /// Receives at the designated router until all of these came; checks their order, and returns how many came.
 pub(super) async fn receive(address: SocketAddr, confirmed: &[Vec<u32>]) -> usize {
     let mut client = client(address);
@@ -146,9 +162,9 @@ async fn killed_routers_lose_nothing_that_was_confirmed() {
         format!("[[RoutingConfig.Router]]\nNamespace = \"{}\"\nAddress = \"{}\"", namespace(), wire.address);
     let mut site = Process::new(&folder.path().join("site"), free_port(), "", &uplink);
     top.start().await;
-    site.start().await;
     // The queue of the subscriber is there before the first message.
-    assert_eq!(receive(top.clients, &[]).await, 0);
+    make_queue(top.clients).await;
+    site.start().await;
     let stop = Arc::new(AtomicBool::new(false));
     let publishers = (0..PUBLISHERS).map(|n| tokio::spawn(publish(site.clients, n, Arc::clone(&stop))));
     let publishers: Vec<_> = publishers.collect();
