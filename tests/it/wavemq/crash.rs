@@ -19,6 +19,8 @@ use super::sites::{STUCK, Wire, namespace, until};
 
 pub(super) type Client = WavemqClient<tonic::transport::Channel>;
 
+/// Many rounds publish more than queues hold by default.
+pub(super) const UNLIMITED: &str = "subscriptionQueueMaxLength = 10000000\nsubscriptionQueueMaxSize = 10000\ntrunkingQueueMaxLength = 10000000\n";
 /// The number of publishers, each with a URI of its own.
 const PUBLISHERS: u32 = 4;
 
@@ -156,11 +158,11 @@ async fn killed_routers_lose_nothing_that_was_confirmed() {
     let (peers, names) = (free_port(), folder.path().join("namespace"));
     std::fs::write(&names, namespace().to_string()).unwrap();
     let designated = format!("[RoutingConfig]\nDesignatedNamespaceFiles = [{names:?}]");
-    let mut top = Process::new(&folder.path().join("top"), peers, "", &designated);
+    let mut top = Process::new(&folder.path().join("top"), peers, UNLIMITED, &designated);
     let wire = Wire::to(peers).await;
     let uplink =
         format!("[[RoutingConfig.Router]]\nNamespace = \"{}\"\nAddress = \"{}\"", namespace(), wire.address);
-    let mut site = Process::new(&folder.path().join("site"), free_port(), "", &uplink);
+    let mut site = Process::new(&folder.path().join("site"), free_port(), UNLIMITED, &uplink);
     top.start().await;
     // The queue of the subscriber is there before the first message.
     make_queue(top.clients).await;

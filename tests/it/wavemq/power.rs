@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt;
 use tokio::time::sleep;
 
-use super::crash::{Process, client, free_port, make_queue, publish, publish_one, receive};
+use super::crash::{Process, UNLIMITED, client, free_port, make_queue, publish, publish_one, receive};
 use super::sites::until;
 
 /// The number of publishers, each with a URI of its own.
@@ -79,7 +79,7 @@ impl Machine {
 async fn a_power_cut_loses_nothing_that_was_confirmed() {
     let rounds: u32 = std::env::var("TOWER_OUTBOX_ROUNDS").map_or(4, |rounds| rounds.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let mut machine = Machine::new(folder.path(), "");
+    let mut machine = Machine::new(folder.path(), UNLIMITED);
     machine.router.start().await;
     let address = machine.router.clients;
     make_queue(address).await;
