@@ -138,6 +138,22 @@ async fn the_confirmation_is_sent_before_the_message_is_acknowledged() {
     assert_eq!((&left.lock().unwrap()[..], queue.len()), (&[1][..], 0));
 }
 
+/// Its sender gives the message up, so it must be among the dead letters by then.
+#[tokio::test(start_paused = true)]
+async fn a_dead_letter_is_there_before_it_is_reported() {
+    let queue = Memory::new();
+    queue.send(vec![asking("orders/ack")]).await.unwrap();
+    let dead = Arc::new(Mutex::new(Vec::new()));
+    let (seen, view) = (Arc::clone(&dead), queue.clone());
+    let spy = fake(move |_| {
+        seen.lock().unwrap().push(view.dead_letters().len());
+        async { Ok(()) }
+    });
+    let source = Confirming::new(queue.clone(), spy);
+    source.receive(10).await.unwrap().remove(0).reject("never").await.unwrap();
+    assert_eq!(dead.lock().unwrap()[..], [1]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_confirmation_is_tried_again_while_the_broker_fails() {
     let (queue, fails) = (Memory::new(), Mutex::new(3));
