@@ -109,10 +109,10 @@ async fn a_reply_that_nobody_awaits_is_dropped_and_counted() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_sent_message_carries_its_reply_address() {
     let place = Place::new(&Brokers::running());
-    let mut raw = place.raw().await;
     let source = MqttSource::new(&place.settings(), &place.subscription().with_reply_topic("a/#")).unwrap();
     super::raw::subscribed(&source, &place.settings(), &place.topic).await;
-    raw.next().await;
+    // Later: the probe above must find the source alone.
+    let mut raw = place.raw().await;
     let request = place.message("ping").with_expiry(Duration::from_secs(60));
     let request = request.with_header("reply-to", "a/b").with_header("correlation-id", "größe");
     place.messenger().send(vec![request.clone()]).await.unwrap();

@@ -226,9 +226,11 @@ async fn python_and_we_agree_on_events() {
         brokers.python("signatures.py", &["verify-event", &path("trusted/host-1.pem"), &attributes]).await;
     assert_eq!(names[0], json!(["tenant", "missing", "partitionkey", "signedat"]));
 
+    // Another topic, to which only the source subscribes.
+    let place = Place::new(&brokers);
     let source = MqttSource::new(&mqtt, &place.subscription()).unwrap();
     let verifier = Verifier::new(&settings.with_headers(["tenant"])).unwrap();
-    subscribed(&source, &place.settings(), &place.topic).await;
+    subscribed(&source, &mqtt, &place.topic).await;
     let source = Verifying::new(source, verifier);
     let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
     let event = json!({
