@@ -107,6 +107,7 @@ pub mod layer;
 mod log;
 pub mod message;
 pub mod messenger;
+pub mod observed;
 pub mod outbox;
 pub mod queue;
 pub mod reply;
@@ -124,6 +125,7 @@ mod telemetry;
 pub mod testing;
 #[cfg(any(feature = "_brokers", feature = "kubemq"))]
 mod tls;
+pub mod trace;
 #[cfg(feature = "_sql")]
 pub mod tx;
 mod util;

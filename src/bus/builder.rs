@@ -22,6 +22,7 @@ use crate::layer::MessagingLayer;
 #[cfg(feature = "cli")]
 use crate::messenger::probe::Probe;
 use crate::messenger::{Health, Messenger};
+use crate::observed::Observed;
 use crate::outbox::OutboxHandle;
 use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError, SuccessStatus};
 use crate::util::error::BoxError;
@@ -157,6 +158,8 @@ impl<'a> BusBuilder<'a> {
         let description = self.describe();
         let is_own = self.backends.contains_key(&self.settings.backend);
         let Backend { messenger, sources: local, requesters, .. } = self.backend().await?;
+        let messenger: Arc<dyn Messenger> =
+            Arc::new(Observed::new(messenger, self.settings.backend.as_str()));
         let is_local = local.is_some();
         let sources = Sources::new(
             self.settings,

@@ -163,7 +163,9 @@ impl Bus {
     ) -> Result<Consumer<MessagingService<S>>, SettingsError> {
         // A consumer acknowledges a 2xx only, whatever `SUCCESS` counts for requests.
         let layer = self.layer().with_on_send_failure(OnSendFailure::Reject).with_success(is_success);
-        let consumer = Consumer::new(self.source(name)?, layer.layer(service));
+        let consumer = Consumer::new(self.source(name)?, layer.layer(service))
+            .with_name(name)
+            .with_backend(self.sources.backend());
         let settings = self.sources.settings(name)?;
         #[cfg(feature = "_sql")]
         if let Some(database) = &self.database {

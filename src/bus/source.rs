@@ -44,6 +44,11 @@ impl Sources {
         })
     }
 
+    /// Returns the name of the backend.
+    pub(super) fn backend(&self) -> &str {
+        &self.backend
+    }
+
     pub(super) fn settings(&self, name: &str) -> Result<ConsumerSettings, SettingsError> {
         self.table(name).map(|table| table.settings.clone())
     }

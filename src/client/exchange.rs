@@ -15,10 +15,10 @@ use super::topic::PathFault;
 use crate::message::Message;
 use crate::message::headers::MOST;
 use crate::reply::{Reply, RequestError, Requester, headers};
-use crate::telemetry;
 use crate::util::body::{BodyFault, collect};
 use crate::util::deadline::after;
 use crate::util::error::Chain;
+use crate::{telemetry, trace};
 
 /// How many bytes the headers of a reply may have.
 const MOST_BYTES: usize = 64 << 10;
@@ -76,7 +76,10 @@ impl Exchange {
         Ok((reply, REPLIED))
     }
 
-    async fn request(&self, request: Message) -> Result<Reply, RequestError> {
+    async fn request(&self, mut request: Message) -> Result<Reply, RequestError> {
+        if trace::is_on() {
+            trace::attach(&mut request);
+        }
         self.requester.check(&request).map_err(RequestError::rejected)?;
         let mut reply = self.requester.request(request).await?;
         if reply.body().len() > self.settings.max_bytes {

@@ -8,13 +8,14 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{Request, Response, StatusCode};
 use tokio::time::{Instant, timeout, timeout_at};
 use tower_service::Service;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
-use super::attempt::{Refused, Worker, call, span};
+use super::attempt::{Refused, Worker, call};
 use super::disposition::{Disposition, may_pass, retry_after};
 use crate::reply::{Reply, ReplyTo, headers};
 use crate::source::Unsettled;
 use crate::source::delivery::Delivery;
+use crate::trace;
 use crate::util::body::{BodyFault, collect};
 use crate::util::caught::caught;
 use crate::util::deadline::after;
@@ -32,6 +33,7 @@ impl Worker {
         service: Option<S>,
         delivery: &mut Unsettled,
         view: &Delivery,
+        span: &Span,
     ) -> Disposition
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
@@ -47,9 +49,10 @@ impl Worker {
         let attempt = view.attempt();
         let (reply, refused) = match self.prepare(view) {
             Err(refused) => (text(refused.status, &refused.reason), Some(refused)),
-            Ok(request) => {
+            Ok(mut request) => {
+                trace::pass_on(span, request.headers_mut());
                 let handled = respond(service, request, self.settings.max_bytes);
-                let handled = caught(handled.instrument(span(view)));
+                let handled = caught(handled.instrument(span.clone()));
                 let failed = match timeout_at(until, handled).await {
                     Ok(Some(Ok(reply))) => Ok(reply),
                     Ok(Some(Err(reason))) => Err((StatusCode::INTERNAL_SERVER_ERROR, reason)),

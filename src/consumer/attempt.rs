@@ -16,10 +16,11 @@ use super::request::{NoRequest, request};
 use super::settings::ConsumerSettings;
 use crate::source::delivery::Delivery;
 use crate::source::{self, SourceError};
-use crate::telemetry;
+use crate::trace::{Received, Settled};
 use crate::util::backoff::Backoff;
 use crate::util::caught::caught;
 use crate::util::error::{BoxError, Chain};
+use crate::{telemetry, trace};
 
 /// The first wait before another attempt.
 const BASE: Duration = Duration::from_secs(1);
@@ -30,6 +31,8 @@ pub(super) struct Worker {
     pub(super) handle: ConsumerHandle,
     /// The header `ce-source` of requests.
     pub(super) source: HeaderValue,
+    pub(super) consumer: Arc<str>,
+    pub(super) backend: Option<Arc<str>>,
 }
 
 impl Worker {
@@ -40,36 +43,44 @@ impl Worker {
         B: http_body::Body,
     {
         let begun = Instant::now();
+        let span = delivery.view().map_or_else(|_| Span::none(), |view| self.span(view));
         let disposition = match delivery.view() {
             Ok(view) if view.reply_to().is_some() => {
                 let view = view.clone();
-                self.answer(service, &mut delivery, &view).await
+                self.answer(service, &mut delivery, &view, &span).await
             }
-            Ok(view) => self.judge(service, view).await,
+            Ok(view) => self.judge(service, view, &span).await,
             Err(reason) => Disposition::Reject { reason: format!("the message cannot be read: {reason}") },
         };
+        if let Some(error) = disposition.error_type() {
+            trace::failed(&span, error);
+        }
         let answered = match disposition {
             Disposition::Ack => {
                 self.handle.acked();
                 telemetry::handled("ack", begun.elapsed());
-                delivery.ack().await
+                let settling = self.settling(&span, &delivery, Settled::Ack);
+                delivery.ack().instrument(settling).await
             }
             Disposition::Answered => {
                 self.handle.acked();
                 telemetry::handled("answered", begun.elapsed());
-                delivery.ack().await
+                let settling = self.settling(&span, &delivery, Settled::Ack);
+                delivery.ack().instrument(settling).await
             }
             Disposition::Expired => {
                 let source = delivery.view().map_or("", Delivery::source);
                 telemetry::expired_requests(1, source);
-                delivery.discard().await
+                let settling = self.settling(&span, &delivery, Settled::Discard);
+                delivery.discard().instrument(settling).await
             }
-            Disposition::Reject { reason } => self.reject(delivery, reason, begun).await,
-            Disposition::Retry { after, reason } => self.retry(delivery, after, reason, begun).await,
+            Disposition::Reject { reason } => self.reject(delivery, reason, begun, &span).await,
+            Disposition::Retry { after, reason } => self.retry(delivery, after, reason, begun, &span).await,
             Disposition::NotNow { after } => {
                 telemetry::handled("not_now", begun.elapsed());
                 tokio::time::sleep(after).await;
-                delivery.release().await
+                let settling = self.settling(&span, &delivery, Settled::Release);
+                delivery.release().instrument(settling).await
             }
         };
         if let Err(error) = answered
@@ -79,15 +90,36 @@ impl Worker {
         }
     }
 
-    async fn judge<S, B>(&self, service: Option<S>, view: &Delivery) -> Disposition
+    /// Returns the span of an attempt: the log lines of its handler carry the fields of it.
+    fn span(&self, view: &Delivery) -> Span {
+        trace::process(Received {
+            message: view.message(),
+            attempt: view.attempt(),
+            source: view.source(),
+            consumer: &self.consumer,
+            system: self.system(),
+        })
+    }
+
+    fn settling(&self, span: &Span, delivery: &source::Unsettled, settled: Settled) -> Span {
+        let topic = delivery.view().map_or("", |view| view.message().topic().as_str());
+        trace::settle(span, settled, topic, self.system())
+    }
+
+    pub(super) fn system(&self) -> Option<&str> {
+        self.backend.as_deref().map(telemetry::system)
+    }
+
+    async fn judge<S, B>(&self, service: Option<S>, view: &Delivery, span: &Span) -> Disposition
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
     {
-        let request = match self.prepare(view) {
+        let mut request = match self.prepare(view) {
             Ok(request) => request,
             Err(Refused { reason, .. }) => return Disposition::Reject { reason },
         };
+        trace::pass_on(span, request.headers_mut());
         let Some(service) = service else {
             return Disposition::failed("the handler panicked while being cloned");
         };
@@ -97,7 +129,7 @@ impl Worker {
                 Err(error) => Disposition::error(error),
             }
         };
-        match timeout(self.settings.timeout, caught(handled.instrument(span(view)))).await {
+        match timeout(self.settings.timeout, caught(handled.instrument(span.clone()))).await {
             Ok(Some(disposition)) => disposition,
             Ok(None) => Disposition::failed("the handler panicked"),
             Err(_) => Disposition::failed(format!("no answer within {:?}", self.settings.timeout)),
@@ -140,11 +172,12 @@ impl Worker {
         after: Option<Duration>,
         reason: String,
         begun: Instant,
+        span: &Span,
     ) -> Result<(), SourceError> {
         let attempt = delivery.view().map_or(1, Delivery::attempt);
         if attempt >= self.settings.max_attempts {
             return self
-                .reject(delivery, format!("given up after {attempt} attempts: {reason}"), begun)
+                .reject(delivery, format!("given up after {attempt} attempts: {reason}"), begun, span)
                 .await;
         }
         let after = after.unwrap_or_else(|| self.backoff(attempt));
@@ -154,7 +187,8 @@ impl Worker {
         }
         self.handle.retried();
         telemetry::handled("retry", begun.elapsed());
-        delivery.retry(after, reason).await
+        let settling = self.settling(span, &delivery, Settled::Retry);
+        delivery.retry(after, reason).instrument(settling).await
     }
 
     async fn reject(
@@ -162,19 +196,14 @@ impl Worker {
         delivery: source::Unsettled,
         reason: String,
         begun: Instant,
+        span: &Span,
     ) -> Result<(), SourceError> {
         telemetry::dead_received(delivery.view().ok().map(|view| (view.message(), view.source())), &reason);
         self.handle.dead();
         telemetry::handled("dead", begun.elapsed());
-        delivery.reject(reason).await
+        let settling = self.settling(span, &delivery, Settled::Reject);
+        delivery.reject(reason).instrument(settling).await
     }
-}
-
-/// Returns the span of a handler: its log lines carry these fields.
-pub(super) fn span(view: &Delivery) -> Span {
-    let (message, attempt, source) = (view.message(), view.attempt(), view.source());
-    // At the level of errors: a filter of lesser lines does not take the fields away from the others.
-    tracing::error_span!("process", id = %message.id(), topic = %message.topic(), attempt, source)
 }
 
 /// A message that is not tried.

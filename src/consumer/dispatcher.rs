@@ -11,10 +11,10 @@ use super::attempt::Worker;
 use super::settings::ConsumerSettings;
 use crate::message::topic::Topic;
 use crate::source::{self, Source, SourceError};
-use crate::telemetry;
 use crate::util::caught::{called, caught};
 use crate::util::error::Chain;
 use crate::util::repeated::Repeated;
+use crate::{telemetry, trace};
 
 /// How many messages are held at most for each concurrent handler, including those that wait for their key.
 const HELD: usize = 4;
@@ -71,6 +71,9 @@ impl Dispatcher {
                             self.worker.handle.set_down(None);
                         }
                         telemetry::received(deliveries.len());
+                        let messages =
+                            deliveries.iter().filter_map(|delivery| Some(delivery.view().ok()?.message()));
+                        trace::receive(messages, &self.name, self.worker.system());
                         for delivery in deliveries {
                             self.take(delivery);
                         }

@@ -42,6 +42,22 @@ impl Disposition {
         Self::failed(Chain(error.into().as_ref()).to_string())
     }
 
+    /// Returns the status of the response, or another word, if the attempt failed.
+    pub(super) fn error_type(&self) -> Option<&str> {
+        match self {
+            Self::Ack | Self::Answered => None,
+            Self::Expired => Some("expired"),
+            Self::NotNow { .. } => Some("503"),
+            // A reason begins with the status, if there was a response.
+            Self::Retry { reason, .. } | Self::Reject { reason } => Some(
+                reason
+                    .get(..3)
+                    .filter(|start| start.bytes().all(|byte| byte.is_ascii_digit()))
+                    .unwrap_or("failed"),
+            ),
+        }
+    }
+
     /// The disposition of a status. The start of the body becomes the reason.
     pub(super) async fn of<B>(response: Response<B>) -> Self
     where

@@ -90,6 +90,10 @@ pub struct Consumer<S> {
     service: S,
     settings: ConsumerSettings,
     handle: ConsumerHandle,
+    /// The name in spans, log lines and metrics; by default that of the source.
+    name: Option<Arc<str>>,
+    /// The backend of the source, if it is known.
+    backend: Option<Arc<str>>,
     /// The stop signal of the bus that made this consumer.
     stop: Option<StopSignal>,
 }
@@ -99,7 +103,19 @@ impl<S> Consumer<S> {
     /// [with a graceful shutdown](Self::with_graceful_shutdown).
     pub fn new(source: impl Source, service: S) -> Self {
         let (settings, handle) = (ConsumerSettings::default(), ConsumerHandle::new());
-        Self { source: Arc::new(source), service, settings, handle, stop: None }
+        Self { source: Arc::new(source), service, settings, handle, name: None, backend: None, stop: None }
+    }
+
+    /// Sets the name of the consumer in spans, log lines and metrics. By default it is that of the source.
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    #[cfg(feature = "settings")]
+    pub(crate) fn with_backend(mut self, backend: &str) -> Self {
+        self.backend = Some(backend.into());
+        self
     }
 
     #[cfg(feature = "settings")]
@@ -157,7 +173,7 @@ impl<S> Consumer<S> {
             + 'static,
         B: http_body::Body<Data: Send, Error: Send> + Send + 'static,
     {
-        let Self { source, service, mut settings, handle, stop } = self;
+        let Self { source, service, mut settings, handle, name: own_name, backend, stop } = self;
         let _token = stop.as_ref().map(StopSignal::token);
         let shutdown = async {
             match stop {
@@ -173,10 +189,12 @@ impl<S> Consumer<S> {
         // A handler ends within its time limit.
         let timeout = settings.timeout;
         let source_name = name(&source);
-        tracing::info!(source = %source_name, "started consuming");
+        let consumer = own_name.unwrap_or_else(|| Arc::clone(&source_name));
+        tracing::info!(source = %source_name, %consumer, "started consuming");
         let ending = Ending(Some(handle.clone()));
+        let (handle_of_worker, ce_source) = (handle.clone(), request::source(&source_name));
         let worker =
-            Arc::new(Worker { settings, handle: handle.clone(), source: request::source(&source_name) });
+            Arc::new(Worker { settings, handle: handle_of_worker, source: ce_source, consumer, backend });
         let attempt = Arc::clone(&worker);
         let mut dispatcher = Dispatcher {
             source: Arc::clone(&source),

@@ -4,14 +4,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Instant;
 
+use tracing::Instrument;
+
 use super::config::LayerConfig;
 use super::on_send_failure::SendOutcome;
 use crate::message::Message;
 use crate::messenger::{Failure, Overloaded, Unsent};
 use crate::queue::buffer::Taken;
 use crate::queue::transaction::Transaction;
-use crate::telemetry;
 use crate::util::caught::{called, caught};
+use crate::{telemetry, trace};
 
 /// Why messages are not sent although their request was admitted.
 const TOO_MANY: &str = "too many messages wait for the broker's confirm; \
@@ -31,9 +33,10 @@ pub(super) fn commit(
     }
     let guard = LostUnlessEnded { messages: always.messages.len(), ended: false };
     let others = taken.messages.len() - always.messages.len();
-    let commit = transaction.commit(taken.messages);
+    let span = trace::store(&taken.messages);
+    let commit = caught(transaction.commit(taken.messages)).instrument(span.clone());
     async move {
-        let transient = match caught(commit).await {
+        let transient = match commit.await {
             Some(Ok(stored)) => {
                 guard.end();
                 if let Some(outbox) = config.queue.outbox.as_ref().filter(|_| stored > 0) {
@@ -44,6 +47,7 @@ pub(super) fn commit(
             Some(Err(failure)) => failure.is_transient(),
             None => false,
         };
+        trace::failed(&span, "rolled_back");
         if others > 0 {
             telemetry::dropped(others, "transaction");
         }

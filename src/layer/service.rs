@@ -227,7 +227,7 @@ fn begin<B>(flush: &mut Flush, response: Response<B>, cx: &mut Context<'_>) -> B
     let token = in_flight.token();
     let mut work: Pin<Box<dyn Future<Output = SendOutcome> + Send>> =
         if tracing::enabled!(tracing::Level::DEBUG) {
-            Box::pin(work.instrument(tracing::debug_span!("send", messages)))
+            Box::pin(work.instrument(tracing::debug_span!("flush", messages)))
         } else {
             work
         };

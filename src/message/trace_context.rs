@@ -1,5 +1,7 @@
 //! The trace context of a request, which its messages carry (W3C Trace Context, levels 1 and 2; W3C Baggage).
 
+use std::sync::OnceLock;
+
 use http::header::GetAll;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -20,7 +22,8 @@ const BAG: (usize, usize) = (64, 8_192);
 /// The valid parts of a trace context. Invalid parts are ignored, since any client can send them.
 #[derive(Default)]
 pub(crate) struct TraceContext {
-    traceparent: Option<HeaderValue>,
+    /// That of the request, or else a new one, made for the first message.
+    traceparent: OnceLock<HeaderValue>,
     lists: Option<Box<Lists>>,
 }
 
@@ -44,16 +47,16 @@ impl TraceContext {
         let baggage = list(headers.get_all(BAGGAGE), BAG, is_bag);
         let has_lists = tracestate.is_some() || baggage.is_some();
         Self {
-            traceparent: traceparent.cloned(),
+            traceparent: traceparent.cloned().map_or_else(OnceLock::new, OnceLock::from),
             lists: has_lists.then(|| Box::new(Lists { tracestate, baggage })),
         }
     }
 
-    /// Adds the parts that the message does not have itself.
+    /// Adds the parts that the message does not have itself. Without a context a new one begins.
     pub(crate) fn complete(&self, message: &mut Message) {
         let mut state = None;
-        if let Some(Ok(traceparent)) = self.traceparent.as_ref().map(HeaderValue::to_str)
-            && message.header("traceparent").is_none()
+        if message.header("traceparent").is_none()
+            && let Ok(traceparent) = self.traceparent.get_or_init(begun).to_str()
         {
             message.set_header("traceparent", traceparent.to_owned());
             state = self.lists.as_ref().and_then(|lists| lists.tracestate.as_ref());
@@ -67,6 +70,32 @@ impl TraceContext {
             }
         }
     }
+
+    /// Returns the parts that the request had, by their names.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let lists = self.lists.as_deref();
+        let traceparent = self.traceparent.get().and_then(|value| value.to_str().ok());
+        let state = lists.and_then(|lists| lists.tracestate.as_deref());
+        let bag = lists.and_then(|lists| lists.baggage.as_deref());
+        let parts = [("traceparent", traceparent), ("tracestate", state), ("baggage", bag)];
+        parts.into_iter().filter_map(|(name, value)| Some((name, value?)))
+    }
+}
+
+/// Returns the `traceparent` of a new trace, which is sampled: a consumer that samples as its parent does would otherwise
+/// record nothing (3.2.2).
+fn begun() -> HeaderValue {
+    const HEX: [u8; 16] = *b"0123456789abcdef";
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+    let (trace, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
+    let digits = |part: &mut [u8], bytes: &[u8]| {
+        for (pair, byte) in part.chunks_exact_mut(2).zip(bytes) {
+            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    };
+    digits(&mut text[3..35], &trace.to_be_bytes());
+    digits(&mut text[36..52], &span.to_be_bytes());
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 
 /// Whether there is one `traceparent`, and it is valid (3.2).

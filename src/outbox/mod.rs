@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use tracing::Instrument;
 
 pub use self::handle::OutboxHandle;
 pub use self::relay::Relay;
@@ -21,6 +22,7 @@ pub use self::status::{Breaker, OutboxStatus};
 use crate::message::Message;
 use crate::messenger::{Capabilities, Failure, Health, Messenger, OutboxStore, Overloaded, Unsent};
 use crate::store::{Store, Unstored};
+use crate::trace;
 use crate::util::error::BoxError;
 
 /// Stores messages durably and then returns `Ok`; a [`Relay`] sends the stored messages through the inner messenger.
@@ -86,13 +88,14 @@ impl<M> fmt::Debug for Outbox<M> {
 #[async_trait]
 impl<M: Messenger> Messenger for Outbox<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
-        let count = batch.len();
-        match self.outbox.store().append(batch).await {
+        let (count, span) = (batch.len(), trace::store(&batch));
+        match self.outbox.store().append(batch).instrument(span.clone()).await {
             Ok(()) => {
                 self.outbox.record(count);
                 Ok(())
             }
             Err(Unstored { source, batch, .. }) => {
+                trace::failed(&span, "unstored");
                 Err(Unsent::new(batch, &Failure::transient(Overloaded::new(source))))
             }
         }

@@ -27,7 +27,7 @@ use crate::message::{Event, Message};
 use crate::messenger::in_flight::InFlight;
 use crate::messenger::{Messenger, OutboxStore};
 use crate::source::delivery::Delivery;
-use crate::telemetry;
+use crate::{telemetry, trace};
 
 /// The messages of one request, which are sent when the request succeeds.
 ///
@@ -89,8 +89,17 @@ impl MessageQueue {
     /// # Errors
     /// [`EnqueueError`]: the queue is closed, a limit is reached, or the messenger can never send this message.
     pub fn enqueue(&self, mut message: Message) -> Result<Uuid, EnqueueError> {
-        let QueueInner { config, trace, cause, .. } = &*self.inner;
-        trace.complete(&mut message);
+        let span = trace::create(&mut message, &self.inner.trace);
+        let added = self.add(message);
+        if !span.is_none() {
+            trace::created(&span, added.as_ref().ok());
+        }
+        added
+    }
+
+    #[inline]
+    fn add(&self, mut message: Message) -> Result<Uuid, EnqueueError> {
+        let QueueInner { config, cause, .. } = &*self.inner;
         if let Some(cause) = cause {
             follow(&mut message, cause.message());
         }

@@ -51,6 +51,15 @@ macro_rules! count {
     }};
 }
 
+/// Returns the value of `messaging.system` for a backend.
+pub(crate) fn system(backend: &str) -> &str {
+    match backend {
+        "amqp091" | "fedmsg" => "rabbitmq",
+        "amqp10" | "rhmsg" => "amqp",
+        other => other,
+    }
+}
+
 pub(crate) fn enqueued(message: &Message) {
     count!("tower_outbox_enqueued_total", 1);
     tracing::debug!(id = %message.id(), topic = %message.topic(), "enqueued a message");

@@ -13,6 +13,8 @@ use crate::messenger::OutboxStore;
 use crate::queue::MessageQueue;
 use crate::store::{Dialect, PendingInsert, SqlStore};
 use crate::telemetry;
+#[cfg(feature = "settings")]
+use crate::trace;
 use crate::util::error::{BoxError, Chain, debug_as_display};
 
 impl MessageQueue {
@@ -78,6 +80,7 @@ where
     C: Connection<Database: TxDatabase<Connection = C>>,
 {
     let store = check(messenger.capabilities().outbox.as_ref(), connection)?;
+    messages.iter_mut().for_each(trace::attach);
     messages.iter().try_for_each(|message| messenger.check(message)).map_err(PersistError::Rejected)?;
     // The database notifies the relays of the COMMIT.
     if let Some(inserted) = insert(&store, connection, &mut messages, true).await? {

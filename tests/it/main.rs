@@ -46,6 +46,7 @@ mod support;
 mod telemetry;
 mod test_kit;
 mod tower_stacks;
+mod trace;
 mod tx;
 mod types;
 mod wavemq;

@@ -15,10 +15,10 @@ use super::one_by_one::{OneByOne, send_one_by_one};
 use super::url::BrokerUrl;
 use crate::message::Message;
 use crate::messenger::{Failure, Health, Unsent};
-use crate::telemetry;
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
 use crate::util::repeated::Repeated;
+use crate::{telemetry, trace};
 
 /// No broker is in use.
 const NONE: usize = usize::MAX;
@@ -136,6 +136,7 @@ impl<C: Connector> Failover<C> {
                     continue;
                 }
             };
+            trace::sending_to(broker.url.host(), broker.url.port());
             let Err(unsent) = connection.send(batch).await else {
                 return rejected.into_result();
             };

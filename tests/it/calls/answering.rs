@@ -230,7 +230,7 @@ async fn log_lines_of_a_handler_name_its_message() {
     let spans: Vec<_> = lines.iter().map(|line| line.spans.last().unwrap()).collect();
     assert_eq!(spans[0].get("id"), event.id().to_string());
     for (span, topic) in spans.into_iter().zip(["order.created", "order.quote"]) {
-        assert_eq!((span.get("topic"), span.get("attempt"), span.get("source")), (topic, "1", "memory"));
+        assert_eq!((span.get("topic"), span.get("attempt"), span.get("consumer")), (topic, "1", "memory"));
     }
     assert_eq!(lines.len(), 2);
 }

@@ -105,8 +105,10 @@ async fn the_traceparent_of_the_request_goes_on_in_its_messages() {
 }
 
 #[tokio::test]
-async fn without_a_traceparent_there_is_none() {
-    assert_eq!(traceparent(None, message("a")).await, None);
+async fn without_a_traceparent_a_new_trace_begins() {
+    let begun = traceparent(None, message("a")).await.unwrap();
+    assert_eq!(begun.as_str().unwrap().len(), TRACEPARENT.len());
+    assert_ne!(traceparent(None, message("a")).await.unwrap(), begun);
 }
 
 #[tokio::test]

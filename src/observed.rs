@@ -1,0 +1,69 @@
+//! A decorator that observes what a backend sends.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tracing::Instrument;
+
+use crate::message::Message;
+use crate::messenger::{Capabilities, Health, Messenger, Unsent};
+use crate::util::error::BoxError;
+use crate::{telemetry, trace};
+
+/// A messenger with a span `send` and a duration for each batch that goes to the broker. [`Bus`](crate::bus::Bus) puts one around every
+/// backend; put it directly around a messenger that is used without a bus.
+///
+/// ```
+/// use tower_outbox::dummy::Dummy;
+/// use tower_outbox::observed::Observed;
+///
+/// let messenger = Observed::new(Dummy::new(), "dummy");
+/// ```
+pub struct Observed<M> {
+    inner: M,
+    backend: Arc<str>,
+}
+
+impl<M: Messenger> Observed<M> {
+    /// Observes `inner`. The name of the backend is a label of metrics, and `messaging.system` of spans.
+    pub fn new(inner: M, backend: impl Into<Arc<str>>) -> Self {
+        Self { inner, backend: backend.into() }
+    }
+}
+
+impl<M> fmt::Debug for Observed<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observed").field("backend", &self.backend).finish_non_exhaustive()
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl<M: Messenger> Messenger for Observed<M> {
+    async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        let span = trace::send(&batch, telemetry::system(&self.backend));
+        let sent = self.inner.send(batch).instrument(span.clone()).await;
+        if let Some((_, failure)) = sent.as_ref().err().and_then(|unsent| unsent.iter().next()) {
+            trace::failed(&span, failure.kind());
+        }
+        sent
+    }
+
+    fn check(&self, message: &Message) -> Result<(), BoxError> {
+        self.inner.check(message)
+    }
+
+    async fn health(&self) -> Health {
+        self.inner.health().await
+    }
+
+    async fn close(&self, deadline: Duration) {
+        self.inner.close(deadline).await;
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+}
