@@ -9,6 +9,7 @@
 //! | [`production`] | a checklist: delivery, rights, pools, volumes, probes, alerts |
 //! | [`testing`] | how an app is tested without a broker |
 //! | [`troubleshooting`] | log lines, their meaning and their cure |
+//! | [`observability`] | logs, traces with OpenTelemetry, metrics with alerts and a board, probes |
 //! | [`rabbitmq`], [`activemq`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
 //! | [`channels`] | queues, streams, events and requests without a broker |
@@ -40,6 +41,8 @@ pub mod testing {}
 pub mod troubleshooting {}
 #[doc = include_str!("../docs/migrating-from-mqfactory.md")]
 pub mod migrating_from_mqfactory {}
+#[doc = include_str!("../docs/observability.md")]
+pub mod observability {}
 #[doc = include_str!("../docs/production.md")]
 pub mod production {}
 #[cfg_attr(feature = "signing", doc = include_str!("../docs/signing.md"))]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use tracing::Instrument;
@@ -43,11 +43,13 @@ impl<M> fmt::Debug for Observed<M> {
 #[async_trait]
 impl<M: Messenger> Messenger for Observed<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
+        let (count, begun) = (batch.len(), Instant::now());
         let span = trace::send(&batch, telemetry::system(&self.backend));
         let sent = self.inner.send(batch).instrument(span.clone()).await;
-        if let Some((_, failure)) = sent.as_ref().err().and_then(|unsent| unsent.iter().next()) {
-            trace::failed(&span, failure.kind());
-        }
+        let unsent = sent.as_ref().err().and_then(|unsent| unsent.iter().next());
+        let failure = unsent.map(|(_, failure)| failure.kind());
+        failure.into_iter().for_each(|failure| trace::failed(&span, failure));
+        telemetry::operation(&self.backend, count, failure, begun.elapsed());
         sent
     }
 
@@ -64,6 +66,6 @@ impl<M: Messenger> Messenger for Observed<M> {
     }
 
     fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+        self.inner.capabilities().with_backend(Arc::clone(&self.backend))
     }
 }

@@ -17,8 +17,9 @@ pub use self::worker::BackgroundWorker;
 use self::worker::Batch;
 use crate::message::Message;
 use crate::messenger::in_flight::InFlight;
-use crate::messenger::{Capabilities, Failure, Health, Messenger, Overloaded, Unsent};
+use crate::messenger::{Capabilities, Failure, Health, Messenger, Overloaded, Stage, Unsent};
 use crate::util::error::BoxError;
+use crate::util::repeated::Repeated;
 
 /// Buffers messages and sends them after the response, while the process lives.
 ///
@@ -63,9 +64,15 @@ impl<M: Messenger> Background<M> {
         let inner = Arc::new(inner);
         let (sender, receiver) = mpsc::unbounded_channel();
         let permits = Permits::new((settings.max_messages, settings.max_bytes));
-        let worker =
-            BackgroundWorker { inner: Arc::clone(&inner), batches: receiver, permits: Arc::clone(&permits) };
-        let in_flight = inner.capabilities().in_flight.unwrap_or_default();
+        let Capabilities { in_flight, backend, .. } = inner.capabilities();
+        let worker = BackgroundWorker {
+            inner: Arc::clone(&inner),
+            batches: receiver,
+            permits: Arc::clone(&permits),
+            backend,
+            retries: Repeated::default(),
+        };
+        let in_flight = in_flight.unwrap_or_default();
         (Self { inner, batches: sender, permits, in_flight, settings }, worker)
     }
 
@@ -127,6 +134,7 @@ impl<M: Messenger> Messenger for Background<M> {
             capabilities.admission = Some(self.permits.admission.clone());
         }
         capabilities.in_flight = Some(self.in_flight.clone());
+        capabilities.stage = Stage::Buffered;
         capabilities
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -17,6 +17,7 @@ use crate::messenger::{Failure, Messenger, Unsent};
 use crate::telemetry;
 use crate::util::backoff::Backoff;
 use crate::util::caught::caught;
+use crate::util::repeated::Repeated;
 
 /// How many messages the worker hands to the inner messenger at once.
 const BATCH: usize = 500;
@@ -26,6 +27,9 @@ pub struct BackgroundWorker<M> {
     pub(super) inner: Arc<M>,
     pub(super) batches: mpsc::UnboundedReceiver<Batch>,
     pub(super) permits: Arc<Permits>,
+    pub(super) backend: Option<Arc<str>>,
+    /// The log lines about failed sends.
+    pub(super) retries: Repeated,
 }
 
 /// The messages of one `send`; dropping it frees their capacity.
@@ -115,11 +119,14 @@ impl<M: Messenger> BackgroundWorker<M> {
                 pending.push(batch);
             }
             match self.send(pending).await {
-                Ok(()) => attempt = 0,
+                Ok(()) => {
+                    attempt = 0;
+                    self.retries.over();
+                }
                 Err(cause) => {
                     let delay = backoff.delay(attempt);
                     attempt = attempt.saturating_add(1);
-                    telemetry::retried(pending.messages, &cause);
+                    telemetry::retried(&self.retries, pending.messages, &cause);
                     tokio::time::sleep(delay).await;
                 }
             }
@@ -129,12 +136,17 @@ impl<M: Messenger> BackgroundWorker<M> {
     /// Sends all pending messages; keeps those that are worth another try.
     async fn send(&self, pending: &mut Pending) -> Result<(), Failure> {
         // The messages stay in `pending` while they are sent, so that a dropped future leaves them there.
-        let batch = pending.out();
+        let (batch, begun) = (pending.out(), Instant::now());
+        let sent = batch.len();
         let Some(result) = caught(async { self.inner.send(batch).await }).await else {
             pending.blame();
             return Ok(());
         };
-        let (transient, rejected) = result.err().unwrap_or_default().split();
+        let unsent = result.err().unwrap_or_default();
+        if unsent.len() < sent {
+            telemetry::confirmed(self.backend.as_ref(), sent - unsent.len(), begun.elapsed());
+        }
+        let (transient, rejected) = unsent.split();
         rejected.log();
         let failure = transient.iter().next().map(|(_, failure)| failure.clone());
         pending.keep(&transient.iter().map(|(message, _)| message.id()).collect());

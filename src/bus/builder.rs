@@ -25,6 +25,7 @@ use crate::messenger::{Health, Messenger};
 use crate::observed::Observed;
 use crate::outbox::OutboxHandle;
 use crate::settings::{BackendTable, DeliveryMode, Settings, SettingsError, SuccessStatus};
+use crate::telemetry;
 use crate::util::error::BoxError;
 use crate::util::stop::Stopper;
 
@@ -158,8 +159,12 @@ impl<'a> BusBuilder<'a> {
         let description = self.describe();
         let is_own = self.backends.contains_key(&self.settings.backend);
         let Backend { messenger, sources: local, requesters, .. } = self.backend().await?;
-        let messenger: Arc<dyn Messenger> =
-            Arc::new(Observed::new(messenger, self.settings.backend.as_str()));
+        let backend: Arc<str> = self.settings.backend.as_str().into();
+        if self.settings.topic_labels {
+            telemetry::label_topics();
+        }
+        telemetry::bus_began(&backend);
+        let messenger: Arc<dyn Messenger> = Arc::new(Observed::new(messenger, backend));
         let is_local = local.is_some();
         let sources = Sources::new(
             self.settings,
@@ -240,7 +245,12 @@ impl<'a> BusBuilder<'a> {
             }
         };
         acknowledgement.receive(receiving);
+        let worker_ended = task.as_ref().map(JoinHandle::abort_handle);
         let worker = task.map(|task| Worker { stop, task });
+        #[cfg(feature = "metrics")]
+        if let Some(outbox) = &outbox {
+            tokio::spawn(super::sampling::sample(outbox.clone()));
+        }
         let request = &self.settings.request;
         let layer = MessagingLayer::new(Arc::clone(&messenger))
             .with_on_send_failure(self.settings.on_send_failure)
@@ -269,7 +279,8 @@ impl<'a> BusBuilder<'a> {
             acknowledgement,
             clients,
             stopper: Stopper::default(),
-            consumers: Mutex::default(),
+            consumers: Arc::default(),
+            worker_ended,
             #[cfg(feature = "_sql")]
             database: (self.settings.delivery == DeliveryMode::Transactional)
                 .then(|| self.settings.outbox.database()),

@@ -7,7 +7,10 @@ mod client;
 #[cfg(feature = "_sql")]
 mod database;
 mod describe;
+mod probes;
 mod running;
+#[cfg(feature = "metrics")]
+mod sampling;
 #[cfg(feature = "serve")]
 mod serve;
 mod shutdown;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 use tower_layer::Layer;
 
@@ -55,7 +56,9 @@ pub struct Bus {
     /// Stops the consumers of this bus.
     pub(super) stopper: Stopper,
     /// The consumers of this bus, by their names.
-    pub(super) consumers: Mutex<Vec<(String, ConsumerHandle)>>,
+    pub(super) consumers: Arc<Mutex<Vec<(String, ConsumerHandle)>>>,
+    /// Shows that the worker of the delivery has ended.
+    pub(super) worker_ended: Option<AbortHandle>,
     /// The settings of a transactional outbox.
     #[cfg(feature = "_sql")]
     pub(super) database: Option<crate::store::SqlStoreSettings>,

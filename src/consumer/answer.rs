@@ -64,8 +64,14 @@ impl Worker {
                     }
                 };
                 let reply = failed.unwrap_or_else(|(status, reason)| {
-                    let (id, topic) = (view.message().id(), view.message().topic());
-                    tracing::warn!(%id, %topic, attempt, reason, "failed to handle a request; the caller gets {status}");
+                    let (id, topic, consumer) = (view.message().id(), view.message().topic(), &self.consumer);
+                    match self.faults.occurred() {
+                        Some(line) => tracing::warn!(
+                            %id, %topic, attempt, %consumer, reason, times = line.times,
+                            "failed to handle a request; the caller gets {status}"
+                        ),
+                        None => tracing::debug!(%id, %topic, attempt, %consumer, reason, "failed to handle a request"),
+                    }
                     text(status, "the responder failed")
                 });
                 (reply, None)

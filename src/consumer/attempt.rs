@@ -20,6 +20,7 @@ use crate::trace::{Received, Settled};
 use crate::util::backoff::Backoff;
 use crate::util::caught::caught;
 use crate::util::error::{BoxError, Chain};
+use crate::util::repeated::Repeated;
 use crate::{telemetry, trace};
 
 /// The first wait before another attempt.
@@ -33,6 +34,8 @@ pub(super) struct Worker {
     pub(super) source: HeaderValue,
     pub(super) consumer: Arc<str>,
     pub(super) backend: Option<Arc<str>>,
+    /// The log lines about failed attempts: one at once, then one a minute with a count.
+    pub(super) faults: Repeated,
 }
 
 impl Worker {
@@ -52,32 +55,33 @@ impl Worker {
             Ok(view) => self.judge(service, view, &span).await,
             Err(reason) => Disposition::Reject { reason: format!("the message cannot be read: {reason}") },
         };
-        if let Some(error) = disposition.error_type() {
-            trace::failed(&span, error);
+        let error = disposition.error_type();
+        error.into_iter().for_each(|error| trace::failed(&span, error));
+        if let Some(system) = self.system() {
+            telemetry::processed(&self.consumer, system, error, begun.elapsed());
         }
         let answered = match disposition {
             Disposition::Ack => {
                 self.handle.acked();
-                telemetry::handled("ack", begun.elapsed());
+                self.handled(&delivery, "ack", begun);
                 let settling = self.settling(&span, &delivery, Settled::Ack);
                 delivery.ack().instrument(settling).await
             }
             Disposition::Answered => {
                 self.handle.acked();
-                telemetry::handled("answered", begun.elapsed());
+                self.handled(&delivery, "answered", begun);
                 let settling = self.settling(&span, &delivery, Settled::Ack);
                 delivery.ack().instrument(settling).await
             }
             Disposition::Expired => {
-                let source = delivery.view().map_or("", Delivery::source);
-                telemetry::expired_requests(1, source);
+                telemetry::expired_requests(1, &self.consumer);
                 let settling = self.settling(&span, &delivery, Settled::Discard);
                 delivery.discard().instrument(settling).await
             }
             Disposition::Reject { reason } => self.reject(delivery, reason, begun, &span).await,
             Disposition::Retry { after, reason } => self.retry(delivery, after, reason, begun, &span).await,
             Disposition::NotNow { after } => {
-                telemetry::handled("not_now", begun.elapsed());
+                self.handled(&delivery, "not_now", begun);
                 tokio::time::sleep(after).await;
                 let settling = self.settling(&span, &delivery, Settled::Release);
                 delivery.release().instrument(settling).await
@@ -104,6 +108,11 @@ impl Worker {
     fn settling(&self, span: &Span, delivery: &source::Unsettled, settled: Settled) -> Span {
         let topic = delivery.view().map_or("", |view| view.message().topic().as_str());
         trace::settle(span, settled, topic, self.system())
+    }
+
+    fn handled(&self, delivery: &source::Unsettled, outcome: &'static str, begun: Instant) {
+        let message = delivery.view().ok().map(Delivery::message);
+        telemetry::handled(&self.consumer, message, outcome, begun.elapsed());
     }
 
     pub(super) fn system(&self) -> Option<&str> {
@@ -182,11 +191,19 @@ impl Worker {
         }
         let after = after.unwrap_or_else(|| self.backoff(attempt));
         if let Ok(view) = delivery.view() {
-            let (id, topic) = (view.message().id(), view.message().topic());
-            tracing::warn!(%id, %topic, attempt, reason, ?after, "failed to handle a message; it will be retried");
+            let (id, topic, consumer) = (view.message().id(), view.message().topic(), &self.consumer);
+            match self.faults.occurred() {
+                Some(line) => tracing::warn!(
+                    %id, %topic, attempt, %consumer, reason, ?after, times = line.times,
+                    "failed to handle a message; it will be retried"
+                ),
+                None => {
+                    tracing::debug!(%id, %topic, attempt, %consumer, reason, ?after, "failed to handle a message")
+                }
+            }
         }
         self.handle.retried();
-        telemetry::handled("retry", begun.elapsed());
+        self.handled(&delivery, "retry", begun);
         let settling = self.settling(span, &delivery, Settled::Retry);
         delivery.retry(after, reason).instrument(settling).await
     }
@@ -198,9 +215,10 @@ impl Worker {
         begun: Instant,
         span: &Span,
     ) -> Result<(), SourceError> {
-        telemetry::dead_received(delivery.view().ok().map(|view| (view.message(), view.source())), &reason);
+        let received = delivery.view().ok().map(|view| (view.message(), view.attempt()));
+        telemetry::dead_received(&self.consumer, received, &reason);
         self.handle.dead();
-        telemetry::handled("dead", begun.elapsed());
+        self.handled(&delivery, "dead", begun);
         let settling = self.settling(span, &delivery, Settled::Reject);
         delivery.reject(reason).instrument(settling).await
     }

@@ -70,7 +70,7 @@ impl Dispatcher {
                             self.faults.over();
                             self.worker.handle.set_down(None);
                         }
-                        telemetry::received(deliveries.len());
+                        telemetry::received(&self.worker.consumer, self.worker.system(), deliveries.len());
                         let messages =
                             deliveries.iter().filter_map(|delivery| Some(delivery.view().ok()?.message()));
                         trace::receive(messages, &self.name, self.worker.system());

@@ -1,11 +1,12 @@
 //! Control and status of a running consumer.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 
 use crate::messenger::Health;
+use crate::telemetry;
 
 /// A handle to a running [`Consumer`](crate::consumer::Consumer); a clone is a handle to the same.
 #[derive(Clone, Debug)]
@@ -21,6 +22,10 @@ struct HandleInner {
     dead: AtomicU64,
     /// Why the consumer receives nothing.
     down: Mutex<Option<String>>,
+    /// Why the consumer ended without a signal to stop.
+    ended: OnceLock<&'static str>,
+    /// The name of the consumer, once it runs.
+    name: OnceLock<Arc<str>>,
 }
 
 /// The counters of a consumer since it was created.
@@ -48,6 +53,8 @@ impl ConsumerHandle {
             retried: AtomicU64::new(0),
             dead: AtomicU64::new(0),
             down: Mutex::default(),
+            ended: OnceLock::new(),
+            name: OnceLock::new(),
         }))
     }
 
@@ -83,7 +90,26 @@ impl ConsumerHandle {
 
     /// Sets why nothing is received; `None` when the consumer receives.
     pub(super) fn set_down(&self, reason: Option<String>) {
+        if let Some(name) = self.0.name.get() {
+            telemetry::consumer(name, reason.is_none());
+        }
         *self.down() = reason;
+    }
+
+    /// Sets why the consumer ended without a signal to stop.
+    pub(super) fn set_ended(&self, reason: &'static str) {
+        let _ = self.0.ended.set(reason);
+        self.set_down(Some(reason.to_owned()));
+    }
+
+    /// Returns why the consumer ended without a signal to stop.
+    #[cfg(feature = "settings")]
+    pub(crate) fn ended(&self) -> Option<&'static str> {
+        self.0.ended.get().copied()
+    }
+
+    pub(super) fn set_name(&self, name: Arc<str>) {
+        let _ = self.0.name.set(name);
     }
 
     fn down(&self) -> MutexGuard<'_, Option<String>> {

@@ -26,6 +26,7 @@ use self::dispatcher::{Dispatcher, name};
 pub use self::handle::{ConsumerHandle, ConsumerStatus};
 pub use self::settings::ConsumerSettings;
 use crate::source::Source;
+use crate::telemetry;
 use crate::util::backoff::Backoff;
 use crate::util::caught::{called, caught};
 use crate::util::deadline::after;
@@ -191,10 +192,18 @@ impl<S> Consumer<S> {
         let source_name = name(&source);
         let consumer = own_name.unwrap_or_else(|| Arc::clone(&source_name));
         tracing::info!(source = %source_name, %consumer, "started consuming");
+        telemetry::consumer_began(&consumer);
+        handle.set_name(Arc::clone(&consumer));
         let ending = Ending(Some(handle.clone()));
         let (handle_of_worker, ce_source) = (handle.clone(), request::source(&source_name));
-        let worker =
-            Arc::new(Worker { settings, handle: handle_of_worker, source: ce_source, consumer, backend });
+        let worker = Arc::new(Worker {
+            settings,
+            handle: handle_of_worker,
+            source: ce_source,
+            consumer,
+            backend,
+            faults: Repeated::default(),
+        });
         let attempt = Arc::clone(&worker);
         let mut dispatcher = Dispatcher {
             source: Arc::clone(&source),
@@ -241,7 +250,10 @@ impl<S> Consumer<S> {
         if stopped.is_none() {
             tracing::warn!(source = %source_name, "the source was closed; this consumer receives nothing any more");
         }
-        handle.set_down(stopped.is_none().then(|| "the source was closed".to_owned()));
+        match stopped {
+            Some(_) => handle.set_down(None),
+            None => handle.set_ended("the source was closed"),
+        }
         let until = stopped.unwrap_or_else(|| after(Instant::now(), timeout));
         let unfinished = dispatcher.drain(until).await;
         let close = source.close(until.saturating_duration_since(Instant::now()));
@@ -296,7 +308,7 @@ impl Drop for Ending {
     fn drop(&mut self) {
         if let Some(handle) = &self.0 {
             tracing::error!("a consumer was dropped; it receives nothing until it runs again");
-            handle.set_down(Some("the consumer was dropped before the signal to stop".to_owned()));
+            handle.set_ended("the consumer was dropped before the signal to stop");
         }
     }
 }

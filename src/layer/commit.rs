@@ -80,7 +80,7 @@ async fn send_and_log(config: &LayerConfig, messages: Vec<Message>) -> Unsent {
         None => Unsent::new(messages, &Failure::transient(Overloaded::new(TOO_MANY))),
     };
     if unsent.len() < count {
-        telemetry::sent(count - unsent.len(), begun.elapsed());
+        telemetry::sent(config.stage, config.backend.as_ref(), count - unsent.len(), begun.elapsed());
     }
     unsent.log();
     unsent

@@ -8,7 +8,7 @@ use http::{request, response};
 use super::flight::{Flight, FlightLimits};
 use super::on_send_failure::OnSendFailure;
 use crate::message::Message;
-use crate::messenger::{Admission, Unsent};
+use crate::messenger::{Admission, Stage, Unsent};
 use crate::queue::QueueConfig;
 use crate::store::admission::Admitted;
 
@@ -18,6 +18,9 @@ type Enrich = dyn Fn(&request::Parts, &response::Parts, &mut Message) + Send + S
 pub(super) struct LayerConfig {
     pub(super) queue: Arc<QueueConfig>,
     pub(super) admission: Option<Admission>,
+    /// How far messages are when the messenger has accepted them.
+    pub(super) stage: Stage,
+    pub(super) backend: Option<Arc<str>>,
     pub(super) flight: Flight,
     pub(super) flight_limits: FlightLimits,
     pub(super) on_send_failure: OnSendFailure,

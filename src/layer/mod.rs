@@ -73,6 +73,8 @@ impl MessagingLayer {
             config: Arc::new(LayerConfig {
                 admission: capabilities.admission,
                 flight: Flight::default(),
+                stage: capabilities.stage,
+                backend: capabilities.backend,
                 flight_limits: FlightLimits { messages: 10_000, bytes: 64 << 20 },
                 queue: Arc::new(QueueConfig {
                     messenger,

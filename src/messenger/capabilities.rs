@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::in_flight::InFlight;
 use crate::store::Store;
 use crate::store::admission::Admission;
-use crate::telemetry;
+use crate::telemetry::{self, Stage};
 use crate::util::rate::Rate;
 
 /// The parts of a [`Messenger`](super::Messenger) that the request layer uses besides `send`.
@@ -22,6 +22,10 @@ pub struct Capabilities {
     pub outbox: Option<OutboxStore>,
     /// Counts messages that were accepted and are not confirmed yet. `None`: the layer counts its own sends only.
     pub in_flight: Option<InFlight>,
+    /// How far messages are when `send` returns `Ok`; by default confirmed.
+    pub stage: Stage,
+    /// The name of the backend in metrics and spans.
+    pub backend: Option<Arc<str>>,
 }
 
 impl Capabilities {
@@ -46,13 +50,29 @@ impl Capabilities {
         self
     }
 
+    /// Sets [`stage`](Self::stage).
+    #[must_use]
+    pub fn with_stage(mut self, stage: Stage) -> Self {
+        self.stage = stage;
+        self
+    }
+
+    /// Sets [`backend`](Self::backend).
+    #[must_use]
+    pub fn with_backend(mut self, backend: impl Into<Arc<str>>) -> Self {
+        self.backend = Some(backend.into());
+        self
+    }
+
     /// Returns the capabilities of a messenger that sends through either of two: it admits requests while one of them
-    /// does, counts what is in flight behind both, and has the outbox of the first.
+    /// does, counts what is in flight behind both, and has the outbox, the stage and the backend of the first.
     #[must_use]
     pub fn either(first: Self, second: Self) -> Self {
         Self {
             admission: first.admission.zip(second.admission).map(|(first, second)| first.or(second)),
             outbox: first.outbox,
+            stage: first.stage,
+            backend: first.backend,
             in_flight: match (first.in_flight, second.in_flight) {
                 (Some(first), Some(second)) => Some(first.and(second)),
                 (first, second) => first.or(second),

@@ -20,6 +20,7 @@ pub use self::in_flight::{InFlight, InFlightToken};
 pub use self::unsent::Unsent;
 use crate::message::Message;
 pub use crate::store::admission::Admission;
+pub use crate::telemetry::Stage;
 use crate::util::error::BoxError;
 
 /// Sends batches of messages to a broker, or decorates another messenger that does.

@@ -18,6 +18,7 @@ use crate::util::backoff::Backoff;
 use crate::util::caught::caught;
 use crate::util::crash;
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
 /// How one batch ended, as far as the breaker depends on it.
 pub(super) enum BatchOutcome {
@@ -41,6 +42,9 @@ pub(super) struct Worker<M> {
     pub(super) store: Arc<dyn Store>,
     pub(super) status: Arc<Status>,
     pub(super) settings: RelaySettings,
+    pub(super) backend: Option<Arc<str>>,
+    /// The log lines about failed attempts.
+    pub(super) retries: Repeated,
 }
 
 impl<M: Messenger> Worker<M> {
@@ -134,7 +138,7 @@ impl<M: Messenger> Worker<M> {
 
     fn confirmed(&self, messages: usize, took: Duration) {
         self.status.confirmed.add(messages);
-        telemetry::confirmed(messages, took);
+        telemetry::confirmed(self.backend.as_ref(), messages, took);
     }
 
     /// Decides the settlements of a batch that was not confirmed as a whole.
@@ -164,7 +168,7 @@ impl<M: Messenger> Worker<M> {
         for (message, failure) in unsent {
             failures.entry(message.id()).or_default().push_back(failure);
         }
-        let mut retried = 0;
+        let (mut retried, mut cause) = (0, None);
         for (lease, id, attempts) in leases {
             let failure = failures.get_mut(id).and_then(|failures| match failures.len() {
                 0 | 1 => failures.front().cloned(),
@@ -184,13 +188,15 @@ impl<M: Messenger> Worker<M> {
                     retried += 1;
                     let after = Backoff::with_max(self.settings.max_backoff).delay(*attempts);
                     let after = after.max(later);
-                    Settlement::Retry { after, reason: Chain(failure.cause()).to_string().into() }
+                    let reason: Arc<str> = Chain(failure.cause()).to_string().into();
+                    cause.get_or_insert_with(|| Arc::clone(&reason));
+                    Settlement::Retry { after, reason }
                 }
             };
             settled.push((*lease, settlement));
         }
-        if retried > 0 {
-            telemetry::retried(retried, &"each message waits for its next attempt");
+        if let Some(cause) = cause.filter(|_| retried > 0) {
+            telemetry::retried(&self.retries, retried, &cause);
         }
         match (down, confirmed) {
             (true, _) => BatchOutcome::Down,

@@ -20,7 +20,7 @@ pub use self::settings::{RelaySettings, WhenExpired};
 use self::status::Status;
 pub use self::status::{Breaker, OutboxStatus};
 use crate::message::Message;
-use crate::messenger::{Capabilities, Failure, Health, Messenger, OutboxStore, Overloaded, Unsent};
+use crate::messenger::{Capabilities, Failure, Health, Messenger, OutboxStore, Overloaded, Stage, Unsent};
 use crate::store::{Store, Unstored};
 use crate::trace;
 use crate::util::error::BoxError;
@@ -128,6 +128,7 @@ impl<M: Messenger> Messenger for Outbox<M> {
         let mut capabilities = self.inner.capabilities();
         capabilities.admission = self.outbox.store().admission();
         capabilities.outbox = Some(self.outbox.clone());
+        capabilities.stage = Stage::Stored;
         capabilities
     }
 }

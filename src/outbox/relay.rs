@@ -18,10 +18,12 @@ use super::status::Status;
 use crate::message::Settlement;
 use crate::messenger::{Health, Messenger};
 use crate::store::{Counts, Lease, Leased, Store, StoreError};
+use crate::telemetry;
 use crate::util::backoff::Backoff;
 use crate::util::caught::caught;
 use crate::util::deadline::after;
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
 /// How many messages go out in one `send`.
 const BATCH: usize = 256;
@@ -72,7 +74,8 @@ impl<M: Messenger> Relay<M> {
         mut settings: RelaySettings,
     ) -> Self {
         settings.window = settings.window.max(1);
-        Self { worker: Arc::new(Worker { inner, store, status, settings }) }
+        let (backend, retries) = (inner.capabilities().backend, Repeated::default());
+        Self { worker: Arc::new(Worker { inner, store, status, settings, backend, retries }) }
     }
 
     /// Sends stored messages until `signal`, then messages that are due for at most `deadline` more, unless the broker is down.
@@ -106,6 +109,7 @@ impl<M: Messenger> Relay<M> {
         };
         tokio::pin!(shutdown);
         worker.status.set_down(None);
+        telemetry::breaker(false);
         let ending = Ending(Some(Arc::clone(&worker.status)));
         let mut ended = 0;
         let until = loop {

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::SystemTime;
 
 use crate::store::Counts;
+use crate::telemetry;
 use crate::util::rate::Rate;
 use crate::util::sync::lock;
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,7 @@ pub(super) struct Status {
 impl Status {
     /// Sets the reason why the relay does not work; `None` if it works.
     pub(super) fn set_down(&self, reason: Option<String>) {
+        telemetry::relay(reason.is_none());
         *lock(&self.down) = reason;
     }
 
@@ -76,10 +78,12 @@ impl Status {
     pub(super) fn open_breaker(&self, next_probe: SystemTime) {
         let since = *lock(&self.opened).get_or_insert_with(SystemTime::now);
         *lock(&self.breaker) = Breaker::Open { since, next_probe };
+        telemetry::breaker(true);
     }
 
     pub(super) fn set_breaker(&self, breaker: Breaker) {
         if breaker == Breaker::Closed {
+            telemetry::breaker(false);
             *lock(&self.opened) = None;
         }
         *lock(&self.breaker) = breaker;

@@ -85,6 +85,8 @@ pub struct Settings {
     pub consumers: BTreeMap<String, ConsumerTable>,
     /// The tables `CLIENTS.<name>`: how the clients of [`Bus::client`](crate::bus::Bus::client) work. A client needs no table.
     pub clients: BTreeMap<String, ClientTable>,
+    /// Whether metrics have the label `topic`; no by default. It counts for the process, and for the first 200 topics.
+    pub topic_labels: bool,
     /// The table `CHAOS`: faults on purpose. The environment variables `MESSAGE_CHAOS_*` win over it.
     #[cfg(feature = "chaos")]
     #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
@@ -126,6 +128,7 @@ struct Common {
     outbox: OutboxSettings,
     consumers: HashMap<String, Table>,
     clients: HashMap<String, Table>,
+    topic_labels: bool,
     #[cfg(feature = "chaos")]
     chaos: ChaosSettings,
     #[cfg(feature = "signing")]
@@ -220,6 +223,7 @@ impl Settings {
             },
             on_send_failure: common.on_send_failure,
             success: common.success,
+            topic_labels: common.topic_labels,
             request: common.request,
             background: common.background,
             outbox: common.outbox,

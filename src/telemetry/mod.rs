@@ -1,75 +1,102 @@
 //! Events and metrics for operators; the only place with their names.
 //!
 //! Events go through `tracing`, under the target `tower_outbox`. With the feature `metrics`, counters go through the `metrics`
-//! facade to the recorder of the app:
-//!
-//! | name | kind | labels | counts |
-//! |---|---|---|---|
-//! | `tower_outbox_enqueued_total` | counter | – | messages enqueued by handlers |
-//! | `tower_outbox_sent_total` | counter | – | messages that the messenger accepted with `Ok` |
-//! | `tower_outbox_dropped_total` | counter | `reason` | messages dropped because their request failed |
-//! | `tower_outbox_unsent_total` | counter | `failure` | messages that could not be sent: `transient`, `rejected`, `lost` |
-//! | `tower_outbox_retried_total` | counter | – | messages sent again, to another broker or later |
-//! | `tower_outbox_turned_away_total` | counter | – | requests rejected with 503 before their handler ran |
-//! | `tower_outbox_stored_total` | counter | – | messages stored by an outbox |
-//! | `tower_outbox_transactions_total` | counter | `outcome` | transactions of requests: `committed`, `rolled_back`, `failed` (to commit), `already_handled` (the message of the request was handled before) |
-//! | `tower_outbox_confirmed_total` | counter | – | stored messages that the broker confirmed |
-//! | `tower_outbox_dead_total` | counter | – | messages that became dead letters |
-//! | `tower_outbox_stored_messages` | gauge | `state` | messages in the store: `pending`, `dead` |
-//! | `tower_outbox_stored_bytes` | gauge | – | approximate size of the stored messages |
-//! | `tower_outbox_received_total` | counter | – | messages that consumers received |
-//! | `tower_outbox_handled_total` | counter | `outcome` | attempts to handle a message: `ack`, `retry`, `dead`, `not_now` (not tried, because the outbox was full), `answered` (a reply was sent), `expired` (the caller of the request no longer waited) |
-//! | `tower_outbox_confirmations_received_total` | counter | `outcome` | confirmations of consumers: `confirmed`, `rejected` (the consumer made a dead letter), `late` (after `ACK_TIMEOUT`), `again`, `unknown` (of a message that does not await it; ignored), `unreadable` (ignored) |
-//! | `tower_outbox_unacknowledged_total` | counter | – | messages whose confirmation did not come within `ACK_TIMEOUT`; they are sent again |
-//! | `tower_outbox_confirmations_sent_total` | counter | `outcome` | answers to the senders of handled messages and of dead letters: `sent`, `failed`, `refused` (the address is not in `ACK_ALLOWED`) |
-//! | `tower_outbox_handle_seconds` | histogram | – | duration of an attempt |
-//! | `tower_outbox_late_replies_total` | counter | – | replies dropped because the caller no longer waited |
-//! | `tower_outbox_requests_total` | counter | `outcome` | requests of clients: `replied`, `cached`, `no_reply` (in time), `no_responder`, `unavailable`, `rejected`, `bad_reply`, `refused` (before it was sent), `cancelled` |
-//! | `tower_outbox_request_seconds` | histogram | – | time until a request ended |
-//! | `tower_outbox_stray_replies_total` | counter | – | replies of a KubeMQ server that came too late or name no request |
-//! | `tower_outbox_signatures_total` | counter | `outcome` | received messages whose signature was `verified`, that were `unsigned` and accepted, `refused`, a `copy` of a handled one, or `forgotten` (no longer remembered, so that a copy would be handled) |
-//! | `tower_outbox_send_seconds` | histogram | – | time until a batch was confirmed |
-//! | `tower_outbox_channels_events_lost` | counter | – | events that a subscriber did not get, since it does not keep up |
-//! | `tower_outbox_channels_dropped_total` | counter | `reason` | messages of channels that are gone without an acknowledgement: `expired`, `discarded` (received too often, without a dead-letter queue), `damaged` |
-//! | `tower_outbox_channels_dead_total` | counter | – | messages of queues that went to their dead-letter queue |
-//! | `tower_outbox_routing_dropped_total` | counter | `reason` | messages that a router for sites dropped: `limit` (the oldest of a full queue), `removed` (with their queue, which was removed or has expired), `damaged`, `forged` (for their signature), `refused` (by the designated router) |
+//! facade to the recorder of the app; `docs/observability.md` lists them.
+
+// Before the modules that use them.
+macro_rules! count {
+    ($name:literal, $n:expr $(, $label:literal => $value:expr)*) => {{
+        #[cfg(feature = "metrics")]
+        metrics::counter!($name $(, $label => $value)*).increment($n as u64);
+        #[cfg(not(feature = "metrics"))]
+        let _ = ($n, $($value),*);
+    }};
+}
+
+macro_rules! time {
+    ($name:literal, $took:expr $(, $label:literal => $value:expr)*) => {{
+        #[cfg(feature = "metrics")]
+        metrics::histogram!($name $(, $label => $value)*).record($took.as_secs_f64());
+        #[cfg(not(feature = "metrics"))]
+        let _ = ($took, $($value),*);
+    }};
+}
+
+macro_rules! gauge {
+    ($name:literal, $value:expr $(, $label:literal => $of:expr)*) => {{
+        #[cfg(feature = "metrics")]
+        metrics::gauge!($name $(, $label => $of)*).set($value as f64);
+        #[cfg(not(feature = "metrics"))]
+        let _ = ($value, $($of),*);
+    }};
+}
+
+#[cfg(feature = "channels")]
+mod channels;
+mod conventions;
+mod stage;
+#[cfg(feature = "metrics")]
+pub(crate) mod table;
+mod topics;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
 
+#[cfg(feature = "channels")]
+pub(crate) use self::channels::{
+    channel_damaged, channel_dead, channel_discarded, channel_events_lost, channel_expired,
+};
+pub(crate) use self::conventions::{operation, processed, system};
+pub use self::stage::Stage;
+#[cfg(feature = "settings")]
+pub(crate) use self::topics::label_topics;
 use crate::message::{Message, headers};
 use crate::util::error::Chain;
+use crate::util::repeated::Repeated;
 
-macro_rules! count {
-    ($name:literal, $n:expr $(, $label:literal => $value:expr)?) => {{
-        #[cfg(feature = "metrics")]
-        metrics::counter!($name $(, $label => $value)?).increment($n as u64);
-        #[cfg(not(feature = "metrics"))]
-        let _ = ($n, $($value)?);
-    }};
-}
+/// The backend of a messenger that names none.
+const UNNAMED: &str = "unnamed";
 
-/// Returns the value of `messaging.system` for a backend.
-pub(crate) fn system(backend: &str) -> &str {
-    match backend {
-        "amqp091" | "fedmsg" => "rabbitmq",
-        "amqp10" | "rhmsg" => "amqp",
-        other => other,
-    }
+/// Describes the metrics, and makes those zero whose labels are known.
+pub(crate) fn describe() {
+    #[cfg(feature = "metrics")]
+    table::describe();
 }
 
 pub(crate) fn enqueued(message: &Message) {
-    count!("tower_outbox_enqueued_total", 1);
+    match topics::label(message.topic()) {
+        None => count!("tower_outbox_enqueued_total", 1),
+        Some(topic) => count!("tower_outbox_enqueued_total", 1, "topic" => topic),
+    }
     tracing::debug!(id = %message.id(), topic = %message.topic(), "enqueued a message");
 }
 
-pub(crate) fn sent(messages: usize, took: Duration) {
-    count!("tower_outbox_sent_total", messages);
-    #[cfg(feature = "metrics")]
-    metrics::histogram!("tower_outbox_send_seconds").record(took.as_secs_f64());
-    tracing::debug!(messages, ?took, "sent messages");
+/// Messages of a request that its messenger accepted.
+pub(crate) fn sent(stage: Stage, backend: Option<&Arc<str>>, messages: usize, took: Duration) {
+    match stage {
+        // The outbox has counted them.
+        Stage::Stored => {}
+        Stage::Buffered => count!("tower_outbox_buffered_total", messages),
+        Stage::Confirmed => confirmed(backend, messages, took),
+    }
+    if stage != Stage::Confirmed {
+        time!("tower_outbox_send_seconds", took, "stage" => stage.as_str());
+    }
+    tracing::debug!(messages, ?took, stage = stage.as_str(), "sent messages");
+}
+
+/// Messages that the broker confirmed.
+pub(crate) fn confirmed(backend: Option<&Arc<str>>, messages: usize, took: Duration) {
+    count!("tower_outbox_sent_total", messages, "backend" => named(backend));
+    time!("tower_outbox_send_seconds", took, "stage" => Stage::Confirmed.as_str());
+    tracing::debug!(messages, ?took, backend = &*named(backend), "the broker confirmed messages");
+}
+
+fn named(backend: Option<&Arc<str>>) -> Arc<str> {
+    backend.map_or_else(|| UNNAMED.into(), Arc::clone)
 }
 
 /// Messages that are not sent because their request failed.
@@ -111,9 +138,12 @@ pub(crate) fn turned_away() {
     tracing::debug!("rejected a request with 503; messages cannot be accepted now");
 }
 
-pub(crate) fn retried(messages: usize, cause: &dyn std::fmt::Display) {
+/// Messages that are sent again; the line is written when that begins, and once a minute while it lasts.
+pub(crate) fn retried(lines: &Repeated, messages: usize, cause: &dyn std::fmt::Display) {
     count!("tower_outbox_retried_total", messages);
-    tracing::warn!(messages, %cause, "sending messages again");
+    if let Some(line) = lines.occurred() {
+        tracing::warn!(messages, %cause, times = line.times, "sending messages again");
+    }
 }
 
 /// A message that could not be sent. Its id and topic are logged, so that an operator can find its event.
@@ -170,22 +200,46 @@ pub(crate) fn stored(messages: usize) {
 /// The content of a store.
 #[cfg(any(feature = "embedded", feature = "_sql"))]
 pub(crate) fn depth(pending: u64, dead: u64, bytes: u64) {
-    #[cfg(feature = "metrics")]
-    {
-        metrics::gauge!("tower_outbox_stored_messages", "state" => "pending").set(pending as f64);
-        metrics::gauge!("tower_outbox_stored_messages", "state" => "dead").set(dead as f64);
-        metrics::gauge!("tower_outbox_stored_bytes").set(bytes as f64);
-    }
-    #[cfg(not(feature = "metrics"))]
-    let _ = (pending, dead, bytes);
+    gauge!("tower_outbox_stored_messages", pending, "state" => "pending");
+    gauge!("tower_outbox_stored_messages", dead, "state" => "dead");
+    gauge!("tower_outbox_stored_bytes", bytes);
 }
 
-/// Stored messages that the broker confirmed.
-pub(crate) fn confirmed(messages: usize, took: Duration) {
-    count!("tower_outbox_confirmed_total", messages);
-    #[cfg(feature = "metrics")]
-    metrics::histogram!("tower_outbox_send_seconds").record(took.as_secs_f64());
-    tracing::debug!(messages, ?took, "confirmed stored messages");
+/// The age of the oldest message in the store.
+#[cfg(all(feature = "metrics", feature = "settings"))]
+pub(crate) fn oldest(age: Duration) {
+    gauge!("tower_outbox_oldest_seconds", age.as_secs_f64());
+}
+
+/// Whether the relay waits for the broker.
+pub(crate) fn breaker(is_open: bool) {
+    gauge!("tower_outbox_breaker_open", u8::from(is_open));
+}
+
+/// Whether the relay works.
+pub(crate) fn relay(is_up: bool) {
+    gauge!("tower_outbox_relay_up", u8::from(is_up));
+}
+
+/// Whether a consumer can receive.
+pub(crate) fn consumer(name: &Arc<str>, is_up: bool) {
+    gauge!("tower_outbox_consumer_up", u8::from(is_up), "consumer" => Arc::clone(name));
+}
+
+/// The counters of a consumer, which are zero at its start.
+pub(crate) fn consumer_began(name: &Arc<str>) {
+    describe();
+    received(name, None, 0);
+    for outcome in ["ack", "retry", "dead"] {
+        count!("tower_outbox_handled_total", 0, "consumer" => Arc::clone(name), "outcome" => outcome);
+    }
+}
+
+/// The counter of a backend, which is zero at its start.
+#[cfg(feature = "settings")]
+pub(crate) fn bus_began(backend: &Arc<str>) {
+    describe();
+    count!("tower_outbox_sent_total", 0, "backend" => Arc::clone(backend));
 }
 
 /// A reply of a broker for which nobody waits: it came too late, or names no request.
@@ -197,8 +251,11 @@ pub(crate) fn stray_reply(request: &str) {
 }
 
 /// Received messages.
-pub(crate) fn received(messages: usize) {
-    count!("tower_outbox_received_total", messages);
+pub(crate) fn received(consumer: &Arc<str>, system: Option<&str>, messages: usize) {
+    count!("tower_outbox_received_total", messages, "consumer" => Arc::clone(consumer));
+    if let Some(system) = system {
+        count!("messaging.client.consumed.messages", messages, "messaging.operation.name" => "receive", "messaging.system" => system.to_owned(), "messaging.consumer.group.name" => Arc::clone(consumer));
+    }
 }
 
 /// A confirmation of a consumer.
@@ -237,19 +294,25 @@ pub(crate) fn confirmation_refused(message: &Message, address: &str) {
     tracing::warn!(id = %message.id(), topic = %message.topic(), address = ?headers::start_of(address, 100), "did not confirm a message: its address is not in ACK_ALLOWED");
 }
 
-/// An attempt to handle a message.
-pub(crate) fn handled(outcome: &'static str, took: Duration) {
-    count!("tower_outbox_handled_total", 1, "outcome" => outcome);
-    #[cfg(feature = "metrics")]
-    metrics::histogram!("tower_outbox_handle_seconds").record(took.as_secs_f64());
-    tracing::debug!(outcome, ?took, "handled a message");
+/// An attempt to handle a message, by this consumer.
+pub(crate) fn handled(consumer: &Arc<str>, message: Option<&Message>, outcome: &'static str, took: Duration) {
+    let name = || Arc::clone(consumer);
+    match message.and_then(|message| topics::label(message.topic())) {
+        None => count!("tower_outbox_handled_total", 1, "consumer" => name(), "outcome" => outcome),
+        Some(topic) => {
+            count!("tower_outbox_handled_total", 1, "consumer" => name(), "outcome" => outcome, "topic" => topic)
+        }
+    }
+    time!("tower_outbox_handle_seconds", took, "consumer" => name());
+    let id = message.map(|message| tracing::field::display(message.id()));
+    let topic = message.map(|message| tracing::field::display(message.topic()));
+    tracing::debug!(id, topic, %consumer, outcome, ?took, "handled a message");
 }
 
 /// A request of a client.
 pub(crate) fn requested(outcome: &'static str, took: Duration) {
     count!("tower_outbox_requests_total", 1, "outcome" => outcome);
-    #[cfg(feature = "metrics")]
-    metrics::histogram!("tower_outbox_request_seconds").record(took.as_secs_f64());
+    time!("tower_outbox_request_seconds", took);
     tracing::debug!(outcome, ?took, "a request ended");
 }
 
@@ -265,22 +328,22 @@ pub(crate) fn late_reply(source: &str) {
 
 /// Requests that no responder handled, since their callers no longer waited.
 pub(crate) fn expired_requests(requests: usize, source: &str) {
-    count!("tower_outbox_handled_total", requests, "outcome" => "expired");
+    count!("tower_outbox_handled_total", requests, "consumer" => source.to_owned(), "outcome" => "expired");
     tracing::info!(requests, source, "dropped requests; their callers no longer wait");
 }
 
 /// A received message, and its source, that became a dead letter; `None` if it cannot be read.
-pub(crate) fn dead_received(received: Option<(&Message, &str)>, reason: &str) {
-    count!("tower_outbox_dead_total", 1);
-    let source = received.map(|(_, source)| source);
+pub(crate) fn dead_received(consumer: &Arc<str>, received: Option<(&Message, u32)>, reason: &str) {
+    count!("tower_outbox_dead_total", 1, "stage" => "handle");
+    let attempt = received.map(|(_, attempt)| attempt);
     let id = received.map(|(message, _)| tracing::field::display(message.id()));
     let topic = received.map(|(message, _)| tracing::field::display(message.topic()));
-    tracing::error!(id, topic, source, reason, "a received message became a dead letter");
+    tracing::error!(id, topic, attempt, %consumer, reason, "a received message became a dead letter");
 }
 
 /// A message that became a dead letter.
 pub(crate) fn dead(id: &dyn std::fmt::Display, reason: &str) {
-    count!("tower_outbox_dead_total", 1);
+    count!("tower_outbox_dead_total", 1, "stage" => "send");
     tracing::error!(%id, reason, "a message became a dead letter");
 }
 
@@ -303,52 +366,8 @@ pub(crate) fn lost(messages: usize, cause: &dyn std::fmt::Display) {
     tracing::error!(messages, %cause, "lost messages");
 }
 
-/// An event that subscribers did not get.
-#[cfg(feature = "channels")]
-pub(crate) fn channel_events_lost(channel: &str, subscribers: usize) {
-    count!("tower_outbox_channels_events_lost", subscribers);
-    tracing::debug!(channel, subscribers, "dropped an event; its subscribers do not keep up");
-}
-
-/// A message of a queue that expired.
-#[cfg(feature = "channels")]
-pub(crate) fn channel_expired(queue: &str) {
-    count!("tower_outbox_channels_dropped_total", 1, "reason" => "expired");
-    tracing::debug!(queue, "dropped an expired message of a queue");
-}
-
-/// Messages of a queue that were received as often as their policy allows, and have no dead-letter queue.
-#[cfg(feature = "channels")]
-pub(crate) fn channel_discarded(queue: &str, messages: usize) {
-    count!("tower_outbox_channels_dropped_total", messages, "reason" => "discarded");
-    tracing::warn!(
-        queue,
-        messages,
-        "discarded messages that were received too often; their policy names no dead-letter queue"
-    );
-}
-
-/// Messages that went to their dead-letter queue.
-#[cfg(feature = "channels")]
-pub(crate) fn channel_dead(queue: &str, to: &str, messages: usize) {
-    count!("tower_outbox_channels_dead_total", messages);
-    tracing::warn!(
-        queue,
-        to,
-        messages,
-        "messages were received too often and went to their dead-letter queue"
-    );
-}
-
 /// Messages that a router for sites dropped.
 #[cfg(feature = "routing")]
 pub(crate) fn routing_dropped(reason: &'static str, messages: usize) {
     count!("tower_outbox_routing_dropped_total", messages, "reason" => reason);
-}
-
-/// Messages or records of channels that cannot be read any more.
-#[cfg(feature = "channels")]
-pub(crate) fn channel_damaged(records: u64, place: &dyn std::fmt::Display) {
-    count!("tower_outbox_channels_dropped_total", records, "reason" => "damaged");
-    tracing::error!(channel = %place, records, "records of the channels are damaged; messages are lost, or are delivered again");
 }

@@ -35,135 +35,14 @@
 //! ```
 //! `examples/opentelemetry` in the repository is an app that prints such a trace.
 
+mod context;
+mod propagation;
 mod spans;
 
-use std::collections::HashMap;
-use std::sync::OnceLock;
-
-use http::{HeaderMap, HeaderName, HeaderValue};
-use tracing::Span;
-
+pub use self::context::attach;
+pub(crate) use self::context::{create, pass_on};
+pub(crate) use self::propagation::is_on;
+pub use self::propagation::{Relation, set_propagation};
 pub(crate) use self::spans::{
     Received, Settled, created, failed, process, receive, send, sending_to, settle, store,
 };
-use crate::message::trace_context::TraceContext;
-use crate::message::{Message, Scalar};
-use crate::util::caught::called;
-
-/// The longest header of a message that is given to the function that reads contexts, in bytes.
-const MAX_VALUE: usize = 8_192;
-/// The most headers of a message that are given to it.
-const MAX_HEADERS: usize = 64;
-
-/// The relation of a span to the context that is read from a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Relation {
-    /// The span continues the trace of the context, as its child.
-    Parent,
-    /// The span belongs to another trace, or to another parent, and links to the context.
-    Link,
-}
-
-type Inject = dyn Fn(&Span, &mut HashMap<String, String>) + Send + Sync;
-type Extract = dyn Fn(&Span, &HashMap<String, String>, Relation) + Send + Sync;
-
-struct Propagation {
-    inject: Box<Inject>,
-    extract: Box<Extract>,
-}
-
-static PROPAGATION: OnceLock<Propagation> = OnceLock::new();
-
-/// Sets the functions that write the context of a span into the headers of a message, and read it from there. Call it once, before the
-/// bus starts; later calls have no effect, and are logged.
-///
-/// `inject` writes the context of the span, under names in lower case. `extract` makes the context in the headers the parent or a link of the
-/// span; it is called before the span is entered. After a panic in one of them the message goes on without its part.
-pub fn set_propagation(
-    inject: impl Fn(&Span, &mut HashMap<String, String>) + Send + Sync + 'static,
-    extract: impl Fn(&Span, &HashMap<String, String>, Relation) + Send + Sync + 'static,
-) {
-    let propagation = Propagation { inject: Box::new(inject), extract: Box::new(extract) };
-    if PROPAGATION.set(propagation).is_err() {
-        tracing::warn!("ignored a second call of set_propagation; the first one counts");
-    }
-}
-
-/// Gives a message the context of the current span, unless it has one. [`MessageQueue`](crate::queue::MessageQueue) does this for each
-/// message; call it for one that is sent through a messenger without a queue.
-pub fn attach(message: &mut Message) {
-    drop(create(message, &TraceContext::default()));
-}
-
-/// Gives a message the context of a new span `create`, which is a child of the current span, or else of that of the request.
-/// Returns that span; without a tracer, a span that is disabled.
-pub(crate) fn create(message: &mut Message, request: &TraceContext) -> Span {
-    let span = match PROPAGATION.get() {
-        // The context that the app has set itself stays.
-        Some(propagation) if message.header("traceparent").is_none() => propagation.create(message, request),
-        _ => Span::none(),
-    };
-    request.complete(message);
-    span
-}
-
-/// Writes the context of this span into the headers of a request.
-pub(crate) fn pass_on(span: &Span, headers: &mut HeaderMap) {
-    if span.is_none() {
-        return;
-    }
-    let Some(Propagation { inject, .. }) = PROPAGATION.get() else { return };
-    let mut context = HashMap::new();
-    called(|| inject(span, &mut context));
-    for (name, value) in context {
-        if let (Ok(name), Ok(value)) = (HeaderName::try_from(name), HeaderValue::try_from(value)) {
-            headers.insert(name, value);
-        }
-    }
-}
-
-/// Whether spans are opened.
-pub(crate) fn is_on() -> bool {
-    PROPAGATION.get().is_some()
-}
-
-/// Makes the context of a message the parent or a link of a span.
-fn relate(span: &Span, message: &Message, relation: Relation) {
-    if let Some(Propagation { extract, .. }) = PROPAGATION.get().filter(|_| !span.is_disabled()) {
-        called(|| extract(span, &texts(message), relation));
-    }
-}
-
-/// The headers of a message that can hold a context.
-fn texts(message: &Message) -> HashMap<String, String> {
-    let text = |(name, value): (&str, &Scalar)| match value {
-        Scalar::String(text) if text.len() <= MAX_VALUE => {
-            Some((name.to_ascii_lowercase(), text.to_string()))
-        }
-        _ => None,
-    };
-    message.headers().take(MAX_HEADERS).filter_map(text).collect()
-}
-
-impl Propagation {
-    fn create(&self, message: &mut Message, request: &TraceContext) -> Span {
-        let is_alone = Span::current().is_none();
-        let span = spans::create(message);
-        if span.is_disabled() {
-            return span;
-        }
-        let mut headers = HashMap::new();
-        if is_alone {
-            headers.extend(request.parts().map(|(name, value)| (name.to_owned(), value.to_owned())));
-            called(|| (self.extract)(&span, &headers, Relation::Parent));
-            headers.clear();
-        }
-        called(|| (self.inject)(&span, &mut headers));
-        for (name, value) in headers {
-            if message.header(&name).is_none() {
-                message.set_header(name, value);
-            }
-        }
-        span
-    }
-}

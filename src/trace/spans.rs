@@ -4,7 +4,7 @@ use tracing::Span;
 use tracing::field::Empty;
 use uuid::Uuid;
 
-use super::{Relation, is_on, relate};
+use super::propagation::{Relation, is_on, relate};
 use crate::message::headers::CORRELATION_ID;
 use crate::message::{Message, Scalar};
 

@@ -6,7 +6,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// Stops the tasks that hold a [`StopSignal`]. Dropping it stops none.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stopper {
     until: watch::Sender<Option<Instant>>,
     running: TaskTracker,
@@ -24,6 +24,11 @@ impl Default for Stopper {
 impl Stopper {
     pub(crate) fn signal(&self) -> StopSignal {
         StopSignal { until: self.until.subscribe(), running: self.running.clone() }
+    }
+
+    /// Whether the tasks were asked to end.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.until.borrow().is_some()
     }
 
     /// Asks the tasks to end by this time, and waits for them until then.

@@ -183,7 +183,7 @@ async fn demo_does_what_a_request_asks_for() {
         }
     }
     for line in [
-        "tower_outbox_sent_total 5",
+        "tower_outbox_sent_total{backend=\"dummy\"} 5",
         "tower_outbox_dropped_total{reason=\"status\"} 11",
         "tower_outbox_dropped_total{reason=\"panic\"} 1",
         "demo_late_total{outcome=\"closed\"} 1",

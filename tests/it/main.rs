@@ -31,6 +31,7 @@ mod manifest;
 mod migrations;
 mod mqfactory;
 mod mqtt;
+mod observability;
 mod outbox;
 mod peers;
 mod petisco;

@@ -43,11 +43,14 @@ async fn a_request_may_enqueue_1000_messages_by_default() {
     assert_eq!(sent.topics().len(), 1_000);
 }
 
+/// The bytes of the header `traceparent`, which each message gets.
+const TRACE: usize = "traceparent".len() + 55;
+
 #[tokio::test]
 async fn the_messages_of_a_request_may_hold_8_mib_by_default() {
     const LIMIT: usize = 8 << 20;
     let (whole, over, rest) = with_queue(dummy(), |queue| {
-        let of_size = |size: usize| Message::new("a", vec![0; size - "a".len()]).unwrap();
+        let of_size = |size: usize| Message::new("a", vec![0; size - "a".len() - TRACE]).unwrap();
         let over = queue.enqueue(of_size(LIMIT + 1));
         let whole = queue.enqueue(of_size(LIMIT));
         (whole, over, queue.enqueue(Message::new("a", "").unwrap()))
@@ -70,23 +73,23 @@ async fn both_limits_can_be_set_and_their_errors_name_the_setter() {
     assert!(matches!(messages, EnqueueError::TooManyMessages { limit: 2 }));
     assert!(messages.to_string().contains("with_max_messages"));
 
-    let bytes = with_queue(dummy().with_max_bytes(10), |queue| {
+    let bytes = with_queue(dummy().with_max_bytes(10 + 2 * TRACE), |queue| {
         queue.enqueue(Message::new("a", "12345").unwrap()).unwrap();
         queue.enqueue(Message::new("b", "123").unwrap()).unwrap();
         queue.enqueue(Message::new("c", "").unwrap())
     })
     .await
     .unwrap_err();
-    assert!(matches!(bytes, EnqueueError::TooManyBytes { limit: 10 }));
+    assert!(matches!(bytes, EnqueueError::TooManyBytes { limit } if limit == 10 + 2 * TRACE));
     assert!(bytes.to_string().contains("with_max_bytes"));
 }
 
 #[tokio::test]
 async fn a_refused_message_leaves_the_others_where_they_are() {
     let (messenger, sent) = recording();
-    with_queue(MessagingLayer::new(messenger).with_max_bytes(100), |queue| {
+    with_queue(MessagingLayer::new(messenger).with_max_bytes(100 + 2 * TRACE), |queue| {
         enqueue(queue, ["a"]);
-        assert!(queue.enqueue(Message::new("big", vec![0; 100]).unwrap()).is_err());
+        assert!(queue.enqueue(Message::new("big", vec![0; 100 + TRACE]).unwrap()).is_err());
         enqueue(queue, ["b"]);
         assert_eq!(queue.len(), 2);
     })
@@ -96,7 +99,7 @@ async fn a_refused_message_leaves_the_others_where_they_are() {
 
 #[tokio::test]
 async fn headers_and_keys_count_towards_the_bytes() {
-    let refused = with_queue(dummy().with_max_bytes(10), |queue| {
+    let refused = with_queue(dummy().with_max_bytes(10 + TRACE), |queue| {
         let header = queue.enqueue(Message::new("a", "").unwrap().with_header("x", "123456789"));
         let key = queue.enqueue(Message::new("a", "").unwrap().with_key("1234567890"));
         (header, key)

@@ -29,7 +29,14 @@ fn messages_enqueued_and_sent_are_counted() {
             get(answering(layer.clone(), StatusCode::OK)).await;
         }
     });
-    assert_eq!(counts, expect([("enqueued_total", 4), ("sent_total", 4), ("send_seconds", 2)]));
+    assert_eq!(
+        counts,
+        expect([
+            ("enqueued_total", 4),
+            ("sent_total{backend=unnamed}", 4),
+            ("send_seconds{stage=confirmed}", 2)
+        ])
+    );
 }
 
 #[test]
@@ -37,8 +44,12 @@ fn messages_dropped_for_their_status_are_counted() {
     let counts = counted(async {
         get(answering(MessagingLayer::new(Dummy::new()), StatusCode::NOT_FOUND)).await;
     });
-    let expected =
-        [("enqueued_total", 2), ("dropped_total{reason=status}", 1), ("sent_total", 1), ("send_seconds", 1)];
+    let expected = [
+        ("enqueued_total", 2),
+        ("dropped_total{reason=status}", 1),
+        ("sent_total{backend=unnamed}", 1),
+        ("send_seconds{stage=confirmed}", 1),
+    ];
     assert_eq!(counts, expect(expected));
 }
 
@@ -113,8 +124,8 @@ fn unsent_messages_are_counted_by_failure() {
     });
     let expected = [
         ("enqueued_total", 4),
-        ("sent_total", 1),
-        ("send_seconds", 1),
+        ("sent_total{backend=unnamed}", 1),
+        ("send_seconds{stage=confirmed}", 1),
         ("unsent_total{failure=transient}", 2),
         ("unsent_total{failure=rejected}", 1),
     ];
@@ -148,8 +159,12 @@ fn messages_dropped_by_a_panicking_enrichment_are_counted() {
         assert_eq!(get(app).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
         layer.in_flight().wait_idle().await;
     });
-    let expected =
-        [("dropped_total{reason=panic}", 1), ("enqueued_total", 2), ("send_seconds", 1), ("sent_total", 1)];
+    let expected = [
+        ("dropped_total{reason=panic}", 1),
+        ("enqueued_total", 2),
+        ("send_seconds{stage=confirmed}", 1),
+        ("sent_total{backend=unnamed}", 1),
+    ];
     assert_eq!(counts, expect(expected));
 }
 
@@ -220,8 +235,13 @@ fn the_background_counts_retries_and_what_it_gives_up() {
         stop.send(()).unwrap();
         assert_eq!(worker.await.unwrap().len(), 1);
     });
-    let expected =
-        [("retried_total", 4), ("unsent_total{failure=rejected}", 2), ("unsent_total{failure=transient}", 1)];
+    let expected = [
+        ("retried_total", 4),
+        ("send_seconds{stage=confirmed}", 1),
+        ("sent_total{backend=unnamed}", 2),
+        ("unsent_total{failure=rejected}", 2),
+        ("unsent_total{failure=transient}", 1),
+    ];
     assert_eq!(counts, expect(expected));
 }
 

@@ -71,7 +71,9 @@ impl BrokerSettings {
                 format!("or CACERT is set, but no URL begins with {tls_scheme}://: they would not be used");
             return fault("CERTIFICATE", &problem);
         }
-        for url in urls.iter().filter(|url| url.credentials().is_some() && !url.is_tls()) {
+        for url in
+            urls.iter().filter(|url| url.credentials().is_some() && !url.is_tls() && !url.is_loopback())
+        {
             tracing::warn!(broker = %url, "the password crosses the network unencrypted: use {tls_scheme}://");
         }
         let tls = with_tls.then(|| tls::client_config(&self.tls())).transpose()?;

@@ -51,6 +51,8 @@ struct Broker<T> {
     state: Mutex<BrokerState<T>>,
     /// Failed connection attempts in a row.
     unreachable: Repeated,
+    /// The log lines about messages that another attempt sends again.
+    retries: Repeated,
     /// The end of the backoff after a failed connection attempt.
     retry_at: std::sync::Mutex<Option<Instant>>,
     /// The last connection that was lost with messages in flight.
@@ -72,6 +74,7 @@ impl<T> Broker<T> {
             one_by_one: Mutex::default(),
             state: Mutex::new(state),
             unreachable: Repeated::default(),
+            retries: Repeated::default(),
             retry_at: std::sync::Mutex::default(),
             ended: std::sync::Mutex::default(),
         }
@@ -153,7 +156,7 @@ impl<C: Connector> Failover<C> {
                 let _ = self.current.compare_exchange(index, NONE, Ordering::Relaxed, Ordering::Relaxed);
             }
             if is_blamed || is_second {
-                telemetry::retried(transient.len(), &reason);
+                telemetry::retried(&broker.retries, transient.len(), &reason);
                 reasons.push(reason);
                 let OneByOne { unsent, untried, why } =
                     self.send_one_by_one(index, transient.into_messages()).await;
@@ -169,7 +172,7 @@ impl<C: Connector> Failover<C> {
                 order.push(index);
             }
             if next < order.len() {
-                telemetry::retried(transient.len(), &reason);
+                telemetry::retried(&broker.retries, transient.len(), &reason);
             }
             reasons.push(reason);
             batch = transient.into_messages();

@@ -136,6 +136,12 @@ impl BrokerUrl {
         self.port
     }
 
+    /// Whether the broker is on this machine: a password does not cross the network.
+    pub(crate) fn is_loopback(&self) -> bool {
+        let address = self.host.parse::<std::net::IpAddr>();
+        address.map_or_else(|_| self.host.eq_ignore_ascii_case("localhost"), |address| address.is_loopback())
+    }
+
     pub(crate) fn is_tls(&self) -> bool {
         self.tls
     }

@@ -167,11 +167,11 @@ fn requests_and_replies_are_counted() {
         call(&client, within(post("/order", "0"), Duration::from_secs(1))).await;
     });
     let wanted = expect([
-        ("handle_seconds", 2),
-        ("handled_total{outcome=answered}", 2),
-        ("handled_total{outcome=expired}", 1),
+        ("handle_seconds{consumer=memory}", 2),
+        ("handled_total{consumer=memory,outcome=answered}", 2),
+        ("handled_total{consumer=memory,outcome=expired}", 1),
         ("late_replies_total", 1),
-        ("received_total", 3),
+        ("received_total{consumer=memory}", 3),
         ("request_seconds", 5),
         ("requests_total{outcome=cancelled}", 1),
         ("requests_total{outcome=no_reply}", 1),

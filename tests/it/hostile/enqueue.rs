@@ -33,10 +33,7 @@ fn impossible() -> Vec<(Message, &'static str)> {
     vec![
         (message("a").with_header("x", "x".repeat(200_000)), "header \"x\" takes"),
         (message("a").with_key("x".repeat(200_000)), "frame_max"),
-        (
-            (0..1_000).fold(message("a"), |message, n| message.with_header(format!("{n:0130}"), 7)),
-            "frame_max",
-        ),
+        ((0..999).fold(message("a"), |message, n| message.with_header(format!("{n:0130}"), 7)), "frame_max"),
         (message("a").with_header("r", f64::NAN), "\"r\" is NaN"),
         (message("a").with_header("r", f64::INFINITY), "\"r\" is inf"),
         (message("a").with_header("r", f64::NEG_INFINITY), "\"r\" is -inf"),
