@@ -70,8 +70,9 @@ pub(super) async fn open(
         silence();
         let dial = async {
             let (host, port) = (uri.authority.host, uri.authority.port);
-            let mut stream =
-                AsyncTcpStream::connect(&dialling, dialling.to_socket_addrs((host.clone(), port))).await?;
+            // The runtime's own lookup panics when the runtime stops meanwhile, as at an early end of `main`.
+            let addresses: Vec<_> = tokio::net::lookup_host((host.as_str(), port)).await?.collect();
+            let mut stream = AsyncTcpStream::connect(&dialling, addresses).await?;
             if let (Some(config), AMQPScheme::AMQPS) = (&tls, uri.scheme) {
                 stream = stream.into_rustls(&RustlsConnector::from(Arc::clone(config)), &host).await?;
             }

@@ -1,0 +1,19 @@
+//! An app that returns from `main` soon after it has started, as one does whose settings turn out to be wrong. `early_exit URL MILLISECONDS`.
+#![allow(missing_docs, reason = "an example")]
+
+use std::time::Duration;
+
+use tower_outbox::{BoxError, Bus, Settings};
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let mut arguments = std::env::args().skip(1);
+    let (url, wait) = (arguments.next().ok_or("a URL")?, arguments.next().ok_or("milliseconds")?);
+    tracing_subscriber::fmt().init();
+    let text = format!("BACKEND = \"amqp091\"\nURLS = {url:?}\n[CONSUMERS.early]\nQUEUE = \"early-exit\"");
+    let settings: Settings = toml::from_str(&text)?;
+    let bus = Bus::start(&settings).await?;
+    tokio::spawn(bus.consumer("early", axum::Router::new())?.into_future());
+    tokio::time::sleep(Duration::from_millis(wait.parse()?)).await;
+    Err("the app gives up".into())
+}
