@@ -20,6 +20,21 @@ struct Probed {
 }
 
 impl Bus {
+    /// Whether messages can be sent now, and every running [consumer](Self::consumer) of this bus can receive. It may take up
+    /// to two seconds for each broker.
+    pub async fn health(&self) -> Health {
+        let health = self.messenger.health().await;
+        if !health.is_up() {
+            return health;
+        }
+        let consumers = lock(&self.consumers);
+        let down = consumers.iter().find_map(|(name, handle)| match handle.health() {
+            Health::Up => None,
+            Health::Down { reason } => Some(format!("the consumer `{name}`: {reason}")),
+        });
+        down.map_or(Health::Up, |reason| Health::Down { reason })
+    }
+
     /// Whether this process works, for a liveness probe. It is down only when a part stopped for good and a restart helps: the worker of
     /// the delivery (relay or background) has ended, or a [consumer](Self::consumer) was dropped or its source closed, without a shutdown.
     ///

@@ -16,7 +16,7 @@ use super::source::Sources;
 use crate::client::Client;
 use crate::consumer::{Consumer, ConsumerHandle};
 use crate::layer::{MessagingLayer, MessagingService, OnSendFailure, is_success};
-use crate::messenger::{Health, Messenger};
+use crate::messenger::Messenger;
 use crate::outbox::OutboxHandle;
 #[cfg(feature = "admin")]
 use crate::settings::DeliveryMode;
@@ -228,21 +228,6 @@ impl Bus {
     #[cfg_attr(docsrs, doc(cfg(feature = "chaos")))]
     pub fn chaos(&self) -> crate::chaos::ChaosLayer {
         crate::chaos::ChaosLayer::new(self.chaos.clone())
-    }
-
-    /// Whether messages can be sent now, and every running [consumer](Self::consumer) of this bus can receive. It may take up
-    /// to two seconds for each broker.
-    pub async fn health(&self) -> Health {
-        let health = self.messenger.health().await;
-        if !health.is_up() {
-            return health;
-        }
-        let consumers = self.consumers.lock().unwrap_or_else(PoisonError::into_inner);
-        let down = consumers.iter().find_map(|(name, handle)| match handle.health() {
-            Health::Up => None,
-            Health::Down { reason } => Some(format!("the consumer `{name}`: {reason}")),
-        });
-        down.map_or(Health::Up, |reason| Health::Down { reason })
     }
 
     /// A handle to the outbox; `None` unless the delivery is durable or transactional.
