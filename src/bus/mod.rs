@@ -17,6 +17,7 @@ mod shutdown;
 #[cfg(feature = "signing")]
 mod signing;
 mod source;
+mod waiting;
 
 #[cfg(all(feature = "cli", feature = "_brokers"))]
 pub(crate) use self::backends::broker_settings;
