@@ -43,6 +43,6 @@ pub use self::context::attach;
 pub(crate) use self::context::{create, pass_on};
 pub(crate) use self::propagation::is_on;
 pub use self::propagation::{Relation, set_propagation};
-pub(crate) use self::spans::{
-    Received, Settled, created, failed, process, receive, send, sending_to, settle, store,
-};
+#[cfg(feature = "_brokers")]
+pub(crate) use self::spans::sending_to;
+pub(crate) use self::spans::{Received, Settled, created, failed, process, receive, send, settle, store};

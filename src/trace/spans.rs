@@ -86,7 +86,7 @@ pub(crate) fn send(batch: &[Message], system: &str) -> Span {
 }
 
 /// Notes in the span of a batch which broker it goes to.
-#[cfg_attr(not(feature = "_brokers"), allow(dead_code, reason = "other backends have no address"))]
+#[cfg(feature = "_brokers")]
 pub(crate) fn sending_to(host: &str, port: u16) {
     let span = Span::current();
     // Without a span of ours the current one is the app's, which may have a field of this name.
