@@ -41,7 +41,7 @@ async fn main() -> Result<(), BoxError> {
         [CONSUMERS.prices]
         CONCURRENCY = 64
         [CLIENTS.prices]
-        CACHE_BYTES = '1MiB' # for replies with Cache-Control: max-age
+        TIMEOUT = '2s'
         ",
     )?;
     let bus = Bus::start(&settings).await?;

@@ -8,6 +8,7 @@ use http::header::RETRY_AFTER;
 use http::{HeaderValue, Request, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
+#[cfg(feature = "client-cache")]
 use super::cache::{ReplyCache, Target};
 use super::message::message;
 use super::settings::{ClientSettings, ReplyTimeout};
@@ -27,6 +28,7 @@ const MOST_BYTES: usize = 64 << 10;
 pub(super) struct Exchange {
     pub(super) requester: Arc<dyn Requester>,
     pub(super) settings: ClientSettings,
+    #[cfg(feature = "client-cache")]
     pub(super) cache: Option<ReplyCache>,
 }
 
@@ -36,9 +38,9 @@ impl Exchange {
         let begun = Instant::now();
         let wait = request.extensions().get().map_or(self.settings.timeout, |ReplyTimeout(wait)| *wait);
         let deadline = after(begun, wait);
-        let path = request.uri().path().to_owned();
+        let (parts, body) = request.into_parts();
         let counted = Counted(Some(begun));
-        let sent = timeout_at(deadline, self.reply(request, deadline)).await;
+        let sent = timeout_at(deadline, self.reply(&parts, body, deadline)).await;
         let no_reply = || Fault::from(RequestError::NoReply(wait));
         match sent.unwrap_or_else(|_| Err(no_reply())) {
             Ok((reply, outcome)) => {
@@ -50,38 +52,57 @@ impl Exchange {
                 let is_late = matches!(fault, Fault::Request(RequestError::NoReply(_)));
                 let fault = if is_late { no_reply() } else { fault };
                 counted.ended(fault.kind());
-                fault.into_response(&path)
+                fault.into_response(parts.uri.path())
             }
         }
     }
 
-    async fn reply(&self, request: Request<Body>, deadline: Instant) -> Result<(Reply, &'static str), Fault> {
+    async fn reply(
+        &self,
+        parts: &http::request::Parts,
+        body: Body,
+        deadline: Instant,
+    ) -> Result<(Reply, &'static str), Fault> {
         let most = self.settings.max_bytes;
-        let (parts, body) = request.into_parts();
         let body = collect(body, most).await.map_err(|fault| match fault {
             BodyFault::TooLarge => Fault::TooLarge(most),
             BodyFault::Failed(_) => Fault::Body,
         })?;
         let wait = deadline.saturating_duration_since(Instant::now());
-        let Some(cache) = &self.cache else {
-            let request = message(&parts, body, wait)?;
-            return Ok((self.request(request).await?, REPLIED));
-        };
-        let target = Target::new(&parts, body.clone());
-        if let Some(reply) = cache.get(&target, &parts.headers) {
-            return Ok((reply, CACHED));
+        #[cfg(feature = "client-cache")]
+        if let Some(cache) = &self.cache {
+            return self.kept_reply(cache, parts, body, wait).await;
         }
-        let reply = self.request(message(&parts, body, wait)?).await?;
+        let request = message(parts, body, wait)?;
+        Ok((self.request(request).await?, "replied"))
+    }
+
+    /// Returns the reply that is kept for the request, or else sends it.
+    #[cfg(feature = "client-cache")]
+    async fn kept_reply(
+        &self,
+        cache: &ReplyCache,
+        parts: &http::request::Parts,
+        body: bytes::Bytes,
+        wait: std::time::Duration,
+    ) -> Result<(Reply, &'static str), Fault> {
+        let target = Target::new(parts, body.clone());
+        if let Some(reply) = cache.get(&target, &parts.headers) {
+            return Ok((reply, "cached"));
+        }
+        let reply = self.request(message(parts, body, wait)?).await?;
         cache.keep(target, &parts.headers, &reply);
-        Ok((reply, REPLIED))
+        Ok((reply, "replied"))
     }
 
     async fn request(&self, mut request: Message) -> Result<Reply, RequestError> {
         if trace::is_on() {
             trace::attach(&mut request);
         }
-        self.requester.check(&request).map_err(RequestError::rejected)?;
-        let mut reply = self.requester.request(request).await?;
+        // The trait object itself: the implementation for `Arc` makes another box.
+        let requester = &*self.requester;
+        requester.check(&request).map_err(RequestError::rejected)?;
+        let mut reply = requester.request(request).await?;
         if reply.body().len() > self.settings.max_bytes {
             return Err(RequestError::bad_reply(format!(
                 "its body is larger than {} bytes",
@@ -99,9 +120,6 @@ impl Exchange {
         Ok(reply)
     }
 }
-
-const REPLIED: &str = "replied";
-const CACHED: &str = "cached";
 
 /// Why a request has no reply.
 #[derive(Debug, thiserror::Error)]

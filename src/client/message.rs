@@ -11,6 +11,7 @@ use super::topic::{PathFault, topic};
 use crate::message::Message;
 use crate::message::headers::{METHOD, QUERY};
 use crate::message::of_http::is_of_http;
+use crate::message::trace_context::{TraceContext, is_part};
 
 /// The beginning of the headers that only this crate sets.
 const OWN: &str = "tower-outbox-";
@@ -30,8 +31,11 @@ pub(super) fn message(
     if let Some(query) = parts.uri.query() {
         message.set_header(QUERY, query.to_owned());
     }
+    // Only the valid parts, as in messages.
+    TraceContext::of(&parts.headers).complete(&mut message);
     for name in parts.headers.keys() {
-        if name == CONTENT_TYPE || is_of_http(name.as_str()) || name.as_str().starts_with(OWN) {
+        let is_left_out = is_of_http(name.as_str()) || name.as_str().starts_with(OWN) || is_part(name);
+        if name == CONTENT_TYPE || is_left_out {
             continue;
         }
         let mut all = parts.headers.get_all(name).iter().filter_map(text);
@@ -72,6 +76,10 @@ mod tests {
             .header("tower-outbox-attempt", "7")
             .header("content-type", "text/plain")
             .header("x-bytes", HeaderValue::from_bytes(b"\xff").unwrap())
+            .header("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
+            .header("tracestate", "a=1")
+            .header("tracestate", "b=2")
+            .header("baggage", "not valid")
             .body(())
             .unwrap()
             .into_parts();
@@ -80,8 +88,14 @@ mod tests {
         assert_eq!(message.expiry(), Some(Duration::from_secs(5)));
         let mut headers: Vec<_> = message.headers().map(|(name, value)| (name, value.to_string())).collect();
         headers.sort();
-        let wanted =
-            [("accept", "text/html, */*"), (METHOD, "GET"), (QUERY, "all=1&b=%20"), ("x-tenant", "acme")];
+        let wanted = [
+            ("accept", "text/html, */*"),
+            (METHOD, "GET"),
+            (QUERY, "all=1&b=%20"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "a=1,b=2"),
+            ("x-tenant", "acme"),
+        ];
         assert_eq!(headers, wanted.map(|(name, value)| (name, value.to_owned())));
     }
 }

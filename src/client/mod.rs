@@ -1,5 +1,6 @@
 //! Requests to the handlers of another process, as a tower service.
 
+#[cfg(feature = "client-cache")]
 mod cache;
 mod exchange;
 mod message;
@@ -17,6 +18,7 @@ use axum_core::body::Body;
 use http::{Request, Response};
 use tower_service::Service;
 
+#[cfg(feature = "client-cache")]
 use self::cache::ReplyCache;
 use self::exchange::Exchange;
 pub use self::settings::{ClientSettings, ReplyTimeout};
@@ -71,14 +73,23 @@ pub struct Client(Arc<Exchange>);
 impl Client {
     /// A client with default settings.
     pub fn new(requester: impl Requester) -> Self {
-        let settings = ClientSettings::default();
-        Self(Arc::new(Exchange { requester: Arc::new(requester), settings, cache: None }))
+        Self::of(Arc::new(requester), ClientSettings::default())
     }
 
     /// Sets the settings. The cache is empty then.
     pub fn with_settings(self, settings: ClientSettings) -> Self {
+        Self::of(Arc::clone(&self.0.requester), settings)
+    }
+
+    fn of(requester: Arc<dyn Requester>, settings: ClientSettings) -> Self {
+        #[cfg(feature = "client-cache")]
         let cache = (settings.cache_bytes > 0).then(|| ReplyCache::new(settings.cache_bytes));
-        Self(Arc::new(Exchange { requester: Arc::clone(&self.0.requester), settings, cache }))
+        Self(Arc::new(Exchange {
+            requester,
+            settings,
+            #[cfg(feature = "client-cache")]
+            cache,
+        }))
     }
 }
 

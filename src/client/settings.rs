@@ -16,13 +16,26 @@ pub struct ClientSettings {
     /// How many bytes of replies to keep; 0, none, by default. A successful reply whose `Cache-Control` has `max-age` answers later
     /// requests of the same method, path, query and body, and of the same headers that its `Vary` names. A request with
     /// `Cache-Control: no-cache` or `no-store` is always sent. A reply that takes a large share of the cache is not kept.
+    #[cfg(feature = "client-cache")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "client-cache")))]
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::size"))]
     pub cache_bytes: usize,
+    /// The same key, without the feature.
+    #[cfg(not(feature = "client-cache"))]
+    #[cfg_attr(feature = "settings", serde(deserialize_with = "not_compiled"))]
+    cache_bytes: (),
+}
+
+#[cfg(all(feature = "settings", not(feature = "client-cache")))]
+fn not_compiled<'de, D: serde::Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    let fault =
+        "CACHE_BYTES is not compiled in: add the feature \"client-cache\" to tower-outbox in Cargo.toml";
+    Err(serde::de::Error::custom(fault))
 }
 
 impl Default for ClientSettings {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), max_bytes: 16 << 20, cache_bytes: 0 }
+        Self { timeout: Duration::from_secs(5), max_bytes: 16 << 20, cache_bytes: Default::default() }
     }
 }
 
@@ -42,6 +55,8 @@ impl ClientSettings {
     }
 
     /// Sets [`cache_bytes`](Self::cache_bytes).
+    #[cfg(feature = "client-cache")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "client-cache")))]
     #[must_use]
     pub fn with_cache_bytes(mut self, cache_bytes: usize) -> Self {
         self.cache_bytes = cache_bytes;

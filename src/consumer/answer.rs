@@ -33,17 +33,17 @@ impl Worker {
         service: Option<S>,
         delivery: &mut Unsettled,
         view: &Delivery,
-        span: &Span,
+        (begun, span): (Instant, &Span),
     ) -> Disposition
     where
         S: Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>>,
         B: http_body::Body,
     {
         let deadline = view.reply_to().and_then(ReplyTo::deadline);
-        let until = after(Instant::now(), self.settings.timeout);
+        let until = after(begun, self.settings.timeout);
         let until = deadline.map_or(until, |deadline| deadline.min(until));
-        let is_expired = || deadline.is_some_and(|deadline| deadline <= Instant::now());
-        if is_expired() {
+        let is_expired = |now| deadline.is_some_and(|deadline| deadline <= now);
+        if is_expired(begun) {
             return Disposition::Expired;
         }
         let attempt = view.attempt();
@@ -57,7 +57,7 @@ impl Worker {
                     Ok(Some(Ok(reply))) => Ok(reply),
                     Ok(Some(Err(reason))) => Err((StatusCode::INTERNAL_SERVER_ERROR, reason)),
                     Ok(None) => Err((StatusCode::INTERNAL_SERVER_ERROR, "the handler panicked".to_owned())),
-                    Err(_) if is_expired() => return Disposition::Expired,
+                    Err(_) if is_expired(Instant::now()) => return Disposition::Expired,
                     Err(_) => {
                         let reason = format!("no answer within {:?}", self.settings.timeout);
                         Err((StatusCode::GATEWAY_TIMEOUT, reason))

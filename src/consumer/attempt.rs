@@ -50,7 +50,7 @@ impl Worker {
         let disposition = match delivery.view() {
             Ok(view) if view.reply_to().is_some() => {
                 let view = view.clone();
-                self.answer(service, &mut delivery, &view, &span).await
+                self.answer(service, &mut delivery, &view, (begun, &span)).await
             }
             Ok(view) => self.judge(service, view, &span).await,
             Err(reason) => Disposition::Reject { reason: format!("the message cannot be read: {reason}") },

@@ -1,6 +1,7 @@
 //! Messages on their way to handlers: how many, and in which order.
 
 use std::collections::{HashMap, VecDeque};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +26,15 @@ pub(super) type Key = (Topic, String);
 /// Spawns a task that handles a message and returns its key.
 pub(super) type Begin = Box<dyn Fn(&mut JoinSet<Option<Key>>, Option<Key>, source::Unsettled) + Send>;
 
+/// The next step of a dispatcher.
+enum Next {
+    /// The consumer is paused or resumed.
+    Changed,
+    Received(Result<Vec<source::Unsettled>, SourceError>),
+    /// There is capacity for messages again.
+    Capacity,
+}
+
 pub(super) struct Dispatcher {
     pub(super) source: Arc<dyn Source>,
     pub(super) name: Arc<str>,
@@ -43,51 +53,78 @@ pub(super) struct Dispatcher {
 
 impl Dispatcher {
     pub(super) async fn work(&mut self) {
-        let mut paused = self.worker.handle.watch();
+        let mut watched = self.worker.handle.watch();
+        let source = Arc::clone(&self.source);
         loop {
-            let room = self.room();
-            let is_paused = *paused.borrow_and_update();
-            let source = Arc::clone(&self.source);
-            tokio::select! {
-                biased;
-                _ = paused.changed() => {
-                    if *paused.borrow() {
-                        pause(&self.source).await;
-                        tracing::info!(source = %self.name, "paused the consumer");
-                    } else {
-                        tracing::info!(source = %self.name, "resumed the consumer");
+            let is_paused = *watched.borrow_and_update();
+            if !self.work_until(&source, watched.changed(), is_paused).await {
+                return;
+            }
+            if *watched.borrow() {
+                pause(&self.source).await;
+                tracing::info!(source = %self.name, "paused the consumer");
+            } else {
+                tracing::info!(source = %self.name, "resumed the consumer");
+            }
+        }
+    }
+
+    /// Works until the consumer is paused or resumed; returns `false` when the source is closed.
+    async fn work_until(&mut self, source: &Arc<dyn Source>, changed: impl Future, is_paused: bool) -> bool {
+        let mut changed = pin!(changed);
+        loop {
+            match self.next(source, changed.as_mut(), is_paused).await {
+                Next::Capacity => {}
+                Next::Changed => return true,
+                Next::Received(Ok(deliveries)) => {
+                    if std::mem::take(&mut self.failing) {
+                        self.faults.over();
+                        self.worker.handle.set_down(None);
+                    }
+                    telemetry::received(&self.worker.consumer, self.worker.system(), deliveries.len());
+                    let messages =
+                        deliveries.iter().filter_map(|delivery| Some(delivery.view().ok()?.message()));
+                    trace::receive(messages, &self.name, self.worker.system());
+                    for delivery in deliveries {
+                        self.take(delivery);
                     }
                 }
+                Next::Received(Err(SourceError::Closed)) => return false,
+                Next::Received(Err(error)) => {
+                    let reason = Chain(&error).to_string();
+                    if let Some(line) = self.faults.occurred() {
+                        tracing::error!(source = %self.name, error = %reason, times = line.times, "failed to receive; retrying");
+                    }
+                    self.worker.handle.set_down(Some(format!("cannot receive: {reason}")));
+                    self.failing = true;
+                }
+            }
+        }
+    }
+
+    /// Receives once, while handlers end. A handler that ends only makes more room, so receiving goes on with the room there was.
+    async fn next(
+        &mut self,
+        source: &Arc<dyn Source>,
+        mut changed: Pin<&mut impl Future>,
+        is_paused: bool,
+    ) -> Next {
+        let room = self.room();
+        let mut received = pin!(receive(source, room));
+        loop {
+            tokio::select! {
+                biased;
+                _ = &mut changed => return Next::Changed,
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
                     self.ended(ended);
                     while let Some(ended) = self.tasks.try_join_next() {
                         self.ended(ended);
                     }
-                }
-                received = receive(&source, room), if room > 0 && !is_paused => match received {
-                    Ok(deliveries) => {
-                        if std::mem::take(&mut self.failing) {
-                            self.faults.over();
-                            self.worker.handle.set_down(None);
-                        }
-                        telemetry::received(&self.worker.consumer, self.worker.system(), deliveries.len());
-                        let messages =
-                            deliveries.iter().filter_map(|delivery| Some(delivery.view().ok()?.message()));
-                        trace::receive(messages, &self.name, self.worker.system());
-                        for delivery in deliveries {
-                            self.take(delivery);
-                        }
-                    }
-                    Err(SourceError::Closed) => return,
-                    Err(error) => {
-                        let reason = Chain(&error).to_string();
-                        if let Some(line) = self.faults.occurred() {
-                            tracing::error!(source = %self.name, error = %reason, times = line.times, "failed to receive; retrying");
-                        }
-                        self.worker.handle.set_down(Some(format!("cannot receive: {reason}")));
-                        self.failing = true;
+                    if room == 0 {
+                        return Next::Capacity;
                     }
                 }
+                received = &mut received, if room > 0 && !is_paused => return Next::Received(received),
             }
         }
     }
@@ -104,8 +141,8 @@ impl Dispatcher {
 
     fn take(&mut self, delivery: source::Unsettled) {
         let key = delivery.view().ok().and_then(|view| {
-            let message = view.message();
-            Some((message.topic().clone(), message.key()?.to_owned()))
+            let key = view.message().key()?;
+            Some((view.message().topic().clone(), key.to_owned()))
         });
         if let Some(key) = &key {
             if let Some(waiting) = self.keys.get_mut(key) {
@@ -164,7 +201,8 @@ impl Dispatcher {
 const PANICKED: Duration = Duration::from_secs(1);
 
 async fn receive(source: &Arc<dyn Source>, room: usize) -> Result<Vec<source::Unsettled>, SourceError> {
-    match caught(source.receive(room)).await {
+    // The trait object itself: the implementation for `Arc` makes another box.
+    match caught((**source).receive(room)).await {
         Some(received) => received,
         None => {
             tokio::time::sleep(PANICKED).await;

@@ -50,8 +50,9 @@ use crate::util::stop::StopSignal;
 /// | anything else, such as the 404 of a router without the route | is a dead letter, with the status and the start of the body as its reason |
 /// | (the message cannot be read, is larger than [`max_bytes`](ConsumerSettings::max_bytes), has over 1,000 headers or 64 KiB of them) | is a dead letter |
 ///
-/// A message with a [reply address](crate::source::delivery::Delivery::reply_address) is a request of a [`Client`](crate::client::Client). Its
-/// response is sent as the reply before the message is acknowledged, whatever the status; a panic or an error is a 500, a timeout a 504.
+/// A message with a [reply address](crate::source::delivery::Delivery::reply_address) is a request of a [`Client`](crate::client::Client). Such a
+/// request has no attributes of CloudEvents. Its response is sent as the reply before the message is acknowledged, whatever the status; a
+/// panic or an error is a 500, a timeout a 504.
 /// With [`retry_requests`](ConsumerSettings::retry_requests) a failed one is retried while the caller waits. The handler is dropped when its
 /// caller stops waiting, and a request past its deadline is dropped untried.
 ///

@@ -5,9 +5,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Uri};
 use uuid::Uuid;
 
-use crate::message::Scalar;
 use crate::message::headers::{METHOD, MOST, QUERY};
 use crate::message::of_http::is_of_http;
+use crate::message::{Message, Scalar};
 use crate::source::delivery::Delivery;
 use crate::util::rfc3339;
 
@@ -23,7 +23,8 @@ const CE_TYPE: HeaderName = HeaderName::from_static("ce-type");
 /// `POST /` and the topic with its dots as slashes; the headers of the message, and the attributes of CloudEvents by its
 /// HTTP binding (1.0, binary mode); the body as it came; the delivery as an extension.
 ///
-/// A message with a reply address may name another method and a query. Or why it cannot be a request.
+/// A message with a reply address may name another method and a query, and has no attributes of CloudEvents: it is no event, and its
+/// handler gets what it would get over HTTP. Or why it cannot be a request.
 pub(crate) fn request(delivery: &Delivery, source: &HeaderValue) -> Result<Request<Body>, NoRequest> {
     let message = delivery.message();
     let of_caller = |name| delivery.reply_to().and_then(|_| message.header(name)?.as_str());
@@ -83,7 +84,9 @@ fn headers(delivery: &Delivery, source: &HeaderValue) -> Result<HeaderMap, NoReq
         return Err(NoRequest::LargeHeaders);
     }
     let mut headers = HeaderMap::with_capacity(6 + message.headers().len());
-    headers.insert(CE_SOURCE, source.clone());
+    if delivery.reply_to().is_none() {
+        insert_attributes(&mut headers, message, source);
+    }
     for (name, value) in message.headers() {
         let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { continue };
         if is_of_http(name.as_str()) || is_ours(name.as_str(), delivery) {
@@ -102,14 +105,6 @@ fn headers(delivery: &Delivery, source: &HeaderValue) -> Result<HeaderMap, NoReq
             other => insert(&mut headers, name, &other.to_string()),
         }
     }
-    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
-    insert(&mut headers, CE_ID, hyphenated(message.id(), &mut id));
-    insert(&mut headers, CE_TYPE, message.topic().as_str());
-    headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
-    // Times after 9999 cannot be written so.
-    if let Ok(time) = rfc3339::write(message.time()) {
-        insert(&mut headers, CE_TIME, &time);
-    }
     let content_type = match message.content_type() {
         "application/json" => Ok(HeaderValue::from_static("application/json")),
         other => HeaderValue::from_str(other),
@@ -118,6 +113,18 @@ fn headers(delivery: &Delivery, source: &HeaderValue) -> Result<HeaderMap, NoReq
         headers.insert(CONTENT_TYPE, content_type);
     }
     Ok(headers)
+}
+
+fn insert_attributes(headers: &mut HeaderMap, message: &Message, source: &HeaderValue) {
+    let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+    headers.insert(CE_SOURCE, source.clone());
+    insert(headers, CE_ID, hyphenated(message.id(), &mut id));
+    insert(headers, CE_TYPE, message.topic().as_str());
+    headers.insert(CE_SPECVERSION, HeaderValue::from_static("1.0"));
+    // Times after 9999 cannot be written so.
+    if let Ok(time) = rfc3339::write(message.time()) {
+        insert(headers, CE_TIME, &time);
+    }
 }
 
 /// Whether only we may set a header. Only an event names its source itself.
@@ -164,7 +171,6 @@ mod tests {
     use std::time::{Duration, SystemTime};
 
     use super::*;
-    use crate::message::Message;
 
     fn made_of(message: Message) -> Request<Body> {
         request(&Delivery::new(message, 1, false, "the queue".into(), Vec::new()), &source("the queue"))

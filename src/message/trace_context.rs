@@ -33,6 +33,11 @@ struct Lists {
     baggage: Option<String>,
 }
 
+/// Whether a header is part of a trace context.
+pub(crate) fn is_part(name: &HeaderName) -> bool {
+    *name == TRACEPARENT || *name == TRACESTATE || *name == BAGGAGE
+}
+
 impl TraceContext {
     #[inline]
     pub(crate) fn of(headers: &HeaderMap) -> Self {

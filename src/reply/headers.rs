@@ -5,9 +5,8 @@ use http::header::{
     TRANSFER_ENCODING, UPGRADE,
 };
 
-/// Headers about one connection (RFC 9110, 7.6.1), and the length, which the body has itself.
-static OF_CONNECTION: [HeaderName; 9] = [
-    CONTENT_LENGTH,
+/// Headers about one connection (RFC 9110, 7.6.1).
+static OF_CONNECTION: [HeaderName; 8] = [
     CONNECTION,
     PROXY_AUTHENTICATE,
     PROXY_AUTHORIZATION,
@@ -18,8 +17,9 @@ static OF_CONNECTION: [HeaderName; 9] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Removes the headers that do not travel in a reply.
+/// Removes the headers that do not travel in a reply, and the length, which the body has itself.
 pub(crate) fn retain_travelling(headers: &mut HeaderMap) {
+    headers.remove(CONTENT_LENGTH);
     if headers.keys().any(|name| OF_CONNECTION.contains(name)) {
         OF_CONNECTION.iter().for_each(|name| drop(headers.remove(name)));
     }

@@ -33,8 +33,11 @@ impl Unsettled {
         failures: Vec<FailedAttempt>,
         settle: impl Settle,
     ) -> Self {
-        let view = Delivery::new(message, attempt.max(1), redelivered, source, failures);
-        Self { content: Ok(view), settle: Some(Box::new(settle)) }
+        Self::of(Delivery::new(message, attempt.max(1), redelivered, source, failures), settle)
+    }
+
+    pub(crate) fn of(delivery: Delivery, settle: impl Settle) -> Self {
+        Self { content: Ok(delivery), settle: Some(Box::new(settle)) }
     }
 
     /// Sets whether the message came as a CloudEvent.

@@ -1,9 +1,9 @@
 //! Doubles for the tests of an app, and conformance suites for those who write their own messenger, store or source.
 //!
 //! - [`Recording`] and [`Memory`] replace a broker in the tests of an app, and [`request`] calls a handler of messages without one.
-//! - [`messenger_conformance`], [`store_conformance`] and [`source_conformance`] (and `engine_conformance` for channels) check that an implementation of
-//!   [`Messenger`](crate::messenger::Messenger), [`Store`](crate::store::Store) or [`Source`](crate::source::Source) keeps the
-//!   contract. This crate runs the same checks on its own. A check panics with the reason when the contract is broken.
+//! - [`messenger_conformance`], [`store_conformance`], [`source_conformance`] and [`requester_conformance`] (and `engine_conformance` for
+//!   channels) check that an implementation of [`Messenger`](crate::messenger::Messenger), [`Store`](crate::store::Store),
+//!   [`Source`](crate::source::Source) or [`Requester`](crate::reply::Requester) keeps the contract. This crate runs the same checks on its own. A check panics with the reason when the contract is broken.
 
 use axum_core::body::Body;
 use http::Request;
@@ -18,6 +18,8 @@ use crate::source::Delivery;
 pub mod engine_conformance;
 #[allow(clippy::unwrap_used, reason = "a check that fails panics")]
 pub mod messenger_conformance;
+#[allow(clippy::unwrap_used, reason = "a check that fails panics")]
+pub mod requester_conformance;
 #[allow(clippy::unwrap_used, reason = "a check that fails panics")]
 pub mod source_conformance;
 #[allow(clippy::unwrap_used, reason = "a check that fails panics")]

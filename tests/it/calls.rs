@@ -4,7 +4,6 @@ mod answering;
 mod caching;
 mod channel;
 mod client;
-pub mod suite;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,8 +23,7 @@ use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::reply::Requester;
 use tower_outbox::source::Source;
 use tower_outbox::testing::Memory;
-
-use self::suite::Transport;
+use tower_outbox::testing::requester_conformance::RequesterHarness;
 
 /// A responder, which ends when this is dropped.
 struct Responder(JoinHandle<usize>);
@@ -67,14 +65,14 @@ fn answered_by(router: Router) -> (Client, Responder, Memory) {
     (Client::new(memory.clone()), responder, memory)
 }
 
-async fn memory() -> Transport {
+async fn memory() -> RequesterHarness {
     let memory = Memory::new();
     let requester: Arc<dyn Requester> = Arc::new(memory.clone());
-    Transport::new(requester, move || Arc::new(memory.clone())).with_redelivery()
+    RequesterHarness::new(requester, move || Arc::new(memory.clone())).with_redelivery()
 }
 
 /// A channel of an embedded engine.
-async fn channels() -> Transport {
+async fn channels() -> RequesterHarness {
     let folder = tempfile::tempdir().unwrap();
     let settings = EmbeddedEngineSettings::new(folder.path().join("channels"));
     let engine: Arc<dyn Requests> = Arc::new(EmbeddedEngine::open(settings).await.unwrap());
@@ -82,18 +80,19 @@ async fn channels() -> Transport {
     let requester: Arc<dyn Requester> = Arc::new(ChannelRequester::new(Arc::clone(&engine), name.clone()));
     let source =
         move || -> Arc<dyn Source> { Arc::new(RequestSource::new(Arc::clone(&engine), name.clone())) };
-    Transport::new(requester, source).with_kept(folder)
+    RequesterHarness::new(requester, source).with_kept(folder)
 }
 
 macro_rules! suite {
-    ($transport:ident: $($check:ident),* $(,)?) => {
+    ($transport:ident: $($module:ident: $($check:ident)*;)*) => {
         mod $transport {
-            $(
+            $($(
                 #[tokio::test]
                 async fn $check() {
-                    super::suite::$check(super::$transport().await).await;
+                    let harness = super::$transport().await;
+                    tower_outbox::testing::requester_conformance::$module::$check(harness).await;
                 }
-            )*
+            )*)*
         }
     };
 }
@@ -101,19 +100,21 @@ macro_rules! suite {
 macro_rules! transports {
     ($($transport:ident),*) => {$(
         suite! { $transport:
-            a_reply_has_status_headers_and_body,
-            method_query_and_headers_travel,
-            an_error_status_is_an_answer,
-            a_large_body_travels_both_ways,
-            no_reply_in_time_is_504,
-            no_responder_is_503,
-            a_panicking_responder_is_500,
-            a_killed_responder_is_no_reply,
-            another_responder_answers_for_a_killed_one,
-            a_thousand_calls_pair_right,
-            a_caller_that_goes_away_harms_no_other,
-            two_responders_share_the_load,
-            an_expired_request_is_not_handled,
+            answering:
+                a_reply_has_status_headers_and_body
+                method_query_and_headers_travel
+                an_error_status_is_an_answer
+                a_large_body_travels_both_ways
+                a_panicking_responder_is_500
+                a_thousand_calls_pair_right
+                two_responders_share_the_load;
+            waiting:
+                no_reply_in_time_is_504
+                no_responder_is_503
+                a_killed_responder_is_no_reply
+                another_responder_answers_for_a_killed_one
+                a_caller_that_goes_away_harms_no_other
+                an_expired_request_is_not_handled;
         }
     )*};
 }

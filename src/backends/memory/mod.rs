@@ -16,6 +16,7 @@ use self::state::{CAPACITY, Held, NAME, QueueInner, Request};
 use crate::message::{FailedAttempt, Message, Settlement};
 use crate::messenger::{Failure, Messenger, Unsent};
 use crate::reply::{Reply, ReplyTo, RequestError, Requester};
+use crate::source::delivery::Delivery;
 use crate::source::{Settle, Source, SourceError, Unsettled};
 use crate::telemetry;
 use crate::util::deadline;
@@ -91,13 +92,13 @@ impl Memory {
     /// It may be dropped at any time.
     pub async fn wait_idle(&self) {
         loop {
-            let changed = self.queue.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
+            let idle = self.queue.idle.notified();
+            tokio::pin!(idle);
+            idle.as_mut().enable();
             if self.is_empty() {
                 return;
             }
-            changed.await;
+            idle.await;
         }
     }
 }
@@ -151,15 +152,16 @@ impl Source for Memory {
                 state.closed = false;
                 let next = state.wake();
                 let count = state.ready.len().min(limit);
-                let mut given: Vec<_> = state.ready.drain(..count).collect();
-                given.retain(|held| !held.is_expired());
+                let taken = state.ready.drain(..count);
+                let given: Vec<_> =
+                    taken.filter(|held| !held.is_expired()).map(|held| self.give(held)).collect();
                 state.out += given.len();
-                drop(state);
+                self.queue.unlock(state);
                 if count > given.len() {
                     telemetry::expired_requests(count - given.len(), NAME);
                 }
                 if !given.is_empty() {
-                    return Ok(given.into_iter().map(|held| self.give(held)).collect());
+                    return Ok(given);
                 }
                 if count > 0 {
                     continue;
@@ -181,15 +183,14 @@ impl Source for Memory {
     /// Stops receiving by this handle; messages can still be sent, and received by other handles.
     async fn close(&self, _: Duration) {
         self.closed.store(true, Ordering::SeqCst);
-        {
-            let mut state = self.queue.lock();
-            if state.receivers == 0 && state.out == 0 {
-                // Nobody replies any more, unless another consumer begins.
-                state.closed = true;
-                state.ready.retain(|held| held.request.is_none());
-                state.waiting.retain(|(_, held)| held.request.is_none());
-            }
+        let mut state = self.queue.lock();
+        if state.receivers == 0 && state.out == 0 {
+            // Nobody replies any more, unless another consumer begins.
+            state.closed = true;
+            state.ready.retain(|held| held.request.is_none());
+            state.waiting.retain(|(_, held)| held.request.is_none());
         }
+        self.queue.unlock(state);
         self.queue.changed.notify_waiters();
     }
 
@@ -222,11 +223,12 @@ impl Drop for Receiver<'_> {
 impl Requester for Memory {
     async fn request(&self, message: Message) -> Result<Reply, RequestError> {
         let wait = message.expiry().unwrap_or(deadline::FOR_EVER);
-        let deadline = deadline::after(Instant::now(), wait);
+        let now = Instant::now();
+        let deadline = deadline::after(now, wait);
         let (caller, reply) = oneshot::channel();
         {
             let mut state = self.queue.lock();
-            if !state.has_responder() {
+            if !state.has_responder(now) {
                 return Err(RequestError::NoResponder);
             }
             if state.len() + state.dead.len() >= CAPACITY {
@@ -261,7 +263,7 @@ impl Drop for Call<'_> {
             let mut state = self.queue.lock();
             state.abandoned += 1;
             let swept = state.sweep();
-            drop(state);
+            self.queue.unlock(state);
             if swept > 0 {
                 telemetry::expired_requests(swept, NAME);
             }
@@ -271,47 +273,55 @@ impl Drop for Call<'_> {
 
 impl Memory {
     fn give(&self, held: Held) -> Unsettled {
-        let Held { message, redelivered, failures, request } = &held;
-        let (message, failures, redelivered) = (message.clone(), failures.clone(), *redelivered);
+        let Held { message, redelivered, failures, request } = held;
         let attempt = u32::try_from(failures.len()).map_or(u32::MAX, |failed| failed + 1);
-        let reply_to =
-            request.as_ref().map(|request| ReplyTo::new(self.name()).with_deadline(request.deadline));
-        let out = Out { queue: Arc::downgrade(&self.queue), held: Some(held) };
-        let unsettled = Unsettled::new(message, attempt, redelivered, self.name(), failures, out);
-        match reply_to {
-            None => unsettled,
-            Some(reply_to) => unsettled.with_reply_to(reply_to),
+        let mut delivery = Delivery::new(message, attempt, redelivered, self.name(), failures);
+        if let Some(request) = &request {
+            delivery.set_reply_to(ReplyTo::new(self.name()).with_deadline(request.deadline));
         }
+        let out =
+            Out { queue: Arc::downgrade(&self.queue), delivery: delivery.clone(), request, is_settled: false };
+        Unsettled::of(delivery, out)
     }
 }
 
 /// An unsettled message. It is released when this is dropped.
 struct Out {
     queue: Weak<QueueInner>,
-    held: Option<Held>,
+    delivery: Delivery,
+    request: Option<Request>,
+    is_settled: bool,
 }
 
 impl Out {
     fn answer(&mut self, settlement: Settlement) {
-        let (Some(queue), Some(mut held)) = (self.queue.upgrade(), self.held.take()) else { return };
-        {
-            let mut state = queue.lock();
-            state.out -= 1;
-            held.redelivered = true;
-            match settlement {
-                Settlement::Ack | Settlement::Discard => {}
-                Settlement::Release => state.ready.push_front(held),
-                Settlement::Retry { after, reason } => {
-                    held.failures.push(FailedAttempt::new(SystemTime::now(), reason));
-                    state.waiting.push((deadline::after(Instant::now(), after), held));
-                }
-                Settlement::Reject { reason } => {
-                    let Held { message, mut failures, .. } = held;
-                    failures.push(FailedAttempt::new(SystemTime::now(), reason));
-                    state.dead.push(DeadLetter { message, failures });
-                }
+        if std::mem::replace(&mut self.is_settled, true) {
+            return;
+        }
+        let Some(queue) = self.queue.upgrade() else { return };
+        let mut state = queue.lock();
+        state.out -= 1;
+        let message = || self.delivery.message().clone();
+        let failures = |reason| {
+            let failed = FailedAttempt::new(SystemTime::now(), reason);
+            self.delivery.failures().iter().cloned().chain([failed]).collect()
+        };
+        match settlement {
+            Settlement::Ack | Settlement::Discard => return queue.unlock(state),
+            Settlement::Release => {
+                let (failures, request) = (self.delivery.failures().to_vec(), self.request.take());
+                state.ready.push_front(Held { message: message(), redelivered: true, failures, request });
+            }
+            Settlement::Retry { after, reason } => {
+                let (failures, request) = (failures(reason), self.request.take());
+                let held = Held { message: message(), redelivered: true, failures, request };
+                state.waiting.push((deadline::after(Instant::now(), after), held));
+            }
+            Settlement::Reject { reason } => {
+                state.dead.push(DeadLetter { message: message(), failures: failures(reason) });
             }
         }
+        queue.unlock(state);
         queue.changed.notify_waiters();
     }
 }
@@ -330,11 +340,7 @@ impl Settle for Out {
     }
 
     async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
-        let caller = self
-            .held
-            .as_mut()
-            .and_then(|held| held.request.as_mut())
-            .and_then(|request| request.caller.take());
+        let caller = self.request.as_mut().and_then(|request| request.caller.take());
         if caller.is_none_or(|caller| caller.send(reply).is_err()) {
             telemetry::late_reply(NAME);
         }

@@ -21,12 +21,20 @@ const NO_RESPONDER: Duration = Duration::from_secs(1);
 pub(super) struct QueueInner {
     pub(super) name: Arc<str>,
     pub(super) state: Mutex<QueueState>,
+    /// Notified when there may be something to receive.
     pub(super) changed: Notify,
+    /// Notified when nothing waits and nothing is being handled.
+    pub(super) idle: Notify,
 }
 
 impl Default for QueueInner {
     fn default() -> Self {
-        Self { name: NAME.into(), state: Mutex::default(), changed: Notify::default() }
+        Self {
+            name: NAME.into(),
+            state: Mutex::default(),
+            changed: Notify::default(),
+            idle: Notify::default(),
+        }
     }
 }
 
@@ -75,6 +83,15 @@ impl QueueInner {
     pub(super) fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Releases the lock after messages were removed.
+    pub(super) fn unlock(&self, state: MutexGuard<'_, QueueState>) {
+        let is_idle = state.len() == 0;
+        drop(state);
+        if is_idle {
+            self.idle.notify_waiters();
+        }
+    }
 }
 
 impl QueueState {
@@ -83,8 +100,7 @@ impl QueueState {
     }
 
     /// Whether somebody may receive requests.
-    pub(super) fn has_responder(&mut self) -> bool {
-        let now = Instant::now();
+    pub(super) fn has_responder(&mut self, now: Instant) -> bool {
         let received = *self.received.get_or_insert(now);
         !self.closed && (self.receivers > 0 || self.out > 0 || now - received < NO_RESPONDER)
     }
@@ -102,6 +118,9 @@ impl QueueState {
 
     /// Makes due messages ready; returns when the next one is due.
     pub(super) fn wake(&mut self) -> Option<Instant> {
+        if self.waiting.is_empty() {
+            return None;
+        }
         let now = Instant::now();
         self.waiting.sort_by_key(|(due, _)| *due);
         let due = self.waiting.partition_point(|(due, _)| *due <= now);

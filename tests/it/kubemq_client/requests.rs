@@ -13,65 +13,74 @@ use tower_outbox::kubemq_client::{KubemqRequester, KubemqSettings, KubemqSubscri
 use tower_outbox::kubemq_wire::kubemq_client::KubemqClient;
 use tower_outbox::reply::Requester;
 use tower_outbox::source::Source;
+use tower_outbox::testing::requester_conformance::RequesterHarness;
 use tower_outbox::{Consumer, Message};
 
 use super::face::Face;
 use super::imitation::Imitation;
 use super::{settings, source};
-use crate::calls::suite::{self, Transport};
 
 fn subscription() -> KubemqSubscription {
     KubemqSubscription::new("calls").with_pattern(Pattern::Queries).with_group("g").with_prefetch(2_000)
 }
 
-fn transport(settings: &KubemqSettings) -> Transport {
+fn transport(settings: &KubemqSettings) -> RequesterHarness {
     let settings = settings.clone().with_channel("calls");
     let requester: Arc<dyn Requester> = Arc::new(KubemqRequester::new(&settings).unwrap());
-    Transport::new(requester, move || Arc::new(source(&settings, &subscription())) as Arc<dyn Source>)
+    RequesterHarness::new(requester, move || Arc::new(source(&settings, &subscription())) as Arc<dyn Source>)
+        .without_knowledge_of_responders()
 }
 
-async fn imitation() -> Transport {
+async fn imitation() -> RequesterHarness {
     let server = Imitation::start().await;
     transport(&settings(&server)).with_kept(server)
 }
 
-async fn our_server() -> Transport {
+async fn our_server() -> RequesterHarness {
     let face = Face::start().await;
     transport(&face.settings()).with_kept(face)
 }
 
 macro_rules! suite {
-    ($($transport:ident: $($check:ident)*;)*) => {$(
+    ($transport:ident: $($module:ident: $($check:ident)*;)*) => {
         mod $transport {
-            $(
+            $($(
                 #[tokio::test(flavor = "multi_thread")]
                 async fn $check() {
-                    super::suite::$check(super::$transport().await).await;
+                    let harness = super::$transport().await;
+                    tower_outbox::testing::requester_conformance::$module::$check(harness).await;
                 }
-            )*
+            )*)*
         }
-    )*};
+    };
 }
 
-// KubeMQ does not tell whether there is a responder.
 suite! {
     imitation:
-        a_reply_has_status_headers_and_body
-        method_query_and_headers_travel
-        an_error_status_is_an_answer
-        no_reply_in_time_is_504
-        a_panicking_responder_is_500
-        a_killed_responder_is_no_reply
-        a_thousand_calls_pair_right
-        a_caller_that_goes_away_harms_no_other
-        two_responders_share_the_load
-        an_expired_request_is_not_handled;
+        answering:
+            a_reply_has_status_headers_and_body
+            method_query_and_headers_travel
+            an_error_status_is_an_answer
+            a_panicking_responder_is_500
+            a_thousand_calls_pair_right
+            two_responders_share_the_load;
+        waiting:
+            no_reply_in_time_is_504
+            no_responder_is_503
+            a_killed_responder_is_no_reply
+            a_caller_that_goes_away_harms_no_other
+            an_expired_request_is_not_handled;
+}
+
+suite! {
     our_server:
-        a_reply_has_status_headers_and_body
-        a_large_body_travels_both_ways
-        no_reply_in_time_is_504
-        a_thousand_calls_pair_right
-        two_responders_share_the_load;
+        answering:
+            a_reply_has_status_headers_and_body
+            a_large_body_travels_both_ways
+            a_thousand_calls_pair_right
+            two_responders_share_the_load;
+        waiting:
+            no_reply_in_time_is_504;
 }
 
 /// The caller of a command gets the status, and no body.
