@@ -14,6 +14,7 @@ pub use crate::backends::amqp091::fuzzing::{amqp091_frames, amqp091_properties, 
 use crate::backends::brokers::BrokerSettings;
 pub use crate::backends::mqtt::fuzzing::{mqtt_publish, mqtt_stream};
 use crate::backends::{amqp10, amqp091};
+pub use crate::channels::embedded::fuzzing::{channel_records, channels};
 use crate::consumer::ConsumerSettings;
 use crate::envelope::{Envelope, Origin};
 pub use crate::kubemq::fuzzing::kubemq;
@@ -36,6 +37,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("amqp091_properties", amqp091_properties),
     ("amqp10_frames", amqp10_frames),
     ("amqp10_sections", amqp10_sections),
+    ("channel_records", channel_records),
+    ("channels", channels),
     ("cloudevents", cloudevents),
     ("cloudevents_structured", cloudevents_structured),
     ("fedora", fedora),

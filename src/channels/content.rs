@@ -4,6 +4,9 @@ use std::fmt;
 
 use bytes::Bytes;
 
+/// The most bytes of the messages of one receive or peek, but for the first message: 64 MiB.
+pub(super) const MOST_BYTES: u64 = 64 << 20;
+
 /// The content of a message: an engine keeps it as it is and reads none of it.
 ///
 /// These are the fields that KubeMQ clients set. A clone shares the body.

@@ -32,7 +32,7 @@ pub trait Queues: Send + Sync + 'static {
     async fn send(&self, messages: Vec<(ChannelName, QueueMessage)>) -> Vec<Result<Sent, EngineError>>;
 
     /// Receives up to [`Receive::max`] messages, and waits at most [`Receive::wait`] for the first one. Without any it
-    /// returns an empty list, whose receipt is not open.
+    /// returns an empty list, whose receipt is not open. Messages of more than 64 MiB are not read at once: it returns fewer then.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -41,7 +41,8 @@ pub trait Queues: Send + Sync + 'static {
     /// Dropping the future releases what it had taken; also with [`Receive::auto_ack`], unless the engine dies then.
     async fn receive(&self, channel: &ChannelName, receive: Receive) -> Result<Received, EngineError>;
 
-    /// Returns visible messages from the head of the queue, without taking them; waits at most `wait` for the first one.
+    /// Returns visible messages from the head of the queue, without taking them; waits at most `wait` for the first one. As
+    /// [`receive`](Self::receive) it returns fewer than `max` rather than more than 64 MiB.
     ///
     /// # Errors
     /// [`EngineError`].

@@ -46,7 +46,8 @@ pub trait Streams: Send + Sync + 'static {
 /// Up to 1,024 messages may be received and not acknowledged; then `receive` waits.
 #[async_trait]
 pub trait StreamSubscription: Send + Sync + 'static {
-    /// Waits for messages; returns at least one and at most `max` of them, in order. Released messages come first.
+    /// Waits for messages; returns at least one and at most `max` of them, in order. Released messages come first. Messages of
+    /// more than 64 MiB are not read at once: it returns fewer then.
     ///
     /// # Errors
     /// [`EngineError::Closed`]; [`EngineError::Unavailable`] when the stream cannot be read now.

@@ -1,6 +1,5 @@
 //! `tower-outbox serve`.
 
-#[cfg(feature = "wavemq")]
 use std::net::SocketAddr;
 #[cfg(feature = "wavemq")]
 use std::path::PathBuf;
@@ -30,7 +29,7 @@ use crate::wavemq::{Wavemq, WavemqConfig, WavemqError};
 needs one of them. GET /health and GET /metrics are on the same port.
 
 Environment:
-  METRICS_ADDRESS   --wavemq: also serve /metrics there, such as 127.0.0.1:6060
+  METRICS_ADDRESS   also serve /metrics there, such as 127.0.0.1:6060
 
 Examples:
   tower-outbox serve --kubemq 127.0.0.1:50000 --data channels
@@ -46,8 +45,7 @@ pub(super) struct Serve {
     #[cfg_attr(feature = "kubemq", arg(conflicts_with_all = ["kubemq", "data"]))]
     wavemq: Option<PathBuf>,
     /// Serve /metrics at this address too
-    #[cfg(feature = "wavemq")]
-    #[arg(long, value_name = "ADDRESS", env = "METRICS_ADDRESS", requires = "wavemq")]
+    #[arg(long, value_name = "ADDRESS", env = "METRICS_ADDRESS")]
     metrics_address: Option<SocketAddr>,
 }
 
@@ -55,7 +53,7 @@ impl Serve {
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         #[cfg(feature = "kubemq")]
         if let Some(kubemq) = &self.kubemq {
-            return kubemq.run(context);
+            return kubemq.run(context, self.metrics_address);
         }
         #[cfg(feature = "wavemq")]
         if let Some(file) = &self.wavemq {

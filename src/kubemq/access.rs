@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::counters::Counters;
 use super::fault::{self, Refusal};
 use super::kinds::KINDS;
 use super::settings::{Grant, Settings};
@@ -20,11 +21,14 @@ pub(super) enum Right {
 
 /// The grants of the settings; without any, everybody may do everything.
 #[derive(Debug)]
-pub(super) struct Access(Vec<Grant>);
+pub(super) struct Access {
+    grants: Vec<Grant>,
+    counters: Arc<Counters>,
+}
 
 impl Access {
-    pub(super) fn new(settings: &Settings) -> Self {
-        Self(settings.grants.clone())
+    pub(super) fn new(settings: &Settings, counters: Arc<Counters>) -> Self {
+        Self { grants: settings.grants.clone(), counters }
     }
 }
 
@@ -62,8 +66,8 @@ impl Caller {
     pub(super) fn may(&self, right: Right, kind: ChannelKind, channel: &str) -> Result<(), Refusal> {
         let Some(access) = &self.access else { return Err(fault::DENIED.into()) };
         let kind = KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(name, _)| name);
-        let is_granted = access.0.is_empty()
-            || access.0.iter().any(|grant| {
+        let is_granted = access.grants.is_empty()
+            || access.grants.iter().any(|grant| {
                 (grant.client == "*" || grant.client == *self.name)
                     && (grant.kinds.is_empty() || grant.kinds.iter().any(|granted| granted == kind))
                     && match right {
@@ -73,6 +77,7 @@ impl Caller {
                     && covers(&grant.channel, channel)
             });
         if !is_granted {
+            access.counters.grants.add();
             tracing::warn!(
                 client = &*self.name,
                 ?right,
@@ -142,7 +147,7 @@ mod tests {
             write = true
             "#,
         );
-        let caller = Caller::new("shop", Arc::new(Access::new(&grants.unwrap())), None);
+        let caller = Caller::new("shop", Arc::new(Access::new(&grants.unwrap(), Arc::default())), None);
         let may = |right, kind, channel| caller.may(right, kind, channel).is_ok();
         assert!(may(Right::Write, ChannelKind::Queue, "orders.new"));
         assert!(!may(Right::Read, ChannelKind::Queue, "orders.new"));

@@ -25,7 +25,7 @@ pub(super) async fn serve(
     mut requests: Streaming<QueuesDownstreamRequest>,
     answers: mpsc::Sender<QueuesDownstreamResponse>,
 ) -> Result<(), Status> {
-    let mut transactions = Transactions::new(Arc::clone(&face.engine));
+    let mut transactions = Transactions::new(&face);
     while let Some(request) = requests.message().await? {
         let (ref_request_id, kind) = (request.request_id.clone(), request.request_type_data());
         let done = match kind {

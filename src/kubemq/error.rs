@@ -30,7 +30,7 @@ pub enum KubemqError {
         path: PathBuf,
         /// The algorithm of the settings.
         algorithm: TokenAlgorithm,
-        /// What to do.
+        /// The cure.
         cure: &'static str,
         /// The fault.
         source: BoxError,
@@ -40,7 +40,7 @@ pub enum KubemqError {
     Grant {
         /// The number of the grant, from 1.
         number: usize,
-        /// What is wrong with it.
+        /// The fault of the grant.
         problem: String,
     },
     /// `PRIVATE_KEY` or `CLIENT_CACERT` without `CERTIFICATE`.

@@ -6,10 +6,12 @@ use std::time::{Instant, SystemTime};
 
 use tokio_util::sync::CancellationToken;
 
-use super::access::Caller;
+use super::access::{Access, Caller};
 use super::cache::Cache;
+use super::counters::Counters;
 use super::fault::Refusal;
 use super::pending::Pending;
+use super::settings::Settings;
 use super::streams::{OpenStream, Streams};
 use crate::channels::Engine;
 
@@ -17,6 +19,8 @@ use crate::channels::Engine;
 pub(super) struct Face {
     pub(super) engine: Arc<dyn Engine>,
     pub(super) whole_waits: bool,
+    pub(super) access: Arc<Access>,
+    pub(super) counters: Arc<Counters>,
     pub(super) pending: Pending,
     pub(super) cache: Cache,
     pub(super) streams: Streams,
@@ -26,10 +30,13 @@ pub(super) struct Face {
 }
 
 impl Face {
-    pub(super) fn new(engine: Arc<dyn Engine>, whole_waits: bool) -> Self {
+    pub(super) fn new(engine: Arc<dyn Engine>, settings: &Settings) -> Self {
+        let counters = Arc::new(Counters::default());
         Self {
             engine,
-            whole_waits,
+            whole_waits: settings.whole_waits,
+            access: Arc::new(Access::new(settings, Arc::clone(&counters))),
+            counters,
             pending: Pending::default(),
             cache: Cache::default(),
             streams: Streams::default(),
@@ -40,7 +47,7 @@ impl Face {
 
     /// Counts one more stream of a client.
     pub(super) fn open(&self, caller: &Caller) -> Result<OpenStream, Refusal> {
-        self.streams.open(caller.name())
+        self.streams.open(caller.name()).inspect_err(|_| self.counters.limits.add())
     }
 }
 

@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use super::counters::Counters;
 use super::error::KubemqError;
 use super::peer::Peer;
 use super::router::Kubemq;
@@ -48,7 +49,24 @@ impl Kubemq {
         listener: TcpListener,
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<(), KubemqError> {
-        let address = listener.local_addr()?;
+        self.serve_and_say(listener, shutdown, || Ok(())).await
+    }
+
+    /// As [`serve`](Self::serve); calls `ready` once the settings are accepted and clients can connect.
+    pub(crate) async fn serve_and_say<E: From<KubemqError>>(
+        self,
+        listener: TcpListener,
+        shutdown: impl Future<Output = ()> + Send,
+        ready: impl FnOnce() -> Result<(), E>,
+    ) -> Result<(), E> {
+        let address = listener.local_addr().map_err(KubemqError::from)?;
+        let tls = self.tls(address)?;
+        ready()?;
+        Ok(self.run(listener, address, tls, shutdown).await?)
+    }
+
+    /// Returns the TLS of the server; or why it must not listen.
+    fn tls(&self, address: SocketAddr) -> Result<Option<Arc<ServerConfig>>, KubemqError> {
         let settings = &self.settings;
         let is_guarded = settings.token_key.is_some() || settings.client_cacert.is_some();
         if !address.ip().is_loopback() && !is_guarded && !settings.allow_anyone {
@@ -62,15 +80,25 @@ impl Kubemq {
                 client_cacert: settings.client_cacert.as_deref(),
             })?),
         };
-        let is_encrypted = tls.is_some();
-        if !is_encrypted && settings.token_key.is_some() && !address.ip().is_loopback() {
+        if tls.is_none() && settings.token_key.is_some() && !address.ip().is_loopback() {
             tracing::warn!(%address, "clients send their tokens without TLS: set CERTIFICATE");
         }
+        Ok(tls)
+    }
+
+    async fn run(
+        self,
+        listener: TcpListener,
+        address: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<(), KubemqError> {
+        let counters = Arc::clone(&self.face.counters);
         let stop = self.face.stop.clone();
         let router = self.into_router().layer(middleware::from_fn(name_peer));
         let stopped = stop.clone().cancelled_owned();
         let stopping = stop.drop_guard();
-        tracing::info!(%address, tls = is_encrypted, "listening for KubeMQ clients");
+        tracing::info!(%address, tls = tls.is_some(), "listening for KubeMQ clients");
         let server = async move {
             match tls {
                 None => {
@@ -80,7 +108,7 @@ impl Kubemq {
                 }
                 Some(config) => {
                     let service = router.into_make_service_with_connect_info::<Peer>();
-                    let listener = TlsListener::new(NoDelay(listener), config);
+                    let listener = TlsListener::new(NoDelay(listener), config, counters);
                     axum::serve(listener, service).with_graceful_shutdown(stopped).into_future().await
                 }
             }
@@ -128,11 +156,11 @@ struct TlsListener {
 }
 
 impl TlsListener {
-    fn new(listener: NoDelay, config: Arc<ServerConfig>) -> Self {
+    fn new(listener: NoDelay, config: Arc<ServerConfig>, counters: Arc<Counters>) -> Self {
         let address = Listener::local_addr(&listener);
         let (sender, ready) = mpsc::channel(16);
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, TlsAcceptor::from(config), sender));
+        accepting.spawn(accept(listener, TlsAcceptor::from(config), sender, counters));
         Self { ready, address, _accepting: accepting }
     }
 }
@@ -141,20 +169,21 @@ async fn accept(
     mut listener: NoDelay,
     acceptor: TlsAcceptor,
     ready: mpsc::Sender<(TlsStream<TcpStream>, SocketAddr)>,
+    counters: Arc<Counters>,
 ) {
     let mut handshakes = JoinSet::new();
     loop {
         tokio::select! {
             (stream, peer) = listener.accept(), if handshakes.len() < HANDSHAKES => {
-                let (acceptor, ready) = (acceptor.clone(), ready.clone());
+                let (acceptor, ready, counters) = (acceptor.clone(), ready.clone(), Arc::clone(&counters));
                 handshakes.spawn(async move {
-                    match timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        Ok(Ok(stream)) => {
-                            let _ = ready.send((stream, peer)).await;
-                        }
+                    let accepted = timeout(HANDSHAKE, acceptor.accept(stream)).await;
+                    match accepted {
+                        Ok(Ok(stream)) => return drop(ready.send((stream, peer)).await),
                         Ok(Err(error)) => tracing::debug!(%peer, %error, "a TLS handshake failed"),
                         Err(_) => tracing::debug!(%peer, "a TLS handshake took too long"),
                     }
+                    counters.handshakes.add();
                 });
             }
             _done = handshakes.join_next(), if !handshakes.is_empty() => {}

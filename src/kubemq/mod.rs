@@ -31,6 +31,7 @@ mod access;
 mod cache;
 mod check;
 mod convert;
+mod counters;
 mod downstream;
 mod error;
 mod events;

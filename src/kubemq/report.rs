@@ -43,10 +43,30 @@ pub(super) async fn metrics(face: &Face) -> Result<String, EngineError> {
             );
         }
     }
-    let streams = face.streams.count();
-    let _ = writeln!(text, "# HELP tower_outbox_kubemq_streams streams that clients have open");
-    let _ = writeln!(text, "# TYPE tower_outbox_kubemq_streams gauge");
-    let _ = writeln!(text, "tower_outbox_kubemq_streams {streams}");
+    let counters = &face.counters;
+    let _ = writeln!(
+        text,
+        "# HELP tower_outbox_kubemq_refused_total clients, calls and messages that were refused"
+    );
+    let _ = writeln!(text, "# TYPE tower_outbox_kubemq_refused_total counter");
+    for (reason, count) in [
+        ("handshake", &counters.handshakes),
+        ("token", &counters.tokens),
+        ("grant", &counters.grants),
+        ("limit", &counters.limits),
+    ] {
+        let _ = writeln!(text, "tower_outbox_kubemq_refused_total{{reason=\"{reason}\"}} {}", count.get());
+    }
+    for (name, kind, help, value) in [
+        ("late_answers_total", "counter", "answers that came too late", counters.late_answers.get()),
+        ("streams", "gauge", "streams that clients have open", face.streams.count() as u64),
+        ("transactions", "gauge", "transactions that clients have open", counters.transactions.get()),
+        ("requests", "gauge", "requests that wait for their answers", face.pending.count() as u64),
+    ] {
+        let _ = writeln!(text, "# HELP tower_outbox_kubemq_{name} {help}");
+        let _ = writeln!(text, "# TYPE tower_outbox_kubemq_{name} {kind}");
+        let _ = writeln!(text, "tower_outbox_kubemq_{name} {value}");
+    }
     Ok(text)
 }
 

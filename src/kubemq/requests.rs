@@ -112,10 +112,13 @@ pub(super) async fn deliver(
             Some(reply_channel) => {
                 let _ = requests.send(request(incoming, reply_channel)).await;
             }
-            None => tracing::warn!(
-                channel = %incoming.channel,
-                "dropped a request: {} requests wait for their answers", limits::PENDING
-            ),
+            None => {
+                face.counters.limits.add();
+                tracing::warn!(
+                    channel = %incoming.channel,
+                    "dropped a request: {} requests wait for their answers", limits::PENDING
+                );
+            }
         }
     }
     Err(closing())
@@ -157,6 +160,7 @@ pub(super) fn respond(face: &Face, mut response: Response) -> Result<(), Refusal
     let reply = extras::reply(response)?;
     let answered = face.pending.take(&channel).map(|responder| responder.answer(reply));
     if !matches!(answered, Some(Ok(()))) {
+        face.counters.late_answers.add();
         tracing::debug!("dropped an answer: its requester has stopped waiting, or has got another answer");
     }
     Ok(())

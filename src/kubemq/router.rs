@@ -11,7 +11,7 @@ use axum::routing::get;
 use http::{StatusCode, header};
 use tonic::Status;
 
-use super::access::{Access, Caller};
+use super::access::Caller;
 use super::error::KubemqError;
 use super::face::Face;
 use super::fault;
@@ -29,7 +29,6 @@ use crate::kubemq_wire::kubemq_server::KubemqServer;
 pub struct Kubemq {
     pub(super) face: Arc<Face>,
     pub(super) settings: Settings,
-    access: Arc<Access>,
     tokens: Option<Arc<Tokens>>,
 }
 
@@ -38,12 +37,7 @@ impl Kubemq {
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>) -> Self {
         let settings = Settings::default();
-        Self {
-            face: Arc::new(Face::new(engine, false)),
-            access: Arc::new(Access::new(&settings)),
-            settings,
-            tokens: None,
-        }
+        Self { face: Arc::new(Face::new(engine, &settings)), settings, tokens: None }
     }
 
     /// Sets tokens, grants, certificates and whole waits.
@@ -53,8 +47,7 @@ impl Kubemq {
     pub fn with_settings(self, settings: &Settings) -> Result<Self, KubemqError> {
         check(settings)?;
         Ok(Self {
-            face: Arc::new(Face::new(Arc::clone(&self.face.engine), settings.whole_waits)),
-            access: Arc::new(Access::new(settings)),
+            face: Arc::new(Face::new(Arc::clone(&self.face.engine), settings)),
             tokens: Tokens::new(settings)?.map(Arc::new),
             settings: settings.clone(),
         })
@@ -65,7 +58,7 @@ impl Kubemq {
     /// Merged into an app it answers nothing else. The server must speak HTTP/2; with `axum::serve` that is axum's feature
     /// `http2`. Its connections should have `TCP_NODELAY`, as those of [`serve`](Self::serve) have: without it a call takes 40 ms. Tokens and grants are checked here; TLS is the server's.
     pub fn into_router(self) -> Router {
-        let guard = Guard { access: self.access, tokens: self.tokens };
+        let guard = Guard { face: Arc::clone(&self.face), tokens: self.tokens };
         let service = KubemqServer::new(Service(Arc::clone(&self.face)))
             .max_decoding_message_size(limits::BODY)
             .max_encoding_message_size(usize::MAX);
@@ -74,6 +67,13 @@ impl Kubemq {
             .route("/metrics", get(metrics))
             .layer(middleware::from_fn_with_state(guard, authenticate));
         guarded.route("/health", get(health)).with_state(self.face)
+    }
+
+    /// Returns the router of `/health` and `/metrics` alone, which checks no tokens.
+    #[cfg(feature = "cli")]
+    pub(crate) fn operation(&self) -> Router {
+        let router = Router::new().route("/metrics", get(metrics)).route("/health", get(health));
+        router.with_state(Arc::clone(&self.face))
     }
 }
 
@@ -117,14 +117,14 @@ fn check(settings: &Settings) -> Result<(), KubemqError> {
 /// Finds out who calls.
 #[derive(Clone, Debug)]
 struct Guard {
-    access: Arc<Access>,
+    face: Arc<Face>,
     tokens: Option<Arc<Tokens>>,
 }
 
 async fn authenticate(State(guard): State<Guard>, mut request: Request, next: Next) -> Response {
     let certified = request.extensions().get::<Peer>().and_then(Peer::name).unwrap_or_default().to_owned();
     let caller = match &guard.tokens {
-        None => Caller::new(&certified, guard.access, None),
+        None => Caller::new(&certified, Arc::clone(&guard.face.access), None),
         Some(tokens) => {
             let header = request.headers().get(header::AUTHORIZATION).map(|value| value.to_str());
             let verified = match header {
@@ -133,8 +133,11 @@ async fn authenticate(State(guard): State<Guard>, mut request: Request, next: Ne
                 Some(Ok(header)) => tokens.verify(header),
             };
             match verified {
-                Ok(verified) => Caller::new(&verified.subject, guard.access, Some(verified.expiry)),
+                Ok(verified) => {
+                    Caller::new(&verified.subject, Arc::clone(&guard.face.access), Some(verified.expiry))
+                }
                 Err(reason) => {
+                    guard.face.counters.tokens.add();
                     tracing::warn!(reason, "refused a client without a valid token");
                     return unauthenticated(&request, &reason);
                 }

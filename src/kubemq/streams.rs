@@ -49,3 +49,20 @@ impl Drop for OpenStream {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_a_number_of_streams_of_its_own() {
+        let (streams, shop, mailer) = (Streams::default(), Arc::from("shop"), Arc::from("mailer"));
+        let mut open: Vec<_> = (0..limits::STREAMS).map(|_| streams.open(&shop).unwrap()).collect();
+        assert!(streams.open(&shop).is_err());
+        assert!(streams.open(&mailer).is_ok());
+        open.pop();
+        assert!(streams.open(&shop).is_ok());
+        drop(open);
+        assert_eq!(streams.count(), 0);
+    }
+}

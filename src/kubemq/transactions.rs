@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use super::access::{Caller, Right};
 use super::check;
+use super::counters::Counters;
+use super::face::Face;
 use super::fault::{self, Refusal};
 use super::limits;
 use crate::channels::{ChannelKind, Engine, EngineError, Receipt, Settle, Which};
@@ -34,6 +36,7 @@ pub(super) struct Transactions {
     engine: Arc<dyn Engine>,
     open: HashMap<String, Open>,
     closed: VecDeque<String>,
+    counters: Arc<Counters>,
 }
 
 struct Open {
@@ -43,8 +46,9 @@ struct Open {
 }
 
 impl Transactions {
-    pub(super) fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, open: HashMap::new(), closed: VecDeque::new() }
+    pub(super) fn new(face: &Face) -> Self {
+        let (engine, counters) = (Arc::clone(&face.engine), Arc::clone(&face.counters));
+        Self { engine, open: HashMap::new(), closed: VecDeque::new(), counters }
     }
 
     pub(super) fn new_id(&self) -> String {
@@ -53,6 +57,7 @@ impl Transactions {
 
     pub(super) fn check_room(&self) -> Result<(), Refusal> {
         if self.open.len() >= limits::TRANSACTIONS {
+            self.counters.limits.add();
             return Err(Refusal::Limit(format!(
                 "too many open transactions: a stream may have {}",
                 limits::TRANSACTIONS
@@ -66,6 +71,7 @@ impl Transactions {
         match receipt {
             Some(receipt) => {
                 self.open.insert(id.to_owned(), Open { receipt, held });
+                self.counters.transactions.add();
             }
             None => self.remember(id),
         }
@@ -87,6 +93,7 @@ impl Transactions {
         open.held = open.held.saturating_sub(messages);
         if open.held == 0 {
             self.open.remove(id);
+            self.counters.transactions.take(1);
             self.remember(id);
         }
     }
@@ -165,7 +172,7 @@ impl Transactions {
                     return Err(closed());
                 }
                 Err(EngineError::NotHeld { sequence, .. }) => {
-                    // Those before it are settled.
+                    // The messages before it are settled.
                     let left = self.engine.held(receipt).await.map_or(0, |left| left.len());
                     self.settled(id, held.saturating_sub(left));
                     return Err(format!("invalid {wrong} sequence id {sequence}"));
@@ -196,6 +203,7 @@ impl Drop for Transactions {
         for open in self.open.values() {
             self.engine.release(open.receipt);
         }
+        self.counters.transactions.take(self.open.len() as u64);
     }
 }
 

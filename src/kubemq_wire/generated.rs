@@ -715,7 +715,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static("/kubemq.kubemq/SendEvent");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("kubemq.kubemq", "SendEvent"));
@@ -736,7 +736,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/SendEventsStream",
             );
@@ -760,7 +760,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/SubscribeToEvents",
             );
@@ -784,7 +784,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/SubscribeToRequests",
             );
@@ -805,7 +805,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/SendRequest",
             );
@@ -825,7 +825,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/SendResponse",
             );
@@ -849,7 +849,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/SendQueueMessage",
             );
@@ -873,7 +873,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/SendQueueMessagesBatch",
             );
@@ -897,7 +897,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/ReceiveQueueMessages",
             );
@@ -923,7 +923,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/StreamQueueMessage",
             );
@@ -947,7 +947,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/AckAllQueueMessages",
             );
@@ -968,7 +968,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static("/kubemq.kubemq/Ping");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("kubemq.kubemq", "Ping"));
@@ -991,7 +991,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/QueuesUpstream",
             );
@@ -1017,7 +1017,7 @@ pub mod kubemq_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/kubemq.kubemq/QueuesDownstream",
             );
@@ -1275,7 +1275,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendEventSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1319,7 +1319,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendEventsStreamSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1365,7 +1365,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SubscribeToEventsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1411,7 +1411,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SubscribeToRequestsSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1454,7 +1454,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendRequestSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1497,7 +1497,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendResponseSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1540,7 +1540,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendQueueMessageSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1586,7 +1586,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SendQueueMessagesBatchSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1631,7 +1631,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReceiveQueueMessagesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1679,7 +1679,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StreamQueueMessageSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1724,7 +1724,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AckAllQueueMessagesSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1767,7 +1767,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = PingSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1815,7 +1815,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QueuesUpstreamSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1863,7 +1863,7 @@ pub mod kubemq_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = QueuesDownstreamSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::kubemq_wire::bounded::BoundedCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

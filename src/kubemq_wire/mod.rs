@@ -12,7 +12,9 @@
     reason = "generated"
 )]
 
+pub mod bounded;
 #[rustfmt::skip]
 mod generated;
+mod shapes;
 
 pub use self::generated::*;

@@ -27,13 +27,13 @@ pub(crate) mod folder;
 pub(crate) mod format;
 pub(crate) mod head;
 pub(crate) mod inventory;
-#[cfg_attr(not(test), allow(dead_code, reason = "the channels will use it"))]
+#[cfg(feature = "routing")]
 pub(crate) mod reader;
 pub(crate) mod record;
-#[cfg_attr(not(test), allow(dead_code, reason = "the channels will use it"))]
+#[cfg(feature = "routing")]
 pub(crate) mod record_log;
 pub(crate) mod recover;
-#[cfg_attr(not(test), allow(dead_code, reason = "the channels will use it"))]
+#[cfg(feature = "routing")]
 pub(crate) mod retention;
 pub(crate) mod scan;
 pub(crate) mod segment;

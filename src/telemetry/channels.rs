@@ -38,3 +38,19 @@ pub(crate) fn channel_damaged(records: u64, place: &dyn std::fmt::Display) {
     count!("tower_outbox_channels_dropped_total", records, "reason" => "damaged");
     tracing::error!(channel = %place, records, "records of the channels are damaged; messages are lost, or are delivered again");
 }
+
+/// Channels that are empty, and were not used for `MAX_INACTIVITY`.
+pub(crate) fn channels_removed(channels: usize) {
+    count!("tower_outbox_channels_removed_total", channels);
+    tracing::info!(channels, "removed channels that are empty and were not used for MAX_INACTIVITY");
+}
+
+/// A durable name of a stream that had no subscriber for `DURABLE_MAX_INACTIVITY`.
+pub(crate) fn durable_name_removed(stream: &str, name: &str) {
+    count!("tower_outbox_channels_durable_names_removed_total", 1);
+    tracing::warn!(
+        stream,
+        name,
+        "removed a durable name that had no subscriber for DURABLE_MAX_INACTIVITY; a subscriber of this name begins anew"
+    );
+}

@@ -47,7 +47,8 @@ use http::StatusCode;
 
 #[cfg(feature = "channels")]
 pub(crate) use self::channels::{
-    channel_damaged, channel_dead, channel_discarded, channel_events_lost, channel_expired,
+    channel_damaged, channel_dead, channel_discarded, channel_events_lost, channel_expired, channels_removed,
+    durable_name_removed,
 };
 pub(crate) use self::conventions::{operation, processed, system};
 pub use self::stage::Stage;

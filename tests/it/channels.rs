@@ -2,6 +2,7 @@
 
 pub(crate) mod crash;
 mod damage;
+mod inactive;
 mod messenger;
 mod model;
 mod suite;

@@ -15,7 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -114,6 +115,16 @@ pub fn message(channel: &str, body: &str) -> QueueMessage {
         body: body.to_owned().into(),
         ..Default::default()
     }
+}
+
+/// Returns the page `/metrics` of a server.
+pub async fn metrics(address: &str, token: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET /metrics HTTP/1.0\r\nauthorization: {token}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    text
 }
 
 /// Sends messages with these bodies in one request.

@@ -1,5 +1,6 @@
 //! The backend `kubemq`, against a server with the quirks of the real one and with faults that it cannot show.
 
+mod crash;
 mod events;
 mod face;
 mod imitation;

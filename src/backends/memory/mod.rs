@@ -279,8 +279,12 @@ impl Memory {
         if let Some(request) = &request {
             delivery.set_reply_to(ReplyTo::new(self.name()).with_deadline(request.deadline));
         }
-        let out =
-            Out { queue: Arc::downgrade(&self.queue), delivery: delivery.clone(), request, is_settled: false };
+        let out = Out {
+            queue: Arc::downgrade(&self.queue),
+            delivery: delivery.clone(),
+            request,
+            is_settled: false,
+        };
         Unsettled::of(delivery, out)
     }
 }

@@ -32,14 +32,26 @@ pub struct ChannelsSettings {
     /// How long streams keep messages; one day by default.
     #[serde(deserialize_with = "crate::util::units::duration")]
     pub max_age: Duration,
+    /// After which time without use an empty queue or stream is removed with its name; one day by default, zero is never.
+    #[serde(deserialize_with = "crate::util::units::duration")]
+    pub max_inactivity: Duration,
+    /// After which time without a subscriber a durable name of a stream is removed; zero, never, by default.
+    #[serde(deserialize_with = "crate::util::units::duration")]
+    pub durable_max_inactivity: Duration,
 }
 
 impl Default for ChannelsSettings {
     fn default() -> Self {
-        let EmbeddedEngineSettings { path, max_bytes, stream_max_age, .. } =
-            EmbeddedEngineSettings::new("channels");
-        let max_age = stream_max_age.unwrap_or_default();
-        Self { path, pattern: SendPattern::default(), channel: None, max_bytes, max_age }
+        let engine = EmbeddedEngineSettings::new("channels");
+        Self {
+            path: engine.path,
+            pattern: SendPattern::default(),
+            channel: None,
+            max_bytes: engine.max_bytes,
+            max_age: engine.stream_max_age.unwrap_or_default(),
+            max_inactivity: engine.max_inactivity.unwrap_or_default(),
+            durable_max_inactivity: engine.durable_max_inactivity.unwrap_or_default(),
+        }
     }
 }
 
@@ -48,7 +60,10 @@ impl ChannelsSettings {
     #[must_use]
     pub fn engine(&self) -> EmbeddedEngineSettings {
         let mut settings = EmbeddedEngineSettings::new(&self.path).with_max_bytes(self.max_bytes);
+        let unless_zero = |duration: Duration| Some(duration).filter(|duration| !duration.is_zero());
         settings.stream_max_age = Some(self.max_age);
+        settings.max_inactivity = unless_zero(self.max_inactivity);
+        settings.durable_max_inactivity = unless_zero(self.durable_max_inactivity);
         settings
     }
 

@@ -61,6 +61,9 @@ impl Op {
             Record::Cursor { stream, name, cursor } => {
                 Self::Cursor { stream: state.stream(&ChannelName::new(stream)?), name: name.into(), cursor }
             }
+            Record::Forgotten { stream, name } => {
+                Self::Forgotten { stream: state.stream(&ChannelName::new(stream)?), name: name.into() }
+            }
         })
     }
 }
@@ -138,7 +141,9 @@ impl ChannelState {
                     let new = next;
                     next += 1;
                     let Some(mut entry) = queue.remove(sequence) else { continue };
-                    entry.change(|extra| (extra.receives, extra.time) = (extra.receives + 1, time));
+                    entry.change(|extra| {
+                        (extra.receives, extra.time) = (extra.receives.saturating_add(1), time)
+                    });
                     count += 1;
                     if due > 0 {
                         entry.sequence = 0;
@@ -193,6 +198,7 @@ impl ChannelState {
                     // Its file may be gone if the records between are damaged; reading it tells.
                     if queue.find(entry.sequence).is_none() {
                         queue.count(entry.place, &mut self.segments);
+                        queue.exists = true;
                         queue.last = queue.last.max(entry.sequence);
                         if entry.expires() > 0 {
                             queue.expiring.insert((entry.expires(), entry.sequence));
@@ -209,7 +215,13 @@ impl ChannelState {
             }
             Op::Deleted { kind, channel, last } => self.deleted(kind, &channel, last),
             Op::Cursor { stream, name, cursor } => {
-                self.streams[stream as usize].cursors.insert(name, cursor);
+                let stream = &mut self.streams[stream as usize];
+                stream.exists = true;
+                stream.cursors.insert(name, cursor);
+                1
+            }
+            Op::Forgotten { stream, name } => {
+                self.streams[stream as usize].cursors.remove(&name);
                 1
             }
         }

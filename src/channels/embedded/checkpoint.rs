@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Entry, Location};
-use super::record::{Cursor, Kind, Limits};
+use super::record::{Cursor, Kind, Limits, check};
 use super::shared::EngineShared;
 use super::state::ChannelState;
 use crate::channels::info::ChannelKind;
@@ -76,7 +76,7 @@ pub(super) fn parse_name(file: &str) -> Option<u64> {
     (name(base) == file).then_some(base)
 }
 
-fn head(log: u64, base: u64) -> Head {
+pub(super) fn head(log: u64, base: u64) -> Head {
     Head { base, ..Head::journal(log) }
 }
 
@@ -229,6 +229,7 @@ pub(super) fn read(path: &Path, log: u64, base: u64, state: &mut ChannelState) -
         match postcard::from_bytes(scan.payload())? {
             Part::Queue(part) => {
                 queue = state.queue(&ChannelName::new(part.name)?);
+                check(part.last.max(part.last_delayed))?;
                 let queue = &mut state.queues[queue as usize];
                 (queue.limits, queue.last, queue.last_delayed) =
                     (part.limits.into(), part.last, part.last_delayed);
@@ -237,6 +238,7 @@ pub(super) fn read(path: &Path, log: u64, base: u64, state: &mut ChannelState) -
                 let queue = state.queues.get_mut(queue as usize).ok_or("it has messages of no queue")?;
                 queue.ready.reserve_exact(entries.len());
                 for entry in entries {
+                    check(entry.sequence)?;
                     queue.count(entry.place, &mut state.segments);
                     queue.add(entry);
                 }
@@ -244,11 +246,13 @@ pub(super) fn read(path: &Path, log: u64, base: u64, state: &mut ChannelState) -
             Part::Delayed(entries) => {
                 let queue = state.queues.get_mut(queue as usize).ok_or("it has messages of no queue")?;
                 for (key, entry) in entries {
+                    check(key.1)?;
                     queue.count(entry.place, &mut state.segments);
                     queue.add_delayed(key, entry);
                 }
             }
             Part::Stream(part) => {
+                check(part.assigned.max(part.first))?;
                 stream = state.stream(&ChannelName::new(part.name)?);
                 let stream = &mut state.streams[stream as usize];
                 (stream.limits, stream.assigned, stream.first) =
@@ -265,6 +269,7 @@ pub(super) fn read(path: &Path, log: u64, base: u64, state: &mut ChannelState) -
                 }
             }
             Part::Cursor(name, cursor) => {
+                check(cursor.next)?;
                 let stream = state.streams.get_mut(stream as usize).ok_or("it has a cursor of no stream")?;
                 stream.cursors.insert(name.into(), cursor);
             }

@@ -32,6 +32,8 @@ pub(super) struct Checkpoints {
     not_before: Instant,
     /// When streams are looked at the next time.
     pub(super) sweep: Instant,
+    /// When unused channels are looked for the next time.
+    pub(super) look: Instant,
     /// The batches of copies that are not written yet.
     pub(super) copying: Arc<AtomicUsize>,
 }
@@ -48,6 +50,7 @@ impl Checkpoints {
             running_base: 0,
             not_before: now,
             sweep: now,
+            look: now,
             copying: Arc::new(AtomicUsize::new(0)),
         }
     }

@@ -16,9 +16,6 @@ use crate::channels::queue_types::{Policy, QueueDelivery};
 use crate::log::files::write_error;
 use crate::telemetry;
 
-/// The most bytes of the messages of one receive or peek, but for the first message.
-const MOST_BYTES: u64 = 256 << 20;
-
 /// Messages that are to be read.
 pub(super) struct Sources {
     index: u32,
@@ -49,14 +46,8 @@ impl Sources {
     /// Reads the messages. Those that are damaged are dropped, logged and counted; those of a receipt get their policy.
     pub(super) fn read(self, shared: &EngineShared, receipt: u64) -> Result<Vec<QueueDelivery>, EngineError> {
         let Self { index, entries } = self;
-        let (mut messages, mut policies, mut damaged, mut bytes) = (Vec::new(), Vec::new(), Vec::new(), 0);
-        let mut left = Vec::new();
+        let (mut messages, mut policies, mut damaged) = (Vec::new(), Vec::new(), Vec::new());
         for (entry, redelivered, source) in entries {
-            if bytes > MOST_BYTES {
-                left.push(entry.sequence);
-                continue;
-            }
-            bytes += u64::from(entry.place.len);
             let folder = shared.folder().display();
             let read = source.as_ref().map_or(Ok(None), Source::read);
             match read.map_err(|error| EngineError::unavailable(write_error(&folder, &error)))? {
@@ -72,7 +63,7 @@ impl Sources {
                 },
             }
         }
-        if policies.is_empty() && damaged.is_empty() && left.is_empty() {
+        if policies.is_empty() && damaged.is_empty() {
             return Ok(messages);
         }
         let mut state = shared.lock();
@@ -80,13 +71,6 @@ impl Sources {
             if let Some(held) = state.queues[index as usize].held.get_mut(&sequence) {
                 held.policy = Some(Box::new(policy));
             }
-        }
-        if receipt > 0 {
-            for sequence in &left {
-                state.stop_visibility(index, *sequence);
-                state.queues[index as usize].give_back(*sequence);
-            }
-            state.forget_held(receipt, &left);
         }
         if !damaged.is_empty() {
             drop_damaged(&mut state, index, receipt, &damaged);
@@ -131,7 +115,7 @@ fn delivery(entry: &Entry, redelivered: bool, stored: &Stored) -> Option<(QueueD
         policy.clone(),
         entry.sequence,
         clock::time(if time > 0 { time } else { put.time }),
-        entry.receives() + 1,
+        entry.receives().saturating_add(1),
         rerouted_from.and_then(|name| ChannelName::new(name).ok()),
         clock::optional(entry.expires()),
     );

@@ -181,7 +181,7 @@ fn of_queue(queue: &Queue) -> ChannelInfo {
         held: queue.held.len() as u64,
         delayed: queue.delayed.len() as u64,
         last_sequence: queue.last,
-        subscribers: queue.waiting,
+        subscribers: queue.users,
         last_activity: clock::optional(queue.last_activity),
         incoming: queue.incoming,
         outgoing: queue.outgoing,

@@ -13,8 +13,8 @@
 //! | `live`, `hub` | its events and requests |
 //! | `state`, `queue_state`, `stream_state`, `segments`, `entry` | the memory |
 //! | `record`, `op`, `apply` | the records of the log, and what they do to the memory |
-//! | `shared` | what handles and writer share |
-//! | `writer`, `timers`, `compact` | the job that writes, and does what is due |
+//! | `shared`, `using` | what handles and writer share |
+//! | `writer`, `timers`, `compact`, `inactive` | the job that writes, and does what is due |
 //! | `checkpoint`, `checkpoints`, `open` | the start |
 //! | `read`, `clock` | reading messages, and times |
 
@@ -26,7 +26,10 @@ mod compact;
 mod deliveries;
 mod engine;
 mod entry;
+#[cfg(feature = "_fuzzing")]
+pub(crate) mod fuzzing;
 mod hub;
+mod inactive;
 mod live;
 mod op;
 mod open;
@@ -45,6 +48,7 @@ mod streams;
 mod subscription;
 mod taken;
 mod timers;
+mod using;
 mod writer;
 
 pub use self::engine::EmbeddedEngine;

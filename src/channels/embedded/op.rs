@@ -76,4 +76,8 @@ pub(super) enum Op {
         name: std::sync::Arc<str>,
         cursor: Cursor,
     },
+    Forgotten {
+        stream: u32,
+        name: std::sync::Arc<str>,
+    },
 }

@@ -44,8 +44,10 @@ pub(super) struct Queue {
     pub(super) old: u64,
     /// Wakes a consumer that waits.
     pub(super) arrived: Arc<Notify>,
-    /// The consumers that wait.
-    pub(super) waiting: usize,
+    /// The calls that use the queue: consumers that wait.
+    pub(super) users: usize,
+    /// When such a call ended, or a message was sent; or when the engine was opened.
+    pub(super) used: Instant,
     pub(super) incoming: Traffic,
     pub(super) outgoing: Traffic,
     pub(super) last_activity: u64,
@@ -86,7 +88,8 @@ impl Queue {
             expired: 0,
             old: 0,
             arrived: Arc::default(),
-            waiting: 0,
+            users: 0,
+            used: Instant::now(),
             incoming: Traffic::default(),
             outgoing: Traffic::default(),
             last_activity: 0,
@@ -105,6 +108,11 @@ impl Queue {
         self.visible() + self.held.len() + self.delayed.len()
     }
 
+    /// Whether it is empty, and nothing refers to it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.messages() == 0 && self.users == 0 && self.timer.is_none() && !self.is_waking
+    }
+
     /// Returns the next sequence.
     pub(super) fn assign(&mut self) -> u64 {
         self.last += 1;
@@ -119,6 +127,8 @@ impl Queue {
 
     /// Adds a message at the tail.
     pub(super) fn add(&mut self, entry: Entry) {
+        // It may have been deleted since the message was sent.
+        self.exists = true;
         self.last = self.last.max(entry.sequence);
         if entry.expires() > 0 {
             self.expiring.insert((entry.expires(), entry.sequence));
@@ -135,6 +145,7 @@ impl Queue {
 
     /// Adds a message that becomes visible at `key.0`.
     pub(super) fn add_delayed(&mut self, key: (u64, u64), entry: Entry) {
+        self.exists = true;
         self.last_delayed = self.last_delayed.max(key.1);
         self.delayed.insert(key, entry);
     }
@@ -206,6 +217,11 @@ impl Queue {
             let is_old = entry.sequence <= self.old;
             return Some((entry, is_old));
         }
+    }
+
+    /// Returns the size of the visible message at the head.
+    pub(super) fn next_len(&self) -> u64 {
+        self.iter_visible().next().map_or(0, |entry| u64::from(entry.place.len))
     }
 
     /// Hands a held message back to its old place.

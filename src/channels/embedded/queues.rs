@@ -55,9 +55,11 @@ impl Queues for EmbeddedEngine {
         for ((channel, message), result) in messages.iter().zip(&mut results) {
             match &stored {
                 Ok(()) if result.is_ok() => {
-                    let index = state.queue(channel) as usize;
-                    state.queues[index].incoming.add(message.content.size());
-                    state.queues[index].last_activity = clock::now();
+                    // It may be deleted by now.
+                    let Some(index) = state.known_queue(channel) else { continue };
+                    let queue = &mut state.queues[index as usize];
+                    queue.incoming.add(message.content.size());
+                    (queue.last_activity, queue.used) = (clock::now(), std::time::Instant::now());
                 }
                 Err(error) if result.is_ok() => *result = Err(EngineError::unavailable(error.clone())),
                 _ => {}

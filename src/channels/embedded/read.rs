@@ -24,7 +24,7 @@ pub(super) struct Source {
 impl Source {
     /// Returns where to read a record; `None` if its file is missing.
     pub(super) fn of(segments: &LiveSegments, place: Location) -> Option<Self> {
-        let (file, key) = segments.file(place.position)?;
+        let (file, key) = segments.file(place)?;
         Some(Self { file, key, place })
     }
 

@@ -11,9 +11,10 @@ use super::deliveries::Sources;
 use super::engine::EmbeddedEngine;
 use super::entry::Entry;
 use super::settling::{self, held};
-use super::shared::EngineShared;
 use super::state::ChannelState;
 use super::taken::{Restore, Taken};
+use super::using::{Used, Using};
+use crate::channels::content::MOST_BYTES;
 use crate::channels::error::EngineError;
 use crate::channels::name::ChannelName;
 use crate::channels::queue_types::{Peeked, Receipt, Receive, Received, Settle, Which};
@@ -32,14 +33,15 @@ impl EmbeddedEngine {
     ) -> Result<Received, EngineError> {
         let shared = &self.shared;
         let max = receive.max.clamp(1, MOST);
-        let (index, receipt, arrived) = {
+        let (index, receipt, arrived, _using) = {
             let mut state = shared.lock();
             let index = self.use_queue(&mut state, channel)?;
-            (index, state.new_receipt(), Arc::clone(&state.queues[index as usize].arrived))
+            let using = Using::new(shared, &mut state, Used::Queue(index));
+            (index, state.new_receipt(), Arc::clone(&state.queues[index as usize].arrived), using)
         };
         let mut taken = Taken::new(Arc::clone(shared), receipt);
         let (deadline, mut messages) = (Instant::now() + receive.wait.min(LONGEST_WAIT), Vec::new());
-        let _waiting = Waiting::new(shared, index);
+        let mut room = MOST_BYTES;
         let expired = loop {
             let sources = {
                 let mut state = shared.lock();
@@ -48,14 +50,16 @@ impl EmbeddedEngine {
                 }
                 // Acknowledged at once, so that no visibility can run out before.
                 let visibility = receive.visibility.filter(|_| !receive.auto_ack);
-                let wanted = state.take(index, max - messages.len(), clock::now(), receipt, visibility);
+                let (now, max) = (clock::now(), max - messages.len());
+                let wanted = state.take(index, max, &mut room, now, receipt, visibility);
                 let due = state.visibility.first().map(|(at, ..)| *at);
                 shared.wake_before(&state, due);
                 Sources::of(&state, index, wanted)
             };
             messages.extend(sources.read(shared, receipt)?);
             let is_over = Instant::now() >= deadline;
-            if messages.len() >= max || !messages.is_empty() && !receive.until_full || is_over {
+            let is_full = messages.len() >= max || room == 0;
+            if is_full || !messages.is_empty() && !receive.until_full || is_over {
                 let mut state = shared.lock();
                 break std::mem::take(&mut state.queues[index as usize].expired);
             }
@@ -87,10 +91,11 @@ impl EmbeddedEngine {
         wait: Duration,
     ) -> Result<Peeked, EngineError> {
         let shared = &self.shared;
-        let (index, arrived) = {
+        let (index, arrived, _using) = {
             let mut state = shared.lock();
             let index = self.use_queue(&mut state, channel)?;
-            (index, Arc::clone(&state.queues[index as usize].arrived))
+            let using = Using::new(shared, &mut state, Used::Queue(index));
+            (index, Arc::clone(&state.queues[index as usize].arrived), using)
         };
         let deadline = Instant::now() + wait.min(LONGEST_WAIT);
         loop {
@@ -103,7 +108,13 @@ impl EmbeddedEngine {
                 let ChannelState { queues, segments, .. } = &mut *state;
                 queues[index as usize].drop_expired(now, segments);
                 let old = queues[index as usize].old;
-                let visible = queues[index as usize].iter_visible().take(max.clamp(1, MOST));
+                let mut bytes = 0;
+                let visible =
+                    queues[index as usize].iter_visible().take(max.clamp(1, MOST)).take_while(|entry| {
+                        let is_first = bytes == 0;
+                        bytes += u64::from(entry.place.len);
+                        is_first || bytes <= MOST_BYTES
+                    });
                 let entries = visible.map(|entry| (entry.clone(), entry.sequence <= old)).collect();
                 Sources::of_entries(&state, index, entries)
             };
@@ -166,24 +177,5 @@ impl EmbeddedEngine {
             Ok(Err(error)) => Err(EngineError::unavailable(error)),
             Err(_) => Err(EngineError::Closed),
         }
-    }
-}
-
-/// Counts a consumer that waits.
-struct Waiting<'a> {
-    shared: &'a EngineShared,
-    index: u32,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(shared: &'a EngineShared, index: u32) -> Self {
-        shared.lock().queues[index as usize].waiting += 1;
-        Self { shared, index }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.shared.lock().queues[self.index as usize].waiting -= 1;
     }
 }

@@ -78,6 +78,11 @@ pub(super) enum Record<'a> {
         name: &'a str,
         cursor: Cursor,
     },
+    /// A durable subscription is gone.
+    Forgotten {
+        stream: &'a str,
+        name: &'a str,
+    },
 }
 
 /// Which message of a channel.
@@ -155,7 +160,24 @@ pub(super) fn push(records: &mut Vec<u8>, seed: u32, record: &Record<'_>) -> Res
 }
 
 pub(super) fn decode(payload: &[u8]) -> Result<Record<'_>, BoxError> {
-    Ok(postcard::from_bytes(payload)?)
+    let record = postcard::from_bytes(payload)?;
+    match &record {
+        Record::Put(put) | Record::Copied { put, .. } => match put.key {
+            Key::Queue(number) | Key::Delayed(_, number) | Key::Stream(number) => check(number)?,
+        },
+        Record::Rejected { first, .. } | Record::Moved { first, .. } | Record::Woken { first, .. } => {
+            check(*first)?;
+        }
+        Record::Restored { entries, .. } => entries.iter().try_for_each(|entry| check(entry.sequence))?,
+        Record::Cursor { cursor, .. } => check(cursor.next)?,
+        _ => {}
+    }
+    Ok(record)
+}
+
+/// Refuses a sequence that no channel reaches: counting on from it would overflow.
+pub(super) fn check(sequence: u64) -> Result<(), BoxError> {
+    if sequence < 1 << 62 { Ok(()) } else { Err("it has a sequence that no channel reaches".into()) }
 }
 
 /// A [`ChannelKind`] on disk.

@@ -38,10 +38,11 @@ impl LiveSegments {
         }
     }
 
-    /// Returns the file of a record, which stays readable also when it is deleted.
-    pub(super) fn file(&self, position: u64) -> Option<(Arc<File>, Key)> {
-        let (_, segment) = self.all.range(..=position).next_back()?;
-        Some((Arc::clone(&segment.file), segment.head.key()))
+    /// Returns the file of a record, which stays readable also when it is deleted; `None` if the file is missing or too short.
+    pub(super) fn file(&self, place: Location) -> Option<(Arc<File>, Key)> {
+        let (_, segment) = self.all.range(..=place.position).next_back()?;
+        let is_inside = u64::from(place.offset) + u64::from(place.len) <= segment.len;
+        is_inside.then(|| (Arc::clone(&segment.file), segment.head.key()))
     }
 
     /// Returns the position of the next record.

@@ -26,6 +26,12 @@ pub struct EmbeddedEngineSettings {
     pub stream_max_bytes: Option<u64>,
     /// How many events or requests wait for a subscriber that names no number; 1,024 by default.
     pub buffer: usize,
+    /// After which time without use an empty queue or stream is removed with its name; one day by default, as in KubeMQ. A message,
+    /// a call that waits, a subscriber and a durable name are uses. Channels with limits of their own stay.
+    pub max_inactivity: Option<Duration>,
+    /// After which time without a subscriber a durable name of a stream is removed, counted from the start of the engine; never by
+    /// default.
+    pub durable_max_inactivity: Option<Duration>,
     /// The size of one file in bytes; 64 MiB by default, at most 1 GiB.
     pub segment_bytes: u64,
 }
@@ -43,6 +49,8 @@ impl EmbeddedEngineSettings {
             stream_max_messages: None,
             stream_max_bytes: None,
             buffer: 1_024,
+            max_inactivity: Some(Duration::from_secs(24 * 60 * 60)),
+            durable_max_inactivity: None,
             segment_bytes: 64 << 20,
         }
     }

@@ -111,7 +111,7 @@ fn rejected(
     for sequence in sequences {
         let held = state.queues[index as usize].held.get(sequence);
         let policy = held.and_then(|held| held.policy.as_ref());
-        let receives = held.map_or(0, |held| held.entry.receives()) + 1;
+        let receives = held.map_or(0, |held| held.entry.receives()).saturating_add(1);
         match policy.filter(|policy| policy.max_receives > 0 && receives >= policy.max_receives) {
             None => again.push(*sequence),
             Some(policy) => match &policy.dead_letter {

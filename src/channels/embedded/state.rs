@@ -72,6 +72,9 @@ pub(super) struct ChannelState {
     queue_names: HashMap<Arc<str>, u32>,
     pub(super) streams: Vec<Stream>,
     stream_names: HashMap<Arc<str>, u32>,
+    /// The numbers of queues and streams that were removed.
+    free_queues: Vec<u32>,
+    free_streams: Vec<u32>,
     /// The channels for events and requests that were created.
     pub(super) created: BTreeMap<(ChannelKind, ChannelName), ChannelLimits>,
     pub(super) receipts: HashMap<u64, ReceiptState>,
@@ -102,8 +105,7 @@ impl ChannelState {
         if let Some(index) = self.queue_names.get(name.as_str()) {
             return *index;
         }
-        let index = u32::try_from(self.queues.len()).unwrap_or(u32::MAX);
-        self.queues.push(Queue::new(name.clone()));
+        let index = place(&mut self.queues, &mut self.free_queues, Queue::new(name.clone()));
         self.queue_names.insert(name.shared(), index);
         index
     }
@@ -113,8 +115,7 @@ impl ChannelState {
         if let Some(index) = self.stream_names.get(name.as_str()) {
             return *index;
         }
-        let index = u32::try_from(self.streams.len()).unwrap_or(u32::MAX);
-        self.streams.push(Stream::new(name.clone()));
+        let index = place(&mut self.streams, &mut self.free_streams, Stream::new(name.clone()));
         self.stream_names.insert(name.shared(), index);
         index
     }
@@ -133,7 +134,28 @@ impl ChannelState {
 
     /// Returns the number of channels that take memory.
     pub(super) fn channels(&self) -> usize {
-        self.queues.len() + self.streams.len() + self.created.len()
+        self.queue_names.len() + self.stream_names.len() + self.created.len()
+    }
+
+    /// Frees the names and numbers of deleted channels that nothing refers to. No operation may be on its way.
+    pub(super) fn free_deleted(&mut self) {
+        let Self { queues, queue_names, free_queues, streams, stream_names, free_streams, .. } = self;
+        queue_names.retain(|_, index| {
+            let queue = &queues[*index as usize];
+            let is_kept = queue.exists || !queue.is_unused();
+            if !is_kept {
+                free_queues.push(*index);
+            }
+            is_kept
+        });
+        stream_names.retain(|_, index| {
+            let stream = &streams[*index as usize];
+            let is_kept = stream.exists || !stream.is_unused();
+            if !is_kept {
+                free_streams.push(*index);
+            }
+            is_kept
+        });
     }
 
     pub(super) fn set_limits(&mut self, kind: ChannelKind, channel: &ChannelName, limits: ChannelLimits) {
@@ -172,11 +194,13 @@ impl ChannelState {
         self.last_receipt
     }
 
-    /// Takes visible messages from the head of a queue under a receipt; returns their sequences.
+    /// Takes visible messages from the head of a queue under a receipt; returns their sequences. `room` is the number of bytes
+    /// they may have, unless it is the first message of the receipt; it is zero when the next message has more.
     pub(super) fn take(
         &mut self,
         index: u32,
         max: usize,
+        room: &mut u64,
         now: u64,
         receipt: u64,
         visibility: Option<Duration>,
@@ -185,7 +209,13 @@ impl ChannelState {
         let deadline = visibility.and_then(|visibility| Instant::now().checked_add(visibility));
         let mut taken = Vec::new();
         while taken.len() < max {
+            let is_first = taken.is_empty() && !self.receipts.contains_key(&receipt);
+            if !is_first && queue.next_len() > *room {
+                *room = 0;
+                break;
+            }
             let Some((entry, redelivered)) = queue.pop() else { break };
+            *room = room.saturating_sub(u64::from(entry.place.len));
             let expires = entry.expires();
             if expires > 0 && expires <= now {
                 queue.expiring.remove(&(expires, entry.sequence));
@@ -277,6 +307,20 @@ impl ChannelState {
             if let Some(next) = next {
                 self.timers.insert((next, index));
             }
+        }
+    }
+}
+
+/// Puts a channel at a free number, or at a new one.
+fn place<T>(all: &mut Vec<T>, free: &mut Vec<u32>, one: T) -> u32 {
+    match free.pop() {
+        Some(index) => {
+            all[index as usize] = one;
+            index
+        }
+        None => {
+            all.push(one);
+            u32::try_from(all.len() - 1).unwrap_or(u32::MAX)
         }
     }
 }

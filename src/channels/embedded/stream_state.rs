@@ -37,6 +37,12 @@ pub(super) struct Stream {
     pub(super) incoming: Traffic,
     pub(super) outgoing: Traffic,
     pub(super) last_activity: u64,
+    /// The calls that use the stream.
+    pub(super) users: usize,
+    /// When such a call or a subscription ended, or a message was appended; or when the engine was opened.
+    pub(super) used: Instant,
+    /// Since when durable names have no subscriber, as far as it was looked at.
+    pub(super) unused: HashMap<Arc<str>, Instant>,
 }
 
 /// A subscription, or a group of them, that shares one place.
@@ -83,12 +89,20 @@ impl Stream {
             incoming: Traffic::default(),
             outgoing: Traffic::default(),
             last_activity: 0,
+            users: 0,
+            used: Instant::now(),
+            unused: HashMap::new(),
         }
     }
 
     /// Returns the sequence after the last one that is stored.
     pub(super) fn end(&self) -> u64 {
         self.first + self.places.len() as u64
+    }
+
+    /// Whether it is empty, and nothing refers to it.
+    pub(super) fn is_unused(&self) -> bool {
+        self.places.is_empty() && self.users == 0 && self.groups.values().all(|group| group.members == 0)
     }
 
     pub(super) fn get(&self, sequence: u64) -> Option<Location> {
@@ -104,6 +118,8 @@ impl Stream {
 
     /// Adds a message. Sequences that could not be stored become gaps.
     pub(super) fn add(&mut self, sequence: u64, place: Location, segments: &mut LiveSegments) {
+        // It may have been deleted since the message was appended.
+        self.exists = true;
         self.assigned = self.assigned.max(sequence);
         if sequence < self.end() {
             return;

@@ -13,6 +13,7 @@ use super::state::{Batch, ChannelState};
 use super::stream_state::{Again, Group};
 use super::subscription::Subscription;
 use super::timers::first_since;
+use super::using::{Used, Using};
 use crate::channels::content::Content;
 use crate::channels::error::EngineError;
 use crate::channels::name::ChannelName;
@@ -76,14 +77,15 @@ impl Streams for EmbeddedEngine {
                 return Err(EngineError::Invalid(fault.to_owned()));
             }
         }
-        let (index, member) = {
+        let (index, member, _using) = {
             let mut state = self.shared.lock();
             if state.known_stream(channel).is_none() {
                 self.shared.check_channels(&state)?;
             }
             let index = state.stream(channel);
             state.streams[index as usize].exists = true;
-            (index, state.new_receipt())
+            let using = Using::new(&self.shared, &mut state, Used::Stream(index));
+            (index, state.new_receipt(), using)
         };
         let name: Arc<str> = match (&group, &durable) {
             (Some(group), _) => format!("group {group}").into(),
@@ -151,7 +153,7 @@ fn push(
     let record = Record::Put(Put::new(Key::Stream(sequence), channel.as_str(), now, content));
     batch.push(seed, &record, Op::Appended { stream: index, sequence }).map_err(EngineError::unavailable)?;
     stream.incoming.add(content.size());
-    stream.last_activity = now;
+    (stream.last_activity, stream.used) = (now, std::time::Instant::now());
     Ok(Appended::new(sequence, clock::time(now)))
 }
 

@@ -14,14 +14,12 @@ use super::record::Record;
 use super::shared::EngineShared;
 use super::state::{Batch, ChannelState};
 use super::stream_state::{Again, Outstanding, WINDOW};
+use crate::channels::content::MOST_BYTES;
 use crate::channels::error::EngineError;
 use crate::channels::stream::StreamSubscription;
 use crate::channels::stream_types::StreamMessage;
 use crate::log::files::write_error;
 use crate::telemetry;
-
-/// The most bytes of the messages of one receive, but for the first message.
-const MOST_BYTES: u64 = 256 << 20;
 
 /// One member of a group, or a subscriber alone.
 pub(super) struct Subscription {
@@ -284,6 +282,7 @@ impl Drop for Subscription {
             group.again.insert(sequence, Again { due, attempt });
         }
         group.arrived.notify_one();
+        stream.used = due;
         if group.members == 0 && !group.is_durable {
             stream.groups.remove(&self.name);
         }

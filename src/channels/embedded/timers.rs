@@ -166,7 +166,7 @@ pub(super) fn first_since(shared: &EngineShared, index: usize, time: u64) -> u64
     };
     while low < high {
         let middle = low + (high - low) / 2;
-        // What cannot be read says nothing; the next message that can does.
+        // A message that cannot be read says nothing; the next one that can does.
         let known = (middle..high).find_map(|sequence| Some((sequence, time_at(shared, index, sequence)?)));
         match known {
             Some((sequence, at)) if at < time => low = sequence + 1,

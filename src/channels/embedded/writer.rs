@@ -9,6 +9,7 @@ use super::checkpoints::Checkpoints;
 use super::clock;
 use super::compact;
 use super::entry::Location;
+use super::inactive;
 use super::shared::EngineShared;
 use super::state::{Batch, ChannelState};
 use super::timers;
@@ -224,6 +225,7 @@ impl LogJob for Writer {
         self.delete_unneeded();
         self.checkpoints.checkpoint_if_due();
         compact::run(&self.shared, &mut self.checkpoints.copying);
+        let look = inactive::run(&self.shared, &mut self.checkpoints.look);
         let mut state = self.shared.lock();
         if !state.pending.is_empty() {
             drop(state);
@@ -233,8 +235,12 @@ impl LogJob for Writer {
         let wall =
             state.timers.first().map(|(due, _)| Duration::from_nanos(due.saturating_sub(clock::now())));
         let now = Instant::now();
-        let timers =
-            [wall.map(|wait| now + wait.min(LONGEST)), state.visibility.first().map(|(at, ..)| *at), next];
+        let timers = [
+            wall.map(|wait| now + wait.min(LONGEST)),
+            state.visibility.first().map(|(at, ..)| *at),
+            next,
+            look,
+        ];
         state.planned = timers.into_iter().flatten().min();
         state.planned.map_or(Next::Woken, Next::At)
     }

@@ -16,6 +16,7 @@ use tower_outbox::channels::{
     Subscribe, Which,
 };
 use tower_outbox::testing::support::random::Random;
+use tower_outbox::testing::support::stores::until;
 
 use super::{content, message, name};
 
@@ -55,7 +56,15 @@ fn a_killed_process_loses_nothing_and_repeats_nothing() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(ledger.verify(folder.path(), round));
     }
-    println!("{rounds} rounds: {} sent, {} acknowledged", ledger.sent.len(), ledger.acked.len());
+    let Ledger { sent, acked, delayed, changed, appended, read, .. } = &ledger;
+    println!(
+        "{rounds} rounds: {} sent, {delayed} of them delayed, {} acknowledged, {changed} rejected, moved, modified or delayed again, {} appended, {} read",
+        sent.len(),
+        acked.len(),
+        appended.len(),
+        read.len()
+    );
+    assert!(*delayed > 5 && *changed > 5, "it did too little");
     assert!(ledger.sent.len() > 20 && ledger.acked.len() > 10, "it did too little");
 }
 
@@ -81,6 +90,9 @@ struct Ledger {
     appended: BTreeMap<u64, u64>,
     /// The sequences of the stream whose acknowledgement was confirmed.
     read: BTreeSet<u64>,
+    /// How many of the messages that were sent were delayed, and how many settlements were no acknowledgements.
+    delayed: usize,
+    changed: usize,
 }
 
 impl Ledger {
@@ -93,12 +105,20 @@ impl Ledger {
             ("acked", [id]) => drop(self.acked.insert(*id)),
             ("appended", [id, sequence]) => drop(self.appended.insert(*sequence, *id)),
             ("read", [sequence]) => drop(self.read.insert(*sequence)),
+            ("delayed", [_]) => self.delayed += 1,
+            ("changed", [_]) => self.changed += 1,
             _ => {}
         }
     }
 
     async fn verify(&self, folder: &Path, round: u64) {
         let engine = open(folder).await;
+        let infos = async || {
+            let (one, two) = (name(QUEUES[0]), name(QUEUES[1]));
+            let one = engine.info(ChannelKind::Queue, &one).await.unwrap();
+            [one, engine.info(ChannelKind::Queue, &two).await.unwrap()].into_iter().flatten()
+        };
+        until("no message is delayed", || async { infos().await.all(|info| info.delayed == 0) }).await;
         let mut found: HashMap<u64, usize> = HashMap::new();
         for queue in QUEUES {
             for message in engine.peek(&name(queue), 10_000, Duration::ZERO).await.unwrap().messages {
@@ -148,7 +168,9 @@ fn id(body: &[u8]) -> u64 {
 }
 
 async fn open(folder: &Path) -> EmbeddedEngine {
-    let settings = EmbeddedEngineSettings::new(folder.join("channels")).with_segment_bytes(16_000);
+    let mut settings = EmbeddedEngineSettings::new(folder.join("channels")).with_segment_bytes(16_000);
+    // Queues that are empty for a moment are removed, and made anew.
+    settings.max_inactivity = Some(Duration::from_millis(20));
     EmbeddedEngine::open(settings).await.unwrap()
 }
 
@@ -185,12 +207,18 @@ async fn send(engine: &EmbeddedEngine, seed: u64, task: u64) {
         let ids: Vec<u64> =
             (0..=random.below(4) as u64).map(|m| seed * 10_000_000 + task * 1_000_000 + n * 10 + m).collect();
         let messages = ids.iter().map(|id| {
-            let body = format!("{id} {}", "x".repeat(random.below(700)));
-            (name(QUEUES[random.below(2)]), message(body))
+            let mut message = message(format!("{id} {}", "x".repeat(random.below(700))));
+            if random.below(4) == 0 {
+                message.policy.delay = Duration::from_millis(1 + random.below(150) as u64);
+            }
+            (name(QUEUES[random.below(2)]), message)
         });
         for (id, sent) in ids.iter().zip(engine.send(messages.collect()).await) {
-            sent.unwrap();
+            let is_delayed = sent.unwrap().delayed_to.is_some();
             say(format!("sent {id}"));
+            if is_delayed {
+                say(format!("delayed {id}"));
+            }
         }
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
@@ -210,7 +238,7 @@ async fn consume(engine: &EmbeddedEngine, seed: u64, task: u64) {
         let _ = engine.extend(received.receipt, Which::All, Duration::from_millis(100)).await;
         let ids: Vec<u64> = received.messages.iter().map(|message| id(&message.content.body)).collect();
         let settle = match random.below(8) {
-            0 => Settle::Reject { delay: Duration::ZERO },
+            0 => Settle::Reject { delay: Duration::from_millis(random.below(3) as u64 * 30) },
             1 => Settle::Requeue { to: name(QUEUES[random.below(2)]) },
             2 => Settle::Release,
             3 => {
@@ -226,6 +254,7 @@ async fn consume(engine: &EmbeddedEngine, seed: u64, task: u64) {
                 {
                     ids.iter().for_each(|id| say(format!("acked {id}")));
                     say(format!("sent {new}"));
+                    say(format!("changed {new}"));
                 }
                 continue;
             }
@@ -238,7 +267,9 @@ async fn consume(engine: &EmbeddedEngine, seed: u64, task: u64) {
                 continue;
             }
         };
-        let _ = engine.settle(received.receipt, Which::All, settle).await;
+        if engine.settle(received.receipt, Which::All, settle).await.is_ok() {
+            say(format!("changed {}", ids[0]));
+        }
     }
 }
 

@@ -46,6 +46,15 @@ impl Downstream {
         (answer.transaction_id, answer.messages)
     }
 
+    /// Returns the answer to a receive, which may have an error.
+    pub async fn get_answer(&mut self, max_items: i32) -> QueuesDownstreamResponse {
+        self.ask(get("q", max_items)).await
+    }
+
+    pub async fn ack_all(&mut self, transaction: &str) {
+        self.send(operation(Kind::AckAll, transaction, &[], "")).await;
+    }
+
     /// An operation that succeeds, which has no answer.
     async fn done(&mut self, kind: Kind, transaction: &str, list: &[i64], to: &str) {
         self.send(operation(kind, transaction, list, to)).await;

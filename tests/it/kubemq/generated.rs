@@ -10,6 +10,7 @@ fn generated() -> String {
     tonic_prost_build::configure()
         .btree_map(".")
         .bytes(".")
+        .codec_path("crate::kubemq_wire::bounded::BoundedCodec")
         .client_mod_attribute("kubemq", "#[cfg(feature = \"kubemq-client\")]")
         .server_mod_attribute("kubemq", "#[cfg(feature = \"kubemq\")]")
         .build_transport(false)

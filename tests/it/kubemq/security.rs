@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Body;
 use axum::body::to_bytes;
 use http::{Request, StatusCode};
-use jsonwebtoken::{EncodingKey, Header};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -21,9 +21,11 @@ use tower::ServiceExt;
 use tower_outbox::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
 use tower_outbox::kubemq::{Kubemq, KubemqError, Settings, TokenAlgorithm};
 use tower_outbox::kubemq_wire::kubemq_client::KubemqClient;
-use tower_outbox::kubemq_wire::{Empty, Event, SendQueueMessageResult, Subscribe};
+use tower_outbox::kubemq_wire::{Empty, Event, Response, SendQueueMessageResult, Subscribe};
+use tower_outbox::testing::support::stores::until;
 
-use super::{Server, message};
+use super::downstream::Downstream;
+use super::{Server, message, metrics};
 
 const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const DENIED: &str = "Error 412: access denied to resource";
@@ -87,6 +89,87 @@ async fn a_client_without_a_valid_token_is_refused() {
     }
     let status = server.client().await.ping(Empty {}).await.unwrap_err();
     assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn each_kind_of_public_key_verifies_tokens() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("key");
+    for (ours, theirs, kind) in [
+        (TokenAlgorithm::Rs256, Algorithm::RS256, &rcgen::PKCS_RSA_SHA256),
+        (TokenAlgorithm::Ps512, Algorithm::PS512, &rcgen::PKCS_RSA_SHA256),
+        (TokenAlgorithm::Es256, Algorithm::ES256, &rcgen::PKCS_ECDSA_P256_SHA256),
+        (TokenAlgorithm::Es384, Algorithm::ES384, &rcgen::PKCS_ECDSA_P384_SHA384),
+        (TokenAlgorithm::EdDsa, Algorithm::EdDSA, &rcgen::PKCS_ED25519),
+    ] {
+        let (key, other) = (KeyPair::generate_for(kind).unwrap(), KeyPair::generate_for(kind).unwrap());
+        fs::write(&path, key.public_key_pem()).unwrap();
+        let mut settings = Settings::default();
+        (settings.token_key, settings.token_algorithm) = (Some(path.clone()), ours);
+        let server = Server::with(&settings).await;
+        let claims = json!({"sub": "shop", "exp": seconds(600)});
+        let signed = |key: &KeyPair| {
+            let pem = key.serialize_pem();
+            let key = match ours {
+                TokenAlgorithm::EdDsa => EncodingKey::from_ed_pem(pem.as_bytes()),
+                TokenAlgorithm::Es256 | TokenAlgorithm::Es384 => EncodingKey::from_ec_pem(pem.as_bytes()),
+                _ => EncodingKey::from_rsa_pem(pem.as_bytes()),
+            };
+            jsonwebtoken::encode(&Header::new(theirs), &claims, &key.unwrap()).unwrap()
+        };
+        assert!(!send(&server, "q", &signed(&key)).await.unwrap().is_error, "{ours}");
+        // The public key is known to all, also as a secret.
+        for bad in [signed(&other), token(&claims, &key.public_key_pem())] {
+            assert_eq!(send(&server, "q", &bad).await.unwrap_err().code(), Code::Unauthenticated, "{ours}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_metrics_count_what_is_refused_and_what_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = grants(r#"grants = [{ client = "shop", channel = "orders", write = true }]"#);
+    let tokens = with_tokens(&folder);
+    (settings.token_key, settings.token_algorithm) = (tokens.token_key, tokens.token_algorithm);
+    let server = Server::with(&settings).await;
+    let good = token(&json!({"sub": "shop", "exp": seconds(600)}), SECRET);
+    assert!(send(&server, "orders", "none").await.is_err());
+    assert_eq!(send(&server, "bills", &good).await.unwrap().error, DENIED);
+    let text = metrics(&server.address, &good).await;
+    for (reason, count) in [("token", 1), ("grant", 1), ("limit", 0), ("handshake", 0)] {
+        let line = format!("tower_outbox_kubemq_refused_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+
+    let server = Server::start().await;
+    let mut client = server.client().await;
+    super::send(&mut client, "q", &["a", "b"]).await;
+    let mut stream = Downstream::open(&mut client).await;
+    let (first, _) = stream.get(1).await;
+    stream.get(1).await;
+    let late = Response {
+        client_id: "responder".to_owned(),
+        request_id: "1".to_owned(),
+        reply_channel: "_INBOX.unknown".to_owned(),
+        ..Default::default()
+    };
+    client.send_response(late).await.unwrap();
+    let open = async |streams: u32, transactions: u32| {
+        let text = metrics(&server.address, "").await;
+        let lines = [
+            format!("tower_outbox_kubemq_streams {streams}\n"),
+            format!("tower_outbox_kubemq_transactions {transactions}\n"),
+        ];
+        assert!(text.contains("tower_outbox_kubemq_late_answers_total 1\n"), "{text}");
+        lines.iter().all(|line| text.contains(line))
+    };
+    assert!(open(1, 2).await);
+    stream.ack_all(&first).await;
+    // Requests are handled one after the other.
+    stream.get_answer(1).await;
+    assert!(open(1, 1).await);
+    drop((stream, client));
+    until("all is closed", || open(0, 0)).await;
 }
 
 #[tokio::test]

@@ -92,5 +92,22 @@ async fn serve_says_why_it_does_not_listen() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(part), "{said}");
+        // Whoever waits for the line must not take it for a server.
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
     }
+    let mut command = command(&folder, "127.0.0.1:0");
+    let output = command.env("METRICS_ADDRESS", "192.0.2.1:1").output().await.unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(1), String::new()));
+}
+
+#[tokio::test]
+async fn metrics_have_an_address_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(&folder, "127.0.0.1:0").env("METRICS_ADDRESS", "127.0.0.1:0").spawn().unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut line =
+        async || timeout(Duration::from_secs(20), out.next_line()).await.unwrap().unwrap().unwrap();
+    let metrics = line().await.strip_prefix("serving /metrics on ").unwrap().to_owned();
+    assert!(line().await.starts_with("listening for KubeMQ clients on "));
+    assert!(super::metrics(&metrics, "").await.contains("tower_outbox_kubemq_streams 0\n"));
 }

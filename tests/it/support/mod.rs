@@ -5,6 +5,7 @@ pub mod databases;
 pub mod format;
 pub mod frames;
 pub mod logs;
+pub mod memory;
 pub mod messengers;
 pub mod stores;
 pub mod tables;

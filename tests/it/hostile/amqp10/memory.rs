@@ -1,27 +1,13 @@
 //! How much memory a message takes that comes again.
 
-use std::fs;
-
 use tower_outbox::amqp10::{Amqp10Source, Amqp10Subscription};
 
 use super::raw_broker::{RawBroker, transfers};
 use super::{LONG, data, next, pair, section};
 use crate::faults::{again, part};
+use crate::support::memory::{MIB, memory, reset};
 
-const MIB: u64 = 1 << 20;
 const SIZE: u64 = 40 * MIB;
-
-/// The most memory that this process has had since [`reset`], or has now.
-fn memory(key: &str) -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
-
-fn reset() -> u64 {
-    fs::write("/proc/self/clear_refs", "5").unwrap();
-    memory("VmRSS:")
-}
 
 #[tokio::test]
 async fn a_large_header_of_bytes_takes_little_more_memory_when_its_message_comes_again() {
