@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio::task::unconstrained;
 use tonic::{Status, Streaming};
 
 use super::access::{Caller, Right};
@@ -61,7 +62,8 @@ pub(super) async fn serve(
                     let size = event.encoded_len();
                     bytes += size;
                     let (face, caller) = (&face, &caller);
-                    sending.push_back(async move { (answer(face, caller, event).await, size) });
+                    // An event whose budget of polls is used up would be polled again behind later ones, and stored behind them.
+                    sending.push_back(unconstrained(async move { (answer(face, caller, event).await, size) }));
                 }
                 None => ended = true,
             },

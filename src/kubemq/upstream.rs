@@ -6,6 +6,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use prost::Message;
 use tokio::sync::mpsc;
+use tokio::task::unconstrained;
 use tonic::{Status, Streaming};
 
 use super::access::Caller;
@@ -35,7 +36,8 @@ pub(super) async fn serve(
                     let size = request.encoded_len();
                     bytes += size;
                     let (face, caller) = (&face, &caller);
-                    storing.push_back(async move { (answer(face, caller, request).await, size) });
+                    // A request whose budget of polls is used up would be polled again behind later ones, and stored behind them.
+                    storing.push_back(unconstrained(async move { (answer(face, caller, request).await, size) }));
                 }
                 None => ended = true,
             },

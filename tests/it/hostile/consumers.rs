@@ -168,12 +168,12 @@ async fn a_consumer_that_ended_before_its_time_is_down_and_its_bus_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_consumer_whose_source_was_closed_is_down() {
-    let bus = Memory::new();
-    let consumer = Consumer::new(bus.clone(), Router::new());
+    let bus = Arc::new(Memory::new());
+    let consumer = Consumer::new(Arc::clone(&bus), Router::new());
     let handle = consumer.handle();
     let running = tokio::spawn(consumer.with_graceful_shutdown(std::future::pending(), MINUTE));
     tokio::task::yield_now().await;
-    Source::close(&bus, MINUTE).await;
+    Source::close(&*bus, MINUTE).await;
     soon(running).await.unwrap();
     assert!(is_down(&handle.health(), "closed"));
 }
