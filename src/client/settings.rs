@@ -6,6 +6,10 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[cfg_attr(feature = "settings", derive(serde::Deserialize), serde(default, deny_unknown_fields))]
 #[non_exhaustive]
+#[cfg_attr(
+    not(feature = "client-cache"),
+    allow(clippy::manual_non_exhaustive, reason = "the private field refuses a key")
+)]
 pub struct ClientSettings {
     /// How long to wait for a reply; 5 s by default. A [`ReplyTimeout`] in the extensions of a request wins.
     #[cfg_attr(feature = "settings", serde(deserialize_with = "crate::util::units::duration"))]

@@ -43,10 +43,7 @@ pub(crate) trait DeadLetterQueue: Send {
 
 /// A dead letter, as far as it can be read.
 #[derive(Debug)]
-#[cfg_attr(
-    not(any(feature = "amqp091", feature = "amqp10")),
-    expect(dead_code, reason = "brokers make them")
-)]
+#[cfg_attr(not(any(feature = "amqp091", feature = "amqp10")), allow(dead_code, reason = "brokers make them"))]
 pub(crate) struct DeadLetter {
     /// The message, or why it cannot be read.
     pub(crate) message: Result<Message, String>,
@@ -61,6 +58,10 @@ pub(crate) struct DeadLetter {
 /// Where a dead letter is sent again.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
+#[cfg_attr(
+    not(all(feature = "amqp091", feature = "amqp10")),
+    allow(dead_code, reason = "each protocol makes its own")
+)]
 pub(crate) enum Target {
     /// In AMQP 0-9-1.
     Exchange { exchange: String, routing_key: String },

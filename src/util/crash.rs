@@ -30,7 +30,10 @@ pub(crate) fn armed(name: &str) -> bool {
 
 /// Writes the durable length of a file to the file `TOWER_OUTBOX_SYNCED`, so that a test can cut all behind it off, as a power cut
 /// would. Compiled into tests only.
-#[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "only logs have durable files"))]
+#[cfg_attr(
+    not(feature = "routing"),
+    allow(dead_code, reason = "only the log of a router writes its lengths down")
+)]
 pub(crate) fn synced(path: &std::path::Path, len: u64) {
     #[cfg(feature = "_crash_points")]
     {

@@ -207,7 +207,10 @@ async fn a_lease_that_is_dropped_while_it_reads_the_disk_loses_nothing() {
     // After a restart no message is in memory.
     let second = router(folder.path()).await;
     let subscription = subscribe(&second, "x", "*").await;
-    assert!(subscription.lease(10).now_or_never().is_none(), "it waits for the disk");
+    // The disk may be faster than the poll; then no lease is dropped.
+    if let Some(leased) = subscription.lease(10).now_or_never() {
+        subscription.release(&leased.unwrap().iter().map(|leased| leased.seq).collect::<Vec<_>>());
+    }
     assert_eq!(contents(&receive(&subscription, 20).await), numbers(0..20));
     second.close().await;
 }

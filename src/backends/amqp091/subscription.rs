@@ -185,7 +185,7 @@ impl Amqp091Subscription {
     }
 
     /// The routing key of dead letters, which with the default exchange names their queue.
-    #[cfg(feature = "cli")]
+    #[cfg(any(feature = "cli", feature = "settings"))]
     pub(crate) fn dead_letter_queue(&self) -> String {
         self.dead_letter_routing_key.clone().unwrap_or_else(|| format!("{}.dead", self.queue))
     }

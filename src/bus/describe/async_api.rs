@@ -59,6 +59,7 @@ impl AsyncApi {
     }
 
     fn servers(&self) -> Map<String, Value> {
+        #[cfg_attr(not(feature = "_brokers"), allow(unused_mut, reason = "only brokers are servers"))]
         let mut servers = Map::new();
         #[cfg(feature = "_brokers")]
         for (index, url) in self.description.brokers.iter().enumerate() {

@@ -91,6 +91,10 @@ pub(super) fn sending(settings: &Settings) -> Facts {
 }
 
 /// How a consumer receives.
+#[cfg_attr(
+    not(any(feature = "channels", feature = "_brokers")),
+    allow(unused_mut, unused_variables, reason = "only these backends have keys")
+)]
 pub(super) fn receiving(settings: &Settings, table: &ConsumerTable) -> (Facts, Input) {
     let mut facts = Facts::new();
     let mut input = Input::default();

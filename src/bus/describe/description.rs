@@ -48,6 +48,7 @@ pub struct Description {
     #[serde(skip)]
     pub(super) inputs: BTreeMap<String, Input>,
     #[serde(skip)]
+    #[cfg_attr(not(feature = "schemas"), allow(dead_code, reason = "only types with schemas are described"))]
     pub(super) types: Vec<EventType>,
 }
 

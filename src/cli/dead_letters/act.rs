@@ -123,7 +123,7 @@ impl Act {
 
     pub(super) fn run(&self, context: &Context, deed: &Deed) -> Result<(), CliError> {
         let settings = context.settings()?;
-        let mut limit = self.limit.or(self.id.map(|_| 1));
+        let mut limit = self.limit.or_else(|| self.id.map(|_| 1));
         let asks = self.id.is_none() && !self.yes;
         if asks || self.dry_run {
             let would = self.pass(context, &settings, deed, limit, true)?;

@@ -95,7 +95,7 @@ struct UserCreated {
 #[derive(serde::Serialize, schemars::JsonSchema)]
 struct Address {
     city: String,
-    sublet_to: Option<Box<Address>>,
+    sublet_to: Option<Box<Self>>,
 }
 
 impl Event for UserCreated {
