@@ -90,7 +90,7 @@ pub trait Shaped {
     const SHAPE: Shape;
 }
 
-/// Encodes `T`, and decodes `U` within [`MOST`].
+/// Encodes `T`, and decodes `U` unless its parts would take more than 64 MiB.
 #[derive(Debug)]
 pub struct BoundedCodec<T, U>(PhantomData<(T, U)>);
 
@@ -119,7 +119,7 @@ where
     }
 }
 
-/// Decodes `U` within [`MOST`].
+/// Decodes `U` unless its parts would take more than 64 MiB.
 #[derive(Debug)]
 pub struct BoundedDecoder<U>(ProstDecoder<U>);
 
