@@ -48,7 +48,7 @@
 //! again after a confirmation was missed.
 //!
 //! # Trust
-//! Whoever may write to the address and knows the id of a message can confirm it. Ids are UUIDs with 74 random bits. With
+//! A stranger who may write to the address and knows the id of a message can confirm it. Ids are UUIDs with 74 random bits. With
 //! signatures, an unsigned confirmation is refused before it gets here.
 //!
 //! On the consumer's side the header `ack` is foreign input: it is obeyed only if it matches `ACK_ALLOWED`, by default `*/ack`. So

@@ -65,7 +65,7 @@ async fn a_recording_is_waited_for_behind_an_outbox() {
     let _ = bus.shutdown(LONG).await;
 }
 
-/// What waits for a broker that is down is no reason to go on.
+/// A message that waits for a broker that is down is no reason to go on.
 #[tokio::test]
 async fn an_outbox_with_pending_messages_is_not_drained() {
     let folder = tempfile::tempdir().unwrap();

@@ -108,7 +108,7 @@ fn attribute(span: &SpanData, key: &str) -> String {
     })
 }
 
-/// What the HTTP layer of an app does: a span of the server in the trace of the client.
+/// The HTTP layer of an app: a span of the server in the trace of the client.
 async fn server(request: Request, next: Next) -> Response {
     let span = tracing::info_span!("server", otel.kind = "server");
     let text = |(name, value): (&http::HeaderName, &http::HeaderValue)| {

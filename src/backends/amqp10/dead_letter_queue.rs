@@ -47,7 +47,7 @@ pub(crate) struct Amqp10DeadLetters {
 }
 
 impl Amqp10DeadLetters {
-    /// Those of `amqp10`; with `looks` none of them will be settled.
+    /// The dead letters of `amqp10`; with `looks` none of them will be settled.
     pub(crate) async fn open(
         settings: Amqp10Settings,
         address: String,
@@ -56,7 +56,7 @@ impl Amqp10DeadLetters {
         Self::of(Amqp10Source::new, settings, address, looks).await
     }
 
-    /// Those of `rhmsg`.
+    /// The dead letters of `rhmsg`.
     pub(crate) async fn rhmsg(
         settings: Amqp10Settings,
         address: String,

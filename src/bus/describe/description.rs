@@ -11,7 +11,7 @@ use super::facts::{Facts, Input};
 use super::{backends, general};
 use crate::settings::Settings;
 
-/// What a bus does with these settings: where messages go, what they survive, and how consumers receive them. `Display` is for people,
+/// The plan of a bus with these settings: where messages go, what they survive, and how consumers receive them. `Display` is for people,
 /// [`Serialize`] for programs.
 ///
 /// ```
@@ -44,7 +44,7 @@ pub struct Description {
     pub clients: BTreeMap<String, IndexMap<&'static str, String>>,
     /// The topics of the events that the app has registered.
     pub events: Vec<String>,
-    /// What the consumers receive, and the types of events.
+    /// The inputs of the consumers, and the types of events.
     #[serde(skip)]
     pub(super) inputs: BTreeMap<String, Input>,
     #[serde(skip)]

@@ -1,4 +1,4 @@
-//! What a bus does, for people and for programs.
+//! The plan of a bus, for people and for programs.
 
 mod async_api;
 mod backends;

@@ -1,4 +1,4 @@
-//! What `requeue` and `drop` of dead letters share.
+//! Shared by `requeue` and `drop` of dead letters.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ pub(super) fn which() -> ArgGroup {
     ArgGroup::new("which").required(true).multiple(true).args(args)
 }
 
-/// What is done with each message.
+/// The action on each message.
 #[derive(Debug)]
 pub(super) enum Deed {
     Drop,
@@ -130,7 +130,7 @@ impl Act {
             if self.dry_run || would.messages == 0 {
                 return self.report(context, deed, would);
             }
-            // Those that come in between are not part of the answer.
+            // Messages that come in between are not part of the answer.
             limit = Some(would.messages);
             let act = format!("{} {}", deed.verb(), count(would.messages, "dead letter"));
             if !asked(context, &act)? {

@@ -92,7 +92,7 @@ async fn serve_says_why_it_does_not_listen() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(part), "{said}");
-        // Whoever waits for the line must not take it for a server.
+        // A reader who waits for the line must not take it for a server.
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "");
     }
     let mut command = command(&folder, "127.0.0.1:0");
