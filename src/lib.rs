@@ -40,7 +40,7 @@
 //! | Which messages leave, and when are they safe? | [`guide::guarantees`] |
 //! | How does it work? | [`guide::how_it_works`], [`guide::layers`] |
 //! | How do I test my app? | [`guide::testing`] |
-//! | How do I run it? | [`guide::production`], [`guide::troubleshooting`] |
+//! | How do I run it, and see what it does? | [`guide::production`], [`guide::observability`], [`guide::troubleshooting`] |
 //! | What does my broker confirm, and what can it lose? | [`guide::rabbitmq`], [`guide::activemq`] and others in the [`guide`] |
 //! | How do I write a backend, a decorator, a store? | [`guide::extending`] |
 //! | Is it for me? I come from something else. | [`guide::coming_from`] |
@@ -51,10 +51,11 @@
 //! | `settings` | `Settings` and `Bus` | yes |
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
-//! | `channels` | queues, streams, events and requests on the local disk |
+//! | `channels` | queues, streams, events and requests on the local disk | |
+//! | `client-cache` | replies that a `Client` keeps: `CACHE_BYTES` | |
 //! | `kubemq` | KubeMQ's gRPC interface over channels, for unmodified KubeMQ clients: `kubemq::Kubemq` | |
 //! | `kubemq-client` | the backend `kubemq`: a KubeMQ server as the broker | |
-//! | `mqtt` | the backend `mqtt` (MQTT 5) | |
+//! | `mqtt` | the backend `mqtt` (MQTT 5 and 3.1.1) | |
 //! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
