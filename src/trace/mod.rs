@@ -22,6 +22,7 @@
 //! # impl OpenTelemetrySpanExt for tracing::Span {}
 //! # mod global { pub struct P; impl P { pub fn inject_context<C>(&self, _: &super::Context, _: C) {} pub fn extract<C>(&self, _: C) -> super::Context { super::Context } }
 //! # pub fn get_text_map_propagator<T>(f: impl FnOnce(&P) -> T) -> T { f(&P) } }
+//! # fn main() {
 //! use tower_outbox::trace::{self, Relation};
 //!
 //! // With `opentelemetry::{global, trace::TraceContextExt}` and `tracing_opentelemetry::OpenTelemetrySpanExt`:
@@ -32,6 +33,7 @@
 //!         (Relation::Link, context) => span.add_link(context.span().span_context().clone()),
 //!     },
 //! );
+//! # }
 //! ```
 //! `examples/opentelemetry` in the repository is an app that prints such a trace.
 
