@@ -101,10 +101,16 @@ fn copy(shared: &EngineShared, copying: &Arc<AtomicUsize>, found: &[Found]) {
         };
         let from = message.place.position;
         let mut state = shared.lock();
-        let Some(put) = stored.as_ref().and_then(|stored| stored.put()) else {
+        let Some(mut put) = stored.as_ref().and_then(|stored| stored.put()) else {
             forget(&mut state, message);
             continue;
         };
+        // The old record names the queue that the message was sent to; it may have moved since.
+        let name = match message.key {
+            Key::Stream(_) => state.streams[message.index as usize].name.clone(),
+            _ => state.queues[message.index as usize].name.clone(),
+        };
+        put.channel = name.as_str();
         let op = match message.key {
             Key::Stream(sequence) => Op::CopiedInStream { stream: message.index, sequence, from },
             key => Op::CopiedInQueue { queue: message.index, key, from },

@@ -15,7 +15,7 @@ pub(super) enum Record<'a> {
     /// A message.
     #[serde(borrow)]
     Put(Put<'a>),
-    /// A message that was written again, so that the file of its old record can be deleted.
+    /// A message that was written again, so that the file of its old record can be deleted. It names the channel that it is in now.
     Copied {
         /// The position of its old record.
         from: u64,

@@ -1,7 +1,9 @@
 //! Random operations with reopenings, and a model of what may come of them.
+//!
+//! `TOWER_OUTBOX_MODEL_SEEDS` sets the number of runs; 6 by default.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tower_outbox::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
@@ -19,7 +21,7 @@ const KEPT: u64 = 20;
 
 #[tokio::test]
 async fn random_operations_on_queues_agree_with_a_model() {
-    for seed in 0..6 {
+    for seed in 0..seeds() {
         println!("seed {seed}");
         let folder = tempfile::tempdir().unwrap();
         Run::new(folder.path(), seed).await.run().await;
@@ -28,10 +30,24 @@ async fn random_operations_on_queues_agree_with_a_model() {
 
 #[tokio::test]
 async fn random_operations_on_a_stream_agree_with_a_model() {
-    for seed in 0..6 {
+    for seed in 0..seeds() {
         println!("seed {seed}");
         let folder = tempfile::tempdir().unwrap();
         run_stream(folder.path(), seed).await;
+    }
+}
+
+fn seeds() -> u64 {
+    std::env::var("TOWER_OUTBOX_MODEL_SEEDS").map_or(6, |seeds| seeds.parse().unwrap())
+}
+
+/// Deletes the newest of two checkpoints, so that the next start reads more of the log.
+fn lose_checkpoint(folder: &Path) {
+    let files = std::fs::read_dir(folder.join("channels")).unwrap().map(|file| file.unwrap().path());
+    let is_checkpoint = |path: &PathBuf| path.extension().is_some_and(|ext| ext == "checkpoint");
+    let checkpoints: BTreeSet<PathBuf> = files.filter(is_checkpoint).collect();
+    if checkpoints.len() > 1 {
+        std::fs::remove_file(checkpoints.last().unwrap()).unwrap();
     }
 }
 
@@ -262,6 +278,9 @@ impl<'a> Run<'a> {
     async fn reopen(&mut self) {
         self.check().await;
         self.engine = None;
+        if self.random.once_in(2) {
+            lose_checkpoint(self.folder);
+        }
         for (_, queue, items) in std::mem::take(&mut self.held) {
             items.into_iter().for_each(|item| self.model(queue).give_back(item));
         }
@@ -334,6 +353,9 @@ async fn run_stream(folder: &Path, seed: u64) {
                     continue;
                 }
                 drop((subscription, engine));
+                if random.once_in(2) {
+                    lose_checkpoint(folder);
+                }
                 engine = open(folder).await;
                 subscription = engine.subscribe_stream(&name("s"), durable()).await.unwrap();
                 again.append(&mut outstanding);
