@@ -59,6 +59,7 @@
 //! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
+//! | `dashboard` | `Bus::dashboard`, pages for operators: `dashboard` | |
 //! | `cli` | the command line tool `tower-outbox` | |
 //! | `routing` | a router for sites with bad links: `routing` | |
 //! | `wavemq` | WAVEMQ's gRPC interface over such a router: `wavemq` | |
@@ -88,6 +89,9 @@ pub mod cli;
 #[cfg_attr(doctest, doc = include_str!("../docs/request-reply.md"))]
 pub mod client;
 pub mod consumer;
+#[cfg(feature = "dashboard")]
+#[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
+pub mod dashboard;
 #[cfg(feature = "_brokers")]
 pub mod envelope;
 pub mod fallback;

@@ -2,14 +2,16 @@
 
 mod answer;
 mod error;
+mod groups;
 mod header;
+mod health;
 mod request;
 mod status;
 mod stored_message;
 mod timestamp;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::Router;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
@@ -23,27 +25,31 @@ use uuid::Uuid;
 
 use self::answer::answer;
 use self::error::AdminError;
-#[cfg(feature = "cli")]
+#[cfg(feature = "dashboard")]
+pub(crate) use self::groups::Group;
+pub(crate) use self::groups::{Counted, Groups};
+#[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::header::Header;
+use self::health::HealthProbe;
 pub(crate) use self::request::{Acted, Appended};
-use self::request::{Drop, ListQuery, Requeue, expect_json, messages, parse};
+use self::request::{
+    CountQuery, Drop, ListQuery, Requeue, Selection, StatusQuery, expect_json, messages, parse,
+};
+pub(crate) use self::status::OutboxReport;
 pub(crate) use self::status::StatusReport;
-#[cfg(feature = "cli")]
-pub(crate) use self::status::{BreakerReport, HealthReport, OutboxReport};
+#[cfg(any(feature = "cli", feature = "dashboard"))]
+pub(crate) use self::status::{BreakerReport, HealthReport};
 pub(crate) use self::stored_message::StoredMessage;
-#[cfg(feature = "cli")]
+#[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::timestamp::format as format_time;
 use crate::messenger::Messenger;
 use crate::outbox::OutboxHandle;
 use crate::settings::DeliveryMode;
-use crate::store::{self, Entry, Filter};
+use crate::store::{Entry, EntryState, Filter};
 use crate::util::error::{BoxError, Chain};
 
 /// The largest body of a request.
 const BODY_LIMIT: usize = 64 << 20;
-
-/// How long one list searches for matching entries.
-const SEARCH_TIME: Duration = Duration::from_secs(1);
 
 /// How many entries with bodies are read at a time, and after how many bytes a page ends.
 const BODIES: usize = 50;
@@ -75,9 +81,12 @@ pub(crate) enum AppState {
 
 impl Admin {
     pub(crate) fn router(self) -> Router {
+        let health = HealthProbe::new(Arc::clone(&self.messenger));
         Router::new()
-            .route("/status", get(status))
+            .route("/status", get(async move |admin, query| status(admin, query, health).await))
             .route("/messages", get(list).post(append))
+            .route("/count", get(count))
+            .route("/groups", get(groups))
             .route("/messages/{id}", get(show))
             .route("/requeue", post(requeue))
             .route("/drop", post(drop_messages))
@@ -114,16 +123,28 @@ impl Admin {
 
 type Answer = Result<Response, AdminError>;
 
-async fn status(State(admin): State<Admin>) -> Answer {
+async fn status(
+    State(admin): State<Admin>,
+    query: Result<Query<StatusQuery>, QueryRejection>,
+    health: HealthProbe,
+) -> Answer {
+    let Query(query) = query?;
     let outbox = match &admin.outbox {
-        Some(outbox) => Some(outbox.status().await?.into()),
+        Some(outbox) => Some(OutboxReport::new(outbox.status().await?, outbox.by_minute())),
         None => None,
     };
     let is_running = admin.app == AppState::Running;
-    let health = if is_running { Some(admin.messenger.health().await.into()) } else { None };
+    let health = match query.within {
+        _ if !is_running => None,
+        Some(within) => health.within(within).await,
+        None => Some(admin.messenger.health().await),
+    };
+    let health = health.map(Into::into);
+    let in_flight = admin.messenger.capabilities().in_flight.filter(|_| is_running);
+    let in_flight = in_flight.map(|in_flight| in_flight.len());
     let note = outbox.is_none().then(|| admin.nothing_stored());
     let running = (admin.app != AppState::Unknown).then_some(is_running);
-    let report = StatusReport { delivery: admin.delivery, running, health, outbox, note };
+    let report = StatusReport { delivery: admin.delivery, running, health, in_flight, outbox, note };
     Ok(answer(StatusCode::OK, &report))
 }
 
@@ -150,10 +171,23 @@ async fn list(State(admin): State<Admin>, query: Result<Query<ListQuery>, QueryR
         }
         next = page.next;
         let full = entries.len() >= limit || query.body && bytes > PAGE_BYTES;
-        if next.is_none() || full || begun.elapsed() > SEARCH_TIME {
+        if next.is_none() || full || begun.elapsed() > query.within() {
             return Ok(answer(StatusCode::OK, &Listed { messages: entries, next }));
         }
     }
+}
+
+/// Counts the messages that match.
+async fn count(State(admin): State<Admin>, query: Result<Query<CountQuery>, QueryRejection>) -> Answer {
+    let (filter, within) = query?.0.split();
+    Ok(answer(StatusCode::OK, &Counted::read(admin.outbox()?, &filter, within).await?))
+}
+
+/// Groups dead letters by reason and topic.
+async fn groups(State(admin): State<Admin>, query: Result<Query<CountQuery>, QueryRejection>) -> Answer {
+    let (mut filter, within) = query?.0.split();
+    filter.state = Some(EntryState::Dead);
+    Ok(answer(StatusCode::OK, &Groups::read(admin.outbox()?, &filter, within).await?))
 }
 
 async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> Answer {
@@ -202,12 +236,19 @@ async fn requeue(
     expect_json(&headers)?;
     let request: Requeue = parse(&body?)?;
     let (dry_run, pace) = (request.dry_run, request.pace()?);
-    let mut filter = request.filter();
+    let mut filter = match request.selection()? {
+        Selection::Matching(filter) => filter,
+        Selection::At(positions) => {
+            let messages =
+                if dry_run { positions.len() } else { outbox.requeue_positions(&positions, pace).await? };
+            return Ok(acted("requeued", dry_run, messages));
+        }
+    };
     if filter.id.is_some() {
         // A message with a given id may also wait for its next attempt.
         filter.state = Some(found(outbox, &filter).await?.state);
     }
-    filter.state.get_or_insert(store::EntryState::Dead);
+    filter.state.get_or_insert(EntryState::Dead);
     let messages = if dry_run { outbox.count(&filter).await? } else { outbox.requeue(&filter, pace).await? };
     if filter.id.is_some() && messages == 0 {
         let entry = found(outbox, &filter).await?;
@@ -228,7 +269,13 @@ async fn drop_messages(
     expect_json(&headers)?;
     let request: Drop = parse(&body?)?;
     let dry_run = request.dry_run;
-    let filter = request.filter();
+    let filter = match request.selection()? {
+        Selection::Matching(filter) => filter,
+        Selection::At(positions) => {
+            let messages = if dry_run { positions.len() } else { outbox.drop_positions(&positions).await? };
+            return Ok(acted("dropped", dry_run, messages));
+        }
+    };
     if filter.id.is_some() {
         found(outbox, &filter).await?;
     }
@@ -242,15 +289,23 @@ async fn drop_messages(
     Ok(answer(StatusCode::OK, &Acted { dry_run, messages }))
 }
 
+/// The answer after an operation on given positions.
+fn acted(done: &str, dry_run: bool, messages: usize) -> Response {
+    if !dry_run {
+        tracing::info!(messages, "{done} selected messages through the admin router");
+    }
+    answer(StatusCode::OK, &Acted { dry_run, messages })
+}
+
 async fn no_route() -> AdminError {
     AdminError::not_found(
-        "unknown route; there are GET status, GET and POST messages, GET messages/ID, POST requeue, POST drop",
+        "unknown route; there are GET status, count and groups, GET and POST messages, GET messages/ID, POST requeue, POST drop",
     )
 }
 
 async fn wrong_method() -> AdminError {
     AdminError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "wrong method; use GET status, messages and messages/ID, POST messages, requeue and drop",
+        "wrong method; use GET status, count, groups, messages and messages/ID, POST messages, requeue and drop",
     )
 }

@@ -17,6 +17,10 @@ use crate::util::error::Chain;
 const LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
 
+/// For how long messages are searched and counted by default, and at most.
+const WITHIN: Duration = Duration::from_secs(1);
+const MAX_WITHIN: Duration = Duration::from_secs(60);
+
 /// How many messages a second requeue sends by default, and at least.
 const RATE: f64 = 100.0;
 const MIN_RATE: f64 = 0.001;
@@ -34,6 +38,9 @@ pub(super) struct ListQuery {
     older_than: Option<Duration>,
     limit: Option<usize>,
     pub(super) after: Option<u64>,
+    /// For how long to search.
+    #[serde(default, deserialize_with = "crate::util::units::optional_duration")]
+    within: Option<Duration>,
     /// Whether entries come with headers and body.
     #[serde(default)]
     pub(super) body: bool,
@@ -47,6 +54,10 @@ impl ListQuery {
         }
     }
 
+    pub(super) fn within(&self) -> Duration {
+        self.within.unwrap_or(WITHIN).min(MAX_WITHIN)
+    }
+
     pub(super) fn filter(&self) -> Filter {
         WrittenFilter {
             state: self.state,
@@ -58,6 +69,39 @@ impl ListQuery {
         }
         .into()
     }
+}
+
+/// The query of a count.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CountQuery {
+    state: Option<EntryState>,
+    id: Option<Uuid>,
+    topic: Option<String>,
+    key: Option<String>,
+    reason: Option<String>,
+    #[serde(default, deserialize_with = "crate::util::units::optional_duration")]
+    older_than: Option<Duration>,
+    #[serde(default, deserialize_with = "crate::util::units::optional_duration")]
+    within: Option<Duration>,
+}
+
+impl CountQuery {
+    /// Returns the filter, and for how long to count.
+    pub(super) fn split(self) -> (Filter, Duration) {
+        let Self { state, id, topic, key, reason, older_than, within } = self;
+        let filter = WrittenFilter { state, id, topic, key, reason, older_than };
+        (filter.into(), within.unwrap_or(WITHIN).min(MAX_WITHIN))
+    }
+}
+
+/// The query of the status.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct StatusQuery {
+    /// How long to wait for the answer of the broker.
+    #[serde(default, deserialize_with = "crate::util::units::optional_duration")]
+    pub(super) within: Option<Duration>,
 }
 
 /// A [`Filter`] whose age is a duration as people write it.
@@ -84,7 +128,8 @@ impl From<WrittenFilter> for Filter {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Requeue {
-    filter: WrittenFilter,
+    filter: Option<WrittenFilter>,
+    positions: Option<Vec<u64>>,
     #[serde(default = "yes")]
     pub(super) dry_run: bool,
     /// Messages a second.
@@ -100,8 +145,32 @@ impl Requeue {
         })
     }
 
-    pub(super) fn filter(self) -> Filter {
-        self.filter.into()
+    pub(super) fn selection(self) -> Result<Selection, AdminError> {
+        Selection::new(self.filter, self.positions)
+    }
+}
+
+/// The messages of a requeue or drop.
+#[derive(Debug)]
+pub(super) enum Selection {
+    Matching(Filter),
+    /// Without doubles.
+    At(Vec<u64>),
+}
+
+impl Selection {
+    fn new(filter: Option<WrittenFilter>, positions: Option<Vec<u64>>) -> Result<Self, AdminError> {
+        match (filter, positions) {
+            (Some(filter), None) => Ok(Self::Matching(filter.into())),
+            (None, Some(mut positions)) => {
+                positions.sort_unstable();
+                positions.dedup();
+                Ok(Self::At(positions))
+            }
+            _ => {
+                Err(AdminError::bad_request("write either filter or positions; an empty filter matches all"))
+            }
+        }
     }
 }
 
@@ -109,14 +178,15 @@ impl Requeue {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Drop {
-    filter: WrittenFilter,
+    filter: Option<WrittenFilter>,
+    positions: Option<Vec<u64>>,
     #[serde(default = "yes")]
     pub(super) dry_run: bool,
 }
 
 impl Drop {
-    pub(super) fn filter(self) -> Filter {
-        self.filter.into()
+    pub(super) fn selection(self) -> Result<Selection, AdminError> {
+        Selection::new(self.filter, self.positions)
     }
 }
 

@@ -17,6 +17,9 @@ pub(crate) struct StatusReport {
     pub(crate) running: Option<bool>,
     /// `None` when the broker was not asked.
     pub(crate) health: Option<HealthReport>,
+    /// How many messages are being sent, or wait in the buffer; `None` when nothing counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) in_flight: Option<usize>,
     /// `None` when messages are not stored.
     pub(crate) outbox: Option<OutboxReport>,
     /// Why there is no outbox, and the cure.
@@ -54,6 +57,12 @@ pub(crate) struct OutboxReport {
     pub(crate) confirmed_per_second: f64,
     pub(crate) breaker: BreakerReport,
     pub(crate) last_error: Option<LastError>,
+    /// How many messages were stored in each minute of the last hour, oldest first.
+    #[serde(default)]
+    pub(crate) stored_by_minute: Vec<u64>,
+    /// How many messages were confirmed in each minute of the last hour, oldest first.
+    #[serde(default)]
+    pub(crate) confirmed_by_minute: Vec<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -76,8 +85,8 @@ pub(crate) struct LastError {
     pub(crate) error: String,
 }
 
-impl From<OutboxStatus> for OutboxReport {
-    fn from(status: OutboxStatus) -> Self {
+impl OutboxReport {
+    pub(super) fn new(status: OutboxStatus, (stored, confirmed): (Vec<u64>, Vec<u64>)) -> Self {
         let OutboxStatus {
             place, counts, stored_per_second, confirmed_per_second, breaker, last_error, ..
         } = status;
@@ -97,6 +106,8 @@ impl From<OutboxStatus> for OutboxReport {
                 Breaker::HalfOpen => BreakerReport::HalfOpen,
             },
             last_error: last_error.map(|(at, error)| LastError { at, error }),
+            stored_by_minute: stored,
+            confirmed_by_minute: confirmed,
         }
     }
 }

@@ -270,14 +270,16 @@ impl Bus {
     ///
     /// | route | answer |
     /// |---|---|
-    /// | `GET /status` | health of the broker, depth, bytes, oldest age, rates, breaker, last error |
-    /// | `GET /messages` | a page of messages without headers and bodies; filtered by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies |
+    /// | `GET /status` | health of the broker, depth, bytes, oldest age, rates, breaker, last error; `within` bounds how long the broker is asked |
+    /// | `GET /messages` | a page of messages without headers and bodies; filtered by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies; `within` (1s) ends the search early |
+    /// | `GET /count` | the number of messages, with the filter of the list; `within` (1s) bounds it: then `exact` is false |
+    /// | `GET /groups` | dead letters by reason and topic, with numbers, first and last time; filtered and bounded as a count |
     /// | `GET /messages/{id}` | the whole message: body, headers, failed attempts, `explain` (why it is still stored), the next attempt |
     /// | `POST /messages` | stores a message, `{"topic": "user.created", "body": {"id": 7}}`, or JSON lines of messages, all or none; returns their `ids` |
     /// | `POST /requeue` | sends dead letters again: `{"filter": {"topic": "user.*"}, "dry_run": false, "rate": 100}` |
     /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}` |
     ///
-    /// Requeue and drop take the keys of the list as `filter`. They only count the matching messages unless `dry_run` is false.
+    /// Requeue and drop take the keys of the list as `filter`, or `positions` of messages instead. They only count the matching messages unless `dry_run` is false.
     /// Requeue sends at most `rate` messages a second, 100 by default, and matches dead letters when the filter names no state.
     #[cfg(feature = "admin")]
     #[cfg_attr(docsrs, doc(cfg(feature = "admin")))]

@@ -107,6 +107,12 @@ impl OutboxStore {
         telemetry::stored(messages);
     }
 
+    /// Returns how many messages were stored in each minute of the last hour, oldest first.
+    #[cfg(feature = "admin")]
+    pub(crate) fn stored_by_minute(&self) -> Vec<u64> {
+        self.rate.by_minute()
+    }
+
     /// Returns how many messages were stored each second, over the last minute.
     #[must_use]
     pub fn stored_per_second(&self) -> f64 {

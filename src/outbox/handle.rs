@@ -126,6 +126,28 @@ impl OutboxHandle {
         self.store().drop_messages(&positions).await
     }
 
+    /// Requeues the messages at these positions, one each `pace`; returns how many: see [`Store::requeue`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when the change could not be recorded.
+    pub async fn requeue_positions(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
+        self.store().requeue(positions, pace).await
+    }
+
+    /// Drops the messages at these positions, except those being sent; returns how many.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the change could not be recorded.
+    pub async fn drop_positions(&self, positions: &[u64]) -> Result<usize, StoreError> {
+        self.store().drop_messages(positions).await
+    }
+
+    /// Returns how many messages were stored and confirmed in each minute of the last hour, oldest first.
+    #[cfg(feature = "admin")]
+    pub(crate) fn by_minute(&self) -> (Vec<u64>, Vec<u64>) {
+        (self.outbox.stored_by_minute(), self.status.confirmed.by_minute())
+    }
+
     fn store(&self) -> &Arc<dyn Store> {
         self.outbox.store()
     }

@@ -15,6 +15,12 @@ pub(crate) mod host_name;
 #[cfg(any(feature = "serve", feature = "kubemq", feature = "wavemq"))]
 pub(crate) mod no_delay;
 pub(crate) mod rate;
+#[cfg(any(feature = "cli", feature = "dashboard"))]
+#[cfg_attr(
+    not(all(feature = "cli", feature = "dashboard")),
+    allow(dead_code, reason = "each face uses a part of it")
+)]
+pub(crate) mod readable;
 pub(crate) mod repeated;
 pub(crate) mod rfc3339;
 #[cfg(any(feature = "settings", feature = "_brokers"))]

@@ -26,6 +26,8 @@ pub enum Does {
     Take,
     /// It rejects them, each for good.
     Reject,
+    /// It rejects them for this reason.
+    RejectBecause(&'static str),
     /// It takes none now, and says that it is up.
     Fail,
     /// It is down.
@@ -61,6 +63,7 @@ impl Messenger for Switched {
         match self.does() {
             Does::Take => self.recording.send(batch).await,
             Does::Reject => Err(Unsent::new(batch, &Failure::rejected("the bus forbids it"))),
+            Does::RejectBecause(reason) => Err(Unsent::new(batch, &Failure::rejected(reason))),
             Does::Fail => Err(Unsent::new(batch, &Failure::transient("not now"))),
             Does::Down => Err(Unsent::new(batch, &Failure::transient("no broker"))),
         }

@@ -16,6 +16,7 @@ mod cloudevents;
 mod conformance;
 mod corpora;
 mod crash;
+mod dashboard;
 mod databases;
 mod examples;
 mod failover;

@@ -1,0 +1,76 @@
+//! Dead letters, grouped by reason and topic.
+
+use axum::extract::State;
+use axum::response::Html;
+use maud::{Markup, html};
+
+use super::api::Api;
+use super::error::PageError;
+use super::filter::Conditions;
+use super::layout::Page;
+use super::text::{short, time_ago};
+use crate::admin::{Group, Groups};
+use crate::util::readable::{count, grouped};
+
+/// For how long dead letters are counted.
+const COUNT: &str = "100ms";
+
+pub(super) async fn dead_letters(State(api): State<Api>) -> Result<Html<String>, PageError> {
+    let groups: Groups = api.get("/groups", &[("within", COUNT.to_owned())]).await?;
+    let body = html! {
+        @if groups.counted == 0 { p.note.good { "There is no dead letter." } } @else {
+            p role="status" {
+                @if groups.exact { (count(groups.counted, "dead letter")) }
+                @else { "The first " (count(groups.counted, "dead letter")) " are grouped; there are more, so every number is at least this" }
+            }
+            form.row method="get" action="confirm" {
+                (Conditions::dead().hidden())
+                a.button href=(format!("messages?{}", Conditions::dead().query(&[]))) { "One by one" }
+                button type="submit" name="act" value="requeue-all" { "Requeue all" }
+            }
+            (table(&groups.groups))
+            @if groups.others > 0 { p.soft { (count(groups.others, "dead letter")) " of other groups are not listed." } }
+        }
+    };
+    Ok(Page::new("Dead letters", "dead-letters").render(&body))
+}
+
+fn table(groups: &[Group]) -> Markup {
+    html! {
+        table.stack {
+            thead {
+                tr {
+                    th.n scope="col" { "Number" } th scope="col" { "Reason" } th scope="col" { "Topic" }
+                    th scope="col" { "First" } th scope="col" { "Last" } th scope="col" { "Operations" }
+                }
+            }
+            tbody { @for group in groups { (row(group)) } }
+        }
+    }
+}
+
+fn row(group: &Group) -> Markup {
+    let mut conditions = Conditions::dead();
+    if !group.reason.is_empty() {
+        conditions = conditions.and("reason", group.reason.clone());
+    }
+    if let Some(topic) = &group.topic {
+        conditions = conditions.and("topic", topic.clone());
+    }
+    html! {
+        tr {
+            td.n data-label="Number" { a href=(format!("messages?{}", conditions.query(&[]))) { (grouped(group.messages)) } }
+            td data-label="Reason" { span { (short(&group.reason, 300)) } }
+            td data-label="Topic" { span { (short(group.topic.as_deref().unwrap_or("unreadable"), 80)) } }
+            td data-label="First" { @if let Some(at) = group.first { (time_ago(at)) } @else { "–" } }
+            td data-label="Last" { @if let Some(at) = group.last { (time_ago(at)) } @else { "–" } }
+            td data-label="Operations" {
+                form.row method="get" action="confirm" {
+                    (conditions.hidden())
+                    button type="submit" name="act" value="requeue-all" { "Requeue" }
+                    button.danger type="submit" name="act" value="drop-all" { "Drop" }
+                }
+            }
+        }
+    }
+}

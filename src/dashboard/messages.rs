@@ -1,0 +1,146 @@
+//! Stored messages: filtered by the URL, a page by position, and selected for an operation.
+
+use std::time::SystemTime;
+
+use axum::extract::{RawQuery, State};
+use axum::response::Html;
+use maud::{Markup, html};
+
+use super::api::Api;
+use super::error::PageError;
+use super::fields::Fields;
+use super::filter::Conditions;
+use super::layout::Page;
+use super::text::{short, time_ago};
+use crate::admin::{Counted, Listed, StoredMessage};
+use crate::store::EntryState;
+use crate::util::readable::grouped;
+
+/// How many messages a page has.
+const PAGE: u64 = 50;
+
+/// For how long messages are searched, and counted.
+const COUNT: &str = "60ms";
+
+pub(super) async fn messages(
+    State(api): State<Api>,
+    RawQuery(query): RawQuery,
+) -> Result<Html<String>, PageError> {
+    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+    let conditions = Conditions::of(&fields);
+    let after: Option<u64> = fields.parsed("after")?;
+    let mut query = conditions.pairs();
+    query.push(("limit", PAGE.to_string()));
+    query.push(("within", COUNT.to_owned()));
+    query.extend(after.map(|after| ("after", after.to_string())));
+    let listed: Listed = api.get("/messages", &query).await?;
+    let number = count(&api, &conditions, COUNT).await?;
+    let title = if conditions.is_dead() { "Dead letters, one by one" } else { "Messages" };
+    let body = html! {
+        (conditions.form())
+        p role="status" { (number_of(&number)) @if after.is_some() { "; this is a later page" } }
+        @if listed.messages.is_empty() {
+            p.note {
+                @if listed.next.is_some() { "No match was found yet; search on." } @else { "No message matches." }
+            }
+        } @else {
+            form method="get" action="confirm" {
+                (conditions.hidden())
+                (buttons(&number, &conditions))
+                (table(&listed.messages))
+            }
+        }
+        nav.row aria-label="Pages of the list" {
+            @if after.is_some() { a.button href=(address(&conditions, &[])) { "First page" } }
+            @if let Some(next) = listed.next {
+                a.button rel="next" href=(address(&conditions, &[("after", next.to_string())])) { "Next page" }
+            }
+        }
+    };
+    Ok(Page::new(title, "messages").render(&body))
+}
+
+/// Counts the messages that match, for about so long.
+pub(super) async fn count(api: &Api, conditions: &Conditions, within: &str) -> Result<Counted, PageError> {
+    let mut query = conditions.pairs();
+    query.push(("within", within.to_owned()));
+    api.get("/count", &query).await
+}
+
+/// A number of messages; a lower bound says so.
+pub(super) fn number_of(counted: &Counted) -> String {
+    let noun = if counted.messages == 1 { "message matches" } else { "messages match" };
+    let number = grouped(counted.messages);
+    if counted.exact {
+        format!("{number} {noun}")
+    } else {
+        format!("More than {number} {noun}; counting was cut short")
+    }
+}
+
+fn address(conditions: &Conditions, more: &[(&str, String)]) -> String {
+    format!("messages?{}", conditions.query(more))
+}
+
+fn buttons(number: &Counted, conditions: &Conditions) -> Markup {
+    let all =
+        if number.exact { format!("all {}", grouped(number.messages)) } else { "all that match".to_owned() };
+    html! {
+        div.row role="group" aria-label="Operations" {
+            label.check hidden { input #all type="checkbox" aria-label="Select all of this page"; }
+            button type="submit" name="act" value="requeue" { "Requeue selected" }
+            button.danger type="submit" name="act" value="drop" { "Drop selected" }
+            @if conditions.is_dead() {
+                button type="submit" name="act" value="requeue-all" { "Requeue " (all) }
+            }
+            button.danger type="submit" name="act" value="drop-all" { "Drop " (all) }
+        }
+    }
+}
+
+fn table(messages: &[StoredMessage]) -> Markup {
+    html! {
+        table.stack {
+            thead {
+                tr {
+                    th scope="col" { "Select" } th scope="col" { "Message" } th scope="col" { "State" }
+                    th scope="col" { "Created" } th.n scope="col" { "Attempts" } th scope="col" { "Topic" }
+                    th scope="col" { "Key" } th scope="col" { "Why it is here" }
+                }
+            }
+            tbody { @for message in messages { (row(message)) } }
+        }
+    }
+}
+
+fn row(message: &StoredMessage) -> Markup {
+    let position = message.position.unwrap_or_default();
+    let id = message.id.map(|id| id.to_string());
+    let name = id.as_deref().unwrap_or("unreadable");
+    html! {
+        tr {
+            td data-label="Select" {
+                label.check { input type="checkbox" name="position" value=(position) aria-label=(format!("Select {name}")); }
+            }
+            td.id data-label="Message" { a href=(format!("message?position={position}")) { (name) } }
+            td data-label="State" { (state(message.state)) }
+            td data-label="Created" {
+                @if let Some(time) = message.time.filter(|time| *time > SystemTime::UNIX_EPOCH) { (time_ago(time)) } @else { "–" }
+            }
+            td.n data-label="Attempts" { (grouped(message.attempts.unwrap_or_default().into())) }
+            td data-label="Topic" { span { (short(message.topic.as_deref().unwrap_or("–"), 80)) } }
+            td data-label="Key" { span { (short(message.key.as_deref().unwrap_or("–"), 60)) } }
+            td data-label="Why" { span { (short(message.explain.as_deref().unwrap_or_default(), 160)) } }
+        }
+    }
+}
+
+pub(super) fn state(state: Option<EntryState>) -> Markup {
+    html! {
+        @match state {
+            Some(EntryState::Dead) => { span.tag.bad { "dead" } }
+            Some(EntryState::Pending) => { span.tag { "pending" } }
+            None => { span.tag { "unknown" } }
+        }
+    }
+}

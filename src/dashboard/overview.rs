@@ -1,0 +1,90 @@
+//! The overview: what waits, what is dead, and whether messages leave.
+
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::response::Html;
+use maud::{Markup, html};
+
+use super::api::Api;
+use super::error::PageError;
+use super::layout::Page;
+use super::plot::rates;
+use super::text::{time_ago, visible};
+use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
+use crate::util::readable::{grouped, span};
+
+/// How long the page waits for the broker.
+const WAIT: &str = "100ms";
+
+pub(super) async fn overview(State(api): State<Api>) -> Result<Html<String>, PageError> {
+    Ok(Page::new("Overview", "overview").render(&content(&api).await?))
+}
+
+pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
+    let status: StatusReport = api.get("/status", &[("within", WAIT.to_owned())]).await?;
+    Ok(html! {
+        div data-part="status" {
+            (broker(&status))
+            @if let Some(note) = &status.note { p.note.warn { (visible(note)) } }
+            @if let Some(outbox) = &status.outbox { (numbers(outbox, status.in_flight)) }
+        }
+        @if let Some(outbox) = &status.outbox {
+            @if status.running == Some(true) {
+                h2 { "Messages in and out" }
+                div data-part="rates" { (rates(&outbox.stored_by_minute, &outbox.confirmed_by_minute)) }
+            }
+        }
+        h2 { "Where messages go" }
+        dl {
+            dt { "Delivery" } dd { (status.delivery) }
+            @if let Some(outbox) = &status.outbox { dt { "Outbox" } dd { (visible(&outbox.place)) } }
+        }
+    })
+}
+
+fn broker(status: &StatusReport) -> Markup {
+    let breaker =
+        status.outbox.as_ref().filter(|_| status.running == Some(true)).map(|outbox| &outbox.breaker);
+    html! {
+        @match (&status.health, status.running) {
+            (_, Some(false)) => { p.note.warn { "The app is stopped: messages leave when it runs again." } }
+            (_, None) => { p.note { "The app was not asked. It may run." } }
+            (Some(HealthReport::Up), _) => { p.note.good { "The broker is up." } }
+            (Some(HealthReport::Down { reason }), _) => { p.note.bad { "The broker is down: " (visible(reason)) } }
+            (None, _) => { p.note.warn { "The broker has not answered yet." } }
+        }
+        @match breaker {
+            Some(BreakerReport::Open { since, next_probe }) => {
+                p.note.bad {
+                    "No message is sent since " (time_ago(*since)) ", as sending failed. The next probe of the broker is "
+                    (time_ago(*next_probe)) "."
+                }
+            }
+            Some(BreakerReport::HalfOpen) => { p.note.warn { "The broker answers again; one message is sent first." } }
+            _ => {}
+        }
+        @if let Some(last) = status.outbox.as_ref().and_then(|outbox| outbox.last_error.as_ref()) {
+            p.note { "Last failure, " (time_ago(last.at)) ": " (visible(&last.error)) }
+        }
+    }
+}
+
+fn numbers(outbox: &OutboxReport, in_flight: Option<usize>) -> Markup {
+    let age = outbox.oldest_age_seconds.filter(|_| outbox.pending > 0);
+    let age = age.map(|age| span(Duration::try_from_secs_f64(age).unwrap_or_default()));
+    html! {
+        ul.cards {
+            li { b { a href="messages?state=pending" { (grouped(outbox.pending)) } } span { "pending" } }
+            li {
+                b { a.bad[outbox.dead > 0] href="dead-letters" { (grouped(outbox.dead)) } }
+                span { "dead letters" }
+            }
+            @if let Some(in_flight) = in_flight { li { b { (grouped(in_flight as u64)) } span { "in flight" } } }
+            li { b { (age.as_deref().unwrap_or("–")) } span { "age of the oldest pending" } }
+            li { b { (format!("{:.1}", outbox.stored_per_second)) } span { "stored a second" } }
+            li { b { (format!("{:.1}", outbox.confirmed_per_second)) } span { "confirmed a second" } }
+            li { b { (bytesize::ByteSize::b(outbox.bytes)) } span { "stored" } }
+        }
+    }
+}

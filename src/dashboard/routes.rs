@@ -1,0 +1,54 @@
+//! The routes of the pages. All are one segment below the dashboard, so that their links are relative: any base path works.
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, OriginalUri};
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::header::LOCATION;
+use http::{StatusCode, Uri};
+
+use super::act::{act, confirm};
+use super::api::Api;
+use super::assets::{SCRIPT, STYLE};
+use super::dead_letters::dead_letters;
+use super::error::PageError;
+use super::message::{message, raw_body};
+use super::messages::messages;
+use super::overview::overview;
+use super::same_origin::guard;
+
+/// The largest body of a form.
+const BODY_LIMIT: usize = 8 << 20;
+
+pub(super) fn router(api: Api) -> Router {
+    Router::new()
+        .route("/", get(home))
+        .route("/overview", get(overview))
+        .route("/messages", get(messages))
+        .route("/message", get(message))
+        .route("/body", get(raw_body))
+        .route("/dead-letters", get(dead_letters))
+        .route("/confirm", get(confirm))
+        .route("/act", post(act))
+        .route(&format!("/{}", STYLE.name), get(async || STYLE.answer()))
+        .route(&format!("/{}", SCRIPT.name), get(async || SCRIPT.answer()))
+        .fallback(fallback)
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .layer(from_fn(guard))
+        .with_state(api)
+}
+
+/// Redirects to the overview, by a relative address: a proxy may have cut the path.
+async fn home(OriginalUri(uri): OriginalUri) -> Response {
+    let last = uri.path().rsplit('/').next().unwrap_or_default();
+    let to = if last.is_empty() { "overview".to_owned() } else { format!("./{last}/overview") };
+    (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
+}
+
+async fn fallback(uri: Uri, original: OriginalUri) -> Response {
+    if uri.path() == "/" {
+        return home(original).await;
+    }
+    PageError::not_found("there is no such page").into_response()
+}

@@ -1,0 +1,42 @@
+// Keeps the parts of a page that change up to date, and lets the operator pause that. Every page works without it.
+'use strict';
+const main = document.querySelector('main[data-live]');
+const button = document.getElementById('pause');
+if (main && button && window.EventSource) {
+  let source = null;
+  const say = document.getElementById('live');
+  const start = () => {
+    source = new EventSource(main.dataset.live);
+    source.addEventListener('part', (event) => {
+      const next = new DOMParser().parseFromString(event.data, 'text/html');
+      for (const part of next.querySelectorAll('[data-part]')) {
+        const old = main.querySelector(`[data-part="${CSS.escape(part.dataset.part)}"]`);
+        if (old && !old.contains(document.activeElement) && old.innerHTML !== part.innerHTML) old.replaceWith(part);
+      }
+      say.textContent = 'live';
+    });
+    source.onerror = () => { say.textContent = 'not connected; trying again'; };
+  };
+  const stop = () => { source.close(); source = null; };
+  const show = (paused) => {
+    button.textContent = paused ? 'Resume updates' : 'Pause updates';
+    say.textContent = paused ? 'paused' : 'live';
+  };
+  let paused = sessionStorage.getItem('paused') === 'yes';
+  button.hidden = false;
+  show(paused);
+  if (!paused) start();
+  button.addEventListener('click', () => {
+    paused = !paused;
+    sessionStorage.setItem('paused', paused ? 'yes' : 'no');
+    if (paused) stop(); else start();
+    show(paused);
+  });
+}
+const all = document.getElementById('all');
+if (all) {
+  all.closest('label').hidden = false;
+  all.addEventListener('change', () => {
+    for (const box of document.querySelectorAll('input[name=position]')) box.checked = all.checked;
+  });
+}
