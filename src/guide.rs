@@ -9,6 +9,7 @@
 //! | [`production`] | a checklist: delivery, rights, pools, volumes, probes, alerts |
 //! | [`testing`] | how an app is tested without a broker |
 //! | [`troubleshooting`] | log lines, their meaning and their cure |
+//! | [`dashboard`] | pages for operators: what is stuck, why, and how to mend it |
 //! | [`observability`] | logs, traces with OpenTelemetry, metrics with alerts and a board, probes |
 //! | [`rabbitmq`], [`activemq`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
@@ -25,6 +26,8 @@ pub mod acknowledgement {}
 pub mod channels {}
 #[doc = include_str!("../docs/coming-from.md")]
 pub mod coming_from {}
+#[cfg_attr(feature = "dashboard", doc = include_str!("../docs/dashboard.md"))]
+pub mod dashboard {}
 #[doc = include_str!("../docs/extending.md")]
 pub mod extending {}
 #[doc = include_str!("../docs/guarantees.md")]

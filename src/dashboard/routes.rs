@@ -5,8 +5,8 @@ use axum::extract::{DefaultBodyLimit, OriginalUri};
 use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http::StatusCode;
 use http::header::LOCATION;
-use http::{StatusCode, Uri};
 
 use super::act::{act, confirm};
 use super::api::Api;
@@ -33,7 +33,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/act", post(act))
         .route(&format!("/{}", STYLE.name), get(async || STYLE.answer()))
         .route(&format!("/{}", SCRIPT.name), get(async || SCRIPT.answer()))
-        .fallback(fallback)
+        .fallback(no_page)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn(guard))
         .with_state(api)
@@ -46,9 +46,6 @@ async fn home(OriginalUri(uri): OriginalUri) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
 }
 
-async fn fallback(uri: Uri, original: OriginalUri) -> Response {
-    if uri.path() == "/" {
-        return home(original).await;
-    }
-    PageError::not_found("there is no such page").into_response()
+async fn no_page() -> PageError {
+    PageError::not_found("there is no such page")
 }

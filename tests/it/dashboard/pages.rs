@@ -83,7 +83,7 @@ async fn a_message_is_shown_whole(kind: Kind) {
         "order-7",
         "<dt>tenant</dt><dd>blue</dd>",
         "&quot;total&quot;: 12345678901234567890.10,",
-        "given up on: the bus forbids it",
+        "given up on: rejected: the bus forbids it",
         "Failed attempts",
     ] {
         assert!(page.contains(part), "{part}: {page}");
@@ -119,12 +119,11 @@ async fn an_outbox_that_holds_nothing_says_so() {
 #[tokio::test]
 async fn any_base_path_works() {
     let ops = Ops::new(Kind::Durable, Does::Take).await;
-    for (path, to) in [(BASE.to_owned(), "./outbox/overview"), (format!("{BASE}/"), "overview")] {
-        let request = http::Request::get(&path).body(axum::body::Body::empty()).unwrap();
-        let shown = ops.call(request).await;
-        let location = shown.headers.get("location").map(|to| to.to_str().unwrap());
-        assert_eq!((shown.status.as_u16(), location), (303, Some(to)), "{path}");
-    }
+    let shown = ops.call(http::Request::get(BASE).body(axum::body::Body::empty()).unwrap()).await;
+    assert_eq!(
+        (shown.status.as_u16(), &shown.headers["location"]),
+        (303, &"./outbox/overview".parse().unwrap())
+    );
     // No address in a page begins at the root.
     for page in ["overview", "messages", "dead-letters", "nothing"] {
         let text = ops.get(page).await.text;
