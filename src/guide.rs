@@ -11,7 +11,7 @@
 //! | [`troubleshooting`] | log lines, their meaning and their cure |
 //! | [`dashboard`] | pages for operators: what is stuck, why, and how to mend it |
 //! | [`observability`] | logs, traces with OpenTelemetry, metrics with alerts and a board, probes |
-//! | [`rabbitmq`], [`activemq`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
+//! | [`rabbitmq`], [`activemq`], [`nats`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
 //! | [`channels`] | queues, streams, events and requests without a broker |
 //! | [`signing`], [`migrating_from_mqfactory`] | signed messages and their keys; mqfactory's messages |
@@ -58,6 +58,8 @@ pub mod upgrading {}
 pub mod wavemq {}
 #[doc = include_str!("../docs/rabbitmq.md")]
 pub mod rabbitmq {}
+#[cfg_attr(feature = "nats", doc = include_str!("../docs/nats.md"))]
+pub mod nats {}
 #[doc = include_str!("../docs/activemq.md")]
 pub mod activemq {}
 #[doc = include_str!("../docs/fedora.md")]

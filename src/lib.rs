@@ -56,6 +56,7 @@
 //! | `kubemq` | KubeMQ's gRPC interface over channels, for unmodified KubeMQ clients: `kubemq::Kubemq` | |
 //! | `kubemq-client` | the backend `kubemq`: a KubeMQ server as the broker | |
 //! | `mqtt` | the backend `mqtt` (MQTT 5 and 3.1.1) | |
+//! | `nats` | the backend `nats` (NATS, with JetStream or without) | |
 //! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
 //! | `admin` | `Bus::admin`, an axum router to look into the outbox | |
@@ -151,6 +152,8 @@ pub use self::backends::amqp091;
 pub use self::backends::kubemq as kubemq_client;
 #[cfg(feature = "mqtt")]
 pub use self::backends::mqtt;
+#[cfg(feature = "nats")]
+pub use self::backends::nats;
 pub use self::backends::{dummy, store_queue};
 #[cfg(feature = "settings")]
 pub use self::bus::Bus;

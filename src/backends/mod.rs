@@ -17,6 +17,8 @@ pub mod kubemq;
 pub(crate) mod memory;
 #[cfg(feature = "mqtt")]
 pub mod mqtt;
+#[cfg(feature = "nats")]
+pub mod nats;
 #[cfg(feature = "testing")]
 pub(crate) mod recording;
 pub mod store_queue;

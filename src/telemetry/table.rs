@@ -176,7 +176,7 @@ pub(crate) const METRICS: &[Metric] = &[
         Counter,
         Count,
         None,
-        "Replies of a KubeMQ server that name no request.",
+        "Replies of a broker that came too late or name no request.",
     ),
     metric(
         "tower_outbox_signatures_total",

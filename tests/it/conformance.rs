@@ -179,6 +179,25 @@ async fn mqtt_conforms() {
     messenger_conformance::all(Arc::new(place.messenger()), &place.topic, capabilities, inbox).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn nats_conforms() {
+    let place = crate::nats::raw::Place::new().await;
+    let inbox = place.inbox().await;
+    let capabilities = whole().with_closes(true);
+    messenger_conformance::all(Arc::new(place.messenger()), &place.topic, capabilities, inbox).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn nats_events_conform() {
+    let place = crate::nats::raw::Place::without_stream().await;
+    let inbox = place.inbox().await;
+    let settings = place.settings().with_pattern(tower_outbox::nats::Pattern::Events);
+    let messenger = tower_outbox::nats::Nats::new(&settings).unwrap();
+    messenger_conformance::all(Arc::new(messenger), &place.topic, whole().with_closes(true), inbox).await;
+}
+
 /// All messages that arrived in a queue of RabbitMQ.
 fn from_queue(
     brokers: &Brokers,

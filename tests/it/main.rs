@@ -32,6 +32,7 @@ mod manifest;
 mod migrations;
 mod mqfactory;
 mod mqtt;
+mod nats;
 mod observability;
 mod outbox;
 mod peers;

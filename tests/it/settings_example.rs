@@ -12,6 +12,7 @@ use tower_outbox::kubemq::TokenAlgorithm;
 use tower_outbox::kubemq_client::{KubemqSettings, KubemqSubscription};
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::mqtt::{MqttSettings, MqttSubscription};
+use tower_outbox::nats::{NatsSettings, NatsSubscription};
 use tower_outbox::routing::{RoutingConsumerSettings, RoutingSettings};
 use tower_outbox::settings::{DeliveryMode, OutboxSettings, RequestSettings, SuccessStatus};
 use tower_outbox::signing::{PolicyRule, SigningSettings};
@@ -147,6 +148,22 @@ fn the_dialect_of_mqtt_is_read() {
 }
 
 #[test]
+fn the_dialect_of_nats_is_read() {
+    let settings = dialect("nats");
+    assert_eq!(settings.backend, "nats");
+    let (broker, keys): (BrokerSettings, NatsSettings) = settings.backend_keys.parse_both().unwrap();
+    let defaults = NatsSettings::default();
+    assert_eq!(
+        (broker.urls.len(), keys.pattern, keys.client_name),
+        (2, defaults.pattern, defaults.client_name)
+    );
+    let source: NatsSubscription = settings.consumers["users"].source_keys.parse().unwrap();
+    let defaults = NatsSubscription::new("users", "mail").with_subject("user.>");
+    let defaults = defaults.with_prefetch(64).with_group("quotes");
+    assert_eq!(source, defaults.with_dead_letter_subject("dead.users.mail"));
+}
+
+#[test]
 fn the_keys_of_the_kubemq_server_are_read() {
     let lines = EXAMPLE.lines().filter_map(|line| line.strip_prefix("#server: "));
     let keys: String = lines.map(|line| format!("{line}\n")).collect();
@@ -176,6 +193,8 @@ fn every_key_is_shown() {
         keys_of::<Amqp091Subscription>(),
         keys_of::<MqttSettings>(),
         keys_of::<MqttSubscription>(),
+        keys_of::<NatsSettings>(),
+        keys_of::<NatsSubscription>(),
         keys_of::<ChaosSettings>(),
         keys_of::<RoutingSettings>(),
         keys_of::<RoutingConsumerSettings>(),
@@ -192,6 +211,7 @@ fn every_key_is_shown() {
         "\n#fedmsg: ",
         "\n#kubemq: ",
         "\n#mqtt: ",
+        "\n#nats: ",
         "\n#rhmsg: ",
         "\n#routing: ",
         "\n#routing-uplink: ",

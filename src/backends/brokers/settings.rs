@@ -25,7 +25,7 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub struct BrokerSettings {
     /// The brokers, `amqp://[user:password@]host[:5672]` or `amqps://host[:5671]`, for MQTT `mqtt://host[:1883]` or
-    /// `mqtts://host[:8883]`; tried in a random order. For AMQP 0-9-1 the path is the virtual host.
+    /// `mqtts://host[:8883]`, for NATS `nats://host[:4222]` or `tls://host[:4222]`; tried in a random order. For AMQP 0-9-1 the path is the virtual host.
     #[serde(deserialize_with = "one_or_many")]
     pub urls: Vec<String>,
     /// How long connecting to one broker may take; 5 s by default, 60 s for `rhmsg`.
@@ -64,7 +64,7 @@ pub struct BrokerSettings {
     /// How long a message is worth delivering when it does not set its own expiry; no limit by default.
     #[serde(deserialize_with = "crate::util::units::optional_duration")]
     pub ttl: Option<Duration>,
-    /// How many messages may await their confirm; 256 by default. For AMQP 0-9-1 and MQTT on a connection. For AMQP 1.0 of one
+    /// How many messages may await their confirm; 256 by default. For AMQP 0-9-1, MQTT and NATS on a connection. For AMQP 1.0 of one
     /// topic, where 1 keeps the order even when a broker releases a message and accepts the next one.
     pub window: u32,
 }

@@ -41,6 +41,14 @@ const MQTT: Schemes = Schemes {
     example: "mqtts://host:8883",
 };
 
+#[cfg(feature = "nats")]
+const NATS: Schemes = Schemes {
+    plain: ("nats", 4222),
+    tls: ("tls", 4222),
+    fault: "its scheme is neither nats nor tls",
+    example: "tls://host:4222",
+};
+
 /// The address of a broker, with the credentials for it. It prints without the password.
 #[derive(Clone)]
 pub(crate) struct BrokerUrl {
@@ -71,7 +79,13 @@ impl BrokerUrl {
         Self::parse_without_path(text, &MQTT)
     }
 
-    #[cfg(any(test, feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
+    /// An address of NATS.
+    #[cfg(feature = "nats")]
+    pub(crate) fn parse_nats(text: &str) -> Result<Self, UrlError> {
+        Self::parse_without_path(text, &NATS)
+    }
+
+    #[cfg(any(test, feature = "amqp10", feature = "kubemq-client", feature = "mqtt", feature = "nats"))]
     fn parse_without_path(text: &str, schemes: &Schemes) -> Result<Self, UrlError> {
         let url = Self::parse_as(text, schemes)?;
         match url.vhost {

@@ -18,6 +18,8 @@ use crate::backends::brokers::{BrokerSettings, BrokersError};
 use crate::backends::kubemq;
 #[cfg(feature = "mqtt")]
 use crate::backends::mqtt;
+#[cfg(feature = "nats")]
+use crate::backends::nats;
 #[cfg(feature = "_brokers")]
 use crate::message::Topic;
 #[cfg(feature = "_brokers")]
@@ -139,6 +141,25 @@ pub(super) const MQTT: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     dead_letters: Err(
         "its broker keeps no dead letters that could be read later: a subscription to DEAD_LETTER_TOPIC gets them as they come",
     ),
+});
+
+#[cfg(not(feature = "nats"))]
+pub(super) const NATS: Result<&dyn Driver, Feature> = Err("nats");
+#[cfg(feature = "nats")]
+pub(super) const NATS: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: |broker, mut settings: nats::NatsSettings| {
+        settings.broker = broker;
+        Ok(settings)
+    },
+    broker: |settings| settings.broker,
+    messenger: |settings| {
+        let requester = nats::NatsRequester::new(settings)?;
+        nats::Nats::new(settings).map(|messenger| Backend::with_brokers(messenger).with_requester(requester))
+    },
+    source: nats::NatsSource::new,
+    confirmations: Some(nats::NatsSubscription::of_confirmations),
+    #[cfg(feature = "cli")]
+    dead_letters: Err(super::driver::NO_DEAD_LETTERS),
 });
 
 /// A backend with brokers, whose table holds the keys of [`BrokerSettings`] and its own, `T`; `U` are the keys of a

@@ -10,7 +10,7 @@ use crate::source::Source;
 #[cfg(feature = "cli")]
 use crate::source::dead_letters::DeadLetterQueue;
 
-use super::brokers::{AMQP10, AMQP091, FEDMSG, KUBEMQ, MQTT, RHMSG};
+use super::brokers::{AMQP10, AMQP091, FEDMSG, KUBEMQ, MQTT, NATS, RHMSG};
 #[cfg(feature = "cli")]
 use super::driver::OpenDeadLettersError;
 use super::driver::{Backend, Driver, Feature, fault, own_source};
@@ -36,6 +36,7 @@ const ALL: &[BackendEntry] = &[
     BackendEntry { name: "kubemq", driver: KUBEMQ },
     BackendEntry { name: "memory", driver: MEMORY },
     BackendEntry { name: "mqtt", driver: MQTT },
+    BackendEntry { name: "nats", driver: NATS },
     BackendEntry { name: "rhmsg", driver: RHMSG },
     BackendEntry { name: "routing", driver: ROUTING },
 ];
@@ -52,6 +53,7 @@ const HINTS: &[(&[&str], &str)] = &[
     (&["umb", "python-rhmsg"], "the messages of python-rhmsg are rhmsg"),
     (&["mosquitto", "mqtts", "mqtt5", "emqx", "hivemq"], "MQTT brokers are mqtt"),
     (&["wavemq", "router"], "a router for sites is routing"),
+    (&["jetstream", "nats-server", "nats.io"], "NATS, with JetStream or without, is nats"),
     (&["disk", "file"], "a queue on the local disk is embedded"),
     (&["none", "noop", "log"], "sending nowhere is dummy"),
 ];

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
+use tower_outbox::nats::NatsSubscription;
 use tower_outbox::source::Source;
 use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness};
 
@@ -100,6 +101,21 @@ pub async fn mosquitto_subscription() -> SourceHarness {
     let letters = of_dead.source(&of_dead.subscription()).await;
     let messenger = Arc::new(place.messenger());
     SourceHarness::new(messenger, Arc::new(source), place.topic.clone(), dead_in(letters))
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
+}
+
+/// A durable consumer of a stream, and one of its dead letters.
+pub async fn nats_consumer() -> SourceHarness {
+    let place = crate::nats::raw::Place::new().await;
+    let dead = format!("dead.{}", place.topic);
+    let all = NatsSubscription::new(&*place.stream, "all").with_prefetch(200);
+    let source = place.source(&all.with_dead_letter_subject(&*dead));
+    let of_dead = format!("{}-dead", place.stream);
+    let letters = place.source(&NatsSubscription::new(of_dead, "all").with_subject(dead));
+    // It creates the stream.
+    let _ = timeout(Duration::from_millis(500), letters.receive(1)).await;
+    let (messenger, topic) = (Arc::new(place.messenger()), place.topic.clone());
+    SourceHarness::new(messenger, Arc::new(source), topic, dead_in(letters))
         .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
 }
 

@@ -1,0 +1,200 @@
+//! One connection of a source: its requests for messages, and its settlements.
+
+use std::time::Duration;
+
+use async_nats::client::{Request, RequestErrorKind};
+use async_nats::{Message, StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use tokio::time::timeout;
+
+use super::ack_subject::AckSubject;
+use super::client::Generation;
+use super::connection::Connection;
+use super::setup::Limits;
+use crate::messenger::Failure;
+use crate::util::error::Chain;
+
+/// How long a request for messages is valid.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// How long a server may take to withdraw requests.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// The fewest bytes that are worth a request.
+const LEAST_BYTES: usize = 16 << 10;
+
+/// A connection of a source.
+pub(super) struct SourceLink {
+    pub(super) connection: Connection,
+    pub(super) limits: Limits,
+}
+
+/// The requests of one connection.
+pub(super) struct Pulls {
+    answers: Subscriber,
+    inbox: Subject,
+    /// Where the server takes requests.
+    subject: String,
+    limits: Limits,
+    /// Messages and bytes that were requested, and have not come.
+    wanted: usize,
+    wanted_bytes: usize,
+    /// The next message is larger than all room, so it comes alone.
+    alone: bool,
+    pub(super) is_stopped: bool,
+}
+
+/// An answer to a request.
+pub(super) enum Answer {
+    Message(Box<Message>, AckSubject),
+    /// The request ended, or is of no interest.
+    Status,
+    /// The consumer must be looked at again.
+    Lost(Failure),
+}
+
+impl Pulls {
+    pub(super) async fn subscribe(
+        generation: &Generation,
+        subject: String,
+        limits: Limits,
+    ) -> Result<Self, Failure> {
+        let inbox = Subject::from(generation.client.new_inbox());
+        let answers = generation.client.subscribe(inbox.clone()).await.map_err(Failure::transient)?;
+        Ok(Self {
+            answers,
+            inbox,
+            subject,
+            limits,
+            wanted: 0,
+            wanted_bytes: 0,
+            alone: false,
+            is_stopped: false,
+        })
+    }
+
+    /// Requests messages if there is room: `unsettled` are the number and bytes of messages here, `most` what may be here.
+    pub(super) async fn request(
+        &mut self,
+        generation: &Generation,
+        unsettled: (usize, usize),
+        most: (usize, usize),
+    ) {
+        let mut count = most.0.saturating_sub(unsettled.0 + self.wanted);
+        let mut bytes = most.1.saturating_sub(unsettled.1 + self.wanted_bytes);
+        if self.wanted == 0 {
+            self.wanted_bytes = 0;
+            bytes = most.1.saturating_sub(unsettled.1);
+        }
+        // A few at a time would cost a request each.
+        if count == 0 || (self.wanted > 0 && count < most.0.div_ceil(4)) {
+            return;
+        }
+        if self.alone {
+            if unsettled.0 > 0 || self.wanted > 0 {
+                return;
+            }
+            (count, bytes) = (1, 0);
+        } else if bytes < LEAST_BYTES.min(most.1) {
+            return;
+        }
+        if self.limits.batch > 0 {
+            count = count.min(self.limits.batch);
+        }
+        if self.limits.bytes > 0 && !self.alone {
+            bytes = bytes.min(self.limits.bytes);
+        }
+        let expires = match self.limits.expires {
+            Duration::ZERO => EXPIRES,
+            limit => limit.min(EXPIRES),
+        };
+        let mut request = serde_json::json!({"batch": count, "expires": expires.as_nanos() as u64});
+        if bytes > 0 {
+            request["max_bytes"] = bytes.into();
+        }
+        let payload = Bytes::from(request.to_string());
+        let sent = generation.client.publish_with_reply(self.subject.clone(), self.inbox.clone(), payload);
+        if sent.await.is_ok() {
+            self.wanted += count;
+            self.wanted_bytes += bytes;
+        }
+    }
+
+    /// Withdraws the requests, and gives the messages that are on their way.
+    pub(super) async fn stop(&mut self) -> Vec<(Message, AckSubject)> {
+        let mut rest = Vec::new();
+        self.is_stopped = true;
+        if self.answers.drain().await.is_ok() {
+            let read = async {
+                while let Some(message) = self.answers.next().await {
+                    let ack = message.reply.as_deref().and_then(AckSubject::read);
+                    rest.extend(ack.map(|ack| (message, ack)));
+                }
+            };
+            let _ = timeout(STOP_TIMEOUT, read).await;
+        }
+        rest
+    }
+
+    /// The next answer; none at the end of the connection.
+    ///
+    /// # Cancel safety
+    /// Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Option<Answer> {
+        let message = self.answers.next().await?;
+        // A publisher can give its message a status too. Only the server chooses where an answer is acknowledged.
+        if let Some(ack) = message.reply.as_deref().and_then(AckSubject::read) {
+            self.alone = false;
+            self.wanted = self.wanted.saturating_sub(1);
+            self.wanted_bytes = self.wanted_bytes.saturating_sub(message.length);
+            return Some(Answer::Message(Box::new(message), ack));
+        }
+        let Some(status) = message.status else { return Some(Answer::Status) };
+        if status == StatusCode::IDLE_HEARTBEAT {
+            return Some(Answer::Status);
+        }
+        let left =
+            |name| message.headers.as_ref()?.get(name).and_then(|value| value.as_str().parse::<usize>().ok());
+        self.wanted = self.wanted.saturating_sub(left("Nats-Pending-Messages").unwrap_or(usize::MAX));
+        self.wanted_bytes = self.wanted_bytes.saturating_sub(left("Nats-Pending-Bytes").unwrap_or_default());
+        let text = message.description.as_deref().unwrap_or_default();
+        if text.contains("Exceeds MaxBytes") {
+            self.alone = true;
+        } else if status == StatusCode::NO_RESPONDERS
+            || ["Deleted", "push based", "Exceeded"].iter().any(|word| text.contains(word))
+        {
+            let why =
+                format!("the server refuses to deliver ({status} {text}): looking at the consumer again");
+            return Some(Answer::Lost(Failure::transient(why)));
+        }
+        Some(Answer::Status)
+    }
+}
+
+impl SourceLink {
+    pub(super) fn is_over(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    /// Sends a settlement, and completes when the server has it.
+    pub(super) async fn settle(&self, reply: &Subject, kind: Bytes) -> Result<(), Failure> {
+        let generation = self.connection.generation();
+        let sent = generation.client.send_request(reply.clone(), Request::new().payload(kind));
+        tokio::select! {
+            biased;
+            sent = sent => match sent {
+                Ok(_) => Ok(()),
+                Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+                    Err(Failure::transient("the server does not know the consumer now"))
+                }
+                Err(error) => Err(Failure::transient(Chain(&error).to_string())),
+            },
+            () = generation.events.ended.cancelled() => Err(generation.events.failure()),
+        }
+    }
+
+    /// Reports to the server that this process still has the message.
+    pub(super) async fn in_progress(&self, reply: Subject) {
+        let client = &self.connection.generation().client;
+        let _ = client.publish(reply, Bytes::from_static(b"+WPI")).await;
+    }
+}

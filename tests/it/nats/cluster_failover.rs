@@ -1,0 +1,116 @@
+//! Three servers, of which one at a time is killed, frozen or restarted under load.
+//!
+//! `scripts/chaos --nats` runs as many rounds as CHAOS_ROUNDS says.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tower_outbox::Messenger;
+use tower_outbox::nats::{Nats, NatsSettings, NatsSource, NatsSubscription};
+use tower_outbox::source::Source;
+
+use super::cluster::{Cluster, Fault};
+use super::failover::{Load, message};
+use super::raw::{SOON, body};
+
+const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Freeze, Fault::Stop];
+
+fn rounds() -> usize {
+    std::env::var("CHAOS_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap())
+}
+
+fn settings(cluster: &Cluster) -> NatsSettings {
+    let mut settings = NatsSettings::new(cluster.urls());
+    settings.broker.idle_timeout = Duration::from_secs(3);
+    settings.broker.send_timeout = Some(Duration::from_secs(3));
+    settings.broker.connection_timeout = Some(Duration::from_secs(1));
+    settings
+}
+
+/// Settles all that comes, and says when it is sure.
+fn settle(source: NatsSource) -> mpsc::UnboundedReceiver<(u64, bool)> {
+    let (sender, settled) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        loop {
+            for delivery in source.receive(50).await.unwrap() {
+                let n = super::receiving::text(&delivery).parse().unwrap();
+                let sender = sender.clone();
+                tokio::spawn(async move {
+                    let is_sure = delivery.ack().await.is_ok();
+                    let _ = sender.send((n, is_sure));
+                });
+            }
+        }
+    });
+    settled
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn nothing_confirmed_is_lost_and_nothing_settled_again() {
+    let mut cluster = Cluster::start().await;
+    let settings = settings(&cluster);
+    let subscription = NatsSubscription::new("work", "all").with_subject("work.>").with_replicas(3);
+    let mut settled = settle(NatsSource::new(&settings, &subscription).unwrap());
+    let messenger = Arc::new(Nats::new(&settings).unwrap());
+    let ready = async { while messenger.send(vec![message("work.a", 0)]).await.is_err() {} };
+    timeout(SOON, ready).await.expect("the stream is not created");
+    cluster.await_replicas("work").await;
+    let load = Load::start(&messenger, "work.a", 1);
+    load.more(500).await;
+    for round in 0..rounds() {
+        // Each node in turn, and in every second round the leader.
+        let node = match round % 2 {
+            0 => cluster.leader("work").await,
+            _ => round / 2 % 3,
+        };
+        let fault = FAULTS[round % FAULTS.len()];
+        println!("round {round}: {fault:?} n{node}");
+        cluster.hit(node, fault).await;
+        load.more(500).await;
+        cluster.mend(node, fault).await;
+        cluster.await_replicas("work").await;
+        load.more(200).await;
+    }
+    let mut wanted: BTreeSet<u64> = load.stop().await.into_iter().collect();
+    wanted.insert(0);
+
+    let client = async_nats::connect(cluster.urls()).await.unwrap();
+    let mut stored = BTreeMap::<u64, usize>::new();
+    let place = super::raw::Place {
+        url: cluster.urls().remove(0),
+        topic: "work.a".to_owned(),
+        stream: "work".to_owned(),
+        context: jetstream::new(client.clone()),
+        client,
+    };
+    for message in place.stored().await {
+        *stored.entry(body(&message).parse().unwrap()).or_default() += 1;
+    }
+    let lost: Vec<_> = wanted.iter().filter(|n| !stored.contains_key(n)).collect();
+    let twice: Vec<_> = stored.iter().filter(|(_, count)| **count > 1).collect();
+    println!("{} sent, {} lost, {} stored twice", wanted.len(), lost.len(), twice.len());
+    assert!(lost.is_empty() && twice.is_empty(), "lost {lost:?}, stored twice {twice:?}");
+
+    let (mut sure, mut arrived, mut again) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+    let arrive = async {
+        while arrived.len() < wanted.len() {
+            let (n, is_sure) = settled.recv().await.unwrap();
+            arrived.insert(n);
+            if sure.contains(&n) {
+                again.push(n);
+            }
+            if is_sure {
+                sure.insert(n);
+            }
+        }
+    };
+    let all = timeout(Duration::from_secs(90), arrive).await;
+    println!("{} received, {} after they were settled", arrived.len(), again.len());
+    assert!(all.is_ok(), "{} of {} are not received", wanted.len() - arrived.len(), wanted.len());
+    assert!(again.is_empty(), "settled, and again received: {again:?}");
+}

@@ -1,0 +1,15 @@
+//! NATS with JetStream against nats-server.
+//!
+//! Those that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
+
+mod cluster;
+mod cluster_failover;
+mod delays;
+mod failover;
+pub mod raw;
+mod receiving;
+mod refused;
+mod requests;
+mod settings;
+mod strangers;
+mod wire;
