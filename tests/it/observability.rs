@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use axum::Router;
@@ -12,6 +13,10 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
+use tokio::sync::watch;
 use tower::ServiceExt;
 use tower_outbox::testing::Memory;
 use tower_outbox::{Bus, Consumer, Failure, Health, Message, MessageQueue, Messenger, Settings};
@@ -250,11 +255,7 @@ async fn an_app_that_returns_early_ends_without_a_panic_or_error() {
     let brokers = Brokers::running();
     for url in [brokers.get("RABBIT1_AMQP"), "amqp://127.0.0.1:1"] {
         for wait in ["0"; 30].into_iter().chain(["5", "20", "300", "1500"]) {
-            let mut path = std::env::current_exe().unwrap();
-            path.pop();
-            path.pop();
-            let mut command = tokio::process::Command::new(path.join("examples/early_exit"));
-            let output = command.args([url, wait]).env("NO_COLOR", "1").output().await.unwrap();
+            let output = early_exit(url, wait, &[]).output().await.unwrap();
             let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
             let said = text(&output.stdout) + &text(&output.stderr);
             assert!(said.contains("the app gives up"), "{said}");
@@ -267,6 +268,62 @@ async fn an_app_that_returns_early_ends_without_a_panic_or_error() {
             assert!(odd.is_empty(), "{url} after {wait} ms: {odd:#?}");
         }
     }
+}
+
+/// A way to a broker whose connections can be cut.
+async fn cut_off(broker: &str) -> (String, watch::Sender<()>) {
+    let broker = broker.trim_start_matches("amqp://").to_owned();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://{}", listener.local_addr().unwrap());
+    let (cut, cuts) = watch::channel(());
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut cuts = cuts.clone();
+            cuts.mark_unchanged();
+            let mut server = TcpStream::connect(&broker).await.unwrap();
+            tokio::spawn(async move {
+                tokio::select! {
+                    _ = tokio::io::copy_bidirectional(&mut client, &mut server) => {}
+                    _ = cuts.changed() => {}
+                }
+            });
+        }
+    });
+    (url, cut)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_fault_that_is_handled_is_no_error_of_a_library() {
+    let brokers = Brokers::running();
+    let (url, cut) = cut_off(brokers.get("RABBIT1_AMQP")).await;
+    for exchange in ["amq.topic", "there-is-no-such-exchange"] {
+        let mut app = early_exit(&url, "2500", &["--to", exchange]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut lines = BufReader::new(app.stdout.take().unwrap()).lines();
+        let (mut said, mut is_cut) = (Vec::new(), false);
+        while let Some(line) = lines.next_line().await.unwrap() {
+            if !is_cut && line.contains("failover: connected ") {
+                is_cut = true;
+                cut.send(()).unwrap();
+            }
+            said.push(line);
+        }
+        app.wait().await.unwrap();
+        let warned = said.iter().any(|line| line.contains("WARN tower_outbox") && line.contains("IO error"));
+        assert!(is_cut && warned, "{said:#?}");
+        let odd: Vec<_> = said.iter().filter(|line| line.contains("lapin")).collect();
+        assert!(odd.is_empty(), "{exchange}: {odd:#?}");
+    }
+}
+
+/// An app whose log lines of INFO and above go to its output.
+fn early_exit(url: &str, wait: &str, more: &[&str]) -> Command {
+    let mut path = std::env::current_exe().unwrap();
+    path.pop();
+    path.pop();
+    let mut command = Command::new(path.join("examples/early_exit"));
+    command.args([url, wait]).args(more).env("NO_COLOR", "1").kill_on_drop(true);
+    command
 }
 
 async fn probe(bus: &Bus, path: &str) -> (StatusCode, String) {

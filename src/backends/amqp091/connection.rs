@@ -13,10 +13,10 @@ use lapin::{Channel, ConnectionProperties, ErrorKind, Event};
 use rustls::ClientConfig;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::subscriber::NoSubscriber;
 
 use super::guard::{self, FRAME_MAX, Findings, Guarded, GuardedRuntime};
 use super::limits::Limits;
+use super::quiet::silence;
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{BrokerUrl, Sasl};
 use crate::messenger::Failure;
@@ -115,14 +115,6 @@ pub(super) async fn open(
         given_up: Arc::default(),
         send_timeout: settings.broker.send_timeout(),
     })
-}
-
-/// Drops the log lines of lapin's thread for this connection: at ERROR, about what is handled and logged here.
-fn silence() {
-    if std::thread::current().name() == Some("lapin-io-loop") {
-        // Until the end of the thread.
-        std::mem::forget(tracing::subscriber::set_default(NoSubscriber::default()));
-    }
 }
 
 fn is_external(settings: &Amqp091Settings, url: &BrokerUrl) -> bool {

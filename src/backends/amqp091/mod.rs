@@ -151,6 +151,7 @@ mod messenger;
 mod outgoing;
 mod queue_kind;
 mod queues;
+mod quiet;
 mod sender_link;
 mod settings;
 mod settle;

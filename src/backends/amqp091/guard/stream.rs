@@ -16,6 +16,7 @@ use futures_util::stream::Stream;
 use lapin::tcp::AsyncTcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
+use super::super::quiet::Quiet;
 use super::findings::Findings;
 use super::frames::Guard;
 
@@ -105,12 +106,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 }
 
 /// The runtime of Tokio, with guarded streams.
-pub(crate) type GuardedRuntime = Runtime<RuntimeParts<Tokio, GuardedReactor>>;
+pub(crate) type GuardedRuntime = Runtime<RuntimeParts<Quiet, GuardedReactor>>;
 
 /// The current runtime.
 pub(crate) fn runtime() -> GuardedRuntime {
     let tokio = Tokio::current();
-    Runtime::new(RuntimeParts::new(tokio.clone(), GuardedReactor(tokio)))
+    Runtime::new(RuntimeParts::new(Quiet(tokio.clone()), GuardedReactor(tokio)))
 }
 
 /// The reactor of Tokio, for timers only: the connections are made by this crate, as lapin would not guard them.
