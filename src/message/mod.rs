@@ -190,6 +190,11 @@ impl Message {
         }
     }
 
+    /// Whether the id was made with the message, here.
+    pub(crate) fn has_new_id(&self) -> bool {
+        matches!(self.identity, Identity::Own)
+    }
+
     /// Whether the message is stored once, however often retries of the request make it.
     #[cfg(feature = "_sql")]
     pub(crate) fn is_once(&self) -> bool {

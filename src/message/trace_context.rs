@@ -23,8 +23,18 @@ const BAG: (usize, usize) = (64, 8_192);
 #[derive(Default)]
 pub(crate) struct TraceContext {
     /// That of the request, or else a new one, made for the first message.
-    traceparent: OnceLock<HeaderValue>,
+    parent: OnceLock<Parent>,
     lists: Option<Box<Lists>>,
+}
+
+/// A `traceparent`.
+enum Parent {
+    Given(HeaderValue),
+    /// A new trace, and the span that began it.
+    Begun {
+        trace: (u64, u64),
+        span: u64,
+    },
 }
 
 #[derive(Default)]
@@ -52,34 +62,37 @@ impl TraceContext {
         let baggage = list(headers.get_all(BAGGAGE), BAG, is_bag);
         let has_lists = tracestate.is_some() || baggage.is_some();
         Self {
-            traceparent: traceparent.cloned().map_or_else(OnceLock::new, OnceLock::from),
+            parent: traceparent.cloned().map(Parent::Given).map_or_else(OnceLock::new, OnceLock::from),
             lists: has_lists.then(|| Box::new(Lists { tracestate, baggage })),
         }
     }
 
     /// Adds the parts that the message does not have itself. Without a context a new one begins.
     pub(crate) fn complete(&self, message: &mut Message) {
-        let mut state = None;
-        if message.header("traceparent").is_none()
-            && let Ok(traceparent) = self.traceparent.get_or_init(begun).to_str()
-        {
-            message.set_header("traceparent", traceparent.to_owned());
-            state = self.lists.as_ref().and_then(|lists| lists.tracestate.as_ref());
-        }
-        let bag = self.lists.as_ref().and_then(|lists| lists.baggage.as_ref());
-        for (name, value) in [("tracestate", state), ("baggage", bag)] {
-            if let Some(value) = value
-                && message.header(name).is_none()
-            {
-                message.set_header(name, value.clone());
+        if message.header("traceparent").is_none() {
+            let parent = self.parent.get_or_init(|| Parent::begun(message)).text();
+            message.set_header("traceparent", parent);
+            if let Some(state) = self.lists.as_ref().and_then(|lists| lists.tracestate.as_ref()) {
+                add(message, "tracestate", state);
             }
+        }
+        self.complete_baggage(message);
+    }
+
+    /// Adds the baggage, for a message whose trace is another one.
+    pub(crate) fn complete_baggage(&self, message: &mut Message) {
+        if let Some(baggage) = self.lists.as_ref().and_then(|lists| lists.baggage.as_ref()) {
+            add(message, "baggage", baggage);
         }
     }
 
     /// Returns the parts that the request had, by their names.
     pub(crate) fn parts(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let lists = self.lists.as_deref();
-        let traceparent = self.traceparent.get().and_then(|value| value.to_str().ok());
+        let traceparent = match self.parent.get() {
+            Some(Parent::Given(value)) => value.to_str().ok(),
+            _ => None,
+        };
         let state = lists.and_then(|lists| lists.tracestate.as_deref());
         let bag = lists.and_then(|lists| lists.baggage.as_deref());
         let parts = [("traceparent", traceparent), ("tracestate", state), ("baggage", bag)];
@@ -87,20 +100,57 @@ impl TraceContext {
     }
 }
 
-/// Returns the `traceparent` of a new trace, which is sampled: a consumer that samples as its parent does would otherwise
-/// record nothing (3.2.2).
-fn begun() -> HeaderValue {
-    const HEX: [u8; 16] = *b"0123456789abcdef";
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
-    let (trace, span) = (rand::random::<u128>().max(1), rand::random::<u64>().max(1));
-    let digits = |part: &mut [u8], bytes: &[u8]| {
-        for (pair, byte) in part.chunks_exact_mut(2).zip(bytes) {
-            pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+impl Parent {
+    /// Begins a new trace, with the random bits of a new id, or else others.
+    fn begun(message: &Message) -> Self {
+        let (high, low) = match message.has_new_id() {
+            true => message.id().as_u64_pair(),
+            false => rand::random(),
+        };
+        // Samplers take a trace by the last bits of its id, which must be spread evenly.
+        let low = spread(high ^ low.rotate_left(32)).max(1);
+        Self::Begun { trace: (high, low), span: spread(low).max(1) }
+    }
+
+    /// Returns the `traceparent`. That of a new trace is sampled: a consumer that samples as its parent does would otherwise record
+    /// nothing (3.2.2).
+    fn text(&self) -> String {
+        let (trace, span) = match self {
+            Self::Given(value) => return value.to_str().unwrap_or_default().to_owned(),
+            Self::Begun { trace, span } => (trace, span),
+        };
+        let mut text = *b"00-00000000000000000000000000000000-0000000000000000-01";
+        for (at, part) in [(3, trace.0), (19, trace.1), (36, *span)] {
+            for (pair, byte) in text[at..at + 16].chunks_exact_mut(2).zip(part.to_be_bytes()) {
+                pair.copy_from_slice(&HEX[usize::from(byte)]);
+            }
         }
-    };
-    digits(&mut text[3..35], &trace.to_be_bytes());
-    digits(&mut text[36..52], &span.to_be_bytes());
-    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static(""))
+        std::str::from_utf8(&text).unwrap_or_default().to_owned()
+    }
+}
+
+/// The two digits of each byte.
+const HEX: [[u8; 2]; 256] = {
+    let (digits, mut pairs, mut byte) = (*b"0123456789abcdef", [[0; 2]; 256], 0);
+    while byte < 256 {
+        pairs[byte] = [digits[byte >> 4], digits[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+/// Spreads the bits of a number over all bits of the result (SplitMix64).
+fn spread(number: u64) -> u64 {
+    let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
+
+fn add(message: &mut Message, name: &'static str, value: &str) {
+    if message.header(name).is_none() {
+        message.set_header(name, value.to_owned());
+    }
 }
 
 /// Whether there is one `traceparent`, and it is valid (3.2).
@@ -177,4 +227,35 @@ fn is_bag(member: &str) -> bool {
         is_key(key.trim_end_matches([' ', '\t']))
             && value.bytes().all(|byte| matches!(byte, b' '..=b'~' | b'\t') && !matches!(byte, b'"' | b'\\'))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last 8 bytes of the trace ids of new contexts.
+    fn last_halves(message: impl Fn() -> Message) -> Vec<u64> {
+        let begun = |_| {
+            let mut message = message();
+            TraceContext::default().complete(&mut message);
+            let parent = message.header("traceparent").unwrap().as_str().unwrap();
+            assert!(is_traceparent(parent.as_bytes()), "{parent}");
+            u64::from_str_radix(&parent[19..35], 16).unwrap()
+        };
+        (0..1_000).map(begun).collect()
+    }
+
+    #[test]
+    fn a_sampler_takes_its_share_of_new_traces() {
+        let own = || Message::new("a", "").unwrap();
+        for halves in [last_halves(own), last_halves(|| own().with_id(uuid::Uuid::nil()))] {
+            for share in [2, 10] {
+                let taken = halves.iter().filter(|half| **half >> 1 < (1 << 63) / share).count();
+                let expected = 1_000 / share as usize;
+                assert!(taken.abs_diff(expected) < 90, "{taken} of 1,000 at one in {share}");
+            }
+            let different: std::collections::HashSet<_> = halves.iter().collect();
+            assert_eq!(different.len(), halves.len());
+        }
+    }
 }

@@ -58,9 +58,6 @@ use crate::message::{Message, headers};
 use crate::util::error::Chain;
 use crate::util::repeated::Repeated;
 
-/// The backend of a messenger that names none.
-const UNNAMED: &str = "unnamed";
-
 /// Describes the metrics, and makes those zero whose labels are known.
 pub(crate) fn describe() {
     #[cfg(feature = "metrics")]
@@ -91,13 +88,14 @@ pub(crate) fn sent(stage: Stage, backend: Option<&Arc<str>>, messages: usize, to
 
 /// Messages that the broker confirmed.
 pub(crate) fn confirmed(backend: Option<&Arc<str>>, messages: usize, took: Duration) {
-    count!("tower_outbox_sent_total", messages, "backend" => named(backend));
-    time!("tower_outbox_send_seconds", took, "stage" => Stage::Confirmed.as_str());
-    tracing::debug!(messages, ?took, backend = &*named(backend), "the broker confirmed messages");
-}
-
-fn named(backend: Option<&Arc<str>>) -> Arc<str> {
-    backend.map_or_else(|| UNNAMED.into(), Arc::clone)
+    // Labels that are literals need no memory.
+    match backend {
+        Some(backend) => count!("tower_outbox_sent_total", messages, "backend" => Arc::clone(backend)),
+        None => count!("tower_outbox_sent_total", messages, "backend" => "unnamed"),
+    }
+    time!("tower_outbox_send_seconds", took, "stage" => "confirmed");
+    let backend = backend.map_or("unnamed", |backend| &**backend);
+    tracing::debug!(messages, ?took, backend, "the broker confirmed messages");
 }
 
 /// Messages that are not sent because their request failed.

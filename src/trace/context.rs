@@ -20,19 +20,24 @@ pub fn attach(message: &mut Message) {
 /// Gives a message the context of a new span `create`, which is a child of the current span, or else of that of the request.
 /// Returns that span; without a tracer, a span that is disabled.
 pub(crate) fn create(message: &mut Message, request: &TraceContext) -> Span {
-    let span = match PROPAGATION.get() {
+    let (span, is_written) = match PROPAGATION.get() {
         // The context that the app has set itself stays.
         Some(propagation) if message.header("traceparent").is_none() => begin(propagation, message, request),
-        _ => Span::none(),
+        _ => (Span::none(), false),
     };
-    request.complete(message);
+    match is_written {
+        // Another context beside it, perhaps of another format, would be of another trace.
+        true => request.complete_baggage(message),
+        false => request.complete(message),
+    }
     span
 }
 
-fn begin(propagation: &Propagation, message: &mut Message, request: &TraceContext) -> Span {
+/// Opens the span; also returns whether a context of it was written.
+fn begin(propagation: &Propagation, message: &mut Message, request: &TraceContext) -> (Span, bool) {
     let span = spans::create(message);
     if span.is_disabled() {
-        return span;
+        return (span, false);
     }
     let mut headers = HashMap::new();
     if Span::current().is_none() {
@@ -41,12 +46,13 @@ fn begin(propagation: &Propagation, message: &mut Message, request: &TraceContex
         headers.clear();
     }
     called(|| (propagation.inject)(&span, &mut headers));
+    let is_written = headers.keys().any(|name| name != "baggage");
     for (name, value) in headers {
         if message.header(&name).is_none() {
             message.set_header(name, value);
         }
     }
-    span
+    (span, is_written)
 }
 
 /// Writes the context of this span into the headers of a request.

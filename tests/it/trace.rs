@@ -1,5 +1,6 @@
 //! One trace from a request to its consumers, as an app with OpenTelemetry records it.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Once;
@@ -33,6 +34,16 @@ use crate::support::stores::until;
 const TRACEPARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
+thread_local! {
+    /// Whether the app of this thread writes contexts in the format of Zipkin.
+    static B3: Cell<bool> = const { Cell::new(false) };
+}
+
+fn b3(context: &opentelemetry::Context) -> String {
+    let span = context.span().span_context().clone();
+    format!("{}-{}-1", span.trace_id(), span.span_id())
+}
+
 /// The four lines of the app.
 fn propagate() {
     static ONCE: Once = Once::new();
@@ -42,7 +53,11 @@ fn propagate() {
         global::set_text_map_propagator(TextMapCompositePropagator::new(all));
         trace::set_propagation(
             |span, headers| {
-                global::get_text_map_propagator(|all| all.inject_context(&span.context(), headers))
+                let context = span.context();
+                match B3.get() {
+                    true => drop(headers.insert("b3".to_owned(), b3(&context))),
+                    false => global::get_text_map_propagator(|all| all.inject_context(&context, headers)),
+                }
             },
             |span, headers, relation| {
                 let context = global::get_text_map_propagator(|all| all.extract(headers));
@@ -301,6 +316,20 @@ async fn a_context_that_the_app_sets_itself_stays() {
     let sent = sent_by(handler, Request::post("/orders").body(Body::empty()).unwrap()).await;
     assert_eq!(header(&sent[0], "traceparent"), TRACEPARENT);
     assert!(recorded.all("create order.placed").is_empty());
+}
+
+#[tokio::test]
+async fn a_context_of_another_format_has_none_of_another_trace_beside_it() {
+    let recorded = Recorded::start();
+    B3.set(true);
+    for request in [request(), Request::post("/orders").body(Body::empty()).unwrap()] {
+        let has_baggage = request.headers().contains_key("baggage");
+        let sent = sent_by(post(place_order), request).await;
+        let create = recorded.all("create order.placed").pop().unwrap();
+        assert_eq!(header(&sent[0], "b3"), format!("{}-{}-1", trace_of(&create), id(&create)));
+        assert!(sent[0].header("traceparent").is_none() && sent[0].header("tracestate").is_none());
+        assert_eq!(header(&sent[0], "baggage"), if has_baggage { "tenant=acme" } else { "" });
+    }
 }
 
 #[tokio::test]
