@@ -14,6 +14,8 @@ pub(crate) mod file_system;
 pub(crate) mod host_name;
 #[cfg(any(feature = "serve", feature = "kubemq", feature = "wavemq"))]
 pub(crate) mod no_delay;
+#[cfg(all(feature = "testing", feature = "embedded"))]
+pub(crate) mod paused;
 pub(crate) mod rate;
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 #[cfg_attr(

@@ -9,6 +9,7 @@ use tower_outbox::testing::{Memory, Recording, request};
 use tower_outbox::{Bus, Consumer, Delivery, Failure, Message, Messenger, Settings};
 
 use crate::support::message;
+use crate::support::messengers::{Act, Bus as State, scripted};
 
 const LONG: Duration = Duration::from_secs(10);
 
@@ -102,6 +103,32 @@ async fn time_can_be_paused_around_a_consumer() {
     consumer.await;
     assert!(memory.dead_letters().is_empty());
     assert!(begun.elapsed() >= Duration::from_secs(3_600), "{:?}", begun.elapsed());
+}
+
+/// Neither the disk nor an hour without a broker makes the test wait, and no timeout passes while the disk works.
+#[tokio::test(start_paused = true)]
+async fn time_can_be_paused_around_a_durable_outbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings: Settings = toml::from_str("BACKEND = 'app.Scripted'\nDELIVERY = 'durable'").unwrap();
+    settings.outbox.path = folder.path().join("outbox");
+    let backend = scripted(|_| Act::Confirm);
+    backend.set(State::Down);
+    let own = backend.clone();
+    let bus = Bus::builder(&settings)
+        .with_backend("app.Scripted", move |_| Ok::<_, std::io::Error>(own))
+        .start()
+        .await
+        .unwrap();
+    for n in 0..20 {
+        let delayed = message("a.b").with_delay(Duration::from_secs(7_200 * n));
+        timeout(Duration::from_millis(100), bus.messenger().send(vec![delayed])).await.unwrap().unwrap();
+    }
+    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    assert!(backend.confirmed().is_empty() && !backend.asked().is_empty());
+    backend.set(State::Up);
+    timeout(Duration::from_secs(50 * 3_600), bus.drained()).await.unwrap().unwrap();
+    assert_eq!(backend.confirmed().len(), 20);
+    assert!(bus.shutdown(LONG).await.is_clean());
 }
 
 #[test]

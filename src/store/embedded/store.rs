@@ -150,6 +150,8 @@ impl Store for EmbeddedStore {
             return Err(Unstored::new(error, std::mem::take(&mut append.batch)));
         }
         self.shared().wake_writer();
+        #[cfg(feature = "testing")]
+        let _clock = crate::util::paused::hold_clock();
         stored.await.expect("a batch is answered at the latest when it is dropped")
     }
 
