@@ -7,8 +7,12 @@ use crate::backends::amqp10::{Amqp10Settings, Amqp10Subscription};
 use crate::backends::amqp091::{Amqp091Settings, Amqp091Subscription, RetryBy};
 #[cfg(feature = "_brokers")]
 use crate::backends::brokers::BrokerSettings;
+#[cfg(feature = "kubemq-client")]
+use crate::backends::kubemq::{KubemqSettings, KubemqSubscription, Pattern};
 #[cfg(feature = "mqtt")]
 use crate::backends::mqtt::{MqttSettings, MqttSubscription};
+#[cfg(feature = "channels")]
+use crate::channels::{ChannelConsumerSettings, ChannelsSettings, ReceivePattern, SendPattern};
 use crate::settings::{ConsumerTable, Settings};
 #[cfg(feature = "_brokers")]
 use crate::util::secret::redacted;
@@ -34,6 +38,24 @@ fn topic(broker: &BrokerSettings) -> String {
         None | Some("") => "TOPIC".to_owned(),
         Some(prefix) => format!("{prefix}.TOPIC"),
     }
+}
+
+/// The word for a pattern in settings.
+#[cfg(any(feature = "channels", feature = "kubemq-client"))]
+fn word(pattern: impl std::fmt::Debug) -> String {
+    format!("{pattern:?}").to_lowercase().replace("eventstore", "event_store")
+}
+
+/// How a consumer receives from a channel.
+#[cfg(any(feature = "channels", feature = "kubemq-client"))]
+fn channel(facts: &mut Facts, channel: &str, pattern: String, dead: Option<String>, is_request: bool) {
+    facts.insert("channel", format!("{channel}, of {pattern}"));
+    let dead = match (is_request, dead) {
+        (true, _) => "are none: the caller gets the response".to_owned(),
+        (false, Some(dead)) => format!("in the queue {dead}"),
+        (false, None) => format!("in the queue {channel}.dead"),
+    };
+    facts.insert("dead letters", dead);
 }
 
 /// Where a message goes.
@@ -81,6 +103,40 @@ pub(super) fn sending(settings: &Settings) -> Facts {
                 format!("with QoS {}; a message without subscribers {unbound}", keys.qos),
             );
         }
+        #[cfg(feature = "kubemq-client")]
+        "kubemq" => {
+            let parsed = settings.backend_keys.parse_both::<BrokerSettings, KubemqSettings>();
+            let Ok((broker, keys)) = parsed else { return facts };
+            let channel = keys.channel.as_deref().unwrap_or("{topic}").replace("{topic}", &topic(&broker));
+            facts.insert("goes to", format!("the channel {channel}, of {}", word(keys.pattern)));
+            facts.insert(
+                "counts as sent",
+                match keys.pattern {
+                    Pattern::Events => "when the broker has it; without a subscriber it is lost",
+                    _ => "when the broker has stored it",
+                }
+                .to_owned(),
+            );
+        }
+        #[cfg(feature = "channels")]
+        "channels" => {
+            let Ok(keys) = settings.backend_keys.parse::<ChannelsSettings>() else { return facts };
+            let channel = keys.channel.as_deref().unwrap_or("TOPIC");
+            let (kind, folder) = (word(keys.pattern), keys.path.display());
+            facts.insert("goes to", format!("the channel {channel}, of {kind}, in the folder {folder}"));
+            facts.insert(
+                "counts as sent",
+                match keys.pattern {
+                    SendPattern::Events => "at once; without a subscriber it is lost",
+                    _ => "when it is on the local disk",
+                }
+                .to_owned(),
+            );
+        }
+        #[cfg(feature = "embedded")]
+        "embedded" => drop(facts.insert("goes to", "a queue on the local disk".to_owned())),
+        #[cfg(feature = "routing")]
+        "routing" => drop(facts.insert("goes to", "the router in this app".to_owned())),
         _ => {}
     }
     #[cfg(feature = "_brokers")]
@@ -168,6 +224,24 @@ pub(super) fn receiving(settings: &Settings, table: &ConsumerTable) -> (Facts, I
                 },
             );
             input.address = it.topics.first().cloned();
+        }
+        #[cfg(feature = "kubemq-client")]
+        "kubemq" => {
+            let keys = settings.backend_keys.parse_both::<BrokerSettings, KubemqSettings>();
+            let (Ok((_, keys)), Ok(it)) = (keys, table.source_keys.parse::<KubemqSubscription>()) else {
+                return (facts, input);
+            };
+            let pattern = it.pattern.unwrap_or(keys.pattern);
+            let is_request = matches!(pattern, Pattern::Commands | Pattern::Queries);
+            channel(&mut facts, &it.channel, word(pattern), it.dead_letter_queue, is_request);
+            input.address = Some(it.channel);
+        }
+        #[cfg(feature = "channels")]
+        "channels" => {
+            let Ok(it) = table.source_keys.parse::<ChannelConsumerSettings>() else { return (facts, input) };
+            let is_request = it.pattern == ReceivePattern::Requests;
+            channel(&mut facts, &it.channel, word(it.pattern), it.dead_letter_queue, is_request);
+            input.address = Some(it.channel);
         }
         _ => {}
     }

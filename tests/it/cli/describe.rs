@@ -77,6 +77,25 @@ async fn every_backend_of_the_example_is_described() {
             "BACKEND = 'mqtt'\nURLS = 'mqtt://h'\nDELIVERY = 'background'\n[CONSUMERS.mail]\nTOPICS = 'a/#'",
             "logged and dropped",
         ),
+        (
+            "BACKEND = 'kubemq'\nURLS = 'kubemq://h'\n[CONSUMERS.mail]\nCHANNEL = 'mail'",
+            "in the queue mail.dead",
+        ),
+        (
+            "BACKEND = 'kubemq'\nURLS = 'kubemq://h'\nPATTERN = 'events'\nTOPIC_PREFIX = 'eu'",
+            "the channel eu.TOPIC, of events\n",
+        ),
+        (
+            "BACKEND = 'channels'\n[CONSUMERS.mail]\nCHANNEL = 'mail'\nDEAD_LETTER_QUEUE = 'lost'",
+            "in the queue lost",
+        ),
+        (
+            "BACKEND = 'channels'\n[CONSUMERS.a]\nCHANNEL = 'a'\nPATTERN = 'requests'",
+            "the caller gets the response",
+        ),
+        ("BACKEND = 'channels'\nPATTERN = 'stream'", "the channel TOPIC, of stream, in the folder channels"),
+        ("BACKEND = 'embedded'", "a queue on the local disk"),
+        ("BACKEND = 'routing'", "the router in this app"),
         ("BACKEND = 'memory'\nDELIVERY = 'transactional'", "COMMIT of rows and messages"),
         ("BACKEND = 'acme.Kafka'", "503 with Retry-After"),
     ] {
