@@ -34,6 +34,8 @@ mod requests;
 mod stream;
 mod stream_types;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::app::ChannelDeadLetters;
 #[cfg(feature = "settings")]
 pub use self::app::{ChannelClientSettings, ChannelConsumerSettings, ChannelsSettings, ReceivePattern};
 pub use self::app::{ChannelEvents, ChannelMessenger, ChannelQueue, ChannelStream, Channels, SendPattern};

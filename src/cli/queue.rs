@@ -4,9 +4,13 @@ use super::context::Context;
 #[cfg(feature = "amqp10")]
 use crate::backends::amqp10::Amqp10Subscription;
 #[cfg(feature = "amqp091")]
-use crate::backends::amqp091::{
-    Amqp091Settings, Amqp091Subscription, BrokerSettings, fill_from_fedora_config,
-};
+use crate::backends::amqp091::{Amqp091Settings, Amqp091Subscription, fill_from_fedora_config};
+#[cfg(any(feature = "amqp091", feature = "kubemq-client"))]
+use crate::backends::brokers::BrokerSettings;
+#[cfg(feature = "kubemq-client")]
+use crate::backends::kubemq::{KubemqSettings, KubemqSubscription, Pattern};
+#[cfg(feature = "channels")]
+use crate::channels::{ChannelConsumerSettings, ReceivePattern};
 use crate::settings::Settings;
 #[cfg(feature = "amqp091")]
 use crate::settings::SettingsError;
@@ -36,6 +40,14 @@ pub(super) struct Route {
     pub(super) dead: String,
 }
 
+#[cfg(any(feature = "channels", feature = "kubemq-client"))]
+impl Route {
+    fn of(queue: String, dead: Option<String>) -> Self {
+        let dead = dead.unwrap_or_else(|| format!("{queue}.dead"));
+        Self { queue, dead }
+    }
+}
+
 /// Reads the queues of the consumers whose dead letters can be listed; as far as the settings can be read.
 pub(super) fn routes(settings: &Settings) -> Vec<Route> {
     #[cfg(feature = "amqp091")]
@@ -53,6 +65,22 @@ pub(super) fn routes(settings: &Settings) -> Vec<Route> {
         let subscriptions = tables.filter_map(|table| table.source_keys.parse::<Amqp10Subscription>().ok());
         let route = |it: Amqp10Subscription| Some(Route { dead: it.dead_letter_address?, queue: it.address });
         return subscriptions.filter_map(route).collect();
+    }
+    #[cfg(feature = "channels")]
+    if settings.backend == "channels" {
+        let tables = settings.consumers.values();
+        let consumers = tables.filter_map(|table| table.source_keys.parse::<ChannelConsumerSettings>().ok());
+        let consumers = consumers.filter(|it| it.pattern == ReceivePattern::Queue);
+        return consumers.map(|it| Route::of(it.channel, it.dead_letter_queue)).collect();
+    }
+    #[cfg(feature = "kubemq-client")]
+    if settings.backend == "kubemq" {
+        let tables = settings.consumers.values();
+        let consumers = tables.filter_map(|table| table.source_keys.parse::<KubemqSubscription>().ok());
+        let keys = settings.backend_keys.parse_both::<BrokerSettings, KubemqSettings>();
+        let default = keys.map(|(_, keys)| keys.pattern).unwrap_or_default();
+        let consumers = consumers.filter(|it| it.pattern.unwrap_or(default) == Pattern::Queues);
+        return consumers.map(|it| Route::of(it.channel, it.dead_letter_queue)).collect();
     }
     let _ = settings;
     Vec::new()

@@ -43,7 +43,10 @@ pub(crate) trait DeadLetterQueue: Send {
 
 /// A dead letter, as far as it can be read.
 #[derive(Debug)]
-#[cfg_attr(not(any(feature = "amqp091", feature = "amqp10")), allow(dead_code, reason = "brokers make them"))]
+#[cfg_attr(
+    not(any(feature = "amqp091", feature = "amqp10", feature = "channels", feature = "kubemq-client")),
+    allow(dead_code, reason = "backends make them")
+)]
 pub(crate) struct DeadLetter {
     /// The message, or why it cannot be read.
     pub(crate) message: Result<Message, String>,
@@ -59,7 +62,7 @@ pub(crate) struct DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[cfg_attr(
-    not(all(feature = "amqp091", feature = "amqp10")),
+    not(all(feature = "amqp091", feature = "amqp10", feature = "channels")),
     allow(dead_code, reason = "each protocol makes its own")
 )]
 pub(crate) enum Target {
@@ -67,6 +70,8 @@ pub(crate) enum Target {
     Exchange { exchange: String, routing_key: String },
     /// In AMQP 1.0.
     Address { address: String },
+    /// In channels and KubeMQ.
+    Queue { queue: String },
 }
 
 impl fmt::Display for Target {
@@ -79,6 +84,7 @@ impl fmt::Display for Target {
                 write!(f, "the exchange {exchange:?} with the routing key {routing_key:?}")
             }
             Self::Address { address } => write!(f, "the address {address:?}"),
+            Self::Queue { queue } => write!(f, "the queue {queue:?}"),
         }
     }
 }
@@ -86,12 +92,14 @@ impl fmt::Display for Target {
 /// Why dead letters cannot be taken or requeued.
 #[derive(Debug, thiserror::Error)]
 #[cfg_attr(
-    not(any(feature = "amqp091", feature = "amqp10")),
-    expect(dead_code, reason = "brokers make them")
+    not(all(feature = "amqp091", feature = "channels")),
+    allow(dead_code, reason = "each backend makes its own")
 )]
 pub(crate) enum DeadLettersError {
     #[error("no broker can be reached: {0}")]
     Unreachable(String),
+    #[error("the folder of the channels cannot be opened: {0}")]
+    Closed(String),
     #[error("there is no queue {0:?}")]
     NoQueue(String),
     #[error("the original queue of a message is unknown: give --to")]

@@ -2,8 +2,8 @@
 
 mod crash;
 mod events;
-mod face;
-mod imitation;
+pub(crate) mod face;
+pub(crate) mod imitation;
 mod proxy;
 mod receiving;
 mod requests;

@@ -42,7 +42,7 @@ pub(super) struct Incoming {
     channel: String,
     metadata: String,
     pub(super) body: Bytes,
-    tags: BTreeMap<String, String>,
+    pub(super) tags: BTreeMap<String, String>,
     pub(super) sequence: u64,
     /// Nanoseconds since 1970.
     timestamp: i64,
@@ -178,6 +178,22 @@ impl Incoming {
         tag(FAILURES).filter(|_| is_dead_letter).map(read_failures).unwrap_or_default()
     }
 
+    /// The message of a dead letter as a new one, without its failed attempts.
+    #[cfg(feature = "cli")]
+    pub(super) fn into_requeued(mut self, client_id: &str, queue: &str) -> QueueMessage {
+        self.tags.retain(|name, _| !OF_DEAD_LETTERS.contains(&name.as_str()));
+        QueueMessage {
+            message_id: self.id,
+            client_id: client_id.to_owned(),
+            channel: queue.to_owned(),
+            metadata: self.metadata,
+            body: self.body,
+            tags: self.tags,
+            attributes: None,
+            policy: None,
+        }
+    }
+
     pub(super) fn size(&self) -> usize {
         let tags: usize = self.tags.iter().map(|(name, value)| name.len() + value.len()).sum();
         self.body.len() + self.metadata.len() + tags
@@ -220,6 +236,10 @@ impl Incoming {
         }
     }
 }
+
+/// The tags that a dead letter has more than its message.
+#[cfg(feature = "cli")]
+const OF_DEAD_LETTERS: [&str; 4] = [REASON, QUEUE, ATTEMPT, FAILURES];
 
 /// Whether a tag is no header of the app.
 fn is_own(name: &str) -> bool {

@@ -39,6 +39,8 @@
 //! message again. The page `docs/kubemq-broker.md` has the keys, the shape of messages, and what can be lost.
 
 mod connection;
+#[cfg(feature = "cli")]
+mod dead_letter_queue;
 mod dead_letters;
 mod event_link;
 mod event_receiver;
@@ -63,6 +65,8 @@ mod source_worker;
 mod subscription;
 mod units;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::dead_letter_queue::KubemqDeadLetters;
 pub use self::messenger::Kubemq;
 pub use self::requester::KubemqRequester;
 pub use self::settings::{KubemqSettings, Pattern, Token};

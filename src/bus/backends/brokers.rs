@@ -125,7 +125,9 @@ pub(super) const KUBEMQ: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     source: kubemq::KubemqSource::new,
     confirmations: Some(kubemq::KubemqSubscription::of_address),
     #[cfg(feature = "cli")]
-    dead_letters: Err(super::driver::NO_DEAD_LETTERS),
+    dead_letters: Ok(|settings, queue, looks| {
+        Box::pin(kubemq::KubemqDeadLetters::open(settings, queue, looks))
+    }),
 });
 
 #[cfg(not(feature = "mqtt"))]
@@ -139,7 +141,7 @@ pub(super) const MQTT: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     confirmations: Some(mqtt::MqttSubscription::of_confirmations),
     #[cfg(feature = "cli")]
     dead_letters: Err(
-        "its broker keeps no dead letters that could be read later: a subscription to DEAD_LETTER_TOPIC gets them as they come",
+        "its broker keeps no dead letters that could be read later: give a consumer of the app, or a client with a kept session, the topic of DEAD_LETTER_TOPIC",
     ),
 });
 

@@ -8,7 +8,11 @@ use crate::backends::dummy::Dummy;
 use crate::backends::memory::Memory;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
+#[cfg(all(feature = "cli", feature = "channels"))]
+use crate::source::dead_letters::DeadLetterQueue;
 
+#[cfg(all(feature = "cli", feature = "channels"))]
+use super::driver::OpenDeadLettersError;
 #[cfg(feature = "embedded")]
 use super::driver::fault;
 use super::driver::{Backend, Driver, Feature, NoKeys};
@@ -102,6 +106,17 @@ impl Driver for ChannelsDriver {
         });
         let (sources, requesters) = (Some(sources), Some(requesters));
         Ok(Backend { sources, requesters, ..Backend::custom(Arc::new(messenger)) })
+    }
+
+    #[cfg(feature = "cli")]
+    async fn dead_letters(
+        &self,
+        _: &str,
+        keys: &BackendTable,
+        queue: String,
+        _: bool,
+    ) -> Result<Box<dyn DeadLetterQueue>, OpenDeadLettersError> {
+        Ok(crate::channels::ChannelDeadLetters::open(&keys.parse()?, queue).await?)
     }
 
     fn check_source(&self, name: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {

@@ -1,5 +1,7 @@
 //! Channels for an app: messengers and sources.
 
+#[cfg(feature = "cli")]
+mod dead_letters;
 mod events;
 mod handle;
 mod message;
@@ -9,6 +11,8 @@ mod sender;
 mod settings;
 mod stream;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::dead_letters::ChannelDeadLetters;
 pub use self::events::ChannelEvents;
 pub use self::handle::Channels;
 pub use self::queue::ChannelQueue;

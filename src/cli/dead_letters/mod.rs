@@ -19,8 +19,8 @@ use super::error::CliError;
 /// Look into the dead letters of consumers, in a queue of the broker, and operate on them
 #[derive(Args)]
 #[command(
-    after_help = "A queue of RabbitMQ, with BACKEND amqp091 or fedmsg, or an address of AMQP 1.0, with amqp10 or rhmsg. \
-    Messages that stay keep their position, also when the command is killed."
+    after_help = "A queue of RabbitMQ, with BACKEND amqp091 or fedmsg; an address of AMQP 1.0, with amqp10 or rhmsg; a queue of KubeMQ; or one of channels, \
+    while the app is stopped. Messages that stay keep their position, also when the command is killed."
 )]
 pub(super) struct DeadLetters {
     #[command(subcommand)]

@@ -84,7 +84,7 @@ pub(super) fn failure(error: &DeadLettersError) -> CliError {
     let failure = CliError::error(error);
     match error {
         DeadLettersError::NoQueue(_) => CliError { code: 3, ..failure },
-        DeadLettersError::Unreachable(_) => CliError { code: 4, ..failure },
+        DeadLettersError::Unreachable(_) | DeadLettersError::Closed(_) => CliError { code: 4, ..failure },
         _ => failure,
     }
 }

@@ -1,6 +1,7 @@
-//! `tower-outbox dead-letters`: at RabbitMQ and ActiveMQ.
+//! `tower-outbox dead-letters`: at RabbitMQ and ActiveMQ, in channels and KubeMQ.
 
 mod addresses;
+mod queues;
 
 use std::time::Duration;
 
@@ -338,8 +339,8 @@ async fn another_backend_has_no_such_queues() {
     let settings = folder.path().join("settings.toml");
     let list = ["--settings", settings.to_str().unwrap(), "dead-letters", "list", "--queue", "q"];
     for (text, part) in [
-        ("BACKEND = \"dummy\"", "amqp091, fedmsg, amqp10 and rhmsg keep them"),
-        ("BACKEND = \"mqtt\"\nURLS = \"mqtt://127.0.0.1:1\"", "a subscription to DEAD_LETTER_TOPIC"),
+        ("BACKEND = \"dummy\"", "amqp091, fedmsg, amqp10, rhmsg, channels and kubemq keep them"),
+        ("BACKEND = \"mqtt\"\nURLS = \"mqtt://127.0.0.1:1\"", "the topic of DEAD_LETTER_TOPIC"),
         ("BACKEND = \"acme.Kafka\"", "only the app knows"),
     ] {
         std::fs::write(&settings, format!("[MESSAGE_BUS]\n{text}\n")).unwrap();

@@ -40,8 +40,12 @@ impl Face {
         Self { address, _server: serve(folder.path(), listener).await, folder }
     }
 
+    pub fn url(&self) -> String {
+        format!("kubemq://{}", self.address)
+    }
+
     pub fn settings(&self) -> KubemqSettings {
-        KubemqSettings::new([format!("kubemq://{}", self.address)])
+        KubemqSettings::new([self.url()])
     }
 }
 
