@@ -11,9 +11,10 @@
 //! | [`troubleshooting`] | log lines, their meaning and their cure |
 //! | [`dashboard`] | pages for operators: what is stuck, why, and how to mend it |
 //! | [`observability`] | logs, traces with OpenTelemetry, metrics with alerts and a board, probes |
-//! | [`rabbitmq`], [`activemq`], [`nats`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
+//! | [`rabbitmq`], [`activemq`], [`mqtt`], [`nats`], [`kubemq_broker`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
-//! | [`channels`] | queues, streams, events and requests without a broker |
+//! | [`request_reply`] | requests whose responses come back over the bus |
+//! | [`channels`], [`kubemq`] | queues, streams, events and requests without a broker; the same for clients of KubeMQ |
 //! | [`signing`], [`migrating_from_mqfactory`] | signed messages and their keys; mqfactory's messages |
 //! | [`wavemq`], [`sites`] | a router for sites with bad links; when to take something else |
 //! | [`extending`] | your own messenger, decorator, source, store |
@@ -36,6 +37,14 @@ pub mod guarantees {}
 pub mod how_it_works {}
 #[doc = include_str!("../docs/layers.md")]
 pub mod layers {}
+#[cfg_attr(feature = "kubemq", doc = include_str!("../docs/kubemq.md"))]
+pub mod kubemq {}
+#[cfg_attr(feature = "kubemq-client", doc = include_str!("../docs/kubemq-broker.md"))]
+pub mod kubemq_broker {}
+#[doc = include_str!("../docs/mqtt.md")]
+pub mod mqtt {}
+#[cfg_attr(feature = "settings", doc = include_str!("../docs/request-reply.md"))]
+pub mod request_reply {}
 #[doc = include_str!("../docs/order-service.md")]
 pub mod order_service {}
 #[cfg_attr(feature = "testing", doc = include_str!("../docs/testing.md"))]

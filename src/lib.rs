@@ -87,7 +87,6 @@ pub mod chaos;
 #[cfg(feature = "cli")]
 #[cfg_attr(docsrs, doc(cfg(feature = "cli")))]
 pub mod cli;
-#[cfg_attr(doctest, doc = include_str!("../docs/request-reply.md"))]
 pub mod client;
 pub mod consumer;
 #[cfg(feature = "dashboard")]
@@ -103,7 +102,6 @@ pub mod fuzzing;
 pub mod guide;
 #[cfg(feature = "kubemq")]
 #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
-#[cfg_attr(doctest, doc = include_str!("../docs/kubemq.md"))]
 pub mod kubemq;
 #[cfg(feature = "_kubemq")]
 #[doc(hidden)]
@@ -148,7 +146,6 @@ pub use self::backends::amqp10;
 #[cfg(feature = "amqp091")]
 pub use self::backends::amqp091;
 #[cfg(feature = "kubemq-client")]
-#[cfg_attr(doctest, doc = include_str!("../docs/kubemq-broker.md"))]
 pub use self::backends::kubemq as kubemq_client;
 #[cfg(feature = "mqtt")]
 pub use self::backends::mqtt;

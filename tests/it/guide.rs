@@ -30,6 +30,17 @@ fn every_log_line_of_the_troubleshooting_page_exists() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
+#[test]
+fn every_page_is_in_the_guide() {
+    let guide = std::fs::read_to_string(root().join("src/guide.rs")).unwrap();
+    for entry in std::fs::read_dir(root().join("docs")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let Some(page) = name.strip_suffix(".md") else { continue };
+        let row = format!("[`{}`]", page.replace('-', "_"));
+        assert!(guide.contains(&format!("../docs/{name}")) && guide.contains(&row), "{name}");
+    }
+}
+
 /// The settings of the order service are the app's whole settings file.
 #[test]
 fn the_settings_of_the_order_service_are_read() {
