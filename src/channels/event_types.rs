@@ -8,6 +8,7 @@ use tokio::sync::mpsc;
 
 use super::content::Content;
 use super::name::ChannelName;
+use super::room::Room;
 
 /// An event, as it is received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,7 @@ impl Event {
 /// A subscription to events. Dropping it ends it.
 pub struct EventSubscription {
     events: mpsc::Receiver<Event>,
+    room: Option<Room>,
     _guard: Box<dyn Any + Send + Sync>,
 }
 
@@ -39,7 +41,13 @@ impl EventSubscription {
     /// For implementors of an engine: the events, and a value that is dropped with the subscription.
     #[must_use]
     pub fn new(events: mpsc::Receiver<Event>, guard: impl Any + Send + Sync) -> Self {
-        Self { events, _guard: Box::new(guard) }
+        Self { events, room: None, _guard: Box::new(guard) }
+    }
+
+    /// Sets the room that a received event frees.
+    pub(super) fn with_room(mut self, room: Room) -> Self {
+        self.room = Some(room);
+        self
     }
 
     /// Waits for the next event; `None` once the engine is closed.
@@ -47,7 +55,9 @@ impl EventSubscription {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        let event = self.events.recv().await?;
+        self.free(&event);
+        Some(event)
     }
 
     /// Waits for events, and appends at least one and at most `max` of them; returns how many, 0 once the engine is closed.
@@ -55,7 +65,15 @@ impl EventSubscription {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn next_many(&mut self, events: &mut Vec<Event>, max: usize) -> usize {
-        self.events.recv_many(events, max).await
+        let count = self.events.recv_many(events, max).await;
+        events.iter().rev().take(count).for_each(|event| self.free(event));
+        count
+    }
+
+    fn free(&self, event: &Event) {
+        if let Some(room) = &self.room {
+            room.free(event.content.size());
+        }
     }
 }
 

@@ -22,7 +22,7 @@ pub trait Events: Send + Sync + 'static {
     async fn publish(&self, channel: &ChannelName, event: Content) -> Result<(), EngineError>;
 
     /// Subscribes to the channels that match a pattern. With a group, each event goes to one of its members. `buffer` events,
-    /// at most 65,536 and 0 for the engine's setting, wait for the subscriber before it loses some.
+    /// at most 65,536 and 0 for the engine's setting, and 64 MiB of them wait for the subscriber before it loses some.
     ///
     /// # Errors
     /// [`EngineError`].

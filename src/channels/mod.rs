@@ -31,6 +31,7 @@ mod queue;
 mod queue_types;
 mod request_types;
 mod requests;
+mod room;
 mod stream;
 mod stream_types;
 

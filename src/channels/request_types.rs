@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::content::Content;
 use super::name::ChannelName;
+use super::room::Room;
 use crate::util::error::debug_as_display;
 
 /// Whether a request asks for an action or for data.
@@ -150,6 +151,7 @@ debug_as_display!(LateAnswer);
 /// A subscription to requests. Dropping it ends it.
 pub struct RequestSubscription {
     requests: mpsc::Receiver<Incoming>,
+    room: Option<Room>,
     _guard: Box<dyn Any + Send + Sync>,
 }
 
@@ -157,7 +159,13 @@ impl RequestSubscription {
     /// For implementors of an engine: the requests, and a value that is dropped with the subscription.
     #[must_use]
     pub fn new(requests: mpsc::Receiver<Incoming>, guard: impl Any + Send + Sync) -> Self {
-        Self { requests, _guard: Box::new(guard) }
+        Self { requests, room: None, _guard: Box::new(guard) }
+    }
+
+    /// Sets the room that a received request frees.
+    pub(super) fn with_room(mut self, room: Room) -> Self {
+        self.room = Some(room);
+        self
     }
 
     /// Waits for the next request; `None` once the engine is closed.
@@ -165,7 +173,11 @@ impl RequestSubscription {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Incoming> {
-        self.requests.recv().await
+        let incoming = self.requests.recv().await?;
+        if let Some(room) = &self.room {
+            room.free(incoming.content.size());
+        }
+        Some(incoming)
     }
 }
 

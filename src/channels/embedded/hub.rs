@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
-use tokio::sync::mpsc::error::TrySendError;
 
 use crate::channels::name::{ChannelName, Pattern};
+use crate::channels::room::Room;
 use crate::util::sync::lock;
 
 /// Delivers values to the subscribers there are now.
@@ -27,6 +27,20 @@ struct Subscriber<T> {
     number: u64,
     group: Option<Arc<str>>,
     sender: mpsc::Sender<T>,
+    room: Room,
+}
+
+impl<T> Subscriber<T> {
+    /// Sends a value of a size; it comes back from a subscriber that does not keep up.
+    fn try_send(&self, value: T, size: usize) -> Result<(), T> {
+        if !self.room.take(size) {
+            return Err(value);
+        }
+        self.sender.try_send(value).map_err(|error| {
+            self.room.free(size);
+            error.into_inner()
+        })
+    }
 }
 
 /// The result of a delivery.
@@ -57,47 +71,53 @@ impl<T: Send + 'static> Hub<T> {
         pattern: &Pattern,
         group: Option<&str>,
         buffer: usize,
-    ) -> Option<(mpsc::Receiver<T>, Subscribed<T>)> {
+    ) -> Option<(mpsc::Receiver<T>, Room, Subscribed<T>)> {
         let (sender, receiver) = mpsc::channel(buffer.max(1));
+        let room = Room::default();
         let mut subscribers = lock(&self.0);
         if subscribers.is_closed {
             return None;
         }
         subscribers.last += 1;
         let number = subscribers.last;
-        let subscriber = Subscriber { number, group: group.map(Into::into), sender };
+        let subscriber = Subscriber { number, group: group.map(Into::into), sender, room: room.clone() };
         if pattern.is_exact() {
             subscribers.exact.entry(pattern.as_str().into()).or_default().push(subscriber);
         } else {
             subscribers.patterns.push((pattern.clone(), subscriber));
         }
-        Some((receiver, Subscribed { hub: Arc::clone(self), pattern: pattern.clone(), number }))
+        Some((receiver, room, Subscribed { hub: Arc::clone(self), pattern: pattern.clone(), number }))
     }
 
-    /// Delivers what `make` makes to each subscriber, and to one member of each group.
-    pub(super) fn deliver(&self, channel: &ChannelName, mut make: impl FnMut() -> T) -> Delivered {
+    /// Delivers what `make` makes, of a size, to each subscriber, and to one member of each group.
+    pub(super) fn deliver(
+        &self,
+        channel: &ChannelName,
+        size: usize,
+        mut make: impl FnMut() -> T,
+    ) -> Delivered {
         let mut subscribers = lock(&self.0);
         subscribers.turn = subscribers.turn.wrapping_add(1);
         let (turn, mut result) = (subscribers.turn, Delivered::default());
-        let mut groups: HashMap<&str, Vec<&mpsc::Sender<T>>> = HashMap::new();
+        let mut groups: HashMap<&str, Vec<&Subscriber<T>>> = HashMap::new();
         let exact = subscribers.exact.get(channel.as_str()).into_iter().flatten();
         let matching = subscribers.patterns.iter().filter(|(pattern, _)| pattern.matches(channel.as_str()));
         for subscriber in exact.chain(matching.map(|(_, subscriber)| subscriber)) {
             match &subscriber.group {
-                Some(group) => groups.entry(group).or_default().push(&subscriber.sender),
-                None => result.add(subscriber.sender.try_send(make()).is_ok()),
+                Some(group) => groups.entry(group).or_default().push(subscriber),
+                None => result.add(subscriber.try_send(make(), size).is_ok()),
             }
         }
         for members in groups.into_values() {
             let mut value = make();
             let mut has_got_it = false;
             for at in 0..members.len() {
-                match members[(turn + at) % members.len()].try_send(value) {
+                match members[(turn + at) % members.len()].try_send(value, size) {
                     Ok(()) => {
                         has_got_it = true;
                         break;
                     }
-                    Err(TrySendError::Full(back) | TrySendError::Closed(back)) => value = back,
+                    Err(back) => value = back,
                 }
             }
             result.add(has_got_it);

@@ -53,7 +53,7 @@ impl Events for EmbeddedEngine {
     async fn publish(&self, channel: &ChannelName, event: Content) -> Result<(), EngineError> {
         self.check_content(&event)?;
         let event = Event::new(channel.clone(), event, SystemTime::now());
-        let delivered = self.shared.events.deliver(channel, || event.clone());
+        let delivered = self.shared.events.deliver(channel, event.content.size(), || event.clone());
         if delivered.lost > 0 {
             telemetry::channel_events_lost(channel.as_str(), delivered.lost);
         }
@@ -67,8 +67,8 @@ impl Events for EmbeddedEngine {
         buffer: usize,
     ) -> Result<EventSubscription, EngineError> {
         let subscribed = self.shared.events.subscribe(pattern, group, self.buffer(buffer));
-        let (events, guard) = subscribed.ok_or(EngineError::Closed)?;
-        Ok(EventSubscription::new(events, guard))
+        let (events, room, guard) = subscribed.ok_or(EngineError::Closed)?;
+        Ok(EventSubscription::new(events, guard).with_room(room))
     }
 }
 
@@ -80,7 +80,7 @@ impl Requests for EmbeddedEngine {
         let deadline = deadline::after(Instant::now(), after);
         let (sender, mut answer) = mpsc::channel(1);
         let responder = Responder::new(sender);
-        let delivered = self.requests(request.kind).deliver(channel, || {
+        let delivered = self.requests(request.kind).deliver(channel, request.content.size(), || {
             Incoming::new(channel.clone(), request.clone(), deadline, responder.clone())
         });
         // The responders alone keep the way back open.
@@ -105,7 +105,7 @@ impl Requests for EmbeddedEngine {
         buffer: usize,
     ) -> Result<RequestSubscription, EngineError> {
         let subscribed = self.requests(kind).subscribe(pattern, group, self.buffer(buffer));
-        let (requests, guard) = subscribed.ok_or(EngineError::Closed)?;
-        Ok(RequestSubscription::new(requests, guard))
+        let (requests, room, guard) = subscribed.ok_or(EngineError::Closed)?;
+        Ok(RequestSubscription::new(requests, guard).with_room(room))
     }
 }

@@ -103,6 +103,19 @@ pub async fn a_slow_subscriber_loses_events_alone(harness: EngineHarness) {
     assert_eq!(next(&mut slow).await.1, "later", "it goes on");
 }
 
+pub async fn events_that_wait_have_a_bounded_size(harness: EngineHarness) {
+    let mut slow = subscribe(&harness, "e", None, 1_000).await;
+    let body = "x".repeat(1 << 20);
+    for _ in 0..70 {
+        harness.engine.publish(&name("e"), content(&body)).await.unwrap();
+    }
+    let mut events = Vec::new();
+    assert!(slow.next_many(&mut events, 1_000).await > 0);
+    assert!(events.len() <= 64, "{} MiB waited for one subscriber", events.len());
+    harness.engine.publish(&name("e"), content("later")).await.unwrap();
+    assert_eq!(next(&mut slow).await.1, "later", "it goes on");
+}
+
 pub async fn a_request_gets_its_answer(harness: EngineHarness) {
     let mut responder = responder(&harness, RequestKind::Query, "orders.*").await;
     let orders = name("orders.quote");

@@ -71,6 +71,7 @@ pub async fn all(new: impl AsyncFn() -> EngineHarness) {
     live::wildcards_match_words(new().await).await;
     live::a_group_of_subscribers_gets_one_event(new().await).await;
     live::a_slow_subscriber_loses_events_alone(new().await).await;
+    live::events_that_wait_have_a_bounded_size(new().await).await;
     live::a_request_gets_its_answer(new().await).await;
     live::the_first_answer_wins(new().await).await;
     live::nobody_to_answer_is_known_at_once(new().await).await;

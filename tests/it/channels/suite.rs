@@ -54,6 +54,7 @@ suite! {
         wildcards_match_words
         a_group_of_subscribers_gets_one_event
         a_slow_subscriber_loses_events_alone
+        events_that_wait_have_a_bounded_size
         a_request_gets_its_answer
         the_first_answer_wins
         nobody_to_answer_is_known_at_once
