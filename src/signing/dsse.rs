@@ -57,11 +57,15 @@ pub(super) fn signed_bytes(kind: &str, payload: &[u8]) -> Vec<u8> {
 
 /// Writes the envelope of a payload of this type; the key is named by its origin.
 pub(super) fn write(kind: &str, payload: &[u8], origin: &str, signature: &[u8]) -> Result<String, BoxError> {
-    let header = serde_json::to_string(&EnvelopeJson {
-        payload: STANDARD.encode(payload).into(),
+    let (payload, sig) = (STANDARD.encode(payload), STANDARD.encode(signature));
+    let mut header = Vec::with_capacity(payload.len() + kind.len() + origin.len() + sig.len() + 80);
+    let envelope = EnvelopeJson {
+        payload: payload.into(),
         payload_type: kind.into(),
-        signatures: vec![SignatureJson { keyid: origin.into(), sig: STANDARD.encode(signature).into() }],
-    })?;
+        signatures: vec![SignatureJson { keyid: origin.into(), sig: sig.into() }],
+    };
+    serde_json::to_writer(&mut header, &envelope)?;
+    let header = String::from_utf8(header)?;
     if header.len() > LARGEST {
         let len = header.len();
         return Err(format!(

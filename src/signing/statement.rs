@@ -84,7 +84,10 @@ impl<'a> Statement<'a> {
     }
 
     pub(super) fn write(&self) -> Result<Vec<u8>, BoxError> {
-        Ok(serde_json::to_vec(self)?)
+        // Enough for most messages, so that it need not grow.
+        let mut json = Vec::with_capacity(512);
+        serde_json::to_writer(&mut json, self)?;
+        Ok(json)
     }
 
     pub(super) fn read(payload: &'a [u8]) -> Result<Self, BoxError> {
@@ -150,6 +153,11 @@ impl<'a> Statement<'a> {
 
 fn sha256(bytes: &[u8]) -> String {
     let digest = digest(&SHA256, bytes);
-    let digits = digest.as_ref().iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits.map(|digit| char::from(b"0123456789abcdef"[usize::from(digit)])).collect()
+    let mut hex = String::with_capacity(2 * digest.as_ref().len());
+    for byte in digest.as_ref() {
+        for digit in [byte >> 4, byte & 15] {
+            hex.push(char::from(b"0123456789abcdef"[usize::from(digit)]));
+        }
+    }
+    hex
 }

@@ -37,6 +37,12 @@ struct Ledger {
     again: usize,
 }
 
+impl Ledger {
+    fn waiting(&self) -> usize {
+        self.confirmed.len().saturating_sub(self.received.len())
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn clients_lose_nothing_when_our_server_is_killed() {
     let rounds = std::env::var("TOWER_OUTBOX_CHANNEL_ROUNDS").map_or(5, |rounds| rounds.parse().unwrap());
@@ -49,6 +55,10 @@ async fn clients_lose_nothing_when_our_server_is_killed() {
             let (messenger, ledger) = (messenger(&settings), Arc::clone(&ledger));
             AbortOnDropHandle::new(tokio::spawn(async move {
                 for batch in 0.. {
+                    // The consumers keep up, so that the rest is drained soon at the end.
+                    while ledger.lock().unwrap().waiting() > 500 {
+                        tokio::time::sleep(Duration::from_millis(2)).await;
+                    }
                     let ids = task * 1_000_000_000 + batch * 8..task * 1_000_000_000 + batch * 8 + 8;
                     let unsent: BTreeSet<u64> = match messenger.send(numbered(ids.clone())).await {
                         Ok(()) => BTreeSet::new(),
