@@ -45,6 +45,7 @@ pub async fn all(new: impl AsyncFn() -> EngineHarness) {
     queues::a_peek_takes_nothing(new().await).await;
     queues::a_purge_counts_and_leaves_what_is_held(new().await).await;
     queues::a_dropped_receive_loses_nothing(new().await).await;
+    queues::messages_acked_by_a_dropped_receive_come_back(new().await).await;
     settling::an_acknowledged_message_is_gone(new().await).await;
     settling::a_released_message_is_back_at_its_place(new().await).await;
     settling::a_rejected_message_goes_to_the_tail(new().await).await;
@@ -56,6 +57,8 @@ pub async fn all(new: impl AsyncFn() -> EngineHarness) {
     settling::a_requeued_message_begins_anew(new().await).await;
     settling::a_replaced_message_goes_with_the_ack(new().await).await;
     settling::a_list_is_settled_up_to_what_is_not_held(new().await).await;
+    settling::a_receipt_settles_its_own_messages_only(new().await).await;
+    settling::of_two_settlements_at_once_one_counts(new().await).await;
     settling::an_open_receipt_swallows_no_new_message(new().await).await;
     settling::a_closed_receipt_is_unknown(new().await).await;
     streams::sequences_begin_at_one_and_have_no_gaps(new().await).await;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::time::timeout;
 
 use super::harness::{EngineHarness, bodies, content, name};
-use crate::channels::{Content, EngineError, Policy, QueueMessage, Receive, Settle, Which};
+use crate::channels::{ChannelKind, Content, EngineError, Policy, QueueMessage, Receive, Settle, Which};
 use crate::testing::support::stores::STUCK;
 
 pub async fn messages_come_in_the_order_they_were_sent(harness: EngineHarness) {
@@ -137,6 +137,25 @@ pub async fn a_purge_counts_and_leaves_what_is_held(harness: EngineHarness) {
     assert_eq!(harness.peek("q").await, ["a"]);
 }
 
+pub async fn messages_acked_by_a_dropped_receive_come_back(harness: EngineHarness) {
+    harness.send(&["a", "b"]).await;
+    let queue = name("q");
+    let receive = Receive { max: 2, wait: STUCK, auto_ack: true, ..Receive::default() };
+    {
+        let mut receiving = harness.engine.receive(&queue, receive);
+        let waker = std::task::Waker::noop();
+        assert!(receiving.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        let gone = async {
+            while harness.engine.info(ChannelKind::Queue, &queue).await.unwrap().unwrap().messages > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(STUCK, gone).await.expect("they are acknowledged");
+    }
+    let receive = Receive { max: 2, wait: STUCK, until_full: true, ..Receive::default() };
+    assert_eq!(bodies(&harness.engine.receive(&queue, receive).await.unwrap().messages), ["a", "b"]);
+}
+
 pub async fn a_dropped_receive_loses_nothing(harness: EngineHarness) {
     let sending = async {
         for n in 0..200 {
@@ -150,7 +169,9 @@ pub async fn a_dropped_receive_loses_nothing(harness: EngineHarness) {
             assert!(begun.elapsed() < STUCK, "only {} came", received.len());
             // Half of them are acknowledged by the receive itself.
             let auto_ack = received.len() % 2 == 0;
-            let receive = Receive { max: 7, wait: STUCK, auto_ack, ..Receive::default() };
+            // Others have messages already while they wait for more.
+            let until_full = !auto_ack && received.len() < 150;
+            let receive = Receive { max: 7, wait: STUCK, auto_ack, until_full, ..Receive::default() };
             let queue = name("q");
             let receive = harness.engine.receive(&queue, receive);
             let Ok(got) = timeout(Duration::from_micros(300), receive).await else { continue };

@@ -155,6 +155,26 @@ pub async fn a_list_is_settled_up_to_what_is_not_held(harness: EngineHarness) {
     assert_eq!(harness.engine.held(received.receipt).await.unwrap(), [3]);
 }
 
+pub async fn a_receipt_settles_its_own_messages_only(harness: EngineHarness) {
+    harness.send(&["a", "b"]).await;
+    let (mine, _) = harness.receive_one().await;
+    let (other, message) = harness.receive_one().await;
+    let which = || Which::Sequences(vec![message.sequence]);
+    let fault = harness.engine.settle(mine, which(), Settle::Ack).await.unwrap_err();
+    assert!(matches!(fault, EngineError::NotHeld { .. }), "{fault}");
+    assert_eq!(harness.engine.settle(other, which(), Settle::Ack).await.unwrap(), 1);
+}
+
+pub async fn of_two_settlements_at_once_one_counts(harness: EngineHarness) {
+    harness.send(&["a"]).await;
+    let (receipt, _) = harness.receive_one().await;
+    let settle = |settle| harness.engine.settle(receipt, Which::All, settle);
+    let (one, other) = tokio::join!(settle(Settle::Ack), settle(Settle::Reject { delay: Duration::ZERO }));
+    assert_eq!(one.unwrap(), 1);
+    assert!(is_unknown(&other), "{other:?}");
+    assert!(harness.peek("q").await.is_empty());
+}
+
 pub async fn an_open_receipt_swallows_no_new_message(harness: EngineHarness) {
     harness.send(&["a"]).await;
     let open = harness.receive(10).await;

@@ -33,9 +33,10 @@ pub async fn each_start_begins_at_its_message(harness: EngineHarness) {
     let middle = SystemTime::now();
     tokio::time::sleep(Duration::from_millis(30)).await;
     harness.append(&["4", "5", "6"]).await;
-    let ago = middle.elapsed().unwrap();
     let mut subscriptions = Vec::new();
     for (start, first) in [
+        // First, before time has passed.
+        (Start::Ago(middle.elapsed().unwrap()), 4),
         (Start::NewOnly, 7),
         (Start::First, 1),
         (Start::Last, 6),
@@ -45,7 +46,6 @@ pub async fn each_start_begins_at_its_message(harness: EngineHarness) {
         (Start::Time(middle), 4),
         (Start::Time(SystemTime::UNIX_EPOCH), 1),
         (Start::Time(middle + Duration::from_secs(3_600)), 7),
-        (Start::Ago(ago), 4),
     ] {
         subscriptions.push((start, first, harness.subscribe(from(start)).await));
     }

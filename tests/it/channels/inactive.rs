@@ -175,6 +175,10 @@ async fn what_is_sent_while_its_channel_is_deleted_is_kept() {
     let messages = engine.peek(&queue, 10, Duration::ZERO).await.unwrap().messages;
     assert_eq!(messages.iter().map(|message| &message.content.body[..]).collect::<Vec<_>>(), [b"later"]);
     assert_eq!(engine.info(ChannelKind::Stream, &stream).await.unwrap().unwrap().messages, 1);
+    // It may have been received before the restart; the next one has a sequence of its own.
+    assert!(messages[0].redelivered);
+    let next = engine.send(vec![(name("q"), message("next"))]).await.remove(0).unwrap();
+    assert!(next.sequence > messages[0].sequence, "{} after {}", next.sequence, messages[0].sequence);
 }
 
 #[tokio::test]

@@ -24,6 +24,7 @@ suite! {
         a_delayed_message_comes_when_it_is_due
         a_peek_takes_nothing
         a_purge_counts_and_leaves_what_is_held
+        messages_acked_by_a_dropped_receive_come_back
         a_dropped_receive_loses_nothing;
     settling:
         an_acknowledged_message_is_gone
@@ -37,6 +38,8 @@ suite! {
         a_requeued_message_begins_anew
         a_replaced_message_goes_with_the_ack
         a_list_is_settled_up_to_what_is_not_held
+        a_receipt_settles_its_own_messages_only
+        of_two_settlements_at_once_one_counts
         an_open_receipt_swallows_no_new_message
         a_closed_receipt_is_unknown;
     streams:
