@@ -14,10 +14,19 @@ use crate::faults::full::Disk;
 
 /// The files of the log, oldest first.
 fn segments(folder: &Path) -> Vec<PathBuf> {
+    files(folder, "log")
+}
+
+fn checkpoints(folder: &Path) -> Vec<PathBuf> {
+    files(folder, "checkpoint")
+}
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
     let files = fs::read_dir(folder.join("channels")).unwrap().map(|file| file.unwrap().path());
-    let mut logs: Vec<_> = files.filter(|path| path.extension().is_some_and(|ext| ext == "log")).collect();
-    logs.sort();
-    logs
+    let mut files: Vec<_> =
+        files.filter(|path| path.extension().is_some_and(|ext| ext == extension)).collect();
+    files.sort();
+    files
 }
 
 async fn send(engine: &EmbeddedEngine, bodies: impl IntoIterator<Item = String>) {
@@ -31,12 +40,7 @@ async fn peek(engine: &EmbeddedEngine) -> Vec<String> {
 }
 
 fn remove_checkpoints(folder: &Path) {
-    for file in fs::read_dir(folder.join("channels")).unwrap() {
-        let path = file.unwrap().path();
-        if path.extension().is_some_and(|ext| ext == "checkpoint") {
-            fs::remove_file(path).unwrap();
-        }
-    }
+    checkpoints(folder).into_iter().for_each(|path| fs::remove_file(path).unwrap());
 }
 
 #[tokio::test]
@@ -104,6 +108,37 @@ async fn a_torn_tail_loses_only_the_batch_that_is_torn() {
 }
 
 #[tokio::test]
+async fn files_that_the_older_checkpoint_needs_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = async || {
+        let settings = EmbeddedEngineSettings::new(folder.path().join("channels")).with_segment_bytes(16_000);
+        EmbeddedEngine::open(settings).await.unwrap()
+    };
+    let text = |n: usize| format!("{n} {}", "x".repeat(500));
+    let engine = open().await;
+    for n in 0..40 {
+        send(&engine, [text(n)]).await;
+    }
+    // The first checkpoint.
+    drop(engine);
+    let engine = open().await;
+    let receive = Receive { max: 1_000, ..Receive::default() };
+    let received = engine.receive(&name("q"), receive).await.unwrap();
+    let which = Which::Sequences((2..=40).collect());
+    assert_eq!(engine.settle(received.receipt, which, Settle::Ack).await.unwrap(), 39);
+    // The file of the acknowledgements fills up, and has no message that is left.
+    for n in 40..60 {
+        send(&engine, [text(n)]).await;
+        let received = engine.receive(&name("q"), receive).await.unwrap();
+        engine.settle(received.receipt, Which::All, Settle::Ack).await.unwrap();
+    }
+    drop(engine);
+    let newest = checkpoints(folder.path()).pop().unwrap();
+    fs::write(newest, "damaged").unwrap();
+    assert_eq!(peek(&open().await).await, [text(0)]);
+}
+
+#[tokio::test]
 async fn a_damaged_checkpoint_is_replaced_by_the_older_one() {
     let folder = tempfile::tempdir().unwrap();
     for round in 0..4 {
@@ -115,10 +150,7 @@ async fn a_damaged_checkpoint_is_replaced_by_the_older_one() {
     }
     let wanted = peek(&open(folder.path()).await).await;
     assert_eq!(wanted.len(), 200);
-    let files = fs::read_dir(folder.path().join("channels")).unwrap().map(|file| file.unwrap().path());
-    let mut checkpoints: Vec<_> =
-        files.filter(|path| path.extension().is_some_and(|ext| ext == "checkpoint")).collect();
-    checkpoints.sort();
+    let mut checkpoints = checkpoints(folder.path());
     assert_eq!(checkpoints.len(), 2);
     let newest = checkpoints.pop().unwrap();
     let mut bytes = fs::read(&newest).unwrap();
