@@ -75,7 +75,8 @@
 
 pub mod acknowledging;
 #[cfg(feature = "admin")]
-mod admin;
+#[cfg_attr(docsrs, doc(cfg(feature = "admin")))]
+pub mod admin;
 mod backends;
 pub mod background;
 #[cfg(feature = "settings")]

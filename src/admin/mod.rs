@@ -1,311 +1,42 @@
-//! An axum router to look into the outbox and to operate on it.
+//! An axum router to look into the outbox and to operate on it: [`Bus::admin`](crate::Bus::admin).
 
 mod answer;
+mod audit;
+mod consumers;
 mod error;
 mod groups;
 mod header;
 mod health;
+mod later_drops;
+mod operator;
 mod request;
+mod router;
+mod state;
 mod status;
 mod stored_message;
 mod timestamp;
+mod undo;
 
-use std::sync::Arc;
-use std::time::Instant;
-
-use axum::Router;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::response::Response;
-use axum::routing::{get, post};
-use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
-use serde::{Deserialize, Serialize};
-use uuid::Uuid;
-
-use self::answer::answer;
-use self::error::AdminError;
 #[cfg(feature = "dashboard")]
-pub(crate) use self::groups::Group;
-pub(crate) use self::groups::{Counted, Groups};
+pub(crate) use self::consumers::{ConsumerReport, Consumers};
+#[cfg(feature = "dashboard")]
+pub(crate) use self::groups::{Counted, Group, Groups};
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::header::Header;
-use self::health::HealthProbe;
-pub(crate) use self::request::{Acted, Appended};
-use self::request::{
-    CountQuery, Drop, ListQuery, Requeue, Selection, StatusQuery, expect_json, messages, parse,
-};
-pub(crate) use self::status::OutboxReport;
-pub(crate) use self::status::StatusReport;
+pub(crate) use self::later_drops::LaterDrops;
+pub use self::operator::Operator;
 #[cfg(any(feature = "cli", feature = "dashboard"))]
-pub(crate) use self::status::{BreakerReport, HealthReport};
+pub(crate) use self::request::{Acted, Appended};
+#[cfg(any(feature = "cli", feature = "dashboard"))]
+pub(crate) use self::router::Listed;
+#[cfg(feature = "dashboard")]
+pub(crate) use self::router::Operations;
+pub(crate) use self::state::{Admin, AppState};
+#[cfg(any(feature = "cli", feature = "dashboard"))]
+pub(crate) use self::status::{BreakerReport, HealthReport, OutboxReport, StatusReport};
+#[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::stored_message::StoredMessage;
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::timestamp::format as format_time;
-use crate::messenger::Messenger;
-use crate::outbox::OutboxHandle;
-use crate::settings::DeliveryMode;
-use crate::store::{Entry, EntryState, Filter};
-use crate::util::error::{BoxError, Chain};
-
-/// The largest body of a request.
-const BODY_LIMIT: usize = 64 << 20;
-
-/// How many entries with bodies are read at a time, and after how many bytes a page ends.
-const BODIES: usize = 50;
-const PAGE_BYTES: usize = 8 << 20;
-
-/// The outbox behind the router.
-#[derive(Clone)]
-pub(crate) struct Admin {
-    pub(crate) delivery: DeliveryMode,
-    pub(crate) app: AppState,
-    pub(crate) messenger: Arc<dyn Messenger>,
-    pub(crate) outbox: Option<OutboxHandle>,
-}
-
-/// Whether the app of the outbox runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[cfg_attr(
-    not(feature = "cli"),
-    expect(dead_code, reason = "only the command line opens an outbox of another process")
-)]
-pub(crate) enum AppState {
-    /// It is this process.
-    Running,
-    /// Its outbox was open to nobody else.
-    Stopped,
-    /// Nobody asked it.
-    Unknown,
-}
-
-impl Admin {
-    pub(crate) fn router(self) -> Router {
-        let health = HealthProbe::new(Arc::clone(&self.messenger));
-        Router::new()
-            .route("/status", get(async move |admin, query| status(admin, query, health).await))
-            .route("/messages", get(list).post(append))
-            .route("/count", get(count))
-            .route("/groups", get(groups))
-            .route("/messages/{id}", get(show))
-            .route("/requeue", post(requeue))
-            .route("/drop", post(drop_messages))
-            .method_not_allowed_fallback(wrong_method)
-            .fallback(no_route)
-            .layer(DefaultBodyLimit::max(BODY_LIMIT))
-            .with_state(self)
-    }
-
-    fn outbox(&self) -> Result<&OutboxHandle, AdminError> {
-        self.outbox.as_ref().ok_or_else(|| AdminError::not_found(self.nothing_stored()))
-    }
-
-    fn shown(&self, entry: &Entry, whole: bool) -> StoredMessage {
-        let shown = if whole { StoredMessage::whole(entry) } else { StoredMessage::listed(entry) };
-        match self.app {
-            AppState::Running => shown,
-            AppState::Stopped => {
-                shown.unsent_because("the app is stopped, and sends the message when it runs again")
-            }
-            AppState::Unknown => {
-                shown.unsent_because("a running app sends it, after earlier messages; --url asks the app")
-            }
-        }
-    }
-
-    fn nothing_stored(&self) -> String {
-        let delivery = self.delivery;
-        format!(
-            "DELIVERY is \"{delivery}\": messages are not stored; set DELIVERY = \"durable\" to store them"
-        )
-    }
-}
-
-type Answer = Result<Response, AdminError>;
-
-async fn status(
-    State(admin): State<Admin>,
-    query: Result<Query<StatusQuery>, QueryRejection>,
-    health: HealthProbe,
-) -> Answer {
-    let Query(query) = query?;
-    let outbox = match &admin.outbox {
-        Some(outbox) => Some(OutboxReport::new(outbox.status().await?, outbox.by_minute())),
-        None => None,
-    };
-    let is_running = admin.app == AppState::Running;
-    let health = match query.within {
-        _ if !is_running => None,
-        Some(within) => health.within(within).await,
-        None => Some(admin.messenger.health().await),
-    };
-    let health = health.map(Into::into);
-    let in_flight = admin.messenger.capabilities().in_flight.filter(|_| is_running);
-    let in_flight = in_flight.map(|in_flight| in_flight.len());
-    let note = outbox.is_none().then(|| admin.nothing_stored());
-    let running = (admin.app != AppState::Unknown).then_some(is_running);
-    let report = StatusReport { delivery: admin.delivery, running, health, in_flight, outbox, note };
-    Ok(answer(StatusCode::OK, &report))
-}
-
-/// A page of entries.
-#[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Listed {
-    pub(crate) messages: Vec<StoredMessage>,
-    /// The value of `after` for the next page; null at the end.
-    pub(crate) next: Option<u64>,
-}
-
-async fn list(State(admin): State<Admin>, query: Result<Query<ListQuery>, QueryRejection>) -> Answer {
-    let outbox = admin.outbox()?;
-    let Query(query) = query?;
-    let (limit, filter) = (query.limit()?, query.filter());
-    let begun = Instant::now();
-    let (mut entries, mut bytes, mut next) = (Vec::new(), 0, query.after);
-    loop {
-        let room = limit - entries.len();
-        let page = outbox.list(&filter, next, if query.body { room.min(BODIES) } else { room }).await?;
-        for entry in &page.entries {
-            bytes += entry.message.as_ref().map_or(0, |message| message.body().len());
-            entries.push(admin.shown(entry, query.body));
-        }
-        next = page.next;
-        let full = entries.len() >= limit || query.body && bytes > PAGE_BYTES;
-        if next.is_none() || full || begun.elapsed() > query.within() {
-            return Ok(answer(StatusCode::OK, &Listed { messages: entries, next }));
-        }
-    }
-}
-
-/// Counts the messages that match.
-async fn count(State(admin): State<Admin>, query: Result<Query<CountQuery>, QueryRejection>) -> Answer {
-    let (filter, within) = query?.0.split();
-    Ok(answer(StatusCode::OK, &Counted::read(admin.outbox()?, &filter, within).await?))
-}
-
-/// Groups dead letters by reason and topic.
-async fn groups(State(admin): State<Admin>, query: Result<Query<CountQuery>, QueryRejection>) -> Answer {
-    let (mut filter, within) = query?.0.split();
-    filter.state = Some(EntryState::Dead);
-    Ok(answer(StatusCode::OK, &Groups::read(admin.outbox()?, &filter, within).await?))
-}
-
-async fn show(State(admin): State<Admin>, Path(id): Path<String>) -> Answer {
-    let outbox = admin.outbox()?;
-    let id = Uuid::parse_str(&id).map_err(|_| AdminError::bad_request(format!("{id:?} is not an id")))?;
-    let entry = found(outbox, &Filter::id(id)).await?;
-    Ok(answer(StatusCode::OK, &admin.shown(&entry, true)))
-}
-
-async fn found(outbox: &OutboxHandle, filter: &Filter) -> Result<Entry, AdminError> {
-    let entry = outbox.find(filter).await?;
-    entry.ok_or_else(|| {
-        let state = filter.state.map(|state| format!("{state} ")).unwrap_or_default();
-        let id = filter.id.map(|id| format!(" {id}")).unwrap_or_default();
-        AdminError::not_found(format!(
-            "there is no {state}message{id}: it was sent or dropped, or never existed"
-        ))
-    })
-}
-
-async fn append(
-    State(admin): State<Admin>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer {
-    admin.outbox()?;
-    expect_json(&headers)?;
-    let messages = messages(&body?)?;
-    for (index, message) in messages.iter().enumerate() {
-        let refused =
-            |error: BoxError| AdminError::bad_request(format!("message {}: {}", index + 1, Chain(&*error)));
-        admin.messenger.check(message).map_err(refused)?;
-    }
-    let ids: Vec<_> = messages.iter().map(crate::message::Message::id).collect();
-    admin.messenger.send(messages).await?;
-    tracing::info!(messages = ids.len(), "stored messages through the admin router");
-    Ok(answer(StatusCode::ACCEPTED, &Appended { ids }))
-}
-
-async fn requeue(
-    State(admin): State<Admin>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer {
-    let outbox = admin.outbox()?;
-    expect_json(&headers)?;
-    let request: Requeue = parse(&body?)?;
-    let (dry_run, pace) = (request.dry_run, request.pace()?);
-    let mut filter = match request.selection()? {
-        Selection::Matching(filter) => filter,
-        Selection::At(positions) => {
-            let messages =
-                if dry_run { positions.len() } else { outbox.requeue_positions(&positions, pace).await? };
-            return Ok(acted("requeued", dry_run, messages));
-        }
-    };
-    if filter.id.is_some() {
-        // A message with a given id may also wait for its next attempt.
-        filter.state = Some(found(outbox, &filter).await?.state);
-    }
-    filter.state.get_or_insert(EntryState::Dead);
-    let messages = if dry_run { outbox.count(&filter).await? } else { outbox.requeue(&filter, pace).await? };
-    if filter.id.is_some() && messages == 0 {
-        let entry = found(outbox, &filter).await?;
-        return Err(AdminError::conflict(format!("the message needs no requeue: {}", entry.explain())));
-    }
-    if !dry_run {
-        tracing::info!(messages, ?filter, "requeued messages through the admin router");
-    }
-    Ok(answer(StatusCode::OK, &Acted { dry_run, messages }))
-}
-
-async fn drop_messages(
-    State(admin): State<Admin>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Answer {
-    let outbox = admin.outbox()?;
-    expect_json(&headers)?;
-    let request: Drop = parse(&body?)?;
-    let dry_run = request.dry_run;
-    let filter = match request.selection()? {
-        Selection::Matching(filter) => filter,
-        Selection::At(positions) => {
-            let messages = if dry_run { positions.len() } else { outbox.drop_positions(&positions).await? };
-            return Ok(acted("dropped", dry_run, messages));
-        }
-    };
-    if filter.id.is_some() {
-        found(outbox, &filter).await?;
-    }
-    let messages = if dry_run { outbox.count(&filter).await? } else { outbox.drop_messages(&filter).await? };
-    if filter.id.is_some() && messages == 0 {
-        return Err(AdminError::conflict("the message is being sent and cannot be dropped; try again"));
-    }
-    if !dry_run {
-        tracing::info!(messages, ?filter, "dropped messages through the admin router");
-    }
-    Ok(answer(StatusCode::OK, &Acted { dry_run, messages }))
-}
-
-/// The answer after an operation on given positions.
-fn acted(done: &str, dry_run: bool, messages: usize) -> Response {
-    if !dry_run {
-        tracing::info!(messages, "{done} selected messages through the admin router");
-    }
-    answer(StatusCode::OK, &Acted { dry_run, messages })
-}
-
-async fn no_route() -> AdminError {
-    AdminError::not_found(
-        "unknown route; there are GET status, count and groups, GET and POST messages, GET messages/ID, POST requeue, POST drop",
-    )
-}
-
-async fn wrong_method() -> AdminError {
-    AdminError::new(
-        StatusCode::METHOD_NOT_ALLOWED,
-        "wrong method; use GET status, count, groups, messages and messages/ID, POST messages, requeue and drop",
-    )
-}
+#[cfg(feature = "dashboard")]
+pub(crate) use self::undo::Listed as LaterDropsListed;

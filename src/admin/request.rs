@@ -1,5 +1,6 @@
 //! Requests to the admin router.
 
+use std::fmt;
 use std::time::Duration;
 
 use http::header::CONTENT_TYPE;
@@ -158,6 +159,23 @@ pub(super) enum Selection {
     At(Vec<u64>),
 }
 
+/// The filter, or the first positions, for people.
+impl fmt::Display for Selection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Matching(filter) => {
+                let filter = serde_json::to_string(filter).map_err(|_| fmt::Error)?;
+                if filter == "{}" { f.write_str("all messages") } else { f.write_str(&filter) }
+            }
+            Self::At(positions) => {
+                f.write_str("selected, at")?;
+                positions.iter().take(20).try_for_each(|position| write!(f, " {position}"))?;
+                if positions.len() > 20 { f.write_str(" …") } else { Ok(()) }
+            }
+        }
+    }
+}
+
 impl Selection {
     fn new(filter: Option<WrittenFilter>, positions: Option<Vec<u64>>) -> Result<Self, AdminError> {
         match (filter, positions) {
@@ -182,6 +200,9 @@ pub(super) struct Drop {
     positions: Option<Vec<u64>>,
     #[serde(default = "yes")]
     pub(super) dry_run: bool,
+    /// The drop happens after this, and can be undone until then.
+    #[serde(default, deserialize_with = "crate::util::units::optional_duration")]
+    pub(super) after: Option<Duration>,
 }
 
 impl Drop {
@@ -199,6 +220,9 @@ fn yes() -> bool {
 pub(crate) struct Acted {
     pub(crate) dry_run: bool,
     pub(crate) messages: usize,
+    /// The number by which a drop that happens later is undone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) undo: Option<u64>,
 }
 
 /// The ids of stored messages.

@@ -288,6 +288,10 @@ impl<'a> BusBuilder<'a> {
             chaos: self.settings.chaos.clone(),
             #[cfg(feature = "admin")]
             delivery: self.settings.delivery,
+            #[cfg(feature = "admin")]
+            later_drops: crate::admin::LaterDrops::default(),
+            #[cfg(feature = "dashboard")]
+            trace_url: self.settings.dashboard.trace_url.clone(),
         })
     }
 

@@ -35,6 +35,12 @@ impl Bus {
         down.map_or(Health::Up, |reason| Health::Down { reason })
     }
 
+    /// Returns the address of traces.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn trace_url(&self) -> Option<crate::settings::TraceUrl> {
+        self.trace_url.clone()
+    }
+
     /// Whether this process works, for a liveness probe. It is down only when a part stopped for good and a restart helps: the worker of
     /// the delivery (relay or background) has ended, or a [consumer](Self::consumer) was dropped or its source closed, without a shutdown.
     ///

@@ -65,6 +65,11 @@ pub struct Bus {
     pub(super) chaos: crate::chaos::ChaosSettings,
     #[cfg(feature = "admin")]
     pub(super) delivery: DeliveryMode,
+    /// The drops that can be undone.
+    #[cfg(feature = "admin")]
+    pub(super) later_drops: crate::admin::LaterDrops,
+    #[cfg(feature = "dashboard")]
+    pub(super) trace_url: Option<crate::settings::TraceUrl>,
 }
 
 impl Bus {
@@ -277,7 +282,10 @@ impl Bus {
     /// | `GET /messages/{id}` | the whole message: body, headers, failed attempts, `explain` (why it is still stored), the next attempt |
     /// | `POST /messages` | stores a message, `{"topic": "user.created", "body": {"id": 7}}`, or JSON lines of messages, all or none; returns their `ids` |
     /// | `POST /requeue` | sends dead letters again: `{"filter": {"topic": "user.*"}, "dry_run": false, "rate": 100}` |
-    /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}` |
+    /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}`; with `"after": "30s"` later, and `undo` is a number for `/undo` |
+    /// | `GET /drops`, `POST /undo` | the drops that wait; `{"id": 1}` undoes one |
+    /// | `GET /consumers`, `POST /consumers` | the consumers of this process; `{"name": "users", "paused": true}` pauses or resumes |
+    /// | `GET /operations` | who did what when: an [`Operator`](crate::admin::Operator) in the extensions of a request says who |
     ///
     /// Requeue and drop take the keys of the list as `filter`, or `positions` of messages instead. They only count the matching messages unless `dry_run` is false.
     /// Requeue sends at most `rate` messages a second, 100 by default, and matches dead letters when the filter names no state.
@@ -286,7 +294,9 @@ impl Bus {
     pub fn admin(&self) -> axum::Router {
         let (messenger, outbox) = (Arc::clone(&self.messenger), self.outbox.clone());
         let app = crate::admin::AppState::Running;
-        crate::admin::Admin { delivery: self.delivery, app, messenger, outbox }.router()
+        let consumers = Arc::clone(&self.consumers);
+        let later = self.later_drops.clone();
+        crate::admin::Admin { delivery: self.delivery, app, messenger, outbox, consumers, later }.router()
     }
 
     /// Stops the consumers by this time, and waits for them until then.

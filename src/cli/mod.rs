@@ -3,6 +3,7 @@
 mod act;
 mod check;
 mod context;
+mod dashboard;
 mod dead_letters;
 mod describe;
 mod error;
@@ -79,6 +80,7 @@ enum Command {
     Show(show::Show),
     Requeue(act::Requeue),
     Drop(act::Drop),
+    Dashboard(dashboard::Dashboard),
     DeadLetters(dead_letters::DeadLetters),
     Export(export::Export),
     Import(import::Import),
@@ -177,6 +179,7 @@ fn execute(global: Global, output: Output, command: &Command, configure: Configu
         Command::Show(show) => show.run(&context),
         Command::Requeue(requeue) => requeue.run(&context),
         Command::Drop(drop) => drop.run(&context),
+        Command::Dashboard(dashboard) => dashboard.run(&context),
         Command::DeadLetters(dead_letters) => dead_letters.run(&context),
         Command::Export(export) => export.run(&context),
         Command::Import(import) => import.run(&context),

@@ -6,13 +6,16 @@ use std::path::absolute;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Method, Request, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
 use tower_service::Service;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
@@ -20,8 +23,9 @@ use url::Url;
 
 use super::context::Context;
 use super::error::CliError;
-use crate::admin::{Admin, AppState};
+use crate::admin::{Admin, AppState, LaterDrops};
 use crate::backends::dummy::Dummy;
+use crate::dashboard::{Answering, Local};
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
 use crate::settings::{DeliveryMode, Settings};
@@ -37,6 +41,7 @@ pub(super) enum Target {
 }
 
 /// A running app, by its admin router.
+#[derive(Clone)]
 pub(super) struct App {
     agent: Agent,
     url: Url,
@@ -110,8 +115,23 @@ impl Target {
             DeliveryMode::Durable => AppState::Stopped,
             _ => AppState::Unknown,
         };
-        let admin = Admin { delivery: settings.delivery, app, messenger: Arc::clone(&messenger), outbox };
+        let admin = Admin {
+            delivery: settings.delivery,
+            app,
+            messenger: Arc::clone(&messenger),
+            outbox,
+            consumers: Arc::default(),
+            later: LaterDrops::default(),
+        };
         Ok(Self::Stopped(Stopped { router: admin.router(), messenger, runtime: runtime.clone() }))
+    }
+
+    /// The JSON API of the target.
+    pub(super) fn answering(&self) -> Arc<dyn Answering> {
+        match self {
+            Self::Running(app) => Arc::new(app.clone()),
+            Self::Stopped(stopped) => Arc::new(Local(stopped.router.clone())),
+        }
     }
 
     /// Whether this is a running app.
@@ -216,6 +236,27 @@ impl App {
         let (head, mut body) = response?.into_parts();
         let body = body.with_config().limit(u64::MAX).read_to_vec().map_err(|error| away(&error))?;
         Ok((head.status, body))
+    }
+}
+
+#[async_trait]
+impl Answering for App {
+    async fn call(&self, request: Request<Bytes>) -> Result<(StatusCode, Bytes), String> {
+        let (head, body) = request.into_parts();
+        let app = self.clone();
+        let called = spawn_blocking(move || {
+            let path: Vec<_> = head.uri.path().split('/').filter(|part| !part.is_empty()).collect();
+            let pairs: Vec<_> =
+                url::form_urlencoded::parse(head.uri.query().unwrap_or_default().as_bytes()).collect();
+            let query: Vec<_> =
+                pairs.iter().map(|(name, value)| (name.as_ref(), value.to_string())).collect();
+            Self::call(&app, &head.method, &path, &query, body.into())
+        });
+        let (status, body) = called
+            .await
+            .map_err(|error| error.to_string())?
+            .map_err(|error| error.message.unwrap_or_default())?;
+        Ok((status, body.into()))
     }
 }
 

@@ -1,6 +1,8 @@
 //! Requeue and drop: a page that asks, with the number of messages, and the operation itself.
 
-use axum::extract::{RawQuery, State};
+use std::time::Duration;
+
+use axum::extract::RawQuery;
 use axum::response::Html;
 use bytes::Bytes;
 use maud::{Markup, html};
@@ -13,7 +15,7 @@ use super::filter::Conditions;
 use super::layout::Page;
 use super::messages::count;
 use crate::admin::{Acted, Counted};
-use crate::util::readable::{count as number, grouped};
+use crate::util::readable::{count as number, grouped, span};
 
 /// How many messages a second are requeued, unless the operator writes another number.
 const RATE: &str = "100";
@@ -75,14 +77,16 @@ impl Operation {
         }
     }
 
-    fn body(&self, rate: f64) -> Value {
+    fn body(&self, rate: f64, undo: Duration) -> Value {
         let mut body = json!({"dry_run": false});
         match &self.which {
             Which::At(positions) => body["positions"] = json!(positions),
             Which::Matching(conditions) => body["filter"] = conditions.object(),
         }
-        if self.verb == Verb::Requeue {
-            body["rate"] = json!(rate);
+        match self.verb {
+            Verb::Requeue => body["rate"] = json!(rate),
+            Verb::Drop if undo.is_zero() => {}
+            Verb::Drop => body["after"] = json!(undo.as_secs().max(1)),
         }
         body
     }
@@ -105,23 +109,27 @@ impl Operation {
 }
 
 /// Asks the operator.
-pub(super) async fn confirm(
-    State(api): State<Api>,
-    RawQuery(query): RawQuery,
-) -> Result<Html<String>, PageError> {
+pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
     let operation = Operation::of(&Fields::parse(query.unwrap_or_default().as_bytes()))?;
     let counted = operation.count(&api).await?;
     let messages = number(counted.messages, "message");
     let messages = if counted.exact { messages } else { format!("more than {messages}") };
+    let drop = match api.undo() {
+        Duration::ZERO => {
+            "They are dropped at once, and for good. A message that is being sent at that moment stays."
+                .to_owned()
+        }
+        window => format!(
+            "They are dropped in {}, until when you can undo it. A message that is sent before, or is being sent then, is not dropped.",
+            span(window)
+        ),
+    };
     let (title, what) = match operation.verb {
         Verb::Requeue => (
             format!("Requeue {messages}?"),
             "They are sent again, without their failed attempts. Messages that wait for their next attempt are tried now.",
         ),
-        Verb::Drop => (
-            format!("Drop {messages}?"),
-            "They are never sent. A message that is being sent at that moment stays.",
-        ),
+        Verb::Drop => (format!("Drop {messages}?"), drop.as_str()),
     };
     let body = html! {
         @if let Which::Matching(conditions) = &operation.which { (conditions.described()) }
@@ -145,11 +153,11 @@ pub(super) async fn confirm(
 }
 
 /// Does it.
-pub(super) async fn act(State(api): State<Api>, body: Bytes) -> Result<Html<String>, PageError> {
+pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
     let fields = Fields::parse(&body);
     let operation = Operation::of(&fields)?;
     let rate = fields.parsed("rate")?.unwrap_or(100.0);
-    let acted: Acted = api.post(&format!("/{}", operation.name()), &operation.body(rate)).await?;
+    let acted: Acted = api.post(&format!("/{}", operation.name()), &operation.body(rate, api.undo())).await?;
     let messages = number(acted.messages as u64, "message");
     let selected = match &operation.which {
         Which::At(positions) => positions.len(),
@@ -157,7 +165,8 @@ pub(super) async fn act(State(api): State<Api>, body: Bytes) -> Result<Html<Stri
     };
     let (title, done) = match operation.verb {
         Verb::Requeue => (format!("Requeued {messages}"), "Their sending begins now."),
-        Verb::Drop => (format!("Dropped {messages}"), "They are gone."),
+        Verb::Drop if acted.undo.is_none() => (format!("Dropped {messages}"), "They are gone."),
+        Verb::Drop => (format!("{messages} will be dropped"), "Until then you can undo it."),
     };
     let body = html! {
         p.note.good role="status" { (title) ". " @if acted.messages > 0 { (done) } }
@@ -165,6 +174,12 @@ pub(super) async fn act(State(api): State<Api>, body: Bytes) -> Result<Html<Stri
             p.note.warn {
                 (grouped((selected - acted.messages) as u64))
                 " of the selected were left as they are: they were sent or dropped meanwhile, are being sent, or are due anyway."
+            }
+        }
+        @if let Some(id) = acted.undo {
+            form method="post" action="undo" {
+                input type="hidden" name="id" value=(id);
+                button.main type="submit" { "Undo" }
             }
         }
         p {

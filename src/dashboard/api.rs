@@ -1,12 +1,16 @@
 //! The JSON API behind the pages: the admin router, here or in another process.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, to_bytes};
+use axum::extract::FromRequestParts;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{Method, Request, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -14,6 +18,11 @@ use serde_json::Value;
 use tower_service::Service;
 
 use super::error::PageError;
+use crate::admin::Operator;
+use crate::settings::TraceUrl;
+
+/// How long a drop can be undone by default.
+const UNDO: Duration = Duration::from_secs(30);
 
 /// Something that answers as the admin router does.
 #[async_trait]
@@ -22,13 +31,51 @@ pub(crate) trait Answering: Send + Sync {
     async fn call(&self, request: Request<Bytes>) -> Result<(StatusCode, Bytes), String>;
 }
 
-/// The JSON API; a clone is another handle.
+/// The JSON API, as the operator of a request uses it; a clone is another handle.
 #[derive(Clone)]
-pub(super) struct Api(Arc<dyn Answering>);
+pub(super) struct Api {
+    answering: Arc<dyn Answering>,
+    operator: Option<Operator>,
+    trace_url: Option<TraceUrl>,
+    /// How long a drop can be undone.
+    undo: Duration,
+}
+
+impl FromRequestParts<Api> for Api {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Infallible> {
+        Ok(Self { operator: parts.extensions.get().cloned(), ..api.clone() })
+    }
+}
 
 impl Api {
     pub(super) fn of(admin: Router) -> Self {
-        Self(Arc::new(Local(admin)))
+        Self::answered_by(Arc::new(Local(admin)))
+    }
+
+    pub(super) fn answered_by(answering: Arc<dyn Answering>) -> Self {
+        Self { answering, operator: None, trace_url: None, undo: UNDO }
+    }
+
+    pub(super) fn with_trace_url(mut self, trace_url: Option<TraceUrl>) -> Self {
+        self.trace_url = trace_url;
+        self
+    }
+
+    pub(super) fn with_undo(mut self, undo: Duration) -> Self {
+        self.undo = undo;
+        self
+    }
+
+    /// Returns how long a drop can be undone.
+    pub(super) fn undo(&self) -> Duration {
+        self.undo
+    }
+
+    /// Returns the address of a trace, if the settings have one.
+    pub(super) fn trace(&self, id: &str) -> Option<String> {
+        self.trace_url.as_ref().map(|url| url.of(id))
     }
 
     pub(super) async fn get<T: DeserializeOwned>(
@@ -54,8 +101,11 @@ impl Api {
         struct Refusal {
             error: String,
         }
-        let request = request.map_err(|error| PageError::bad_request(error.to_string()))?;
-        let (status, body) = self.0.call(request).await.map_err(PageError::unavailable)?;
+        let mut request = request.map_err(|error| PageError::bad_request(error.to_string()))?;
+        if let Some(operator) = &self.operator {
+            request.extensions_mut().insert(operator.clone());
+        }
+        let (status, body) = self.answering.call(request).await.map_err(PageError::unavailable)?;
         if status.is_success() {
             let foreign = |error| format!("this is no answer of an admin router of this version: {error}");
             return serde_json::from_slice(&body).map_err(|error| PageError::unavailable(foreign(error)));
@@ -68,7 +118,7 @@ impl Api {
 }
 
 /// The admin router of this process.
-struct Local(Router);
+pub(crate) struct Local(pub(crate) Router);
 
 #[async_trait]
 impl Answering for Local {

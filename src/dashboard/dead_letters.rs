@@ -1,6 +1,5 @@
 //! Dead letters, grouped by reason and topic.
 
-use axum::extract::State;
 use axum::response::Html;
 use maud::{Markup, html};
 
@@ -15,24 +14,29 @@ use crate::util::readable::{count, grouped};
 /// For how long dead letters are counted.
 const COUNT: &str = "100ms";
 
-pub(super) async fn dead_letters(State(api): State<Api>) -> Result<Html<String>, PageError> {
+pub(super) async fn dead_letters(api: Api) -> Result<Html<String>, PageError> {
+    Ok(Page::new("Dead letters", "dead-letters").live().render(&content(&api).await?))
+}
+
+pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
     let groups: Groups = api.get("/groups", &[("within", COUNT.to_owned())]).await?;
-    let body = html! {
-        @if groups.counted == 0 { p.note.good { "There is no dead letter." } } @else {
-            p role="status" {
-                @if groups.exact { (count(groups.counted, "dead letter")) }
-                @else { "The first " (count(groups.counted, "dead letter")) " are grouped; there are more, so every number is at least this" }
+    Ok(html! {
+        div data-part="groups" {
+            @if groups.counted == 0 { p.note.good { "There is no dead letter." } } @else {
+                p role="status" {
+                    @if groups.exact { (count(groups.counted, "dead letter")) }
+                    @else { "The first " (count(groups.counted, "dead letter")) " are grouped; there are more, so every number is at least this" }
+                }
+                form.row method="get" action="confirm" {
+                    (Conditions::dead().hidden())
+                    a.button href=(format!("messages?{}", Conditions::dead().query(&[]))) { "One by one" }
+                    button type="submit" name="act" value="requeue-all" { "Requeue all" }
+                }
+                (table(&groups.groups))
+                @if groups.others > 0 { p.soft { (count(groups.others, "dead letter")) " of other groups are not listed." } }
             }
-            form.row method="get" action="confirm" {
-                (Conditions::dead().hidden())
-                a.button href=(format!("messages?{}", Conditions::dead().query(&[]))) { "One by one" }
-                button type="submit" name="act" value="requeue-all" { "Requeue all" }
-            }
-            (table(&groups.groups))
-            @if groups.others > 0 { p.soft { (count(groups.others, "dead letter")) " of other groups are not listed." } }
         }
-    };
-    Ok(Page::new("Dead letters", "dead-letters").render(&body))
+    })
 }
 
 fn table(groups: &[Group]) -> Markup {

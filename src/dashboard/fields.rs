@@ -19,6 +19,11 @@ impl Fields {
         values.find(|value| !value.is_empty())
     }
 
+    /// Returns the value as it is.
+    pub(super) fn raw(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str())
+    }
+
     /// Returns the value of a field, as a number for example.
     pub(super) fn parsed<T: FromStr>(&self, name: &str) -> Result<Option<T>, PageError> {
         self.get(name).map(|value| parsed(name, value)).transpose()

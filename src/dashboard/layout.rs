@@ -6,26 +6,30 @@ use maud::{DOCTYPE, Markup, html};
 use super::assets::{SCRIPT, STYLE};
 
 /// The pages of the navigation.
-const PAGES: [(&str, &str); 3] =
-    [("overview", "Overview"), ("messages", "Messages"), ("dead-letters", "Dead letters")];
+const PAGES: [(&str, &str); 5] = [
+    ("overview", "Overview"),
+    ("messages", "Messages"),
+    ("dead-letters", "Dead letters"),
+    ("consumers", "Consumers"),
+    ("audit", "Audit"),
+];
 
 /// The frame of a page.
 pub(super) struct Page<'a> {
     title: &'a str,
     current: &'a str,
-    live: Option<String>,
+    live: bool,
 }
 
 impl<'a> Page<'a> {
     /// A page below this one of the navigation.
     pub(super) fn new(title: &'a str, current: &'a str) -> Self {
-        Self { title, current, live: None }
+        Self { title, current, live: false }
     }
 
-    /// The address of the events that keep the page up to date.
-    #[allow(dead_code, reason = "pages become live one by one")]
-    pub(super) fn live(mut self, address: impl Into<String>) -> Self {
-        self.live = Some(address.into());
+    /// The page is kept up to date by events.
+    pub(super) fn live(mut self) -> Self {
+        self.live = true;
         self
     }
 
@@ -54,12 +58,12 @@ impl<'a> Page<'a> {
                                 }
                             }
                         }
-                        @if self.live.is_some() {
+                        @if self.live {
                             button #pause type="button" hidden { "Pause updates" }
                             span #live .soft role="status" {}
                         }
                     }
-                    main #content tabindex="-1" data-live=[self.live.as_deref()] {
+                    main #content tabindex="-1" data-live=[self.live.then(|| format!("events?page={}", self.current))] {
                         h1 { (self.title) }
                         (body)
                     }

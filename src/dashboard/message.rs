@@ -1,6 +1,6 @@
 //! One message.
 
-use axum::extract::{RawQuery, State};
+use axum::extract::RawQuery;
 use axum::response::{Html, IntoResponse, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use maud::{Markup, html};
@@ -17,17 +17,14 @@ use crate::message::Message;
 use crate::store::EntryState;
 use crate::util::readable::{count, grouped, span};
 
-pub(super) async fn message(
-    State(api): State<Api>,
-    RawQuery(query): RawQuery,
-) -> Result<Html<String>, PageError> {
+pub(super) async fn message(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
     let fields = Fields::parse(query.unwrap_or_default().as_bytes());
     let position = position(&fields)?;
     let stored = read(&api, position).await?;
     let content = html! {
         @if let Some(why) = &stored.explain { p.note { (visible(why)) } }
         (operations(position, stored.state))
-        (facts(&stored))
+        (facts(&stored, trace(&api, &stored).as_deref()))
         @if !stored.failures.is_empty() {
             h2 { "Failed attempts" }
             ol.timeline {
@@ -56,10 +53,7 @@ pub(super) async fn message(
 }
 
 /// The body as it is, for a file.
-pub(super) async fn raw_body(
-    State(api): State<Api>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, PageError> {
+pub(super) async fn raw_body(api: Api, RawQuery(query): RawQuery) -> Result<Response, PageError> {
     let fields = Fields::parse(query.unwrap_or_default().as_bytes());
     let position = position(&fields)?;
     let message = whole(read(&api, position).await?).map_err(PageError::not_found)?;
@@ -68,7 +62,7 @@ pub(super) async fn raw_body(
     Ok((head, message.body().clone()).into_response())
 }
 
-fn position(fields: &Fields) -> Result<u64, PageError> {
+pub(super) fn position(fields: &Fields) -> Result<u64, PageError> {
     fields.parsed("position")?.ok_or_else(|| PageError::bad_request("the address names no position"))
 }
 
@@ -93,11 +87,20 @@ fn operations(position: u64, state: Option<EntryState>) -> Markup {
                 @if state == Some(EntryState::Dead) { "Requeue" } @else { "Retry now" }
             }
             button.danger type="submit" name="act" value="drop" { "Drop" }
+            a.button href=(format!("edit?position={position}")) { "Edit and requeue" }
         }
     }
 }
 
-fn facts(stored: &StoredMessage) -> Markup {
+/// Returns the address of the trace that the message belongs to.
+fn trace(api: &Api, stored: &StoredMessage) -> Option<String> {
+    let parent = stored.headers.get("traceparent")?.0.to_string();
+    let id = parent.split('-').nth(1)?;
+    let is_id = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit());
+    api.trace(id).filter(|_| is_id)
+}
+
+fn facts(stored: &StoredMessage, trace: Option<&str>) -> Markup {
     html! {
         dl {
             dt { "State" } dd { (state(stored.state)) }
@@ -111,6 +114,7 @@ fn facts(stored: &StoredMessage) -> Markup {
             @if let Some(expiry) = stored.expiry { dt { "Expires after" } dd { (span(expiry)) } }
             @if let Some(delay) = stored.delay { dt { "Delay" } dd { (span(delay)) } }
             @if let Some(content_type) = &stored.content_type { dt { "Content type" } dd { (visible(content_type)) } }
+            @if let Some(trace) = trace { dt { "Trace" } dd { a href=(trace) rel="noreferrer" { "open" } } }
             dt { "Position" } dd { (grouped(stored.position.unwrap_or_default())) }
         }
     }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use axum::extract::{RawQuery, State};
+use axum::extract::RawQuery;
 use axum::response::Html;
 use maud::{Markup, html};
 
@@ -12,6 +12,7 @@ use super::fields::Fields;
 use super::filter::Conditions;
 use super::layout::Page;
 use super::text::{short, time_ago};
+use super::undo::waiting;
 use crate::admin::{Counted, Listed, StoredMessage};
 use crate::store::EntryState;
 use crate::util::readable::grouped;
@@ -22,10 +23,7 @@ const PAGE: u64 = 50;
 /// For how long messages are searched, and counted.
 const COUNT: &str = "60ms";
 
-pub(super) async fn messages(
-    State(api): State<Api>,
-    RawQuery(query): RawQuery,
-) -> Result<Html<String>, PageError> {
+pub(super) async fn messages(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
     let fields = Fields::parse(query.unwrap_or_default().as_bytes());
     let conditions = Conditions::of(&fields);
     let after: Option<u64> = fields.parsed("after")?;
@@ -37,6 +35,7 @@ pub(super) async fn messages(
     let number = count(&api, &conditions, COUNT).await?;
     let title = if conditions.is_dead() { "Dead letters, one by one" } else { "Messages" };
     let body = html! {
+        (waiting(&api).await?)
         (conditions.form())
         p role="status" { (number_of(&number)) @if after.is_some() { "; this is a later page" } }
         @if listed.messages.is_empty() {

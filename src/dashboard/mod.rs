@@ -9,6 +9,8 @@
 //! | `messages` | stored messages, filtered by the query of the URL; requeue or drop some, or all that match |
 //! | `message` | one message: body, headers, failed attempts, why it is still stored |
 //! | `dead-letters` | dead letters, grouped by reason and topic |
+//! | `consumers` | the consumers of this process, with pause and resume |
+//! | `audit` | who did what when: an [`Operator`](crate::admin::Operator) in the extensions of a request says who |
 //!
 //! Bodies are shown to whoever may open the pages, and they act: **put the app's authentication before them**. A request that changes
 //! something is refused unless the browser says that it comes from the dashboard itself (`Sec-Fetch-Site`, or `Origin`).
@@ -16,9 +18,13 @@
 mod act;
 mod api;
 mod assets;
+mod audit;
 mod body;
+mod consumers;
 mod dead_letters;
+mod edit;
 mod error;
+mod events;
 mod fields;
 mod filter;
 mod json;
@@ -30,9 +36,11 @@ mod plot;
 mod routes;
 mod same_origin;
 mod text;
+mod undo;
 
 use std::convert::Infallible;
 use std::fmt;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -42,7 +50,11 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use self::api::Api;
+#[cfg(feature = "cli")]
+pub(crate) use self::api::{Answering, Local};
 use crate::bus::Bus;
+#[cfg(feature = "cli")]
+use crate::settings::TraceUrl;
 
 /// Pages for operators, before it is decided who may open them.
 ///
@@ -80,11 +92,24 @@ impl Bus {
     /// # });
     /// ```
     pub fn dashboard(&self) -> Dashboard {
-        Dashboard { api: Api::of(self.admin()) }
+        Dashboard { api: Api::of(self.admin()).with_trace_url(self.trace_url()) }
     }
 }
 
 impl Dashboard {
+    /// Pages over something that answers as the admin router does.
+    #[cfg(feature = "cli")]
+    pub(crate) fn of(answering: std::sync::Arc<dyn Answering>, trace_url: Option<TraceUrl>) -> Self {
+        Self { api: Api::answered_by(answering).with_trace_url(trace_url) }
+    }
+
+    /// How long a drop can be undone: 30 seconds by default. Messages are dropped after it, and at once if it is zero. A process that ends
+    /// before drops nothing.
+    pub fn with_undo_window(mut self, window: Duration) -> Self {
+        self.api = self.api.with_undo(window);
+        self
+    }
+
     /// Returns the pages behind a layer that admits operators only.
     #[must_use]
     pub fn guarded_by<L>(self, guard: L) -> Router

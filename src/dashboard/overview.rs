@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::response::Html;
 use maud::{Markup, html};
 
@@ -11,14 +10,15 @@ use super::error::PageError;
 use super::layout::Page;
 use super::plot::rates;
 use super::text::{time_ago, visible};
+use super::undo::waiting;
 use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
 use crate::util::readable::{grouped, span};
 
 /// How long the page waits for the broker.
 const WAIT: &str = "100ms";
 
-pub(super) async fn overview(State(api): State<Api>) -> Result<Html<String>, PageError> {
-    Ok(Page::new("Overview", "overview").render(&content(&api).await?))
+pub(super) async fn overview(api: Api) -> Result<Html<String>, PageError> {
+    Ok(Page::new("Overview", "overview").live().render(&content(&api).await?))
 }
 
 pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
@@ -27,7 +27,7 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
         div data-part="status" {
             (broker(&status))
             @if let Some(note) = &status.note { p.note.warn { (visible(note)) } }
-            @if let Some(outbox) = &status.outbox { (numbers(outbox, status.in_flight)) }
+            @if let Some(outbox) = &status.outbox { (waiting(api).await?) (numbers(outbox, status.in_flight)) }
         }
         @if let Some(outbox) = &status.outbox {
             @if status.running == Some(true) {

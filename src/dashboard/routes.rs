@@ -11,12 +11,16 @@ use http::header::LOCATION;
 use super::act::{act, confirm};
 use super::api::Api;
 use super::assets::{SCRIPT, STYLE};
+use super::audit::audit;
 use super::dead_letters::dead_letters;
 use super::error::PageError;
+use super::events::events;
 use super::message::{message, raw_body};
 use super::messages::messages;
 use super::overview::overview;
 use super::same_origin::guard;
+use super::undo::undo;
+use super::{consumers, edit};
 
 /// The largest body of a form.
 const BODY_LIMIT: usize = 8 << 20;
@@ -29,7 +33,12 @@ pub(super) fn router(api: Api) -> Router {
         .route("/message", get(message))
         .route("/body", get(raw_body))
         .route("/dead-letters", get(dead_letters))
+        .route("/consumers", get(consumers::consumers).post(consumers::pause))
+        .route("/audit", get(audit))
+        .route("/edit", get(edit::form).post(edit::store))
+        .route("/events", get(events))
         .route("/confirm", get(confirm))
+        .route("/undo", post(undo))
         .route("/act", post(act))
         .route(&format!("/{}", STYLE.name), get(async || STYLE.answer()))
         .route(&format!("/{}", SCRIPT.name), get(async || SCRIPT.answer()))

@@ -4,6 +4,7 @@ const main = document.querySelector('main[data-live]');
 const button = document.getElementById('pause');
 if (main && button && window.EventSource) {
   let source = null;
+  let late = null;
   const say = document.getElementById('live');
   const start = () => {
     source = new EventSource(main.dataset.live);
@@ -13,9 +14,14 @@ if (main && button && window.EventSource) {
         const old = main.querySelector(`[data-part="${CSS.escape(part.dataset.part)}"]`);
         if (old && !old.contains(document.activeElement) && old.innerHTML !== part.innerHTML) old.replaceWith(part);
       }
+      clearTimeout(late);
+      late = null;
       say.textContent = 'live';
     });
-    source.onerror = () => { say.textContent = 'not connected; trying again'; };
+    // The server ends the events now and then; only a longer silence is worth a word.
+    source.onerror = () => {
+      late = late || setTimeout(() => { say.textContent = 'not connected; trying again'; }, 5000);
+    };
   };
   const stop = () => { source.close(); source = null; };
   const show = (paused) => {

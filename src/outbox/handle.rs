@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::status::{OutboxStatus, Status};
 use crate::message::Message;
 use crate::messenger::OutboxStore;
-use crate::store::{Entry, EntryState, Filter, Page, Store, StoreError, Unstored};
+use crate::store::{Entry, EntryState, Filter, OperationRecord, Page, Store, StoreError, Unstored};
 
 /// How many entries one page has.
 const PAGE: usize = 500;
@@ -142,6 +142,22 @@ impl OutboxHandle {
         self.store().drop_messages(positions).await
     }
 
+    /// Keeps a record of what an operator did: see [`Store::record_operation`].
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be kept.
+    pub async fn record_operation(&self, record: &OperationRecord) -> Result<(), StoreError> {
+        self.store().record_operation(record).await
+    }
+
+    /// Returns what operators did, the last operation first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the records cannot be read.
+    pub async fn operations(&self, limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
+        self.store().operations(limit).await
+    }
+
     /// Returns how many messages were stored and confirmed in each minute of the last hour, oldest first.
     #[cfg(feature = "admin")]
     pub(crate) fn by_minute(&self) -> (Vec<u64>, Vec<u64>) {
@@ -152,7 +168,7 @@ impl OutboxHandle {
         self.outbox.store()
     }
 
-    async fn positions(&self, filter: &Filter) -> Result<Vec<u64>, StoreError> {
+    pub(crate) async fn positions(&self, filter: &Filter) -> Result<Vec<u64>, StoreError> {
         let (mut positions, mut after) = (Vec::new(), None);
         loop {
             let page = self.store().list(filter, after, PAGE).await?;

@@ -3,6 +3,8 @@
 mod acknowledging;
 mod client;
 mod consumer;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod delivery_mode;
 mod error;
 mod keys;
@@ -23,6 +25,8 @@ use serde::{Deserialize, Deserializer};
 pub use self::acknowledging::AckSettings;
 pub use self::client::ClientTable;
 pub use self::consumer::ConsumerTable;
+#[cfg(feature = "dashboard")]
+pub use self::dashboard::{DashboardSettings, TraceUrl};
 pub use self::delivery_mode::DeliveryMode;
 pub use self::error::SettingsError;
 #[cfg(feature = "embedded")]
@@ -99,6 +103,10 @@ pub struct Settings {
     #[cfg(feature = "kubemq")]
     #[cfg_attr(docsrs, doc(cfg(feature = "kubemq")))]
     pub kubemq: kubemq::Settings,
+    /// The table `DASHBOARD`: the pages for operators.
+    #[cfg(feature = "dashboard")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "dashboard")))]
+    pub dashboard: DashboardSettings,
     /// The keys of the backend.
     pub backend_keys: BackendTable,
     /// Whether the settings name the backend.
@@ -135,6 +143,8 @@ struct Common {
     signing: Option<SigningSettings>,
     #[cfg(feature = "kubemq")]
     kubemq: kubemq::Settings,
+    #[cfg(feature = "dashboard")]
+    dashboard: DashboardSettings,
 }
 
 impl Settings {
@@ -172,6 +182,8 @@ impl Settings {
         common.check_keys::<SigningSettings>("signing")?;
         #[cfg(feature = "kubemq")]
         common.check_keys::<kubemq::Settings>("kubemq")?;
+        #[cfg(feature = "dashboard")]
+        common.check_keys::<DashboardSettings>("dashboard")?;
         let mut common: Common = common.parse().map_err(SettingsError::value)?;
         #[cfg(feature = "chaos")]
         {
@@ -235,6 +247,8 @@ impl Settings {
             signing: common.signing,
             #[cfg(feature = "kubemq")]
             kubemq: common.kubemq,
+            #[cfg(feature = "dashboard")]
+            dashboard: common.dashboard,
             backend_keys,
         }
     }

@@ -10,6 +10,7 @@ use super::entry::{Counts, Page};
 use super::error::{StoreError, Unstored};
 use super::filter::Filter;
 use super::lease::{Lease, Leased};
+use super::operation::OperationRecord;
 use crate::message::{Message, Settlement};
 
 /// Keeps messages until a broker has confirmed them, and dead letters until an operator requeues or drops them.
@@ -84,6 +85,22 @@ pub trait Store: Any + Send + Sync {
     /// # Errors
     /// [`StoreError`] when the store cannot be read.
     async fn counts(&self) -> Result<Counts, StoreError>;
+
+    /// Keeps a record of what an operator did. By default nothing is kept. A store may keep the last ones only.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be kept.
+    async fn record_operation(&self, _record: &OperationRecord) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Returns what operators did, the last operation first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the records cannot be read.
+    async fn operations(&self, _limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Returns its place for people to read: a folder, a database.
     fn location(&self) -> String;

@@ -10,6 +10,7 @@ mod error;
 mod filter;
 mod lease;
 mod limits;
+mod operation;
 
 #[cfg(feature = "embedded")]
 mod embedded;
@@ -38,6 +39,7 @@ pub use self::error::{StoreError, Unstored};
 pub use self::filter::Filter;
 pub use self::lease::{Lease, Leased};
 pub use self::limits::{Limits, WhenFull};
+pub use self::operation::OperationRecord;
 #[cfg(feature = "postgres")]
 pub use self::postgres::PostgresStore;
 #[cfg(feature = "_sql")]

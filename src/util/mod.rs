@@ -27,7 +27,7 @@ pub(crate) mod repeated;
 pub(crate) mod rfc3339;
 #[cfg(any(feature = "settings", feature = "_brokers"))]
 pub(crate) mod secret;
-#[cfg(any(feature = "serve", all(feature = "cli", any(feature = "kubemq", feature = "wavemq"))))]
+#[cfg(any(feature = "serve", feature = "cli"))]
 pub(crate) mod signals;
 #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only a bus stops tasks"))]
 pub(crate) mod stop;

@@ -683,6 +683,6 @@ async fn a_wrong_route_or_method_is_said_in_json() {
     assert_refused(&app.get("/nonsense").await, StatusCode::NOT_FOUND, "there are GET status");
     for (method, path) in [("GET", "/drop"), ("DELETE", "/messages"), ("POST", "/status")] {
         let refused = call(&app.router, method, path, None).await;
-        assert_refused(&refused, StatusCode::METHOD_NOT_ALLOWED, "POST messages, requeue and drop");
+        assert_refused(&refused, StatusCode::METHOD_NOT_ALLOWED, "POST messages, consumers, requeue");
     }
 }

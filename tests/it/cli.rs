@@ -64,7 +64,7 @@ impl Run {
 
     /// It ends with this code, and says this on stderr, on one line.
     #[track_caller]
-    fn fails(self, code: i32, part: &str) {
+    pub fn fails(self, code: i32, part: &str) {
         assert!(self.err.contains(part), "{part}: {self:#?}");
         assert!(self.out.is_empty(), "{self:#?}");
         self.ends(code);

@@ -1,11 +1,17 @@
 //! The pages for operators, over every store.
 
 mod acting;
+mod audited;
+mod command;
+mod consumers;
+mod editing;
 mod hostile;
+mod live;
 mod pages;
 mod safety;
 
 use std::convert::Infallible;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -29,7 +35,7 @@ pub struct Ops {
     pub bus: Bus,
     pub backend: Switched,
     pub sent: Sent,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 /// An answer.
@@ -62,8 +68,15 @@ impl Ops {
                 transactional(backend.clone(), Brokers::running().get("POSTGRES"), &schema).await
             }
         };
-        let router = Router::new().nest(BASE, bus.dashboard().without_guard());
-        Self { router, bus, backend, sent, _folder: folder }
+        let router =
+            Router::new().nest(BASE, bus.dashboard().with_undo_window(Duration::ZERO).without_guard());
+        Self { router, bus, backend, sent, folder: folder }
+    }
+
+    /// The same, with pages on which drops can be undone.
+    pub fn with_undo(mut self, window: Duration) -> Self {
+        self.router = Router::new().nest(BASE, self.bus.dashboard().with_undo_window(window).without_guard());
+        self
     }
 
     /// One with dead letters of these topics.
@@ -72,6 +85,10 @@ impl Ops {
         ops.store(messages(topics)).await;
         ops.until(0, N as u64).await;
         ops
+    }
+
+    pub fn folder(&self) -> &std::path::Path {
+        self.folder.path()
     }
 
     pub fn outbox(&self) -> OutboxHandle {

@@ -204,6 +204,7 @@ fn every_key_is_shown() {
         // The rules of a policy are tables.
         keys_of::<SigningSettings>().into_iter().filter(|key| key != "POLICY").collect(),
         keys_of::<tower_outbox::kubemq::Settings>(),
+        keys_of::<tower_outbox::settings::DashboardSettings>(),
     ]
     .concat();
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");

@@ -13,6 +13,7 @@
 //! the newest events, and their messages are sent again. It is synced before a segment is deleted, and for the work of an
 //! operator.
 
+mod audit;
 mod compact;
 mod encoding;
 mod event;

@@ -10,7 +10,6 @@ use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
 use uuid::Uuid;
 
-use super::compact;
 use super::encoding::{decode_message, push_batch};
 use super::index::{Append, Hint};
 use super::leasing::LeaseStep;
@@ -20,11 +19,14 @@ use super::reasons::{self, REASONS};
 use super::settings::EmbeddedStoreSettings;
 use super::shared::{StoreShared, answer};
 use super::writer::JOURNAL_BYTES;
+use super::{audit, compact};
 use crate::log::error::OpenError;
 use crate::log::scan::Found;
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
-use crate::store::{Counts, EntryState, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
+use crate::store::{
+    Counts, EntryState, Filter, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored,
+};
 
 /// The most messages, and about the most bytes, that one read ahead returns.
 const AHEAD_MESSAGES: usize = 512;
@@ -256,6 +258,16 @@ impl Store for EmbeddedStore {
             Ok(page)
         })
         .await
+    }
+
+    async fn record_operation(&self, record: &OperationRecord) -> Result<(), StoreError> {
+        let record = record.clone();
+        self.blocking(move |shared| audit::append(&shared.folder, &record).map_err(StoreError::unavailable))
+            .await
+    }
+
+    async fn operations(&self, limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
+        self.blocking(move |shared| audit::read(&shared.folder, limit).map_err(StoreError::unavailable)).await
     }
 
     async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {

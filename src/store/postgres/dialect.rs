@@ -26,6 +26,7 @@ impl Dialect for Postgres {
         include_str!("migrations/0001_messages.sql"),
         include_str!("migrations/0002_inbox.sql"),
         include_str!("migrations/0003_trusted_keys.sql"),
+        include_str!("migrations/0004_audit.sql"),
     ];
 
     /// The schema may exist already, made by somebody who has the right to.
@@ -91,7 +92,8 @@ impl Dialect for Postgres {
     #[cfg(feature = "signing")]
     const KEY_TABLE: &'static str = "{schema}.trusted_keys";
 
-    #[cfg(feature = "signing")]
+    const AUDIT_TABLE: &'static str = "{schema}.audit";
+
     async fn pairs(
         pool: &PgPool,
         statement: SqlStr,

@@ -67,8 +67,12 @@ pub(crate) trait Dialect: Database {
     #[cfg(feature = "signing")]
     const KEY_TABLE: &'static str;
 
+    // --- operations
+
+    /// The name of the table of what operators did.
+    const AUDIT_TABLE: &'static str;
+
     /// Executes a statement with these values, and returns its rows of two texts.
-    #[cfg(feature = "signing")]
     async fn pairs(
         pool: &Pool<Self>,
         statement: SqlStr,

@@ -1,6 +1,7 @@
 //! The store in a database of the app, with everything that does not depend on which database it is.
 
 mod assignment;
+mod audit;
 mod coordinator;
 mod details;
 mod dialect;

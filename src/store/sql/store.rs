@@ -9,6 +9,7 @@ use sqlx::{Database, Pool};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use super::audit::AuditTable;
 use super::dialect::{Dialect, transaction_is_over};
 use super::engine::{Engine, Handle};
 use super::migrate::{check, migrate};
@@ -17,7 +18,7 @@ use super::settings::SqlStoreSettings;
 use super::tables::{Tables, WritePermit};
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
-use crate::store::{Counts, Filter, Lease, Leased, Page, Store, StoreError, Unstored};
+use crate::store::{Counts, Filter, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored};
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
 ///
@@ -25,6 +26,7 @@ use crate::store::{Counts, Filter, Lease, Leased, Page, Store, StoreError, Unsto
 #[allow(private_bounds, reason = "no other crate can add a database")]
 pub struct SqlStore<DB: Dialect> {
     engine: Arc<Handle<DB::Tables>>,
+    audit: Arc<AuditTable>,
 }
 
 #[allow(private_bounds, reason = "no other crate can add a database")]
@@ -52,7 +54,7 @@ impl<DB: Dialect> SqlStore<DB> {
         let tables = DB::tables(pool, settings);
         let membership = DB::membership(&tables, &other_instances);
         let engine = Engine::open(tables, membership, other_instances, settings).await?;
-        Ok(Self { engine: Arc::new(engine) })
+        Ok(Self { engine: Arc::new(engine), audit: Arc::new(AuditTable::new::<DB>(schema)) })
     }
 
     /// Returns the pool that the store was opened with.
@@ -119,7 +121,7 @@ impl<DB: Dialect> SqlStore<DB> {
 /// A clone is a handle to the same store.
 impl<DB: Dialect> Clone for SqlStore<DB> {
     fn clone(&self) -> Self {
-        Self { engine: Arc::clone(&self.engine) }
+        Self { engine: Arc::clone(&self.engine), audit: Arc::clone(&self.audit) }
     }
 }
 
@@ -157,6 +159,14 @@ impl<DB: Dialect> Store for SqlStore<DB> {
 
     async fn counts(&self) -> Result<Counts, StoreError> {
         self.engine.counts().await
+    }
+
+    async fn record_operation(&self, record: &OperationRecord) -> Result<(), StoreError> {
+        self.audit.insert(self.pool(), record).await.map_err(StoreError::unavailable)
+    }
+
+    async fn operations(&self, limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
+        self.audit.read(self.pool(), limit).await.map_err(StoreError::unavailable)
     }
 
     fn location(&self) -> String {

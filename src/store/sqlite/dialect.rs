@@ -20,6 +20,7 @@ impl Dialect for Sqlite {
         include_str!("migrations/0001_messages.sql"),
         include_str!("migrations/0002_inbox.sql"),
         include_str!("migrations/0003_trusted_keys.sql"),
+        include_str!("migrations/0004_audit.sql"),
     ];
 
     const PREPARE: &'static str = "-- The version of the tables of tower-outbox with this prefix.
@@ -76,7 +77,8 @@ impl Dialect for Sqlite {
     #[cfg(feature = "signing")]
     const KEY_TABLE: &'static str = "{schema}_trusted_keys";
 
-    #[cfg(feature = "signing")]
+    const AUDIT_TABLE: &'static str = "{schema}_audit";
+
     async fn pairs(
         pool: &SqlitePool,
         statement: SqlStr,

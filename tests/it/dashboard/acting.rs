@@ -1,5 +1,7 @@
 //! Requeue and drop.
 
+use std::time::Duration;
+
 use super::{Kind, Ops, attributes, on_every_store, positions};
 use crate::admin::Does;
 
@@ -8,6 +10,7 @@ on_every_store! {
     all_that_match_are_requeued_with_their_number
     dropped_messages_are_gone
     a_message_that_left_meanwhile_is_reported
+    a_drop_can_be_undone_for_a_while
 }
 
 /// The fields of the form of a page that asks, as a browser sends them.
@@ -97,4 +100,24 @@ async fn a_form_without_a_selection_does_nothing() {
         assert!(shown.status.is_client_error() && shown.text.contains(why), "{fields}: {}", shown.text);
     }
     ops.until(0, 1).await;
+}
+
+async fn a_drop_can_be_undone_for_a_while(kind: Kind) {
+    let ops = Ops::with_dead(kind, ["a", "b", "c"]).await.with_undo(Duration::from_secs(600));
+    let question = ops.page("confirm?act=drop-all&state=dead&topic=a").await;
+    assert!(question.contains("10m"), "{question}");
+    let answer = ops.done(&fields(&question)).await;
+    assert!(answer.contains("1 message will be dropped"), "{answer}");
+    let list = ops.page("messages").await;
+    assert!(list.contains("1 message will be dropped") && positions(&list).len() == 3, "{list}");
+    let id = attributes(&answer, "name=\"id\" value=\"")[0].to_owned();
+    let undone = ops.submit("undo", &format!("id={id}")).await;
+    assert!(undone.text.contains("Kept 1 message"), "{}", undone.text);
+    assert!(!ops.page("messages").await.contains("will be dropped"));
+    let late = ops.submit("undo", &format!("id={id}")).await;
+    assert!(late.status.is_client_error() && late.text.contains("too late"), "{}", late.text);
+    // Without an undo it happens.
+    let ops = ops.with_undo(Duration::from_secs(1));
+    ops.done("act=drop-all&state=dead&topic=b").await;
+    ops.until(0, 2).await;
 }

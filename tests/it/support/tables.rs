@@ -207,7 +207,7 @@ impl Tables {
 
     /// Makes the tables as the first migration left them.
     pub async fn undo_later_migrations(&self) {
-        self.run("DROP TABLE {}trusted_keys; DROP TABLE {}inbox; UPDATE {}version SET version = 1").await;
+        self.run("DROP TABLE {}audit; DROP TABLE {}trusted_keys; DROP TABLE {}inbox; UPDATE {}version SET version = 1").await;
     }
 
     /// Adds a row of trusted keys, whatever it holds.

@@ -1,0 +1,22 @@
+//! What operators did.
+
+use axum::Extension;
+
+use super::operator::Operator;
+use crate::outbox::OutboxHandle;
+use crate::store::OperationRecord;
+use crate::util::error::Chain;
+
+/// Who acts, if the app says so.
+pub(super) type By = Option<Extension<Operator>>;
+
+/// Logs an operation, and keeps it with the store. It has happened: a store that cannot keep it is only reported.
+pub(super) async fn record(outbox: &OutboxHandle, by: &By, action: &str, messages: usize, which: String) {
+    let by = by.as_ref().map(|Extension(operator)| operator.to_string());
+    let name = by.as_deref().unwrap_or("nobody named");
+    tracing::info!(messages, which, by = name, "{action} of messages by an operator");
+    let record = OperationRecord::new(action, messages as u64, which, by);
+    if let Err(error) = outbox.record_operation(&record).await {
+        tracing::error!(error = %Chain(&error), action, messages, "failed to keep a record of an operation, which was done");
+    }
+}

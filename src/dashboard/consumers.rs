@@ -1,0 +1,79 @@
+//! The consumers of this process, with pause and resume.
+
+use axum::response::{Html, IntoResponse, Response};
+use bytes::Bytes;
+use http::StatusCode;
+use http::header::LOCATION;
+use maud::{Markup, html};
+use serde_json::json;
+
+use super::api::Api;
+use super::error::PageError;
+use super::fields::Fields;
+use super::layout::Page;
+use super::text::visible;
+use crate::admin::{ConsumerReport, Consumers, HealthReport};
+use crate::util::readable::grouped;
+
+pub(super) async fn consumers(api: Api) -> Result<Html<String>, PageError> {
+    Ok(Page::new("Consumers", "consumers").live().render(&content(&api).await?))
+}
+
+pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
+    let Consumers { consumers } = api.get("/consumers", &[]).await?;
+    Ok(html! {
+        div data-part="consumers" {
+            @if consumers.is_empty() { p.note { "This process runs no consumer." } } @else {
+                p.soft { "The consumers of this process. Numbers count since it was started; other instances have their own." }
+                table.stack {
+                    thead {
+                        tr {
+                            th scope="col" { "Consumer" } th scope="col" { "State" } th.n scope="col" { "Handling" }
+                            th.n scope="col" { "Acknowledged" } th.n scope="col" { "Retried" } th.n scope="col" { "Dead" }
+                            th scope="col" { "Operation" }
+                        }
+                    }
+                    tbody { @for consumer in &consumers { (row(consumer)) } }
+                }
+            }
+        }
+    })
+}
+
+fn row(consumer: &ConsumerReport) -> Markup {
+    let verb = if consumer.paused { "Resume" } else { "Pause" };
+    html! {
+        tr {
+            td data-label="Consumer" { span { (visible(&consumer.name)) } }
+            td data-label="State" {
+                span {
+                    @match &consumer.health {
+                        HealthReport::Down { reason } => { span.tag.bad { "down" } " " (visible(reason)) }
+                        HealthReport::Up if consumer.paused => { span.tag.warn { "paused" } }
+                        HealthReport::Up => { span.tag.good { "running" } }
+                    }
+                }
+            }
+            td.n data-label="Handling" { (grouped(consumer.handling as u64)) }
+            td.n data-label="Acknowledged" { (grouped(consumer.acked)) }
+            td.n data-label="Retried" { (grouped(consumer.retried)) }
+            td.n data-label="Dead" { (grouped(consumer.dead)) }
+            td data-label="Operation" {
+                form method="post" action="consumers" {
+                    input type="hidden" name="name" value=(consumer.name);
+                    input type="hidden" name="paused" value=(!consumer.paused);
+                    button type="submit" aria-label=(format!("{verb} {}", consumer.name)) { (verb) }
+                }
+            }
+        }
+    }
+}
+
+/// Pauses or resumes, and shows the page again.
+pub(super) async fn pause(api: Api, body: Bytes) -> Result<Response, PageError> {
+    let fields = Fields::parse(&body);
+    let name = fields.get("name").ok_or_else(|| PageError::bad_request("the form names no consumer"))?;
+    let paused: bool = fields.parsed("paused")?.unwrap_or(true);
+    let _: Consumers = api.post("/consumers", &json!({"name": name, "paused": paused})).await?;
+    Ok((StatusCode::SEE_OTHER, [(LOCATION, "consumers")]).into_response())
+}

@@ -1,0 +1,79 @@
+//! Server-sent events: the parts of a page that change, again and again.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::RawQuery;
+use axum::response::{IntoResponse, Response};
+use futures_util::stream::unfold;
+use http::header::CONTENT_TYPE;
+use tokio::time::{Instant, sleep};
+
+use super::api::Api;
+use super::error::PageError;
+use super::fields::Fields;
+use super::{consumers, dead_letters, overview};
+
+/// How often a page is looked at.
+const PERIOD: Duration = Duration::from_secs(2);
+
+/// After this the browser asks again, so that a server that stops waits no longer.
+const LONGEST: Duration = Duration::from_secs(10);
+
+/// A page that is kept up to date.
+struct Live {
+    api: Api,
+    page: String,
+    begun: Instant,
+    last: Option<String>,
+}
+
+pub(super) async fn events(api: Api, RawQuery(query): RawQuery) -> Result<Response, PageError> {
+    let page = Fields::parse(query.unwrap_or_default().as_bytes()).get("page").unwrap_or_default().to_owned();
+    let live = Live { api, page, begun: Instant::now(), last: None };
+    // A wrong page is an answer of its own.
+    live.content().await?;
+    let body = Body::from_stream(unfold(live, Live::next));
+    Ok(([(CONTENT_TYPE, "text/event-stream")], body).into_response())
+}
+
+impl Live {
+    async fn content(&self) -> Result<String, PageError> {
+        let content = match self.page.as_str() {
+            "overview" => overview::content(&self.api).await?,
+            "dead-letters" => dead_letters::content(&self.api).await?,
+            "consumers" => consumers::content(&self.api).await?,
+            _ => return Err(PageError::not_found("this page has no events")),
+        };
+        Ok(content.into_string())
+    }
+
+    /// Returns the next event; `None` at the end.
+    async fn next(mut self) -> Option<(Result<String, std::convert::Infallible>, Self)> {
+        if self.last.is_some() {
+            sleep(PERIOD).await;
+        }
+        if self.begun.elapsed() > LONGEST {
+            return None;
+        }
+        let content = self.content().await.ok()?;
+        let event = match self.last.as_ref() == Some(&content) {
+            // Shows that the connection lives.
+            true => ":\n\n".to_owned(),
+            false => event(&content),
+        };
+        self.last = Some(content);
+        Some((Ok(event), self))
+    }
+}
+
+fn event(content: &str) -> String {
+    let mut text = String::from("event: part\nretry: 1000\n");
+    for line in content.split(['\n', '\r']) {
+        text.push_str("data: ");
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push('\n');
+    text
+}

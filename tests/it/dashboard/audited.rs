@@ -1,0 +1,55 @@
+//! Who did what is kept with the store.
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request as Asked;
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
+use http::Request;
+use std::time::Duration;
+use tower::ServiceExt;
+use tower_outbox::admin::Operator;
+
+use super::{BASE, Kind, Ops, on_every_store};
+use crate::admin::Does;
+
+on_every_store! {
+    the_audit_says_who_did_what
+}
+
+async fn operators(mut request: Asked, next: Next) -> Response {
+    request.extensions_mut().insert(Operator::new("jo@<example>"));
+    next.run(request).await
+}
+
+async fn the_audit_says_who_did_what(kind: Kind) {
+    let mut ops = Ops::with_dead(kind, ["a", "b", "c"]).await;
+    assert!(ops.page("audit").await.contains("Nobody has done anything"));
+    ops.done("act=drop-all&state=dead&topic=a").await;
+    let dashboard = ops.bus.dashboard().with_undo_window(Duration::ZERO);
+    ops.router = Router::new().nest(BASE, dashboard.guarded_by(from_fn(operators)));
+    ops.backend.set(Does::Take);
+    ops.done("act=requeue-all&state=dead&rate=1000").await;
+    ops.until(0, 0).await;
+    let page = ops.page("audit").await;
+    for part in [
+        "jo@&lt;example&gt;",
+        "<span>requeue</span>",
+        "the app did not say",
+        "<span>drop</span>",
+        "&quot;topic&quot;:&quot;a&quot;",
+    ] {
+        assert!(page.contains(part), "{part}: {page}");
+    }
+    let operations = ops.outbox().operations(10).await.unwrap();
+    let done: Vec<_> =
+        operations.iter().map(|one| (one.action.as_str(), one.messages, one.by.as_deref())).collect();
+    assert_eq!(done, [("requeue", 2, Some("jo@<example>")), ("drop", 1, None)]);
+    // The JSON API keeps the same.
+    let admin = Router::new().nest(BASE, ops.bus.admin().layer(from_fn(operators)));
+    let body = r#"{"topic": "d", "body": 1}"#;
+    let request = Request::post(format!("{BASE}/messages")).header("content-type", "application/json");
+    assert!(admin.oneshot(request.body(Body::from(body)).unwrap()).await.unwrap().status().is_success());
+    let last = ops.outbox().operations(1).await.unwrap();
+    assert_eq!((last[0].action.as_str(), last[0].by.as_deref()), ("append", Some("jo@<example>")));
+}
