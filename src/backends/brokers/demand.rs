@@ -5,10 +5,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
+use super::connection::ConnectionEnded;
 use crate::messenger::Failure;
 use crate::util::backoff::Backoff;
 
-/// The shortest pause after a permanent error.
+/// The shortest pause after an error that would come again at once.
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that lasted this long resets the backoff.
 const LIVED: Duration = Duration::from_secs(5);
@@ -43,7 +44,7 @@ impl Demand {
     }
 
     /// Waits while the source is paused. Returns whether messages are wanted; if not, the source is closed or dropped.
-    #[cfg(any(feature = "amqp10", feature = "mqtt"))]
+    #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
     pub(crate) async fn is_wanted(receiver: &mut watch::Receiver<Self>) -> bool {
         loop {
             let demand = *receiver.borrow_and_update();
@@ -65,18 +66,21 @@ pub(crate) struct Pauses {
 }
 
 impl Pauses {
-    /// Records how long a connection lasted.
-    pub(crate) fn lasted(&mut self, lasted: Duration) {
-        if lasted > LIVED {
+    /// Records how long a connection lasted. Returns whether it worked for a while.
+    pub(crate) fn lasted(&mut self, lasted: Duration) -> bool {
+        let has_worked = lasted > LIVED;
+        if has_worked {
             self.failures = 0;
         }
+        has_worked
     }
 
     /// Pauses after a failure, or until the demand changes.
     pub(crate) async fn after(&mut self, failure: &Failure, demand: &mut watch::Receiver<Demand>) {
         let pause = Backoff::default().delay(self.failures);
         self.failures = self.failures.saturating_add(1);
-        let least = if failure.is_transient() { Duration::ZERO } else { ERROR_PAUSE };
+        let comes_again = !failure.is_transient() || failure.cause().is::<ConnectionEnded>();
+        let least = if comes_again { ERROR_PAUSE } else { Duration::ZERO };
         tokio::select! {
             () = sleep(pause.max(least)) => {}
             _ = demand.changed() => {}

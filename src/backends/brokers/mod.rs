@@ -4,7 +4,7 @@ mod access;
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 mod attempts;
 mod connection;
-#[cfg(any(feature = "amqp10", feature = "mqtt", feature = "nats"))]
+#[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt", feature = "nats"))]
 mod demand;
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 mod dial;
@@ -23,7 +23,7 @@ pub(super) use self::attempts::Attempts;
 #[cfg(any(feature = "amqp091", feature = "kubemq-client", feature = "mqtt", feature = "nats"))]
 pub(super) use self::connection::ConnectionEnded;
 pub(super) use self::connection::{Connection, Connector};
-#[cfg(any(feature = "amqp10", feature = "mqtt", feature = "nats"))]
+#[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt", feature = "nats"))]
 pub(super) use self::demand::{Demand, Pauses};
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 pub(super) use self::dial::Dialer;

@@ -15,9 +15,9 @@ use super::queue_receiver::QueueReceiver;
 use super::request_receiver::RequestReceiver;
 use super::settings::{KubemqSettings, Pattern};
 use super::source_context::SourceContext;
-use super::source_worker::{Demand, SourceWorker};
+use super::source_worker::SourceWorker;
 use super::subscription::KubemqSubscription;
-use crate::backends::brokers::{BrokersError, Dialer};
+use crate::backends::brokers::{BrokersError, Demand, Dialer};
 use crate::source::{Source, SourceError, Unsettled};
 
 /// Receives from a queue, from events or from the event store of a KubeMQ server, or replies to its commands or queries.
@@ -50,13 +50,7 @@ impl KubemqSource {
 
     /// Starts the task if it does not run, and resumes receiving.
     fn start(&self) {
-        self.demand.send_if_modified(|demand| {
-            let is_paused = *demand == Demand::Pause;
-            if is_paused {
-                *demand = Demand::Messages;
-            }
-            is_paused
-        });
+        Demand::resume(&self.demand);
         let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         if worker.as_ref().is_none_or(JoinHandle::is_finished) && !self.is_closed() {
             let (context, prefetched) = (Arc::clone(&self.context), Arc::clone(&self.prefetched));
@@ -92,13 +86,7 @@ impl Source for KubemqSource {
     }
 
     async fn pause(&self) {
-        self.demand.send_if_modified(|demand| {
-            let is_receiving = *demand == Demand::Messages;
-            if is_receiving {
-                *demand = Demand::Pause;
-            }
-            is_receiving
-        });
+        Demand::pause(&self.demand);
     }
 
     async fn close(&self, deadline: Duration) {

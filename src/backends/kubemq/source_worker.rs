@@ -2,31 +2,17 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::prefetched::Prefetched;
 use super::source_context::SourceContext;
-use crate::backends::brokers::ConnectionEnded;
+use crate::backends::brokers::{ConnectionEnded, Demand, Pauses};
 use crate::messenger::Failure;
-use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
 use crate::util::repeated::Repeated;
-
-/// The shortest pause after a fault that a person has to mend.
-const ERROR_PAUSE: Duration = Duration::from_secs(1);
-/// A connection that lasted this long resets the backoff.
-const LIVED: Duration = Duration::from_secs(5);
-/// Whether messages are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Demand {
-    Messages,
-    Pause,
-    Close,
-}
 
 /// Receives over one connection after the other.
 pub(super) trait Receiver: Send {
@@ -52,17 +38,8 @@ pub(super) struct SourceWorker<R> {
 impl<R: Receiver> SourceWorker<R> {
     /// Runs until the source is closed or dropped.
     pub(super) async fn run(mut self) {
-        let mut failures = 0;
-        let unreachable = Repeated::default();
-        loop {
-            let demand = *self.demand.borrow_and_update();
-            if demand == Demand::Close || self.demand.has_changed().is_err() {
-                return;
-            }
-            if demand == Demand::Pause {
-                let _ = self.demand.changed().await;
-                continue;
-            }
+        let (mut pauses, unreachable) = (Pauses::default(), Repeated::default());
+        while Demand::is_wanted(&mut self.demand).await {
             let opened = tokio::select! {
                 opened = self.context.connect() => opened,
                 _ = self.demand.changed() => continue,
@@ -74,8 +51,7 @@ impl<R: Receiver> SourceWorker<R> {
                     let Some(failure) = end else { continue };
                     connection.lost.cancel();
                     self.receiver.lost();
-                    if begun.elapsed() > LIVED {
-                        failures = 0;
+                    if pauses.lasted(begun.elapsed()) {
                         unreachable.over();
                     }
                     if let Some(line) = unreachable.occurred() {
@@ -92,16 +68,10 @@ impl<R: Receiver> SourceWorker<R> {
                     failure
                 }
             };
-            let mut pause = Backoff::default().delay(failures);
-            failures = failures.saturating_add(1);
             if !failure.is_transient() || failure.cause().is::<ConnectionEnded>() {
-                pause = pause.max(ERROR_PAUSE);
-                self.prefetched.set_error(Some(failure));
+                self.prefetched.set_error(Some(failure.clone()));
             }
-            tokio::select! {
-                () = sleep(pause) => {}
-                _ = self.demand.changed() => {}
-            }
+            pauses.after(&failure, &mut self.demand).await;
         }
     }
 }
