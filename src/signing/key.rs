@@ -29,12 +29,15 @@ impl SigningKey {
     /// Makes a new key; an RSA key has 2,048 bits.
     ///
     /// # Errors
-    /// [`SigningError`] when the system has no random numbers.
+    /// [`SigningError`] when the system has no random numbers, and for [`KeyKind::P256`], with which nothing is signed here.
     pub fn generate(kind: KeyKind) -> Result<Self, SigningError> {
         let fault = |_| SigningError::new("the key could not be made");
         Ok(Self(match kind {
             KeyKind::Ed25519 => Pair::Ed25519(Ed25519KeyPair::generate().map_err(fault)?),
             KeyKind::Rsa => Pair::Rsa(Box::new(RsaKeyPair::generate(KeySize::Rsa2048).map_err(fault)?)),
+            KeyKind::P256 => {
+                return Err(SigningError::new("P-256 is only verified here: make an Ed25519 key"));
+            }
         }))
     }
 

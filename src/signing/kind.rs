@@ -10,6 +10,8 @@ pub enum KeyKind {
     Ed25519,
     /// RSA of 2,048 to 8,192 bits: RSASSA-PSS with SHA-256 (RFC 8017).
     Rsa,
+    /// ECDSA on P-256 with SHA-256 (FIPS 186-5), of other signers: its signatures are verified, and not made.
+    P256,
 }
 
 impl fmt::Display for KeyKind {
@@ -17,6 +19,7 @@ impl fmt::Display for KeyKind {
         f.write_str(match self {
             Self::Ed25519 => "Ed25519",
             Self::Rsa => "RSA",
+            Self::P256 => "P-256",
         })
     }
 }

@@ -243,9 +243,11 @@ fn digest_of_digests<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signing::kind::Salt;
+    use crate::signing::{KeyKind, TrustedKey};
 
-    /// The test vectors 5 to 7 of the draft, and the event of its walkthrough. Vectors 1 and 2 are of an older draft, and the data of 3
-    /// and 4 are not as they are printed.
+    /// The test vectors 5 to 7 of the draft, and the event of its walkthrough; 3 and 4 are tested with their signatures. Vectors 1 and 2
+    /// are of an older draft.
     #[test]
     fn the_digests_are_those_of_the_vectors() {
         let event = Core {
@@ -271,6 +273,41 @@ mod tests {
         let names = [Cow::Borrowed("exta"), Cow::Borrowed("extb")];
         assert_eq!(extensions(&message, &names[..1]), "kU1P8bDaEnyNhglWzdTJNHh77khNWSZebBUxufVM2pU=");
         assert_eq!(extensions(&message, &names), "HB1pe431FoQZRsJbyLNMq0QaAvqPtmhdi8dHGShbJAU=");
+    }
+
+    /// Vectors 3 and 4, with their signature of P-256. Their data has more spaces than it is printed with.
+    #[test]
+    fn a_vector_verifies_with_its_signature() {
+        const KEY: &str = "-----BEGIN PUBLIC KEY-----
+            MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEZ805D3eqNZywjCI19lInBJOp7YMrCrzAH3CVTAOQ0jgMeCvVTiaRJaRPRDOv8UMs6U4SvKc6pnrIDOoSYI3fdA==
+            -----END PUBLIC KEY-----";
+        const ATTRIBUTE: &str = "eyJwYXlsb2FkVHlwZSI6Imh0dHBzOi8vY2xvdWRldmVudHMuaW8vdmVyaWZpYWJpbGl0eS9kc3NlL3YwLjEiLCJwYXlsb2FkIjoiZX\
+            lKamIzSmxJam9pZDB0RFlUaHpjVE5rZVdjdk1EQmFhVVJSZVM5aFdFRlpNWFJsY0ZGdWNrdE1ZVFo0VURCWk0wUXZVVDBpZlE9PSIsInNpZ25hdHVyZXMiOlt7Imtl\
+            eWlkIjoidGVzdGtleSIsInNpZyI6IlVNcWlOWXA3U1FacTZNSGRtczRkbjJtc0hHaW5MSHZaYVVWM2doY2ovY241QmkzZDVqejBzZmhtOXBaODlDY09hK1dXdGpZNm\
+            Nadmo3Yy90T1dzVFZnPT0ifV19";
+        let signed = read(ATTRIBUTE).unwrap();
+        let [(origin, signature)] = &signed.signatures[..] else { panic!("one signature") };
+        let key = &TrustedKey::all_from_pem(KEY).unwrap()[0];
+        let bytes = dsse::signed_bytes(TYPE, &signed.payload);
+        assert_eq!((&**origin, key.kind()), ("testkey", KeyKind::P256));
+        assert!(key.verifies(&bytes, signature, Salt::Digest));
+        assert!(!key.verifies(&bytes[1..], signature, Salt::Digest));
+        let material = Material::read(&signed.payload).unwrap();
+        for (time, data, is_same) in [
+            ("2020-06-18T17:24:53Z", " {\n    \"hello\" : \"world\"\n  }", true),
+            ("2020-06-18T19:24:53+02:00", " {\n    \"hello\" : \"world\"\n  }", true),
+            ("2020-06-18T17:24:54Z", " {\n    \"hello\" : \"world\"\n  }", false),
+            ("2020-06-18T17:24:53Z", "{}", false),
+        ] {
+            let event = Message::new("example.type", data)
+                .unwrap()
+                .with_id(Envelope::event_id("example/uri", "1"))
+                .with_time(rfc3339::read(time).unwrap())
+                .with_content_type("application/json")
+                .with_header(Envelope::EVENT_ID, "1")
+                .with_header("ce-source", "example/uri");
+            assert_eq!(material.restore(&event, &[]).is_ok(), is_same, "{time} {data}");
+        }
     }
 
     /// Vector 8.

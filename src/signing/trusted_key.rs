@@ -6,7 +6,8 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::encoding::AsDer;
 use aws_lc_rs::rsa::PublicKey as RsaPublicKey;
 use aws_lc_rs::signature::{
-    ED25519, ParsedPublicKey, RSA_PSS_2048_8192_SHA256, RsaParameters, RsaPssSaltLength,
+    ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, ED25519, ParsedPublicKey, RSA_PSS_2048_8192_SHA256,
+    RsaParameters, RsaPssSaltLength,
 };
 
 use super::error::SigningError;
@@ -28,10 +29,15 @@ enum Parsed {
         digest: ParsedPublicKey,
         max: ParsedPublicKey,
     },
+    /// A signature is two numbers of 32 bytes, as in the draft of CloudEvents, or in DER, as OpenSSL writes it.
+    P256 {
+        fixed: ParsedPublicKey,
+        der: ParsedPublicKey,
+    },
 }
 
 impl TrustedKey {
-    /// Reads all public keys of a PEM text, of which there is one at least: Ed25519 or RSA.
+    /// Reads all public keys of a PEM text, of which there is one at least: Ed25519, RSA or P-256.
     ///
     /// # Errors
     /// [`SigningError`] when a block is anything else, such as a private key or a certificate.
@@ -59,7 +65,13 @@ impl TrustedKey {
         {
             return Ok(Self { key: Parsed::Ed25519(key), fingerprint: fingerprint(der) });
         }
-        let fault = |_| SigningError::new(format!("its {label} is neither an Ed25519 key nor an RSA key"));
+        let p256 = [&ECDSA_P256_SHA256_FIXED, &ECDSA_P256_SHA256_ASN1]
+            .map(|algorithm| ParsedPublicKey::new(algorithm, der));
+        if let [Ok(fixed), Ok(in_der)] = p256 {
+            let key = Parsed::P256 { fixed, der: in_der };
+            return Ok(Self { key, fingerprint: fingerprint(der) });
+        }
+        let fault = |_| SigningError::new(format!("its {label} is no key of Ed25519, RSA or P-256"));
         let unspecified = |_| SigningError::new("its RSA key cannot be used");
         let rsa = RsaPublicKey::from_der(der).map_err(fault)?;
         let bits = RsaParameters::public_modulus_len(rsa.as_ref()).map_err(unspecified)?;
@@ -82,6 +94,7 @@ impl TrustedKey {
         match self.key {
             Parsed::Ed25519(_) => KeyKind::Ed25519,
             Parsed::Rsa { .. } => KeyKind::Rsa,
+            Parsed::P256 { .. } => KeyKind::P256,
         }
     }
 
@@ -96,6 +109,8 @@ impl TrustedKey {
             (Parsed::Ed25519(key), _) => key,
             (Parsed::Rsa { digest, .. }, Salt::Digest) => digest,
             (Parsed::Rsa { max, .. }, Salt::Max) => max,
+            (Parsed::P256 { fixed, .. }, _) if signature.len() == 64 => fixed,
+            (Parsed::P256 { der, .. }, _) => der,
         };
         key.verify_sig(bytes, signature).is_ok()
     }
@@ -113,6 +128,11 @@ impl fmt::Debug for TrustedKey {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{
+        ECDSA_P256_SHA256_ASN1_SIGNING, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair,
+    };
+
     use super::*;
     use crate::signing::SigningKey;
 
@@ -126,12 +146,27 @@ mod tests {
     }
 
     #[test]
+    fn a_signature_of_p_256_is_two_numbers_or_der() {
+        let made = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_ASN1_SIGNING).unwrap();
+        let private = made.to_pkcs8v1().unwrap();
+        let public = pem::write(pem::PUBLIC, made.public_key().as_der().unwrap().as_ref());
+        let trusted = &TrustedKey::all_from_pem(&public).unwrap()[0];
+        for algorithm in [&ECDSA_P256_SHA256_ASN1_SIGNING, &ECDSA_P256_SHA256_FIXED_SIGNING] {
+            let key = EcdsaKeyPair::from_pkcs8(algorithm, private.as_ref()).unwrap();
+            let signature = key.sign(&SystemRandom::new(), b"bytes").unwrap();
+            assert!(trusted.verifies(b"bytes", signature.as_ref(), Salt::Digest));
+            assert!(!trusted.verifies(b"byteS", signature.as_ref(), Salt::Digest));
+        }
+        assert!(SigningKey::generate(KeyKind::P256).is_err());
+    }
+
+    #[test]
     fn what_is_no_public_key_is_named() {
         let private = SigningKey::generate(KeyKind::Ed25519).unwrap().to_pem().unwrap();
         for (text, fault) in [
             (private.as_str(), "holds a PRIVATE KEY"),
             ("-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----", "-pubkey"),
-            ("-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----", "neither"),
+            ("-----BEGIN PUBLIC KEY-----\nAA==\n-----END PUBLIC KEY-----", "no key of"),
             ("", "no key"),
         ] {
             let error = TrustedKey::all_from_pem(text).unwrap_err().to_string();
