@@ -1,9 +1,10 @@
-//! MQTT 3.1.1, by setting: at mosquitto, and at the plugin of RabbitMQ 3.10, which speaks nothing else.
+//! MQTT 3.1.1, by setting: at mosquitto, and at RabbitMQ 3.10 and ActiveMQ 5.17, which speak nothing else.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::timeout;
+use tower_outbox::amqp10::{Amqp10Settings, Amqp10Source, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::envelope::Envelope;
 use tower_outbox::mqtt::{
@@ -17,7 +18,13 @@ use tower_outbox::{Message, Messenger};
 use super::raw::{QUIET, Raw, SOON, body, next, text};
 use crate::peers::{Brokers, unique};
 
-const BROKERS: [&str; 2] = ["MOSQUITTO1_MQTT", "RABBIT1_MQTT"];
+const BROKERS: [&str; 3] = ["MOSQUITTO1_MQTT", "RABBIT1_MQTT", "ACTIVEMQ_MQTT"];
+
+/// The brokers that run.
+fn keys(brokers: &Brokers, test: &str) -> Vec<&'static str> {
+    let without_activemq = brokers.without_activemq(test);
+    BROKERS.into_iter().filter(|key| !(without_activemq && *key == "ACTIVEMQ_MQTT")).collect()
+}
 
 /// The names of a test at one broker.
 struct Older {
@@ -76,7 +83,7 @@ impl Older {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn mqtt_3_1_1_conforms() {
     let brokers = Brokers::running();
-    for key in BROKERS {
+    for key in keys(&brokers, "mqtt_3_1_1_conforms") {
         let older = Older::at(&brokers, key, Envelope::Plain);
         let source = older.source(&older.subscription()).await;
         let inbox = async move |count| {
@@ -98,7 +105,7 @@ async fn mqtt_3_1_1_conforms() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn messages_of_mqtt_3_1_1_come_in_order() {
     let brokers = Brokers::running();
-    for key in BROKERS {
+    for key in keys(&brokers, "messages_of_mqtt_3_1_1_come_in_order") {
         let older = Older::at(&brokers, key, Envelope::Plain);
         let source = older.source(&older.subscription()).await;
         let bodies: Vec<_> = (0..200).map(|n| n.to_string()).collect();
@@ -116,7 +123,7 @@ async fn messages_of_mqtt_3_1_1_come_in_order() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_source_of_mqtt_3_1_1_passes_the_suite() {
     let brokers = Brokers::running();
-    for key in BROKERS {
+    for key in keys(&brokers, "a_source_of_mqtt_3_1_1_passes_the_suite") {
         let harness = async || {
             let older = Older::at(&brokers, key, Envelope::CloudEventsStructured);
             let source = older.source(&older.subscription()).await;
@@ -129,7 +136,7 @@ async fn a_source_of_mqtt_3_1_1_passes_the_suite() {
         settling::a_released_or_dropped_delivery_comes_again_without_an_attempt(harness().await).await;
         settling::a_retry_comes_after_its_delay_as_the_next_attempt(harness().await).await;
         // RabbitMQ sends no more while ten are unacknowledged, as all waiting retries are.
-        if key == BROKERS[0] {
+        if key != "RABBIT1_MQTT" {
             settling::a_waiting_retry_does_not_delay_others(harness().await).await;
         }
         settling::a_receive_that_is_dropped_loses_nothing(harness().await).await;
@@ -141,7 +148,7 @@ async fn a_source_of_mqtt_3_1_1_passes_the_suite() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_session_of_mqtt_3_1_1_is_kept_or_not() {
     let brokers = Brokers::running();
-    for key in BROKERS {
+    for key in keys(&brokers, "a_session_of_mqtt_3_1_1_is_kept_or_not") {
         let older = Older::at(&brokers, key, Envelope::CloudEventsStructured);
         let kept = older.subscription();
         older.source(&kept).await.close(SOON).await;
@@ -171,7 +178,7 @@ async fn a_session_of_mqtt_3_1_1_is_kept_or_not() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_dead_letter_of_mqtt_3_1_1_is_the_bare_payload() {
     let brokers = Brokers::running();
-    for key in BROKERS {
+    for key in keys(&brokers, "a_dead_letter_of_mqtt_3_1_1_is_the_bare_payload") {
         let older = Older::at(&brokers, key, Envelope::CloudEventsStructured);
         let dead = Older { topic: unique("older-dead"), settings: older.settings.clone() };
         let letters = dead.source(&dead.subscription()).await;
@@ -192,7 +199,7 @@ async fn a_dead_letter_of_mqtt_3_1_1_is_the_bare_payload() {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn messages_of_any_size_are_translated() {
     let brokers = Brokers::running();
-    for key in BROKERS {
+    for key in keys(&brokers, "messages_of_any_size_are_translated") {
         let older = Older::at(&brokers, key, Envelope::Plain);
         let source = older.source(&older.subscription()).await;
         for size in [0, 1, 100, 116, 117, 16_300, 3_000_000] {
@@ -238,6 +245,25 @@ async fn a_message_of_mqtt_3_1_1_is_in_a_queue_of_rabbitmq() {
     let mut subscription = Amqp091Subscription::new(unique("of-mqtt"));
     subscription.bindings = vec![topic.clone()];
     let source = Amqp091Source::new(&Amqp091Settings::from(rabbit), &subscription).unwrap();
+    arrives(&older, topic, source).await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_message_of_mqtt_3_1_1_is_in_a_queue_of_activemq() {
+    let brokers = Brokers::running();
+    if brokers.without_activemq("a_message_of_mqtt_3_1_1_is_in_a_queue_of_activemq") {
+        return;
+    }
+    let mut older = Older::at(&brokers, "ACTIVEMQ_MQTT", Envelope::CloudEventsStructured);
+    older.settings.broker.topic_prefix = Some("VirtualTopic".to_owned());
+    let queue = Amqp10Subscription::new(format!("Consumer.mqtt.VirtualTopic.{}", older.topic));
+    let source = Amqp10Source::new(&Amqp10Settings::new([brokers.get("ACTIVEMQ_AMQP")]), &queue).unwrap();
+    arrives(&older, older.topic.clone(), source).await;
+}
+
+/// Waits for an event in a queue of another protocol.
+async fn arrives(older: &Older, topic: String, source: impl Source) {
     let send = async {
         loop {
             older.messenger().send(vec![Message::json(topic.clone(), &7).unwrap()]).await.unwrap();
