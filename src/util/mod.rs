@@ -9,8 +9,11 @@ pub(crate) mod error;
 #[cfg(feature = "settings")]
 #[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "only a durable outbox is in a folder"))]
 pub(crate) mod file_system;
-#[cfg(any(feature = "settings", feature = "signing"))]
-#[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only settings need it"))]
+#[cfg(any(feature = "mqtt", feature = "settings", feature = "signing"))]
+#[cfg_attr(
+    not(any(feature = "mqtt", feature = "settings")),
+    allow(dead_code, reason = "only settings need it")
+)]
 pub(crate) mod host_name;
 #[cfg(any(feature = "serve", feature = "kubemq", feature = "wavemq"))]
 pub(crate) mod no_delay;

@@ -28,6 +28,8 @@ pub(super) struct Client {
     pub(super) events: EventLoop,
     /// The limits of the broker, by its CONNACK.
     pub(super) limits: ConnAckProperties,
+    /// Whether the broker kept the session of the client.
+    pub(super) is_resumed: bool,
 }
 
 /// How a source receives.
@@ -43,13 +45,18 @@ pub(super) struct Receiving<'a> {
     pub(super) intake: Arc<Intake>,
 }
 
+/// A client id that nobody else has.
+pub(super) fn random_id(settings: &MqttSettings) -> String {
+    format!("{}-{:016x}", settings.client_id, rand::random::<u64>())
+}
+
 /// Connects for sending.
 pub(super) async fn open_sender(
     settings: &MqttSettings,
     dialer: &Arc<Dialer>,
     url: &BrokerUrl,
+    id: String,
 ) -> Result<Client, Failure> {
-    let id = format!("{}-{:016x}", settings.client_id, rand::random::<u64>());
     let mut options = options(settings, url, id);
     options.set_outgoing_inflight_upper_limit(u16::try_from(settings.broker.window).unwrap_or(u16::MAX));
     // Nothing is received but answers.
@@ -114,8 +121,9 @@ async fn connect(options: MqttOptions) -> Result<Client, Failure> {
     loop {
         match events.poll().await {
             Ok(Event::Incoming(Packet::ConnAck(accepted))) => {
-                let limits = accepted.properties.unwrap_or_else(no_limits);
-                return Ok(Client { requests, events, limits });
+                let (limits, is_resumed) =
+                    (accepted.properties.unwrap_or_else(no_limits), accepted.session_present);
+                return Ok(Client { requests, events, limits, is_resumed });
             }
             Ok(_) => {}
             Err(ConnectionError::Timeout(_)) => return Err(no_answer(timeout)),

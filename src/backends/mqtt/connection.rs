@@ -61,7 +61,8 @@ pub(super) async fn open(
     dialer: &Arc<Dialer>,
     url: &BrokerUrl,
 ) -> Result<Connection, Failure> {
-    let Client { requests, events, limits } = client::open_sender(settings, dialer, url).await?;
+    let opening = client::open_sender(settings, dialer, url, client::random_id(settings));
+    let Client { requests, events, limits, .. } = opening.await?;
     let (qos, highest) = match settings.qos {
         0 => (QoS::AtMostOnce, 0),
         1 => (QoS::AtLeastOnce, 1),

@@ -92,7 +92,10 @@
 //! - **A message larger than `PREFETCH_BYTES` never arrives**: MQTT brokers drop it for this client, without a word.
 //! - With several processes on a host, set `CLIENT_ID` for each of them; else they take over the session from each other, which is
 //!   logged and reported as an error.
-//! - With several `URLS` the messages in the session at the other broker wait until the source connects there again.
+//! - Several `URLS` are the addresses of one cluster, whose nodes share sessions. A source checks it when it first connects: a cluster
+//!   closes the connection of a client id that connects to another node. Of separate brokers it warns; messages in the session at the
+//!   other broker wait until the source connects there again.
+//! - A source that finds no session after a reconnect logs a warning: the broker kept nothing of the time without a connection.
 //! - **mosquitto 2.0.21 confirms and drops messages after its restart** for a session that it read from its file, until the client
 //!   of the session has connected again.
 //! - mosquitto accepts a subscription for which its ACL file gives no permission to read, and then sends nothing, without a word.
@@ -121,6 +124,7 @@ mod inbox;
 mod incoming;
 mod messenger;
 mod names;
+mod one_cluster;
 mod outgoing;
 mod replies;
 mod retain;

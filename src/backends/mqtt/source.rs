@@ -21,6 +21,7 @@ use super::subscription::MqttSubscription;
 use crate::backends::brokers::{BrokersError, Demand, Dialer};
 use crate::message::FailedAttempt;
 use crate::source::{Source, SourceError, Unsettled};
+use crate::util::repeated::Repeated;
 use crate::util::sync::lock;
 
 /// Receives from any MQTT 5 broker: the source of the backend `mqtt`.
@@ -53,6 +54,7 @@ impl MqttSource {
             filters,
             reader,
             inbox: Inbox::default(),
+            unreachable: Repeated::default(),
             settlements: TaskTracker::new(),
         };
         let (demand, _) = watch::channel(Demand::Messages);

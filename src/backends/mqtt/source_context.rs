@@ -13,12 +13,14 @@ use super::failure::Lost;
 use super::gate::Intake;
 use super::inbox::Inbox;
 use super::incoming::Reader;
+use super::one_cluster::separate;
 use super::outgoing::LARGEST;
 use super::session::Session;
 use super::settings::MqttSettings;
 use super::subscription::MqttSubscription;
 use crate::backends::brokers::{BrokerUrl, Demand, Dialer};
 use crate::messenger::Failure;
+use crate::util::repeated::Repeated;
 
 /// The most retries that wait here unacknowledged, beside the prefetched messages.
 const WAITING: u16 = 1_000;
@@ -33,6 +35,8 @@ pub(super) struct SourceContext {
     pub(super) client_id: String,
     pub(super) reader: Reader,
     pub(super) inbox: Inbox,
+    /// The log lines about lost and failed connections.
+    pub(super) unreachable: Repeated,
     /// The settlements that publish dead letters.
     pub(super) settlements: TaskTracker,
 }
@@ -68,7 +72,11 @@ impl SourceContext {
                     return Ok(opened);
                 }
                 Err(failure) => {
-                    tracing::warn!(broker = %url, %failure, "failed to connect for receiving; trying the next broker");
+                    if let Some(line) = self.unreachable.occurred() {
+                        let next =
+                            if self.urls.len() > 1 { "; trying the next broker" } else { "; retrying" };
+                        tracing::warn!(broker = %url, %failure, times = line.times, "failed to connect for receiving{next}");
+                    }
                     worst = worst.filter(|worst: &Failure| !worst.is_transient()).or(Some(failure));
                 }
             }
@@ -90,8 +98,11 @@ impl SourceContext {
         let limit = settings.broker.connection_timeout();
         let opening = client::open_receiver(settings, &self.dialer, url, &receiving);
         let opened = timeout(limit, opening).await;
-        let Client { requests, events, .. } =
+        let Client { requests, events, is_resumed, .. } =
             opened.unwrap_or_else(|_| Err(lost(&format!("no connection within {limit:?}"))))?;
+        if !is_first && !is_resumed && !subscription.session_expiry.is_zero() {
+            tracing::warn!(broker = %url, source = %self.reader.source, "the broker kept no session of this client: messages of the time without a connection may be lost");
+        }
         let session = Session::new(requests, intake, url.clone(), Arc::clone(&self.dialer), settings);
         let notice = session
             .subscribe(self.subscribe_filters())
@@ -111,6 +122,19 @@ impl SourceContext {
             }
         };
         Ok(Opened { session: Arc::new(session), events, subscribed: Box::pin(subscribed) })
+    }
+
+    /// Warns if the brokers do not share the session of the source.
+    pub(super) async fn check_cluster(self: Arc<Self>) {
+        let source = &self.reader.source;
+        match separate(&self.settings, &self.dialer, &self.urls).await {
+            Some([one, other]) => tracing::warn!(
+                %source, %one, %other,
+                "two brokers of URLS are no cluster: messages at one of them wait until the source connects there; leave one out, \
+                 or run a process for each"
+            ),
+            None => tracing::debug!(%source, "found no separate brokers in URLS"),
+        }
     }
 
     /// The topic filters with their options.

@@ -7,6 +7,7 @@ use rumqttc::mqttbytes::v5::Packet;
 use rumqttc::{Event, EventLoop};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::failure::end_failure;
 use super::session::Session;
@@ -26,16 +27,26 @@ pub(super) struct SourceWorker {
 impl SourceWorker {
     /// Runs until the source is closed or dropped.
     pub(super) async fn run(mut self) {
-        let (mut pauses, mut is_first) = (Pauses::default(), true);
+        let (mut pauses, mut is_first, mut _check) = (Pauses::default(), true, None);
         while Demand::is_wanted(&mut self.demand).await {
             let failure = match self.context.open(&mut self.demand, is_first).await {
                 Ok(opened) => {
+                    if is_first && self.context.urls.len() > 1 {
+                        let check = Arc::clone(&self.context).check_cluster();
+                        _check = Some(AbortOnDropHandle::new(tokio::spawn(check)));
+                    }
                     is_first = false;
                     let begun = Instant::now();
                     let failure = self.serve(opened).await;
-                    pauses.lasted(begun.elapsed());
+                    let unreachable = &self.context.unreachable;
+                    if pauses.lasted(begun.elapsed()) {
+                        unreachable.over();
+                    }
                     let Some(failure) = failure else { continue };
-                    tracing::warn!(source = %self.context.reader.source, %failure, "lost the connection while receiving; reconnecting");
+                    if let Some(line) = unreachable.occurred() {
+                        let source = &self.context.reader.source;
+                        tracing::warn!(%source, %failure, times = line.times, "lost the connection while receiving; reconnecting");
+                    }
                     failure
                 }
                 Err(failure) => failure,

@@ -10,6 +10,7 @@ use super::settings::{MqttSettings, MqttVersion};
 use crate::backends::brokers::BrokersError;
 #[cfg(feature = "settings")]
 use crate::message::topic::Topic;
+use crate::util::host_name::host_name;
 
 /// The topics to receive, and the session at the broker that keeps their messages.
 ///
@@ -146,7 +147,8 @@ impl MqttSubscription {
     /// The client id, or its default, which is the same after a restart.
     pub(super) fn client_id(&self, settings: &MqttSettings) -> String {
         self.client_id.clone().unwrap_or_else(|| {
-            let subscription = format!("{}\0{}", host_name(), self.filters(settings).join("\0"));
+            let subscription =
+                format!("{}\0{}", host_name().unwrap_or_default(), self.filters(settings).join("\0"));
             let hash = Uuid::new_v5(&Uuid::NAMESPACE_OID, subscription.as_bytes()).simple().to_string();
             format!("{}-{}", settings.client_id, &hash[..16])
         })
@@ -231,13 +233,6 @@ impl Default for MqttSubscription {
             dead_letter_topic: None,
         }
     }
-}
-
-/// The name of this host, where it is known.
-fn host_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
-    let name = name.or_else(|| std::env::var("HOSTNAME").or_else(|_| std::env::var("COMPUTERNAME")).ok());
-    name.unwrap_or_default().trim().to_owned()
 }
 
 #[cfg(test)]

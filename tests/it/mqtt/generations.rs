@@ -14,6 +14,7 @@ use tower_outbox::source::{Source, Unsettled};
 use tower_outbox::{Failure, Message, Messenger};
 
 use super::raw::{QUIET, SOON, next, text};
+use crate::support::logs::listen;
 
 /// A broker that sends what the test says.
 struct Peer {
@@ -97,6 +98,28 @@ fn acknowledged(mut stream: TcpStream) -> mpsc::UnboundedReceiver<u16> {
 
 fn message(body: &str) -> Message {
     Message::new("t", body.to_owned()).unwrap()
+}
+
+/// Whether the session is there is the one thing that a broker says about messages that came meanwhile.
+#[tokio::test]
+async fn a_session_that_is_gone_is_warned_about() {
+    let logs = listen();
+    let peer = Peer::new().await;
+    let source = peer.source();
+    let url = peer.settings.broker.urls[0].clone();
+    let warned = || logs.alarms(&url).iter().filter(|event| event.text.contains("kept no session")).count();
+    for (is_kept, body, warnings) in [(false, "1", 0), (true, "2", 0), (false, "3", 1)] {
+        let (_stream, received) = tokio::join!(
+            async {
+                let mut stream = peer.subscriber(is_kept).await;
+                stream.write_all(&publish(1, body)).await.unwrap();
+                stream
+            },
+            next(&source)
+        );
+        assert_eq!((text(&received), warned()), (body.to_owned(), warnings));
+        received.ack().await.unwrap();
+    }
 }
 
 /// Trap M2 of the client library: packet identifiers are used again.

@@ -5,11 +5,13 @@ use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tower_outbox::Message;
-use tower_outbox::mqtt::{MqttSource, MqttSubscription};
+use tower_outbox::mqtt::{MqttSettings, MqttSource, MqttSubscription};
 use tower_outbox::source::Source;
+use tracing::Level;
 
 use super::raw::{Place, Raw, SOON, assert_quiet, body, next, property, text};
 use crate::peers::{Brokers, unique};
+use crate::support::logs::{Event, listen};
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
@@ -35,6 +37,40 @@ async fn a_session_keeps_messages_while_nobody_is_connected() {
     source.close(SOON).await;
     let source = MqttSource::new(&place.settings(), &subscription).unwrap();
     assert_quiet(&source).await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn brokers_that_are_no_cluster_are_warned_about() {
+    let logs = listen();
+    let brokers = Brokers::running();
+    let one = Place::new(&brokers);
+    let other = Place::at(&brokers, "MOSQUITTO2_MQTT");
+    for (second, level) in
+        [(one.url.replace("127.0.0.1", "localhost"), Level::DEBUG), (other.url, Level::WARN)]
+    {
+        let topic = unique("cluster");
+        let source = MqttSource::new(
+            &MqttSettings::new([one.url.clone(), second]),
+            &MqttSubscription::new(&*topic).with_client_id(unique("client")),
+        );
+        let source = source.unwrap();
+        let checked = async {
+            loop {
+                let events = logs.events().into_iter();
+                let of_check = |event: &Event| event.get("source") == topic && event.text.contains("URLS");
+                if let Some(found) = events.filter(of_check).next() {
+                    return found;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let found = tokio::select! {
+            found = timeout(SOON, checked) => found.expect("it is not checked"),
+            received = source.receive(1) => panic!("{received:?}"),
+        };
+        assert_eq!(found.level, level, "{found}");
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Requests of any MQTT 5 client, and their replies.
 
-use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +8,9 @@ use axum::http::StatusCode;
 use axum::routing::post;
 use rumqttc::PublishProperties;
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tower_outbox::mqtt::MqttSource;
 use tower_outbox::source::Source;
 use tower_outbox::{Consumer, Delivery, Messenger};
@@ -16,6 +18,7 @@ use tower_outbox::{Consumer, Delivery, Messenger};
 use super::raw::{Place, Raw, body, next, property, text};
 use crate::peers::{Brokers, unique};
 use crate::support::MINUTE;
+use crate::support::counters::counted_meanwhile;
 
 struct Responder {
     place: Place,
@@ -23,6 +26,8 @@ struct Responder {
     asked: mpsc::UnboundedReceiver<Option<String>>,
     caller: Raw,
     answers: String,
+    shutdown: CancellationToken,
+    consumer: JoinHandle<usize>,
 }
 
 impl Responder {
@@ -38,16 +43,24 @@ impl Responder {
             (StatusCode::IM_A_TEAPOT, [("x-who", "größe"), ("x-odd", "a\tb")], format!("{body} back"))
         };
         let consumer = Consumer::new(Arc::new(source), Router::new().fallback(post(handler)));
-        tokio::spawn(consumer.with_graceful_shutdown(pending(), MINUTE));
+        let shutdown = CancellationToken::new();
+        let consumer =
+            tokio::spawn(consumer.with_graceful_shutdown(shutdown.clone().cancelled_owned(), MINUTE));
         let caller = Raw::subscribed(&place.url, &format!("{answers}/#")).await;
-        Self { place, asked, caller, answers }
+        Self { place, asked, caller, answers, shutdown, consumer }
+    }
+
+    /// Waits for the replies to all that is handled.
+    async fn stop(self) {
+        self.shutdown.cancel();
+        assert_eq!(timeout(MINUTE, self.consumer).await.expect("it stops").unwrap(), 0);
     }
 
     /// Publishes a request, and waits until it is handled.
     async fn ask(&mut self, body: &str, answers: &str, properties: PublishProperties) -> Option<String> {
         let properties = PublishProperties { response_topic: Some(answers.to_owned()), ..properties };
         self.caller.publish(&self.place.topic, body, properties).await;
-        tokio::time::timeout(MINUTE, self.asked.recv()).await.expect("it is handled").unwrap()
+        timeout(MINUTE, self.asked.recv()).await.expect("it is handled").unwrap()
     }
 }
 
@@ -92,17 +105,22 @@ async fn a_response_topic_that_is_not_allowed_gets_no_reply() {
     assert_eq!(body(&responder.caller.next().await), "ping back");
 }
 
-#[tokio::test]
+#[test]
 #[ignore = "needs brokers: ./scripts/test"]
-async fn a_reply_that_nobody_awaits_is_dropped_and_counted() {
-    let mut responder = Responder::start().await;
-    let topic = format!("{}/me", responder.answers);
-    responder.caller.client.unsubscribe(format!("{}/#", responder.answers)).await.unwrap();
-    // Its answer comes after the end of that subscription.
-    responder.caller.subscribe(&unique("other")).await;
-    assert!(responder.ask("gone", &topic, PublishProperties::default()).await.is_some());
-    // It is not handled again.
-    assert!(tokio::time::timeout(super::raw::QUIET, responder.asked.recv()).await.is_err());
+fn a_reply_that_nobody_awaits_is_dropped_and_counted() {
+    let counts = counted_meanwhile(async {
+        let mut responder = Responder::start().await;
+        let topic = format!("{}/me", responder.answers);
+        responder.caller.client.unsubscribe(format!("{}/#", responder.answers)).await.unwrap();
+        // Its answer comes after the end of that subscription.
+        responder.caller.subscribe(&unique("other")).await;
+        assert!(responder.ask("gone", &topic, PublishProperties::default()).await.is_some());
+        responder.stop().await;
+    });
+    let of_replies = |name: &str| name.starts_with("handled_total") || name == "late_replies_total";
+    let counts: Vec<_> = counts.iter().filter(|(name, _)| of_replies(name)).collect();
+    let [(handled, 1), (_, 1)] = counts[..] else { panic!("{counts:?}") };
+    assert!(handled.ends_with("outcome=answered}"), "{handled}");
 }
 
 #[tokio::test]
