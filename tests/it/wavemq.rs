@@ -1,5 +1,6 @@
 //! The face of WAVEMQ: unmodified clients, and routers that lose their link.
 
+mod answers;
 mod app;
 mod clients;
 mod crash;

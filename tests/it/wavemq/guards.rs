@@ -52,3 +52,15 @@ async fn without_grants_a_warning_says_that_local_clients_may_do_everything() {
     let warned = log.find(Level::WARN, &["clients"]);
     assert!(warned.iter().any(|event| event.text.contains("no grants")), "{:?}", log.events());
 }
+
+#[tokio::test]
+async fn keys_that_need_wave_are_named_in_one_warning() {
+    let (log, folder) = (logs::listen(), tempfile::tempdir().unwrap());
+    let wave = "[WaveConfig]\ndatabase = \"wave\"\n[WaveConfig.storage.default]\nprovider = \"http_v1\"\n\
+                [RoutingConfig]\nPersistDataStore = \"persist\"\nRouterEntityFile = \"router.ent\"";
+    let server = open(folder.path(), "127.0.0.1", "127.0.0.1", wave).await;
+    let warned = log.find(Level::WARN, &["keys"]);
+    let keys: Vec<_> = warned.iter().map(|event| event.get("keys")).collect();
+    assert_eq!(keys, ["WaveConfig, RoutingConfig.PersistDataStore, RoutingConfig.RouterEntityFile"]);
+    server.router().close().await;
+}
