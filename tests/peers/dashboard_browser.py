@@ -1,0 +1,281 @@
+#!/usr/bin/env python3
+"""Drives the dashboard in Debian's Chromium, by WebDriver.
+
+    dashboard_browser.py PAGES CONTROL AXE FOLDER
+
+PAGES is the address of the dashboard. A POST to CONTROL/up and CONTROL/down connects and cuts the broker, CONTROL/bind binds a queue to
+what is sent, CONTROL/send/N stores N messages. AXE is axe.min.js. Screenshots are written to FOLDER. It fails at the first fault.
+"""
+
+import base64
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+PAGES, CONTROL, AXE, FOLDER = sys.argv[1:]
+VIEWS = ["overview", "messages", "dead-letters", "consumers", "audit"]
+TAB, ENTER, SPACE, END = "\ue004", "\ue007", " ", "\ue010"
+ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
+
+
+def control(path):
+    urllib.request.urlopen(urllib.request.Request(f"{CONTROL}/{path}", method="POST")).read()
+
+
+class Browser:
+    """A session of Chromium; with javascript off if wanted."""
+
+    def __init__(self, driver, javascript=True):
+        self.driver = driver
+        preferences = {} if javascript else {"profile.managed_default_content_settings.javascript": 2}
+        options = {
+            "args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--window-size=1200,900", "--hide-scrollbars"],
+            "binary": "/usr/bin/chromium",
+            "prefs": preferences,
+        }
+        capabilities = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        self.path = ""
+        session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": capabilities}})
+        self.path = f"/session/{session['sessionId']}"
+
+    def call(self, method, path, body=None):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.driver + self.path + path, data, {"content-type": "application/json"}, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=60) as response:
+                return json.load(response)["value"]
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{method} {path}: {error.read().decode()[:2000]}") from None
+
+    def cdp(self, command, **parameters):
+        return self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
+
+    def open(self, page):
+        self.call("POST", "/url", {"url": page if "://" in page else f"{PAGES}/{page}"})
+
+    def url(self):
+        return self.call("GET", "/url")
+
+    def find(self, css):
+        return self.call("POST", "/element", {"using": "css selector", "value": css})[ELEMENT]
+
+    def link(self, text):
+        return self.call("POST", "/element", {"using": "link text", "value": text})[ELEMENT]
+
+    def button(self, start):
+        found = self.call("POST", "/element", {"using": "xpath", "value": f"//button[starts-with(normalize-space(.), '{start}')]"})
+        return found[ELEMENT]
+
+    def click(self, element):
+        self.call("POST", f"/element/{element}/click", {})
+
+    def type(self, css, text):
+        element = self.find(css)
+        self.call("POST", f"/element/{element}/clear", {})
+        self.call("POST", f"/element/{element}/value", {"text": text})
+
+    def press(self, key):
+        keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
+
+    def focused(self):
+        return self.script("const e = document.activeElement; return [e.tagName, e.value || '', e.textContent || '']")
+
+    def text(self):
+        return self.script("return document.body.innerText")
+
+    def script(self, text, *arguments):
+        return self.call("POST", "/execute/sync", {"script": text, "args": list(arguments)})
+
+    def shoot(self, name):
+        image = base64.b64decode(self.call("GET", "/screenshot"))
+        Path(FOLDER, f"dashboard-{name}.png").write_bytes(image)
+
+    def resize(self, width, height):
+        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+
+    def check_quiet(self):
+        """The browser reports nothing: no violation of the policy, no fault of a script."""
+        entries = [entry for entry in self.call("POST", "/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+        assert not entries, entries
+
+    def check_accessible(self, name):
+        """axe-core finds nothing serious."""
+        if not self.script("return !!window.axe"):
+            self.script(Path(AXE).read_text() + "\nwindow.axe = axe;")
+        found = self.call("POST", "/execute/async", {"script": "const done = arguments[0]; axe.run().then(r => done(r.violations), e => done(String(e)))", "args": []})
+        assert isinstance(found, list), found
+        serious = [(one["id"], one["help"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found if one["impact"] in ("serious", "critical")]
+        assert not serious, (name, serious)
+
+    def until(self, what, seconds=30):
+        begun, text = time.monotonic(), ""
+        while time.monotonic() - begun < seconds:
+            text = self.text()
+            if what in text:
+                return
+            time.sleep(0.1)
+        raise AssertionError(f"{what!r} never came: {text}")
+
+    def quit(self):
+        self.call("DELETE", "")
+
+
+def down_and_up(browser):
+    browser.open("overview")
+    browser.until("The broker is down")
+    assert "3\npending" in browser.text(), browser.text()
+    browser.shoot("down")
+    control("up")
+    # Nobody loads the page again.
+    browser.until("The broker is up")
+    browser.until("3\ndead letters")
+
+
+def find_the_cause(browser):
+    browser.click(browser.link("Dead letters"))
+    browser.until("no queue")
+    browser.shoot("dead-letters")
+    browser.click(browser.find("td[data-label=Number] a"))
+    browser.until("3 messages match")
+    browser.shoot("messages")
+    browser.click(browser.find("td.id a"))
+    browser.until("Failed attempts")
+    browser.shoot("message")
+    browser.open("messages")
+    browser.type("input[name=topic]", "nothing.*")
+    browser.click(browser.button("Filter"))
+    browser.until("No message matches")
+    assert "topic=nothing" in browser.url(), browser.url()
+
+
+def drop_and_undo(browser):
+    browser.open("messages?state=dead")
+    browser.click(browser.button("Drop all 3"))
+    browser.until("Drop 3 messages?")
+    browser.click(browser.button("Drop 3 messages"))
+    browser.until("3 messages will be dropped")
+    browser.shoot("undo")
+    browser.click(browser.button("Undo"))
+    browser.until("Kept 3 messages")
+
+
+def by_keyboard(browser):
+    """Selects a message and comes to the question with keys alone."""
+    browser.open("messages?state=dead")
+    browser.press(TAB)
+    assert "Skip to content" in browser.focused()[2], browser.focused()
+    browser.press(ENTER)
+    ticked = False
+    for _ in range(60):
+        browser.press(TAB)
+        tag, value, text = browser.focused()
+        if tag == "INPUT" and value.isdigit() and not ticked:
+            browser.press(SPACE)
+            ticked = True
+            break
+    assert ticked, "no checkbox can be reached"
+    browser.script("document.querySelector('button[value=requeue]').focus()")
+    browser.press(ENTER)
+    browser.until("Requeue 1 message?")
+
+
+def requeue_all(browser):
+    control("bind")
+    browser.open("dead-letters")
+    browser.click(browser.button("Requeue all"))
+    browser.until("Requeue 3 messages?")
+    browser.shoot("requeue")
+    browser.click(browser.button("Requeue 3 messages"))
+    browser.until("Requeued 3 messages")
+    browser.click(browser.link("Overview"))
+    browser.until("0\npending")
+    browser.until("0\ndead letters")
+    browser.open("audit")
+    browser.until("undo drop")
+    browser.shoot("audit")
+
+
+def every_view(browser, name):
+    for view in VIEWS:
+        browser.open(view)
+        browser.check_accessible(f"{view} {name}")
+        width, seen = browser.script("return [document.documentElement.scrollWidth, window.innerWidth]")
+        assert width <= seen, (view, name, width, seen)
+        browser.check_quiet()
+
+
+def paused(browser):
+    browser.open("overview")
+    browser.until("Pause updates")
+    browser.click(browser.find("#pause"))
+    browser.until("Resume updates")
+    control("down")
+    control("send/1")
+    time.sleep(4)  # longer than two events
+    assert "0\npending" in browser.text(), browser.text()
+    browser.click(browser.find("#pause"))
+    browser.until("1\npending")
+    control("up")
+    browser.until("0\npending")
+
+
+def without_script(driver):
+    browser = Browser(driver, javascript=False)
+    control("down")
+    control("send/2")
+    try:
+        browser.open("overview")
+        browser.until("2\npending")
+        assert "Pause updates" not in browser.text()
+        browser.click(browser.link("Messages"))
+        browser.click(browser.find("input[name=position]"))
+        browser.click(browser.button("Drop selected"))
+        browser.until("Drop 1 message?")
+        browser.click(browser.button("Drop 1 message"))
+        browser.until("1 message will be dropped")
+        browser.click(browser.button("Undo"))
+        browser.until("Kept 1 message")
+    finally:
+        browser.quit()
+
+
+def main():
+    process = subprocess.Popen(["chromedriver", "--port=0"], stdout=subprocess.PIPE, text=True)
+    browser = None
+    try:
+        port = next(line for line in process.stdout if "successfully on port" in line).rsplit("port ", 1)[1].strip().rstrip(".")
+        driver = f"http://127.0.0.1:{port}"
+        browser = Browser(driver)
+        down_and_up(browser)
+        find_the_cause(browser)
+        drop_and_undo(browser)
+        by_keyboard(browser)
+        every_view(browser, "light")
+        browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
+        every_view(browser, "dark")
+        browser.open("messages")
+        browser.shoot("dark")
+        browser.resize(360, 740)
+        every_view(browser, "phone")
+        browser.open("messages")
+        browser.shoot("phone")
+        browser.cdp("Emulation.setEmulatedMedia", features=[])
+        browser.resize(1200, 900)
+        requeue_all(browser)
+        paused(browser)
+        browser.check_quiet()
+        without_script(driver)
+    finally:
+        if browser:
+            browser.quit()
+        process.terminate()
+        process.wait()
+    print(json.dumps("done"))
+
+
+main()
