@@ -3,7 +3,7 @@
 //! A peer of the test breaks connections where a real broker does so too rarely.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -36,10 +36,16 @@ impl Peer {
 
     /// The next connection, which is accepted, with an old session or a new one.
     async fn accept(&self, session_present: bool) -> TcpStream {
+        self.accept_connect(session_present).await.0
+    }
+
+    /// The same, and its CONNECT packet.
+    async fn accept_connect(&self, session_present: bool) -> (TcpStream, Vec<u8>) {
         let (mut stream, _) = timeout(SOON, self.listener.accept()).await.expect("it connects").unwrap();
-        assert_eq!(packet(&mut stream).await.unwrap().0 >> 4, CONNECT);
+        let (first, connect) = packet(&mut stream).await.unwrap();
+        assert_eq!(first >> 4, CONNECT);
         stream.write_all(&[0x20, 3, u8::from(session_present), 0, 0]).await.unwrap();
-        stream
+        (stream, connect)
     }
 
     /// The next connection of a source, which is subscribed.
@@ -262,6 +268,56 @@ async fn a_broker_without_an_answer_is_given_up() {
     assert_eq!(unsent.len(), 2);
     assert!(unsent.to_string().contains("SEND_TIMEOUT"), "{unsent}");
     silent.abort();
+}
+
+/// No other message waits on a connection of which one got no answer.
+#[tokio::test]
+async fn a_connection_without_an_answer_ends_for_all_its_messages() {
+    const TIMEOUT: Duration = Duration::from_secs(2);
+    let peer = Peer::new().await;
+    let mut settings = peer.settings.clone();
+    settings.broker.send_timeout = Some(TIMEOUT);
+    let messenger = Arc::new(Mqtt::new(&settings).unwrap());
+    let send = |body| {
+        let messenger = Arc::clone(&messenger);
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            (messenger.send(vec![message(body)]).await, begun.elapsed())
+        })
+    };
+    let first = send("1");
+    let mut stream = peer.accept(false).await;
+    assert_eq!(packet(&mut stream).await.unwrap().0 >> 4, PUBLISH);
+    // Of the same connection, and in the middle of the wait.
+    tokio::time::sleep(TIMEOUT / 2).await;
+    let second = send("2");
+    assert_eq!(packet(&mut stream).await.unwrap().0 >> 4, PUBLISH);
+    // The second one may be tried again over another connection, which does not come.
+    drop(peer);
+    assert!(timeout(SOON, first).await.unwrap().unwrap().0.is_err());
+    let (outcome, took) = timeout(SOON, second).await.unwrap().unwrap();
+    assert!(outcome.is_err() && took < TIMEOUT * 9 / 10, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_clean_start_is_for_the_first_connection_only() {
+    let peer = Peer::new().await;
+    let mut subscription = MqttSubscription::new("t").with_client_id("me");
+    subscription.clean_start = true;
+    let source = MqttSource::new(&peer.settings, &subscription).unwrap();
+    let connections = async {
+        let mut starts = Vec::new();
+        for _ in 0..3 {
+            // After the name and the version come the flags.
+            let (_stream, connect) = peer.accept_connect(!starts.is_empty()).await;
+            starts.push(connect[7] & 0b10 != 0);
+        }
+        starts
+    };
+    tokio::select! {
+        starts = connections => assert_eq!(starts, [true, false, false]),
+        received = source.receive(1) => panic!("{received:?}"),
+    }
 }
 
 #[tokio::test]

@@ -57,9 +57,8 @@ async fn brokers_that_are_no_cluster_are_warned_about() {
         let source = source.unwrap();
         let checked = async {
             loop {
-                let events = logs.events().into_iter();
                 let of_check = |event: &Event| event.get("source") == topic && event.text.contains("URLS");
-                if let Some(found) = events.filter(of_check).next() {
+                if let Some(found) = logs.events().into_iter().find(of_check) {
                     return found;
                 }
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
-use tower_outbox::routing::{RouterSettings, SiteRouter};
+use tower_outbox::routing::{Pattern, RouterSettings, SiteRouter};
 
-use super::{STUCK, assert_empty, contents, numbers, publish, receive, subscribe};
+use super::{STUCK, assert_empty, contents, namespace, numbers, publish, receive, subscribe};
 
 const EXPIRY: Duration = Duration::from_millis(1_500);
 
@@ -67,5 +67,23 @@ async fn a_queue_that_expired_while_the_router_was_down_is_not_resumed() {
     sleep(EXPIRY + Duration::from_secs(1)).await;
     let second = router(folder.path()).await;
     assert_empty(&subscribe(&second, "x", "*").await).await;
+    second.close().await;
+}
+
+/// A subscriber that asks for less may not have come back yet.
+#[tokio::test]
+async fn a_queue_lives_for_a_minute_at_least() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || SiteRouter::open(RouterSettings::new(folder.path().join("router")));
+    let first = open().await.unwrap();
+    let none = Duration::ZERO;
+    drop(first.subscribe(b"jo", "x", &namespace(), &Pattern::all(), none).await.unwrap());
+    publish(&first, "a", 0..5).await;
+    first.close().await;
+    drop(first);
+    // The end is kept in whole seconds.
+    sleep(Duration::from_millis(1_100)).await;
+    let second = open().await.unwrap();
+    assert_eq!(contents(&receive(&subscribe(&second, "x", "*").await, 5).await), numbers(0..5));
     second.close().await;
 }
