@@ -7,13 +7,18 @@ use lapin::message::Delivery;
 use lapin::types::AMQPValue;
 use lapin::{Acker, BasicProperties};
 
+use tokio::time::Instant;
+
 use super::fedora::SENT_AT;
+use super::replies::is_direct;
 use crate::message::FailedAttempt;
 use crate::message::headers::{
     self, ATTEMPT, EXPIRY, FAILURES, KEY, PRIORITY, TOPIC, is_coding, read_failures,
 };
 use crate::message::topic::Topic;
 use crate::message::{Message, Scalar, foreign_id, uuid_v7};
+use crate::reply::ReplyTo;
+use crate::util::deadline::after;
 use crate::util::error::BoxError;
 
 /// The failed attempts that petisco counted.
@@ -146,6 +151,19 @@ impl Incoming {
             negative => SystemTime::UNIX_EPOCH.checked_sub(Duration::from_secs(negative.wrapping_neg())),
         };
         time.map(Some).ok_or_else(|| "its timestamp is out of range".into())
+    }
+
+    /// Where the reply goes, if the broker made the address; and until when its caller waits, from when the request arrived.
+    pub(super) fn reply_to(&self, arrived: Option<Instant>) -> Option<ReplyTo> {
+        let address = self.properties.reply_to().as_ref().filter(|address| is_direct(address.as_str()))?;
+        let reply_to = ReplyTo::new(address.as_str());
+        let expiry = self.properties.expiration().as_ref().and_then(|expiry| expiry.as_str().parse().ok());
+        match expiry.zip(arrived) {
+            Some((millis, arrived)) => {
+                Some(reply_to.with_deadline(after(arrived, Duration::from_millis(millis))))
+            }
+            None => Some(reply_to),
+        }
     }
 
     /// How long it is worth delivering, in milliseconds.

@@ -12,9 +12,12 @@ use uuid::Uuid;
 use super::forwarding::Forwarder;
 use super::guard::HeldBytes;
 use super::incoming::Incoming;
+use super::replies::{self, is_direct};
 use super::source_link::{ForwardError, ForwardFault, SourceLink};
 use crate::message::Settlement;
+use crate::reply::Reply;
 use crate::source::{Settle, SourceError};
+use crate::util::error::Chain;
 
 /// The delay before a message that could not be forwarded is returned: the broker delivers it again at once.
 const HOLD: Duration = Duration::from_secs(1);
@@ -48,6 +51,18 @@ impl Settle for DeliverySettler {
                 sent_on.unwrap_or_else(|error| Err(SourceError::unavailable(error)))
             }
         }
+    }
+
+    /// Publishes over the connection of retries, which confirms.
+    async fn reply(&mut self, reply: Reply) -> Result<(), SourceError> {
+        let properties = &self.incoming.properties;
+        let Some(address) = properties.reply_to().as_ref().filter(|address| is_direct(address.as_str()))
+        else {
+            return Err(SourceError::unavailable("the request has no reply address that the broker made"));
+        };
+        let reply = replies::encode(address.as_str(), properties, reply);
+        let sent = self.link.reply(reply).await;
+        sent.map_err(|failure| SourceError::unavailable(Chain(failure.cause()).to_string()))
     }
 
     fn is_stale(&self) -> bool {

@@ -56,6 +56,8 @@ pub(super) struct Received {
     /// Whether it arrived before, and was only returned for lack of memory.
     pub(super) came_back: bool,
     pub(super) held: HeldBytes,
+    /// When a request with an expiry arrived.
+    pub(super) arrived: Option<Instant>,
 }
 
 /// A delivery whose body did not fit into memory, with its size.
@@ -121,17 +123,26 @@ impl SourceLink {
         let findings = &self.connection.findings;
         let held = HeldBytes::new(findings, delivery.data.len());
         let finding = findings.take(self.channel.id(), delivery.delivery_tag);
+        let of_request = delivery.properties.reply_to().is_some();
+        let arrived =
+            of_request.then(|| findings.take_arrival(self.channel.id(), delivery.delivery_tag)).flatten();
         let came_back = finding == Some(Finding::CameBack);
         let fault = match finding {
             None | Some(Finding::CameBack) => None,
             Some(Finding::Unreadable(fault)) => Some(fault),
             Some(Finding::NoRoom(bytes)) => return Err(Unbuffered { acker: delivery.acker, bytes }),
         };
-        Ok(Received { delivery, fault, came_back, held })
+        Ok(Received { delivery, fault, came_back, held, arrived })
     }
 
     pub(super) fn findings(&self) -> &Findings {
         &self.connection.findings
+    }
+
+    /// Publishes a reply. The broker drops one whose caller is gone.
+    pub(super) async fn reply(&self, reply: Publish) -> Result<(), Failure> {
+        let publisher = self.publisher().await.map_err(Failure::transient)?;
+        publisher.publish(&[reply]).await.pop().unwrap_or(Ok(()))
     }
 
     /// Forwards a message and awaits the confirm: without headers that do not fit, and if the broker rejects

@@ -247,7 +247,7 @@ fn refused(cure: &str, error: &BoxError) -> SessionError {
 
 /// The unsettled message of a delivery.
 pub(super) fn unsettled(context: &SourceContext, link: &Arc<SourceLink>, received: Received) -> Unsettled {
-    let Received { delivery: raw, fault, came_back, held } = received;
+    let Received { delivery: raw, fault, came_back, held, arrived } = received;
     let redelivered = raw.redelivered;
     let (mut incoming, acker) = Incoming::new(raw, &context.subscription.queue);
     incoming.unanswered = match context.is_quorum() {
@@ -262,13 +262,19 @@ pub(super) fn unsettled(context: &SourceContext, link: &Arc<SourceLink>, receive
     };
     let message = message.and_then(|message| context.settings.broker.envelope.open(message));
     let (failed, failures) = (incoming.failed(), incoming.failures());
+    let reply_to = incoming.reply_to(arrived);
     let unanswered = |id| DeliverySettler { link: Arc::clone(link), acker, incoming, id, _held: held };
     match message {
         Ok(message) => {
             let settle = unanswered(Some(message.id()));
             let attempt = failed.saturating_add(1);
-            Unsettled::new(message, attempt, redelivered, Arc::clone(&context.name), failures, settle)
-                .with_event(context.settings.broker.envelope.is_event())
+            let unsettled =
+                Unsettled::new(message, attempt, redelivered, Arc::clone(&context.name), failures, settle)
+                    .with_event(context.settings.broker.envelope.is_event());
+            match reply_to {
+                Some(reply_to) => unsettled.with_reply_to(reply_to),
+                None => unsettled,
+            }
         }
         Err(error) => Unsettled::poison(Chain(error.as_ref()).to_string(), unanswered(None)),
     }

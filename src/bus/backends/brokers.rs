@@ -41,7 +41,11 @@ pub(super) const AMQP091: Result<&dyn Driver, Feature> = Err("amqp091");
 pub(super) const AMQP091: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     complete: amqp091_settings,
     broker: |settings| settings.broker,
-    messenger: |settings| amqp091::Amqp091::new(settings).map(Backend::with_brokers),
+    messenger: |settings| {
+        let requester = amqp091::Amqp091Requester::new(settings)?;
+        amqp091::Amqp091::new(settings)
+            .map(|messenger| Backend::with_brokers(messenger).with_requester(requester))
+    },
     source: amqp091::Amqp091Source::new,
     confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
     #[cfg(feature = "cli")]

@@ -5,5 +5,6 @@
 mod fedora;
 pub mod receiving;
 mod refused;
+mod requests;
 mod settings;
 mod wire;

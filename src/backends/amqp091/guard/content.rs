@@ -29,6 +29,12 @@ const PROPERTIES: [(&str, Kind); 14] = [
     ("cluster id", Kind::Short),
 ];
 
+/// Whether a content header of at least [`HEAD`] bytes has a reply address and an expiration.
+pub(super) fn is_request(payload: &[u8]) -> bool {
+    const BOTH: u16 = 1 << 9 | 1 << 8;
+    u16::from_be_bytes([payload[HEAD - 2], payload[HEAD - 1]]) & BOTH == BOTH
+}
+
 /// Makes a content header of at least [`HEAD`] bytes readable. Returns the number of bytes that are left, and its first
 /// fault.
 pub(super) fn mend(payload: &mut [u8]) -> (usize, Option<String>) {

@@ -5,6 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::util::sync::lock;
 
 /// The fault of a delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(super) enum BodyMemory {
 pub(crate) struct Findings {
     /// By channel and delivery tag.
     found: Mutex<HashMap<(u16, u64), Finding>>,
+    /// When requests with an expiry arrived.
+    arrived: Mutex<HashMap<(u16, u64), Instant>>,
     held: AtomicUsize,
     /// The messages whose bodies were discarded and that are not returned yet.
     discarded: AtomicUsize,
@@ -74,6 +79,7 @@ impl Findings {
     pub(crate) fn new(room: usize) -> Self {
         Self {
             found: Mutex::default(),
+            arrived: Mutex::default(),
             held: AtomicUsize::default(),
             discarded: AtomicUsize::default(),
             in_order: AtomicBool::default(),
@@ -92,6 +98,16 @@ impl Findings {
     pub(crate) fn take(&self, channel: u16, tag: u64) -> Option<Finding> {
         let mut found = self.found();
         if found.is_empty() { None } else { found.remove(&(channel, tag)) }
+    }
+
+    /// Records that a request with an expiry arrived now.
+    pub(super) fn note_arrival(&self, channel: u16, tag: u64) {
+        lock(&self.arrived).insert((channel, tag), Instant::now());
+    }
+
+    /// Removes and returns when a request with an expiry arrived.
+    pub(crate) fn take_arrival(&self, channel: u16, tag: u64) -> Option<Instant> {
+        lock(&self.arrived).remove(&(channel, tag))
     }
 
     /// Reserves memory for a body, if it fits. A body alone may be larger than the limit. While other messages wait for memory,

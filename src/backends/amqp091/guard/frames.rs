@@ -326,6 +326,9 @@ impl Guard {
         if let (Some(finding), Some(tag)) = (finding, tag) {
             self.findings.note(channel, tag, finding);
         }
+        if let Some(tag) = tag.filter(|_| consumed.is_some() && content::is_request(payload)) {
+            self.findings.note_arrival(channel, tag);
+        }
         if size > 0 {
             self.contents.insert(channel, Content::Comes { left: size, passes });
         }
