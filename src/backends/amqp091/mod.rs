@@ -50,6 +50,10 @@
 //! | headers [`ATTEMPT`](crate::message::headers::ATTEMPT) and [`FAILURES`](crate::message::headers::FAILURES) of ours; `redelivery_count` of a message from petisco's retry queue | attempt, failures |
 //! | `x-delivery-count` of a message that a quorum queue delivers again, which counts deliveries without a settlement | attempt |
 //!
+//! # Requests
+//! [`Amqp091Requester`] publishes requests with RabbitMQ's direct reply-to, and every source replies to them. The status of a reply is in the
+//! header [`STATUS`](crate::message::headers::STATUS). A message with another reply address gets no reply: whoever publishes names it.
+//!
 //! # Trusted headers
 //! The source trusts our own headers only in a message that came through the default exchange with the name of the queue as its
 //! routing key, as our retries, dead letters and requeues do, and that did not expire in a foreign queue on its way. In other

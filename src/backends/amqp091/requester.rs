@@ -170,7 +170,7 @@ impl Caller {
         let lost = || RequestError::unavailable("the connection to the broker was lost");
         let (sender, receiver) = oneshot::channel();
         lock(&self.waiting).insert(correlation_id.clone(), sender);
-        let _place = Place { waiting: &self.waiting, correlation_id };
+        let _slot = SlotGuard { waiting: &self.waiting, correlation_id };
         let answered = async {
             self.requests.send(publish).await.map_err(|_| lost())?;
             receiver.await.map_err(|_| lost())?
@@ -184,13 +184,13 @@ impl Caller {
     }
 }
 
-/// The place of a request among those that wait, also when its caller goes away.
-struct Place<'a> {
+/// The entry of a request among those that wait, removed also when its caller goes away.
+struct SlotGuard<'a> {
     waiting: &'a Waiting,
     correlation_id: String,
 }
 
-impl Drop for Place<'_> {
+impl Drop for SlotGuard<'_> {
     fn drop(&mut self) {
         lock(self.waiting).remove(&self.correlation_id);
     }

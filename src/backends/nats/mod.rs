@@ -98,6 +98,10 @@
 //!   which is logged.
 //! - An existing consumer is used unchanged; other subjects than `SUBJECTS` are logged.
 //!
+//! # Streams and consumers
+//! A source creates what is missing. [`NatsTopology`] shows before what it would create, and where existing streams and consumers differ from
+//! the settings; `tower-outbox check` does so too.
+//!
 //! # Requests
 //! [`NatsRequester`] sends requests, and a source of [`NatsSubscription::requests`] replies to them. No stream stores either.
 //!
@@ -141,6 +145,7 @@ mod source_context;
 mod source_worker;
 mod stream_source;
 mod subscription;
+mod topology;
 mod windows;
 
 pub use self::messenger::Nats;
@@ -148,5 +153,6 @@ pub use self::requester::NatsRequester;
 pub use self::settings::{NatsSettings, Pattern};
 pub use self::source::NatsSource;
 pub use self::subscription::{NatsSubscription, SubscriptionPattern};
+pub use self::topology::{NatsPlan, NatsTopology, NatsTopologyError};
 pub use crate::backends::brokers::{BrokerSettings, BrokersError, Sasl, UrlError};
 pub use crate::tls::TlsError;

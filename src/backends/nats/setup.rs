@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamByNameErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, ConsumerCreateStrictErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
@@ -59,9 +59,25 @@ async fn stream(
             "the stream {name:?} does not exist: create it, or set SUBJECTS, with which it is created"
         )));
     }
+    let config = stream_config(context, settings, subscription);
+    let created = context.get_or_create_stream(config).await;
+    let created = created.map_err(|error| match error.kind() {
+        CreateStreamErrorKind::JetStream(why) => refused("create the stream", name, &why),
+        _ => failed("create the stream", name, &error),
+    })?;
+    tracing::info!(stream = name, "created the stream");
+    Ok(created)
+}
+
+/// The stream as it is created.
+pub(super) fn stream_config(
+    context: &Context,
+    settings: &NatsSettings,
+    subscription: &NatsSubscription,
+) -> Config {
     let client = context.client();
-    let config = Config {
-        name: name.clone(),
+    Config {
+        name: subscription.stream.clone(),
         subjects: subscription.filters(settings),
         duplicate_window: subscription.max_age.map_or(DUPLICATE_WINDOW, |age| age.min(DUPLICATE_WINDOW)),
         max_age: subscription.max_age.unwrap_or_default(),
@@ -70,14 +86,29 @@ async fn stream(
         allow_message_ttl: client.is_server_compatible(2, 11, 0),
         allow_message_schedules: client.is_server_compatible(2, 12, 0),
         ..Config::default()
-    };
-    let created = context.get_or_create_stream(config).await;
-    let created = created.map_err(|error| match error.kind() {
-        CreateStreamErrorKind::JetStream(why) => refused("create the stream", name, &why),
-        _ => failed("create the stream", name, &error),
-    })?;
-    tracing::info!(stream = name, "created the stream");
-    Ok(created)
+    }
+}
+
+/// The subjects that a consumer receives; none for all of its stream.
+pub(super) fn filters_of(config: &consumer::Config) -> Vec<String> {
+    let single = (!config.filter_subject.is_empty()).then(|| config.filter_subject.clone());
+    config.filter_subjects.iter().cloned().chain(single).collect()
+}
+
+/// Why a consumer would lose messages.
+pub(super) fn fault_of_consumer(config: &consumer::Config) -> Option<&'static str> {
+    if config.deliver_subject.is_some() {
+        return Some("is a push consumer: set another DURABLE");
+    }
+    if config.ack_policy != AckPolicy::Explicit {
+        return Some("does not acknowledge each message: set its ack policy to explicit, or another DURABLE");
+    }
+    if config.max_deliver > 0 {
+        return Some(
+            "has a limit of deliveries, after which the server neither delivers a message nor makes it a dead letter: set max_deliver to -1, and MAX_ATTEMPTS here",
+        );
+    }
+    config.headers_only.then_some("delivers no bodies: set another DURABLE")
 }
 
 async fn consumer(
@@ -111,28 +142,11 @@ async fn consumer(
         }
     };
     let config = &found.config;
-    let refuse = |why: &str| {
-        let text = format!("the consumer {name:?} of the stream {:?} {why}", subscription.stream);
-        Err(Failure::rejected(text))
-    };
-    if config.deliver_subject.is_some() {
-        return refuse("is a push consumer: set another DURABLE");
+    if let Some(fault) = fault_of_consumer(config) {
+        let text = format!("the consumer {name:?} of the stream {:?} {fault}", subscription.stream);
+        return Err(Failure::rejected(text));
     }
-    if config.ack_policy != AckPolicy::Explicit {
-        return refuse(
-            "does not acknowledge each message: set its ack policy to explicit, or another DURABLE",
-        );
-    }
-    if config.max_deliver > 0 {
-        return refuse(
-            "has a limit of deliveries, after which the server neither delivers a message nor makes it a dead letter: set max_deliver to -1, and MAX_ATTEMPTS here",
-        );
-    }
-    if config.headers_only {
-        return refuse("delivers no bodies: set another DURABLE");
-    }
-    let single = (!config.filter_subject.is_empty()).then(|| config.filter_subject.clone());
-    let theirs: Vec<_> = config.filter_subjects.iter().cloned().chain(single).collect();
+    let theirs = filters_of(config);
     if !filters.is_empty()
         && (theirs.len() != filters.len() || !filters.iter().all(|filter| theirs.contains(filter)))
     {

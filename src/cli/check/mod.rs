@@ -5,6 +5,8 @@ mod certificates;
 mod findings;
 #[cfg(feature = "amqp091")]
 mod queues;
+#[cfg(feature = "nats")]
+mod streams;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -51,6 +53,8 @@ impl Check {
                 consumers(context, &settings, &mut findings);
                 #[cfg(feature = "amqp091")]
                 context.runtime.block_on(queues::check(&settings, &mut findings));
+                #[cfg(feature = "nats")]
+                context.runtime.block_on(streams::check(&settings, &mut findings));
                 match settings.delivery {
                     DeliveryMode::Durable => outbox(&settings.outbox.path, &mut findings),
                     #[cfg(feature = "_sql")]

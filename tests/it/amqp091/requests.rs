@@ -13,9 +13,7 @@ use lapin::types::FieldTable;
 use lapin::{BasicProperties, Connection, ConnectionProperties};
 use tokio::time::timeout;
 use tower::ServiceExt;
-use tower_outbox::amqp091::{
-    Amqp091Requester, Amqp091Settings, Amqp091Source, Amqp091Subscription, QueueArgument,
-};
+use tower_outbox::amqp091::{Amqp091Requester, Amqp091Settings, Amqp091Source, Amqp091Subscription};
 use tower_outbox::client::{Client, ReplyTimeout};
 use tower_outbox::reply::Requester;
 use tower_outbox::source::Source;
@@ -34,16 +32,11 @@ fn settings() -> Amqp091Settings {
     settings
 }
 
-/// A queue of all requests with these topics, which is gone some time after the test.
-fn subscription(settings: &Amqp091Settings) -> Amqp091Subscription {
-    let queue = settings.broker.topic_prefix.clone().unwrap();
-    let mut subscription = Amqp091Subscription::new(queue).with_binding("#");
-    subscription.queue_arguments.insert("x-expires".to_owned(), QueueArgument::Int(600_000));
-    subscription
-}
-
+/// A source of all requests with these topics.
 fn source(settings: &Amqp091Settings) -> Arc<dyn Source> {
-    Arc::new(Amqp091Source::new(settings, &subscription(settings)).unwrap())
+    let queue = settings.broker.topic_prefix.clone().unwrap();
+    let subscription = Amqp091Subscription::new(queue).with_binding("#");
+    Arc::new(Amqp091Source::new(settings, &subscription).unwrap())
 }
 
 async fn transport() -> RequesterHarness {
@@ -131,7 +124,7 @@ async fn a_bus_asks_and_answers_over_rabbitmq() {
     let (url, name) = (Brokers::running().get("RABBIT1_AMQP").to_owned(), unique("calls"));
     let text = format!(
         "BACKEND = 'amqp091'\nURLS = '{url}'\nTOPIC_PREFIX = '{name}'\n[CONSUMERS.quotes]\nQUEUE = '{name}'\n\
-         BINDINGS = 'quote.#'\nQUEUE_ARGUMENTS = {{ x-expires = 600000 }}"
+         BINDINGS = 'quote.#'"
     );
     let settings: Settings = toml::from_str(&text).unwrap();
     let bus = Bus::start(&settings).await.unwrap();
