@@ -86,7 +86,7 @@ impl DeadLetterQueue for KubemqDeadLetters {
         // A message that comes after that goes back.
         let got = timeout(IDLE, self.link.get(&self.reader.channel, || WAIT)).await;
         let Ok(got) = got else { return Ok(None) };
-        let (transaction, message) = got.map_err(fault)?;
+        let (transaction, message) = got.map_err(|failure| fault(&failure))?;
         let incoming = Incoming::from(message);
         let view = self.view(&incoming);
         self.current = Some((transaction, incoming));
@@ -115,7 +115,7 @@ impl DeadLetterQueue for KubemqDeadLetters {
         let (mut transaction, incoming) = self.take_current()?;
         let message = incoming.into_requeued(&self.client_id, queue);
         match dead_letters::send(&self.connection, message).await {
-            Ok(()) => transaction.ack().await.map_err(fault),
+            Ok(()) => transaction.ack().await.map_err(|failure| fault(&failure)),
             Err(failure) => {
                 let reason = Chain(failure.cause()).to_string();
                 Err(DeadLettersError::NotTaken { target, reason })
@@ -125,7 +125,7 @@ impl DeadLetterQueue for KubemqDeadLetters {
 
     async fn remove(&mut self) -> Result<(), DeadLettersError> {
         let (mut transaction, _) = self.take_current()?;
-        transaction.ack().await.map_err(fault)
+        transaction.ack().await.map_err(|failure| fault(&failure))
     }
 
     /// Waits until the others are back, so that the next command sees them.
@@ -140,6 +140,6 @@ impl DeadLetterQueue for KubemqDeadLetters {
     }
 }
 
-fn fault(failure: Failure) -> DeadLettersError {
+fn fault(failure: &Failure) -> DeadLettersError {
     DeadLettersError::Broker(Chain(failure.cause()).to_string().into())
 }

@@ -48,7 +48,7 @@ fn word(pattern: impl std::fmt::Debug) -> String {
 
 /// How a consumer receives from a channel.
 #[cfg(any(feature = "channels", feature = "kubemq-client"))]
-fn channel(facts: &mut Facts, channel: &str, pattern: String, dead: Option<String>, is_request: bool) {
+fn channel(facts: &mut Facts, channel: &str, pattern: &str, dead: Option<String>, is_request: bool) {
     facts.insert("channel", format!("{channel}, of {pattern}"));
     let dead = match (is_request, dead) {
         (true, _) => "are none: the caller gets the response".to_owned(),
@@ -233,14 +233,14 @@ pub(super) fn receiving(settings: &Settings, table: &ConsumerTable) -> (Facts, I
             };
             let pattern = it.pattern.unwrap_or(keys.pattern);
             let is_request = matches!(pattern, Pattern::Commands | Pattern::Queries);
-            channel(&mut facts, &it.channel, word(pattern), it.dead_letter_queue, is_request);
+            channel(&mut facts, &it.channel, &word(pattern), it.dead_letter_queue, is_request);
             input.address = Some(it.channel);
         }
         #[cfg(feature = "channels")]
         "channels" => {
             let Ok(it) = table.source_keys.parse::<ChannelConsumerSettings>() else { return (facts, input) };
             let is_request = it.pattern == ReceivePattern::Requests;
-            channel(&mut facts, &it.channel, word(it.pattern), it.dead_letter_queue, is_request);
+            channel(&mut facts, &it.channel, &word(it.pattern), it.dead_letter_queue, is_request);
             input.address = Some(it.channel);
         }
         _ => {}
