@@ -6,9 +6,9 @@ use std::time::SystemTime;
 
 use tokio::sync::mpsc;
 
+use super::capacity::Capacity;
 use super::content::Content;
 use super::name::ChannelName;
-use super::room::Room;
 
 /// An event, as it is received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ impl Event {
 /// A subscription to events. Dropping it ends it.
 pub struct EventSubscription {
     events: mpsc::Receiver<Event>,
-    room: Option<Room>,
+    capacity: Option<Capacity>,
     _guard: Box<dyn Any + Send + Sync>,
 }
 
@@ -41,12 +41,12 @@ impl EventSubscription {
     /// For implementors of an engine: the events, and a value that is dropped with the subscription.
     #[must_use]
     pub fn new(events: mpsc::Receiver<Event>, guard: impl Any + Send + Sync) -> Self {
-        Self { events, room: None, _guard: Box::new(guard) }
+        Self { events, capacity: None, _guard: Box::new(guard) }
     }
 
     /// Sets the room that a received event frees.
-    pub(super) fn with_room(mut self, room: Room) -> Self {
-        self.room = Some(room);
+    pub(super) fn with_capacity(mut self, capacity: Capacity) -> Self {
+        self.capacity = Some(capacity);
         self
     }
 
@@ -71,8 +71,8 @@ impl EventSubscription {
     }
 
     fn free(&self, event: &Event) {
-        if let Some(room) = &self.room {
-            room.free(event.content.size());
+        if let Some(capacity) = &self.capacity {
+            capacity.free(event.content.size());
         }
     }
 }

@@ -19,6 +19,7 @@
 
 mod app;
 pub mod calls;
+mod capacity;
 mod content;
 pub mod embedded;
 mod engine;
@@ -31,7 +32,6 @@ mod queue;
 mod queue_types;
 mod request_types;
 mod requests;
-mod room;
 mod stream;
 mod stream_types;
 

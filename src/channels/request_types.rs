@@ -8,9 +8,9 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::capacity::Capacity;
 use super::content::Content;
 use super::name::ChannelName;
-use super::room::Room;
 use crate::util::error::debug_as_display;
 
 /// Whether a request asks for an action or for data.
@@ -151,7 +151,7 @@ debug_as_display!(LateAnswer);
 /// A subscription to requests. Dropping it ends it.
 pub struct RequestSubscription {
     requests: mpsc::Receiver<Incoming>,
-    room: Option<Room>,
+    capacity: Option<Capacity>,
     _guard: Box<dyn Any + Send + Sync>,
 }
 
@@ -159,12 +159,12 @@ impl RequestSubscription {
     /// For implementors of an engine: the requests, and a value that is dropped with the subscription.
     #[must_use]
     pub fn new(requests: mpsc::Receiver<Incoming>, guard: impl Any + Send + Sync) -> Self {
-        Self { requests, room: None, _guard: Box::new(guard) }
+        Self { requests, capacity: None, _guard: Box::new(guard) }
     }
 
     /// Sets the room that a received request frees.
-    pub(super) fn with_room(mut self, room: Room) -> Self {
-        self.room = Some(room);
+    pub(super) fn with_capacity(mut self, capacity: Capacity) -> Self {
+        self.capacity = Some(capacity);
         self
     }
 
@@ -174,8 +174,8 @@ impl RequestSubscription {
     /// Dropping the future loses nothing.
     pub async fn next(&mut self) -> Option<Incoming> {
         let incoming = self.requests.recv().await?;
-        if let Some(room) = &self.room {
-            room.free(incoming.content.size());
+        if let Some(capacity) = &self.capacity {
+            capacity.free(incoming.content.size());
         }
         Some(incoming)
     }

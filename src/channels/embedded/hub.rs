@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use tokio::sync::mpsc;
 
+use crate::channels::capacity::Capacity;
 use crate::channels::name::{ChannelName, Pattern};
-use crate::channels::room::Room;
 use crate::util::sync::lock;
 
 /// Delivers values to the subscribers there are now.
@@ -27,17 +27,17 @@ struct Subscriber<T> {
     number: u64,
     group: Option<Arc<str>>,
     sender: mpsc::Sender<T>,
-    room: Room,
+    capacity: Capacity,
 }
 
 impl<T> Subscriber<T> {
     /// Sends a value of a size; it comes back from a subscriber that does not keep up.
     fn try_send(&self, value: T, size: usize) -> Result<(), T> {
-        if !self.room.take(size) {
+        if !self.capacity.take(size) {
             return Err(value);
         }
         self.sender.try_send(value).map_err(|error| {
-            self.room.free(size);
+            self.capacity.free(size);
             error.into_inner()
         })
     }
@@ -71,22 +71,23 @@ impl<T: Send + 'static> Hub<T> {
         pattern: &Pattern,
         group: Option<&str>,
         buffer: usize,
-    ) -> Option<(mpsc::Receiver<T>, Room, Subscribed<T>)> {
+    ) -> Option<(mpsc::Receiver<T>, Capacity, Subscribed<T>)> {
         let (sender, receiver) = mpsc::channel(buffer.max(1));
-        let room = Room::default();
+        let capacity = Capacity::default();
         let mut subscribers = lock(&self.0);
         if subscribers.is_closed {
             return None;
         }
         subscribers.last += 1;
         let number = subscribers.last;
-        let subscriber = Subscriber { number, group: group.map(Into::into), sender, room: room.clone() };
+        let subscriber =
+            Subscriber { number, group: group.map(Into::into), sender, capacity: capacity.clone() };
         if pattern.is_exact() {
             subscribers.exact.entry(pattern.as_str().into()).or_default().push(subscriber);
         } else {
             subscribers.patterns.push((pattern.clone(), subscriber));
         }
-        Some((receiver, room, Subscribed { hub: Arc::clone(self), pattern: pattern.clone(), number }))
+        Some((receiver, capacity, Subscribed { hub: Arc::clone(self), pattern: pattern.clone(), number }))
     }
 
     /// Delivers what `make` makes, of a size, to each subscriber, and to one member of each group.

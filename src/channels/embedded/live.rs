@@ -67,8 +67,8 @@ impl Events for EmbeddedEngine {
         buffer: usize,
     ) -> Result<EventSubscription, EngineError> {
         let subscribed = self.shared.events.subscribe(pattern, group, self.buffer(buffer));
-        let (events, room, guard) = subscribed.ok_or(EngineError::Closed)?;
-        Ok(EventSubscription::new(events, guard).with_room(room))
+        let (events, capacity, guard) = subscribed.ok_or(EngineError::Closed)?;
+        Ok(EventSubscription::new(events, guard).with_capacity(capacity))
     }
 }
 
@@ -105,7 +105,7 @@ impl Requests for EmbeddedEngine {
         buffer: usize,
     ) -> Result<RequestSubscription, EngineError> {
         let subscribed = self.requests(kind).subscribe(pattern, group, self.buffer(buffer));
-        let (requests, room, guard) = subscribed.ok_or(EngineError::Closed)?;
-        Ok(RequestSubscription::new(requests, guard).with_room(room))
+        let (requests, capacity, guard) = subscribed.ok_or(EngineError::Closed)?;
+        Ok(RequestSubscription::new(requests, guard).with_capacity(capacity))
     }
 }

@@ -7,9 +7,9 @@ use super::content::MOST_BYTES;
 
 /// The bytes that wait for one subscriber: at most 64 MiB, or one message. A clone is a handle to the same.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Room(Arc<AtomicU64>);
+pub(super) struct Capacity(Arc<AtomicU64>);
 
-impl Room {
+impl Capacity {
     /// Takes room for a message; returns whether there was some.
     pub(super) fn take(&self, size: usize) -> bool {
         let with = |waiting: u64| {
