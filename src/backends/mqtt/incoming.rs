@@ -18,8 +18,15 @@ use crate::util::error::{BoxError, Chain};
 use crate::util::rfc3339;
 
 /// Headers of ours, which are ignored in received messages: no message comes back here with them.
-const OURS: [&str; 6] =
-    [headers::TOPIC, headers::QUEUE, headers::ATTEMPT, headers::FAILURES, headers::REASON, RETAIN];
+const OURS: [&str; 7] = [
+    headers::TOPIC,
+    headers::QUEUE,
+    headers::ATTEMPT,
+    headers::FAILURES,
+    headers::REASON,
+    headers::EXPIRY,
+    RETAIN,
+];
 /// The most bytes of a reason in a dead letter.
 const REASON_LEN: usize = 1_000;
 

@@ -127,6 +127,7 @@ mod names;
 mod one_cluster;
 mod outgoing;
 mod replies;
+mod requester;
 mod retain;
 mod session;
 mod settings;
@@ -139,6 +140,7 @@ mod translate;
 mod translated;
 
 pub use self::messenger::Mqtt;
+pub use self::requester::MqttRequester;
 pub use self::retain::{is_retained, retain};
 pub use self::settings::{MqttSettings, MqttVersion};
 pub use self::source::MqttSource;

@@ -56,6 +56,9 @@ pub struct MqttSettings {
     pub separator: String,
     /// The beginning of the client ids of connections, `tower-outbox` by default; a random part follows when messages are sent.
     pub client_id: String,
+    /// The beginning of the topics at which callers await replies, `replies` by default, so that a caller has the topic
+    /// `replies/<client id>`. `TOPIC_PREFIX` does not precede it.
+    pub reply_topic: String,
 }
 
 impl MqttSettings {
@@ -92,6 +95,12 @@ impl MqttSettings {
     #[must_use]
     pub fn with_client_id(self, client_id: impl Into<String>) -> Self {
         Self { client_id: client_id.into(), ..self }
+    }
+
+    /// Sets the beginning of the topics at which callers await replies.
+    #[must_use]
+    pub fn with_reply_topic(self, reply_topic: impl Into<String>) -> Self {
+        Self { reply_topic: reply_topic.into(), ..self }
     }
 
     /// Checks the settings that messenger and source share.
@@ -136,6 +145,9 @@ impl MqttSettings {
         }
         if let Some(problem) = fault_of(&self.client_id) {
             return fault("CLIENT_ID", &problem);
+        }
+        if let Some(problem) = names::fault_of_name(&self.reply_topic) {
+            return fault("REPLY_TOPIC", &problem);
         }
         Ok(brokers)
     }
@@ -190,6 +202,7 @@ impl Default for MqttSettings {
             mandatory: false,
             separator: "/".to_owned(),
             client_id: "tower-outbox".to_owned(),
+            reply_topic: "replies".to_owned(),
         }
     }
 }
@@ -237,6 +250,7 @@ mod tests {
             (good.clone().with_separator("\0"), "SEPARATOR"),
             (good.clone().with_separator("#"), "SEPARATOR"),
             (good.clone().with_client_id("a\nb"), "CLIENT_ID"),
+            (good.clone().with_reply_topic("replies/#"), "REPLY_TOPIC"),
         ] {
             let error = settings.check().unwrap_err().to_string();
             assert!(error.contains(key), "{error}");

@@ -140,7 +140,14 @@ pub(super) const MQTT: Result<&dyn Driver, Feature> = Err("mqtt");
 pub(super) const MQTT: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     complete: |broker, settings| Ok(mqtt::MqttSettings { broker, ..settings }),
     broker: |settings| settings.broker,
-    messenger: |settings| mqtt::Mqtt::new(settings).map(Backend::with_brokers),
+    messenger: |settings| {
+        let backend = Backend::with_brokers(mqtt::Mqtt::new(settings)?);
+        Ok(match settings.version {
+            mqtt::MqttVersion::V5 => backend.with_requester(mqtt::MqttRequester::new(settings)?),
+            // It has no requests.
+            _ => backend,
+        })
+    },
     source: mqtt::MqttSource::new,
     confirmations: Some(mqtt::MqttSubscription::of_confirmations),
     #[cfg(feature = "cli")]

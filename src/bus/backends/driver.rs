@@ -160,7 +160,7 @@ pub(super) fn own_source(name: &str) -> SettingsError {
 pub(in crate::bus) fn no_requests(name: &str) -> SettingsError {
     fault(
         name,
-        "it sends no requests, or makes its own requester for Client::new; memory, channels, amqp091, kubemq and nats do",
+        "it sends no requests, or makes its own requester for Client::new; memory, channels, amqp091, kubemq, mqtt and nats do",
     )
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Tests that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
 
+mod calls;
 mod failover;
 mod generations;
 mod hostile;
