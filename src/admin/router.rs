@@ -6,9 +6,10 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -51,6 +52,7 @@ impl Admin {
             .route("/undo", post(undo::undo))
             .route("/consumers", get(consumers::list).post(consumers::pause))
             .route("/operations", get(operations))
+            .route("/openapi.json", get(openapi))
             .route("/messages/{id}", get(show))
             .route("/requeue", post(requeue))
             .route("/drop", post(drop_messages))
@@ -277,6 +279,10 @@ async fn drop_messages(
 
 fn acted(dry_run: bool, messages: usize) -> Response {
     answer(StatusCode::OK, &Acted { dry_run, messages, undo: None })
+}
+
+async fn openapi() -> Response {
+    ([(CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
 }
 
 async fn no_route() -> AdminError {

@@ -106,6 +106,12 @@ impl StoredMessage {
         stored
     }
 
+    /// Returns the number of failed attempts. A message that was rejected at once counts none in the store, and has its reason.
+    #[cfg(feature = "dashboard")]
+    pub(crate) fn tried(&self) -> u64 {
+        u64::from(self.attempts.unwrap_or_default()).max(self.failures.len() as u64)
+    }
+
     /// The same, with the reason why a message that is due was not sent, when the app was not asked.
     pub(crate) fn unsent_because(mut self, reason: &str) -> Self {
         let waits = self.state == Some(EntryState::Pending) && self.next_attempt.is_none();

@@ -285,6 +285,7 @@ impl Bus {
     /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}`; with `"after": "30s"` later, and `undo` is a number for `/undo` |
     /// | `GET /drops`, `POST /undo` | the drops that wait; `{"id": 1}` undoes one |
     /// | `GET /consumers`, `POST /consumers` | the consumers of this process; `{"name": "users", "paused": true}` pauses or resumes |
+    /// | `GET /openapi.json` | this table as an OpenAPI description |
     /// | `GET /operations` | who did what when: an [`Operator`](crate::admin::Operator) in the extensions of a request says who |
     ///
     /// Requeue and drop take the keys of the list as `filter`, or `positions` of messages instead. They only count the matching messages unless `dry_run` is false.

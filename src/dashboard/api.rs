@@ -41,10 +41,10 @@ pub(super) struct Api {
     undo: Duration,
 }
 
-impl FromRequestParts<Api> for Api {
+impl FromRequestParts<Self> for Api {
     type Rejection = Infallible;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, api: &Self) -> Result<Self, Infallible> {
         Ok(Self { operator: parts.extensions.get().cloned(), ..api.clone() })
     }
 }

@@ -108,7 +108,7 @@ fn facts(stored: &StoredMessage, trace: Option<&str>) -> Markup {
             dt { "Topic" } dd { (visible(stored.topic.as_deref().unwrap_or("–"))) }
             @if let Some(key) = &stored.key { dt { "Key" } dd { (visible(key)) } }
             @if let Some(time) = stored.time { dt { "Created" } dd { (time_ago(time)) } }
-            dt { "Failed attempts" } dd { (grouped(attempts(stored))) }
+            dt { "Failed attempts" } dd { (grouped(stored.tried())) }
             @if let Some(next) = stored.next_attempt { dt { "Next attempt" } dd { (time_ago(next)) } }
             @if let Some(priority) = stored.priority { dt { "Priority" } dd { (priority) } }
             @if let Some(expiry) = stored.expiry { dt { "Expires after" } dd { (span(expiry)) } }
@@ -130,9 +130,4 @@ fn body(message: &Message, position: u64, view: &str) -> Markup {
         }
         (shown(message, view))
     }
-}
-
-/// Returns the number of failed attempts; a message that was rejected at once counts none.
-fn attempts(stored: &StoredMessage) -> u64 {
-    u64::from(stored.attempts.unwrap_or_default()).max(stored.failures.len() as u64)
 }

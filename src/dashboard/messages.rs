@@ -126,7 +126,7 @@ fn row(message: &StoredMessage) -> Markup {
             td data-label="Created" {
                 @if let Some(time) = message.time.filter(|time| *time > SystemTime::UNIX_EPOCH) { (time_ago(time)) } @else { "–" }
             }
-            td.n data-label="Attempts" { (grouped(message.attempts.unwrap_or_default().into())) }
+            td.n data-label="Attempts" { (grouped(message.tried())) }
             td data-label="Topic" { span { (short(message.topic.as_deref().unwrap_or("–"), 80)) } }
             td data-label="Key" { span { (short(message.key.as_deref().unwrap_or("–"), 60)) } }
             td data-label="Why" { span { (short(message.explain.as_deref().unwrap_or_default(), 160)) } }

@@ -111,7 +111,6 @@ impl Dashboard {
     }
 
     /// Returns the pages behind a layer that admits operators only.
-    #[must_use]
     pub fn guarded_by<L>(self, guard: L) -> Router
     where
         L: Layer<Route> + Clone + Send + Sync + 'static,
@@ -125,7 +124,6 @@ impl Dashboard {
 
     /// Returns the pages without a guard: for an app whose own layers, or whose proxy, admit operators only. Everyone else would read and
     /// drop messages.
-    #[must_use]
     pub fn without_guard(self) -> Router {
         routes::router(self.api)
     }

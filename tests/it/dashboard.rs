@@ -8,6 +8,7 @@ mod consumers;
 mod editing;
 mod hostile;
 mod live;
+mod openapi;
 mod pages;
 mod safety;
 
@@ -71,7 +72,7 @@ impl Ops {
         };
         let router =
             Router::new().nest(BASE, bus.dashboard().with_undo_window(Duration::ZERO).without_guard());
-        Self { router, bus, backend, sent, folder: folder }
+        Self { router, bus, backend, sent, folder }
     }
 
     /// The same, with pages on which drops can be undone.

@@ -73,8 +73,8 @@ async fn an_operator_finds_and_mends_the_cause_in_a_browser() {
     };
     let app = Router::new()
         .nest("/ops/outbox", bus.dashboard().without_guard())
-        .route("/control/up", post(async move || drop(connect.send_replace(true))))
-        .route("/control/down", post(async move || drop(cut.send_replace(false))))
+        .route("/control/up", post(async move || connect.send_replace(true).to_string()))
+        .route("/control/down", post(async move || cut.send_replace(false).to_string()))
         .route("/control/bind", post(bind))
         .route("/control/send/{count}", post(send));
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
