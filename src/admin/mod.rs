@@ -21,7 +21,7 @@ mod undo;
 pub(crate) use self::consumers::{ConsumerReport, Consumers};
 #[cfg(feature = "dashboard")]
 pub(crate) use self::groups::{Counted, Group, Groups};
-#[cfg(any(feature = "cli", feature = "dashboard"))]
+#[cfg(feature = "cli")]
 pub(crate) use self::header::Header;
 pub(crate) use self::later_drops::LaterDrops;
 pub use self::operator::Operator;

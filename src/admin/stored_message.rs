@@ -149,7 +149,7 @@ impl StoredMessage {
     }
 
     /// A message that is not stored yet.
-    #[cfg(any(test, feature = "cli"))]
+    #[cfg(any(feature = "cli", feature = "dashboard", test))]
     pub(crate) fn new(message: &Message) -> Self {
         let entry = Entry::new(0, EntryState::Pending, Some(message.clone()));
         let mut stored = Self::whole(&entry);
