@@ -11,6 +11,8 @@ use crate::backends::brokers::BrokerSettings;
 use crate::backends::kubemq::{KubemqSettings, KubemqSubscription, Pattern};
 #[cfg(feature = "mqtt")]
 use crate::backends::mqtt::{MqttSettings, MqttSubscription};
+#[cfg(feature = "nats")]
+use crate::backends::nats::{self, NatsSettings, NatsSubscription, SubscriptionPattern};
 #[cfg(feature = "channels")]
 use crate::channels::{ChannelConsumerSettings, ChannelsSettings, ReceivePattern, SendPattern};
 use crate::settings::{ConsumerTable, Settings};
@@ -103,6 +105,20 @@ pub(super) fn sending(settings: &Settings) -> Facts {
                 format!("with QoS {}; a message without subscribers {unbound}", keys.qos),
             );
         }
+        #[cfg(feature = "nats")]
+        "nats" => {
+            let parsed = settings.backend_keys.parse_both::<BrokerSettings, NatsSettings>();
+            let Ok((broker, keys)) = parsed else { return facts };
+            facts.insert("goes to", format!("the subject {}", topic(&broker)));
+            facts.insert(
+                "counts as sent",
+                match keys.pattern {
+                    nats::Pattern::Events => "when the server has read it; without a subscriber it is lost",
+                    nats::Pattern::Streams => "when a stream has stored it",
+                }
+                .to_owned(),
+            );
+        }
         #[cfg(feature = "kubemq-client")]
         "kubemq" => {
             let parsed = settings.backend_keys.parse_both::<BrokerSettings, KubemqSettings>();
@@ -155,6 +171,22 @@ pub(super) fn receiving(settings: &Settings, table: &ConsumerTable) -> (Facts, I
     let mut facts = Facts::new();
     let mut input = Input::default();
     match settings.backend.as_str() {
+        #[cfg(feature = "nats")]
+        "nats" => {
+            let Ok(it) = table.source_keys.parse::<NatsSubscription>() else { return (facts, input) };
+            if !it.subjects.is_empty() {
+                facts.insert("subjects", it.subjects.join(", "));
+            }
+            input.address = it.subjects.first().cloned();
+            if it.pattern == SubscriptionPattern::Requests {
+                facts.insert("dead letters", "are none: the caller gets the response".to_owned());
+            } else {
+                let (stream, durable) = (&it.stream, &it.durable);
+                facts.insert("stream", format!("{stream}, by its consumer {durable}"));
+                let dead = it.dead_letter_subject.unwrap_or_else(|| format!("dead.{stream}.{durable}"));
+                facts.insert("dead letters", format!("at the subject {dead}"));
+            }
+        }
         #[cfg(feature = "amqp091")]
         "amqp091" | "fedmsg" => {
             let keys = settings.backend_keys.parse_both::<BrokerSettings, Amqp091Settings>();
