@@ -18,7 +18,8 @@ from pathlib import Path
 
 PAGES, CONTROL, AXE, FOLDER = sys.argv[1:]
 VIEWS = ["overview", "messages", "dead-letters", "consumers", "audit"]
-TAB, ENTER, SPACE, END = "\ue004", "\ue007", " ", "\ue010"
+TAB, ENTER, SPACE, SHIFT = "\ue004", "\ue007", " ", "\ue008"
+# The key under which WebDriver names an element.
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 
 
@@ -78,8 +79,9 @@ class Browser:
         self.call("POST", f"/element/{element}/clear", {})
         self.call("POST", f"/element/{element}/value", {"text": text})
 
-    def press(self, key):
-        keys = [{"type": "keyDown", "value": key}, {"type": "keyUp", "value": key}]
+    def press(self, *held):
+        downs = [{"type": "keyDown", "value": key} for key in held]
+        keys = downs + [{"type": "keyUp", "value": key} for key in reversed(held)]
         self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
 
     def focused(self):
@@ -179,7 +181,10 @@ def by_keyboard(browser):
             ticked = True
             break
     assert ticked, "no checkbox can be reached"
-    browser.script("document.querySelector('button[value=requeue]').focus()")
+    for _ in range(20):
+        browser.press(SHIFT, TAB)
+        if browser.focused()[:2] == ["BUTTON", "requeue"]:
+            break
     browser.press(ENTER)
     browser.until("Requeue 1 message?")
 
