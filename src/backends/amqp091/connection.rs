@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::{self, FRAME_MAX, Findings, Guarded, GuardedRuntime};
 use super::limits::Limits;
-use super::quiet::silence;
+use super::quiet::{quiet, silence};
 use super::settings::Amqp091Settings;
 use crate::backends::brokers::{BrokerUrl, Sasl};
 use crate::messenger::Failure;
@@ -82,7 +82,7 @@ pub(super) async fn open(
         let stream = stream.unwrap_or_else(|| Err(io::Error::from(io::ErrorKind::TimedOut).into()))?;
         Ok(AsyncTcpStream::Plain(Guarded::new(stream, Arc::clone(&guard_findings), abandoned.clone())))
     };
-    let connection = lapin::Connection::connector(uri, guard::runtime(), connect, properties).await;
+    let connection = quiet(lapin::Connection::connector(uri, guard::runtime(), connect, properties)).await;
     let connection = connection.map_err(|error| explained(error, external, url))?;
     waiting.disarm();
 
