@@ -198,8 +198,8 @@ def requeue_all(browser):
     browser.click(browser.button("Requeue 3 messages"))
     browser.until("Requeued 3 messages")
     browser.click(browser.link("Overview"))
-    browser.until("0\npending")
-    browser.until("0\ndead letters")
+    browser.until("\n0\npending")
+    browser.until("\n0\ndead letters")
     browser.open("audit")
     browser.until("undo drop")
     browser.shoot("audit")
@@ -222,11 +222,11 @@ def paused(browser):
     control("down")
     control("send/1")
     time.sleep(4)  # longer than two events
-    assert "0\npending" in browser.text(), browser.text()
+    assert "\n0\npending" in browser.text(), browser.text()
     browser.click(browser.find("#pause"))
     browser.until("1\npending")
     control("up")
-    browser.until("0\npending")
+    browser.until("\n0\npending")
 
 
 def without_script(driver):
