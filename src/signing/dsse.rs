@@ -1,10 +1,12 @@
 //! The DSSE envelope (Dead Simple Signing Envelope 1.0.2) in a header of a message.
 
 use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::io::Write as _;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
 use crate::util::error::BoxError;
 
@@ -23,7 +25,7 @@ const LARGEST: usize = 64 << 10;
 /// The most signatures that are tried.
 const MOST: usize = 4;
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct EnvelopeJson<'a> {
     #[serde(borrow)]
@@ -34,7 +36,7 @@ struct EnvelopeJson<'a> {
     signatures: Vec<SignatureJson<'a>>,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct SignatureJson<'a> {
     #[serde(borrow)]
     keyid: Cow<'a, str>,
@@ -51,21 +53,23 @@ pub(super) struct Signed {
 
 /// The signed bytes: the pre-authentication encoding.
 pub(super) fn signed_bytes(kind: &str, payload: &[u8]) -> Vec<u8> {
-    let head = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len());
-    [head.as_bytes(), payload].concat()
+    let mut bytes = Vec::with_capacity(kind.len() + payload.len() + 32);
+    // Writing to a vector does not fail.
+    let _ = write!(bytes, "DSSEv1 {} {kind} {} ", kind.len(), payload.len());
+    bytes.extend_from_slice(payload);
+    bytes
 }
 
 /// Writes the envelope of a payload of this type; the key is named by its origin.
 pub(super) fn write(kind: &str, payload: &[u8], origin: &str, signature: &[u8]) -> Result<String, BoxError> {
-    let (payload, sig) = (STANDARD.encode(payload), STANDARD.encode(signature));
-    let mut header = Vec::with_capacity(payload.len() + kind.len() + origin.len() + sig.len() + 80);
-    let envelope = EnvelopeJson {
-        payload: payload.into(),
-        payload_type: kind.into(),
-        signatures: vec![SignatureJson { keyid: origin.into(), sig: sig.into() }],
-    };
-    serde_json::to_writer(&mut header, &envelope)?;
-    let header = String::from_utf8(header)?;
+    let json = |text: &str| serde_json::to_string(text);
+    let mut header = String::with_capacity(payload.len() * 4 / 3 + signature.len() * 4 / 3 + 180);
+    // Base64 needs no look for what JSON escapes.
+    header.push_str(r#"{"payload":""#);
+    STANDARD.encode_string(payload, &mut header);
+    write!(header, r#"","payloadType":{},"signatures":[{{"keyid":{},"sig":""#, json(kind)?, json(origin)?)?;
+    STANDARD.encode_string(signature, &mut header);
+    header.push_str(r#""}]}"#);
     if header.len() > LARGEST {
         let len = header.len();
         return Err(format!(
@@ -113,6 +117,16 @@ mod tests {
     fn the_signed_bytes_name_the_type_and_the_lengths() {
         let bytes = String::from_utf8(signed_bytes(PAYLOAD_TYPE, b"hello")).unwrap();
         assert_eq!(bytes, "DSSEv1 44 application/vnd.tower-outbox.message.v1+json 5 hello");
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        for origin in ["host-1", "a \"b\"\n☃"] {
+            let read =
+                read(PAYLOAD_TYPE, &write(PAYLOAD_TYPE, b"payload", origin, &[7; 64]).unwrap()).unwrap();
+            assert_eq!(read.payload, b"payload");
+            assert_eq!(read.signatures, [(origin.to_owned(), vec![7; 64])]);
+        }
     }
 
     #[test]
