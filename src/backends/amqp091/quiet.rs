@@ -9,13 +9,13 @@ use async_rs::util::Task;
 use tracing::instrument::WithSubscriber;
 use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::Subscriber;
-use tracing::{Dispatch, Event, Level, Metadata};
+use tracing::{Event, Level, Metadata};
 use tracing_core::callsite::Callsite;
 use tracing_core::span::Current;
 use tracing_core::{Interest, Kind};
 
 /// The subscriber of lapin.
-static NOBODY: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Nobody));
+static NOBODY: LazyLock<tracing::Dispatch> = LazyLock::new(|| tracing::Dispatch::new(Nobody));
 
 /// Drops the lines of lapin's thread, from here to its end.
 pub(super) fn silence() {
