@@ -9,6 +9,8 @@ use crate::backends::amqp091::{Amqp091Settings, Amqp091Subscription, fill_from_f
 use crate::backends::brokers::BrokerSettings;
 #[cfg(feature = "kubemq-client")]
 use crate::backends::kubemq::{KubemqSettings, KubemqSubscription, Pattern};
+#[cfg(feature = "nats")]
+use crate::backends::nats::NatsSubscription;
 #[cfg(feature = "channels")]
 use crate::channels::{ChannelConsumerSettings, ReceivePattern};
 use crate::settings::Settings;
@@ -81,6 +83,17 @@ pub(super) fn routes(settings: &Settings) -> Vec<Route> {
         let default = keys.map(|(_, keys)| keys.pattern).unwrap_or_default();
         let consumers = consumers.filter(|it| it.pattern.unwrap_or(default) == Pattern::Queues);
         return consumers.map(|it| Route::of(it.channel, it.dead_letter_queue)).collect();
+    }
+    #[cfg(feature = "nats")]
+    if settings.backend == "nats" {
+        let tables = settings.consumers.values();
+        let consumers = tables.filter_map(|table| table.source_keys.parse::<NatsSubscription>().ok());
+        let consumers = consumers.filter(|it| !it.durable.is_empty() && it.dead_letter_subject.is_none());
+        let route = |it: NatsSubscription| Route {
+            queue: format!("{}/{}", it.stream, it.durable),
+            dead: format!("{}-{}-dead", it.stream, it.durable),
+        };
+        return consumers.map(route).collect();
     }
     let _ = settings;
     Vec::new()

@@ -44,7 +44,13 @@ pub(crate) trait DeadLetterQueue: Send {
 /// A dead letter, as far as it can be read.
 #[derive(Debug)]
 #[cfg_attr(
-    not(any(feature = "amqp091", feature = "amqp10", feature = "channels", feature = "kubemq-client")),
+    not(any(
+        feature = "amqp091",
+        feature = "amqp10",
+        feature = "channels",
+        feature = "kubemq-client",
+        feature = "nats"
+    )),
     allow(dead_code, reason = "backends make them")
 )]
 pub(crate) struct DeadLetter {
@@ -62,7 +68,7 @@ pub(crate) struct DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 #[cfg_attr(
-    not(all(feature = "amqp091", feature = "amqp10", feature = "channels")),
+    not(all(feature = "amqp091", feature = "amqp10", feature = "channels", feature = "nats")),
     allow(dead_code, reason = "each protocol makes its own")
 )]
 pub(crate) enum Target {
@@ -72,6 +78,12 @@ pub(crate) enum Target {
     Address { address: String },
     /// In channels and KubeMQ.
     Queue { queue: String },
+    /// In NATS, where only this stream may take it.
+    Subject {
+        subject: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        stream: Option<String>,
+    },
 }
 
 impl fmt::Display for Target {
@@ -85,6 +97,10 @@ impl fmt::Display for Target {
             }
             Self::Address { address } => write!(f, "the address {address:?}"),
             Self::Queue { queue } => write!(f, "the queue {queue:?}"),
+            Self::Subject { subject, stream: Some(stream) } => {
+                write!(f, "the subject {subject:?} of the stream {stream:?}")
+            }
+            Self::Subject { subject, stream: None } => write!(f, "the subject {subject:?}"),
         }
     }
 }

@@ -172,7 +172,9 @@ impl DeadLetterQueue for Amqp091DeadLetters {
         let (incoming, acker) = self.take_current()?;
         let (exchange, routing_key) = match target.clone() {
             Target::Exchange { exchange, routing_key } => (exchange, routing_key),
-            Target::Address { address: queue } | Target::Queue { queue } => (String::new(), queue),
+            Target::Address { address: queue }
+            | Target::Queue { queue }
+            | Target::Subject { subject: queue, .. } => (String::new(), queue),
         };
         let mut properties = kept(&incoming.properties).with_delivery_mode(2);
         if let Some(priority) = incoming.priority() {

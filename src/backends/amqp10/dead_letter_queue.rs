@@ -183,7 +183,9 @@ impl DeadLetterQueue for Amqp10DeadLetters {
         let (original, info) = self.take_current()?;
         let refused = |target, reason: String| DeadLettersError::NotTaken { target, reason };
         let address = match &target {
-            Target::Address { address: named } | Target::Queue { queue: named } => named.clone(),
+            Target::Address { address: named }
+            | Target::Queue { queue: named }
+            | Target::Subject { subject: named, .. } => named.clone(),
             Target::Exchange { .. } => {
                 let why = "AMQP 1.0 has no exchanges; give --to".to_owned();
                 return Err(refused(target, why));

@@ -58,7 +58,17 @@ pub(super) enum Parts {
 }
 
 impl Raw {
-    fn value(&self, name: &str) -> Option<&str> {
+    /// Returns all headers, as texts.
+    #[cfg(feature = "cli")]
+    pub(super) fn texts(&self) -> std::collections::BTreeMap<String, String> {
+        let headers = self.headers.iter().flat_map(HeaderMap::iter);
+        let text = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
+            Some((known_as(name).to_owned(), values.first()?.as_str().to_owned()))
+        };
+        headers.filter_map(text).collect()
+    }
+
+    pub(super) fn value(&self, name: &str) -> Option<&str> {
         let headers = self.headers.as_ref()?;
         headers
             .iter()
@@ -66,6 +76,23 @@ impl Raw {
             .and_then(|(_, values)| values.first())
             .map(HeaderValue::as_str)
     }
+}
+
+/// The headers of a dead letter that is sent again: those of its message.
+#[cfg(feature = "cli")]
+pub(super) fn requeued(raw: &Raw) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, values) in raw.headers.iter().flat_map(HeaderMap::iter).filter(|(name, _)| is_theirs(name)) {
+        values.iter().for_each(|value| map.append(name.clone(), value.clone()));
+    }
+    map
+}
+
+/// Whether a header is neither of the server nor of a dead letter.
+fn is_theirs(name: &HeaderName) -> bool {
+    let known = known_as(name);
+    let of_server = known.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER));
+    !of_server && !OURS.contains(&known)
 }
 
 fn known_as(name: &HeaderName) -> &str {
@@ -158,10 +185,7 @@ impl Reader {
         }
         let theirs = raw.headers.iter().filter(|_| parts == Parts::All);
         for (name, values) in theirs.flat_map(HeaderMap::iter) {
-            let known = known_as(name);
-            let of_server =
-                known.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER));
-            if !of_server && !OURS.contains(&known) {
+            if is_theirs(name) {
                 values.iter().for_each(|value| map.append(name.clone(), value.clone()));
             }
         }
@@ -241,6 +265,8 @@ mod tests {
     fn a_sent_message_is_read_as_it_was() {
         let reader = reader(Envelope::Plain);
         let odd = Message::new("a.b", "x").unwrap().with_header("a", " x ").with_header("b", "1\r\n2");
+        // Times travel with microseconds.
+        let odd = odd.with_time(SystemTime::UNIX_EPOCH + std::time::Duration::from_micros(7));
         let mut read = 0;
         for message in odd_messages().into_iter().chain([odd.with_key(" k\n")]) {
             let Some(raw) = sent(&reader, &message) else { continue };

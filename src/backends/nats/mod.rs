@@ -122,6 +122,8 @@
 mod ack_subject;
 mod client;
 mod connection;
+#[cfg(feature = "cli")]
+mod dead_letter_queue;
 mod failure;
 mod inbox;
 mod incoming;
@@ -148,6 +150,8 @@ mod subscription;
 mod topology;
 mod windows;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::dead_letter_queue::NatsDeadLetters;
 pub use self::messenger::Nats;
 pub use self::requester::NatsRequester;
 pub use self::settings::{NatsSettings, Pattern};

@@ -172,7 +172,7 @@ pub(super) const NATS: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     source: nats::NatsSource::new,
     confirmations: Some(nats::NatsSubscription::of_confirmations),
     #[cfg(feature = "cli")]
-    dead_letters: Err(super::driver::NO_DEAD_LETTERS),
+    dead_letters: Ok(|settings, queue, looks| Box::pin(nats::NatsDeadLetters::open(settings, queue, looks))),
 });
 
 /// A backend with brokers, whose table holds the keys of [`BrokerSettings`] and its own, `T`; `U` are the keys of a

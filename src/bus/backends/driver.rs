@@ -80,7 +80,7 @@ pub(super) trait Driver: Sync {
 
 /// Why there is no access to the dead letters of other backends.
 #[cfg(feature = "cli")]
-pub(super) const NO_DEAD_LETTERS: &str = "its dead letters cannot be listed from here: amqp091, fedmsg, amqp10, rhmsg, channels and kubemq keep them in queues that can";
+pub(super) const NO_DEAD_LETTERS: &str = "its dead letters cannot be listed from here: amqp091, fedmsg, amqp10, rhmsg, channels, kubemq and nats keep theirs in queues and streams that can";
 
 /// Why a queue of dead letters cannot be opened.
 #[cfg(feature = "cli")]

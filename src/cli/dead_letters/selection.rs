@@ -14,7 +14,7 @@ use crate::source::dead_letters::{DeadLetter, DeadLetterQueue, DeadLettersError}
 /// The queue of dead letters.
 #[derive(Args, Clone, Debug)]
 pub(super) struct Queue {
-    /// The queue of dead letters, such as users.dead; with AMQP 1.0 its address
+    /// The queue of dead letters, such as users.dead; with AMQP 1.0 its address, with NATS its stream
     #[arg(long, value_name = "QUEUE")]
     pub(super) queue: String,
 }

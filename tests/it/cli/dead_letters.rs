@@ -2,6 +2,7 @@
 
 mod addresses;
 mod queues;
+mod streams;
 
 use std::time::Duration;
 

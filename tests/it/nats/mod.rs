@@ -8,7 +8,7 @@ mod delays;
 mod failover;
 mod old_server;
 pub mod raw;
-mod receiving;
+pub mod receiving;
 mod refused;
 mod requests;
 mod settings;
