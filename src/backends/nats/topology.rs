@@ -15,7 +15,7 @@ use super::setup::{self, fault_of_consumer, filters_of, stream_config};
 use super::subscription::{NatsSubscription, SubscriptionPattern};
 use crate::backends::brokers::{BrokerUrl, BrokersError};
 use crate::messenger::Failure;
-use crate::util::error::Chain;
+use crate::util::error::{Chain, debug_as_display};
 
 /// The streams and durable consumers that sources use.
 ///
@@ -242,7 +242,7 @@ impl fmt::Display for NatsPlan {
 }
 
 /// Why streams and consumers cannot be compared or created.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum NatsTopologyError {
     /// No server responds now.
@@ -252,6 +252,8 @@ pub enum NatsTopologyError {
     #[error("{0}")]
     Refused(String),
 }
+
+debug_as_display!(NatsTopologyError);
 
 impl NatsTopologyError {
     fn of(failure: &Failure) -> Self {
