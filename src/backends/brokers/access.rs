@@ -1,6 +1,7 @@
 //! Checks of settings and messages that need no broker.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -13,6 +14,7 @@ use crate::message::topic::Topic;
 use crate::message::{Message, headers};
 use crate::tls;
 use crate::util::error::BoxError;
+use crate::util::sync::lock;
 
 /// The rules of one backend for the shared settings.
 pub(crate) struct Rules {
@@ -26,6 +28,19 @@ pub(crate) struct Rules {
 
 /// The brokers, and the TLS client if one of them is reached by TLS.
 pub(crate) type Brokers = (Vec<BrokerUrl>, Option<Arc<ClientConfig>>);
+
+/// The brokers whose unencrypted secrets were logged.
+static WARNED: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+/// Whether a secret for this broker crosses the network unencrypted.
+pub(in crate::backends) fn is_open(url: &BrokerUrl) -> bool {
+    !url.is_tls() && !url.is_loopback()
+}
+
+/// Whether no warning of this broker was logged: messenger, requester and consumers all check the same settings.
+pub(in crate::backends) fn is_first_warning(url: &BrokerUrl) -> bool {
+    lock(&WARNED).insert(url.to_string())
+}
 
 impl BrokerSettings {
     /// Checks everything that can be known without a broker.
@@ -71,9 +86,8 @@ impl BrokerSettings {
                 format!("or CACERT is set, but no URL begins with {tls_scheme}://: they would not be used");
             return fault("CERTIFICATE", &problem);
         }
-        for url in
-            urls.iter().filter(|url| url.credentials().is_some() && !url.is_tls() && !url.is_loopback())
-        {
+        let open = urls.iter().filter(|url| url.credentials().is_some() && is_open(url));
+        for url in open.filter(|url| is_first_warning(url)) {
             tracing::warn!(broker = %url, "the password crosses the network unencrypted: use {tls_scheme}://");
         }
         let tls = with_tls.then(|| tls::client_config(&self.tls())).transpose()?;

@@ -18,6 +18,8 @@ mod settings;
 mod url;
 
 pub(super) use self::access::{Brokers, Rules};
+#[cfg(feature = "kubemq-client")]
+pub(super) use self::access::{is_first_warning, is_open};
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
 pub(super) use self::attempts::Attempts;
 #[cfg(any(feature = "amqp091", feature = "kubemq-client", feature = "mqtt", feature = "nats"))]

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::backends::brokers::{BrokerSettings, BrokerUrl, Brokers, BrokersError, Rules, Sasl};
+use crate::backends::brokers::{is_first_warning, is_open};
 use crate::util::secret::Secret;
 
 /// The longest wait and expiry of a server with its own defaults, in seconds.
@@ -149,7 +150,7 @@ impl KubemqSettings {
         }
         self.authorization().map_err(|problem| BrokersError::setting("TOKEN", problem))?;
         if self.token.is_some() || self.token_file.is_some() {
-            for url in urls.iter().filter(|url| !url.is_tls()) {
+            for url in urls.iter().filter(|url| is_open(url) && is_first_warning(url)) {
                 tracing::warn!(broker = %url, "the token crosses the network unencrypted: use kubemqs://");
             }
         }
