@@ -340,7 +340,7 @@ async fn another_backend_has_no_such_queues() {
     let settings = folder.path().join("settings.toml");
     let list = ["--settings", settings.to_str().unwrap(), "dead-letters", "list", "--queue", "q"];
     for (text, part) in [
-        ("BACKEND = \"dummy\"", "amqp091, fedmsg, amqp10, rhmsg, channels and kubemq keep them"),
+        ("BACKEND = \"dummy\"", "amqp091, fedmsg, amqp10, rhmsg, channels, kubemq and nats keep theirs"),
         ("BACKEND = \"mqtt\"\nURLS = \"mqtt://127.0.0.1:1\"", "the topic of DEAD_LETTER_TOPIC"),
         ("BACKEND = \"acme.Kafka\"", "only the app knows"),
     ] {
