@@ -120,13 +120,13 @@ async fn time_can_be_paused_around_a_durable_outbox() {
         .await
         .unwrap();
     for n in 0..20 {
-        let delayed = message("a.b").with_delay(Duration::from_secs(7_200 * n));
+        let delayed = message("a.b").with_delay(Duration::from_secs(60 * n));
         timeout(Duration::from_millis(100), bus.messenger().send(vec![delayed])).await.unwrap().unwrap();
     }
-    tokio::time::sleep(Duration::from_secs(3_600)).await;
+    tokio::time::sleep(Duration::from_secs(120)).await;
     assert!(backend.confirmed().is_empty() && !backend.asked().is_empty());
     backend.set(State::Up);
-    timeout(Duration::from_secs(50 * 3_600), bus.drained()).await.unwrap().unwrap();
+    timeout(Duration::from_secs(3_600), bus.drained()).await.unwrap().unwrap();
     assert_eq!(backend.confirmed().len(), 20);
     assert!(bus.shutdown(LONG).await.is_clean());
 }
