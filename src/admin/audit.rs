@@ -1,4 +1,4 @@
-//! What operators did.
+//! The operations of operators.
 
 use axum::Extension;
 
@@ -7,7 +7,7 @@ use crate::outbox::OutboxHandle;
 use crate::store::OperationRecord;
 use crate::util::error::Chain;
 
-/// Who acts, if the app says so.
+/// The operator, if the app says who it is.
 pub(super) type By = Option<Extension<Operator>>;
 
 /// Logs an operation, and keeps it with the store. It has happened: a store that cannot keep it is only reported.

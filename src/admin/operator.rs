@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Who acts: the app's own authentication puts it into the extensions of a request, and what they do is kept under this name.
+/// The name of the operator: the app's own authentication puts it into the extensions of a request, and what they do is kept under this name.
 ///
 /// ```
 /// use axum::extract::Request;

@@ -1,4 +1,4 @@
-//! What the routes share.
+//! The state of the routes.
 
 use std::sync::{Arc, Mutex};
 

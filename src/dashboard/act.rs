@@ -23,7 +23,7 @@ const RATE: &str = "100";
 /// For how long messages are counted before the operator is asked.
 const COUNT: &str = "1s";
 
-/// What an operator wants to do with which messages.
+/// An operation on messages.
 struct Operation {
     verb: Verb,
     which: Which,

@@ -1,4 +1,4 @@
-//! What operators did.
+//! The page of the operations of operators.
 
 use axum::response::Html;
 use maud::html;

@@ -1,16 +1,16 @@
-//! What operators did to a store.
+//! The operations of operators on a store.
 
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-/// What an operator did, for people to read later.
+/// An operation of an operator, for people to read later.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OperationRecord {
     /// When it was done.
     pub at: SystemTime,
-    /// Who did it; `None` if the app did not say.
+    /// The operator; `None` if the app did not say.
     pub by: Option<String>,
     /// The operation: `requeue`, `drop`.
     pub action: String,

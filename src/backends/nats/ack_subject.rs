@@ -1,4 +1,4 @@
-//! What the subject for acknowledgements says about a message.
+//! The facts about a message in its subject for acknowledgements.
 
 use std::time::{Duration, SystemTime};
 

@@ -34,7 +34,7 @@ pub(super) struct Generation {
     pub(super) events: Arc<Events>,
 }
 
-/// What happened to a connection.
+/// The events of a connection.
 #[derive(Default)]
 pub(super) struct Events {
     pub(super) ended: CancellationToken,

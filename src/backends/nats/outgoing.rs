@@ -50,7 +50,7 @@ pub(super) struct Outgoing {
     pub(super) needs: Needs,
 }
 
-/// What a server must know for a message.
+/// The abilities that a message needs of the server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Needs {
     pub(super) delay: bool,

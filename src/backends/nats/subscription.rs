@@ -32,7 +32,7 @@ const UNUSED: Duration = Duration::from_secs(24 * 60 * 60);
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct NatsSubscription {
-    /// What is received; [`SubscriptionPattern::Streams`] by default.
+    /// The kind of messages to receive; [`SubscriptionPattern::Streams`] by default.
     #[serde(deserialize_with = "crate::util::units::word")]
     pub pattern: SubscriptionPattern,
     /// The queue group of requests, whose members share them; named as the subjects by default. Each group gets every request, and the
@@ -75,7 +75,7 @@ pub struct NatsSubscription {
     pub(super) max_age: Option<Duration>,
 }
 
-/// What a source receives.
+/// The kind of messages of a source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]

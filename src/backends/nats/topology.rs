@@ -217,11 +217,11 @@ impl fmt::Debug for NatsTopology {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NatsPlan {
-    /// What is missing.
+    /// The missing streams and consumers.
     pub missing: Vec<String>,
     /// Existing streams and consumers with other properties than the settings, which are used unchanged; and the difference.
     pub differing: Vec<(String, String)>,
-    /// What no source uses, since it would lose messages; and the reason with its cure.
+    /// Those that no source uses, since it would lose messages; and the reason with its cure.
     pub refused: Vec<(String, String)>,
 }
 

@@ -1,4 +1,4 @@
-//! What operators did: a file of JSON lines beside the journal.
+//! The operations of operators: a file of JSON lines beside the journal.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

@@ -69,7 +69,7 @@ async fn unroutable_is_rejected_only_if_asked_for() {
     assert_eq!(sequence(&queue.drain().await), [0, 1, 0]);
 }
 
-/// Whose confirm is whose, and whose return, when many threads publish over one connection.
+/// Each message gets its own confirm or return when many threads publish over one connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn of_many_sends_at_once_just_the_unroutable_are_rejected() {

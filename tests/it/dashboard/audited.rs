@@ -1,4 +1,4 @@
-//! Who did what is kept with the store.
+//! The operations of operators are kept with the store.
 
 use axum::Router;
 use axum::body::Body;

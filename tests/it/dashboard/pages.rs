@@ -1,4 +1,4 @@
-//! What each page shows.
+//! The content of each page.
 
 use tower_outbox::Message;
 

@@ -472,7 +472,7 @@ impl Kubemq for Imitation {
     }
 
     async fn send_event(&self, _: Request<wire::Event>) -> Result<Response<wire::Result>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("the imitation has no such call"))
     }
 
     type SubscribeToRequestsStream = Replies<wire::Request>;
@@ -549,14 +549,14 @@ impl Kubemq for Imitation {
         &self,
         _: Request<wire::QueueMessagesBatchRequest>,
     ) -> Result<Response<wire::QueueMessagesBatchResponse>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("the imitation has no such call"))
     }
 
     async fn receive_queue_messages(
         &self,
         _: Request<wire::ReceiveQueueMessagesRequest>,
     ) -> Result<Response<wire::ReceiveQueueMessagesResponse>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("the imitation has no such call"))
     }
 
     type StreamQueueMessageStream = Replies<wire::StreamQueueMessagesResponse>;
@@ -565,14 +565,14 @@ impl Kubemq for Imitation {
         &self,
         _: Request<Streaming<wire::StreamQueueMessagesRequest>>,
     ) -> Result<Response<Self::StreamQueueMessageStream>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("the imitation has no such call"))
     }
 
     async fn ack_all_queue_messages(
         &self,
         _: Request<wire::AckAllQueueMessagesRequest>,
     ) -> Result<Response<wire::AckAllQueueMessagesResponse>, Status> {
-        unimplemented!()
+        Err(Status::unimplemented("the imitation has no such call"))
     }
 }
 

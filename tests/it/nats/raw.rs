@@ -71,7 +71,7 @@ impl Place {
         Message::new(self.topic.clone(), body.to_owned()).unwrap()
     }
 
-    /// What the stream stores, in order.
+    /// The messages of the stream, in order.
     pub async fn stored(&self) -> Vec<jetstream::Message> {
         let mut stream = self.context.get_stream(&self.stream).await.unwrap();
         let count = stream.info().await.unwrap().state.messages;
@@ -85,7 +85,7 @@ impl Place {
         all
     }
 
-    /// What arrives from now on, for the suite of messengers.
+    /// The messages that arrive from now on, for the suite of messengers.
     pub async fn inbox(&self) -> impl AsyncFnMut(usize) -> Vec<Received> + use<> {
         let mut subscriber = self.client.subscribe(self.topic.clone()).await.unwrap();
         self.client.flush().await.unwrap();

@@ -1,4 +1,4 @@
-//! What a source receives, and how it settles.
+//! Receiving and settling.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What servers refuse: each such message fails alone, with the cure.
+//! Messages that servers refuse: each such message fails alone, with the cure.
 
 use std::time::{Duration, Instant};
 

@@ -46,7 +46,7 @@ impl Place {
 #[ignore = "needs brokers: ./scripts/test"]
 async fn unreadable_bytes_become_one_dead_letter_each() {
     let place = Place::of_subjects_below().await;
-    // What was on its way with such a message comes again after so long.
+    // Messages on their way with such a one come again after so long.
     let source = place.source(&place.subscription().with_ack_wait(std::time::Duration::from_secs(1)));
     let good = &b"NATS/1.0\r\n\r\n"[..];
     let bad = [

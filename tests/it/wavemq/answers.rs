@@ -87,7 +87,7 @@ async fn each_error_has_the_code_of_the_original() {
         wire::PeerQueryParams { namespace: bytes(&other()), uri: "*".to_owned(), ..Default::default() };
     let mut values = peer.peer_query_request(query).await.unwrap().into_inner();
     assert_eq!(values.message().await.unwrap().unwrap().error.unwrap().code, 706);
-    // What this router is not the designated one for stays in the queue of the site.
+    // Messages of other designated routers stay in the queue of the site.
     let tbs = wire::PeerSubscriptionTbs {
         namespace: bytes(&other()),
         uri: vec!["*".to_owned()],
