@@ -16,9 +16,17 @@ pub(super) struct AckSubject {
 impl AckSubject {
     /// Where the message is acknowledged: the server looks at its place in the stream alone.
     pub(super) fn subject_of(&self, stream: &str, durable: &str) -> String {
-        let Self { delivered, sequence, stored } = self;
-        let time = stored.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let (Self { delivered, sequence, .. }, time) = (self, self.nanos());
         format!("$JS.ACK.{stream}.{durable}.{delivered}.{sequence}.1.{time}.0")
+    }
+
+    /// Returns a text that no other message of a stream of this name has, also after the stream was made again with the first sequence.
+    pub(super) fn identity(&self) -> String {
+        format!("{}-{}", self.sequence, self.nanos())
+    }
+
+    fn nanos(&self) -> u128 {
+        self.stored.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos()
     }
 
     pub(super) fn read(subject: &str) -> Option<Self> {

@@ -1,7 +1,5 @@
 //! The dead letters in a stream, and how they are requeued.
 
-use std::time::SystemTime;
-
 use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_STREAM;
 use async_nats::jetstream::ErrorCode;
@@ -35,7 +33,7 @@ pub(crate) struct NatsDeadLetters {
 
 /// The current dead letter.
 struct Letter {
-    sequence: u64,
+    place: AckSubject,
     raw: Raw,
 }
 
@@ -64,16 +62,15 @@ impl NatsDeadLetters {
         Ok(Box::new(Self { connection, stream, reader, name: queue, next, last, left, current: None }))
     }
 
-    fn view(&self, letter: &Letter, stored: SystemTime) -> DeadLetter {
-        let Letter { sequence, raw } = letter;
+    fn view(&self, letter: &Letter) -> DeadLetter {
+        let Letter { place, raw } = letter;
         let failures = raw.value(crate::message::headers::FAILURES).map(read_failures).unwrap_or_default();
         let attempt = raw.value(ATTEMPT).and_then(|attempt| attempt.parse().ok());
         // As it was sent.
         let subject = raw.value(TOPIC).map(|topic| self.reader.settings.prefixed_filter(topic));
         let sent = Raw { subject: subject.unwrap_or_else(|| raw.subject.clone()), ..raw.clone() };
-        let ack = AckSubject { delivered: 1, sequence: *sequence, stored };
         DeadLetter {
-            message: self.reader.read(&sent, ack).map_err(|reason| reason.to_string()),
+            message: self.reader.read(&sent, *place).map_err(|reason| reason.to_string()),
             reason: raw.value(REASON).map(str::to_owned),
             attempts: attempt.unwrap_or_else(|| u32::try_from(failures.len()).unwrap_or(u32::MAX)),
             failures,
@@ -115,8 +112,9 @@ impl DeadLetterQueue for NatsDeadLetters {
         self.left = self.left.saturating_sub(1);
         let raw =
             Raw { subject: found.subject.to_string(), headers: Some(found.headers), payload: found.payload };
-        let letter = Letter { sequence: found.sequence, raw };
-        let view = self.view(&letter, found.time.into());
+        let place = AckSubject { delivered: 1, sequence: found.sequence, stored: found.time.into() };
+        let letter = Letter { place, raw };
+        let view = self.view(&letter);
         self.current = Some(letter);
         Ok(Some(view))
     }
@@ -148,14 +146,14 @@ impl DeadLetterQueue for NatsDeadLetters {
         let letter = self.take_current()?;
         let mut headers: HeaderMap = requeued(&letter.raw);
         // The id of the message may still be known there, and a new one with it would be dropped.
-        headers.insert("Nats-Msg-Id", format!("requeued-{}-{}", self.name, letter.sequence));
+        headers.insert("Nats-Msg-Id", format!("requeued-{}-{}", self.name, letter.place.identity()));
         if let Some(stream) = stream {
             headers.insert(NATS_EXPECTED_STREAM, stream.as_str());
         }
         let (subject, payload) = (subject.clone(), letter.raw.payload.clone());
         let outgoing = Outgoing { subject, headers, payload, needs: Needs::default() };
         match self.connection.publish_one(outgoing).await {
-            Ok(()) => self.delete(letter.sequence).await,
+            Ok(()) => self.delete(letter.place.sequence).await,
             Err(failure) => {
                 let reason = Chain(failure.cause()).to_string();
                 Err(DeadLettersError::NotTaken { target, reason })
@@ -165,7 +163,7 @@ impl DeadLetterQueue for NatsDeadLetters {
 
     async fn remove(&mut self) -> Result<(), DeadLettersError> {
         let letter = self.take_current()?;
-        self.delete(letter.sequence).await
+        self.delete(letter.place.sequence).await
     }
 
     async fn close(self: Box<Self>) {

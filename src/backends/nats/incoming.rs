@@ -150,11 +150,11 @@ impl Reader {
         envelope.open(message)
     }
 
-    /// The id of a message; of one without, it is made of its place in the stream.
+    /// The id of a message; of one without, it is made of its sequence and time in the stream.
     fn id(&self, raw: &Raw, topic: &Topic, ack: AckSubject) -> Uuid {
         match raw.value(ID).or_else(|| raw.value("Nats-Msg-Id")) {
             Some(id) => foreign_id("", topic, id),
-            None => foreign_id(&self.stream, topic, &ack.sequence.to_string()),
+            None => foreign_id(&self.stream, topic, &ack.identity()),
         }
     }
 
@@ -196,7 +196,7 @@ impl Reader {
             map.insert(ID, printable(&self.id(raw, &topic, ack).to_string()));
         }
         // A letter whose confirm was lost is stored once.
-        map.insert("Nats-Msg-Id", printable(&format!("dead-{}-{}", self.source, ack.sequence)));
+        map.insert("Nats-Msg-Id", printable(&format!("dead-{}-{}", self.source, ack.identity())));
         for (name, value) in [
             (headers::REASON, start_of(dead.reason, REASON_LEN).to_owned()),
             (headers::ATTEMPT, dead.attempt.to_string()),
@@ -321,6 +321,12 @@ mod tests {
         let id = reader.read(&plain, ACK).unwrap().id();
         assert_eq!(reader.read(&plain, ACK).unwrap().id(), id, "one without an id keeps the one it is given");
         assert_ne!(reader.read(&plain, AckSubject { sequence: 8, ..ACK }).unwrap().id(), id);
+        let later = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+        assert_ne!(
+            reader.read(&plain, AckSubject { stored: later, ..ACK }).unwrap().id(),
+            id,
+            "a new stream"
+        );
     }
 
     #[test]

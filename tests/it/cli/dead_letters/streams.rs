@@ -21,9 +21,14 @@ struct Dead {
 impl Dead {
     /// The messages have these bodies; their topics end with the same words.
     async fn letters(bodies: &[&str]) -> Self {
-        let place = Place::new().await;
-        let message =
-            |body: &&str| Message::new(format!("{}.{body}", place.topic), (*body).to_owned()).unwrap();
+        let it = Self { place: Place::new().await, folder: tempfile::tempdir().unwrap() };
+        it.reject(bodies).await;
+        it
+    }
+
+    async fn reject(&self, bodies: &[&str]) {
+        let place = &self.place;
+        let message = |body: &&str| Message::new(self.topic(body), (*body).to_owned()).unwrap();
         let messages = bodies.iter().map(message);
         let messenger = place.messenger();
         messenger.send(messages.collect()).await.unwrap();
@@ -33,7 +38,6 @@ impl Dead {
             next(&source).await.reject("it said no").await.unwrap();
         }
         source.close(LONG).await;
-        Self { place, folder: tempfile::tempdir().unwrap() }
     }
 
     fn stream(&self) -> String {
@@ -154,4 +158,26 @@ async fn a_command_killed_on_a_stream_leaves_the_others() {
     while it.left().await.len() > 2 {}
     killed.kill().await.unwrap();
     assert_eq!(it.left().await, ["b", "c"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn streams_that_are_made_again_lose_no_dead_letter() {
+    let it = Dead::letters(&["a"]).await;
+    let mut stream = it.place.context.get_stream(&it.place.stream).await.unwrap();
+    let config = stream.info().await.unwrap().config.clone();
+    it.place.context.delete_stream(&it.place.stream).await.unwrap();
+    it.place.context.create_stream(config).await.unwrap();
+    // Its first message has the sequence of the one before.
+    it.reject(&["b"]).await;
+    assert_eq!(it.left().await, ["a", "b"]);
+    it.run("requeue", &["--topic", &it.topic("a"), "--yes"]).await.ok();
+    it.place.context.delete_stream(it.stream()).await.unwrap();
+    let source = it.place.source(&it.place.subscription());
+    next(&source).await.reject("it said no").await.unwrap();
+    source.close(LONG).await;
+    assert_eq!(it.left().await, ["a"]);
+    it.run("requeue", &["--all", "--yes"]).await.ok();
+    let source = it.place.source(&it.place.subscription());
+    assert_eq!(text(&next(&source).await), "a");
 }
