@@ -2,6 +2,11 @@
 
 mod answer;
 mod audit;
+#[cfg_attr(
+    not(any(feature = "channels", feature = "dashboard")),
+    allow(dead_code, reason = "there are no channels")
+)]
+mod channels;
 mod consumers;
 mod error;
 mod groups;
@@ -9,14 +14,24 @@ mod header;
 mod health;
 mod later_drops;
 mod operator;
+mod parts;
 mod request;
 mod router;
+#[cfg_attr(
+    not(any(feature = "routing", feature = "dashboard")),
+    allow(dead_code, reason = "there is no router")
+)]
+mod routing;
 mod state;
 mod status;
 mod stored_message;
 mod timestamp;
+mod topic_counter;
+mod topics;
 mod undo;
 
+#[cfg(feature = "dashboard")]
+pub(crate) use self::channels::{ChannelReport, ChannelsReport};
 #[cfg(feature = "dashboard")]
 pub(crate) use self::consumers::{ConsumerReport, Consumers};
 #[cfg(feature = "dashboard")]
@@ -25,12 +40,17 @@ pub(crate) use self::groups::{Counted, Group, Groups};
 pub(crate) use self::header::Header;
 pub(crate) use self::later_drops::LaterDrops;
 pub use self::operator::Operator;
+pub(crate) use self::parts::Parts;
+#[cfg(feature = "dashboard")]
+pub(crate) use self::parts::PartsReport;
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::request::{Acted, Appended};
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::router::Listed;
 #[cfg(feature = "dashboard")]
 pub(crate) use self::router::Operations;
+#[cfg(feature = "dashboard")]
+pub(crate) use self::routing::{LinkReport, QueueReport, RoutingReport};
 pub(crate) use self::state::{Admin, AppState};
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::status::{BreakerReport, HealthReport, OutboxReport, StatusReport};
@@ -38,5 +58,8 @@ pub(crate) use self::status::{BreakerReport, HealthReport, OutboxReport, StatusR
 pub(crate) use self::stored_message::StoredMessage;
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::timestamp::format as format_time;
+pub(crate) use self::topic_counter::CountsTopics;
+#[cfg(feature = "dashboard")]
+pub(crate) use self::topics::{TopicReport, Topics};
 #[cfg(feature = "dashboard")]
 pub(crate) use self::undo::Listed as LaterDropsListed;

@@ -28,6 +28,7 @@ use super::state::{Admin, Answer, AppState};
 use super::status::{OutboxReport, StatusReport};
 use super::stored_message::StoredMessage;
 use super::undo;
+use super::{channels, routing, topics};
 use crate::messenger::Messenger;
 use crate::outbox::OutboxHandle;
 use crate::store::{Entry, EntryState, Filter, OperationRecord};
@@ -51,6 +52,10 @@ impl Admin {
             .route("/drops", get(undo::list))
             .route("/undo", post(undo::undo))
             .route("/consumers", get(consumers::list).post(consumers::pause))
+            .route("/parts", get(parts))
+            .route("/topics", get(topics::list))
+            .route("/channels", get(channels::list))
+            .route("/routing", get(routing::show))
             .route("/operations", get(operations))
             .route("/openapi.json", get(openapi))
             .route("/messages/{id}", get(show))
@@ -281,19 +286,23 @@ fn acted(dry_run: bool, messages: usize) -> Response {
     answer(StatusCode::OK, &Acted { dry_run, messages, undo: None })
 }
 
+async fn parts(State(admin): State<Admin>) -> Answer {
+    Ok(answer(StatusCode::OK, &admin.parts.report()))
+}
+
 async fn openapi() -> Response {
     ([(CONTENT_TYPE, "application/json")], include_str!("openapi.json")).into_response()
 }
 
 async fn no_route() -> AdminError {
     AdminError::not_found(
-        "unknown route; there are GET status, count, groups, drops, operations, GET and POST messages and consumers, GET messages/ID, POST requeue, drop and undo",
+        "unknown route; there are GET status, count, groups, topics, channels, routing, parts, drops, operations, GET and POST messages and consumers, GET messages/ID, POST requeue, drop and undo",
     )
 }
 
 async fn wrong_method() -> AdminError {
     AdminError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "wrong method; use GET status, count, groups, drops, operations, consumers, messages and messages/ID, POST messages, consumers, requeue, drop and undo",
+        "wrong method; use GET status, count, groups, topics, channels, routing, parts, drops, operations, consumers, messages and messages/ID, POST messages, consumers, requeue, drop and undo",
     )
 }

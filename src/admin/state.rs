@@ -6,6 +6,7 @@ use axum::response::Response;
 
 use super::error::AdminError;
 use super::later_drops::LaterDrops;
+use super::parts::Parts;
 use crate::consumer::ConsumerHandle;
 use crate::messenger::Messenger;
 use crate::outbox::OutboxHandle;
@@ -25,6 +26,7 @@ pub(crate) struct Admin {
     pub(crate) outbox: Option<OutboxHandle>,
     pub(crate) consumers: ConsumerHandles,
     pub(crate) later: LaterDrops,
+    pub(crate) parts: Parts,
 }
 
 /// Whether the app of the outbox runs.

@@ -158,6 +158,9 @@ impl<'a> BusBuilder<'a> {
         }
         let description = self.describe();
         let is_own = self.backends.contains_key(&self.settings.backend);
+        #[cfg(feature = "admin")]
+        let Backend { messenger, sources: local, requesters, parts, .. } = self.backend().await?;
+        #[cfg(not(feature = "admin"))]
         let Backend { messenger, sources: local, requesters, .. } = self.backend().await?;
         let backend: Arc<str> = self.settings.backend.as_str().into();
         if self.settings.topic_labels {
@@ -165,6 +168,9 @@ impl<'a> BusBuilder<'a> {
         }
         telemetry::bus_began(&backend);
         let messenger: Arc<dyn Messenger> = Arc::new(Observed::new(messenger, backend));
+        #[cfg(feature = "admin")]
+        let messenger: Arc<dyn Messenger> =
+            Arc::new(crate::admin::CountsTopics::new(messenger, parts.topics.clone()));
         let is_local = local.is_some();
         let sources = Sources::new(
             self.settings,
@@ -290,6 +296,8 @@ impl<'a> BusBuilder<'a> {
             delivery: self.settings.delivery,
             #[cfg(feature = "admin")]
             later_drops: crate::admin::LaterDrops::default(),
+            #[cfg(feature = "admin")]
+            parts,
             #[cfg(feature = "dashboard")]
             trace_url: self.settings.dashboard.trace_url.clone(),
         })

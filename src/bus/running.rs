@@ -68,6 +68,8 @@ pub struct Bus {
     /// The drops that can be undone.
     #[cfg(feature = "admin")]
     pub(super) later_drops: crate::admin::LaterDrops,
+    #[cfg(feature = "admin")]
+    pub(super) parts: crate::admin::Parts,
     #[cfg(feature = "dashboard")]
     pub(super) trace_url: Option<crate::settings::TraceUrl>,
 }
@@ -285,6 +287,10 @@ impl Bus {
     /// | `POST /drop` | drops messages: `{"filter": {"id": ".."}, "dry_run": false}`; with `"after": "30s"` later, and `undo` is a number for `/undo` |
     /// | `GET /drops`, `POST /undo` | the drops that wait; `{"id": 1}` undoes one |
     /// | `GET /consumers`, `POST /consumers` | the consumers of this process; `{"name": "users", "paused": true}` pauses or resumes |
+    /// | `GET /topics` | what this process sends by topic, and how much is stored of each; `within` (1s) bounds the count: then `exact` is false |
+    /// | `GET /channels` | the channels of the backend `channels`, with depth, consumers, limits and last sequence; `search`: a part of the name |
+    /// | `GET /routing` | the router of the backend `routing`: counters, links, queues |
+    /// | `GET /parts` | which of these two this process has |
     /// | `GET /openapi.json` | this table as an OpenAPI description |
     /// | `GET /operations` | who did what when: an [`Operator`](crate::admin::Operator) in the extensions of a request says who |
     ///
@@ -297,7 +303,9 @@ impl Bus {
         let app = crate::admin::AppState::Running;
         let consumers = Arc::clone(&self.consumers);
         let later = self.later_drops.clone();
-        crate::admin::Admin { delivery: self.delivery, app, messenger, outbox, consumers, later }.router()
+        let parts = self.parts.clone();
+        crate::admin::Admin { delivery: self.delivery, app, messenger, outbox, consumers, later, parts }
+            .router()
     }
 
     /// Stops the consumers by this time, and waits for them until then.

@@ -23,7 +23,7 @@ use url::Url;
 
 use super::context::Context;
 use super::error::CliError;
-use crate::admin::{Admin, AppState, LaterDrops};
+use crate::admin::{Admin, AppState, LaterDrops, Parts};
 use crate::backends::dummy::Dummy;
 use crate::dashboard::{Answering, Local};
 use crate::messenger::Messenger;
@@ -122,6 +122,7 @@ impl Target {
             outbox,
             consumers: Arc::default(),
             later: LaterDrops::default(),
+            parts: Parts::default(),
         };
         Ok(Self::Stopped(Stopped { router: admin.router(), messenger, runtime: runtime.clone() }))
     }

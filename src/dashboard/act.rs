@@ -12,7 +12,6 @@ use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
 use super::filter::Conditions;
-use super::layout::Page;
 use super::messages::count;
 use crate::admin::{Acted, Counted};
 use crate::util::readable::{count as number, grouped, span};
@@ -149,7 +148,7 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
             }
         }
     };
-    Ok(Page::new(&title, "messages").render(&body))
+    Ok(api.page(&title, "messages").render(&body))
 }
 
 /// Does it.
@@ -187,5 +186,5 @@ pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError
             a.button href="overview" { "Overview" }
         }
     };
-    Ok(Page::new(&title, "messages").render(&body))
+    Ok(api.page(&title, "messages").render(&body))
 }

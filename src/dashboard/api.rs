@@ -15,10 +15,12 @@ use http::{Method, Request, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio::sync::OnceCell;
 use tower_service::Service;
 
 use super::error::PageError;
-use crate::admin::Operator;
+use super::layout::Page;
+use crate::admin::{Operator, PartsReport};
 use crate::settings::TraceUrl;
 
 /// How long a drop can be undone by default.
@@ -39,13 +41,18 @@ pub(super) struct Api {
     trace_url: Option<TraceUrl>,
     /// How long a drop can be undone.
     undo: Duration,
+    /// The parts of the app, once it has answered.
+    parts: Arc<OnceCell<PartsReport>>,
 }
 
 impl FromRequestParts<Self> for Api {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, api: &Self) -> Result<Self, Infallible> {
-        Ok(Self { operator: parts.extensions.get().cloned(), ..api.clone() })
+        let api = Self { operator: parts.extensions.get().cloned(), ..api.clone() };
+        // Without an answer the page itself says why.
+        let _ = api.parts.get_or_try_init(|| api.get("/parts", &[])).await;
+        Ok(api)
     }
 }
 
@@ -55,7 +62,7 @@ impl Api {
     }
 
     pub(super) fn answered_by(answering: Arc<dyn Answering>) -> Self {
-        Self { answering, operator: None, trace_url: None, undo: UNDO }
+        Self { answering, operator: None, trace_url: None, undo: UNDO, parts: Arc::default() }
     }
 
     pub(super) fn with_trace_url(mut self, trace_url: Option<TraceUrl>) -> Self {
@@ -66,6 +73,11 @@ impl Api {
     pub(super) fn with_undo(mut self, undo: Duration) -> Self {
         self.undo = undo;
         self
+    }
+
+    /// Returns the frame of a page below this one of the navigation.
+    pub(super) fn page<'a>(&self, title: &'a str, current: &'a str) -> Page<'a> {
+        Page::new(title, current).with_parts(self.parts.get().copied().unwrap_or_default())
     }
 
     /// Returns how long a drop can be undone.

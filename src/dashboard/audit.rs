@@ -5,7 +5,6 @@ use maud::html;
 
 use super::api::Api;
 use super::error::PageError;
-use super::layout::Page;
 use super::text::{short, time_ago, visible};
 use crate::admin::Operations;
 use crate::util::readable::grouped;
@@ -36,5 +35,5 @@ pub(super) async fn audit(api: Api) -> Result<Html<String>, PageError> {
             p.soft { "The last " (operations.len()) " operations." }
         }
     };
-    Ok(Page::new("Audit", "audit").render(&body))
+    Ok(api.page("Audit", "audit").render(&body))
 }

@@ -10,13 +10,12 @@ use serde_json::json;
 use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
-use super::layout::Page;
 use super::text::visible;
 use crate::admin::{ConsumerReport, Consumers, HealthReport};
 use crate::util::readable::grouped;
 
 pub(super) async fn consumers(api: Api) -> Result<Html<String>, PageError> {
-    Ok(Page::new("Consumers", "consumers").live().render(&content(&api).await?))
+    Ok(api.page("Consumers", "consumers").live().render(&content(&api).await?))
 }
 
 pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {

@@ -6,7 +6,6 @@ use maud::{Markup, html};
 use super::api::Api;
 use super::error::PageError;
 use super::filter::Conditions;
-use super::layout::Page;
 use super::text::{short, time_ago};
 use crate::admin::{Group, Groups};
 use crate::util::readable::{count, grouped};
@@ -15,7 +14,7 @@ use crate::util::readable::{count, grouped};
 const COUNT: &str = "100ms";
 
 pub(super) async fn dead_letters(api: Api) -> Result<Html<String>, PageError> {
-    Ok(Page::new("Dead letters", "dead-letters").live().render(&content(&api).await?))
+    Ok(api.page("Dead letters", "dead-letters").live().render(&content(&api).await?))
 }
 
 pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {

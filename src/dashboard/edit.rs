@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
-use super::layout::Page;
 use super::message::{position, read};
 use super::text::visible;
 use crate::admin::{Acted, Appended, StoredMessage};
@@ -45,7 +44,7 @@ pub(super) async fn form(api: Api, RawQuery(query): RawQuery) -> Result<Html<Str
             " " a.button href=(format!("message?position={position}")) { "Cancel" }
         }
     };
-    Ok(Page::new("Edit and requeue", "messages").render(&content))
+    Ok(api.page("Edit and requeue", "messages").render(&content))
 }
 
 pub(super) async fn store(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
@@ -74,7 +73,7 @@ pub(super) async fn store(api: Api, body: Bytes) -> Result<Html<String>, PageErr
             a.button href=(format!("messages?id={id}")) { "The new message, until it is sent" }
         }
     };
-    Ok(Page::new("Stored a new message", "messages").render(&content))
+    Ok(api.page("Stored a new message", "messages").render(&content))
 }
 
 /// Returns the message, if a form can hold it.

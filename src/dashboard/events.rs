@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep};
 use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
-use super::{consumers, dead_letters, overview};
+use super::{channels, consumers, dead_letters, overview, routing, topics};
 
 /// How often a page is looked at.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -42,6 +42,9 @@ impl Live {
         let content = match self.page.as_str() {
             "overview" => overview::content(&self.api).await?,
             "dead-letters" => dead_letters::content(&self.api).await?,
+            "topics" => topics::content(&self.api).await?,
+            "channels" => channels::content(&self.api, "").await?,
+            "routing" => routing::content(&self.api).await?,
             "consumers" => consumers::content(&self.api).await?,
             _ => return Err(PageError::not_found("this page has no events")),
         };

@@ -4,14 +4,21 @@ use axum::response::Html;
 use maud::{DOCTYPE, Markup, html};
 
 use super::assets::{SCRIPT, STYLE};
+use crate::admin::PartsReport;
+
+/// A page of the navigation, and whether the process has the part that it shows.
+type Linked = (&'static str, &'static str, fn(&PartsReport) -> bool);
 
 /// The pages of the navigation.
-const PAGES: [(&str, &str); 5] = [
-    ("overview", "Overview"),
-    ("messages", "Messages"),
-    ("dead-letters", "Dead letters"),
-    ("consumers", "Consumers"),
-    ("audit", "Audit"),
+const PAGES: [Linked; 8] = [
+    ("overview", "Overview", |_| true),
+    ("messages", "Messages", |_| true),
+    ("dead-letters", "Dead letters", |_| true),
+    ("topics", "Topics", |_| true),
+    ("channels", "Channels", |parts| parts.channels),
+    ("routing", "Routing", |parts| parts.routing),
+    ("consumers", "Consumers", |_| true),
+    ("audit", "Audit", |_| true),
 ];
 
 /// The frame of a page.
@@ -19,12 +26,18 @@ pub(super) struct Page<'a> {
     title: &'a str,
     current: &'a str,
     live: bool,
+    parts: PartsReport,
 }
 
 impl<'a> Page<'a> {
     /// A page below this one of the navigation.
     pub(super) fn new(title: &'a str, current: &'a str) -> Self {
-        Self { title, current, live: false }
+        Self { title, current, live: false, parts: PartsReport::default() }
+    }
+
+    /// The navigation links to the pages of these parts too.
+    pub(super) fn with_parts(self, parts: PartsReport) -> Self {
+        Self { parts, ..self }
     }
 
     /// The page is kept up to date by events.
@@ -51,7 +64,7 @@ impl<'a> Page<'a> {
                     header {
                         nav aria-label="Pages" {
                             ul {
-                                @for (address, name) in PAGES {
+                                @for (address, name, _) in PAGES.into_iter().filter(|(_, _, is_used)| is_used(&self.parts)) {
                                     li {
                                         a href=(address) aria-current=[(address == self.current).then_some("page")] { (name) }
                                     }

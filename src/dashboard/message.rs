@@ -9,7 +9,6 @@ use super::api::Api;
 use super::body::{VIEWS, shown};
 use super::error::PageError;
 use super::fields::Fields;
-use super::layout::Page;
 use super::messages::state;
 use super::text::{time_ago, visible};
 use crate::admin::{Listed, StoredMessage};
@@ -49,7 +48,7 @@ pub(super) async fn message(api: Api, RawQuery(query): RawQuery) -> Result<Html<
             Err(error) => { p.note.bad { "The message can no longer be read: " (visible(&error)) } }
         }
     };
-    Ok(Page::new("Message", "messages").render(&content))
+    Ok(api.page("Message", "messages").render(&content))
 }
 
 /// The body as it is, for a file.

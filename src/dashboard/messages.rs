@@ -10,7 +10,6 @@ use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
 use super::filter::Conditions;
-use super::layout::Page;
 use super::text::{short, time_ago};
 use super::undo::waiting;
 use crate::admin::{Counted, Listed, StoredMessage};
@@ -56,7 +55,7 @@ pub(super) async fn messages(api: Api, RawQuery(query): RawQuery) -> Result<Html
             }
         }
     };
-    Ok(Page::new(title, "messages").render(&body))
+    Ok(api.page(title, "messages").render(&body))
 }
 
 /// Counts the messages that match, for about so long.

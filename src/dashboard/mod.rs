@@ -9,6 +9,9 @@
 //! | `messages` | stored messages, filtered by the query of the URL; requeue or drop some, or all that match |
 //! | `message` | one message: body, headers, failed attempts, why it is still stored |
 //! | `dead-letters` | dead letters, grouped by reason and topic |
+//! | `topics` | what is sent and stored by topic: rates, depth, failures |
+//! | `channels` | the channels of the backend `channels`: depth, consumers, limits, last sequence |
+//! | `routing` | the router of the backend `routing`: links, queues, drops |
 //! | `consumers` | the consumers of this process, with pause and resume |
 //! | `audit` | who did what when: an [`Operator`](crate::admin::Operator) in the extensions of a request says who |
 //!
@@ -20,6 +23,7 @@ mod api;
 mod assets;
 mod audit;
 mod body;
+mod channels;
 mod consumers;
 mod dead_letters;
 mod edit;
@@ -34,8 +38,10 @@ mod messages;
 mod overview;
 mod plot;
 mod routes;
+mod routing;
 mod same_origin;
 mod text;
+mod topics;
 mod undo;
 
 use std::convert::Infallible;

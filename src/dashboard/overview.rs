@@ -7,7 +7,6 @@ use maud::{Markup, html};
 
 use super::api::Api;
 use super::error::PageError;
-use super::layout::Page;
 use super::plot::rates;
 use super::text::{time_ago, visible};
 use super::undo::waiting;
@@ -18,7 +17,7 @@ use crate::util::readable::{grouped, span};
 const WAIT: &str = "100ms";
 
 pub(super) async fn overview(api: Api) -> Result<Html<String>, PageError> {
-    Ok(Page::new("Overview", "overview").live().render(&content(&api).await?))
+    Ok(api.page("Overview", "overview").live().render(&content(&api).await?))
 }
 
 pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {

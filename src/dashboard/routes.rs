@@ -12,13 +12,16 @@ use super::act::{act, confirm};
 use super::api::Api;
 use super::assets::{SCRIPT, STYLE};
 use super::audit::audit;
+use super::channels::channels;
 use super::dead_letters::dead_letters;
 use super::error::PageError;
 use super::events::events;
 use super::message::{message, raw_body};
 use super::messages::messages;
 use super::overview::overview;
+use super::routing::routing;
 use super::same_origin::guard;
+use super::topics::topics;
 use super::undo::undo;
 use super::{consumers, edit};
 
@@ -33,6 +36,9 @@ pub(super) fn router(api: Api) -> Router {
         .route("/message", get(message))
         .route("/body", get(raw_body))
         .route("/dead-letters", get(dead_letters))
+        .route("/topics", get(topics))
+        .route("/channels", get(channels))
+        .route("/routing", get(routing))
         .route("/consumers", get(consumers::consumers).post(consumers::pause))
         .route("/audit", get(audit))
         .route("/edit", get(edit::form).post(edit::store))

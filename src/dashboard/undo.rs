@@ -8,7 +8,6 @@ use serde_json::json;
 use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
-use super::layout::Page;
 use super::text::{short, time_ago};
 use crate::admin::{Acted, LaterDropsListed};
 use crate::util::readable::count as number;
@@ -23,7 +22,7 @@ pub(super) async fn undo(api: Api, body: Bytes) -> Result<Html<String>, PageErro
         p.note.good role="status" { (title) ". The drop is undone." }
         p { a.button href="dead-letters" { "Dead letters" } " " a.button href="messages" { "Messages" } }
     };
-    Ok(Page::new(&title, "messages").render(&body))
+    Ok(api.page(&title, "messages").render(&body))
 }
 
 /// The drops that wait, each with a button.

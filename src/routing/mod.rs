@@ -34,6 +34,7 @@ mod model;
 mod namespace;
 mod pattern;
 mod queue;
+mod queue_info;
 mod record;
 mod rewrite;
 mod router;
@@ -48,7 +49,7 @@ mod subscriptions;
 mod uri;
 mod values;
 
-pub use self::app::{LastValues, Routing, RoutingSource, Upstream, is_persisted, persist};
+pub use self::app::{LastValues, LinkInfo, Routing, RoutingSource, Upstream, is_persisted, persist};
 #[cfg(feature = "settings")]
 pub use self::app::{RoutingConsumerSettings, RoutingSettings};
 pub use self::counters::RouterCounts;
@@ -58,7 +59,8 @@ pub use self::grant_files::{GrantError, GrantTable};
 pub use self::message::{PayloadObject, RoutedMessage};
 pub use self::namespace::{Namespace, NamespaceError};
 pub use self::pattern::Pattern;
-pub use self::record::QueueLimits;
+pub use self::queue_info::QueueInfo;
+pub use self::record::{QueueKind, QueueLimits};
 pub use self::router::SiteRouter;
 pub use self::seal::{Seal, SealError};
 pub use self::settings::RouterSettings;

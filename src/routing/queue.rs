@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::queue_info::QueueInfo;
 use super::record::{Progress, QueueHeader, QueueId};
 use crate::message::FailedAttempt;
 use crate::message::headers::start_of;
@@ -31,6 +32,8 @@ pub(super) struct Queue {
     failures: HashMap<u64, Vec<FailedAttempt>>,
     /// The number of dropped messages that no delivery has reported yet.
     dropped: u64,
+    /// The number of dropped messages since the router was opened.
+    ever_dropped: u64,
     /// The delivery that reports drops, and how many.
     report: Option<(u64, u64)>,
     /// The messages that left the queue since the last [`Progress`], and may be behind messages that stay.
@@ -83,6 +86,7 @@ impl Queue {
             waiting: BTreeSet::new(),
             failures: HashMap::new(),
             dropped: 0,
+            ever_dropped: 0,
             report: None,
             removed: Vec::new(),
             expires: None,
@@ -118,7 +122,7 @@ impl Queue {
     /// Adds a message; returns whether it is in the queue. With `limited`, returns in `dropped` those that leave for it.
     pub(super) fn push(&mut self, seq: u64, bytes: u32, limited: bool, dropped: &mut Vec<u64>) -> bool {
         if limited && u64::from(bytes) > self.header.limits.bytes && !self.entries.is_empty() {
-            self.dropped += 1;
+            self.count_drop();
             return false;
         }
         // A message that is read at a restart may have been handed out before.
@@ -133,6 +137,27 @@ impl Queue {
         true
     }
 
+    fn count_drop(&mut self) {
+        self.dropped += 1;
+        self.ever_dropped += 1;
+    }
+
+    pub(super) fn info(&self) -> QueueInfo {
+        let QueueHeader { name, namespace, patterns, limits, .. } = self.header.clone();
+        QueueInfo {
+            kind: name.kind,
+            identifier: name.identifier,
+            namespace,
+            patterns,
+            messages: self.len() as u64,
+            bytes: self.bytes,
+            limits,
+            dropped: self.ever_dropped,
+            has_subscriber: self.has_subscriber(),
+            expires: self.expires,
+        }
+    }
+
     /// Drops the oldest messages over the limits. The newest one stays.
     pub(super) fn drop_oldest(&mut self, dropped: &mut Vec<u64>) {
         let limits = self.header.limits;
@@ -140,7 +165,7 @@ impl Queue {
             let Some((oldest, _)) = self.entries.first_key_value() else { return };
             let oldest = *oldest;
             self.remove(oldest);
-            self.dropped += 1;
+            self.count_drop();
             dropped.push(oldest);
         }
     }

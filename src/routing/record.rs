@@ -86,8 +86,10 @@ pub(super) struct QueueName {
     pub(super) identifier: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(super) enum QueueKind {
+/// The purpose of a queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[non_exhaustive]
+pub enum QueueKind {
     /// The queue of a subscriber.
     Subscriber,
     /// The messages for the designated router of a namespace.

@@ -14,6 +14,7 @@ use super::error::RouteError;
 use super::message::RoutedMessage;
 use super::namespace::Namespace;
 use super::pattern::Pattern;
+use super::queue_info::QueueInfo;
 use super::record::{QueueHeader, QueueKind, QueueName};
 use super::router_folder;
 use super::router_shared::{RouterShared, WAITING};
@@ -340,6 +341,12 @@ impl SiteRouter {
         }
         counts.queued_bytes = state.stored().1;
         counts
+    }
+
+    /// Returns the queues, in no particular order.
+    #[must_use]
+    pub fn queues(&self) -> Vec<QueueInfo> {
+        lock(&self.0.state).queues().map(|(_, queue)| queue.info()).collect()
     }
 
     /// Counts messages that the designated router has confirmed.

@@ -14,7 +14,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use super::convert::{self, code};
-use crate::routing::{Leased, Namespace, Pattern, RouteError, SiteRouter, Subscription};
+use crate::routing::{Leased, LinkInfo, Namespace, Pattern, RouteError, SiteRouter, Subscription};
 use crate::util::backoff::Backoff;
 use crate::util::error::{BoxError, Chain};
 use crate::util::sync::lock;
@@ -44,6 +44,8 @@ pub(super) struct Link {
     /// The connection, while the link is up.
     client: Mutex<Option<Client>>,
     is_up: AtomicBool,
+    /// Why the link was lost the last time.
+    last_failure: Mutex<Option<String>>,
     came_up: Notify,
 }
 
@@ -55,6 +57,7 @@ impl Link {
             endpoint,
             client: Mutex::new(None),
             is_up: AtomicBool::new(false),
+            last_failure: Mutex::default(),
             came_up: Notify::new(),
         })
     }
@@ -65,6 +68,12 @@ impl Link {
 
     pub(super) fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Acquire)
+    }
+
+    pub(super) fn info(&self) -> LinkInfo {
+        let mut info = LinkInfo::new(self.namespace.clone(), self.endpoint.uri().to_string(), self.is_up());
+        info.last_failure = lock(&self.last_failure).clone();
+        info
     }
 
     /// Hands the messages of `upstream` over, and runs until it is dropped.
@@ -82,6 +91,7 @@ impl Link {
             failures = failures.saturating_add(1);
             let (address, error) = (self.endpoint.uri(), Chain(&*failure).to_string());
             drop(failure);
+            *lock(&self.last_failure) = Some(error.clone());
             tracing::warn!(%address, namespace = %self.namespace, error, ?delay, "lost the designated router; messages wait, retrying");
             sleep(delay).await;
         }

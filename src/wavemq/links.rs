@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::convert;
 use super::link::Link;
-use crate::routing::{Namespace, Pattern, RouteError, RoutedMessage, Upstream};
+use crate::routing::{LinkInfo, Namespace, Pattern, RouteError, RoutedMessage, Upstream};
 use crate::wavemq_wire as wire;
 
 /// The links of a router, by their namespaces.
@@ -66,5 +66,9 @@ impl Upstream for Links {
             }
         });
         Ok(Some(receiver))
+    }
+
+    fn links(&self) -> Vec<LinkInfo> {
+        self.iter().map(|link| link.info()).collect()
     }
 }

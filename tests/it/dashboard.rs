@@ -11,6 +11,7 @@ mod live;
 mod openapi;
 mod pages;
 mod safety;
+mod views;
 
 use std::convert::Infallible;
 use std::time::Duration;

@@ -106,6 +106,9 @@ pub(in crate::bus) struct Backend {
     pub(in crate::bus) sources: Option<LocalSources>,
     /// The sender of requests, if the backend can send them.
     pub(in crate::bus) requesters: Option<Requesters>,
+    /// The parts that operators look into.
+    #[cfg(feature = "admin")]
+    pub(in crate::bus) parts: crate::admin::Parts,
     /// Asks its brokers one by one; none if it has no brokers.
     #[cfg(feature = "cli")]
     pub(in crate::bus) probe: Option<Arc<dyn Probe>>,
@@ -118,6 +121,8 @@ impl Backend {
             messenger,
             sources: None,
             requesters: None,
+            #[cfg(feature = "admin")]
+            parts: crate::admin::Parts::default(),
             #[cfg(feature = "cli")]
             probe: None,
         }

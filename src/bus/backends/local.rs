@@ -95,6 +95,8 @@ impl Driver for ChannelsDriver {
         let messenger = settings.messenger(&channels).map_err(|error| fault(name, error))?;
         let backend: Arc<str> = name.into();
         let (name, requesting) = (Arc::clone(&backend), channels.clone());
+        #[cfg(feature = "admin")]
+        let parts = crate::admin::Parts { channels: Some(channels.clone()), ..Default::default() };
         let sources: LocalSources = Arc::new(move |keys| {
             let settings: crate::channels::ChannelConsumerSettings = keys.parse()?;
             settings.source(&channels).map_err(|error| fault(&name, error))
@@ -105,7 +107,13 @@ impl Driver for ChannelsDriver {
             requester.map(|requester| Arc::new(requester) as _).map_err(|error| fault(&backend, error))
         });
         let (sources, requesters) = (Some(sources), Some(requesters));
-        Ok(Backend { sources, requesters, ..Backend::custom(Arc::new(messenger)) })
+        Ok(Backend {
+            sources,
+            requesters,
+            #[cfg(feature = "admin")]
+            parts,
+            ..Backend::custom(Arc::new(messenger))
+        })
     }
 
     #[cfg(feature = "cli")]

@@ -52,11 +52,18 @@ impl Driver for RoutingDriver {
             }
         };
         let name: Arc<str> = name.into();
+        #[cfg(feature = "admin")]
+        let parts = crate::admin::Parts { routing: Some(routing.clone()), ..Default::default() };
         let sources: LocalSources = Arc::new(move |keys| {
             let source = keys.parse::<RoutingConsumerSettings>()?.source(&routing);
             source.map(|source| Arc::new(source) as _).map_err(|error| fault(&name, error))
         });
-        Ok(Backend { sources: Some(sources), ..Backend::custom(messenger) })
+        Ok(Backend {
+            sources: Some(sources),
+            #[cfg(feature = "admin")]
+            parts,
+            ..Backend::custom(messenger)
+        })
     }
 
     fn check_source(&self, name: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {

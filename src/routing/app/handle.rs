@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::last_values::{LastValues, Upstream};
+use super::link_info::LinkInfo;
 use super::message;
 use super::source::RoutingSource;
 use crate::log::error::OpenError;
@@ -83,6 +84,12 @@ impl Routing {
     #[must_use]
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Returns the links to designated routers; none without an uplink.
+    #[must_use]
+    pub fn links(&self) -> Vec<LinkInfo> {
+        self.upstream.as_ref().map(|upstream| upstream.links()).unwrap_or_default()
     }
 
     /// Returns the messages of the URIs that a pattern means, as a source. Its queue is there from the first receive or

@@ -6,6 +6,7 @@ use std::fmt::Debug;
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+use super::link_info::LinkInfo;
 use super::message;
 use crate::message::Message;
 use crate::routing::{Namespace, Pattern, RouteError, RoutedMessage, Values};
@@ -22,6 +23,11 @@ pub trait Upstream: Debug + Send + Sync + 'static {
         namespace: &Namespace,
         pattern: &Pattern,
     ) -> Result<Option<mpsc::Receiver<Result<RoutedMessage, RouteError>>>, RouteError>;
+
+    /// Returns the links to designated routers. By default none is known.
+    fn links(&self) -> Vec<LinkInfo> {
+        Vec::new()
+    }
 }
 
 /// The last values that a query has found.

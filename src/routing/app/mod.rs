@@ -2,6 +2,7 @@
 
 mod handle;
 mod last_values;
+mod link_info;
 #[cfg(not(feature = "_fuzzing"))]
 mod message;
 #[cfg(feature = "_fuzzing")]
@@ -13,6 +14,7 @@ mod source;
 
 pub use self::handle::Routing;
 pub use self::last_values::{LastValues, Upstream};
+pub use self::link_info::LinkInfo;
 pub use self::persist::{is_persisted, persist};
 #[cfg(feature = "settings")]
 pub use self::settings::{RoutingConsumerSettings, RoutingSettings};

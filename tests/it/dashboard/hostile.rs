@@ -71,7 +71,7 @@ async fn a_hostile_reason_groups_and_selects_as_any_other(kind: Kind) {
 
 /// A page has the one script that it loads, no handler, no inline style, no hidden character, and a bounded size.
 #[track_caller]
-fn assert_harmless(page: &str, text: &str) {
+pub fn assert_harmless(page: &str, text: &str) {
     assert_eq!(text.matches("<script").count(), 1, "{page}");
     assert!(!text.contains("<img"), "{page}");
     assert!(!text.contains('\u{202e}') && !text.contains('\0') && !text.contains('\u{1b}'), "{page}");
