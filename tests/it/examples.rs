@@ -94,6 +94,33 @@ async fn quickstart_does_what_the_readme_says() {
     assert!(said.contains("curl -si http://127.0.0.1:"), "{said}");
 }
 
+const ANSWERS: [&str; 3] = [
+    r#"apple: 200 OK {"cents":50,"product":"apple"}"#,
+    "pear: 404 Not Found",
+    "truffle: 504 Gateway Timeout",
+];
+
+#[tokio::test]
+async fn two_services_ask_and_answer_in_memory() {
+    let mut example = Example::start("request_reply", &[], &[]);
+    for answer in ANSWERS {
+        example.said(answer).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn two_services_ask_and_answer_over_nats() {
+    let (brokers, prefix) = (Brokers::running(), unique("offers"));
+    let environment =
+        [("MESSAGE_BUS__URLS", brokers.get("NATS1")), ("MESSAGE_BUS__TOPIC_PREFIX", prefix.as_str())];
+    let settings = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/request_reply.toml");
+    let mut example = Example::start("request_reply", &[settings], &environment);
+    for answer in ANSWERS {
+        example.said(answer).await;
+    }
+}
+
 /// A request whose body never ends holds the first signal up.
 #[tokio::test]
 async fn a_second_ctrl_c_ends_the_wait_for_requests() {

@@ -106,7 +106,8 @@ fn the_dialect_of_rhmsg_is_read() {
     let (broker, keys): (BrokerSettings, Amqp10Settings) = settings.backend_keys.parse_both().unwrap();
     assert_eq!((broker.urls.len(), keys.address.is_some()), (2, true));
     let source: Amqp10Subscription = settings.consumers["users"].source_keys.parse().unwrap();
-    assert_eq!(source.credit, Amqp10Subscription::new("").credit);
+    let defaults = Amqp10Subscription::new("");
+    assert_eq!((source.credit, source.reply_addresses), (defaults.credit, defaults.reply_addresses));
 }
 
 #[test]

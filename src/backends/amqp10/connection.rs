@@ -16,7 +16,7 @@ use super::guard::{Guarded, HeldBytes, MAX_FRAME_SIZE};
 use super::lifeline::Lifeline;
 use super::outgoing::AmqpMessage;
 use super::sasl::{self, Identity, Mechanism, SaslError};
-use super::sender_link::{self, Job, LinkOptions, Sequence};
+use super::sender_link::{self, Job, LinkKind, LinkOptions, Sequence};
 use super::settings::Amqp10Settings;
 use crate::backends::brokers::{BrokerUrl, Dialer, Sasl};
 use crate::messenger::Failure;
@@ -153,7 +153,12 @@ pub(super) type Answer = oneshot::Receiver<Result<(), Failure>>;
 impl Connection {
     /// A batch whose messages keep their order on each address; `joined` when it has more than one.
     pub(super) fn batch(&self, joined: bool) -> Batch<'_> {
-        Batch { connection: self, joined, links: Vec::new() }
+        Batch { connection: self, joined, kind: LinkKind::Topic, links: Vec::new() }
+    }
+
+    /// A reply to a caller, whose node may be gone or stuck: only its own link ends then.
+    pub(super) fn reply(&self) -> Batch<'_> {
+        Batch { kind: LinkKind::Caller, ..self.batch(false) }
     }
 
     /// Whether no new message may go over it.
@@ -179,7 +184,7 @@ impl Connection {
         (!jobs.is_closed()).then(|| jobs.clone())
     }
 
-    async fn open_link(&self, address: &str) -> Result<Jobs, Failure> {
+    async fn open_link(&self, address: &str, kind: LinkKind) -> Result<Jobs, Failure> {
         let _one_at_a_time = self.opening.lock().await;
         if let Some(jobs) = self.link(address) {
             return Ok(jobs);
@@ -193,6 +198,7 @@ impl Connection {
             address: address.to_owned(),
             window: self.window,
             attach_timeout: self.send_timeout,
+            kind,
         };
         self.tasks.spawn(sender_link::run(session, options, receiver, self.lifeline.clone()));
         let uses = links.uses;
@@ -244,10 +250,17 @@ impl Connection {
 pub(super) struct Batch<'a> {
     connection: &'a Connection,
     joined: bool,
+    kind: LinkKind,
     links: Vec<(String, Jobs, Option<Sequence>)>,
 }
 
 impl Batch<'_> {
+    /// Sends one message, and waits for its outcome.
+    pub(super) async fn deliver(mut self, address: String, message: AmqpMessage) -> Result<(), Failure> {
+        let answer = self.send(address, message).await?;
+        answer.await.unwrap_or_else(|_| Err(Failure::transient(LinkLost("it was closed".to_owned()))))
+    }
+
     /// Hands one message to the link of its address.
     pub(super) async fn send(&mut self, address: String, message: AmqpMessage) -> Result<Answer, Failure> {
         let deadline = after(Instant::now(), self.connection.send_timeout);
@@ -262,7 +275,7 @@ impl Batch<'_> {
         let jobs = loop {
             let jobs = match self.connection.link(&address) {
                 Some(jobs) => jobs,
-                None => self.connection.open_link(&address).await?,
+                None => self.connection.open_link(&address, self.kind).await?,
             };
             match jobs.send(job) {
                 Ok(()) => break jobs,

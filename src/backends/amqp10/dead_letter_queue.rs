@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::connection::Connection;
-use super::dead_letters;
 use super::failure::receive_failure;
-use super::incoming::{Original, joined, scalar};
+use super::incoming::scalar;
+use super::original::{Original, joined};
 use super::settings::Amqp10Settings;
 use super::source::Amqp10Source;
 use super::source_context::SourceContext;
@@ -191,7 +191,7 @@ impl DeadLetterQueue for Amqp10DeadLetters {
                 return Err(refused(target, why));
             }
         };
-        let sent = dead_letters::send(&self.connection, address, original.into_requeued()).await;
+        let sent = self.connection.batch(false).deliver(address, original.into_requeued()).await;
         sent.map_err(|failure| refused(target, Chain(failure.cause()).to_string()))?;
         self.accept(info).await
     }

@@ -8,7 +8,6 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::oneshot;
 
 use super::connection::Connection;
-use super::failure::LinkLost;
 use super::outgoing::AmqpMessage;
 use super::settle::PendingDelivery;
 use crate::messenger::Failure;
@@ -39,7 +38,7 @@ impl DeadLetters {
     ) {
         let (connection, address) = (Arc::clone(connection), address.to_owned());
         self.0.push(Box::pin(async move {
-            let result = send(&connection, address, message).await;
+            let result = connection.batch(false).deliver(address, message).await;
             Sent { letter, reply, result }
         }));
     }
@@ -48,14 +47,4 @@ impl DeadLetters {
     pub(super) async fn next(&mut self) -> Option<Sent> {
         self.0.next().await
     }
-}
-
-/// Sends one message, and waits for the outcome.
-pub(super) async fn send(
-    connection: &Connection,
-    address: String,
-    message: AmqpMessage,
-) -> Result<(), Failure> {
-    let answer = connection.batch(false).send(address, message).await?;
-    answer.await.unwrap_or_else(|_| Err(Failure::transient(LinkLost("it was closed".to_owned()))))
 }

@@ -158,6 +158,11 @@ pub(super) struct NoCredit;
 #[error("the broker rejected it{}", .0.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
 pub(super) struct RejectedByBroker(pub(super) Option<String>);
 
+/// RabbitMQ 4 says so when no queue takes the message.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker released it")]
+pub(super) struct ReleasedByBroker;
+
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the broker rejects the address ({0}): check ADDRESS, TOPIC_PREFIX and the write permissions of this client"
@@ -167,6 +172,12 @@ pub(super) struct AddressRejected(pub(super) String);
 #[derive(Debug, thiserror::Error)]
 #[error("the broker rejects the source address ({0}): check ADDRESS and the read permissions of this client")]
 pub(super) struct SourceRejected(pub(super) String);
+
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the broker makes no dynamic node for replies ({0}): RabbitMQ 3.10 and 4.0 know none, so send requests over the backend amqp091 there"
+)]
+pub(super) struct NoDynamicNode(pub(super) String);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}: if that is about the client's name, another process uses the one in DURABLE")]

@@ -46,7 +46,10 @@ pub fn amqp10_sections(data: &[u8]) {
         }
         assert_eq!(original.content(), original.content());
         drop((original.delivery_count(), original.is_first(), original.foreign_failures("other")));
-        let letter = written(original.into_dead_letter(&reader, 3, &[], "a reason"));
+        let letter = {
+            let topic = reader.topic(&original);
+            written(original.into_dead_letter(&reader.address, topic.as_ref(), 3, &[], "a reason"))
+        };
         guard::check(&letter).expect("a dead letter can be read");
         let (_, back) = reader.read(letter, false);
         if let (Ok(message), Ok(back)) = (read, back) {

@@ -61,11 +61,7 @@ impl<E: Shape> Transport<E> {
     }
 
     fn check(&self, message: &Message) -> Result<(), BoxError> {
-        let broker = &self.settings.broker;
-        let outline = broker.envelope.outline(message, broker.origin())?;
-        broker.check_message(&outline)?;
-        outgoing::check_headers(&outline)?;
-        E::check(&outline)
+        outgoing::check::<E>(&self.settings, message)
     }
 }
 
@@ -98,15 +94,8 @@ impl<E: Shape> EnvelopeConnection<E> {
         batch: &mut connection::Batch<'_>,
         message: &Message,
     ) -> Result<connection::Answer, Failure> {
-        let broker = &self.settings.broker;
-        let sealed = broker.envelope.seal(message, broker.origin());
-        let message = &*sealed.map_err(Failure::rejected)?;
-        let checked = broker.check_message(message).and_then(|()| outgoing::check_headers(message));
-        checked.map_err(Failure::rejected)?;
-        let durable = self.settings.durable.unwrap_or(E::DURABLE);
-        let header = outgoing::header(&self.settings, durable, message);
-        let encoded = E::encode(header, message).map_err(Failure::rejected)?;
-        let address = outgoing::address(&self.settings, E::ADDRESS, message.topic());
+        let (address, encoded) =
+            outgoing::addressed::<E>(&self.settings, message).map_err(Failure::rejected)?;
         batch.send(address, encoded).await
     }
 }
@@ -158,11 +147,7 @@ mod tests {
 
     /// The error of a check that seals and encodes the whole message, as sending does.
     fn by_sending<E: Shape>(transport: &Transport<E>, message: &Message) -> Result<(), BoxError> {
-        let broker = &transport.settings.broker;
-        let sealed = broker.envelope.seal(message, broker.origin())?;
-        broker.check_message(&sealed)?;
-        outgoing::check_headers(&sealed)?;
-        E::encode(outgoing::header(&transport.settings, true, &sealed), &sealed).map(drop)
+        outgoing::addressed::<E>(&transport.settings, message).map(drop)
     }
 
     fn assert_same_errors<E: Shape>(settings: &Amqp10Settings) {

@@ -57,6 +57,12 @@
 //! The message id is the id, and the group-id is the key. A message that cannot be read is a poison delivery. A message that
 //! cannot be decoded is sent to `DEAD_LETTER_ADDRESS` as one data section with its original bytes.
 //!
+//! # Requests
+//! [`Amqp10Requester`] sends requests, with a dynamic node of the broker as reply-to address and a random correlation-id. A message whose
+//! reply-to address begins like one of [`reply_addresses`](Amqp10Subscription::reply_addresses) is a request. The reply has the
+//! correlation-id of its request, or else the message-id; its status is the application property
+//! [`tower-outbox-status`](crate::message::headers::STATUS), its headers are the others.
+//!
 //! # Both protocols on one queue of RabbitMQ
 //! | from, to | RabbitMQ 3.10 | RabbitMQ 4 |
 //! |---|---|---|
@@ -104,8 +110,11 @@ mod guard;
 mod incoming;
 mod lifeline;
 mod messenger;
+mod original;
 mod outgoing;
 mod prefetched;
+mod replies;
+mod requester;
 mod rhmsg;
 mod sasl;
 mod sender_link;
@@ -120,6 +129,7 @@ mod subscription;
 #[cfg(feature = "cli")]
 pub(crate) use self::dead_letter_queue::Amqp10DeadLetters;
 pub use self::messenger::{Amqp10, RhMsg};
+pub use self::requester::Amqp10Requester;
 pub use self::settings::Amqp10Settings;
 pub use self::source::Amqp10Source;
 pub use self::subscription::Amqp10Subscription;

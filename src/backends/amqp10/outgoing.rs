@@ -103,6 +103,28 @@ impl Shape for Plain {
     }
 }
 
+/// The address of a message, and the message as it is sent there.
+pub(super) fn addressed<E: Shape>(
+    settings: &Amqp10Settings,
+    message: &Message,
+) -> Result<(String, AmqpMessage), BoxError> {
+    let broker = &settings.broker;
+    let message = &*broker.envelope.seal(message, broker.origin())?;
+    broker.check_message(message)?;
+    check_headers(message)?;
+    let header = header(settings, settings.durable.unwrap_or(E::DURABLE), message);
+    Ok((address(settings, E::ADDRESS, message.topic()), E::encode(header, message)?))
+}
+
+/// Rejects a message that can never be sent.
+pub(super) fn check<E: Shape>(settings: &Amqp10Settings, message: &Message) -> Result<(), BoxError> {
+    let broker = &settings.broker;
+    let outline = broker.envelope.outline(message, broker.origin())?;
+    broker.check_message(&outline)?;
+    check_headers(&outline)?;
+    E::check(&outline)
+}
+
 pub(super) fn assemble(
     header: Header,
     properties: Option<Properties>,

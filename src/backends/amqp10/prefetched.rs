@@ -9,6 +9,7 @@ use tokio::sync::futures::Notified;
 use super::settle::DeliverySettler;
 use crate::message::{FailedAttempt, Message};
 use crate::messenger::Failure;
+use crate::reply::ReplyTo;
 use crate::source::{SourceError, Unsettled};
 use crate::util::error::Chain;
 
@@ -23,13 +24,19 @@ pub(super) struct Content {
     pub(super) attempt: u32,
     pub(super) redelivered: bool,
     pub(super) failures: Vec<FailedAttempt>,
+    pub(super) reply_to: Option<ReplyTo>,
 }
 
 impl PrefetchedMessage {
     pub(super) fn into_delivery(self, source: &Arc<str>) -> Unsettled {
         match self.content {
-            Ok(Content { message, attempt, redelivered, failures }) => {
-                Unsettled::new(message, attempt, redelivered, Arc::clone(source), failures, self.ticket)
+            Ok(Content { message, attempt, redelivered, failures, reply_to }) => {
+                let source = Arc::clone(source);
+                let unsettled = Unsettled::new(message, attempt, redelivered, source, failures, self.ticket);
+                match reply_to {
+                    Some(reply_to) => unsettled.with_reply_to(reply_to),
+                    None => unsettled,
+                }
             }
             Err(reason) => Unsettled::poison(reason, self.ticket),
         }

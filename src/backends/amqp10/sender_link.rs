@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::failure::{
-    ConnectionGone, LinkLost, NoCredit, NoOutcome, RejectedByBroker, attach_failure, describe,
-    detach_failure, send_failure, session_failure,
+    ConnectionGone, LinkLost, NoCredit, NoOutcome, RejectedByBroker, ReleasedByBroker, attach_failure,
+    describe, detach_failure, send_failure, session_failure,
 };
 use super::lifeline::Lifeline;
 use super::outgoing::AmqpMessage;
@@ -91,6 +91,25 @@ pub(super) struct LinkOptions {
     pub(super) address: String,
     pub(super) window: usize,
     pub(super) attach_timeout: Duration,
+    pub(super) kind: LinkKind,
+}
+
+/// The other end of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkKind {
+    /// An address of the settings. Its silence means that the connection is lost.
+    Topic,
+    /// The node of a caller. Its silence is its own.
+    Caller,
+}
+
+impl LinkOptions {
+    /// Ends the connection over the silence of this link.
+    fn silent(&self, lifeline: &Lifeline, failure: &Failure) {
+        if self.kind == LinkKind::Topic {
+            lifeline.cut(failure);
+        }
+    }
 }
 
 /// Attaches a link and sends every job over it, until the jobs end or the link does.
@@ -124,7 +143,7 @@ pub(super) async fn run(
                 "no answer to attach within {:?}",
                 options.attach_timeout
             )));
-            lifeline.cut(&failure);
+            options.silent(&lifeline, &failure);
             failure
         }
     };
@@ -174,7 +193,7 @@ impl SenderLink {
                 error = sender.on_detach() => break detach_failure(error),
                 () = overdue(oldest), if oldest.is_some() => {
                     let failure = Failure::transient(NoOutcome);
-                    self.lifeline.cut(&failure);
+                    self.options.silent(&self.lifeline, &failure);
                     break failure;
                 }
                 job = self.jobs.recv(), if room => match job {
@@ -210,7 +229,7 @@ impl SenderLink {
             }
             Err(_) => {
                 let failure = Failure::transient(NoCredit);
-                self.lifeline.cut(&failure);
+                self.options.silent(&self.lifeline, &failure);
                 reply.answer(Err(failure.clone()));
                 return Err(failure);
             }
@@ -297,7 +316,7 @@ impl InFlight {
             Ok(Outcome::Rejected(rejected)) => {
                 Err(Failure::rejected(RejectedByBroker(rejected.error.as_ref().map(describe))))
             }
-            Ok(Outcome::Released(_)) => Err(Failure::transient("the broker released it")),
+            Ok(Outcome::Released(_)) => Err(Failure::transient(ReleasedByBroker)),
             Ok(Outcome::Modified(_)) => Err(Failure::transient("the broker returned it (modified)")),
             Err(error) => return Err(send_failure(error)),
         };

@@ -92,7 +92,14 @@ impl Amqp10Source {
 fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
     let fault = |key, problem: &str| Err(BrokersError::setting(key, problem));
     let Amqp10Subscription {
-        address, selector, durable, credit, prefetch_bytes, dead_letter_address, ..
+        address,
+        selector,
+        durable,
+        credit,
+        prefetch_bytes,
+        dead_letter_address,
+        reply_addresses,
+        ..
     } = subscription;
     let is_empty = |text: &Option<String>| text.as_ref().is_some_and(|text| text.trim().is_empty());
     if address.trim().is_empty() {
@@ -118,6 +125,12 @@ fn check(subscription: &Amqp10Subscription) -> Result<(), BrokersError> {
     }
     if is_empty(dead_letter_address) {
         return fault("DEAD_LETTER_ADDRESS", "is empty: write an address, or leave it out");
+    }
+    if reply_addresses.iter().any(|start| start.trim().is_empty()) {
+        return fault(
+            "REPLY_ADDRESSES",
+            "holds an empty text, which any address begins with: write \"temp-queue://\"",
+        );
     }
     if dead_letter_address.as_ref() == Some(address) {
         return fault(

@@ -12,7 +12,7 @@ use fe2o3_amqp::session::SessionHandle;
 use fe2o3_amqp_types::definitions::{self, AmqpError};
 use fe2o3_amqp_types::messaging::{Accepted, Batch, Data, Modified, Rejected, Released};
 use tokio::sync::{mpsc, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::connection::Connection;
 use super::credit::CreditWindow;
@@ -20,8 +20,10 @@ use super::dead_letters::{DeadLetters, Reply, Sent};
 use super::delayed::{Delayed, DelayedDelivery};
 use super::failure::{NotSettled, receive_failure, session_failure};
 use super::guard::MAX_MESSAGE;
-use super::incoming::{Reader, joined};
+use super::incoming::Reader;
+use super::original::joined;
 use super::prefetched::{Content, Prefetched, PrefetchedMessage};
+use super::replies;
 use super::settle::{DeliverySettler, PendingDelivery, SettleRequest};
 use crate::backends::brokers::{Attempts, Demand};
 use crate::message::{FailedAttempt, Settlement, headers};
@@ -57,6 +59,7 @@ pub(super) struct LinkContext<'a> {
     pub(super) credit: u32,
     pub(super) prefetch_bytes: usize,
     pub(super) dead_letter_address: Option<&'a str>,
+    pub(super) reply_addresses: &'a [String],
     /// Whether the subscription is durable.
     pub(super) durable: bool,
 }
@@ -192,6 +195,7 @@ impl<'a> SourceLink<'a> {
             redelivered: attempt > 1 || !original.is_first(),
             failures: [&original.foreign_failures(&self.context.reader.address), attempts.last(record)]
                 .concat(),
+            reply_to: replies::reply_to(&original, self.context.reply_addresses, Instant::now()),
         });
         self.fetched(PendingDelivery { info, record, attempt, size, original: Some(original) }, content);
     }
@@ -200,7 +204,12 @@ impl<'a> SourceLink<'a> {
         self.held += 1;
         self.context.prefetched.push(PrefetchedMessage {
             content,
-            ticket: DeliverySettler { letter, answers: self.answers.0.clone() },
+            ticket: DeliverySettler {
+                letter,
+                connection: Arc::clone(&self.connection),
+                source: Arc::clone(&self.context.reader.address),
+                answers: self.answers.0.clone(),
+            },
         });
     }
 
@@ -293,7 +302,10 @@ impl<'a> SourceLink<'a> {
         {
             let mut history = self.context.attempts.last(letter.record).to_vec();
             history.push(FailedAttempt::new(SystemTime::now(), Arc::clone(reason)));
-            let message = original.into_dead_letter(self.context.reader, letter.attempt, &history, reason);
+            let (reader, attempt) = (self.context.reader, letter.attempt);
+            let topic = reader.topic(&original);
+            let message =
+                original.into_dead_letter(&reader.address, topic.as_ref(), attempt, &history, reason);
             self.dead_letters.send(&self.connection, address, message, letter, reply);
             return Ok(());
         }

@@ -73,6 +73,7 @@ impl SourceWorker {
             credit: subscription.credit,
             prefetch_bytes: subscription.prefetch_bytes,
             dead_letter_address: subscription.dead_letter_address.as_deref(),
+            reply_addresses: &subscription.reply_addresses,
             durable: subscription.durable.is_some(),
         };
         SourceLink::new(context, connection, session, receiver).serve().await

@@ -42,6 +42,9 @@ pub struct Amqp10Subscription {
     /// The address for dead letters, with write permission; by default the source rejects them, and the broker may drop
     /// them.
     pub dead_letter_address: Option<String>,
+    /// The beginnings of reply-to addresses to which responses are sent as replies; `["temp-queue://"]`, the dynamic nodes of ActiveMQ,
+    /// by default. Anyone who may send names such an address, and the reply is sent with the rights of this client.
+    pub reply_addresses: Vec<String>,
     /// Whether messages are only looked at, where the broker can do that.
     #[serde(skip)]
     pub(super) browses: bool,
@@ -87,6 +90,13 @@ impl Amqp10Subscription {
         self
     }
 
+    /// Sets the beginnings of the addresses to which replies are sent.
+    #[must_use]
+    pub fn with_reply_addresses<A: Into<String>>(mut self, starts: impl IntoIterator<Item = A>) -> Self {
+        self.reply_addresses = starts.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Sets the address for dead letters.
     #[must_use]
     pub fn with_dead_letter_address(mut self, address: impl Into<String>) -> Self {
@@ -104,6 +114,7 @@ impl Default for Amqp10Subscription {
             credit: 256,
             prefetch_bytes: 64 << 20,
             dead_letter_address: None,
+            reply_addresses: vec!["temp-queue://".to_owned()],
             browses: false,
         }
     }

@@ -83,7 +83,11 @@ pub(super) const AMQP10: Result<&dyn Driver, Feature> = Err("amqp10");
 pub(super) const AMQP10: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     complete: amqp10_settings,
     broker: |settings| settings.broker,
-    messenger: |settings| amqp10::Amqp10::new(settings).map(Backend::with_brokers),
+    messenger: |settings| {
+        let requester = amqp10::Amqp10Requester::new(settings)?;
+        amqp10::Amqp10::new(settings)
+            .map(|messenger| Backend::with_brokers(messenger).with_requester(requester))
+    },
     source: amqp10::Amqp10Source::new,
     confirmations: Some(amqp10::Amqp10Subscription::of_confirmations),
     #[cfg(feature = "cli")]

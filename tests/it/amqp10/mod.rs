@@ -6,6 +6,7 @@ mod arrival;
 mod outcomes;
 mod receiving;
 mod refused;
+mod requests;
 mod sasl;
 mod settings;
 mod tls;
