@@ -80,6 +80,10 @@ impl<S: Source> Source for Confirming<S> {
         self.inner.close(deadline).await;
     }
 
+    async fn backlog(&self) -> Option<u64> {
+        self.inner.backlog().await
+    }
+
     fn name(&self) -> Arc<str> {
         self.inner.name()
     }

@@ -64,6 +64,10 @@ impl<S: Source> Source for Taking<S> {
         self.inner.close(deadline).await;
     }
 
+    async fn backlog(&self) -> Option<u64> {
+        self.inner.backlog().await
+    }
+
     fn name(&self) -> Arc<str> {
         self.inner.name()
     }

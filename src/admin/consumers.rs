@@ -1,10 +1,14 @@
 //! The consumers of this process.
 
+use std::time::Duration;
+
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::answer::answer;
 use super::audit::{By, record};
@@ -14,6 +18,9 @@ use super::state::{Admin, Answer};
 use super::status::HealthReport;
 use crate::consumer::ConsumerHandle;
 use crate::util::sync::lock;
+
+/// How long the backlogs are asked for.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// The consumers of this process.
 #[derive(Debug, Serialize, Deserialize)]
@@ -27,6 +34,9 @@ pub(crate) struct ConsumerReport {
     pub(crate) name: String,
     pub(crate) health: HealthReport,
     pub(crate) paused: bool,
+    /// How many messages wait to be received; `None` if the source does not know it.
+    #[serde(default)]
+    pub(crate) backlog: Option<u64>,
     /// How many messages are being handled.
     pub(crate) handling: usize,
     pub(crate) acked: u64,
@@ -42,7 +52,7 @@ struct Pause {
 }
 
 pub(super) async fn list(State(admin): State<Admin>) -> Answer {
-    Ok(answer(StatusCode::OK, &reports(&admin)))
+    Ok(answer(StatusCode::OK, &reports(&admin).await))
 }
 
 /// Pauses or resumes the consumers with a name.
@@ -70,22 +80,35 @@ pub(super) async fn pause(
         Some(outbox) => record(outbox, &by, action, 0, format!("the consumer {name}")).await,
         None => tracing::info!(consumer = name, "{action} of a consumer by an operator"),
     }
-    Ok(answer(StatusCode::OK, &reports(&admin)))
+    Ok(answer(StatusCode::OK, &reports(&admin).await))
 }
 
-fn reports(admin: &Admin) -> Consumers {
-    let consumers = lock(&admin.consumers);
-    let report = |(name, handle): &(String, ConsumerHandle)| {
+async fn reports(admin: &Admin) -> Consumers {
+    let handles = lock(&admin.consumers).clone();
+    let mut asked = JoinSet::new();
+    for (place, (_, handle)) in handles.iter().enumerate() {
+        let handle = handle.clone();
+        asked.spawn(async move { (place, timeout(PATIENCE, handle.backlog()).await.ok().flatten()) });
+    }
+    let mut backlogs = vec![None; handles.len()];
+    while let Some(answered) = asked.join_next().await {
+        // A source that panics knows nothing.
+        if let Ok((place, backlog)) = answered {
+            backlogs[place] = backlog;
+        }
+    }
+    let report = |((name, handle), backlog): ((String, ConsumerHandle), Option<u64>)| {
         let status = handle.status();
         ConsumerReport {
-            name: name.clone(),
+            name,
             health: handle.health().into(),
             paused: status.paused,
+            backlog,
             handling: status.handling,
             acked: status.acked,
             retried: status.retried,
             dead: status.dead,
         }
     };
-    Consumers { consumers: consumers.iter().map(report).collect() }
+    Consumers { consumers: handles.into_iter().zip(backlogs).map(report).collect() }
 }

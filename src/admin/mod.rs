@@ -2,6 +2,9 @@
 
 mod answer;
 mod audit;
+mod broker_act;
+mod broker_dead_letters;
+mod broker_queue;
 #[cfg_attr(
     not(any(feature = "channels", feature = "dashboard")),
     allow(dead_code, reason = "there are no channels")
@@ -31,6 +34,11 @@ mod topics;
 mod undo;
 
 #[cfg(feature = "dashboard")]
+pub(crate) use self::broker_act::BrokerActed;
+#[cfg(feature = "dashboard")]
+pub(crate) use self::broker_dead_letters::{BrokerListed, BrokerQueue, BrokerQueues};
+pub(crate) use self::broker_queue::BrokerDeadLetters;
+#[cfg(feature = "dashboard")]
 pub(crate) use self::channels::{ChannelReport, ChannelsReport};
 #[cfg(feature = "dashboard")]
 pub(crate) use self::consumers::{ConsumerReport, Consumers};
@@ -53,7 +61,7 @@ pub(crate) use self::router::Operations;
 pub(crate) use self::routing::{LinkReport, QueueReport, RoutingReport};
 pub(crate) use self::state::{Admin, AppState};
 #[cfg(any(feature = "cli", feature = "dashboard"))]
-pub(crate) use self::status::{BreakerReport, HealthReport, OutboxReport, StatusReport};
+pub(crate) use self::status::{BreakerReport, HealthReport, InstanceReport, OutboxReport, StatusReport};
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::stored_message::StoredMessage;
 #[cfg(any(feature = "cli", feature = "dashboard"))]

@@ -139,16 +139,20 @@ pub(super) struct Requeue {
 
 impl Requeue {
     pub(super) fn pace(&self) -> Result<Duration, AdminError> {
-        let rate = self.rate.unwrap_or(RATE);
-        let pace = Duration::try_from_secs_f64(rate.recip()).ok().filter(|_| rate >= MIN_RATE);
-        pace.ok_or_else(|| {
-            AdminError::bad_request(format!("rate is {rate}; write messages a second, at least {MIN_RATE}"))
-        })
+        pace(self.rate.unwrap_or(RATE))
     }
 
     pub(super) fn selection(self) -> Result<Selection, AdminError> {
         Selection::new(self.filter, self.positions)
     }
+}
+
+/// The time between two messages at a rate.
+pub(super) fn pace(rate: f64) -> Result<Duration, AdminError> {
+    let pace = Duration::try_from_secs_f64(rate.recip()).ok().filter(|_| rate >= MIN_RATE);
+    pace.ok_or_else(|| {
+        AdminError::bad_request(format!("rate is {rate}; write messages a second, at least {MIN_RATE}"))
+    })
 }
 
 /// The messages of a requeue or drop.

@@ -28,7 +28,7 @@ use super::state::{Admin, Answer, AppState};
 use super::status::{OutboxReport, StatusReport};
 use super::stored_message::StoredMessage;
 use super::undo;
-use super::{channels, routing, topics};
+use super::{broker_dead_letters, channels, routing, topics};
 use crate::messenger::Messenger;
 use crate::outbox::OutboxHandle;
 use crate::store::{Entry, EntryState, Filter, OperationRecord};
@@ -56,6 +56,8 @@ impl Admin {
             .route("/topics", get(topics::list))
             .route("/channels", get(channels::list))
             .route("/routing", get(routing::show))
+            .route("/broker-queues", get(broker_dead_letters::queues))
+            .route("/broker-dead-letters", get(broker_dead_letters::list).post(broker_dead_letters::act))
             .route("/operations", get(operations))
             .route("/openapi.json", get(openapi))
             .route("/messages/{id}", get(show))
@@ -88,7 +90,10 @@ async fn status(
 ) -> Answer {
     let Query(query) = query?;
     let outbox = match &admin.outbox {
-        Some(outbox) => Some(OutboxReport::new(outbox.status().await?, outbox.by_minute())),
+        Some(outbox) => {
+            let instances = outbox.instances().await?;
+            Some(OutboxReport::new(outbox.status().await?, outbox.by_minute(), instances))
+        }
         None => None,
     };
     let is_running = admin.app == AppState::Running;
@@ -296,13 +301,13 @@ async fn openapi() -> Response {
 
 async fn no_route() -> AdminError {
     AdminError::not_found(
-        "unknown route; there are GET status, count, groups, topics, channels, routing, parts, drops, operations, GET and POST messages and consumers, GET messages/ID, POST requeue, drop and undo",
+        "unknown route; there are GET status, count, groups, topics, channels, routing, parts, broker-queues, drops, operations, GET and POST messages, consumers and broker-dead-letters, GET messages/ID, POST requeue, drop and undo",
     )
 }
 
 async fn wrong_method() -> AdminError {
     AdminError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "wrong method; use GET status, count, groups, topics, channels, routing, parts, drops, operations, consumers, messages and messages/ID, POST messages, consumers, requeue, drop and undo",
+        "wrong method; use GET status, count, groups, topics, channels, routing, parts, broker-queues, broker-dead-letters, drops, operations, consumers, messages and messages/ID, POST messages, consumers, broker-dead-letters, requeue, drop and undo",
     )
 }

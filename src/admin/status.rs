@@ -8,6 +8,7 @@ use super::timestamp;
 use crate::messenger::Health;
 use crate::outbox::{Breaker, OutboxStatus};
 use crate::settings::DeliveryMode;
+use crate::store::Instance;
 
 /// The answer of the route `status`.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,6 +64,17 @@ pub(crate) struct OutboxReport {
     /// How many messages were confirmed in each minute of the last hour, oldest first.
     #[serde(default)]
     pub(crate) confirmed_by_minute: Vec<u64>,
+    /// The instances that share the store; none if nobody shares it.
+    #[serde(default)]
+    pub(crate) instances: Vec<InstanceReport>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct InstanceReport {
+    pub(crate) id: String,
+    /// After this, others take its partitions, unless its next heartbeat comes before.
+    pub(crate) expires_in_seconds: f64,
+    pub(crate) partitions: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -86,10 +98,19 @@ pub(crate) struct LastError {
 }
 
 impl OutboxReport {
-    pub(super) fn new(status: OutboxStatus, (stored, confirmed): (Vec<u64>, Vec<u64>)) -> Self {
+    pub(super) fn new(
+        status: OutboxStatus,
+        (stored, confirmed): (Vec<u64>, Vec<u64>),
+        instances: Vec<Instance>,
+    ) -> Self {
         let OutboxStatus {
             place, counts, stored_per_second, confirmed_per_second, breaker, last_error, ..
         } = status;
+        let report = |Instance { id, expires_in, partitions }| InstanceReport {
+            id,
+            expires_in_seconds: expires_in.as_secs_f64(),
+            partitions,
+        };
         let age = |since| SystemTime::now().duration_since(since).unwrap_or_default().as_secs_f64();
         Self {
             place,
@@ -108,6 +129,7 @@ impl OutboxReport {
             last_error: last_error.map(|(at, error)| LastError { at, error }),
             stored_by_minute: stored,
             confirmed_by_minute: confirmed,
+            instances: instances.into_iter().map(report).collect(),
         }
     }
 }

@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::header::Header;
 use super::timestamp;
 use crate::message::Message;
+use crate::source::dead_letters::DeadLetter;
 use crate::store::{Entry, EntryState, Wait};
 use crate::util::error::BoxError;
 
@@ -130,19 +131,17 @@ impl StoredMessage {
         stored
     }
 
-    /// A dead letter of a broker.
-    #[cfg(feature = "cli")]
-    pub(crate) fn dead(
-        message: Option<&Message>,
-        attempts: u32,
-        failures: &[crate::message::FailedAttempt],
-        explain: String,
-        whole: bool,
-    ) -> Self {
+    /// A dead letter of a broker; with `whole` headers and body too.
+    pub(crate) fn of_dead_letter(letter: &DeadLetter, whole: bool) -> Self {
+        let reason = letter.reason.as_deref().unwrap_or("no reason was kept");
+        let explain = match &letter.message {
+            Ok(_) => reason.to_owned(),
+            Err(why) => format!("it cannot be read: {why}; it became a dead letter: {reason}"),
+        };
         let entry = Entry {
-            attempts,
-            failures: failures.to_vec(),
-            ..Entry::new(0, EntryState::Dead, message.cloned())
+            attempts: letter.attempts,
+            failures: letter.failures.clone(),
+            ..Entry::new(0, EntryState::Dead, letter.message.as_ref().ok().cloned())
         };
         let stored = if whole { Self::whole(&entry) } else { Self::listed(&entry) };
         Self { position: None, explain: Some(explain), ..stored }

@@ -95,6 +95,10 @@ impl Source for StoreQueue {
         self.closed.cancel();
     }
 
+    async fn backlog(&self) -> Option<u64> {
+        Some(self.store.counts().await.ok()?.pending)
+    }
+
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.name)
     }

@@ -169,6 +169,12 @@ impl<'a> BusBuilder<'a> {
         telemetry::bus_began(&backend);
         let messenger: Arc<dyn Messenger> = Arc::new(Observed::new(messenger, backend));
         #[cfg(feature = "admin")]
+        let parts = parts.with_dead_letters(super::broker_dead_letters::DeadLettersOfBroker::of(
+            self.settings,
+            #[cfg(feature = "channels")]
+            parts.channels.clone(),
+        ));
+        #[cfg(feature = "admin")]
         let messenger: Arc<dyn Messenger> =
             Arc::new(crate::admin::CountsTopics::new(messenger, parts.topics.clone()));
         let is_local = local.is_some();

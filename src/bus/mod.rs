@@ -2,10 +2,14 @@
 
 mod acknowledging;
 mod backends;
+#[cfg(feature = "admin")]
+mod broker_dead_letters;
 mod builder;
 mod client;
 #[cfg(feature = "_sql")]
 mod database;
+#[cfg(feature = "admin")]
+mod dead_letter_routes;
 mod describe;
 mod probes;
 mod running;
@@ -23,9 +27,15 @@ mod waiting;
 pub(crate) use self::backends::broker_settings;
 #[cfg(feature = "cli")]
 pub(crate) use self::backends::{OpenDeadLettersError, dead_letters};
+#[cfg(feature = "cli")]
+pub(crate) use self::broker_dead_letters::DeadLettersOfBroker;
 pub use self::builder::BusBuilder;
 #[cfg(all(feature = "_sql", feature = "cli"))]
 pub(crate) use self::database::{Database, DatabaseStore};
+#[cfg(all(feature = "cli", feature = "amqp091"))]
+pub(crate) use self::dead_letter_routes::amqp091_consumers;
+#[cfg(feature = "cli")]
+pub(crate) use self::dead_letter_routes::{DeadLetterRoute, dead_letter_routes};
 pub use self::describe::{AsyncApi, Description};
 pub use self::running::Bus;
 #[cfg(feature = "serve")]

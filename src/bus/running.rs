@@ -290,7 +290,10 @@ impl Bus {
     /// | `GET /topics` | what this process sends by topic, and how much is stored of each; `within` (1s) bounds the count: then `exact` is false |
     /// | `GET /channels` | the channels of the backend `channels`, with depth, consumers, limits and last sequence; `search`: a part of the name |
     /// | `GET /routing` | the router of the backend `routing`: counters, links, queues |
-    /// | `GET /parts` | which of these two this process has |
+    /// | `GET /parts` | which of these parts this process has |
+    /// | `GET /broker-queues` | the queues in which the broker keeps dead letters of the consumers in the settings, with their numbers |
+    /// | `GET /broker-dead-letters` | the first dead letters of such a `queue`; `limit` (50, at most 500); `id`: one message with headers and body |
+    /// | `POST /broker-dead-letters` | `{"queue": "users.dead", "act": "requeue", "ids": [".."], "dry_run": false}`, or `"first": 100` instead of `ids`; `act` is `requeue` or `drop` |
     /// | `GET /openapi.json` | this table as an OpenAPI description |
     /// | `GET /operations` | who did what when: an [`Operator`](crate::admin::Operator) in the extensions of a request says who |
     ///

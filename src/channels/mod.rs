@@ -35,7 +35,7 @@ mod requests;
 mod stream;
 mod stream_types;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) use self::app::ChannelDeadLetters;
 #[cfg(feature = "settings")]
 pub use self::app::{ChannelClientSettings, ChannelConsumerSettings, ChannelsSettings, ReceivePattern};

@@ -25,6 +25,7 @@ use super::context::Context;
 use super::error::CliError;
 use crate::admin::{Admin, AppState, LaterDrops, Parts};
 use crate::backends::dummy::Dummy;
+use crate::bus::DeadLettersOfBroker;
 use crate::dashboard::{Answering, Local};
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
@@ -122,7 +123,11 @@ impl Target {
             outbox,
             consumers: Arc::default(),
             later: LaterDrops::default(),
-            parts: Parts::default(),
+            parts: Parts::default().with_dead_letters(DeadLettersOfBroker::of(
+                settings,
+                #[cfg(feature = "channels")]
+                None,
+            )),
         };
         Ok(Self::Stopped(Stopped { router: admin.router(), messenger, runtime: runtime.clone() }))
     }

@@ -1,11 +1,12 @@
 //! Control and status of a running consumer.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::watch;
 
 use crate::messenger::Health;
+use crate::source::Source;
 use crate::telemetry;
 
 /// A handle to a running [`Consumer`](crate::consumer::Consumer); a clone is a handle to the same.
@@ -26,6 +27,8 @@ struct HandleInner {
     ended: OnceLock<&'static str>,
     /// The name of the consumer, once it runs.
     name: OnceLock<Arc<str>>,
+    /// The source, while the consumer has it.
+    source: Weak<dyn Source>,
 }
 
 /// The counters of a consumer since it was created.
@@ -45,7 +48,7 @@ pub struct ConsumerStatus {
 }
 
 impl ConsumerHandle {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(source: &Arc<dyn Source>) -> Self {
         Self(Arc::new(HandleInner {
             paused: watch::Sender::new(false),
             handling: AtomicUsize::new(0),
@@ -55,6 +58,7 @@ impl ConsumerHandle {
             down: Mutex::default(),
             ended: OnceLock::new(),
             name: OnceLock::new(),
+            source: Arc::downgrade(source),
         }))
     }
 
@@ -79,6 +83,11 @@ impl ConsumerHandle {
             retried: retried.load(Ordering::Relaxed),
             dead: dead.load(Ordering::Relaxed),
         }
+    }
+
+    /// Returns how many messages wait to be received; `None` if the source does not know it. It may ask the broker.
+    pub async fn backlog(&self) -> Option<u64> {
+        self.0.source.upgrade()?.backlog().await
     }
 
     /// Whether messages can be received: down while the source fails, and after the consumer ended without a signal to stop,

@@ -104,8 +104,9 @@ impl<S> Consumer<S> {
     /// A consumer with default settings. It does nothing before it is awaited, plainly or
     /// [with a graceful shutdown](Self::with_graceful_shutdown).
     pub fn new(source: impl Source, service: S) -> Self {
-        let (settings, handle) = (ConsumerSettings::default(), ConsumerHandle::new());
-        Self { source: Arc::new(source), service, settings, handle, name: None, backend: None, stop: None }
+        let source: Arc<dyn Source> = Arc::new(source);
+        let (settings, handle) = (ConsumerSettings::default(), ConsumerHandle::new(&source));
+        Self { source, service, settings, handle, name: None, backend: None, stop: None }
     }
 
     /// Sets the name of the consumer in spans, log lines and metrics. By default it is that of the source.

@@ -77,7 +77,12 @@ impl Api {
 
     /// Returns the frame of a page below this one of the navigation.
     pub(super) fn page<'a>(&self, title: &'a str, current: &'a str) -> Page<'a> {
-        Page::new(title, current).with_parts(self.parts.get().copied().unwrap_or_default())
+        Page::new(title, current).with_parts(self.parts())
+    }
+
+    /// Returns the parts of the app, as far as they are known.
+    pub(super) fn parts(&self) -> PartsReport {
+        self.parts.get().copied().unwrap_or_default()
     }
 
     /// Returns how long a drop can be undone.

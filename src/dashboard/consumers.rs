@@ -27,7 +27,8 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
                 table.stack {
                     thead {
                         tr {
-                            th scope="col" { "Consumer" } th scope="col" { "State" } th.n scope="col" { "Handling" }
+                            th scope="col" { "Consumer" } th scope="col" { "State" } th.n scope="col" { "Waiting" }
+                            th.n scope="col" { "Handling" }
                             th.n scope="col" { "Acknowledged" } th.n scope="col" { "Retried" } th.n scope="col" { "Dead" }
                             th scope="col" { "Operation" }
                         }
@@ -53,6 +54,7 @@ fn row(consumer: &ConsumerReport) -> Markup {
                     }
                 }
             }
+            td.n data-label="Waiting" { @match consumer.backlog { Some(backlog) => { (grouped(backlog)) } None => { span.soft { "unknown" } } } }
             td.n data-label="Handling" { (grouped(consumer.handling as u64)) }
             td.n data-label="Acknowledged" { (grouped(consumer.acked)) }
             td.n data-label="Retried" { (grouped(consumer.retried)) }

@@ -4,6 +4,7 @@ use axum::response::Html;
 use maud::{Markup, html};
 
 use super::api::Api;
+use super::broker;
 use super::error::PageError;
 use super::filter::Conditions;
 use super::text::{short, time_ago};
@@ -14,7 +15,16 @@ use crate::util::readable::{count, grouped};
 const COUNT: &str = "100ms";
 
 pub(super) async fn dead_letters(api: Api) -> Result<Html<String>, PageError> {
-    Ok(api.page("Dead letters", "dead-letters").live().render(&content(&api).await?))
+    let (groups, broker) = (content(&api).await, broker::queues(&api).await?);
+    let (groups, is_live) = match groups {
+        Ok(groups) => (groups, true),
+        // Consumers have dead letters also without an outbox.
+        Err(error) if broker.is_some() => (html! { p.note { (error) } }, false),
+        Err(error) => return Err(error),
+    };
+    let body = html! { (groups) @if let Some(broker) = broker { h2 { "In the broker" } (broker) } };
+    let page = api.page("Dead letters", "dead-letters");
+    Ok(if is_live { page.live() } else { page }.render(&body))
 }
 
 pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {

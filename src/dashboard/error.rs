@@ -2,7 +2,7 @@
 
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
-use maud::html;
+use maud::{Markup, Render, html};
 
 use super::layout::Page;
 use super::text::visible;
@@ -29,6 +29,13 @@ impl PageError {
 
     pub(super) fn unavailable(error: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, error)
+    }
+}
+
+/// The reason, in a page that shows other things.
+impl Render for PageError {
+    fn render(&self) -> Markup {
+        visible(&self.error)
     }
 }
 

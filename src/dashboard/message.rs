@@ -74,7 +74,7 @@ pub(super) async fn read(api: &Api, position: u64) -> Result<StoredMessage, Page
     found.ok_or_else(|| PageError::not_found("this message is not stored any more: it was sent or dropped"))
 }
 
-fn whole(stored: StoredMessage) -> Result<Message, String> {
+pub(super) fn whole(stored: StoredMessage) -> Result<Message, String> {
     stored.into_message().map_err(|error| error.to_string())
 }
 
@@ -99,7 +99,7 @@ fn trace(api: &Api, stored: &StoredMessage) -> Option<String> {
     api.trace(id).filter(|_| is_id)
 }
 
-fn facts(stored: &StoredMessage, trace: Option<&str>) -> Markup {
+pub(super) fn facts(stored: &StoredMessage, trace: Option<&str>) -> Markup {
     html! {
         dl {
             dt { "State" } dd { (state(stored.state)) }

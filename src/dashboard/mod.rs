@@ -23,6 +23,8 @@ mod api;
 mod assets;
 mod audit;
 mod body;
+mod broker;
+mod broker_act;
 mod channels;
 mod consumers;
 mod dead_letters;

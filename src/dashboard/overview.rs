@@ -10,7 +10,7 @@ use super::error::PageError;
 use super::plot::rates;
 use super::text::{time_ago, visible};
 use super::undo::waiting;
-use crate::admin::{BreakerReport, HealthReport, OutboxReport, StatusReport};
+use crate::admin::{BreakerReport, HealthReport, InstanceReport, OutboxReport, StatusReport};
 use crate::util::readable::{grouped, span};
 
 /// How long the page waits for the broker.
@@ -33,6 +33,10 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
                 h2 { "Messages in and out" }
                 div data-part="rates" { (rates(&outbox.stored_by_minute, &outbox.confirmed_by_minute)) }
             }
+        }
+        @if let Some(outbox) = status.outbox.as_ref().filter(|outbox| !outbox.instances.is_empty()) {
+            h2 { "Instances that send" }
+            div data-part="instances" { (instances(&outbox.instances)) }
         }
         h2 { "Where messages go" }
         dl {
@@ -84,6 +88,26 @@ fn numbers(outbox: &OutboxReport, in_flight: Option<usize>) -> Markup {
             li { b { (format!("{:.1}", outbox.stored_per_second)) } span { "stored a second" } }
             li { b { (format!("{:.1}", outbox.confirmed_per_second)) } span { "confirmed a second" } }
             li { b { (bytesize::ByteSize::b(outbox.bytes)) } span { "stored" } }
+        }
+    }
+}
+
+fn instances(instances: &[InstanceReport]) -> Markup {
+    html! {
+        table.stack {
+            thead { tr { th scope="col" { "Instance" } th.n scope="col" { "Partitions" } th scope="col" { "Heartbeat" } } }
+            tbody {
+                @for instance in instances {
+                    tr {
+                        td.id data-label="Instance" { span { (visible(&instance.id)) } }
+                        td.n data-label="Partitions" { (grouped(instance.partitions)) }
+                        td data-label="Heartbeat" {
+                            "the next is due within "
+                            (span(Duration::from_secs(instance.expires_in_seconds.max(0.0).ceil() as u64)))
+                        }
+                    }
+                }
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ use super::routing::routing;
 use super::same_origin::guard;
 use super::topics::topics;
 use super::undo::undo;
-use super::{consumers, edit};
+use super::{broker, broker_act, consumers, edit};
 
 /// The largest body of a form.
 const BODY_LIMIT: usize = 8 << 20;
@@ -36,6 +36,9 @@ pub(super) fn router(api: Api) -> Router {
         .route("/message", get(message))
         .route("/body", get(raw_body))
         .route("/dead-letters", get(dead_letters))
+        .route("/broker", get(broker::list).post(broker_act::act))
+        .route("/broker-message", get(broker::message))
+        .route("/broker-confirm", get(broker_act::confirm))
         .route("/topics", get(topics))
         .route("/channels", get(channels))
         .route("/routing", get(routing))

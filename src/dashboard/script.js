@@ -43,6 +43,6 @@ const all = document.getElementById('all');
 if (all) {
   all.closest('label').hidden = false;
   all.addEventListener('change', () => {
-    for (const box of document.querySelectorAll('input[name=position]')) box.checked = all.checked;
+    for (const box of document.querySelectorAll('td input[type=checkbox]')) box.checked = all.checked;
   });
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::status::{OutboxStatus, Status};
 use crate::message::Message;
 use crate::messenger::OutboxStore;
-use crate::store::{Entry, EntryState, Filter, OperationRecord, Page, Store, StoreError, Unstored};
+use crate::store::{Entry, EntryState, Filter, Instance, OperationRecord, Page, Store, StoreError, Unstored};
 
 /// How many entries one page has.
 const PAGE: usize = 500;
@@ -156,6 +156,14 @@ impl OutboxHandle {
     /// [`StoreError`] when the records cannot be read.
     pub async fn operations(&self, limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
         self.store().operations(limit).await
+    }
+
+    /// Returns the instances that share the store; none if nobody shares it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    pub async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
+        self.store().instances().await
     }
 
     /// Returns how many messages were stored and confirmed in each minute of the last hour, oldest first.

@@ -142,6 +142,10 @@ impl<S: Source> Source for Verifying<S> {
         self.inner.close(until.saturating_duration_since(tokio::time::Instant::now())).await;
     }
 
+    async fn backlog(&self) -> Option<u64> {
+        self.inner.backlog().await
+    }
+
     fn name(&self) -> Arc<str> {
         self.inner.name()
     }

@@ -1,6 +1,7 @@
 //! The contract of what receives messages.
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
+#[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "only the command line uses all of it"))]
 pub(crate) mod dead_letters;
 pub(crate) mod delivery;
 mod error;
@@ -48,6 +49,11 @@ pub trait Source: Send + Sync + 'static {
         let _ = deadline;
     }
 
+    /// Returns how many messages wait to be received, for people to know; `None`, the default, if that is not known. It may ask the broker.
+    async fn backlog(&self) -> Option<u64> {
+        None
+    }
+
     /// Returns its name for people to read: a queue, an address, a folder.
     fn name(&self) -> Arc<str>;
 }
@@ -64,6 +70,10 @@ impl<S: Source + ?Sized> Source for Arc<S> {
 
     async fn close(&self, deadline: Duration) {
         (**self).close(deadline).await;
+    }
+
+    async fn backlog(&self) -> Option<u64> {
+        (**self).backlog().await
     }
 
     fn name(&self) -> Arc<str> {

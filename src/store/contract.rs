@@ -9,6 +9,7 @@ use super::admission::Admission;
 use super::entry::{Counts, Page};
 use super::error::{StoreError, Unstored};
 use super::filter::Filter;
+use super::instance::Instance;
 use super::lease::{Lease, Leased};
 use super::operation::OperationRecord;
 use crate::message::{Message, Settlement};
@@ -99,6 +100,14 @@ pub trait Store: Any + Send + Sync {
     /// # Errors
     /// [`StoreError`] when the records cannot be read.
     async fn operations(&self, _limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    /// Returns the instances that share the store, for people to know. By default none is known: nobody shares it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the store cannot be read.
+    async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
         Ok(Vec::new())
     }
 

@@ -2,6 +2,7 @@
 
 mod acting;
 mod audited;
+mod broker;
 mod browser;
 mod command;
 mod consumers;

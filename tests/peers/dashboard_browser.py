@@ -17,7 +17,7 @@ import urllib.request
 from pathlib import Path
 
 PAGES, CONTROL, AXE, FOLDER = sys.argv[1:]
-VIEWS = ["overview", "messages", "dead-letters", "consumers", "audit"]
+VIEWS = ["overview", "messages", "dead-letters", "topics", "consumers", "audit", "../channels/channels", "../channels/topics", "../routing/routing"]
 TAB, ENTER, SPACE, SHIFT = "\ue004", "\ue007", " ", "\ue008"
 # The key under which WebDriver names an element.
 ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
@@ -79,6 +79,10 @@ class Browser:
         self.call("POST", f"/element/{element}/clear", {})
         self.call("POST", f"/element/{element}/value", {"text": text})
 
+    def keys(self, text):
+        keys = [{"type": kind, "value": key} for key in text for kind in ("keyDown", "keyUp")]
+        self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": keys}]})
+
     def press(self, *held):
         downs = [{"type": "keyDown", "value": key} for key in held]
         keys = downs + [{"type": "keyUp", "value": key} for key in reversed(held)]
@@ -100,9 +104,12 @@ class Browser:
     def resize(self, width, height):
         self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
 
+    def faults(self):
+        """What the browser reports: violations of the policy, faults of scripts."""
+        return [entry for entry in self.call("POST", "/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+
     def check_quiet(self):
-        """The browser reports nothing: no violation of the policy, no fault of a script."""
-        entries = [entry for entry in self.call("POST", "/se/log", {"type": "browser"}) if entry["level"] in ("SEVERE", "WARNING")]
+        entries = self.faults()
         assert not entries, entries
 
     def check_accessible(self, name):
@@ -205,13 +212,61 @@ def requeue_all(browser):
     browser.shoot("audit")
 
 
+def pages_of_a_message(browser):
+    """The addresses of the pages about a message, and of those that ask."""
+    browser.open("messages?state=dead")
+    address = browser.script("return document.querySelector('td.id a').href")
+    position = address.rsplit("=", 1)[1]
+    queue = browser.script("return fetch('dead-letters').then(r => r.text()).then(t => (t.match(/broker\\?queue=[^\"]*/) || [''])[0])")
+    asks = [f"confirm?act={act}&position={position}" for act in ("requeue", "drop")]
+    bodies = [f"message?position={position}&view={view}" for view in ("json", "text", "hex")]
+    return [*bodies, f"edit?position={position}", *asks, "confirm?act=drop-all&state=dead", *([queue] if queue else []), "nothing"]
+
+
 def every_view(browser, name):
-    for view in VIEWS:
+    for view in VIEWS + pages_of_a_message(browser):
         browser.open(view)
         browser.check_accessible(f"{view} {name}")
         width, seen = browser.script("return [document.documentElement.scrollWidth, window.innerWidth]")
         assert width <= seen, (view, name, width, seen)
-        browser.check_quiet()
+        entries = browser.faults()
+        # The address that leads nowhere is a fault of its own.
+        assert view == "nothing" or not entries, (view, entries)
+
+
+def new_views(browser):
+    """Topics lead to messages; channels and routing by keys alone; the names of others do nothing."""
+    browser.open("topics")
+    browser.until("no queue")
+    browser.shoot("topics")
+    browser.click(browser.find("td[data-label=Dead] a"))
+    browser.until("3 messages match")
+    browser.call("POST", "/back", {})
+    browser.until("Sent a second")
+    browser.open("../channels/channels")
+    browser.until("floor1.temperature")
+    for _ in range(30):
+        browser.press(TAB)
+        if browser.focused()[0] == "INPUT":
+            break
+    browser.keys("floor1")
+    browser.press(ENTER)
+    browser.until("Clear")
+    assert "search=floor1" in browser.url() and "onerror" not in browser.text(), browser.url()
+    browser.open("../routing/routing")
+    browser.until("in queues")
+
+
+def back_through_pages(browser):
+    """The button of the browser leads back to the page before."""
+    browser.open("messages")
+    control("send/60")
+    browser.open("messages")
+    browser.click(browser.link("Next page"))
+    browser.until("this is a later page")
+    browser.call("POST", "/back", {})
+    browser.until("Next page")
+    assert "this is a later page" not in browser.text()
 
 
 def paused(browser):
@@ -237,6 +292,10 @@ def without_script(driver):
         browser.open("overview")
         browser.until("2\npending")
         assert "Pause updates" not in browser.text()
+        for page in ("topics", "../channels/channels", "../routing/routing"):
+            browser.open(page)
+            browser.until("ounted since" if "routing" in page else "since")
+        browser.open("overview")
         browser.click(browser.link("Messages"))
         browser.click(browser.find("input[name=position]"))
         browser.click(browser.button("Drop selected"))
@@ -260,6 +319,7 @@ def main():
         find_the_cause(browser)
         drop_and_undo(browser)
         by_keyboard(browser)
+        new_views(browser)
         every_view(browser, "light")
         browser.cdp("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark"}])
         every_view(browser, "dark")
@@ -273,6 +333,11 @@ def main():
         browser.resize(1200, 900)
         requeue_all(browser)
         paused(browser)
+        control("down")
+        back_through_pages(browser)
+        control("up")
+        browser.open("overview")
+        browser.until("\n0\npending")
         browser.check_quiet()
         without_script(driver)
     finally:

@@ -136,7 +136,7 @@
 mod any_broker;
 mod attempts;
 mod connection;
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 mod dead_letters;
 mod failure;
 mod fedora;
@@ -168,7 +168,7 @@ mod source_session;
 mod subscription;
 mod topology;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) use self::dead_letters::Amqp091DeadLetters;
 pub use self::fedora::{FedoraMessage, Severity};
 #[cfg(feature = "settings")]

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use lapin::options::QueueDeclareOptions;
+use lapin::types::FieldTable;
 use rand::seq::SliceRandom;
 use tokio::sync::{Mutex, OnceCell, watch};
 use tokio::task::JoinError;
@@ -24,6 +26,7 @@ use crate::source::{Source, SourceError, Unsettled};
 use crate::util::backoff::Backoff;
 use crate::util::error::Chain;
 use crate::util::repeated::Repeated;
+use crate::util::sync::lock;
 
 /// Receives from a queue of RabbitMQ. The [module](super) documents how messages are read and settled.
 pub struct Amqp091Source {
@@ -95,6 +98,7 @@ impl Amqp091Source {
             urls,
             dialect,
             name,
+            looking: std::sync::Mutex::default(),
         };
         Ok(Self { context: Arc::new(context), state: Mutex::default(), wanted: watch::Sender::new(false) })
     }
@@ -144,6 +148,15 @@ impl Source for Amqp091Source {
                 *state = SourceState::default();
             }
         }
+    }
+
+    /// The messages that are ready in the queue.
+    async fn backlog(&self) -> Option<u64> {
+        let (channel, queue) =
+            (lock(&self.context.looking).clone()?, self.context.subscription.queue.as_str());
+        let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        let declared = channel.queue_declare(queue.into(), passive, FieldTable::default()).await;
+        Some(declared.ok()?.message_count().into())
     }
 
     fn name(&self) -> Arc<str> {

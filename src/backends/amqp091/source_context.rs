@@ -1,7 +1,8 @@
 //! The parts of a source that all its sessions share.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use lapin::Channel;
 use rustls::ClientConfig;
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
@@ -28,6 +29,8 @@ pub(super) struct SourceContext {
     pub(super) urls: Vec<BrokerUrl>,
     pub(super) dialect: Dialect,
     pub(super) name: Arc<str>,
+    /// A channel of the connection on which the queue is looked at. An error ends it, and no delivery with it.
+    pub(super) looking: Mutex<Option<Channel>>,
 }
 
 impl SourceContext {

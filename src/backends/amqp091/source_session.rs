@@ -23,6 +23,7 @@ use super::source_link::{Received, SourceLink, Unbuffered};
 use crate::backends::brokers::BrokerUrl;
 use crate::source::Unsettled;
 use crate::util::error::{BoxError, Chain};
+use crate::util::sync::lock;
 
 /// A connection that consumes, or is paused.
 pub(super) struct SourceSession {
@@ -96,6 +97,7 @@ impl SourceSession {
             Ok(channel)
         };
         let channel = opened.await?;
+        *lock(&context.looking) = connection.new_channel().await.ok();
         let link = Arc::new(SourceLink::new(Arc::clone(context), url.clone(), connection, channel));
         let (kept, unbuffered) = (VecDeque::new(), VecDeque::new());
         Ok(Self { link, consumer: None, kept, ended: None, unbuffered, handed_back: None })

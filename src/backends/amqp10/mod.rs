@@ -99,7 +99,7 @@
 
 mod connection;
 mod credit;
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 mod dead_letter_queue;
 mod dead_letters;
 mod delayed;
@@ -126,7 +126,7 @@ mod source_link;
 mod source_worker;
 mod subscription;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) use self::dead_letter_queue::Amqp10DeadLetters;
 pub use self::messenger::{Amqp10, RhMsg};
 pub use self::requester::Amqp10Requester;

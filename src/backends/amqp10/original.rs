@@ -208,7 +208,7 @@ impl Original {
     }
 
     /// The message of a dead letter as it was, without our headers.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     pub(super) fn into_requeued(mut self) -> AmqpMessage {
         if let Some(headers) = &mut self.rest.application_properties {
             let kept = std::mem::take(&mut headers.0).into_iter();

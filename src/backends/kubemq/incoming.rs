@@ -179,7 +179,7 @@ impl Incoming {
     }
 
     /// The message of a dead letter as a new one, without its failed attempts.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     pub(super) fn into_requeued(mut self, client_id: &str, queue: &str) -> QueueMessage {
         self.tags.retain(|name, _| !OF_DEAD_LETTERS.contains(&name.as_str()));
         QueueMessage {
@@ -238,7 +238,7 @@ impl Incoming {
 }
 
 /// The tags that a dead letter has more than its message.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 const OF_DEAD_LETTERS: [&str; 4] = [REASON, QUEUE, ATTEMPT, FAILURES];
 
 /// Whether a tag is no header of the app.

@@ -39,7 +39,7 @@
 //! message again. The page `docs/kubemq-broker.md` has the keys, the shape of messages, and what can be lost.
 
 mod connection;
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 mod dead_letter_queue;
 mod dead_letters;
 mod event_link;
@@ -65,7 +65,7 @@ mod source_worker;
 mod subscription;
 mod units;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) use self::dead_letter_queue::KubemqDeadLetters;
 pub use self::messenger::Kubemq;
 pub use self::requester::KubemqRequester;

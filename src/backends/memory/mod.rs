@@ -194,6 +194,10 @@ impl Source for Memory {
         self.queue.changed.notify_waiters();
     }
 
+    async fn backlog(&self) -> Option<u64> {
+        Some(self.queue.lock().ready.len() as u64)
+    }
+
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.queue.name)
     }

@@ -59,7 +59,7 @@ pub(super) enum Parts {
 
 impl Raw {
     /// Returns all headers, as texts.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     pub(super) fn texts(&self) -> std::collections::BTreeMap<String, String> {
         let headers = self.headers.iter().flat_map(HeaderMap::iter);
         let text = |(name, values): (&HeaderName, &Vec<HeaderValue>)| {
@@ -79,7 +79,7 @@ impl Raw {
 }
 
 /// The headers of a dead letter that is sent again: those of its message.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(super) fn requeued(raw: &Raw) -> HeaderMap {
     let mut map = HeaderMap::new();
     for (name, values) in raw.headers.iter().flat_map(HeaderMap::iter).filter(|(name, _)| is_theirs(name)) {

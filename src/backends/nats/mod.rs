@@ -122,7 +122,7 @@
 mod ack_subject;
 mod client;
 mod connection;
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 mod dead_letter_queue;
 mod failure;
 mod inbox;
@@ -150,7 +150,7 @@ mod subscription;
 mod topology;
 mod windows;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) use self::dead_letter_queue::NatsDeadLetters;
 pub use self::messenger::Nats;
 pub use self::requester::NatsRequester;

@@ -47,6 +47,10 @@ impl Source for NatsSource {
         self.0.close(deadline).await;
     }
 
+    async fn backlog(&self) -> Option<u64> {
+        self.0.backlog().await
+    }
+
     fn name(&self) -> Arc<str> {
         self.0.name()
     }

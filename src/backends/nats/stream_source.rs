@@ -110,6 +110,14 @@ impl Source for StreamSource {
         }
     }
 
+    /// What the server has not delivered to this consumer yet.
+    async fn backlog(&self) -> Option<u64> {
+        let link = self.context.link.borrow().clone()?;
+        let NatsSubscription { stream, durable, .. } = &self.context.subscription;
+        let stream = link.connection.generation().context.get_stream_no_info(stream).await.ok()?;
+        Some(stream.consumer_info(durable).await.ok()?.num_pending)
+    }
+
     fn name(&self) -> Arc<str> {
         Arc::clone(&self.context.reader.source)
     }

@@ -26,10 +26,10 @@ use crate::message::Topic;
 use crate::settings::{BackendTable, SettingsError};
 #[cfg(feature = "_brokers")]
 use crate::source::Source;
-#[cfg(all(feature = "cli", feature = "_brokers"))]
+#[cfg(all(feature = "admin", feature = "_brokers"))]
 use crate::source::dead_letters::{DeadLetterQueue, DeadLettersError};
 
-#[cfg(all(feature = "cli", feature = "_brokers"))]
+#[cfg(all(feature = "admin", feature = "_brokers"))]
 use super::driver::OpenDeadLettersError;
 #[cfg(feature = "_brokers")]
 use super::driver::{Backend, fault};
@@ -48,7 +48,7 @@ pub(super) const AMQP091: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     },
     source: amqp091::Amqp091Source::new,
     confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Ok(|settings, queue, looks| {
         Box::pin(amqp091::Amqp091DeadLetters::open(settings, queue, looks))
     }),
@@ -63,7 +63,7 @@ pub(super) const FEDMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     messenger: |settings| amqp091::Fedmsg::new(settings).map(Backend::with_brokers),
     source: amqp091::Amqp091Source::fedora,
     confirmations: Some(|_, address| amqp091::Amqp091Subscription::of_confirmations(address)),
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Ok(|settings, queue, looks| {
         Box::pin(amqp091::Amqp091DeadLetters::open(settings, queue, looks))
     }),
@@ -90,7 +90,7 @@ pub(super) const AMQP10: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     },
     source: amqp10::Amqp10Source::new,
     confirmations: Some(amqp10::Amqp10Subscription::of_confirmations),
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Ok(|settings, queue, looks| {
         Box::pin(amqp10::Amqp10DeadLetters::open(settings, queue, looks))
     }),
@@ -105,7 +105,7 @@ pub(super) const RHMSG: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     messenger: |settings| amqp10::RhMsg::new(settings).map(Backend::with_brokers),
     source: amqp10::Amqp10Source::rhmsg,
     confirmations: None,
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Ok(|settings, queue, looks| {
         Box::pin(amqp10::Amqp10DeadLetters::rhmsg(settings, queue, looks))
     }),
@@ -132,7 +132,7 @@ pub(super) const KUBEMQ: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     },
     source: kubemq::KubemqSource::new,
     confirmations: Some(kubemq::KubemqSubscription::of_address),
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Ok(|settings, queue, looks| {
         Box::pin(kubemq::KubemqDeadLetters::open(settings, queue, looks))
     }),
@@ -154,7 +154,7 @@ pub(super) const MQTT: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     },
     source: mqtt::MqttSource::new,
     confirmations: Some(mqtt::MqttSubscription::of_confirmations),
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Err(
         "its broker keeps no dead letters that could be read later: give a consumer of the app, or a client with a kept session, the topic of DEAD_LETTER_TOPIC",
     ),
@@ -175,7 +175,7 @@ pub(super) const NATS: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
     },
     source: nats::NatsSource::new,
     confirmations: Some(nats::NatsSubscription::of_confirmations),
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Ok(|settings, queue, looks| Box::pin(nats::NatsDeadLetters::open(settings, queue, looks))),
 });
 
@@ -191,14 +191,14 @@ struct BrokerDriver<T, U, S> {
     /// The keys of the source of confirmations that come to an address; none if its messages cannot be confirmed.
     confirmations: Option<fn(&T, &Topic) -> U>,
     /// Opens a queue of dead letters, or why it cannot.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     dead_letters: Result<OpenDeadLetters<T>, &'static str>,
 }
 
-#[cfg(all(feature = "cli", feature = "_brokers"))]
+#[cfg(all(feature = "admin", feature = "_brokers"))]
 type OpenDeadLetters<T> = fn(T, String, bool) -> DeadLettersFuture;
 
-#[cfg(all(feature = "cli", feature = "_brokers"))]
+#[cfg(all(feature = "admin", feature = "_brokers"))]
 type DeadLettersFuture =
     std::pin::Pin<Box<dyn Future<Output = Result<Box<dyn DeadLetterQueue>, DeadLettersError>> + Send>>;
 
@@ -244,7 +244,7 @@ impl<T: DeserializeOwned, U: DeserializeOwned, S: Source> Driver for BrokerDrive
         source.map(|source| Arc::new(source) as _).map_err(|error| fault(name, error))
     }
 
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     async fn dead_letters(
         &self,
         name: &str,

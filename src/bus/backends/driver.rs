@@ -13,7 +13,7 @@ use crate::messenger::probe::Probe;
 use crate::reply::Requester;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 use crate::source::dead_letters::{DeadLetterQueue, DeadLettersError};
 use crate::util::error::BoxError;
 
@@ -58,7 +58,7 @@ pub(super) trait Driver: Sync {
     }
 
     /// Opens a queue of dead letters; with `looks` none of them will be settled.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     async fn dead_letters(
         &self,
         name: &str,
@@ -79,11 +79,11 @@ pub(super) trait Driver: Sync {
 }
 
 /// Why there is no access to the dead letters of other backends.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(super) const NO_DEAD_LETTERS: &str = "its dead letters cannot be listed from here: amqp091, fedmsg, amqp10, rhmsg, channels, kubemq and nats keep theirs in queues and streams that can";
 
 /// Why a queue of dead letters cannot be opened.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OpenDeadLettersError {
     #[error(transparent)]

@@ -8,10 +8,10 @@ use crate::backends::dummy::Dummy;
 use crate::backends::memory::Memory;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
-#[cfg(all(feature = "cli", feature = "channels"))]
+#[cfg(all(feature = "admin", feature = "channels"))]
 use crate::source::dead_letters::DeadLetterQueue;
 
-#[cfg(all(feature = "cli", feature = "channels"))]
+#[cfg(all(feature = "admin", feature = "channels"))]
 use super::driver::OpenDeadLettersError;
 #[cfg(feature = "embedded")]
 use super::driver::fault;
@@ -116,7 +116,7 @@ impl Driver for ChannelsDriver {
         })
     }
 
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "admin")]
     async fn dead_letters(
         &self,
         _: &str,

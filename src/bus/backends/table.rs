@@ -7,11 +7,11 @@ use crate::backends::brokers::BrokerSettings;
 use crate::message::Topic;
 use crate::settings::{BackendTable, SettingsError};
 use crate::source::Source;
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 use crate::source::dead_letters::DeadLetterQueue;
 
 use super::brokers::{AMQP10, AMQP091, FEDMSG, KUBEMQ, MQTT, NATS, RHMSG};
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 use super::driver::OpenDeadLettersError;
 use super::driver::{Backend, Driver, Feature, fault, own_source};
 use super::local::{CHANNELS, DUMMY, EMBEDDED, MEMORY};
@@ -126,7 +126,7 @@ pub(crate) fn broker_settings(name: &str, keys: &BackendTable) -> Option<BrokerS
 }
 
 /// Opens a queue of dead letters of the backend.
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) async fn dead_letters(
     name: &str,
     keys: &BackendTable,

@@ -1,10 +1,12 @@
 //! The dead letters in a queue of channels, and how they are requeued.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::handle::Channels;
 use super::message;
 use super::settings::ChannelsSettings;
 use crate::channels::embedded::EmbeddedEngine;
@@ -12,7 +14,6 @@ use crate::channels::engine::Engine;
 use crate::channels::error::EngineError;
 use crate::channels::info::ChannelKind;
 use crate::channels::name::ChannelName;
-use crate::channels::queue::Queues;
 use crate::channels::queue_types::{Policy, QueueDelivery, QueueMessage, Receipt, Receive, Settle, Which};
 use crate::log::error::OpenError;
 use crate::message::headers::{FAILURES, REASON};
@@ -22,10 +23,12 @@ use crate::util::error::Chain;
 /// How long the engine may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A queue of dead letters, in the folder of an app that is stopped. Messages are taken one by one; those that are neither requeued nor
+/// A queue of dead letters, in this process or in the folder of an app that is stopped. Messages are taken one by one; those that are neither requeued nor
 /// removed keep their position.
 pub(crate) struct ChannelDeadLetters {
-    engine: EmbeddedEngine,
+    engine: Arc<dyn Engine>,
+    /// Whether the engine is closed with the queue.
+    is_own: bool,
     name: ChannelName,
     left: u64,
     passed: Vec<Receipt>,
@@ -49,12 +52,32 @@ impl ChannelDeadLetters {
                 error => Chain(&error).to_string(),
             })
         })?;
-        let Some(info) = engine.info(ChannelKind::Queue, &name).await.map_err(fault)? else {
+        let engine: Arc<dyn Engine> = Arc::new(engine);
+        let queue = Self::look(Arc::clone(&engine), name, true).await;
+        if queue.is_err() {
             engine.close(CLOSE_TIMEOUT).await;
-            return Err(DeadLettersError::NoQueue(queue));
-        };
-        let left = info.messages.saturating_sub(info.delayed);
-        Ok(Box::new(Self { engine, name, left, passed: Vec::new(), current: None }))
+        }
+        queue
+    }
+
+    /// A queue of channels that are open in this process, and stay open.
+    pub(crate) async fn of(
+        channels: &Channels,
+        queue: String,
+    ) -> Result<Box<dyn DeadLetterQueue>, DeadLettersError> {
+        let name = ChannelName::new(&queue).map_err(|_| DeadLettersError::NoQueue(queue))?;
+        Self::look(Arc::clone(channels.engine()), name, false).await
+    }
+
+    async fn look(
+        engine: Arc<dyn Engine>,
+        name: ChannelName,
+        is_own: bool,
+    ) -> Result<Box<dyn DeadLetterQueue>, DeadLettersError> {
+        let info = engine.info(ChannelKind::Queue, &name).await.map_err(fault)?;
+        let Some(info) = info else { return Err(DeadLettersError::NoQueue(name.to_string())) };
+        let left = info.messages.saturating_sub(info.delayed + info.held);
+        Ok(Box::new(Self { engine, is_own, name, left, passed: Vec::new(), current: None }))
     }
 
     fn view(&self, delivery: &QueueDelivery) -> DeadLetter {
@@ -77,6 +100,20 @@ impl ChannelDeadLetters {
         self.passed.push(receipt);
         let which = Which::Sequences(vec![delivery.sequence]);
         self.engine.settle(receipt, which, settle(delivery)).await.map(drop).map_err(fault)
+    }
+}
+
+impl ChannelDeadLetters {
+    fn release(&mut self) {
+        self.passed.extend(self.current.take().map(|(receipt, _)| receipt));
+        self.passed.drain(..).for_each(|receipt| self.engine.release(receipt));
+    }
+}
+
+/// Without a close the messages return too: the engine may stay open.
+impl Drop for ChannelDeadLetters {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
@@ -131,9 +168,10 @@ impl DeadLetterQueue for ChannelDeadLetters {
     }
 
     async fn close(mut self: Box<Self>) {
-        self.passed.extend(self.current.take().map(|(receipt, _)| receipt));
-        self.passed.iter().for_each(|receipt| self.engine.release(*receipt));
-        self.engine.close(CLOSE_TIMEOUT).await;
+        self.release();
+        if self.is_own {
+            self.engine.close(CLOSE_TIMEOUT).await;
+        }
     }
 }
 

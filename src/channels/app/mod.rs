@@ -1,6 +1,6 @@
 //! Channels for an app: messengers and sources.
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 mod dead_letters;
 mod events;
 mod handle;
@@ -11,7 +11,7 @@ mod sender;
 mod settings;
 mod stream;
 
-#[cfg(feature = "cli")]
+#[cfg(feature = "admin")]
 pub(crate) use self::dead_letters::ChannelDeadLetters;
 pub use self::events::ChannelEvents;
 pub use self::handle::Channels;

@@ -11,6 +11,7 @@ use super::message;
 use super::sender::{ChannelMessenger, SendPattern};
 use crate::channels::engine::Engine;
 use crate::channels::error::EngineError;
+use crate::channels::info::ChannelKind;
 use crate::channels::name::ChannelName;
 use crate::channels::queue_types::{
     Policy, QueueDelivery, QueueMessage, Receipt, Receive, Settle as Settled, Which,
@@ -160,6 +161,11 @@ impl Source for ChannelQueue {
     /// Stops receiving. Messages can still be sent.
     async fn close(&self, _: Duration) {
         self.closed.cancel();
+    }
+
+    async fn backlog(&self) -> Option<u64> {
+        let info = self.engine.info(ChannelKind::Queue, &self.name).await.ok()??;
+        Some(info.messages.saturating_sub(info.held))
     }
 
     fn name(&self) -> Arc<str> {

@@ -2,12 +2,12 @@
 
 use super::findings::{CheckLevel, Findings};
 use crate::backends::amqp091::inspect::{Condition, Inspected, inspect};
-use crate::cli::queue;
+use crate::bus::amqp091_consumers;
 use crate::settings::Settings;
 
 /// Looks at a broker that responds. That one does not is found before.
 pub(super) async fn check(settings: &Settings, findings: &mut Findings) {
-    let Ok(Some((broker, consumers))) = queue::amqp091(settings) else { return };
+    let Ok(Some((broker, consumers))) = amqp091_consumers(settings) else { return };
     for Inspected { consumer, condition, text } in inspect(&broker, &consumers).await.unwrap_or_default() {
         let level = match condition {
             Condition::Good => CheckLevel::Ok,

@@ -6,7 +6,7 @@ use super::super::context::Context;
 use super::super::error::CliError;
 use super::super::list::{HEAD, at_least_one, row};
 use super::super::output::aligned;
-use super::selection::{Queue, Selection, failure, shown};
+use super::selection::{Queue, Selection, failure};
 use crate::admin::StoredMessage;
 use crate::source::dead_letters::DeadLetterQueue;
 
@@ -60,7 +60,7 @@ impl List {
             if listed.len() == self.limit {
                 return Ok((listed, true));
             }
-            listed.push(shown(&letter, self.body));
+            listed.push(StoredMessage::of_dead_letter(&letter, self.body));
         }
         Ok((listed, false))
     }

@@ -7,8 +7,8 @@ use clap::Args;
 use super::super::context::Context;
 use super::super::error::CliError;
 use super::super::filter::duration;
-use super::super::queue::routes;
 use super::act::{Act, Deed, which};
+use crate::bus::dead_letter_routes;
 use crate::source::dead_letters::Target;
 
 /// The heading of these options in the help.
@@ -47,7 +47,7 @@ impl Requeue {
     pub(super) fn run(&self, context: &Context) -> Result<(), CliError> {
         let settings = context.settings()?;
         let queue = self.act.queue();
-        let own = routes(&settings).into_iter().filter(|route| route.dead == queue);
+        let own = dead_letter_routes(&settings).into_iter().filter(|route| route.dead == queue);
         let back_to = self.back_to.iter().cloned().chain(own.map(|route| route.queue)).collect();
         let to = match (&self.exchange, &self.routing_key) {
             (Some(exchange), Some(routing_key)) => {

@@ -6,7 +6,6 @@ use uuid::Uuid;
 use super::super::context::Context;
 use super::super::error::CliError;
 use super::super::filter::{Conditions, WHICH};
-use crate::admin::StoredMessage;
 use crate::bus::{self, OpenDeadLettersError};
 use crate::settings::Settings;
 use crate::source::dead_letters::{DeadLetter, DeadLetterQueue, DeadLettersError};
@@ -67,17 +66,6 @@ impl Selection {
 /// Whether the dead letter is the message of this id.
 pub(super) fn is_of(letter: &DeadLetter, id: Uuid) -> bool {
     letter.message.as_ref().is_ok_and(|message| message.id() == id)
-}
-
-/// The dead letter as JSON; with `whole` headers and body too.
-pub(super) fn shown(letter: &DeadLetter, whole: bool) -> StoredMessage {
-    let DeadLetter { message, reason, attempts, failures, .. } = letter;
-    let reason = reason.as_deref().unwrap_or("no reason was kept");
-    let explain = match message {
-        Ok(_) => reason.to_owned(),
-        Err(why) => format!("it cannot be read: {why}; it became a dead letter: {reason}"),
-    };
-    StoredMessage::dead(message.as_ref().ok(), *attempts, failures, explain, whole)
 }
 
 pub(super) fn failure(error: &DeadLettersError) -> CliError {

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::super::context::Context;
 use super::super::error::CliError;
 use super::super::show::print;
-use super::selection::{Queue, failure, is_of, shown};
+use super::selection::{Queue, failure, is_of};
 use crate::admin::StoredMessage;
 
 /// Show one dead letter: the reason, failed attempts, headers, body
@@ -26,7 +26,7 @@ impl Show {
             let found: Result<Option<StoredMessage>, CliError> = async {
                 while let Some(letter) = queue.next().await.map_err(|error| failure(&error))? {
                     if is_of(&letter, self.id) {
-                        return Ok(Some(shown(&letter, true)));
+                        return Ok(Some(StoredMessage::of_dead_letter(&letter, true)));
                     }
                 }
                 Ok(None)

@@ -94,6 +94,11 @@ impl Dialect for Postgres {
 
     const AUDIT_TABLE: &'static str = "{schema}.audit";
 
+    const INSTANCES: &'static str = "SELECT members.id::text,
+            ceil(extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint::text || ' ' || count(partition)::text
+        FROM {schema}.members LEFT JOIN {schema}.partitions ON owner = members.id
+        GROUP BY members.id, expires_at ORDER BY members.id LIMIT 1000";
+
     async fn pairs(
         pool: &PgPool,
         statement: SqlStr,

@@ -1,21 +1,24 @@
-//! The table of what operators did, beside the tables of an outbox.
+//! What operators look at beside the messages of an outbox: the table of what they did, and the instances.
+
+use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 
 use super::dialect::Dialect;
-use crate::store::OperationRecord;
+use crate::store::{Instance, OperationRecord};
 use crate::util::error::BoxError;
 use crate::util::rfc3339;
 
 /// How many records are kept.
 const KEPT: u64 = 10_000;
 
-/// The statements of the table.
+/// The statements.
 #[derive(Debug)]
 pub(super) struct AuditTable {
     insert: SqlStr,
     forget: SqlStr,
     read: SqlStr,
+    instances: SqlStr,
 }
 
 impl AuditTable {
@@ -27,6 +30,7 @@ impl AuditTable {
             forget: statement(format!(
                 "DELETE FROM {table} WHERE position <= (SELECT max(position) FROM {table}) - {KEPT}"
             )),
+            instances: statement(DB::INSTANCES.replace("{schema}", &DB::quoted(schema))),
             read: statement(format!(
                 "SELECT done_at, record FROM {table} ORDER BY position DESC LIMIT {KEPT}"
             )),
@@ -42,6 +46,17 @@ impl AuditTable {
         DB::pairs(pool, self.insert.clone(), Some([&at, &text])).await?;
         DB::pairs(pool, self.forget.clone(), None).await?;
         Ok(())
+    }
+
+    /// Returns the instances that share the database, which have not expired.
+    pub(super) async fn instances<DB: Dialect>(&self, pool: &Pool<DB>) -> Result<Vec<Instance>, BoxError> {
+        let rows = DB::pairs(pool, self.instances.clone(), None).await?;
+        let instance = |(id, numbers): (String, String)| {
+            let (expires_in, partitions) = numbers.split_once(' ')?;
+            let expires_in = Duration::from_millis(expires_in.parse().ok()?);
+            Some(Instance::new(id, expires_in, partitions.parse().ok()?))
+        };
+        Ok(rows.into_iter().filter_map(instance).collect())
     }
 
     /// Returns the last records, the last one first.

@@ -72,6 +72,9 @@ pub(crate) trait Dialect: Database {
     /// The name of the table of what operators did.
     const AUDIT_TABLE: &'static str;
 
+    /// Selects the instances: the id, then the milliseconds until it expires, a blank, and the number of its partitions.
+    const INSTANCES: &'static str;
+
     /// Executes a statement with these values, and returns its rows of two texts.
     async fn pairs(
         pool: &Pool<Self>,

@@ -18,7 +18,9 @@ use super::settings::SqlStoreSettings;
 use super::tables::{Tables, WritePermit};
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
-use crate::store::{Counts, Filter, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored};
+use crate::store::{
+    Counts, Filter, Instance, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored,
+};
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
 ///
@@ -167,6 +169,10 @@ impl<DB: Dialect> Store for SqlStore<DB> {
 
     async fn operations(&self, limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
         self.audit.read(self.pool(), limit).await.map_err(StoreError::unavailable)
+    }
+
+    async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
+        self.audit.instances(self.pool()).await.map_err(StoreError::unavailable)
     }
 
     fn location(&self) -> String {

@@ -79,6 +79,11 @@ impl Dialect for Sqlite {
 
     const AUDIT_TABLE: &'static str = "{schema}_audit";
 
+    const INSTANCES: &'static str = "SELECT lower(hex(members.id)),
+            (expires_at - CAST(unixepoch('subsec') * 1000 AS INTEGER)) || ' ' || count(partition)
+        FROM {schema}_members AS members LEFT JOIN {schema}_partitions ON owner = members.id
+        GROUP BY members.id, expires_at ORDER BY members.id LIMIT 1000";
+
     async fn pairs(
         pool: &SqlitePool,
         statement: SqlStr,

@@ -33,6 +33,15 @@ async fn pass(listener: TcpListener, to: String, up: watch::Receiver<bool>) {
     }
 }
 
+/// An app with hostile names.
+async fn beside(settings: &str) -> Bus {
+    let settings: Settings = toml::from_str(settings).unwrap();
+    let bus = Bus::start(&settings).await.unwrap();
+    let hostile = Message::json("\"<script/src=x/onerror=alert(1)\u{202e}gpj", &1).unwrap();
+    let _ = bus.messenger().send(vec![Message::json("floor1.temperature", &21).unwrap(), hostile]).await;
+    bus
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn an_operator_finds_and_mends_the_cause_in_a_browser() {
@@ -45,7 +54,7 @@ async fn an_operator_finds_and_mends_the_cause_in_a_browser() {
     tokio::spawn(pass(listener, rabbit, is_up));
     let path = folder.path().join("outbox");
     let text = format!(
-        "BACKEND = 'amqp091'\nURLS = '{url}'\nMANDATORY = true\nCONNECTION_TIMEOUT = 2\nDELIVERY = 'durable'\n[OUTBOX]\nPATH = {path:?}"
+        "BACKEND = 'amqp091'\nURLS = '{url}'\nMANDATORY = true\nCONNECTION_TIMEOUT = 2\nDELIVERY = 'durable'\n[OUTBOX]\nPATH = {path:?}\n[CONSUMERS.mail]\nQUEUE = 'mail-of-{topic}'"
     );
     let settings: Settings = toml::from_str(&text).unwrap();
     let bus = Arc::new(Bus::start(&settings).await.unwrap());
@@ -71,8 +80,16 @@ async fn an_operator_finds_and_mends_the_cause_in_a_browser() {
         bound.lock().unwrap().push(queue);
         StatusCode::OK
     };
+    // Apps that use the other parts.
+    let (channels, routing) = (folder.path().join("channels"), folder.path().join("router"));
+    let channels = beside(&format!("BACKEND = 'channels'\nPATH = {channels:?}")).await;
+    let routing = beside(&format!("BACKEND = 'routing'\nPATH = {routing:?}\n[CONSUMERS.all]\nURI = '*'")).await;
+    let looking = routing.source("all").unwrap();
+    tokio::spawn(async move { looking.receive(1).await.map(drop) });
     let app = Router::new()
         .nest("/ops/outbox", bus.dashboard().without_guard())
+        .nest("/ops/channels", channels.dashboard().without_guard())
+        .nest("/ops/routing", routing.dashboard().without_guard())
         .route("/control/up", post(async move || connect.send_replace(true).to_string()))
         .route("/control/down", post(async move || cut.send_replace(false).to_string()))
         .route("/control/bind", post(bind))
@@ -92,7 +109,7 @@ async fn an_operator_finds_and_mends_the_cause_in_a_browser() {
         .kill_on_drop(true)
         .output();
     let output =
-        tokio::time::timeout(Duration::from_secs(240), script).await.expect("the browser is stuck").unwrap();
+        tokio::time::timeout(Duration::from_secs(400), script).await.expect("the browser is stuck").unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let queue = queues.lock().unwrap().pop().unwrap();
     // The three that were mended, and one sent later.

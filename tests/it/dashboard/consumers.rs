@@ -38,6 +38,8 @@ async fn a_consumer_is_paused_and_resumed() {
     assert!(page().await.contains("paused") && page().await.contains("Resume"));
     bus.messenger().send(message()).await.unwrap();
     assert!(page().await.contains("data-label=\"Acknowledged\">0<"));
+    // One that is paused has a lag.
+    until("it waits", async || page().await.contains("data-label=\"Waiting\">1<")).await;
     assert_eq!(press(false).await, StatusCode::SEE_OTHER);
     until("it is handled", async || page().await.contains("data-label=\"Acknowledged\">1<")).await;
     let request = Request::post(format!("{BASE}/consumers")).header("sec-fetch-site", "same-origin");

@@ -1,0 +1,125 @@
+//! Requeue and drop in the broker's own queues of dead letters.
+
+use axum::extract::RawQuery;
+use axum::response::Html;
+use bytes::Bytes;
+use maud::html;
+use serde_json::{Value, json};
+
+use super::api::Api;
+use super::broker::{address, queue_of};
+use super::error::PageError;
+use super::fields::Fields;
+use super::text::visible;
+use crate::admin::BrokerActed;
+use crate::util::readable::count;
+
+/// An operation on dead letters of a queue.
+struct Operation<'a> {
+    queue: &'a str,
+    drops: bool,
+    which: Which,
+}
+
+enum Which {
+    Ids(Vec<String>),
+    /// So many from the start.
+    First(u64),
+}
+
+impl<'a> Operation<'a> {
+    fn of(fields: &'a Fields) -> Result<Self, PageError> {
+        let (drops, all) = match fields.get("act") {
+            Some("requeue") => (false, false),
+            Some("requeue-all") => (false, true),
+            Some("drop") => (true, false),
+            Some("drop-all") => (true, true),
+            _ => return Err(PageError::bad_request("the form names no operation")),
+        };
+        let queue = queue_of(fields)?;
+        let which = if all {
+            let first = fields.parsed("first")?;
+            Which::First(first.ok_or_else(|| PageError::bad_request("the form names no number"))?)
+        } else {
+            Which::Ids(fields.all("id")?)
+        };
+        if matches!(&which, Which::Ids(ids) if ids.is_empty()) {
+            return Err(PageError::bad_request("no message is selected: go back and select some"));
+        }
+        Ok(Self { queue, drops, which })
+    }
+
+    fn body(&self, dry_run: bool, rate: Option<f64>) -> Value {
+        let act = if self.drops { "drop" } else { "requeue" };
+        let mut body = json!({"queue": self.queue, "act": act, "dry_run": dry_run});
+        match &self.which {
+            Which::Ids(ids) => body["ids"] = json!(ids),
+            Which::First(first) => body["first"] = json!(first),
+        }
+        if let Some(rate) = rate {
+            body["rate"] = json!(rate);
+        }
+        body
+    }
+}
+
+/// Asks the operator.
+pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
+    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+    let operation = Operation::of(&fields)?;
+    let number = match &operation.which {
+        Which::Ids(ids) => ids.len() as u64,
+        Which::First(first) => *first,
+    };
+    let messages = count(number, "message");
+    let verb = if operation.drops { "Drop" } else { "Requeue" };
+    let body = html! {
+        dl { dt { "Queue" } dd { (visible(operation.queue)) } }
+        p.note.warn {
+            @if operation.drops { "They are dropped at once, and for good." }
+            @else { "Each goes back to the queue of its consumer, without its failed attempts. It leaves this queue once the broker has confirmed the copy." }
+        }
+        form method="post" action="broker" {
+            input type="hidden" name="queue" value=(operation.queue);
+            @match &operation.which {
+                Which::Ids(ids) => {
+                    input type="hidden" name="act" value=(verb.to_lowercase());
+                    @for id in ids { input type="hidden" name="id" value=(id); }
+                }
+                Which::First(first) => {
+                    input type="hidden" name="act" value=(format!("{}-all", verb.to_lowercase()));
+                    input type="hidden" name="first" value=(first);
+                }
+            }
+            @if operation.drops { button.danger type="submit" { "Drop " (messages) } } @else {
+                div.row { label { "Messages a second, at most" input name="rate" value="100" inputmode="decimal" required; } }
+                button.main type="submit" { "Requeue " (messages) }
+            }
+            " " a.button href=(address("broker", operation.queue)) { "Cancel" }
+        }
+    };
+    Ok(api.page(&format!("{verb} {messages}?"), "dead-letters").render(&body))
+}
+
+/// Does it.
+pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
+    let fields = Fields::parse(&body);
+    let operation = Operation::of(&fields)?;
+    let rate = fields.parsed("rate")?.filter(|_| !operation.drops);
+    let acted: BrokerActed = api.post("/broker-dead-letters", &operation.body(false, rate)).await?;
+    let done = if operation.drops { "Dropped" } else { "Requeued" };
+    let title = format!("{done} {}", count(acted.messages, "message"));
+    let body = html! {
+        p.note.good role="status" { (title) "." @if acted.running { " It goes on; look at the queue again." } }
+        @if acted.refused > 0 {
+            p.note.warn { (count(acted.refused, "message")) " stayed: " (visible(acted.error.as_deref().unwrap_or_default())) }
+        } @else if let Some(error) = &acted.error {
+            p.note.bad { "It ended early; the others are still in the queue: " (visible(error)) }
+        }
+        p {
+            a.button href=(address("broker", operation.queue)) { "The queue" } " "
+            a.button href="dead-letters" { "Dead letters" }
+        }
+    };
+    Ok(api.page(&title, "dead-letters").render(&body))
+}
