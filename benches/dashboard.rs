@@ -31,7 +31,7 @@ const ROUNDS: usize = 21;
 const ROOM: u64 = 1 << 40;
 
 /// The pages, with filters that match much, little and nothing.
-const PAGES: [&str; 11] = [
+const PAGES: [&str; 12] = [
     "overview",
     "messages",
     "messages?state=dead",
@@ -41,6 +41,7 @@ const PAGES: [&str; 11] = [
     "messages?state=dead&reason=code+3",
     "message?position=500000",
     "dead-letters",
+    "topics",
     "consumers",
     "audit",
 ];

@@ -1,20 +1,61 @@
 //! The operations of operators.
 
-use axum::Extension;
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use http::HeaderName;
+use http::request::Parts;
 
 use super::operator::Operator;
 use crate::outbox::OutboxHandle;
 use crate::store::OperationRecord;
 use crate::util::error::Chain;
 
-/// The operator, if the app says who it is.
-pub(super) type By = Option<Extension<Operator>>;
+/// The header in which a client of the JSON API says who acts, if the app does not: percent-encoded UTF-8.
+pub(crate) const OPERATOR: HeaderName = HeaderName::from_static("tower-outbox-operator");
+
+/// The longest name that a client may give, in characters.
+const LONGEST: usize = 200;
+
+/// The name of the operator: the app says it, or else the client.
+pub(super) struct By(Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for By {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        if let Some(operator) = parts.extensions.get::<Operator>() {
+            return Ok(Self(Some(operator.to_string())));
+        }
+        let claimed = parts.headers.get(OPERATOR).map(|name| decoded(name.as_bytes()));
+        Ok(Self(claimed.filter(|name| !name.is_empty()).map(|name| format!("{name} (by its own word)"))))
+    }
+}
+
+fn decoded(name: &[u8]) -> String {
+    let hex = |digit: u8| char::from(digit).to_digit(16).map(|digit| digit as u8);
+    let (mut bytes, mut rest) = (Vec::with_capacity(name.len()), name);
+    while let Some((first, others)) = rest.split_first() {
+        match others {
+            [high, low, after @ ..] if *first == b'%' => match (hex(*high), hex(*low)) {
+                (Some(high), Some(low)) => {
+                    bytes.push(high << 4 | low);
+                    rest = after;
+                    continue;
+                }
+                _ => bytes.push(b'%'),
+            },
+            _ => bytes.push(*first),
+        }
+        rest = others;
+    }
+    String::from_utf8_lossy(&bytes).chars().take(LONGEST).collect()
+}
 
 /// Logs an operation, and keeps it with the store. It has happened: a store that cannot keep it is only reported.
 pub(super) async fn record(outbox: &OutboxHandle, by: &By, action: &str, messages: usize, which: String) {
     log(by, action, messages, &which);
-    let by = by.as_ref().map(|Extension(operator)| operator.to_string());
-    let record = OperationRecord::new(action, messages as u64, which, by);
+    let record = OperationRecord::new(action, messages as u64, which, by.0.clone());
     if let Err(error) = outbox.record_operation(&record).await {
         tracing::error!(error = %Chain(&error), action, messages, "failed to keep a record of an operation, which was done");
     }
@@ -22,6 +63,21 @@ pub(super) async fn record(outbox: &OutboxHandle, by: &By, action: &str, message
 
 /// Logs an operation.
 pub(super) fn log(by: &By, action: &str, messages: usize, which: &str) {
-    let by = by.as_ref().map_or("nobody named", |Extension(operator)| operator.name());
+    let by = by.0.as_deref().unwrap_or("nobody named");
     tracing::info!(messages, which, by, "{action} of messages by an operator");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_decoded() {
+        for (text, name) in
+            [("jo", "jo"), ("J%C3%B6", "Jö"), ("100%", "100%"), ("%zz%2", "%zz%2"), ("%ff", "\u{fffd}")]
+        {
+            assert_eq!(decoded(text.as_bytes()), name, "{text}");
+        }
+        assert_eq!(decoded(&[b'x'; 1_000]).len(), LONGEST);
+    }
 }

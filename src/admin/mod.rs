@@ -33,6 +33,8 @@ mod topic_counter;
 mod topics;
 mod undo;
 
+#[cfg(feature = "cli")]
+pub(crate) use self::audit::OPERATOR;
 #[cfg(feature = "dashboard")]
 pub(crate) use self::broker_act::BrokerActed;
 #[cfg(feature = "dashboard")]

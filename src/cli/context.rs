@@ -36,6 +36,9 @@ pub(super) struct Global {
         value_parser = http_header
     )]
     pub(super) http_header: Vec<(HeaderName, HeaderValue)>,
+    /// Who acts, for the audit; by default the user of this machine
+    #[arg(long = "as", value_name = "NAME", global = true)]
+    pub(super) operator: Option<String>,
     /// Print JSON: one document, or a line for each message
     #[arg(long, global = true)]
     pub(super) json: bool,
@@ -58,6 +61,13 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn settings(&self) -> Result<Settings, CliError> {
         self.load_settings().map_err(|error| CliError::error(&error))
+    }
+
+    /// Returns the name of who acts.
+    pub(super) fn operator(&self) -> String {
+        let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+        let given = self.global.operator.clone();
+        given.unwrap_or_else(|| user().unwrap_or_else(|_| "a user of the command line".to_owned()))
     }
 
     pub(super) fn load_settings(&self) -> Result<Settings, SettingsError> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use axum::Extension;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -57,21 +58,20 @@ impl Dashboard {
         let address = listener.local_addr().map_err(|error| CliError::error(&error))?;
         let pages =
             dashboard::Dashboard::of(target.answering(), trace_url).guarded_by(from_fn(of_this_machine));
+        let pages = pages.layer(Extension(Operator::new(context.operator())));
         context.output.line(format!("serving the dashboard on http://{address}"))?;
         let served = axum::serve(listener, pages).with_graceful_shutdown(signal).await;
         served.map_err(|error| CliError::error(&error))
     }
 }
 
-/// Refuses a name that another site gave to this address, and notes who acts.
-async fn of_this_machine(mut request: Request, next: Next) -> Response {
+/// Refuses a name that another site gave to this address.
+async fn of_this_machine(request: Request, next: Next) -> Response {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
     let name = host.rsplit_once(':').map_or(host, |(name, _)| name);
     if !matches!(name, "localhost" | "127.0.0.1" | "[::1]") {
         let error = "open the dashboard as http://127.0.0.1 or http://localhost";
         return (StatusCode::FORBIDDEN, error).into_response();
     }
-    let user = std::env::var("USER").unwrap_or_else(|_| "a user of the command line".to_owned());
-    request.extensions_mut().insert(Operator::new(user));
     next.run(request).await
 }

@@ -23,7 +23,7 @@ use url::Url;
 
 use super::context::Context;
 use super::error::CliError;
-use crate::admin::{Admin, AppState, LaterDrops, Parts};
+use crate::admin::{Admin, AppState, LaterDrops, OPERATOR, Operator, Parts};
 use crate::backends::dummy::Dummy;
 use crate::bus::DeadLettersOfBroker;
 use crate::dashboard::{Answering, Local};
@@ -47,6 +47,7 @@ pub(super) struct App {
     agent: Agent,
     url: Url,
     headers: Vec<(HeaderName, HeaderValue)>,
+    operator: String,
 }
 
 /// The outbox of a stopped app.
@@ -54,6 +55,7 @@ pub(super) struct Stopped {
     router: Router,
     messenger: Arc<dyn Messenger>,
     runtime: Handle,
+    operator: String,
 }
 
 impl Drop for Stopped {
@@ -82,10 +84,10 @@ impl Target {
     /// The running app; `None` without a URL.
     pub(super) fn app(context: &Context) -> Option<Self> {
         let url = context.global.url.as_ref()?;
-        Some(Self::running(url, &context.global.http_header))
+        Some(Self::running(url, &context.global.http_header, context.operator()))
     }
 
-    fn running(url: &Url, headers: &[(HeaderName, HeaderValue)]) -> Self {
+    fn running(url: &Url, headers: &[(HeaderName, HeaderValue)], operator: String) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -93,7 +95,12 @@ impl Target {
             .timeout_recv_response(Some(Duration::from_secs(600)))
             .user_agent(concat!("tower-outbox/", env!("CARGO_PKG_VERSION")));
         let config = if url.scheme() == "https" { config.tls_config(tls()) } else { config };
-        Self::Running(App { agent: config.build().new_agent(), url: url.clone(), headers: headers.to_vec() })
+        Self::Running(App {
+            agent: config.build().new_agent(),
+            url: url.clone(),
+            headers: headers.to_vec(),
+            operator,
+        })
     }
 
     /// Opens the outbox of the settings, which must exist unless messages are stored in it.
@@ -129,7 +136,8 @@ impl Target {
                 None,
             )),
         };
-        Ok(Self::Stopped(Stopped { router: admin.router(), messenger, runtime: runtime.clone() }))
+        let (router, operator) = (admin.router(), context.operator());
+        Ok(Self::Stopped(Stopped { router, messenger, runtime: runtime.clone(), operator }))
     }
 
     /// The JSON API of the target.
@@ -234,6 +242,9 @@ impl App {
                 .map_err(|error| away(&error))
                 .and_then(|request| self.agent.run(request).map_err(|error| away(&error)))
         } else {
+            // The app's own authentication may know better.
+            let name: String = url::form_urlencoded::byte_serialize(self.operator.as_bytes()).collect();
+            let request = request.header(OPERATOR, name.replace('+', "%20"));
             let request = request.header(CONTENT_TYPE, "application/json").body(body);
             request
                 .map_err(|error| away(&error))
@@ -279,12 +290,13 @@ impl Stopped {
             let mut pairs = url::form_urlencoded::Serializer::new(String::new());
             uri = format!("{uri}?{}", pairs.extend_pairs(query).finish());
         }
-        let request = Request::builder()
+        let mut request = Request::builder()
             .method(method)
             .uri(uri)
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(body))
             .map_err(|error| CliError::error(&error))?;
+        request.extensions_mut().insert(Operator::new(self.operator.clone()));
         self.runtime.block_on(async {
             let Ok(response) = self.router.clone().call(request).await;
             let (head, body) = response.into_parts();

@@ -83,7 +83,8 @@ async fn an_operator_finds_and_mends_the_cause_in_a_browser() {
     // Apps that use the other parts.
     let (channels, routing) = (folder.path().join("channels"), folder.path().join("router"));
     let channels = beside(&format!("BACKEND = 'channels'\nPATH = {channels:?}")).await;
-    let routing = beside(&format!("BACKEND = 'routing'\nPATH = {routing:?}\n[CONSUMERS.all]\nURI = '*'")).await;
+    let routing =
+        beside(&format!("BACKEND = 'routing'\nPATH = {routing:?}\n[CONSUMERS.all]\nURI = '*'")).await;
     let looking = routing.source("all").unwrap();
     tokio::spawn(async move { looking.receive(1).await.map(drop) });
     let app = Router::new()

@@ -90,6 +90,37 @@ async fn a_running_app_has_pages_by_its_admin_router() {
     let answer = served.ask("POST", "/act", &served.address, &form).await;
     assert!(answer.contains("Requeued 1 message"), "{answer}");
     ops.until(0, 0).await;
+    // The app names nobody, so the command does.
+    assert!(served.get("/audit").await.contains("<span>jo (by its own word)</span>"));
+    let named = serve(&["--url", &url, "--as", "Jö <ops>"]).await;
+    ops.backend.set(crate::admin::Does::Reject);
+    ops.store(crate::support::messages(["b"])).await;
+    ops.until(0, 1).await;
+    let list = named.get("/messages").await;
+    let form = format!("act=requeue&position={}", positions(&list)[0]);
+    named.ask("POST", "/act", &named.address, &form).await;
+    assert!(named.get("/audit").await.contains("Jö &lt;ops&gt; (by its own word)"));
+}
+
+#[tokio::test]
+async fn a_database_has_pages_while_the_app_runs() {
+    let ops = Ops::with_dead(Kind::Sqlite, ["a", "b"]).await;
+    let settings = ops.folder().join("app.toml");
+    let url = format!("sqlite:{}", ops.folder().join("app.db").display());
+    let text =
+        format!("[MESSAGE_BUS]\nDELIVERY = 'transactional'\n[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = '{url}'");
+    std::fs::write(&settings, text).unwrap();
+    let served = serve(&["--settings", settings.to_str().unwrap()]).await;
+    assert!(served.get("/overview").await.contains("The app was not asked"));
+    let list = served.get("/messages?state=dead").await;
+    assert_eq!(positions(&list).len(), 2);
+    ops.backend.set(crate::admin::Does::Take);
+    let form = format!("act=requeue&position={}", positions(&list)[0]);
+    let answer = served.ask("POST", "/act", &served.address, &form).await;
+    assert!(answer.contains("Requeued 1 message"), "{answer}");
+    // The app sends it.
+    ops.until(0, 1).await;
+    assert!(served.get("/audit").await.contains("<span>jo</span>"));
 }
 
 #[tokio::test]
