@@ -102,6 +102,14 @@ impl<T> Broker<T> {
     }
 }
 
+impl<T: Connection> Broker<T> {
+    /// Returns the open connection; none also while a caller connects.
+    fn kept(&self) -> Option<Arc<T>> {
+        let state = self.state.try_lock().ok()?;
+        state.connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
+    }
+}
+
 struct BrokerState<T> {
     connection: Option<Arc<T>>,
     failures: u32,
@@ -132,7 +140,12 @@ impl<C: Connector> Failover<C> {
                 reasons.push("the messenger is closed".to_owned());
                 break;
             }
-            let (connection, kept) = match self.connection(index, begun).await {
+            let connected = match broker.kept() {
+                Some(connection) => Ok((connection, true)),
+                // Boxed as it is rare: the future of a send stays small.
+                None => Box::pin(self.connection(index, begun)).await,
+            };
+            let (connection, kept) = match connected {
                 Ok(connected) => connected,
                 Err(error) => {
                     reasons.push(format!("{}: {error}", broker.url));
@@ -158,8 +171,8 @@ impl<C: Connector> Failover<C> {
             if is_blamed || is_second {
                 telemetry::retried(&broker.retries, transient.len(), &reason);
                 reasons.push(reason);
-                let OneByOne { unsent, untried, why } =
-                    self.send_one_by_one(index, transient.into_messages()).await;
+                let sent = Box::pin(self.send_one_by_one(index, transient.into_messages()));
+                let OneByOne { unsent, untried, why } = sent.await;
                 rejected.extend(unsent);
                 reasons.extend(why.map(|why| format!("{}: {why}", broker.url)));
                 batch = untried;
