@@ -100,14 +100,9 @@ pub(super) async fn open(
         options = options.tls_client_config((**tls).clone());
     }
     let client = options.connect(addresses).await.map_err(|error| open_failure(&error))?;
-    let window = usize::try_from(broker.window).unwrap_or(usize::MAX);
     let context = ContextBuilder::new()
         .api_prefix(settings.api_prefix())
         .timeout(broker.send_timeout())
-        .ack_timeout(broker.send_timeout())
-        // The window is ours: that of the library blocks a caller who does not poll its confirms.
-        .max_ack_inflight(window.saturating_add(1).min(1 << 20))
-        .backpressure_on_inflight(false)
         .build(client.clone());
     Ok(Generation { client, context, events })
 }
@@ -148,7 +143,7 @@ impl Events {
                         denied.insert(subject.to_owned());
                     }
                     drop(denied);
-                    self.denial.notify_waiters();
+                    self.denial.notify_one();
                     return;
                 }
                 if is_subscription_denied(&text) {
@@ -192,15 +187,9 @@ impl Events {
         lock(&self.denied).contains(subject)
     }
 
-    /// Completes when the server denies to publish to this subject.
-    pub(super) async fn denied(&self, subject: &str) {
-        loop {
-            let denial = self.denial.notified();
-            if self.is_denied(subject) {
-                return;
-            }
-            denial.await;
-        }
+    /// Completes when the server denies to publish to a subject, also if it did so since the last call.
+    pub(super) async fn denial(&self) {
+        self.denial.notified().await;
     }
 }
 

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::Subject;
-use async_nats::client::{Request, RequestErrorKind};
-use async_nats::jetstream::context::{GetStreamByNameErrorKind, PublishAckFuture, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::context::GetStreamByNameErrorKind;
+use async_nats::{StatusCode, Subject};
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
+use super::calls::{Calls, Pending, Unanswered};
 use super::client::Generation;
-use super::failure::{Denied, NoLeader, NoOutcome, NoStream, TooLarge, TooOld, refused};
+use super::confirm::Confirm;
+use super::failure::{Denied, NoLeader, NoOutcome, NoStream, TooLarge, TooOld};
 use super::outgoing::Outgoing;
 use super::settings::{NatsSettings, Pattern};
 use super::windows::Windows;
@@ -31,6 +31,7 @@ pub(super) struct Connection(Arc<Handle>);
 
 struct Handle {
     generation: Generation,
+    calls: Calls,
     window: Arc<Semaphore>,
     window_size: u32,
     send_timeout: Duration,
@@ -41,7 +42,7 @@ struct Handle {
 
 /// A published message, or one that was not.
 enum Published {
-    Sent { ack: PublishAckFuture, subject: String, deadline: Instant, _place: OwnedSemaphorePermit },
+    Sent { confirm: Pending, subject: Subject, _place: OwnedSemaphorePermit },
     Not(Failure),
 }
 
@@ -52,17 +53,24 @@ impl Drop for Handle {
 }
 
 impl Connection {
-    pub(super) fn new(generation: Generation, settings: &NatsSettings, windows: Arc<Windows>) -> Self {
+    pub(super) async fn new(
+        generation: Generation,
+        settings: &NatsSettings,
+        windows: Arc<Windows>,
+    ) -> Result<Self, Failure> {
         let window_size = settings.broker.window.min(1 << 20);
-        Self(Arc::new(Handle {
+        // A confirm that comes too late is no news.
+        let calls = Calls::new(&generation, Some(settings.broker.send_timeout()), |_| {}).await?;
+        Ok(Self(Arc::new(Handle {
             generation,
+            calls,
             window: Arc::new(Semaphore::new(window_size as usize)),
             window_size,
             send_timeout: settings.broker.send_timeout(),
             pattern: settings.pattern,
             given_up: AtomicBool::new(false),
             windows,
-        }))
+        })))
     }
 
     /// Publishes in order, and returns the outcome of each message.
@@ -129,7 +137,7 @@ impl Connection {
                 }
             };
             published.push_back(match place {
-                Some(place) => self.hand_over(message, place).await,
+                Some(place) => self.hand_over(message, place),
                 None => Published::Not(self.0.generation.events.failure()),
             });
         }
@@ -139,69 +147,51 @@ impl Connection {
         outcomes
     }
 
-    async fn hand_over(&self, message: Outgoing, place: OwnedSemaphorePermit) -> Published {
-        let Handle { generation, send_timeout, .. } = &*self.0;
+    fn hand_over(&self, message: Outgoing, place: OwnedSemaphorePermit) -> Published {
+        let Handle { generation, calls, .. } = &*self.0;
         if self.is_closed() {
             return Published::Not(generation.events.failure());
         }
-        let deadline = Instant::now() + *send_timeout;
         let Outgoing { subject, headers, payload, .. } = message;
-        let publish = PublishMessage::build().headers(headers).payload(payload);
-        match generation.context.send_publish(Subject::from(&*subject), publish).await {
-            Ok(ack) => Published::Sent { ack, subject, deadline, _place: place },
-            Err(error) if error.kind() == PublishErrorKind::TimedOut => Published::Not(self.give_up()),
-            Err(_) if self.is_closed() => Published::Not(generation.events.failure()),
-            Err(error) => {
-                // The message was checked before, so the client itself has ended.
-                generation.events.end();
-                Published::Not(Failure::transient(error))
-            }
-        }
+        let subject = Subject::from(subject);
+        let confirm = calls.begin(subject.clone(), Some(headers), payload);
+        Published::Sent { confirm, subject, _place: place }
     }
 
     async fn outcome_of(&self, published: Published) -> Result<(), Failure> {
-        let (ack, subject, deadline, _place) = match published {
-            Published::Sent { ack, subject, deadline, _place } => (ack, subject, deadline, _place),
+        let (confirm, subject, _place) = match published {
+            Published::Sent { confirm, subject, _place } => (confirm, subject, _place),
             Published::Not(failure) => return Err(failure),
         };
         let Handle { generation, windows, .. } = &*self.0;
-        let outcome = tokio::select! {
-            biased;
-            outcome = ack.into_future() => outcome,
-            () = generation.events.denied(&subject) => return Err(Failure::rejected(Denied(subject))),
-            () = generation.events.ended.cancelled() => return Err(generation.events.failure()),
-            () = sleep_until(deadline) => return Err(self.overdue(subject).await),
-        };
-        match outcome {
-            Ok(PublishAck { stream, .. }) => {
+        match confirm.answer().await {
+            Ok(answer) if answer.status == Some(StatusCode::NO_RESPONDERS) => {
+                Err(Box::pin(self.without_stream(&subject)).await)
+            }
+            Ok(answer) => {
+                let stream = Confirm::read(&answer.payload)?;
                 windows.stored_in(&stream, &generation.context);
                 Ok(())
             }
-            Err(error) => Err(match error.kind() {
-                PublishErrorKind::StreamNotFound => self.without_stream(subject).await,
-                PublishErrorKind::TimedOut => self.overdue(subject).await,
-                PublishErrorKind::BrokenPipe => generation.events.failure(),
-                _ => match std::error::Error::source(&error).and_then(|cause| cause.downcast_ref()) {
-                    Some(error) => refused(error),
-                    None => Failure::transient(error),
-                },
-            }),
+            Err(Unanswered::Denied) => Err(Failure::rejected(Denied(subject.to_string()))),
+            Err(Unanswered::Ended) => Err(generation.events.failure()),
+            Err(Unanswered::Overdue) => Err(Box::pin(self.overdue(&subject)).await),
         }
     }
 
     /// Whether there is no stream for a subject, or none just now: a cluster that elects a leader has none for a while.
-    async fn without_stream(&self, subject: String) -> Failure {
-        if self.has_stream(&subject).await == Some(false) {
-            Failure::rejected(NoStream(subject))
+    async fn without_stream(&self, subject: &str) -> Failure {
+        if self.has_stream(subject).await == Some(false) {
+            Failure::rejected(NoStream(subject.to_owned()))
         } else {
-            Failure::transient(NoLeader(subject))
+            Failure::transient(NoLeader(subject.to_owned()))
         }
     }
 
     /// If there is no stream, but somebody subscribes to the subject, nobody answers (nats-server#8038).
-    async fn overdue(&self, subject: String) -> Failure {
-        if !self.is_closed() && self.has_stream(&subject).await == Some(false) {
-            return Failure::rejected(NoStream(subject));
+    async fn overdue(&self, subject: &str) -> Failure {
+        if !self.is_closed() && self.has_stream(subject).await == Some(false) {
+            return Failure::rejected(NoStream(subject.to_owned()));
         }
         self.give_up()
     }
@@ -246,7 +236,7 @@ impl Connection {
                 Err(_) => Err(self.give_up()),
             });
         }
-        let confirmed = self.confirm(deadline).await;
+        let confirmed = self.confirm().await;
         let outcome = |outcome: Result<String, Failure>| {
             let subject = outcome?;
             if events.is_denied(&subject) {
@@ -257,21 +247,15 @@ impl Connection {
         outcomes.into_iter().map(outcome).collect()
     }
 
-    /// Nobody answers at an inbox of ours, which the server says at once.
-    async fn confirm(&self, deadline: Instant) -> Result<(), Failure> {
-        let Generation { client, events, .. } = &self.0.generation;
-        let inbox = client.new_inbox();
-        let asked = client.send_request(inbox.clone(), Request::new().timeout(None));
-        tokio::select! {
-            biased;
-            asked = asked => match asked {
-                Err(error) if error.kind() != RequestErrorKind::NoResponders => Err(events.failure()),
-                _ => Ok(()),
-            },
+    /// Nobody answers at an address of ours that has no call, which the server says at once.
+    async fn confirm(&self) -> Result<(), Failure> {
+        let Handle { generation, calls, .. } = &*self.0;
+        let asked = calls.begin(generation.client.new_inbox().into(), None, Bytes::new());
+        match asked.answer().await {
             // An error comes in order too.
-            () = events.denied(&inbox) => Ok(()),
-            () = events.ended.cancelled() => Err(events.failure()),
-            () = sleep_until(deadline) => Err(self.give_up()),
+            Ok(_) | Err(Unanswered::Denied) => Ok(()),
+            Err(Unanswered::Ended) => Err(generation.events.failure()),
+            Err(Unanswered::Overdue) => Err(self.give_up()),
         }
     }
 
@@ -285,6 +269,20 @@ impl Connection {
 
     pub(super) fn generation(&self) -> &Generation {
         &self.0.generation
+    }
+
+    /// Publishes a settlement, and completes with the answer of the server.
+    pub(super) async fn settle(&self, reply: &Subject, kind: Bytes) -> Result<(), Failure> {
+        let Handle { generation, calls, .. } = &*self.0;
+        match calls.begin(reply.clone(), None, kind).answer().await {
+            Ok(answer) if answer.status == Some(StatusCode::NO_RESPONDERS) => {
+                Err(Failure::transient("the server does not know the consumer now"))
+            }
+            Ok(_) => Ok(()),
+            Err(Unanswered::Denied) => Err(Failure::rejected(Denied(reply.to_string()))),
+            Err(Unanswered::Ended) => Err(generation.events.failure()),
+            Err(Unanswered::Overdue) => Err(Failure::transient(NoOutcome)),
+        }
     }
 
     /// Publishes one message.

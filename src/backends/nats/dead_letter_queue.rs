@@ -15,6 +15,7 @@ use super::outgoing::{Needs, Outgoing};
 use super::settings::{NatsSettings, Pattern};
 use super::windows::Windows;
 use crate::message::headers::{ATTEMPT, QUEUE, REASON, TOPIC, read_failures};
+use crate::messenger::Failure;
 use crate::source::dead_letters::{DeadLetter, DeadLetterQueue, DeadLettersError, Target};
 use crate::util::error::{BoxError, Chain};
 
@@ -46,8 +47,9 @@ impl NatsDeadLetters {
         settings.pattern = Pattern::Streams;
         let (urls, tls) = settings.check().map_err(|error| DeadLettersError::Broker(error.into()))?;
         let opened = client::open_any(&settings, tls.as_ref(), &urls).await;
-        let (generation, _) =
-            opened.map_err(|failure| DeadLettersError::Unreachable(Chain(failure.cause()).to_string()))?;
+        let unreachable =
+            |failure: Failure| DeadLettersError::Unreachable(Chain(failure.cause()).to_string());
+        let (generation, _) = opened.map_err(unreachable)?;
         let stream = generation.context.get_stream(&queue).await.map_err(|error| match error.kind() {
             GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => {
                 DeadLettersError::NoQueue(queue.clone())
@@ -57,7 +59,7 @@ impl NatsDeadLetters {
         let state = &stream.cached_info().state;
         let (next, last, left) = (state.first_sequence, state.last_sequence, state.messages);
         let windows = Windows::new(settings.retry_horizon());
-        let connection = Connection::new(generation, &settings, windows);
+        let connection = Connection::new(generation, &settings, windows).await.map_err(unreachable)?;
         let reader = Reader { settings: settings.into(), stream: queue.clone(), source: "".into() };
         Ok(Box::new(Self { connection, stream, reader, name: queue, next, last, left, current: None }))
     }

@@ -97,6 +97,10 @@ pub(super) struct Lost(pub(super) String);
 pub(super) struct NoOutcome;
 
 #[derive(Debug, thiserror::Error)]
+#[error("the answer of the server is no confirm of JetStream: another program may answer at its subject")]
+pub(super) struct Unreadable;
+
+#[derive(Debug, thiserror::Error)]
 #[error("no stream takes the subject {0:?}: create one with this subject, or set PATTERN = \"events\"")]
 pub(super) struct NoStream(pub(super) String);
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use async_nats::client::{Request, RequestErrorKind};
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -13,7 +12,6 @@ use super::client::Generation;
 use super::connection::Connection;
 use super::setup::Limits;
 use crate::messenger::Failure;
-use crate::util::error::Chain;
 
 /// How long a request for messages is valid.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -173,23 +171,6 @@ impl Pulls {
 impl SourceLink {
     pub(super) fn is_over(&self) -> bool {
         self.connection.is_closed()
-    }
-
-    /// Sends a settlement, and completes when the server has it.
-    pub(super) async fn settle(&self, reply: &Subject, kind: Bytes) -> Result<(), Failure> {
-        let generation = self.connection.generation();
-        let sent = generation.client.send_request(reply.clone(), Request::new().payload(kind));
-        tokio::select! {
-            biased;
-            sent = sent => match sent {
-                Ok(_) => Ok(()),
-                Err(error) if error.kind() == RequestErrorKind::NoResponders => {
-                    Err(Failure::transient("the server does not know the consumer now"))
-                }
-                Err(error) => Err(Failure::transient(Chain(&error).to_string())),
-            },
-            () = generation.events.ended.cancelled() => Err(generation.events.failure()),
-        }
     }
 
     /// Reports to the server that this process still has the message.

@@ -67,7 +67,7 @@ impl Transport {
             return too_old("messages with an expiry", "2.11");
         }
         let limit = self.server.limit.load(Ordering::Relaxed);
-        let mut size = outline.size();
+        let mut size = outline.size;
         // An envelope of JSON adds to the body; it is written only when the limit is near.
         if self.settings.broker.envelope != Envelope::Plain && size.saturating_mul(8) > limit {
             size = Outgoing::new(&self.settings, message)?.size();
@@ -105,7 +105,8 @@ impl Connector for NatsConnector {
         let generation = generation.map_err(|failure| Chain(failure.cause()).to_string())?;
         self.server.limit.store(generation.client.max_payload(), Ordering::Relaxed);
         self.server.version.store(version_of(&generation.client.server_info().version), Ordering::Relaxed);
-        let connection = Connection::new(generation, &self.settings, Arc::clone(&self.windows));
+        let connection = Connection::new(generation, &self.settings, Arc::clone(&self.windows)).await;
+        let connection = connection.map_err(|failure| Chain(failure.cause()).to_string())?;
         Ok(SettledConnection { connection, settings: Arc::clone(&self.settings) })
     }
 }
@@ -118,7 +119,6 @@ struct SettledConnection {
 
 #[async_trait]
 impl brokers::Connection for SettledConnection {
-    /// Publishes in a task of its own, which runs to its end if this is dropped.
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let encode = |message| Outgoing::new(&self.settings, message).map_err(Failure::rejected);
         let messages: Vec<_> = batch.iter().map(encode).collect();

@@ -120,7 +120,9 @@
 //! the event itself: everyone who may publish chooses it.
 
 mod ack_subject;
+mod calls;
 mod client;
+mod confirm;
 mod connection;
 #[cfg(feature = "admin")]
 mod dead_letter_queue;

@@ -1,8 +1,9 @@
 //! Encoding of messages to send.
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
-use async_nats::header::HeaderName;
+use async_nats::header::{HeaderName, IntoHeaderName};
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 
@@ -57,6 +58,14 @@ pub(super) struct Needs {
     pub(super) expiry: bool,
 }
 
+/// The facts about a message that is not encoded.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Outline {
+    pub(super) needs: Needs,
+    /// The bytes that count against the `max_payload` of a server.
+    pub(super) size: usize,
+}
+
 impl Outgoing {
     /// Seals and encodes a message.
     ///
@@ -64,41 +73,121 @@ impl Outgoing {
     /// The reason why no server takes it.
     pub(super) fn new(settings: &NatsSettings, message: &Message) -> Result<Self, BoxError> {
         let broker = &settings.broker;
-        Self::of_sealed(settings, &*broker.envelope.seal(message, broker.origin())?)
+        let sealed = broker.envelope.seal(message, broker.origin())?;
+        let mut encoder = Encoder { headers: HeaderMap::new(), size: NO_HEADERS };
+        let (subject, needs) = encoder.write(settings, &sealed)?;
+        Ok(Self { subject, headers: encoder.headers, payload: sealed.body().clone(), needs })
     }
 
-    /// As [`new`](Self::new), with the body of `message` instead of a sealed one, which costs less.
-    pub(super) fn outline(settings: &NatsSettings, message: &Message) -> Result<Self, BoxError> {
+    /// Checks a message as [`new`](Self::new) does, with its own body instead of a sealed one, which costs less.
+    pub(super) fn outline(settings: &NatsSettings, message: &Message) -> Result<Outline, BoxError> {
         let broker = &settings.broker;
-        Self::of_sealed(settings, &*broker.envelope.outline(message, broker.origin())?)
+        let outline = broker.envelope.outline(message, broker.origin())?;
+        let mut encoder = Encoder { headers: Nowhere, size: NO_HEADERS };
+        let (_, needs) = encoder.write(settings, &outline)?;
+        Ok(Outline { needs, size: encoder.size + outline.body().len() })
     }
 
-    fn of_sealed(settings: &NatsSettings, message: &Message) -> Result<Self, BoxError> {
+    /// The bytes that count against the `max_payload` of a server.
+    pub(super) fn size(&self) -> usize {
+        let of_header = |name: &HeaderName, value: &HeaderValue| {
+            AsRef::<[u8]>::as_ref(name).len() + 2 + value.as_str().len() + 2
+        };
+        let all = self
+            .headers
+            .iter()
+            .flat_map(|(name, values)| values.iter().map(move |value| of_header(name, value)));
+        NO_HEADERS + all.sum::<usize>() + self.payload.len()
+    }
+}
+
+/// The size of headers without a header.
+const NO_HEADERS: usize = "NATS/1.0\r\n\r\n".len();
+
+/// Writes the headers of a message.
+struct Encoder<H> {
+    headers: H,
+    size: usize,
+}
+
+/// The place where headers are written.
+trait Headers {
+    /// Adds a header, whose name and value are valid.
+    fn put(&mut self, name: Name<'_>, value: Cow<'_, str>);
+}
+
+/// The name of a header.
+#[derive(Clone, Copy)]
+enum Name<'a> {
+    Ours(&'static str),
+    Theirs(&'a str),
+}
+
+impl Headers for HeaderMap {
+    fn put(&mut self, name: Name<'_>, value: Cow<'_, str>) {
+        let name = match name {
+            Name::Ours(name) => HeaderName::from_static(name),
+            Name::Theirs(name) => name.into_header_name(),
+        };
+        self.insert(name, value.into_owned());
+    }
+}
+
+/// Headers that are only checked.
+struct Nowhere;
+
+impl Headers for Nowhere {
+    fn put(&mut self, _: Name<'_>, _: Cow<'_, str>) {}
+}
+
+impl<H: Headers> Encoder<H> {
+    fn put<'a>(&mut self, name: Name<'_>, value: impl Into<Cow<'a, str>>) -> Result<(), BoxError> {
+        let value = value.into();
+        let (Name::Ours(text) | Name::Theirs(text)) = name;
+        if text.is_empty() || text.contains(|c: char| !c.is_ascii_graphic() || c == ':') {
+            let name = start_of(text, 40);
+            return Err(format!(
+                "the name of the header {name:?} is not for NATS: use visible ASCII characters without a colon"
+            )
+            .into());
+        }
+        if value.contains(['\r', '\n']) {
+            let name = start_of(text, 40);
+            return Err(format!(
+                "the header {name:?} has a line break, which NATS does not carry: remove it"
+            )
+            .into());
+        }
+        self.size += text.len() + 2 + value.len() + 2;
+        self.headers.put(name, value);
+        Ok(())
+    }
+
+    /// Writes all headers; returns the subject, and what the message needs.
+    fn write(&mut self, settings: &NatsSettings, message: &Message) -> Result<(String, Needs), BoxError> {
         settings.broker.check_size(message)?;
         let mut subject = settings.subject_of(message.topic());
         if let Some(fault) = fault_of_subject(&subject, false) {
             return Err(format!("its subject {fault}").into());
         }
-        let mut headers = headers_of(settings.broker.envelope, message)?;
+        let mut id = [0; uuid::fmt::Hyphenated::LENGTH];
+        let id = &*message.id().hyphenated().encode_lower(&mut id);
+        self.write_own(settings.broker.envelope, id, message)?;
         let mut needs = Needs::default();
-        let mut set = |name: &'static str, value: String| -> Result<(), BoxError> {
-            headers.insert(name, value.parse::<HeaderValue>()?);
-            Ok(())
-        };
         if settings.pattern == Pattern::Events {
             if message.delay().is_some() {
                 return Err("PATTERN is \"events\", which delays no messages: send it without a delay".into());
             }
         } else {
-            set(MESSAGE_ID, message.id().to_string())?;
+            self.put(Name::Ours(MESSAGE_ID), id)?;
             if let Some(stream) = &settings.expected_stream {
-                set(EXPECTED_STREAM, stream.clone())?;
+                self.put(Name::Ours(EXPECTED_STREAM), stream)?;
             }
             let expiry = message.expiry().or(settings.broker.ttl);
             if let Some(expiry) = expiry {
                 needs.expiry = true;
                 let name = if message.delay().is_some() { SCHEDULE_TTL } else { TTL };
-                set(name, seconds(expiry).to_string())?;
+                self.put(Name::Ours(name), seconds(expiry).to_string())?;
             }
             if let Some(delay) = message.delay() {
                 needs.delay = true;
@@ -108,36 +197,66 @@ impl Outgoing {
                     );
                 };
                 let due = after(SystemTime::now(), delay.min(LONGEST));
-                set(SCHEDULE, format!("@at {}", rfc3339::write(due)?))?;
-                set(SCHEDULE_TARGET, subject)?;
+                self.put(Name::Ours(SCHEDULE), format!("@at {}", rfc3339::write(due)?))?;
+                self.put(Name::Ours(SCHEDULE_TARGET), subject)?;
                 // A second schedule at a subject replaces the first one.
-                subject = format!("{waits_at}.{}", message.id());
+                subject = format!("{waits_at}.{id}");
             }
         }
-        let outgoing = Self { subject, headers, payload: message.body().clone(), needs };
-        let size = outgoing.headers_size();
-        if size > MOST_HEADERS {
+        if self.size > MOST_HEADERS {
+            let size = self.size;
             return Err(
                 format!("its headers have {size} bytes; NATS carries {MOST_HEADERS}: shorten them").into()
             );
         }
-        Ok(outgoing)
+        Ok((subject, needs))
     }
 
-    /// The bytes that count against the `max_payload` of a server.
-    pub(super) fn size(&self) -> usize {
-        self.headers_size() + self.payload.len()
-    }
-
-    fn headers_size(&self) -> usize {
-        let header = |name: &HeaderName, value: &HeaderValue| {
-            AsRef::<[u8]>::as_ref(name).len() + 2 + value.as_str().len() + 2
-        };
-        let all = self
-            .headers
-            .iter()
-            .flat_map(|(name, values)| values.iter().map(move |value| header(name, value)));
-        "NATS/1.0\r\n\r\n".len() + all.sum::<usize>()
+    /// Writes the headers of the message itself.
+    fn write_own(&mut self, envelope: Envelope, id: &str, message: &Message) -> Result<(), BoxError> {
+        let mut types = serde_json::Map::new();
+        let plain = envelope == Envelope::Plain;
+        if plain {
+            self.put(Name::Ours(ID), id)?;
+            self.put(Name::Ours(TIME), rfc3339::write(message.time())?)?;
+        }
+        self.put(Name::Ours(CONTENT_TYPE), message.content_type())?;
+        if let Some(key) = message.key() {
+            let exact = is_exact(key);
+            if plain && !exact {
+                types.insert(headers::KEY.to_owned(), TEXT.into());
+            }
+            let value = if plain && !exact { quoted(key).into() } else { Cow::Borrowed(key) };
+            self.put(Name::Ours(headers::KEY), value)?;
+        }
+        if let Some(priority) = message.priority() {
+            self.put(Name::Ours(headers::PRIORITY), priority.to_string())?;
+        }
+        let of_ours = [ID, TIME, TYPES, CONTENT_TYPE, headers::KEY, headers::PRIORITY];
+        for (name, value) in message.headers() {
+            if of_ours.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            if name.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER)) {
+                let name = start_of(name, 40);
+                return Err(format!("the header {name:?} is one that the server acts on: remove it").into());
+            }
+            if !plain {
+                let attribute = name.strip_prefix(ATTRIBUTE.0);
+                let renamed = attribute.map(|attribute| format!("{}{attribute}", ATTRIBUTE.1));
+                self.put(Name::Theirs(renamed.as_deref().unwrap_or(name)), value.to_string())?;
+                continue;
+            }
+            let (kind, text) = typed(value);
+            if let Some(kind) = kind {
+                types.insert(name.to_owned(), kind.into());
+            }
+            self.put(Name::Theirs(name), text)?;
+        }
+        if !types.is_empty() {
+            self.put(Name::Ours(TYPES), serde_json::Value::Object(types).to_string())?;
+        }
+        Ok(())
     }
 }
 
@@ -147,83 +266,18 @@ fn seconds(expiry: Duration) -> u64 {
     (expiry.as_secs() + u64::from(expiry.subsec_nanos() > 0)).max(1)
 }
 
-fn headers_of(envelope: Envelope, message: &Message) -> Result<HeaderMap, BoxError> {
-    let mut map = HeaderMap::new();
-    let mut types = serde_json::Map::new();
-    let plain = envelope == Envelope::Plain;
-    let mut put = |name: &str, value: String| -> Result<(), BoxError> {
-        let known = name.parse::<HeaderName>().ok().filter(|_| !name.is_empty());
-        let Some(known) = known else {
-            let name = start_of(name, 40);
-            return Err(format!(
-                "the name of the header {name:?} is not for NATS: use visible ASCII characters without a colon"
-            )
-            .into());
-        };
-        let Ok(value) = value.parse::<HeaderValue>() else {
-            let name = start_of(name, 40);
-            return Err(format!(
-                "the header {name:?} has a line break, which NATS does not carry: remove it"
-            )
-            .into());
-        };
-        map.insert(known, value);
-        Ok(())
-    };
-    if plain {
-        put(ID, message.id().to_string())?;
-        put(TIME, rfc3339::write(message.time())?)?;
-    }
-    put(CONTENT_TYPE, message.content_type().to_owned())?;
-    if let Some(key) = message.key() {
-        let exact = is_exact(key);
-        if plain && !exact {
-            types.insert(headers::KEY.to_owned(), TEXT.into());
-        }
-        put(headers::KEY, if plain && !exact { quoted(key) } else { key.to_owned() })?;
-    }
-    if let Some(priority) = message.priority() {
-        put(headers::PRIORITY, priority.to_string())?;
-    }
-    let of_ours = [ID, TIME, TYPES, CONTENT_TYPE, headers::KEY, headers::PRIORITY];
-    for (name, value) in message.headers() {
-        if of_ours.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-            continue;
-        }
-        if name.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER)) {
-            let name = start_of(name, 40);
-            return Err(format!("the header {name:?} is one that the server acts on: remove it").into());
-        }
-        if !plain {
-            let attribute = name.strip_prefix(ATTRIBUTE.0);
-            let renamed = attribute.map(|attribute| format!("{}{attribute}", ATTRIBUTE.1));
-            put(renamed.as_deref().unwrap_or(name), value.to_string())?;
-            continue;
-        }
-        let (kind, text) = typed(value);
-        if let Some(kind) = kind {
-            types.insert(name.to_owned(), kind.into());
-        }
-        put(name, text)?;
-    }
-    if !types.is_empty() {
-        put(TYPES, serde_json::Value::Object(types).to_string())?;
-    }
-    Ok(map)
-}
-
 /// The type of a text that is sent as a JSON string, since NATS would change it.
 pub(super) const TEXT: &str = "text";
 
 /// The type of a value in [`TYPES`], and its text.
-fn typed(value: &Scalar) -> (Option<&'static str>, String) {
+fn typed(value: &Scalar) -> (Option<&'static str>, Cow<'_, str>) {
     match value {
-        Scalar::Null => (Some("null"), String::new()),
-        Scalar::Bool(value) => (Some("bool"), value.to_string()),
-        Scalar::Int(value) => (Some("int"), value.to_string()),
-        Scalar::Float(value) => (Some("float"), value.to_string()),
-        Scalar::String(text) if is_exact(text) => (None, text.to_string()),
-        Scalar::String(text) => (Some(TEXT), quoted(text)),
+        Scalar::Null => (Some("null"), "".into()),
+        Scalar::Bool(value) => (Some("bool"), value.to_string().into()),
+        Scalar::Int(value) => (Some("int"), value.to_string().into()),
+        Scalar::Float(value) => (Some("float"), value.to_string().into()),
+        Scalar::String(text) if is_exact(text) => (None, Cow::Borrowed(text)),
+        Scalar::String(text) => (Some(TEXT), quoted(text).into()),
     }
 }
 
@@ -250,7 +304,9 @@ mod tests {
 
     #[test]
     fn a_check_rejects_the_messages_that_sending_rejects() {
-        let text = |result: Result<Outgoing, BoxError>| result.err().map(|error| error.to_string());
+        fn text<T>(result: Result<T, BoxError>) -> Option<String> {
+            result.err().map(|error| error.to_string())
+        }
         for envelope in
             [Envelope::Plain, Envelope::CloudEvents, Envelope::CloudEventsStructured, Envelope::Petisco]
         {

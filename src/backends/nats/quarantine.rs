@@ -101,7 +101,8 @@ impl Quarantine {
         let dead = DeadLetter { subject: &subject, attempt: 1, failures: &[], reason: &reason };
         publish_dead(context, &letter, &dead).await.map_err(|failure| Chain(failure.cause()).to_string())?;
         let reply = ack.subject_of(&subscription.stream, &subscription.durable);
-        link.settle(&Subject::from(reply), TERM)
+        link.connection
+            .settle(&Subject::from(reply), TERM)
             .await
             .map_err(|failure| Chain(failure.cause()).to_string())?;
         Ok(())

@@ -104,20 +104,23 @@ impl RequestContext {
     /// Hands a reply over to the connection. NATS confirms none.
     pub(super) async fn reply(&self, reply_to: &Subject, reply: Reply) -> Result<(), SourceError> {
         let limit = self.settings.broker.send_timeout();
-        let sent = async {
-            let mut link = self.link.subscribe();
-            let is_open = |link: &Option<Arc<Generation>>| {
-                link.as_ref().is_some_and(|it| !it.events.ended.is_cancelled())
-            };
-            let link = link.wait_for(is_open).await.ok().and_then(|link| link.clone());
-            let Some(link) = link else { return Err(SourceError::Closed) };
-            let (headers, body) = self.encode(&link, reply);
-            let sent = link.client.publish_with_headers(reply_to.clone(), headers, body).await;
-            sent.map_err(SourceError::unavailable)
-        };
-        timeout(limit, sent).await.unwrap_or_else(|_| {
-            Err(SourceError::unavailable(format!("there is no connection within {limit:?}")))
-        })
+        let is_open =
+            |link: &Option<Arc<Generation>>| link.as_ref().is_some_and(|it| !it.events.ended.is_cancelled());
+        let mut link = Some(self.link.borrow()).filter(|link| is_open(link)).and_then(|link| link.clone());
+        if link.is_none() {
+            let mut next = self.link.subscribe();
+            let waited = timeout(limit, next.wait_for(is_open))
+                .await
+                .map_err(|_| SourceError::unavailable(format!("there is no connection within {limit:?}")))?;
+            link = waited.ok().and_then(|link| link.clone());
+        }
+        let Some(link) = link else { return Err(SourceError::Closed) };
+        let (headers, body) = self.encode(&link, reply);
+        let sent = link.client.publish_with_headers(reply_to.clone(), headers, body);
+        match timeout(limit, sent).await {
+            Ok(sent) => sent.map_err(SourceError::unavailable),
+            Err(_) => Err(SourceError::unavailable(format!("the connection took nothing within {limit:?}"))),
+        }
     }
 
     /// The reply, or in its place that it is too large: the server would end the connection over it.

@@ -1,19 +1,16 @@
 //! Sending requests.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
-use async_nats::{Message, StatusCode, Subject};
+use async_nats::{StatusCode, Subject};
 use async_trait::async_trait;
-use futures_util::StreamExt;
 use rustls::ClientConfig;
-use tokio::sync::oneshot;
-use tokio_util::task::AbortOnDropHandle;
 
+use super::calls::{Calls, Unanswered};
 use super::client::{self, Generation};
-use super::failure::TooLarge;
+use super::failure::{Denied, TooLarge};
 use super::outgoing::Outgoing;
 use super::replies;
 use super::settings::{NatsSettings, Pattern};
@@ -22,7 +19,6 @@ use crate::message::headers::EXPIRY;
 use crate::messenger::Failure;
 use crate::reply::{Reply, RequestError, Requester};
 use crate::util::error::{BoxError, Chain};
-use crate::util::sync::lock;
 use crate::{message, telemetry};
 
 /// Sends requests to the subjects of their topics, over one kept connection to one of the servers, and awaits their replies at an inbox.
@@ -88,35 +84,16 @@ impl fmt::Debug for NatsRequester {
     }
 }
 
-type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<Message>>>>;
-
 /// One connection, and the requests that wait for their replies over it.
 struct Caller {
     generation: Generation,
-    inbox: String,
-    waiting: Waiting,
-    _receiving: AbortOnDropHandle<()>,
+    calls: Calls,
 }
 
 impl Caller {
     async fn new(generation: Generation) -> Result<Self, Failure> {
-        let inbox = generation.client.new_inbox();
-        let mut replies =
-            generation.client.subscribe(format!("{inbox}.*")).await.map_err(Failure::transient)?;
-        let (waiting, prefix) = (Waiting::default(), format!("{inbox}."));
-        let (map, events) = (Arc::clone(&waiting), Arc::clone(&generation.events));
-        let receiving = tokio::spawn(async move {
-            while let Some(reply) = replies.next().await {
-                let token = reply.subject.strip_prefix(&*prefix);
-                let token = token.and_then(|token| u64::from_str_radix(token, 16).ok());
-                match token.and_then(|token| lock(&map).remove(&token)) {
-                    Some(caller) => drop(caller.send(reply)),
-                    None => telemetry::stray_reply(&reply.subject),
-                }
-            }
-            events.end();
-        });
-        Ok(Self { generation, inbox, waiting, _receiving: AbortOnDropHandle::new(receiving) })
+        let calls = Calls::new(&generation, None, telemetry::stray_reply).await?;
+        Ok(Self { generation, calls })
     }
 
     fn is_over(&self) -> bool {
@@ -124,48 +101,20 @@ impl Caller {
     }
 
     async fn call(&self, outgoing: Outgoing) -> Result<Reply, RequestError> {
-        let Self { generation, inbox, waiting, .. } = self;
-        let (sender, receiver) = oneshot::channel();
-        // A responder knows the address of its own replies, and must not guess another one.
-        let token = rand::random::<u64>();
-        lock(waiting).insert(token, sender);
-        let _slot = SlotGuard { waiting, token };
         let Outgoing { subject, headers, payload, .. } = outgoing;
-        let reply_to = Subject::from(format!("{inbox}.{token:x}"));
         let subject = Subject::from(subject);
-        let sent =
-            generation.client.publish_with_reply_and_headers(subject.clone(), reply_to, headers, payload);
-        let lost = || RequestError::unavailable(Chain(generation.events.failure().cause()).to_string());
-        let replied = async {
-            if sent.await.is_err() {
-                generation.events.end();
-                return Err(lost());
+        let reply = match self.calls.begin(subject.clone(), Some(headers), payload).answer().await {
+            Ok(reply) => reply,
+            Err(Unanswered::Denied) => return Err(RequestError::rejected(Denied(subject.to_string()))),
+            // Its caller has the limit.
+            Err(Unanswered::Ended | Unanswered::Overdue) => {
+                let failure = self.generation.events.failure();
+                return Err(RequestError::unavailable(Chain(failure.cause()).to_string()));
             }
-            receiver.await.map_err(|_| lost())
-        };
-        let reply = tokio::select! {
-            biased;
-            replied = replied => replied?,
-            () = generation.events.denied(&subject) => {
-                return Err(RequestError::rejected(super::failure::Denied(subject.to_string())));
-            }
-            () = generation.events.ended.cancelled() => return Err(lost()),
         };
         if reply.status == Some(StatusCode::NO_RESPONDERS) && reply.payload.is_empty() {
             return Err(RequestError::NoResponder);
         }
         replies::decode(reply.headers.as_ref(), reply.payload).map_err(RequestError::bad_reply)
-    }
-}
-
-/// The entry of a request among those that wait, removed also when its caller goes away.
-struct SlotGuard<'a> {
-    waiting: &'a Waiting,
-    token: u64,
-}
-
-impl Drop for SlotGuard<'_> {
-    fn drop(&mut self) {
-        lock(self.waiting).remove(&self.token);
     }
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 use async_nats::Subject;
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::task::JoinError;
 use tokio::time::Instant;
 
 use super::inbox::{Holding, Letter};
@@ -16,6 +15,7 @@ use crate::message::{FailedAttempt, Settlement};
 use crate::messenger::Failure;
 use crate::source::{Settle, SourceError};
 use crate::util::error::Chain;
+use crate::util::finished::Finished;
 
 /// The delays of a message that could not be published to the dead letters, from the first to the longest.
 const DEAD_LETTER_PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
@@ -50,10 +50,12 @@ impl Settle for LetterSettler {
             context.inbox.release(letter);
             return Ok(());
         }
-        // A task of its own, which runs to its end if the caller is dropped.
-        let tracker = context.settlements.clone();
-        let settled = tracker.spawn(async move { settle(&context, letter, holding, settlement).await });
-        settled.await.unwrap_or_else(|error: JoinError| Err(SourceError::unavailable(error)))
+        let tracked = context.settlements.token();
+        let settled = async move {
+            let _tracked = tracked;
+            settle(&context, letter, holding, settlement).await
+        };
+        Finished::new(settled, drop).await
     }
 }
 
@@ -122,7 +124,7 @@ async fn send(
     while Instant::now() < deadline {
         let Some(link) = context.link().await else { break };
         let Some(reply) = reply() else { break };
-        match link.settle(&reply, kind.clone()).await {
+        match link.connection.settle(&reply, kind.clone()).await {
             Ok(()) => return Ok(()),
             Err(failure) if link.is_over() => last = Some(failure),
             Err(failure) => return Err(unsettled(&failure)),

@@ -73,7 +73,7 @@ impl SourceContext {
         let limits = setup::prepare(&generation.context, settings, subscription).await?;
         let pulls = self.pulls(&generation, limits).await?;
         let settings = (**settings).clone().with_pattern(Pattern::Streams);
-        let connection = Connection::new(generation, &settings, Windows::new(Duration::ZERO));
+        let connection = Connection::new(generation, &settings, Windows::new(Duration::ZERO)).await?;
         Ok((Arc::new(SourceLink { connection, limits }), pulls))
     }
 
@@ -86,11 +86,15 @@ impl SourceContext {
 
     /// The connection, for which it waits as long as a confirm may take.
     pub(super) async fn link(&self) -> Option<Arc<SourceLink>> {
-        let mut link = self.link.subscribe();
-        if self.settlements.is_closed() && link.borrow().is_none() {
+        let is_open = |link: &Option<Arc<SourceLink>>| link.as_ref().is_some_and(|link| !link.is_over());
+        let kept = self.link.borrow().clone();
+        if is_open(&kept) {
+            return kept;
+        }
+        if self.settlements.is_closed() && kept.is_none() {
             return None;
         }
-        let is_open = |link: &Option<Arc<SourceLink>>| link.as_ref().is_some_and(|link| !link.is_over());
+        let mut link = self.link.subscribe();
         let found = timeout(self.settings.broker.send_timeout(), link.wait_for(is_open)).await;
         found.ok()?.ok().and_then(|link| link.clone())
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Message;
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -121,15 +122,21 @@ impl SourceWorker {
             }
             tokio::select! {
                 biased;
-                answer = pulls.next(), if !pulls.is_stopped => match answer {
-                    Some(Answer::Message(message, ack)) => self.arrived(*message, ack),
-                    Some(Answer::Status) => {}
-                    Some(Answer::Lost(failure)) => return Some(failure),
-                    None => {
-                        generation.events.end();
-                        return Some(generation.events.failure_of_source());
+                answer = pulls.next(), if !pulls.is_stopped => {
+                    let mut next = Some(answer);
+                    while let Some(answer) = next {
+                        match answer {
+                            Some(Answer::Message(message, ack)) => self.arrived(*message, ack),
+                            Some(Answer::Status) => {}
+                            Some(Answer::Lost(failure)) => return Some(failure),
+                            None => {
+                                generation.events.end();
+                                return Some(generation.events.failure_of_source());
+                            }
+                        }
+                        next = pulls.next().now_or_never();
                     }
-                },
+                }
                 () = generation.events.ended.cancelled() => return Some(generation.events.failure_of_source()),
                 () = context.inbox.freed() => {}
                 _ = self.demand.changed() => {}
