@@ -75,7 +75,7 @@
 //! | `DURABLE` | the name of the consumer; created if it is missing | – |
 //! | `SUBJECTS` | subjects, after `TOPIC_PREFIX` | all of the stream |
 //! | `ONLY_NEW` | a created consumer begins with the messages that come after it | false |
-//! | `PREFETCH`, `PREFETCH_BYTES` | how much may be unsettled here | 64, 64 MiB |
+//! | `PREFETCH`, `PREFETCH_BYTES` | how much may be unsettled here | 64 or `MAX_ACK_PENDING`, 64 MiB |
 //! | `ACK_WAIT` | when the server delivers the messages of a process that is gone again | 30 s |
 //! | `MAX_ACK_PENDING` | how many messages may be unsettled or wait for a retry, in all processes | 10,000 |
 //! | `DEAD_LETTER_SUBJECT` | where dead letters go; a stream is created for it if none takes it | `dead.<stream>.<durable>` |
@@ -86,6 +86,9 @@
 //! - **A message stays ours while it is handled**: this process reports it three times within `ACK_WAIT`. When a process dies, its
 //!   messages come again after `ACK_WAIT`; when a connection is lost, they are settled over the next one. A process that is stopped for
 //!   longer than `ACK_WAIT` handles them twice.
+//! - **The server knows no keys.** In one process messages of one key are handled in order, except one that waits for its retry. Several processes
+//!   share the messages whatever their keys. With `MAX_ACK_PENDING = 1` the server delivers a message when the one before is settled: all are
+//!   handled in order, in any number of processes, over retries too.
 //! - **A consumer with `max_deliver` is refused**: the server would leave its messages in the stream, neither delivered nor dead
 //!   letters. Use `MAX_ATTEMPTS` of the consumer here.
 //! - **A message that is settled does not come again**: the server confirms each settlement. Only when its confirm is lost with the

@@ -53,7 +53,7 @@ pub struct NatsSubscription {
     pub subjects: Vec<String>,
     /// Whether a consumer that is created begins with the messages that come after it; by default with the oldest ones.
     pub only_new: bool,
-    /// How many messages may be unsettled here; 64 by default, and 10,000 of requests. Further requests are refused: their callers get 503.
+    /// How many messages may be unsettled here; 64 by default, or `max_ack_pending` if it is less, and 10,000 of requests. Further requests are refused: their callers get 503.
     pub prefetch: Option<u16>,
     /// How many bytes of messages may be unsettled here, 64 MiB by default; a larger message arrives alone.
     #[serde(deserialize_with = "crate::util::units::size")]
@@ -63,7 +63,7 @@ pub struct NatsSubscription {
     #[serde(deserialize_with = "crate::util::units::duration")]
     pub ack_wait: Duration,
     /// How many messages of the consumer may be unsettled or wait for a retry, in all processes, of a consumer that is created;
-    /// 10,000 by default. Beyond it the server delivers no others.
+    /// 10,000 by default. Beyond it the server delivers no others: with 1 messages are handled in their order, over retries too.
     pub max_ack_pending: u32,
     /// The subject of dead letters; `dead.<stream>.<durable>` by default. If no stream takes it, the stream
     /// `<stream>-<durable>-dead` is created for it.
@@ -142,6 +142,12 @@ impl NatsSubscription {
         Self { ack_wait, ..self }
     }
 
+    /// Sets how many messages of the consumer may be unsettled or wait for a retry, in all processes.
+    #[must_use]
+    pub fn with_max_ack_pending(self, max_ack_pending: u32) -> Self {
+        Self { max_ack_pending, ..self }
+    }
+
     /// Sets the subject of dead letters.
     #[must_use]
     pub fn with_dead_letter_subject(self, subject: impl Into<String>) -> Self {
@@ -169,7 +175,7 @@ impl NatsSubscription {
 
     pub(super) fn prefetch(&self) -> u16 {
         self.prefetch.unwrap_or(match self.pattern {
-            SubscriptionPattern::Streams => 64,
+            SubscriptionPattern::Streams => u16::try_from(self.max_ack_pending).unwrap_or(64).min(64),
             SubscriptionPattern::Requests => 10_000,
         })
     }
@@ -212,14 +218,14 @@ impl NatsSubscription {
         if let Some(problem) = fault_of_subject(&self.dead_letters(), false).filter(|_| is_stream) {
             return fault("DEAD_LETTER_SUBJECT", &problem);
         }
+        if is_stream && (self.max_ack_pending == 0 || self.max_ack_pending < u32::from(self.prefetch())) {
+            return fault("MAX_ACK_PENDING", "is 0, or below PREFETCH: raise it");
+        }
         if self.prefetch() == 0 || self.prefetch_bytes == 0 {
             return fault("PREFETCH", "or PREFETCH_BYTES is 0: nothing could be received; leave it out");
         }
         if self.ack_wait < Duration::from_secs(1) {
             return fault("ACK_WAIT", "is below 1 s, which leaves no time to handle a message");
-        }
-        if is_stream && self.max_ack_pending < u32::from(self.prefetch()) {
-            return fault("MAX_ACK_PENDING", "is below PREFETCH: raise it");
         }
         if !(1..=5).contains(&self.replicas) {
             return fault("REPLICAS", "must be 1 to 5");
@@ -259,6 +265,9 @@ mod tests {
         let good = NatsSubscription::new("orders", "invoices").with_subject("order.>");
         good.check(&settings).unwrap();
         assert_eq!(good.dead_letters(), "dead.orders.invoices");
+        let one = good.clone().with_max_ack_pending(1);
+        one.check(&settings).unwrap();
+        assert_eq!((good.prefetch(), one.prefetch()), (64, 1));
         for (bad, key) in [
             (NatsSubscription::new("", "invoices"), "STREAM"),
             (NatsSubscription::new("orders", "in.voices"), "DURABLE"),
@@ -266,7 +275,8 @@ mod tests {
             (good.clone().with_dead_letter_subject("a.*"), "DEAD_LETTER_SUBJECT"),
             (good.clone().with_prefetch(0), "PREFETCH"),
             (good.clone().with_ack_wait(Duration::ZERO), "ACK_WAIT"),
-            (NatsSubscription { max_ack_pending: 1, ..good.clone() }, "MAX_ACK_PENDING"),
+            (good.clone().with_max_ack_pending(1).with_prefetch(2), "MAX_ACK_PENDING"),
+            (good.clone().with_max_ack_pending(0), "MAX_ACK_PENDING"),
             (good.clone().with_replicas(0), "REPLICAS"),
             (good.clone().with_group("g"), "GROUP"),
             (NatsSubscription::requests(["a"]).with_group("a b"), "GROUP"),

@@ -7,6 +7,7 @@ mod cluster_failover;
 mod delays;
 mod failover;
 mod old_server;
+mod order;
 pub mod raw;
 pub mod receiving;
 mod refused;
