@@ -8,6 +8,7 @@ use tower_outbox::message::headers::ACK;
 use tower_outbox::{Bus, Messenger, Settings};
 
 use super::Handled;
+use crate::nats::raw::Place;
 use crate::peers::{Brokers, unique};
 use crate::support::MINUTE;
 use crate::support::databases::Database;
@@ -148,5 +149,17 @@ async fn mosquitto_is_acknowledged_end_to_end() {
         );
         let receiver = format!("{broker}\n[CONSUMERS.orders]\nTOPICS = '{}'", topic.replace('.', "/"));
         is_acknowledged_end_to_end(topic.clone(), &broker, &receiver).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn nats_is_acknowledged_end_to_end() {
+    for envelope in ["plain", "cloudevents", "cloudevents_structured"] {
+        let place = Place::new().await;
+        let broker = format!("BACKEND = 'nats'\nURLS = '{}'\nENVELOPE = '{envelope}'", place.url);
+        let receiver =
+            format!("{broker}\n[CONSUMERS.orders]\nSTREAM = '{}'\nDURABLE = 'orders'", place.stream);
+        is_acknowledged_end_to_end(place.topic.clone(), &broker, &receiver).await;
     }
 }

@@ -9,6 +9,7 @@ use tokio::net::TcpListener;
 
 use super::{Run, RunningApp, Stopped, command, run};
 use crate::admin::Does;
+use crate::nats::raw::Place;
 use crate::peers::{Brokers, unique};
 use crate::support::message;
 
@@ -363,4 +364,44 @@ async fn an_exchange_or_a_queue_that_is_missing_or_loses_messages_is_found() {
     assert!(channel.queue_declare(queue.as_str().into(), passive, Default::default()).await.is_err());
     let channel = connection.create_channel().await.unwrap();
     channel.queue_delete(odd.as_str().into(), Default::default()).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_stream_that_is_missing_or_forgets_ids_is_found() {
+    let place = Place::with(|config| config.duplicate_window = std::time::Duration::from_secs(1)).await;
+    let missing = unique("missing");
+    let keys = |stream, subjects| {
+        [
+            ("BACKEND", "nats"),
+            ("URLS", &*place.url),
+            ("CONSUMERS__ORDERS__STREAM", stream),
+            ("CONSUMERS__ORDERS__DURABLE", "orders"),
+            ("CONSUMERS__ORDERS__SUBJECTS", subjects),
+        ]
+    };
+    let found = check(&keys(&place.stream, &place.topic), &["--json"]).await;
+    let said = findings(&found, "CONSUMERS").join("; ");
+    assert!(
+        said.contains(&format!("warning: ORDERS: the stream {:?} forgets the ids", place.stream)),
+        "{said}"
+    );
+    assert!(said.contains("warning: ORDERS: the consumer \"orders\""), "{said}");
+    assert!(said.contains(&format!("\"{}-orders-dead\"", place.stream)), "{said}");
+    found.ends(0);
+    let found = check(&keys(&missing, "order.>"), &["--json"]).await;
+    let said = findings(&found, "CONSUMERS").join("; ");
+    assert!(said.contains(&format!("warning: ORDERS: the stream {missing:?} does not exist yet")), "{said}");
+    found.ends(0);
+    let found = check(&keys(&missing, "")[..4], &["--json"]).await;
+    let said = findings(&found, "CONSUMERS").join("; ");
+    assert!(
+        said.contains(&format!("failed: ORDERS: the stream {missing:?} does not exist: create it")),
+        "{said}"
+    );
+    found.ends(1);
+    // It has created nothing.
+    assert!(place.context.get_stream(&missing).await.is_err());
+    let stream = place.context.get_stream(&place.stream).await.unwrap();
+    assert!(stream.consumer_info("orders").await.is_err());
 }
