@@ -11,7 +11,7 @@
 //! | [`troubleshooting`] | log lines, their meaning and their cure |
 //! | [`dashboard`] | pages for operators: what is stuck, why, and how to mend it |
 //! | [`observability`] | logs, traces with OpenTelemetry, metrics with alerts and a board, probes |
-//! | [`rabbitmq`], [`activemq`], [`mqtt`], [`nats`], [`kubemq_broker`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
+//! | [`rabbitmq`], [`activemq`], [`mqtt`], [`nats`], [`kafka`], [`kubemq_broker`], [`fedora`], [`rhmsg`], [`petisco`] | each broker and dialect: what is confirmed, what can be lost, rights, quirks |
 //! | [`acknowledgement`] | messages that leave the outbox when their consumer has confirmed them |
 //! | [`request_reply`] | requests whose responses come back over the bus |
 //! | [`channels`], [`kubemq`] | queues, streams, events and requests without a broker; the same for clients of KubeMQ |
@@ -67,6 +67,8 @@ pub mod upgrading {}
 pub mod wavemq {}
 #[doc = include_str!("../docs/rabbitmq.md")]
 pub mod rabbitmq {}
+#[cfg_attr(feature = "kafka", doc = include_str!("../docs/kafka.md"))]
+pub mod kafka {}
 #[cfg_attr(feature = "nats", doc = include_str!("../docs/nats.md"))]
 pub mod nats {}
 #[doc = include_str!("../docs/activemq.md")]

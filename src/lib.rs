@@ -56,6 +56,7 @@
 //! | `kubemq` | KubeMQ's gRPC interface over channels, for unmodified KubeMQ clients: `kubemq::Kubemq` | |
 //! | `kubemq-client` | the backend `kubemq`: a KubeMQ server as the broker | |
 //! | `mqtt` | the backend `mqtt` (MQTT 5 and 3.1.1) | |
+//! | `kafka` | the backend `kafka` (Kafka); needs Rust 1.95 | |
 //! | `nats` | the backend `nats` (NATS, with JetStream or without) | |
 //! | `embedded` | the durable outbox on the local disk: `EmbeddedStore`, `DELIVERY = "durable"` | yes |
 //! | `postgres`, `sqlite` | the transactional outbox in the app's own database: `Tx`, `PostgresStore`, `SqliteStore` | |
@@ -146,6 +147,8 @@ pub use async_trait::async_trait;
 pub use self::backends::amqp10;
 #[cfg(feature = "amqp091")]
 pub use self::backends::amqp091;
+#[cfg(feature = "kafka")]
+pub use self::backends::kafka;
 #[cfg(feature = "kubemq-client")]
 pub use self::backends::kubemq as kubemq_client;
 #[cfg(feature = "mqtt")]

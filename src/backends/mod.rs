@@ -7,6 +7,8 @@ pub mod amqp10;
 #[cfg(feature = "_brokers")]
 pub(crate) mod brokers;
 pub mod dummy;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 #[cfg(feature = "kubemq-client")]
 pub mod kubemq;
 #[cfg(any(feature = "settings", feature = "testing"))]

@@ -18,7 +18,7 @@ use crate::util::error::BoxError;
 pub(crate) use self::origin::Origin;
 pub use self::petisco::PetiscoMessage;
 
-/// The shape of messages: the key `ENVELOPE` of the backends `amqp091`, `amqp10`, `mqtt` and `nats`.
+/// The shape of messages: the key `ENVELOPE` of the backends `amqp091`, `amqp10`, `kafka`, `mqtt` and `nats`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -26,7 +26,7 @@ pub enum Envelope {
     /// `plain`: unchanged.
     #[default]
     Plain,
-    /// `cloudevents`: CloudEvents 1.0 in the binary mode of its AMQP, MQTT or NATS binding, attributes beside the body as it is.
+    /// `cloudevents`: CloudEvents 1.0 in the binary mode of its AMQP, Kafka, MQTT or NATS binding, attributes beside the body as it is.
     ///
     /// The topic is the attribute `type`, the key the extension `partitionkey`. Headers are extensions if their names
     /// are such (lower-case letters and digits), else they stay headers. `ce-source`, `ce-subject` and

@@ -11,7 +11,7 @@ pub(crate) fn explain(error: &std::io::Error) -> Option<String> {
         rustls::Error::InvalidCertificate(certificate) => invalid(certificate),
         rustls::Error::AlertReceived(alert) => refused(*alert),
         rustls::Error::InvalidMessage(_) => {
-            "the broker does not speak TLS on this port: use amqp://, mqtt:// or nats://, or its TLS port"
+            "the broker does not speak TLS on this port: use amqp://, kafka://, mqtt:// or nats://, or its TLS port"
                 .to_owned()
         }
         _ => return None,

@@ -198,6 +198,16 @@ async fn nats_events_conform() {
     messenger_conformance::all(Arc::new(messenger), &place.topic, whole().with_closes(true), inbox).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn kafka_conforms() {
+    let place = crate::kafka::raw::Place::new().await;
+    let inbox = place.inbox().await;
+    let settings = place.settings().with_max_message_bytes(2 << 20);
+    let messenger = tower_outbox::kafka::Kafka::new(&settings).unwrap();
+    messenger_conformance::all(Arc::new(messenger), &place.topic, whole().with_closes(true), inbox).await;
+}
+
 /// All messages that arrived in a queue of RabbitMQ.
 fn from_queue(
     brokers: &Brokers,

@@ -25,6 +25,7 @@ mod faults;
 mod first_five_minutes;
 mod guide;
 mod hostile;
+mod kafka;
 mod kubemq;
 mod kubemq_client;
 mod layer;

@@ -8,6 +8,7 @@ use tower_outbox::channels::{ChannelConsumerSettings, ChannelsSettings, ReceiveP
 use tower_outbox::chaos::ChaosSettings;
 use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
+use tower_outbox::kafka::{KafkaSettings, KafkaSubscription, SaslMechanism};
 use tower_outbox::kubemq::TokenAlgorithm;
 use tower_outbox::kubemq_client::{KubemqSettings, KubemqSubscription};
 use tower_outbox::layer::OnSendFailure;
@@ -149,6 +150,21 @@ fn the_dialect_of_mqtt_is_read() {
 }
 
 #[test]
+fn the_dialect_of_kafka_is_read() {
+    let settings = dialect("kafka");
+    assert_eq!(settings.backend, "kafka");
+    let (broker, keys): (BrokerSettings, KafkaSettings) = settings.backend_keys.parse_both().unwrap();
+    let defaults = KafkaSettings::default();
+    assert_eq!((broker.urls.len(), keys.sasl_mechanism), (2, SaslMechanism::ScramSha512));
+    assert_eq!(
+        (keys.max_message_bytes, keys.compression),
+        (defaults.max_message_bytes, defaults.compression)
+    );
+    let source: KafkaSubscription = settings.consumers["users"].source_keys.parse().unwrap();
+    assert_eq!(source, KafkaSubscription::new("mail", ["user.created"]).with_retry_topic("{topic}.retry"));
+}
+
+#[test]
 fn the_dialect_of_nats_is_read() {
     let settings = dialect("nats");
     assert_eq!(settings.backend, "nats");
@@ -194,6 +210,8 @@ fn every_key_is_shown() {
         keys_of::<Amqp091Subscription>(),
         keys_of::<MqttSettings>(),
         keys_of::<MqttSubscription>(),
+        keys_of::<KafkaSettings>(),
+        keys_of::<KafkaSubscription>(),
         keys_of::<NatsSettings>(),
         keys_of::<NatsSubscription>(),
         keys_of::<ChaosSettings>(),
@@ -211,6 +229,7 @@ fn every_key_is_shown() {
     assert!(keys.contains(&"URLS".to_owned()) && keys.contains(&"WHEN_FULL".to_owned()), "{keys:?}");
     let dialects = [
         "\n#fedmsg: ",
+        "\n#kafka: ",
         "\n#kubemq: ",
         "\n#mqtt: ",
         "\n#nats: ",

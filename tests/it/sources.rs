@@ -24,7 +24,8 @@ use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, Source
 use tower_outbox::{Consumer, Messenger};
 
 pub use self::brokers::{
-    amqp10_activemq_queue, amqp10_rabbitmq_queue, mosquitto_subscription, nats_consumer, rabbitmq_queue,
+    amqp10_activemq_queue, amqp10_rabbitmq_queue, kafka_group, mosquitto_subscription, nats_consumer,
+    rabbitmq_queue,
 };
 use crate::support::stores::{STUCK, list_by};
 
@@ -215,6 +216,10 @@ macro_rules! suite {
         }
         suite! {
             @queue mosquitto mosquitto_subscription [#[ignore = "needs brokers: ./scripts/test"]]
+            $($module: $($behaviour)*;)*
+        }
+        suite! {
+            @queue kafka kafka_group [#[ignore = "needs brokers: ./scripts/test"]]
             $($module: $($behaviour)*;)*
         }
         suite! {

@@ -44,7 +44,7 @@ impl Demand {
     }
 
     /// Waits while the source is paused. Returns whether messages are wanted; if not, the source is closed or dropped.
-    #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
+    #[cfg(any(feature = "amqp10", feature = "kafka", feature = "kubemq-client", feature = "mqtt"))]
     pub(crate) async fn is_wanted(receiver: &mut watch::Receiver<Self>) -> bool {
         loop {
             let demand = *receiver.borrow_and_update();

@@ -25,6 +25,14 @@ const AMQP: Schemes = Schemes {
     example: "amqps://host:5671",
 };
 
+#[cfg(feature = "kafka")]
+const KAFKA: Schemes = Schemes {
+    plain: ("kafka", 9092),
+    tls: ("kafkas", 9093),
+    fault: "its scheme is neither kafka nor kafkas",
+    example: "kafkas://host:9093",
+};
+
 #[cfg(feature = "kubemq-client")]
 const KUBEMQ: Schemes = Schemes {
     plain: ("kubemq", 50000),
@@ -67,6 +75,12 @@ impl BrokerUrl {
         Self::parse_without_path(text, &AMQP)
     }
 
+    /// An address of Kafka.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn parse_kafka(text: &str) -> Result<Self, UrlError> {
+        Self::parse_without_path(text, &KAFKA)
+    }
+
     /// An address of KubeMQ.
     #[cfg(feature = "kubemq-client")]
     pub(crate) fn parse_kubemq(text: &str) -> Result<Self, UrlError> {
@@ -85,7 +99,14 @@ impl BrokerUrl {
         Self::parse_without_path(text, &NATS)
     }
 
-    #[cfg(any(test, feature = "amqp10", feature = "kubemq-client", feature = "mqtt", feature = "nats"))]
+    #[cfg(any(
+        test,
+        feature = "amqp10",
+        feature = "kafka",
+        feature = "kubemq-client",
+        feature = "mqtt",
+        feature = "nats"
+    ))]
     fn parse_without_path(text: &str, schemes: &Schemes) -> Result<Self, UrlError> {
         let url = Self::parse_as(text, schemes)?;
         match url.vhost {

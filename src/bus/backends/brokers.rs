@@ -14,6 +14,8 @@ use crate::backends::amqp10;
 use crate::backends::amqp091;
 #[cfg(feature = "_brokers")]
 use crate::backends::brokers::{BrokerSettings, BrokersError};
+#[cfg(feature = "kafka")]
+use crate::backends::kafka;
 #[cfg(feature = "kubemq-client")]
 use crate::backends::kubemq;
 #[cfg(feature = "mqtt")]
@@ -118,6 +120,21 @@ fn amqp10_settings(
 ) -> Result<amqp10::Amqp10Settings, BrokersError> {
     Ok(amqp10::Amqp10Settings { broker, ..settings })
 }
+
+#[cfg(not(feature = "kafka"))]
+pub(super) const KAFKA: Result<&dyn Driver, Feature> = Err("kafka");
+#[cfg(feature = "kafka")]
+pub(super) const KAFKA: Result<&dyn Driver, Feature> = Ok(&BrokerDriver {
+    complete: |broker, settings| Ok(kafka::KafkaSettings { broker, ..settings }),
+    broker: |settings| settings.broker,
+    messenger: |settings| kafka::Kafka::new(settings).map(Backend::with_brokers),
+    source: kafka::KafkaSource::new,
+    confirmations: Some(kafka::KafkaSubscription::of_confirmations),
+    #[cfg(feature = "admin")]
+    dead_letters: Err(
+        "its dead letters are in topics, which no command removes messages from: read the topic of DEAD_LETTER_TOPIC with a consumer of the app, or with kafka-console-consumer.sh",
+    ),
+});
 
 #[cfg(not(feature = "kubemq-client"))]
 pub(super) const KUBEMQ: Result<&dyn Driver, Feature> = Err("kubemq-client");

@@ -10,7 +10,7 @@ use crate::source::Source;
 #[cfg(feature = "admin")]
 use crate::source::dead_letters::DeadLetterQueue;
 
-use super::brokers::{AMQP10, AMQP091, FEDMSG, KUBEMQ, MQTT, NATS, RHMSG};
+use super::brokers::{AMQP10, AMQP091, FEDMSG, KAFKA, KUBEMQ, MQTT, NATS, RHMSG};
 #[cfg(feature = "admin")]
 use super::driver::OpenDeadLettersError;
 use super::driver::{Backend, Driver, Feature, fault, own_source};
@@ -33,6 +33,7 @@ const ALL: &[BackendEntry] = &[
     BackendEntry { name: "channels", driver: CHANNELS },
     BackendEntry { name: "embedded", driver: EMBEDDED },
     BackendEntry { name: "fedmsg", driver: FEDMSG },
+    BackendEntry { name: "kafka", driver: KAFKA },
     BackendEntry { name: "kubemq", driver: KUBEMQ },
     BackendEntry { name: "memory", driver: MEMORY },
     BackendEntry { name: "mqtt", driver: MQTT },
@@ -54,6 +55,7 @@ const HINTS: &[(&[&str], &str)] = &[
     (&["mosquitto", "mqtts", "mqtt5", "emqx", "hivemq"], "MQTT brokers are mqtt"),
     (&["wavemq", "router"], "a router for sites is routing"),
     (&["jetstream", "nats-server", "nats.io"], "NATS, with JetStream or without, is nats"),
+    (&["redpanda", "apache-kafka", "confluent", "kafkas"], "Kafka, and brokers with its protocol, are kafka"),
     (&["disk", "file"], "a queue on the local disk is embedded"),
     (&["none", "noop", "log"], "sending nowhere is dummy"),
 ];

@@ -7,6 +7,8 @@ use crate::backends::amqp10::{Amqp10Settings, Amqp10Subscription};
 use crate::backends::amqp091::{Amqp091Settings, Amqp091Subscription, RetryBy};
 #[cfg(feature = "_brokers")]
 use crate::backends::brokers::BrokerSettings;
+#[cfg(feature = "kafka")]
+use crate::backends::kafka::{KafkaSettings, KafkaSubscription};
 #[cfg(feature = "kubemq-client")]
 use crate::backends::kubemq::{KubemqSettings, KubemqSubscription, Pattern};
 #[cfg(feature = "mqtt")]
@@ -105,6 +107,13 @@ pub(super) fn sending(settings: &Settings) -> Facts {
                 format!("with QoS {}; a message without subscribers {unbound}", keys.qos),
             );
         }
+        #[cfg(feature = "kafka")]
+        "kafka" => {
+            let parsed = settings.backend_keys.parse_both::<BrokerSettings, KafkaSettings>();
+            let Ok((broker, _)) = parsed else { return facts };
+            facts.insert("goes to", format!("the topic {}; the key chooses the partition", topic(&broker)));
+            facts.insert("counts as sent", "when all replicas in sync have it".to_owned());
+        }
         #[cfg(feature = "nats")]
         "nats" => {
             let parsed = settings.backend_keys.parse_both::<BrokerSettings, NatsSettings>();
@@ -171,6 +180,21 @@ pub(super) fn receiving(settings: &Settings, table: &ConsumerTable) -> (Facts, I
     let mut facts = Facts::new();
     let mut input = Input::default();
     match settings.backend.as_str() {
+        #[cfg(feature = "kafka")]
+        "kafka" => {
+            let Ok(it) = table.source_keys.parse::<KafkaSubscription>() else { return (facts, input) };
+            facts.insert("topics", it.topics.join(", "));
+            facts.insert("group", format!("{}: its members share the partitions", it.group));
+            facts.insert(
+                "a retry waits",
+                match &it.retry_topic {
+                    Some(topic) => format!("in the topic {topic}"),
+                    None => "here, uncommitted".to_owned(),
+                },
+            );
+            facts.insert("dead letters", format!("to the topic {}", it.dead_letter_topic));
+            input.address = it.topics.first().cloned();
+        }
         #[cfg(feature = "nats")]
         "nats" => {
             let Ok(it) = table.source_keys.parse::<NatsSubscription>() else { return (facts, input) };

@@ -12,6 +12,7 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tower_outbox::amqp10::{Amqp10, Amqp10Settings, Amqp10Source, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091, Amqp091Settings, Amqp091Source, Amqp091Subscription};
+use tower_outbox::kafka::KafkaSubscription;
 use tower_outbox::nats::NatsSubscription;
 use tower_outbox::source::Source;
 use tower_outbox::testing::source_conformance::{Dead, SourceCapabilities, SourceHarness};
@@ -102,6 +103,20 @@ pub async fn mosquitto_subscription() -> SourceHarness {
     let messenger = Arc::new(place.messenger());
     SourceHarness::new(messenger, Arc::new(source), place.topic.clone(), dead_in(letters))
         .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
+}
+
+/// A group that reads a topic of Tansu, and one that reads its dead letters.
+pub async fn kafka_group() -> SourceHarness {
+    let place = crate::kafka::raw::Place::new().await;
+    let source = place.source(&place.subscription());
+    let dead = format!("{}.dead", place.topic);
+    place.create(&dead, 1).await;
+    let session = Duration::from_secs(6);
+    let letters = place.source(&KafkaSubscription::new("dead", [dead]).with_session_timeout(session));
+    let (messenger, topic) = (Arc::new(place.messenger()), place.topic.clone());
+    SourceHarness::new(messenger, Arc::new(source), topic, dead_in(letters))
+        .with_capabilities(SourceCapabilities::default().with_history(true).with_redelivered(true))
+        .with_kept(place)
 }
 
 /// A durable consumer of a stream, and one of its dead letters.

@@ -1,0 +1,331 @@
+//! The messages that are unsettled here: those that the application may receive, those that it has, and those that wait.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use krafka::ConsumerRecord;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, sleep_until};
+
+use super::inbox_state::InboxState;
+use super::letter::{Arrival, Earlier, Letter, Partition};
+use crate::messenger::Failure;
+use crate::source::SourceError;
+use crate::util::error::Chain;
+use crate::util::sync::lock;
+
+/// The most messages that wait for a retry, beside the prefetched ones.
+const WAITING: usize = 1_000;
+
+/// The limits of a source.
+pub(super) struct Limits {
+    pub(super) messages: usize,
+    pub(super) bytes: usize,
+    pub(super) uncommitted: u64,
+    pub(super) is_ordered: bool,
+}
+
+impl Limits {
+    /// How many messages are taken from the client at a time.
+    pub(super) fn batch(&self) -> usize {
+        (self.messages / 2).clamp(1, 1_000)
+    }
+
+    fn leave_room(&self, state: &InboxState) -> bool {
+        state.held + self.batch() <= self.messages
+            && state.held_bytes < self.bytes
+            && state.waiting.len() < WAITING
+            && state.waiting_bytes < self.bytes
+    }
+}
+
+/// The messages of a source.
+pub(super) struct Inbox {
+    pub(super) limits: Limits,
+    state: Mutex<InboxState>,
+    arrived: Notify,
+    /// There is more room.
+    freed: Notify,
+    /// A wait may begin earlier than the others.
+    delayed: Notify,
+    /// A position may have moved.
+    moved: Notify,
+    /// The application has one message less.
+    returned: Notify,
+}
+
+impl Inbox {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            freed: Notify::new(),
+            delayed: Notify::new(),
+            moved: Notify::new(),
+            returned: Notify::new(),
+        }
+    }
+
+    /// Adds messages, also such that wait until they are due.
+    pub(super) fn push(&self, arrivals: impl IntoIterator<Item = Arrival>) {
+        let mut state = lock(&self.state);
+        for Arrival { record, fault, size, earlier } in arrivals {
+            let assignment = state.read(&record).assignment;
+            let Earlier { failed, failures, due } = earlier;
+            let letter = Letter { record, fault, size, assignment, failed, failures };
+            match due {
+                Some(after) => state.wait(letter, after),
+                None => {
+                    state.hold(size);
+                    state.ready.push_back(letter);
+                }
+            }
+        }
+        drop(state);
+        self.delayed.notify_one();
+        self.arrived.notify_waiters();
+    }
+
+    /// Settles a message that is not for this source.
+    pub(super) fn pass(&self, record: &ConsumerRecord) {
+        let mut state = lock(&self.state);
+        state.read(record).settled(record.offset);
+        drop(state);
+        self.moved.notify_one();
+    }
+
+    /// Takes the next messages, or the permanent error.
+    pub(super) fn take(&self, limit: usize) -> Option<Result<Vec<Letter>, SourceError>> {
+        let mut state = lock(&self.state);
+        let mut taken = Vec::new();
+        if self.limits.is_ordered {
+            let waiting: HashSet<_> = state.waiting.values().map(Letter::partition).collect();
+            let mut at = 0;
+            while at < state.ready.len() && taken.len() < limit {
+                let partition = state.ready[at].partition();
+                let is_free = !waiting.contains(&partition)
+                    && state.partitions.get(&partition).is_none_or(|offsets| offsets.taken == 0);
+                match is_free.then(|| state.ready.remove(at)).flatten() {
+                    Some(letter) => state.give(&mut taken, letter),
+                    None => at += 1,
+                }
+            }
+        } else {
+            while taken.len() < limit
+                && let Some(letter) = state.ready.pop_front()
+            {
+                state.give(&mut taken, letter);
+            }
+        }
+        if !taken.is_empty() {
+            return Some(Ok(taken));
+        }
+        state.error.take().map(|failure| Err(SourceError::unavailable(Chain(failure.cause()).to_string())))
+    }
+
+    /// Takes a letter from the application; none if its partition is no longer ours.
+    fn returned(&self, state: &mut InboxState, letter: Letter) -> Option<Letter> {
+        state.let_go(letter.size);
+        let is_current = match state.offsets(&letter) {
+            Some(offsets) => {
+                offsets.taken = offsets.taken.saturating_sub(1);
+                true
+            }
+            None => false,
+        };
+        if self.limits.leave_room(state) {
+            self.freed.notify_one();
+        }
+        self.returned.notify_waiters();
+        is_current.then_some(letter)
+    }
+
+    /// Records that a message is settled. Returns whether its partition is still ours.
+    pub(super) fn settled(&self, letter: Letter) -> bool {
+        let mut state = lock(&self.state);
+        let Some(letter) = self.returned(&mut state, letter) else { return false };
+        if let Some(offsets) = state.offsets(&letter) {
+            offsets.settled(letter.record.offset);
+        }
+        drop(state);
+        self.moved.notify_one();
+        if self.limits.is_ordered {
+            self.arrived.notify_waiters();
+        }
+        true
+    }
+
+    /// Returns a message untried; it is the next. Returns whether its partition is still ours.
+    pub(super) fn release(&self, letter: Letter) -> bool {
+        let mut state = lock(&self.state);
+        let Some(letter) = self.returned(&mut state, letter) else { return false };
+        if !state.offsets(&letter).is_some_and(|offsets| offsets.is_leaving) {
+            state.hold(letter.size);
+            state.ready.push_front(letter);
+        }
+        drop(state);
+        self.arrived.notify_waiters();
+        true
+    }
+
+    /// Lets a message wait. Returns whether its partition is still ours.
+    pub(super) fn delay(&self, letter: Letter, after: Duration) -> bool {
+        let mut state = lock(&self.state);
+        let Some(letter) = self.returned(&mut state, letter) else { return false };
+        if !state.offsets(&letter).is_some_and(|offsets| offsets.is_leaving) {
+            state.wait(letter, after);
+        }
+        drop(state);
+        self.delayed.notify_one();
+        true
+    }
+
+    /// Whether the partition of a message is no longer ours.
+    pub(super) fn is_stale(&self, letter: &Letter) -> bool {
+        !lock(&self.state).is_current(letter)
+    }
+
+    /// Ends each wait when it is over.
+    pub(super) async fn end_waits(&self) {
+        loop {
+            let due = lock(&self.state).waiting.first_key_value().map(|((due, _), _)| *due);
+            match due {
+                None => self.delayed.notified().await,
+                Some(due) => tokio::select! {
+                    () = sleep_until(due) => self.end_due(),
+                    () = self.delayed.notified() => {}
+                },
+            }
+        }
+    }
+
+    fn end_due(&self) {
+        let now = Instant::now();
+        let mut state = lock(&self.state);
+        while let Some(entry) = state.waiting.first_entry().filter(|entry| entry.key().0 <= now) {
+            let letter = entry.remove();
+            state.waiting_bytes -= letter.size;
+            state.hold(letter.size);
+            // An ordered partition goes on where it waited.
+            if self.limits.is_ordered {
+                state.ready.push_front(letter)
+            } else {
+                state.ready.push_back(letter)
+            }
+        }
+        drop(state);
+        self.freed.notify_one();
+        self.arrived.notify_waiters();
+    }
+
+    /// Whether more messages may be fetched.
+    pub(super) fn has_room(&self) -> bool {
+        self.limits.leave_room(&lock(&self.state))
+    }
+
+    /// The partitions that are read too far beyond their first unsettled message.
+    pub(super) fn far_ahead(&self) -> HashSet<Partition> {
+        let state = lock(&self.state);
+        let far =
+            state.partitions.iter().filter(|(_, offsets)| offsets.uncommitted() >= self.limits.uncommitted);
+        far.map(|(partition, _)| partition.clone()).collect()
+    }
+
+    /// Completes when there is more room.
+    pub(super) async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    /// Completes when a position may have moved.
+    pub(super) async fn moved(&self) {
+        self.moved.notified().await;
+    }
+
+    /// Takes the positions that moved, of these partitions or of all.
+    pub(super) fn take_positions(&self, of: Option<&[Partition]>) -> Vec<(Partition, i64)> {
+        let mut state = lock(&self.state);
+        let moved =
+            state.partitions.iter_mut().filter(|(partition, _)| of.is_none_or(|of| of.contains(partition)));
+        moved.filter_map(|(partition, offsets)| Some((partition.clone(), offsets.take_position()?))).collect()
+    }
+
+    /// Records that these positions could not be committed.
+    pub(super) fn not_committed(&self, positions: &[(Partition, i64)]) {
+        let mut state = lock(&self.state);
+        for (partition, _) in positions {
+            if let Some(offsets) = state.partitions.get_mut(partition) {
+                offsets.not_committed();
+            }
+        }
+        drop(state);
+        self.moved.notify_one();
+    }
+
+    /// Takes back the messages of these partitions that the application does not have: they go to another process.
+    pub(super) fn withdraw(&self, partitions: &[Partition]) {
+        let mut state = lock(&self.state);
+        for partition in partitions {
+            if let Some(offsets) = state.partitions.get_mut(partition) {
+                offsets.is_leaving = true;
+            }
+        }
+        state.drop_those(|letter| partitions.contains(&letter.partition()));
+        drop(state);
+        self.freed.notify_one();
+    }
+
+    /// Completes when the application has no message of these partitions.
+    pub(super) async fn returned_all(&self, partitions: &[Partition]) {
+        loop {
+            let returned = self.returned.notified();
+            let has_some = {
+                let state = lock(&self.state);
+                let taken =
+                    |partition| state.partitions.get(partition).is_some_and(|offsets| offsets.taken > 0);
+                partitions.iter().any(taken)
+            };
+            if !has_some {
+                return;
+            }
+            returned.await;
+        }
+    }
+
+    /// Forgets these partitions: their messages cannot be settled any more.
+    pub(super) fn remove(&self, partitions: &[Partition]) {
+        let mut state = lock(&self.state);
+        for partition in partitions {
+            state.partitions.remove(partition);
+        }
+        state.drop_those(|letter| partitions.contains(&letter.partition()));
+        drop(state);
+        self.freed.notify_one();
+    }
+
+    /// The partitions with messages.
+    pub(super) fn partitions(&self) -> Vec<Partition> {
+        lock(&self.state).partitions.keys().cloned().collect()
+    }
+
+    /// Sets or clears a permanent error for the next `receive`.
+    pub(super) fn set_error(&self, error: Option<Failure>) {
+        let mut state = lock(&self.state);
+        if error.is_some() || state.error.is_some() {
+            state.error = error;
+            drop(state);
+            self.arrived.notify_waiters();
+        }
+    }
+
+    /// Completes when a message arrives after this call.
+    pub(super) fn arrived(&self) -> Notified<'_> {
+        self.arrived.notified()
+    }
+
+    pub(super) fn wake(&self) {
+        self.arrived.notify_waiters();
+    }
+}

@@ -1,0 +1,103 @@
+//! The offsets of a partition that are settled.
+
+use std::collections::BTreeSet;
+
+/// The offsets that were read of a partition, since it was assigned to this process.
+#[derive(Debug)]
+pub(super) struct Offsets {
+    /// The number of this assignment: a message of an earlier one cannot be settled.
+    pub(super) assignment: u64,
+    unsettled: BTreeSet<i64>,
+    /// The offset after the last one that was read.
+    next: i64,
+    /// Whether any was settled: before that there is nothing to commit.
+    has_settled: bool,
+    /// The last position that was handed over to be committed.
+    committed: Option<i64>,
+    /// How many messages the application has.
+    pub(super) taken: usize,
+    /// Whether the partition is about to be given to another process.
+    pub(super) is_leaving: bool,
+}
+
+impl Offsets {
+    pub(super) fn new(assignment: u64) -> Self {
+        Self {
+            assignment,
+            unsettled: BTreeSet::new(),
+            next: i64::MIN,
+            has_settled: false,
+            committed: None,
+            taken: 0,
+            is_leaving: false,
+        }
+    }
+
+    /// Whether the partition was not read up to here before.
+    pub(super) fn is_new(&self, offset: i64) -> bool {
+        offset >= self.next
+    }
+
+    pub(super) fn arrived(&mut self, offset: i64) {
+        self.unsettled.insert(offset);
+        self.next = offset.saturating_add(1);
+    }
+
+    pub(super) fn settled(&mut self, offset: i64) {
+        self.has_settled |= self.unsettled.remove(&offset);
+    }
+
+    /// The first offset that is not settled.
+    fn position(&self) -> i64 {
+        self.unsettled.first().copied().unwrap_or(self.next)
+    }
+
+    /// How far the partition is read beyond its first unsettled message.
+    pub(super) fn uncommitted(&self) -> u64 {
+        self.next.abs_diff(self.position())
+    }
+
+    /// Takes the position if it moved since it was last taken.
+    pub(super) fn take_position(&mut self) -> Option<i64> {
+        let position = self.position();
+        if !self.has_settled || self.committed == Some(position) {
+            return None;
+        }
+        self.committed = Some(position);
+        Some(position)
+    }
+
+    /// Records that the last position could not be committed.
+    pub(super) fn not_committed(&mut self) {
+        self.committed = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_position_stays_at_the_first_unsettled_offset() {
+        let mut offsets = Offsets::new(1);
+        // Offsets have gaps where a topic was compacted.
+        for offset in [10, 11, 15, 16] {
+            assert!(offsets.is_new(offset));
+            offsets.arrived(offset);
+        }
+        assert!(!offsets.is_new(16));
+        assert_eq!((offsets.take_position(), offsets.uncommitted()), (None, 7));
+        offsets.settled(11);
+        offsets.settled(16);
+        assert_eq!(offsets.take_position(), Some(10));
+        assert_eq!(offsets.take_position(), None, "it did not move");
+        offsets.settled(10);
+        assert_eq!((offsets.take_position(), offsets.uncommitted()), (Some(15), 2));
+        offsets.settled(15);
+        assert_eq!((offsets.take_position(), offsets.uncommitted()), (Some(17), 0));
+        offsets.not_committed();
+        assert_eq!(offsets.take_position(), Some(17));
+        offsets.settled(15);
+        assert_eq!(offsets.take_position(), None);
+    }
+}

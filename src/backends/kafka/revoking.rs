@@ -1,0 +1,73 @@
+//! Partitions that are given to other processes.
+
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use krafka::consumer::{Consumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition};
+use tokio::time::timeout;
+
+use super::failure::shown;
+use super::letter::Partition;
+use super::source_context::SourceContext;
+
+/// How long the handlers of messages of a partition may take to settle them before it goes to another process.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the brokers may take to commit offsets.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Settles what can be settled of a partition before it goes.
+pub(super) struct Revoking {
+    pub(super) context: Arc<SourceContext>,
+    pub(super) consumer: Arc<OnceLock<Weak<Consumer>>>,
+}
+
+impl ConsumerRebalanceListener for Revoking {
+    async fn on_partitions_assigned(&self, partitions: &[TopicPartition]) {
+        // Nothing of an earlier assignment counts for the new one.
+        self.context.inbox.remove(&ours(partitions));
+        if !partitions.is_empty() {
+            tracing::debug!(source = %self.context.reader.source, count = partitions.len(), "partitions were assigned");
+        }
+    }
+
+    async fn on_partitions_revoked(&self, partitions: &[TopicPartition]) {
+        let (partitions, inbox) = (ours(partitions), &self.context.inbox);
+        inbox.withdraw(&partitions);
+        let _ = timeout(LEAVE_TIMEOUT, inbox.returned_all(&partitions)).await;
+        if let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) {
+            commit(&self.context, &consumer, Some(&partitions)).await;
+        }
+        inbox.remove(&partitions);
+    }
+
+    async fn on_partitions_lost(&self, partitions: &[TopicPartition]) {
+        let (partitions, source) = (ours(partitions), &self.context.reader.source);
+        tracing::warn!(%source, count = partitions.len(), "lost partitions; their unsettled messages come again, to the process that has them");
+        self.context.inbox.remove(&partitions);
+    }
+}
+
+fn ours(partitions: &[TopicPartition]) -> Vec<Partition> {
+    partitions.iter().map(|partition| (partition.topic().into(), partition.partition())).collect()
+}
+
+/// Commits the positions that moved, of these partitions or of all.
+pub(super) async fn commit(context: &SourceContext, consumer: &Consumer, of: Option<&[Partition]>) {
+    let positions = context.inbox.take_positions(of);
+    if positions.is_empty() {
+        return;
+    }
+    let offsets = positions.iter().map(|((topic, partition), offset)| {
+        (TopicPartition::new(topic.to_string(), *partition), OffsetAndMetadata::new(*offset))
+    });
+    let why = match timeout(COMMIT_TIMEOUT, consumer.commit_offsets(offsets)).await {
+        Ok(Ok(())) => return context.uncommitted.over(),
+        Ok(Err(error)) => shown(&error),
+        Err(_) => format!("no answer within {COMMIT_TIMEOUT:?}"),
+    };
+    context.inbox.not_committed(&positions);
+    if let Some(line) = context.uncommitted.occurred() {
+        let source = &context.reader.source;
+        tracing::warn!(%source, why, times = line.times, "could not commit offsets; trying again");
+    }
+}

@@ -1,0 +1,284 @@
+//! The task behind a source: reads the partitions of the group that are assigned to this process.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use krafka::consumer::{AutoOffsetReset, Consumer, PartitionAssignmentStrategy};
+use krafka::{CloseOptions, ConsumerRecord, KrafkaError};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::client;
+use super::failure::{open_failure, shown, undecodable};
+use super::incoming::size_of;
+use super::letter::{Arrival, Earlier, Partition};
+use super::revoking::{Revoking, commit};
+use super::source_context::{SourceContext, create};
+use crate::backends::brokers::{Demand, Pauses};
+use crate::messenger::Failure;
+
+/// How long a request for messages waits for them.
+const FETCH_WAIT: Duration = Duration::from_millis(500);
+/// How long one look for messages takes, and one while all partitions are paused.
+const POLL: Duration = Duration::from_secs(1);
+const PAUSED_POLL: Duration = Duration::from_millis(200);
+/// After so many failures in a row the group is joined again.
+const MAX_FAILURES: u32 = 10;
+/// So often a record is read before it counts as unreadable: it may be damaged on its way.
+const READ_AGAIN: u32 = 3;
+/// How long the brokers may take when the group is left.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Fills the inbox while the source is wanted.
+pub(super) struct SourceWorker {
+    pub(super) context: Arc<SourceContext>,
+    pub(super) demand: watch::Receiver<Demand>,
+}
+
+/// A membership in the group.
+struct Membership {
+    consumer: Arc<Consumer>,
+    paused: HashSet<Partition>,
+    _committing: AbortOnDropHandle<()>,
+}
+
+impl SourceWorker {
+    /// Runs until the source is closed or dropped.
+    pub(super) async fn run(mut self) {
+        let inbox = Arc::clone(&self.context.inbox);
+        let _waits = AbortOnDropHandle::new(tokio::spawn(async move { inbox.end_waits().await }));
+        let mut pauses = Pauses::default();
+        while Demand::is_wanted(&mut self.demand).await {
+            let opened = tokio::select! {
+                opened = self.join() => opened,
+                () = closed(self.demand.clone()) => break,
+            };
+            let failure = match opened {
+                Ok(membership) => {
+                    let begun = Instant::now();
+                    let failure = self.serve(membership).await;
+                    if pauses.lasted(begun.elapsed()) {
+                        self.context.unreachable.over();
+                    }
+                    let Some(failure) = failure else { continue };
+                    failure
+                }
+                Err(failure) => failure,
+            };
+            if let Some(line) = self.context.unreachable.occurred() {
+                let source = &self.context.reader.source;
+                tracing::warn!(%source, %failure, times = line.times, "failed to receive; joining the group again");
+            }
+            if !failure.is_transient() {
+                self.context.inbox.set_error(Some(failure.clone()));
+            }
+            pauses.after(&failure, &mut self.demand).await;
+        }
+        self.context.settlements.close();
+        let limit = self.context.settings.broker.send_timeout();
+        let _ = timeout(limit, self.context.settlements.wait()).await;
+        self.context.close_sender().await;
+    }
+
+    async fn join(&self) -> Result<Membership, Failure> {
+        let SourceContext { settings, cluster, subscription, .. } = &*self.context;
+        let idle = settings.broker.idle_timeout;
+        let client = client::open(settings, cluster, idle).await?;
+        let mut names = subscription.names(settings);
+        names.extend(subscription.retry_names(settings));
+        if settings.auto_create_topics {
+            create(&client, names.iter().map(String::as_str), settings.request_timeout()).await;
+        }
+        let known = Arc::<OnceLock<Weak<Consumer>>>::default();
+        let revoking = Revoking { context: Arc::clone(&self.context), consumer: Arc::clone(&known) };
+        let bytes = i32::try_from(subscription.prefetch_bytes).unwrap_or(i32::MAX);
+        let reset = if subscription.only_new { AutoOffsetReset::Latest } else { AutoOffsetReset::Earliest };
+        let consumer = client
+            .consumer(&subscription.group)
+            .auto_offset_reset(reset)
+            .enable_auto_commit(false)
+            .fetch_max_wait(FETCH_WAIT.min(idle / 2))
+            .fetch_max_bytes(bytes)
+            .max_partition_fetch_bytes(bytes.min(1 << 20))
+            .max_poll_records(i32::try_from(self.context.inbox.limits.batch()).unwrap_or(i32::MAX))
+            .max_buffered_records(i32::from(subscription.prefetch))
+            .session_timeout(subscription.session_timeout)
+            .heartbeat_interval(Duration::from_secs(3).min(subscription.session_timeout / 3))
+            .partition_assignment_strategies(vec![
+                PartitionAssignmentStrategy::CooperativeSticky,
+                PartitionAssignmentStrategy::Range,
+            ])
+            .rebalance_listener(revoking)
+            .metrics_push(false)
+            .build()
+            .await
+            .map_err(|error| open_failure(&error))?;
+        let consumer = Arc::new(consumer);
+        let _ = known.set(Arc::downgrade(&consumer));
+        consumer.subscribe(&names).await.map_err(|error| receive_failure(&error))?;
+        let committing = AbortOnDropHandle::new(tokio::spawn(committing(
+            Arc::clone(&self.context),
+            Arc::downgrade(&consumer),
+        )));
+        tracing::info!(source = %self.context.reader.source, "receiving");
+        Ok(Membership { consumer, paused: HashSet::new(), _committing: committing })
+    }
+
+    /// Receives until the source is closed, or the group must be joined again.
+    async fn serve(&mut self, mut membership: Membership) -> Option<Failure> {
+        let (mut pauses, mut failures) = (Pauses::default(), 0);
+        let mut unreadable = (None, 0);
+        let context = Arc::clone(&self.context);
+        let failure = loop {
+            let demand = *self.demand.borrow_and_update();
+            if demand == Demand::Close || self.demand.has_changed().is_err() {
+                break None;
+            }
+            let is_full = demand == Demand::Pause || !context.inbox.has_room();
+            let is_paused = membership.pause(&context, is_full).await;
+            let limit = if is_paused { PAUSED_POLL } else { POLL };
+            let polled = tokio::select! {
+                polled = membership.consumer.poll(limit) => polled,
+                _ = self.demand.changed() => continue,
+                () = context.inbox.freed(), if is_paused => continue,
+            };
+            match polled {
+                Ok(records) => {
+                    failures = 0;
+                    context.inbox.set_error(None);
+                    self.arrived(records);
+                }
+                Err(error) => {
+                    if let Some(place) = undecodable(&error) {
+                        let times = if unreadable.0.as_ref() == Some(&place) { unreadable.1 + 1 } else { 1 };
+                        if times == READ_AGAIN {
+                            self.skip(&membership.consumer, &place, &error).await;
+                        }
+                        unreadable = (Some(place), times);
+                        continue;
+                    }
+                    let failure = receive_failure(&error);
+                    failures += 1;
+                    if !failure.is_transient() || error.is_fatal() || failures >= MAX_FAILURES {
+                        break Some(failure);
+                    }
+                    if let Some(line) = context.unreachable.occurred() {
+                        let source = &context.reader.source;
+                        tracing::warn!(%source, %failure, times = line.times, "failed to receive; retrying");
+                    }
+                    pauses.after(&failure, &mut self.demand).await;
+                }
+            }
+        };
+        // It settles what can be settled, and leaves the group.
+        let closing = membership.consumer.close_with(CloseOptions::new().timeout(CLOSE_TIMEOUT));
+        if let Err(error) = closing.await {
+            tracing::debug!(source = %context.reader.source, %error, "could not leave the group");
+        }
+        context.inbox.remove(&context.inbox.partitions());
+        failure
+    }
+
+    fn arrived(&self, records: Vec<ConsumerRecord>) {
+        let (reader, inbox) = (&self.context.reader, &self.context.inbox);
+        let mut arrivals = Vec::with_capacity(records.len());
+        for record in records {
+            if reader.is_of_others(&record) {
+                inbox.push(arrivals.drain(..));
+                inbox.pass(&record);
+                continue;
+            }
+            let (size, earlier) = (size_of(&record), reader.earlier(&record));
+            arrivals.push(Arrival { record, fault: None, size, earlier });
+        }
+        inbox.push(arrivals);
+    }
+
+    /// Makes a dead letter of a record that the client library cannot read.
+    async fn skip(&self, consumer: &Consumer, place: &(String, i32, i64), error: &KrafkaError) {
+        let &(ref topic, partition, offset) = place;
+        tracing::error!(topic, partition, offset, %error, "a record cannot be read; it becomes a dead letter");
+        let record = ConsumerRecord::new(topic.as_str(), partition, offset, None, None);
+        let fault = format!(
+            "the record at offset {offset} of partition {partition} cannot be read: {}",
+            shown(error)
+        );
+        let size = size_of(&record);
+        let earlier = Earlier::default();
+        self.context.inbox.push([Arrival { record, fault: Some(fault.into()), size, earlier }]);
+        if let Err(error) = consumer.seek(topic, partition, offset.saturating_add(1)).await {
+            tracing::debug!(topic, partition, %error, "the partition is no longer ours");
+        }
+    }
+}
+
+impl Membership {
+    /// Pauses the partitions of which no more may be fetched: all, or those far beyond their first unsettled message. Returns whether
+    /// all are paused.
+    async fn pause(&mut self, context: &SourceContext, is_full: bool) -> bool {
+        let assigned = self.consumer.assignment().await;
+        let far = if is_full { HashSet::new() } else { context.inbox.far_ahead() };
+        let (mut wanted, mut all) = (HashSet::new(), 0);
+        for (topic, partitions) in assigned {
+            let topic: Arc<str> = topic.into();
+            all += partitions.len();
+            let partitions = partitions.into_iter().map(|partition| (Arc::clone(&topic), partition));
+            wanted.extend(partitions.filter(|partition| is_full || far.contains(partition)));
+        }
+        for (is_paused, partitions) in [
+            (true, wanted.difference(&self.paused).cloned().collect::<Vec<_>>()),
+            (false, self.paused.difference(&wanted).cloned().collect()),
+        ] {
+            let mut by_topic: HashMap<Arc<str>, Vec<i32>> = HashMap::new();
+            for (topic, partition) in partitions {
+                by_topic.entry(topic).or_default().push(partition);
+            }
+            for (topic, partitions) in by_topic {
+                match is_paused {
+                    true => self.consumer.pause(&topic, &partitions).await,
+                    false => self.consumer.resume(&topic, &partitions).await,
+                }
+            }
+        }
+        self.paused = wanted;
+        all > 0 && self.paused.len() == all
+    }
+}
+
+/// Commits the positions that moved, from time to time.
+async fn committing(context: Arc<SourceContext>, consumer: Weak<Consumer>) {
+    loop {
+        context.inbox.moved().await;
+        sleep(context.subscription.commit_interval).await;
+        let Some(consumer) = consumer.upgrade() else { return };
+        commit(&context, &consumer, None).await;
+    }
+}
+
+async fn closed(mut demand: watch::Receiver<Demand>) {
+    while *demand.borrow_and_update() != Demand::Close && demand.changed().await.is_ok() {}
+}
+
+/// Why messages cannot be received.
+fn receive_failure(error: &KrafkaError) -> Failure {
+    use krafka::error::ErrorCode;
+    let text = shown(error);
+    match error {
+        KrafkaError::Broker { code: ErrorCode::GroupAuthorizationFailed, .. } => {
+            Failure::rejected(format!("this client may not use GROUP ({text}): check its permissions"))
+        }
+        KrafkaError::Broker { code: ErrorCode::TopicAuthorizationFailed, .. } => {
+            Failure::rejected(format!("this client may not read TOPICS ({text}): check its permissions"))
+        }
+        KrafkaError::Broker { code: ErrorCode::InvalidSessionTimeout, .. } => {
+            Failure::rejected(format!("the brokers do not take SESSION_TIMEOUT ({text}): change it"))
+        }
+        KrafkaError::Broker { code: ErrorCode::InconsistentGroupProtocol, .. } => Failure::rejected(format!(
+            "the members of GROUP use another protocol ({text}): name a group of this application's own"
+        )),
+        KrafkaError::Auth { .. } | KrafkaError::Config { .. } => open_failure(error),
+        _ => Failure::transient(text),
+    }
+}
