@@ -308,6 +308,6 @@ async fn no_route() -> AdminError {
 async fn wrong_method() -> AdminError {
     AdminError::new(
         StatusCode::METHOD_NOT_ALLOWED,
-        "wrong method; use GET status, count, groups, topics, channels, routing, parts, broker-queues, broker-dead-letters, drops, operations, consumers, messages and messages/ID, POST messages, consumers, broker-dead-letters, requeue, drop and undo",
+        "wrong method; use GET status, count, groups, topics, channels, routing, parts, broker-queues, broker-dead-letters, drops, operations, consumers, messages and messages/ID, POST messages, consumers, requeue, drop, undo and broker-dead-letters",
     )
 }
