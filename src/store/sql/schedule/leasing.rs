@@ -167,7 +167,7 @@ impl SqlSchedule {
     }
 
     /// Merges the first rows of a key, at most `wanted`, with the positions that are known of it. No message of the key exists
-    /// between these rows.
+    /// between these rows. The last of as many as were wanted is not leased: it keeps the key known.
     fn merge_key_rows(
         &mut self,
         key: OrderingKey,
@@ -207,7 +207,9 @@ impl SqlSchedule {
                 if self.schedule.key_of(position).is_none() {
                     self.schedule.join(position, key);
                 }
-                batch.insert(position, row);
+                if is_all || position != last {
+                    batch.insert(position, row);
+                }
             } else {
                 self.schedule.hold(position, key, now + row.wait);
                 if self.known.len() > KNOWN {

@@ -10,6 +10,7 @@ use super::{KNOWN, Known, SWEEP_BUSY, SqlSchedule};
 use crate::message::Settlement;
 use crate::message::failed_attempt::FailedAttempt;
 use crate::message::headers::{read_failures, write_failures};
+use crate::store::schedule::OrderingKey;
 use crate::store::sql::row::{Listed, Row};
 use crate::store::sql::tables::{FailedMessage, Requeued, SettleBatch};
 use crate::store::{Lease, StoreError, Wait};
@@ -108,6 +109,7 @@ impl SqlSchedule {
                 Settlement::Ack | Settlement::Discard | Settlement::Reject { .. } => {
                     self.mark_removed(position);
                     self.schedule.gone(key);
+                    self.look_for_more(key, position);
                 }
                 Settlement::Release => self.schedule.back(position, key, None),
                 Settlement::Retry { after, .. } => {
@@ -128,6 +130,16 @@ impl SqlSchedule {
             }
         }
         self.capacity.change((0, 0), -(removed as i64) - dead, dead, -(bytes as i64));
+    }
+
+    /// Reads on behind the last known message of a key that has more.
+    fn look_for_more(&mut self, key: Option<OrderingKey>, position: u64) {
+        if let Some(key) = key
+            && self.schedule.waiting(key).next().is_none()
+            && self.more.remove(&key)
+        {
+            self.rewind(position);
+        }
     }
 
     // --- operating

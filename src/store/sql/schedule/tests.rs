@@ -87,6 +87,84 @@ fn some_positions_of_a_long_key_are_in_memory() {
     assert_eq!(state.known(), PER_KEY);
 }
 
+/// Leases and settles the messages of one key, of a table with these positions, until nothing is due.
+fn drain(state: &mut SqlSchedule, table: &mut Vec<u64>, limit: usize) {
+    let unread = |position: &u64| row(*position, Some(7));
+    loop {
+        let leased = match state.next(limit, true).unwrap() {
+            Next::Leased(leased) => leased,
+            Next::Idle { .. } => return,
+            Next::Reader => unreachable!(),
+            Next::Due(..) => {
+                state.end_due(Vec::new());
+                continue;
+            }
+            Next::Sweep(_) => panic!("a message is found by a sweep only"),
+            Next::Read(read, mark) => {
+                let found =
+                    table.iter().filter(|it| **it > read.after && read.known.binary_search(it).is_err());
+                let rows: Vec<_> = found.take(read.limit).map(unread).collect();
+                let more = rows.len() == read.limit;
+                state.end_read(&mark, rows, more);
+                continue;
+            }
+            Next::Fetch(fetch) => {
+                let wanted = fetch.keys[0].1;
+                let first = table.iter().take(wanted).map(|position| Row {
+                    content: Content::Message(Message::new("a", "").unwrap().with_key("k")),
+                    ..unread(position)
+                });
+                state.fetched(&fetch, Vec::new(), first.collect(), limit)
+            }
+        };
+        let settling = settle(state, &leased, &Settlement::Ack);
+        let sent: Vec<u64> = leased.iter().map(|one| one.lease.position).collect();
+        assert_eq!(table[..sent.len()], sent, "out of order");
+        table.drain(..sent.len());
+        state.end_settle(settling, (sent.len() as u64, 0));
+    }
+}
+
+#[test]
+fn a_long_key_needs_no_sweep() {
+    for limit in [1, 2, PER_KEY - 1, PER_KEY, PER_KEY + 1, LIMIT] {
+        let (mut state, _share) = state();
+        let mut table: Vec<u64> = (1..=1_000).collect();
+        drain(&mut state, &mut table, limit);
+        assert!(table.is_empty(), "{} wait with a limit of {limit}", table.len());
+    }
+}
+
+#[test]
+fn the_rest_of_a_long_key_is_found_when_its_known_messages_are_dropped() {
+    let (mut state, _share) = state();
+    let mut table: Vec<u64> = (1..=1_000).collect();
+    let leased = loop {
+        match state.next(1, true).unwrap() {
+            Next::Due(..) => state.end_due(Vec::new()),
+            Next::Read(read, mark) => {
+                let rows = table.iter().take(read.limit).map(|position| row(*position, Some(7))).collect();
+                state.end_read(&mark, rows, false);
+            }
+            Next::Fetch(fetch) => {
+                let first = (1..=fetch.keys[0].1 as u64).map(|position| Row {
+                    content: Content::Message(Message::new("a", "").unwrap().with_key("k")),
+                    ..row(position, Some(7))
+                });
+                break state.fetched(&fetch, Vec::new(), first.collect(), 1);
+            }
+            _ => unreachable!(),
+        }
+    };
+    let dropped = state.reserve_for_drop(&(2..=PER_KEY as u64 + 2).collect::<Vec<_>>());
+    state.end_drop(&dropped, true);
+    let settling = settle(&mut state, &leased, &Settlement::Ack);
+    state.end_settle(settling, (1, 0));
+    table.retain(|position| *position != 1 && !dropped.contains(position));
+    drain(&mut state, &mut table, LIMIT);
+    assert!(table.is_empty(), "{} wait", table.len());
+}
+
 #[test]
 fn retries_are_forgotten_when_too_many_positions_are_known() {
     for key in [|_| None, |position| Some(position as i64)] as [fn(u64) -> Option<i64>; 2] {
