@@ -174,7 +174,7 @@ impl NatsSubscription {
     }
 
     pub(super) fn prefetch(&self) -> u16 {
-        self.prefetch.unwrap_or(match self.pattern {
+        self.prefetch.unwrap_or_else(|| match self.pattern {
             SubscriptionPattern::Streams => u16::try_from(self.max_ack_pending).unwrap_or(64).min(64),
             SubscriptionPattern::Requests => 10_000,
         })
