@@ -51,7 +51,7 @@
 //! | `settings` | `Settings` and `Bus` | yes |
 //! | `amqp091` | the backends `amqp091` and `fedmsg` (AMQP 0-9-1) | |
 //! | `amqp10` | the backends `amqp10` and `rhmsg` (AMQP 1.0) | |
-//! | `channels` | queues, streams, events and requests on the local disk | |
+//! | `channels` | queues, streams, events and requests on the local disk; with `nats` also in NATS | |
 //! | `client-cache` | replies that a `Client` keeps: `CACHE_BYTES` | |
 //! | `kubemq` | KubeMQ's gRPC interface over channels, for unmodified KubeMQ clients: `kubemq::Kubemq` | |
 //! | `kubemq-client` | the backend `kubemq`: a KubeMQ server as the broker | |

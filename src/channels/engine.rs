@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::capabilities::EngineCapabilities;
 use super::error::EngineError;
 use super::events::Events;
 use super::info::{ChannelInfo, ChannelKind, ChannelLimits};
@@ -62,6 +63,11 @@ pub trait Engine: Queues + Streams + Events + Requests {
         kind: ChannelKind,
         channel: &ChannelName,
     ) -> Result<Option<ChannelInfo>, EngineError>;
+
+    /// Returns which parts of the contract it keeps exactly; by default all of them.
+    fn capabilities(&self) -> EngineCapabilities {
+        EngineCapabilities::exact()
+    }
 
     /// Returns why messages cannot be stored now; `Ok` when they can.
     ///

@@ -11,6 +11,7 @@
 //! |---|---|
 //! | [`Channels`] | the channels of an app: messengers and sources |
 //! | [`embedded`] | the engine on the local disk |
+//! | `jetstream` | the engine on NATS with JetStream, which several processes share (feature `nats`) |
 //! | [`calls`] | request and reply for a [`Client`](crate::client::Client) and a [`Consumer`](crate::consumer::Consumer) |
 //! | `engine` | the contract of an engine as a whole, with the administration of channels |
 //! | `queue`, `stream`, `events`, `requests` | the contract of each pattern |
@@ -19,6 +20,7 @@
 
 mod app;
 pub mod calls;
+mod capabilities;
 mod capacity;
 mod content;
 pub mod embedded;
@@ -27,6 +29,9 @@ mod error;
 mod event_types;
 mod events;
 mod info;
+#[cfg(feature = "nats")]
+#[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
+pub mod jetstream;
 mod name;
 mod queue;
 mod queue_types;
@@ -37,9 +42,12 @@ mod stream_types;
 
 #[cfg(feature = "admin")]
 pub(crate) use self::app::ChannelDeadLetters;
+#[cfg(all(feature = "settings", feature = "nats"))]
+pub use self::app::JetstreamChannelsSettings;
 #[cfg(feature = "settings")]
 pub use self::app::{ChannelClientSettings, ChannelConsumerSettings, ChannelsSettings, ReceivePattern};
 pub use self::app::{ChannelEvents, ChannelMessenger, ChannelQueue, ChannelStream, Channels, SendPattern};
+pub use self::capabilities::EngineCapabilities;
 pub use self::content::Content;
 pub use self::engine::Engine;
 pub use self::error::EngineError;

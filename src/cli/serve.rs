@@ -28,11 +28,15 @@ use crate::wavemq::{Wavemq, WavemqConfig, WavemqError};
 --kubemq takes certificates, tokens and grants from the table KUBEMQ of --settings; an address that other machines can reach
 needs one of them. GET /health and GET /metrics are on the same port.
 
+With --nats (NATS 2.12 or newer, with JetStream) several of these servers share their channels. A list of processes shows a password
+in the URL; --nats-credentials names a file instead.
+
 Environment:
   METRICS_ADDRESS   also serve /metrics there, such as 127.0.0.1:6060
 
 Examples:
   tower-outbox serve --kubemq 127.0.0.1:50000 --data channels
+  tower-outbox serve --kubemq 127.0.0.1:50000 --nats nats://n1:4222,nats://n2:4222 --nats-replicas 3
   tower-outbox serve --wavemq wavemq.toml"
 )]
 pub(super) struct Serve {

@@ -252,6 +252,12 @@ impl BackendTable {
         Ok((first.parse().map_err(fault)?, second.parse().map_err(fault)?))
     }
 
+    /// Whether the table has a key, in lower case.
+    #[cfg(all(feature = "channels", feature = "nats"))]
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.0.contains_key(key)
+    }
+
     /// The text of a key.
     #[cfg(all(feature = "signing", feature = "_brokers"))]
     pub(crate) fn text(&self, key: &str) -> Option<String> {

@@ -3,6 +3,7 @@
 pub(crate) mod crash;
 mod damage;
 mod inactive;
+mod jetstream;
 mod messenger;
 mod model;
 mod suite;

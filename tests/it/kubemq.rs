@@ -11,6 +11,7 @@ mod security;
 mod serve;
 mod upstream;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,9 +27,13 @@ use tonic::codegen::tokio_stream::Stream;
 use tonic::transport::{Channel, Endpoint};
 use tower_outbox::channels::Engine;
 use tower_outbox::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
+use tower_outbox::channels::jetstream::{JetstreamEngine, JetstreamEngineSettings};
 use tower_outbox::kubemq::{Kubemq, Settings};
 use tower_outbox::kubemq_wire::kubemq_client::KubemqClient;
 use tower_outbox::kubemq_wire::{QueueMessage, QueuesUpstreamRequest, SendQueueMessageResult};
+
+/// The variable with which these tests run on NATS.
+pub const ON_NATS: &str = "TOWER_OUTBOX_KUBEMQ_ON_NATS";
 
 /// A server with an engine of its own, which stops with the test.
 pub struct Server {
@@ -48,8 +53,7 @@ impl Server {
     }
 
     async fn on(folder: Arc<TempDir>, settings: &Settings) -> Self {
-        let engine = EmbeddedEngineSettings::new(folder.path().join("channels"));
-        let engine: Arc<dyn Engine> = Arc::new(EmbeddedEngine::open(engine).await.unwrap());
+        let engine = open(folder.path()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let face = Kubemq::new(Arc::clone(&engine)).with_settings(settings).unwrap();
@@ -74,6 +78,17 @@ impl Server {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).unwrap();
         KubemqClient::new(endpoint.connect().await.unwrap())
     }
+}
+
+/// Opens the channels of a folder: in it, or in NATS below the prefix that the variable names.
+async fn open(folder: &Path) -> Arc<dyn Engine> {
+    let Ok(prefix) = std::env::var(ON_NATS) else {
+        let settings = EmbeddedEngineSettings::new(folder.join("channels"));
+        return Arc::new(EmbeddedEngine::open(settings).await.unwrap());
+    };
+    let name = folder.file_name().unwrap().to_str().unwrap().replace('.', "-");
+    let settings = JetstreamEngineSettings::new([crate::peers::Brokers::running().get("NATS1")]);
+    Arc::new(JetstreamEngine::open(settings.with_prefix(prefix + &name)).await.unwrap())
 }
 
 pub type Client = KubemqClient<Channel>;

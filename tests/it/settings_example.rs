@@ -4,7 +4,9 @@ use tower_outbox::Settings;
 use tower_outbox::amqp10::{Amqp10Settings, Amqp10Subscription};
 use tower_outbox::amqp091::{Amqp091Settings, Amqp091Subscription, BrokerSettings};
 use tower_outbox::background::{BackgroundSettings, WhenFull};
-use tower_outbox::channels::{ChannelConsumerSettings, ChannelsSettings, ReceivePattern};
+use tower_outbox::channels::{
+    ChannelConsumerSettings, ChannelsSettings, JetstreamChannelsSettings, ReceivePattern,
+};
 use tower_outbox::chaos::ChaosSettings;
 use tower_outbox::client::ClientSettings;
 use tower_outbox::consumer::ConsumerSettings;
@@ -267,6 +269,21 @@ fn the_keys_of_channels_show_their_defaults() {
             .try_into()
             .unwrap();
     assert_eq!((consumer.pattern, consumer.from), (ReceivePattern::Stream, Some(1)));
+}
+
+#[test]
+fn the_keys_of_channels_in_nats_show_their_defaults() {
+    let settings = dialect("channels-nats");
+    let parsed = settings.backend_keys.parse_both::<BrokerSettings, JetstreamChannelsSettings>();
+    let (broker, keys) = parsed.unwrap();
+    assert_eq!((&*settings.backend, broker.urls.len()), ("channels", 2));
+    let shown = |keys: JetstreamChannelsSettings| {
+        (keys.pattern, keys.prefix, keys.replicas, keys.ack_wait, keys.max_age)
+    };
+    assert_eq!(shown(keys), shown(JetstreamChannelsSettings::default()));
+    for key in keys_of::<JetstreamChannelsSettings>() {
+        assert!(EXAMPLE.contains(&format!("\n#channels-nats: {key} = ")), "{key} is not shown");
+    }
 }
 
 #[test]

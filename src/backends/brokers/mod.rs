@@ -29,7 +29,7 @@ mod one_by_one;
 mod settings;
 mod url;
 
-pub(super) use self::access::{Brokers, Rules};
+pub(crate) use self::access::{Brokers, Rules};
 #[cfg(feature = "kubemq-client")]
 pub(super) use self::access::{is_first_warning, is_open};
 #[cfg(any(feature = "amqp10", feature = "kubemq-client", feature = "mqtt"))]
@@ -63,5 +63,5 @@ pub(super) use self::messenger::broker_messenger;
 #[cfg(any(feature = "amqp091", feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(super) use self::settings::one_or_many;
 pub use self::settings::{BrokerSettings, Sasl};
-pub(super) use self::url::BrokerUrl;
+pub(crate) use self::url::BrokerUrl;
 pub use self::url::UrlError;

@@ -89,31 +89,18 @@ struct ChannelsDriver;
 #[async_trait]
 impl Driver for ChannelsDriver {
     async fn backend(&self, name: &str, keys: &BackendTable) -> Result<Backend, SettingsError> {
+        #[cfg(feature = "nats")]
+        if let Some((settings, engine)) = jetstream(keys)? {
+            let channels = crate::channels::Channels::jetstream(engine).await;
+            let channels = channels.map_err(|error| fault(name, error))?;
+            let messenger = settings.messenger(&channels).map_err(|error| fault(name, error))?;
+            return Ok(of_channels(name, channels, messenger));
+        }
         let settings: crate::channels::ChannelsSettings = keys.parse()?;
         let channels = crate::channels::Channels::open_with(settings.engine()).await;
         let channels = channels.map_err(|error| fault(name, error))?;
         let messenger = settings.messenger(&channels).map_err(|error| fault(name, error))?;
-        let backend: Arc<str> = name.into();
-        let (name, requesting) = (Arc::clone(&backend), channels.clone());
-        #[cfg(feature = "admin")]
-        let parts = crate::admin::Parts { channels: Some(channels.clone()), ..Default::default() };
-        let sources: LocalSources = Arc::new(move |keys| {
-            let settings: crate::channels::ChannelConsumerSettings = keys.parse()?;
-            settings.source(&channels).map_err(|error| fault(&name, error))
-        });
-        let requesters: Requesters = Arc::new(move |name, keys| {
-            let settings: crate::channels::ChannelClientSettings = keys.parse()?;
-            let requester = settings.requester(name, &requesting);
-            requester.map(|requester| Arc::new(requester) as _).map_err(|error| fault(&backend, error))
-        });
-        let (sources, requesters) = (Some(sources), Some(requesters));
-        Ok(Backend {
-            sources,
-            requesters,
-            #[cfg(feature = "admin")]
-            parts,
-            ..Backend::custom(Arc::new(messenger))
-        })
+        Ok(of_channels(name, channels, messenger))
     }
 
     #[cfg(feature = "admin")]
@@ -124,10 +111,60 @@ impl Driver for ChannelsDriver {
         queue: String,
         _: bool,
     ) -> Result<Box<dyn DeadLetterQueue>, OpenDeadLettersError> {
+        #[cfg(feature = "nats")]
+        if let Some((_, engine)) = jetstream(keys)? {
+            return Ok(crate::channels::ChannelDeadLetters::in_jetstream(engine, queue).await?);
+        }
         Ok(crate::channels::ChannelDeadLetters::open(&keys.parse()?, queue).await?)
     }
 
     fn check_source(&self, name: &str, _: &BackendTable, keys: &BackendTable) -> Result<(), SettingsError> {
         keys.parse::<crate::channels::ChannelConsumerSettings>()?.check().map_err(|error| fault(name, error))
+    }
+}
+
+/// The settings of channels in NATS, which have `URLS`.
+#[cfg(all(feature = "channels", feature = "nats"))]
+fn jetstream(
+    keys: &BackendTable,
+) -> Result<
+    Option<(crate::channels::JetstreamChannelsSettings, crate::channels::jetstream::JetstreamEngineSettings)>,
+    SettingsError,
+> {
+    if !keys.has("urls") {
+        return Ok(None);
+    }
+    let (broker, settings): (_, crate::channels::JetstreamChannelsSettings) = keys.parse_both()?;
+    let engine = settings.engine(broker);
+    Ok(Some((settings, engine)))
+}
+
+/// The backend of channels, whose sources and requesters use the same engine.
+#[cfg(feature = "channels")]
+fn of_channels(
+    name: &str,
+    channels: crate::channels::Channels,
+    messenger: crate::channels::ChannelMessenger,
+) -> Backend {
+    let backend: Arc<str> = name.into();
+    let (name, requesting) = (Arc::clone(&backend), channels.clone());
+    #[cfg(feature = "admin")]
+    let parts = crate::admin::Parts { channels: Some(channels.clone()), ..Default::default() };
+    let sources: LocalSources = Arc::new(move |keys| {
+        let settings: crate::channels::ChannelConsumerSettings = keys.parse()?;
+        settings.source(&channels).map_err(|error| fault(&name, error))
+    });
+    let requesters: Requesters = Arc::new(move |name, keys| {
+        let settings: crate::channels::ChannelClientSettings = keys.parse()?;
+        let requester = settings.requester(name, &requesting);
+        requester.map(|requester| Arc::new(requester) as _).map_err(|error| fault(&backend, error))
+    });
+    let (sources, requesters) = (Some(sources), Some(requesters));
+    Backend {
+        sources,
+        requesters,
+        #[cfg(feature = "admin")]
+        parts,
+        ..Backend::custom(Arc::new(messenger))
     }
 }

@@ -15,6 +15,8 @@ use crate::backends::kubemq::{KubemqSettings, KubemqSubscription, Pattern};
 use crate::backends::mqtt::{MqttSettings, MqttSubscription};
 #[cfg(feature = "nats")]
 use crate::backends::nats::{self, NatsSettings, NatsSubscription, SubscriptionPattern};
+#[cfg(all(feature = "channels", feature = "nats"))]
+use crate::channels::JetstreamChannelsSettings;
 #[cfg(feature = "channels")]
 use crate::channels::{ChannelConsumerSettings, ChannelsSettings, ReceivePattern, SendPattern};
 use crate::settings::{ConsumerTable, Settings};
@@ -139,6 +141,21 @@ pub(super) fn sending(settings: &Settings) -> Facts {
                 match keys.pattern {
                     Pattern::Events => "when the broker has it; without a subscriber it is lost",
                     _ => "when the broker has stored it",
+                }
+                .to_owned(),
+            );
+        }
+        #[cfg(all(feature = "channels", feature = "nats"))]
+        "channels" if settings.backend_keys.has("urls") => {
+            let parsed = settings.backend_keys.parse_both::<BrokerSettings, JetstreamChannelsSettings>();
+            let Ok((_, keys)) = parsed else { return facts };
+            let channel = keys.channel.as_deref().unwrap_or("TOPIC");
+            facts.insert("goes to", format!("the channel {channel}, of {}, in NATS", word(keys.pattern)));
+            facts.insert(
+                "counts as sent",
+                match keys.pattern {
+                    SendPattern::Events => "at once; without a subscriber it is lost",
+                    _ => "when a stream of NATS has stored it",
                 }
                 .to_owned(),
             );

@@ -13,6 +13,8 @@ use crate::channels::embedded::EmbeddedEngine;
 use crate::channels::engine::Engine;
 use crate::channels::error::EngineError;
 use crate::channels::info::ChannelKind;
+#[cfg(feature = "nats")]
+use crate::channels::jetstream::{JetstreamEngine, JetstreamEngineSettings};
 use crate::channels::name::ChannelName;
 use crate::channels::queue_types::{Policy, QueueDelivery, QueueMessage, Receipt, Receive, Settle, Which};
 use crate::log::error::OpenError;
@@ -52,6 +54,23 @@ impl ChannelDeadLetters {
                 error => Chain(&error).to_string(),
             })
         })?;
+        let engine: Arc<dyn Engine> = Arc::new(engine);
+        let queue = Self::look(Arc::clone(&engine), name, true).await;
+        if queue.is_err() {
+            engine.close(CLOSE_TIMEOUT).await;
+        }
+        queue
+    }
+
+    /// A queue of channels in NATS, also while apps use them.
+    #[cfg(feature = "nats")]
+    pub(crate) async fn in_jetstream(
+        settings: JetstreamEngineSettings,
+        queue: String,
+    ) -> Result<Box<dyn DeadLetterQueue>, DeadLettersError> {
+        let Ok(name) = ChannelName::new(&queue) else { return Err(DeadLettersError::NoQueue(queue)) };
+        let opened = JetstreamEngine::open(settings).await;
+        let engine = opened.map_err(|error| DeadLettersError::Closed(Chain(&error).to_string()))?;
         let engine: Arc<dyn Engine> = Arc::new(engine);
         let queue = Self::look(Arc::clone(&engine), name, true).await;
         if queue.is_err() {

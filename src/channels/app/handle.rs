@@ -12,6 +12,8 @@ use super::stream::ChannelStream;
 use crate::channels::calls::{ChannelRequester, RequestSource};
 use crate::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
 use crate::channels::engine::Engine;
+#[cfg(feature = "nats")]
+use crate::channels::jetstream::{JetstreamEngine, JetstreamEngineSettings, JetstreamError};
 use crate::channels::name::{ChannelName, NameError, Pattern};
 use crate::channels::requests::Requests;
 use crate::client::Client;
@@ -60,6 +62,19 @@ impl Channels {
     /// As [`open`](Self::open).
     pub async fn open_with(settings: EmbeddedEngineSettings) -> Result<Self, OpenError> {
         EmbeddedEngine::open(settings).await.map(|engine| Self::new(Arc::new(engine)))
+    }
+
+    /// Connects to channels in NATS with JetStream, which several processes share.
+    ///
+    /// # Errors
+    /// [`JetstreamError`]: a setting is wrong, no server can be reached, or it is older than NATS 2.12.
+    ///
+    /// # Cancel safety
+    /// Dropping the future closes the connection again.
+    #[cfg(feature = "nats")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "nats")))]
+    pub async fn jetstream(settings: JetstreamEngineSettings) -> Result<Self, JetstreamError> {
+        JetstreamEngine::open(settings).await.map(|engine| Self::new(Arc::new(engine)))
     }
 
     /// The channels of any engine.

@@ -4,6 +4,8 @@
 mod dead_letters;
 mod events;
 mod handle;
+#[cfg(all(feature = "settings", feature = "nats"))]
+mod jetstream;
 mod message;
 mod queue;
 mod sender;
@@ -15,6 +17,8 @@ mod stream;
 pub(crate) use self::dead_letters::ChannelDeadLetters;
 pub use self::events::ChannelEvents;
 pub use self::handle::Channels;
+#[cfg(all(feature = "settings", feature = "nats"))]
+pub use self::jetstream::JetstreamChannelsSettings;
 pub use self::queue::ChannelQueue;
 pub use self::sender::{ChannelMessenger, SendPattern};
 #[cfg(feature = "settings")]

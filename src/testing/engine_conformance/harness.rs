@@ -17,6 +17,7 @@ use crate::testing::support::stores::STUCK;
 pub struct EngineHarness {
     /// The engine under test.
     pub engine: Arc<dyn Engine>,
+    pub(super) latency: Duration,
     _kept: Box<dyn Any + Send + Sync>,
 }
 
@@ -24,7 +25,13 @@ impl EngineHarness {
     /// A harness for this engine.
     #[must_use]
     pub fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, _kept: Box::new(()) }
+        Self { engine, latency: Duration::from_micros(300), _kept: Box::new(()) }
+    }
+
+    /// Sets about how long a receive takes; 300 µs by default. A check drops receives after this time.
+    #[must_use]
+    pub fn with_latency(self, latency: Duration) -> Self {
+        Self { latency, ..self }
     }
 
     /// Keeps a value, such as a folder, until the harness is dropped.

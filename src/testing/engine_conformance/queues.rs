@@ -174,7 +174,7 @@ pub async fn a_dropped_receive_loses_nothing(harness: EngineHarness) {
             let receive = Receive { max: 7, wait: STUCK, auto_ack, until_full, ..Receive::default() };
             let queue = name("q");
             let receive = harness.engine.receive(&queue, receive);
-            let Ok(got) = timeout(Duration::from_micros(300), receive).await else { continue };
+            let Ok(got) = timeout(harness.latency, receive).await else { continue };
             let got = got.unwrap();
             received.extend(bodies(&got.messages));
             if !auto_ack {

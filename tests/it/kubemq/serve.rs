@@ -13,6 +13,7 @@ use tower_outbox::kubemq_wire::{Empty, QueueMessage, ReceiveQueueMessagesRequest
 
 use super::downstream::Downstream;
 use super::{Client, send};
+use crate::peers::{Brokers, unique};
 
 struct Process {
     child: Child,
@@ -27,9 +28,21 @@ fn command(folder: &TempDir, address: &str) -> Command {
     command
 }
 
+/// A server whose channels are in NATS.
+fn in_nats(url: &str, prefix: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox-cli"));
+    command.args(["serve", "--kubemq", "127.0.0.1:0", "--nats", url, "--nats-prefix", prefix]);
+    command.env_clear().kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
 impl Process {
     async fn start(folder: &TempDir) -> Self {
-        let mut child = command(folder, "127.0.0.1:0").spawn().unwrap();
+        Self::spawn(command(folder, "127.0.0.1:0")).await
+    }
+
+    async fn spawn(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
         let mut out = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = timeout(Duration::from_secs(20), out.next_line()).await.unwrap().unwrap().unwrap();
         let address = line.strip_prefix("listening for KubeMQ clients on ").unwrap().to_owned();
@@ -66,6 +79,41 @@ async fn held_messages_are_back_after_the_server_is_killed() {
     let messages = received(&mut server.client().await).await;
     let sequences: Vec<_> = messages.iter().map(|it| it.attributes.clone().unwrap().sequence).collect();
     assert_eq!(sequences, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn servers_share_their_channels_in_nats() {
+    let (url, prefix) = (Brokers::running().get("NATS1").to_owned(), unique("serve"));
+    let mut one = Process::spawn(in_nats(&url, &prefix)).await;
+    let other = Process::spawn(in_nats(&url, &prefix)).await;
+    send(&mut one.client().await, "q", &["0", "1"]).await;
+    let mut client = other.client().await;
+    let messages = received(&mut client).await;
+    assert_eq!(messages.iter().map(|it| &it.body[..]).collect::<Vec<_>>(), [b"0", b"1"]);
+    send(&mut one.client().await, "q", &["2"]).await;
+    one.child.kill().await.unwrap();
+    assert_eq!(received(&mut client).await.len(), 1);
+    let streams = async_nats::jetstream::new(async_nats::connect(url).await.unwrap());
+    for name in ["queue-q", "delayed", "names"] {
+        streams.delete_stream(format!("{prefix}-{name}")).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn serve_says_which_place_of_channels_is_wrong() {
+    for (args, part) in [
+        (&["--nats", "nats://127.0.0.1:1"][..], "no connection to a NATS server"),
+        (&["--nats", "nats://127.0.0.1:1", "--nats-prefix", "a.b"], "PREFIX"),
+        (&["--nats", "nats://127.0.0.1:1", "--data", "x"], "cannot be used with"),
+        (&[], "--data"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tower-outbox-cli"));
+        command.args(["serve", "--kubemq", "127.0.0.1:0"]).args(args).env_clear();
+        let output = command.output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains(part), "{args:?}: {said}");
+    }
 }
 
 #[cfg(unix)]

@@ -57,7 +57,7 @@ impl Cluster {
         self.ports[..3].iter().map(|port| format!("nats://127.0.0.1:{port}")).collect()
     }
 
-    fn start_node(&mut self, node: usize) {
+    pub fn start_node(&mut self, node: usize) {
         let log = std::fs::File::create(self.folder.path().join(format!("n{node}.log"))).unwrap();
         let child = Command::new(&self.server)
             .arg("--config")

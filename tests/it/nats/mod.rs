@@ -2,11 +2,11 @@
 //!
 //! Those that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
 
-mod cluster;
+pub mod cluster;
 mod cluster_failover;
 mod delays;
 mod failover;
-mod old_server;
+pub mod old_server;
 mod order;
 pub mod raw;
 pub mod receiving;

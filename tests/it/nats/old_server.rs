@@ -17,7 +17,7 @@ use super::receiving::{next, text};
 use crate::peers::{Brokers, unique};
 
 /// A server of its own, and a stream that would delay and expire messages on a newer one.
-async fn old_server() -> (Place, TempDir, Child) {
+pub async fn old_server() -> (Place, TempDir, Child) {
     let folder = tempfile::tempdir().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let server = Command::new(Brokers::running().get("NATS29_SERVER"))

@@ -1,0 +1,166 @@
+//! Settling messages of a queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use futures_util::future::join_all;
+use serde_json::json;
+
+use super::error::Fault;
+use super::held::{Held, Settling};
+use super::in_use::QueueInUse;
+use super::message::{headers, visible};
+use super::parts::EngineParts;
+use super::raw::Raw;
+use super::wire::{self, QueuePolicy};
+use crate::channels::content::Content;
+use crate::channels::error::EngineError;
+use crate::channels::name::ChannelName;
+use crate::channels::queue_types::{QueueMessage, Settle};
+use crate::telemetry;
+use crate::util::sync::lock;
+
+impl EngineParts {
+    /// Settles messages; returns how many.
+    pub(super) async fn settle_all(
+        self: Arc<Self>,
+        settling: Settling,
+        settle: Settle,
+    ) -> Result<u64, EngineError> {
+        let Settling { place, receipt, messages, fault } = settling;
+        let settled: Vec<Result<(), Fault>> = match settle {
+            Settle::Ack => self.settle_each(&messages, b"+ACK").await,
+            Settle::Release => self.settle_each(&messages, b"-NAK").await,
+            Settle::Reject { delay } => {
+                join_all(messages.iter().map(|held| self.reject(&place, held, delay))).await
+            }
+            Settle::Requeue { to } => {
+                join_all(messages.iter().map(|held| self.requeue(&place, held, &to))).await
+            }
+            Settle::Replace { to, message, rerouted_from, receives } => {
+                match self.replace(&place, &messages, &to, *message, rerouted_from.as_ref(), receives).await {
+                    Ok(()) => self.settle_each(&messages, b"+ACK").await,
+                    Err(fault) => {
+                        let mut failed: Vec<Result<(), Fault>> = Vec::new();
+                        failed.resize_with(messages.len(), || Err(Fault::NoResponders));
+                        failed.splice(..failed.len().min(1), [Err(fault)]);
+                        failed
+                    }
+                }
+            }
+        };
+        let (mut count, mut failed) = (0, None);
+        {
+            let mut taken = lock(&self.taken);
+            for (held, settled) in messages.iter().zip(settled) {
+                match settled {
+                    Ok(()) => {
+                        taken.settled(&place, receipt, held.sequence);
+                        count += 1;
+                    }
+                    Err(fault) => {
+                        taken.unsettled(&place, held.sequence);
+                        failed.get_or_insert(fault);
+                    }
+                }
+            }
+        }
+        self.due.notify_one();
+        match failed {
+            Some(failed) => Err(failed.of_channel(&format_args!("queue {}", place.name), place.limits())),
+            None => fault.map_or(Ok(count), Err),
+        }
+    }
+
+    async fn settle_each(&self, messages: &[Held], kind: &'static [u8]) -> Vec<Result<(), Fault>> {
+        join_all(messages.iter().map(|held| self.settle_delivery(&held.reply, kind))).await
+    }
+
+    /// Rejects a message; one that was received often enough goes to its dead-letter queue.
+    pub(super) async fn reject(&self, place: &QueueInUse, held: &Held, delay: Duration) -> Result<(), Fault> {
+        if held.policy.is_worn_out() {
+            let Some(to) = held.policy.dead_letter() else {
+                self.settle_delivery(&held.reply, b"+ACK").await?;
+                telemetry::channel_discarded(place.name.as_str(), 1);
+                return Ok(());
+            };
+            self.move_to(place, held, &to, QueuePolicy::dead(&place.name)).await?;
+            telemetry::channel_dead(place.name.as_str(), to.as_str(), 1);
+            return Ok(());
+        }
+        self.move_to(place, held, &place.name, held.policy.clone().rejected(delay)).await
+    }
+
+    async fn requeue(&self, place: &QueueInUse, held: &Held, to: &ChannelName) -> Result<(), Fault> {
+        self.move_to(place, held, to, held.policy.clone().requeued()).await
+    }
+
+    /// Sends a message to the tail of a queue, and removes it from its place.
+    async fn move_to(
+        &self,
+        place: &QueueInUse,
+        held: &Held,
+        to: &ChannelName,
+        policy: QueuePolicy,
+    ) -> Result<(), Fault> {
+        let Some(Raw { headers: stored, body, .. }) =
+            self.raw(&place.stream, json!({"seq": held.sequence})).await?
+        else {
+            // Its time in the stream is over, or an engine that had it meanwhile has settled it.
+            return Ok(());
+        };
+        let content = wire::read_content(Some(&stored), body);
+        self.put(place, held, to, content, &policy).await?;
+        self.settle_delivery(&held.reply, b"+ACK").await
+    }
+
+    async fn replace(
+        &self,
+        place: &QueueInUse,
+        messages: &[Held],
+        to: &ChannelName,
+        message: QueueMessage,
+        rerouted_from: Option<&ChannelName>,
+        receives: u32,
+    ) -> Result<(), Fault> {
+        let Some(first) = messages.first() else { return Ok(()) };
+        let policy = QueuePolicy::new(&message.policy).with_rerouted_from(rerouted_from, receives);
+        self.put(place, first, to, message.content, &policy).await
+    }
+
+    /// Stores what becomes of a held message. In its own queue it replaces the message, if it is still there; in another one a second
+    /// attempt is known by its id.
+    async fn put(
+        &self,
+        place: &QueueInUse,
+        held: &Held,
+        to: &ChannelName,
+        content: Content,
+        policy: &QueuePolicy,
+    ) -> Result<(), Fault> {
+        let headers: HeaderMap = headers(&content, policy)?;
+        self.connection.check_size(&headers, &content.body)?;
+        let id = format!("{}-{}", held.word, held.sequence);
+        if policy.due > 0 {
+            let target = self.queue(to).await?;
+            return self.store_delayed(&target.word, &held.word, &id, headers, content.body, policy).await;
+        }
+        let mut headers = visible(headers, &id, policy);
+        if *to == place.name {
+            headers.insert("Nats-Expected-Last-Subject-Sequence", held.sequence.to_string().as_str());
+        }
+        let size = content.size();
+        match self.store_in_queue(to, &held.word, headers, content.body).await {
+            Ok((target, _)) => {
+                if *to != place.name {
+                    target.count_in(size);
+                }
+                Ok(())
+            }
+            // Another engine had it meanwhile, and has settled it.
+            Err(fault) if fault.is_outdated() => Ok(()),
+            Err(fault) => Err(fault),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Servers that are old, killed, or away.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tower_outbox::channels::jetstream::{
+    BrokerSettings, JetstreamEngine, JetstreamEngineSettings, JetstreamError,
+};
+use tower_outbox::channels::{
+    ChannelKind, Engine, EngineError, Queues, Receive, Settle, Start, Streams, Subscribe, Which,
+};
+
+use super::super::{content, message, name};
+use crate::nats::cluster::{Cluster, Fault};
+use crate::peers::{Brokers, unique};
+
+const LONG: Duration = Duration::from_secs(90);
+
+fn rounds() -> usize {
+    std::env::var("CHAOS_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap())
+}
+
+fn settings(cluster: &Cluster) -> JetstreamEngineSettings {
+    let mut settings = JetstreamEngineSettings::new(cluster.urls()).with_replicas(3);
+    settings.broker.idle_timeout = Duration::from_secs(3);
+    settings.broker.connection_timeout = Some(Duration::from_secs(2));
+    settings.broker.send_timeout = Some(Duration::from_secs(20));
+    settings
+}
+
+/// Numbers whose messages were confirmed, and those whose acknowledgements were.
+#[derive(Default)]
+struct Load {
+    next: AtomicU64,
+    sent: Mutex<BTreeSet<u64>>,
+    received: Mutex<BTreeMap<u64, Vec<u64>>>,
+    acked: Mutex<BTreeSet<u64>>,
+    again: Mutex<Vec<u64>>,
+}
+
+impl Load {
+    fn text(&self) -> String {
+        self.next.fetch_add(1, Ordering::Relaxed).to_string()
+    }
+
+    fn came(&self, n: u64, sequence: u64) {
+        let mut received = self.received.lock().unwrap();
+        received.entry(n).or_default().push(sequence);
+        if self.acked.lock().unwrap().contains(&n) {
+            self.again.lock().unwrap().push(n);
+        }
+    }
+
+    async fn more(&self, count: usize) {
+        let wanted = self.acked.lock().unwrap().len() + count;
+        let more = async {
+            while self.acked.lock().unwrap().len() < wanted {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(LONG, more).await.expect("no more messages are acknowledged");
+    }
+
+    async fn finish(&self, what: &str) {
+        let all = async {
+            loop {
+                let missing = {
+                    let received = self.received.lock().unwrap();
+                    self.sent.lock().unwrap().iter().filter(|n| !received.contains_key(n)).count()
+                };
+                if missing == 0 {
+                    return;
+                }
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        let done = timeout(LONG, all).await.is_ok();
+        let (sent, received) = (self.sent.lock().unwrap().clone(), self.received.lock().unwrap().clone());
+        let lost: Vec<_> = sent.iter().filter(|n| !received.contains_key(n)).collect();
+        let again = self.again.lock().unwrap();
+        let twice = received.values().filter(|sequences| sequences.len() > 1).count();
+        println!(
+            "{what}: {} confirmed, {} lost, {} acknowledged and again received, {twice} received more than once",
+            sent.len(),
+            lost.len(),
+            again.len()
+        );
+        assert!(done && lost.is_empty(), "{what}: confirmed and lost: {lost:?}");
+        let again: Vec<_> = again.iter().take(20).map(|n| (n, &received[n])).collect();
+        assert!(again.is_empty(), "{what}: acknowledged, and again received, at these sequences: {again:?}");
+    }
+}
+
+fn number(body: &[u8]) -> u64 {
+    std::str::from_utf8(body).unwrap().parse().unwrap()
+}
+
+async fn send(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let batch: Vec<String> = (0..5).map(|_| load.text()).collect();
+        let messages = batch.iter().map(|text| (name("q"), message(text.clone()))).collect();
+        for (text, sent) in batch.iter().zip(engine.send(messages).await) {
+            if sent.is_ok() {
+                load.sent.lock().unwrap().insert(text.parse().unwrap());
+            }
+        }
+    }
+}
+
+async fn receive(engine: JetstreamEngine, load: Arc<Load>) {
+    loop {
+        let receive = Receive { max: 20, wait: Duration::from_secs(2), ..Receive::default() };
+        let Ok(received) = engine.receive(&name("q"), receive).await else { continue };
+        for message in received.messages {
+            let n = number(&message.content.body);
+            load.came(n, message.sequence);
+            // Every tenth is rejected once, and comes again at the tail.
+            let is_rejected = n % 10 == 0 && message.receives == 1;
+            let settle = if is_rejected { Settle::Reject { delay: Duration::ZERO } } else { Settle::Ack };
+            let settled =
+                engine.settle(received.receipt, Which::Sequences(vec![message.sequence]), settle).await;
+            if settled.is_ok() && !is_rejected {
+                load.acked.lock().unwrap().insert(n);
+            }
+        }
+    }
+}
+
+async fn append(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let text = load.text();
+        if engine.append(vec![(name("s"), content(text.clone()))]).await.remove(0).is_ok() {
+            load.sent.lock().unwrap().insert(text.parse().unwrap());
+        }
+    }
+}
+
+async fn read(engine: JetstreamEngine, load: Arc<Load>) {
+    let subscribe =
+        Subscribe { start: Start::First, durable: Some("reader".to_owned()), ..Subscribe::default() };
+    let subscription = engine.subscribe_stream(&name("s"), subscribe).await.unwrap();
+    loop {
+        let Ok(messages) = subscription.receive(20).await else { continue };
+        for message in messages {
+            let n = number(&message.content.body);
+            load.came(n, message.sequence);
+            if subscription.ack(message.sequence).await.is_ok() {
+                load.acked.lock().unwrap().insert(n);
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn killed_leaders_lose_nothing_and_repeat_nothing_acked() {
+    let mut cluster = Cluster::start().await;
+    let settings = settings(&cluster);
+    let (one, other) = (
+        JetstreamEngine::open(settings.clone()).await.unwrap(),
+        JetstreamEngine::open(settings).await.unwrap(),
+    );
+    one.send(vec![(name("q"), message("0"))]).await.remove(0).unwrap();
+    let waiting = Receive { wait: LONG, ..Receive::default() };
+    let begun = one.receive(&name("q"), waiting).await.unwrap();
+    one.settle(begun.receipt, Which::All, Settle::Ack).await.unwrap();
+    let (queue, stream) = (Arc::<Load>::default(), Arc::<Load>::default());
+    let stop = CancellationToken::new();
+    let mut senders = tokio::task::JoinSet::new();
+    let mut receivers = tokio::task::JoinSet::new();
+    for engine in [&one, &other] {
+        senders.spawn(send(engine.clone(), Arc::clone(&queue), stop.clone()));
+        receivers.spawn(receive(engine.clone(), Arc::clone(&queue)));
+    }
+    senders.spawn(append(one.clone(), Arc::clone(&stream), stop.clone()));
+    receivers.spawn(read(other.clone(), Arc::clone(&stream)));
+    queue.more(200).await;
+    stream.more(50).await;
+    for round in 0..rounds() {
+        let place = if round % 2 == 0 { "channels-queue-q" } else { "channels-stream-s" };
+        let node = cluster.leader(place).await;
+        println!("round {round}: kill n{node}, which leads {place}");
+        cluster.hit(node, Fault::Kill).await;
+        queue.more(200).await;
+        stream.more(50).await;
+        cluster.mend(node, Fault::Kill).await;
+        cluster.await_replicas("channels-queue-q").await;
+        cluster.await_replicas("channels-stream-s").await;
+    }
+    stop.cancel();
+    timeout(LONG, senders.join_all()).await.expect("a sender hangs");
+    queue.finish("queue").await;
+    stream.finish("stream").await;
+    receivers.shutdown().await;
+}
+
+/// Its send is made again, with the same id, until a server answers.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_message_sent_to_a_frozen_leader_is_stored_once() {
+    let mut cluster = Cluster::start().await;
+    let engine = JetstreamEngine::open(settings(&cluster)).await.unwrap();
+    engine.send(vec![(name("q"), message("a"))]).await.remove(0).unwrap();
+    let node = cluster.leader("channels-queue-q").await;
+    cluster.hit(node, Fault::Freeze).await;
+    engine.send(vec![(name("q"), message("b"))]).await.remove(0).unwrap();
+    cluster.mend(node, Fault::Freeze).await;
+    cluster.await_replicas("channels-queue-q").await;
+    let info = engine.info(ChannelKind::Queue, &name("q")).await.unwrap().unwrap();
+    assert_eq!((info.messages, info.last_sequence), (2, 2));
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn an_engine_goes_on_when_its_servers_are_back() {
+    let mut cluster = Cluster::start().await;
+    let mut settings = settings(&cluster);
+    let patient = JetstreamEngine::open(settings.clone()).await.unwrap();
+    patient.send(vec![(name("q"), message("a"))]).await.remove(0).unwrap();
+    settings.broker.send_timeout = Some(Duration::from_secs(2));
+    let engine = JetstreamEngine::open(settings).await.unwrap();
+    engine.peek(&name("q"), 1, Duration::ZERO).await.unwrap();
+    for node in 0..3 {
+        cluster.hit(node, Fault::Stop).await;
+    }
+    let begun = Instant::now();
+    let failed = engine.send(vec![(name("q"), message("lost"))]).await.remove(0).unwrap_err();
+    assert!(failed.is_transient() && begun.elapsed() < LONG / 2, "{failed}");
+    assert!(matches!(engine.health().await, Err(EngineError::Unavailable(_))));
+    for node in 0..3 {
+        cluster.start_node(node);
+    }
+    let back = async {
+        loop {
+            let receive = Receive { wait: Duration::from_secs(1), ..Receive::default() };
+            match engine.receive(&name("q"), receive).await {
+                Ok(received) if !received.messages.is_empty() => return received,
+                _ => tokio::task::yield_now().await,
+            }
+        }
+    };
+    let received = timeout(LONG, back).await.expect("nothing comes again");
+    assert_eq!(&*received.messages[0].content.body, b"a");
+    let settled = async { while engine.settle(received.receipt, Which::All, Settle::Ack).await.is_err() {} };
+    timeout(LONG, settled).await.expect("it cannot be settled");
+    timeout(LONG, async { while engine.health().await.is_err() {} }).await.expect("it stays ill");
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn an_old_server_is_refused_and_no_server_named() {
+    let (old, _folder, _server) = crate::nats::old_server::old_server().await;
+    let refused = JetstreamEngine::open(JetstreamEngineSettings::new([&old.url])).await.unwrap_err();
+    assert!(matches!(&refused, JetstreamError::TooOld(version) if version.starts_with("2.9")), "{refused}");
+    let nowhere =
+        JetstreamEngine::open(JetstreamEngineSettings::new(["nats://127.0.0.1:1"])).await.unwrap_err();
+    assert!(matches!(nowhere, JetstreamError::NoConnection(_)), "{nowhere}");
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn an_engine_connects_with_a_client_certificate() {
+    let (brokers, prefix) = (Brokers::running(), unique("tls"));
+    let mutual = BrokerSettings::new([brokers.get("NATS1_TLS")])
+        .with_certificate(brokers.certificate("client.pem"))
+        .with_cacert(brokers.certificate("ca.pem"));
+    let settings = JetstreamEngineSettings::from(mutual.clone()).with_prefix(&prefix);
+    let engine = JetstreamEngine::open(settings).await.unwrap();
+    engine.health().await.unwrap();
+    assert!(engine.capabilities().is_shared && !engine.capabilities().settles_at_once);
+    engine.close(LONG).await;
+    let stranger = BrokerSettings::new([brokers.get("NATS1_TLS")]).with_cacert(brokers.certificate("ca.pem"));
+    let refused = JetstreamEngine::open(stranger.into()).await.unwrap_err();
+    assert!(matches!(refused, JetstreamError::NoConnection(_)), "{refused}");
+    let streams = async_nats::jetstream::new(async_nats::connect(brokers.get("NATS1")).await.unwrap());
+    for name in ["delayed", "names"] {
+        streams.delete_stream(format!("{prefix}-{name}")).await.unwrap();
+    }
+}
