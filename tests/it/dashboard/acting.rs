@@ -121,3 +121,13 @@ async fn a_drop_can_be_undone_for_a_while(kind: Kind) {
     ops.done("act=drop-all&state=dead&topic=b").await;
     ops.until(0, 2).await;
 }
+
+#[tokio::test]
+async fn requeue_all_means_dead_letters_unless_told() {
+    let ops = Ops::with_dead(Kind::Durable, ["a"]).await;
+    ops.backend.set(Does::Down);
+    ops.store(vec![crate::support::message("a")]).await;
+    ops.until(1, 1).await;
+    let question = ops.page("confirm?act=requeue-all&topic=a").await;
+    assert!(question.contains("Requeue 1 message?"), "{question}");
+}

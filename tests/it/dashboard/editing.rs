@@ -32,6 +32,10 @@ async fn an_edited_message_is_new_and_names_its_origin(kind: Kind) {
     let refused = ops.submit("edit", &fields("a+b")).await;
     assert!(refused.status.is_client_error() && refused.text.contains("topic"), "{}", refused.text);
     ops.until(0, 1).await;
+    // A form of another message that was at this position.
+    let other = fields("order.created").replace(&id, "00000000-0000-0000-0000-000000000000");
+    assert_eq!(ops.submit("edit", &other).await.status, 404);
+    ops.until(0, 1).await;
     let stored = ops.submit("edit", &fields("order.created")).await;
     assert!(stored.text.contains("The original is dropped"), "{}", stored.text);
     ops.until(0, 0).await;

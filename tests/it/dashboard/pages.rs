@@ -150,3 +150,30 @@ async fn the_first_load_is_small_and_kept_by_browsers() {
     // Even without compression.
     assert!(bytes < 60_000, "{bytes}");
 }
+
+/// The answer of the JSON API.
+async fn json(ops: &Ops, address: &str) -> serde_json::Value {
+    let request = http::Request::get(address).body(axum::body::Body::empty()).unwrap();
+    let response = tower::ServiceExt::oneshot(ops.bus.admin(), request).await.unwrap();
+    serde_json::from_str(&crate::support::text(response).await).unwrap()
+}
+
+#[tokio::test]
+async fn a_count_that_was_cut_short_says_so() {
+    let ops = Ops::new(Kind::Durable, Does::Down).await;
+    ops.store((0..1_200).map(|_| message("a")).collect()).await;
+    let cut = json(&ops, "/count?topic=a&within=0s").await;
+    assert!(cut["exact"] == false && cut["messages"].as_u64() < Some(1_200), "{cut}");
+    let whole = json(&ops, "/count?topic=a&within=60s").await;
+    assert!(whole["exact"] == true && whole["messages"] == 1_200, "{whole}");
+}
+
+#[tokio::test]
+async fn a_group_has_its_first_and_last_time() {
+    let ops = Ops::with_dead(Kind::Durable, ["a"]).await;
+    ops.store(vec![message("a")]).await;
+    ops.until(0, 2).await;
+    let groups = json(&ops, "/groups").await;
+    let group = &groups["groups"][0];
+    assert!(group["messages"] == 2 && group["first"].as_str() < group["last"].as_str(), "{groups}");
+}

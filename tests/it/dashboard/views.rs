@@ -29,7 +29,7 @@ async fn the_overview_shows_who_shares_the_outbox(kind: Kind) {
 }
 
 async fn topics_show_depth_rates_and_failures(kind: Kind) {
-    let ops = Ops::with_dead(kind, ["order.bad", "order.bad"]).await;
+    let ops = Ops::with_dead(kind, ["z.order.bad", "z.order.bad"]).await;
     ops.backend.set(Does::Take);
     ops.store(vec![message("order.good"), message("order.good"), message("order.good")]).await;
     ops.until(0, 2).await;
@@ -42,7 +42,7 @@ async fn topics_show_depth_rates_and_failures(kind: Kind) {
     })
     .await;
     let page = ops.page("topics").await;
-    let (bad, good, late) = (row(&page, "order.bad"), row(&page, "order.good"), row(&page, "order.late"));
+    let (bad, good, late) = (row(&page, "z.order.bad"), row(&page, "order.good"), row(&page, "order.late"));
     for (row, part) in [
         (bad, "Refused\">2<"),
         (bad, "the bus forbids it"),
@@ -54,7 +54,7 @@ async fn topics_show_depth_rates_and_failures(kind: Kind) {
         assert!(row.contains(part), "{part}: {row}");
     }
     // Those with dead letters are first, and their number leads to them.
-    assert!(page.find("order.bad") < page.find("order.good"), "{page}");
+    assert!(page.find("z.order.bad") < page.find("order.good"), "{page}");
     let link = attributes(bad, "class=\"bad\" href=\"")[0].replace("&amp;", "&");
     assert_eq!(positions(&ops.page(&link).await).len(), 2);
 }
