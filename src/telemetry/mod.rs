@@ -242,7 +242,13 @@ pub(crate) fn bus_began(backend: &Arc<str>) {
 }
 
 /// A reply of a broker for which nobody waits: it came too late, or names no request.
-#[cfg(feature = "_brokers")]
+#[cfg(any(
+    feature = "amqp091",
+    feature = "amqp10",
+    feature = "kubemq-client",
+    feature = "mqtt",
+    feature = "nats"
+))]
 pub(crate) fn stray_reply(request: &str) {
     count!("tower_outbox_stray_replies_total", 1);
     let request = crate::message::headers::start_of(request, 40);

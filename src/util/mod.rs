@@ -9,7 +9,13 @@ pub(crate) mod error;
 #[cfg(feature = "settings")]
 #[cfg_attr(not(feature = "embedded"), allow(dead_code, reason = "only a durable outbox is in a folder"))]
 pub(crate) mod file_system;
-#[cfg(any(feature = "amqp091", feature = "kubemq-client", feature = "mqtt", feature = "nats"))]
+#[cfg(any(
+    feature = "amqp091",
+    feature = "kafka",
+    feature = "kubemq-client",
+    feature = "mqtt",
+    feature = "nats"
+))]
 pub(crate) mod finished;
 #[cfg(any(feature = "mqtt", feature = "settings", feature = "signing"))]
 #[cfg_attr(
