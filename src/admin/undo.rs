@@ -40,7 +40,9 @@ pub(super) async fn undo(
     expect_json(&headers)?;
     let Undo { id } = parse(&body?)?;
     let Some(drop) = admin.later.undo(id) else {
-        return Err(AdminError::conflict("it is too late to undo this drop: the messages are gone"));
+        return Err(AdminError::conflict(
+            "it is too late to undo this drop: it was undone before, or the messages are gone",
+        ));
     };
     record(outbox, &by, "undo drop", drop.messages, drop.which).await;
     Ok(answer(StatusCode::OK, &Acted { dry_run: false, messages: drop.messages, undo: None }))

@@ -17,7 +17,7 @@ use crate::admin::{Acted, Counted};
 use crate::util::readable::{count as number, grouped, span};
 
 /// How many messages a second are requeued, unless the operator writes another number.
-const RATE: &str = "100";
+const RATE: u64 = 100;
 
 /// For how long messages are counted before the operator is asked.
 const COUNT: &str = "1s";
@@ -115,18 +115,17 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
     let messages = if counted.exact { messages } else { format!("more than {messages}") };
     let drop = match api.undo() {
         Duration::ZERO => {
-            "They are dropped at once, and for good. A message that is being sent at that moment stays."
-                .to_owned()
+            "Dropped at once, and for good. A message that is being sent at that moment stays.".to_owned()
         }
         window => format!(
-            "They are dropped in {}, until when you can undo it. A message that is sent before, or is being sent then, is not dropped.",
+            "Dropped in {}, until when you can undo it. A message that is sent before, or is being sent then, is not dropped.",
             span(window)
         ),
     };
     let (title, what) = match operation.verb {
         Verb::Requeue => (
             format!("Requeue {messages}?"),
-            "They are sent again, without their failed attempts. Messages that wait for their next attempt are tried now.",
+            "Their sending begins again. Messages that wait for their next attempt are tried now.",
         ),
         Verb::Drop => (format!("Drop {messages}?"), drop.as_str()),
     };
@@ -138,13 +137,20 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
                 (operation.hidden())
                 @if operation.verb == Verb::Requeue {
                     div.row {
-                        label { "Messages a second" input name="rate" value=(RATE) inputmode="decimal" required; }
+                        label { "Messages requeued a second, at most" input name="rate" value=(RATE) inputmode="decimal" required; }
+                    }
+                    @if counted.messages > RATE {
+                        p.soft { "At " (RATE) " a second this page waits for " (span(Duration::from_secs(counted.messages / RATE))) "." }
                     }
                     button.main type="submit" { "Requeue " (messages) }
                 } @else {
                     button.danger type="submit" { "Drop " (messages) }
                 }
-                " " a.button href="messages" { "Cancel" }
+                @let back = match &operation.which {
+                Which::At(_) => "messages".to_owned(),
+                Which::Matching(conditions) => format!("messages?{}", conditions.query(&[])),
+            };
+            " " a.button href=(back) { "Cancel" }
             }
         }
     };
@@ -155,7 +161,7 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
 pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
     let fields = Fields::parse(&body);
     let operation = Operation::of(&fields)?;
-    let rate = fields.parsed("rate")?.unwrap_or(100.0);
+    let rate = fields.grouped("rate")?.unwrap_or(RATE as f64);
     let acted: Acted = api.post(&format!("/{}", operation.name()), &operation.body(rate, api.undo())).await?;
     let messages = number(acted.messages as u64, "message");
     let selected = match &operation.which {
@@ -163,12 +169,14 @@ pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError
         Which::Matching(_) => acted.messages,
     };
     let (title, done) = match operation.verb {
-        Verb::Requeue => (format!("Requeued {messages}"), "Their sending begins now."),
-        Verb::Drop if acted.undo.is_none() => (format!("Dropped {messages}"), "They are gone."),
-        Verb::Drop => (format!("{messages} will be dropped"), "Until then you can undo it."),
+        Verb::Requeue => (format!("Requeued {messages}"), "Sending begins now.".to_owned()),
+        Verb::Drop if acted.undo.is_none() => (format!("Dropped {messages}"), "This is final.".to_owned()),
+        Verb::Drop => {
+            (format!("{messages} will be dropped"), format!("You can undo it for {}.", span(api.undo())))
+        }
     };
     let body = html! {
-        p.note.good role="status" { (title) ". " @if acted.messages > 0 { (done) } }
+        p.note.good[acted.messages > 0].warn[acted.messages == 0] role="status" { (title) ". " @if acted.messages > 0 { (done) } }
         @if acted.messages < selected {
             p.note.warn {
                 (grouped((selected - acted.messages) as u64))

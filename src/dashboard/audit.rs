@@ -7,7 +7,7 @@ use super::api::Api;
 use super::error::PageError;
 use super::text::{short, time_ago, visible};
 use crate::admin::Operations;
-use crate::util::readable::grouped;
+use crate::util::readable::{count, grouped};
 
 pub(super) async fn audit(api: Api) -> Result<Html<String>, PageError> {
     let Operations { operations } = api.get("/operations", &[]).await?;
@@ -32,7 +32,7 @@ pub(super) async fn audit(api: Api) -> Result<Html<String>, PageError> {
                     }
                 }
             }
-            p.soft { "The last " (operations.len()) " operations." }
+            p.soft { (count(operations.len() as u64, "operation")) ", the newest first." }
         }
     };
     Ok(api.page("Audit", "audit").render(&body))

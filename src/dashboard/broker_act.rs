@@ -76,7 +76,7 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
     let body = html! {
         dl { dt { "Queue" } dd { (visible(operation.queue)) } }
         p.note.warn {
-            @if operation.drops { "They are dropped at once, and for good." }
+            @if operation.drops { "Dropped at once, and for good." }
             @else { "Each goes back to the queue of its consumer, without its failed attempts. It leaves this queue once the broker has confirmed the copy." }
         }
         form method="post" action="broker" {
@@ -105,7 +105,7 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
 pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
     let fields = Fields::parse(&body);
     let operation = Operation::of(&fields)?;
-    let rate = fields.parsed("rate")?.filter(|_| !operation.drops);
+    let rate = fields.grouped("rate")?.filter(|_| !operation.drops);
     let acted: BrokerActed = api.post("/broker-dead-letters", &operation.body(false, rate)).await?;
     let done = if operation.drops { "Dropped" } else { "Requeued" };
     let title = format!("{done} {}", count(acted.messages, "message"));

@@ -26,7 +26,7 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
         div data-part="status" {
             (broker(&status))
             @if let Some(note) = &status.note { p.note.warn { (visible(note)) } }
-            @if let Some(outbox) = &status.outbox { (waiting(api).await?) (numbers(outbox, status.in_flight)) }
+            @if let Some(outbox) = &status.outbox { (waiting(api).await?) (numbers(outbox, &status)) }
         }
         @if let Some(outbox) = &status.outbox {
             @if status.running == Some(true) {
@@ -38,7 +38,7 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
             h2 { "Instances that send" }
             div data-part="instances" { (instances(&outbox.instances)) }
         }
-        h2 { "Where messages go" }
+        h2 { "How messages are delivered" }
         dl {
             dt { "Delivery" } dd { (status.delivery) }
             @if let Some(outbox) = &status.outbox { dt { "Outbox" } dd { (visible(&outbox.place)) } }
@@ -52,7 +52,7 @@ fn broker(status: &StatusReport) -> Markup {
     html! {
         @match (&status.health, status.running) {
             (_, Some(false)) => { p.note.warn { "The app is stopped: messages leave when it runs again." } }
-            (_, None) => { p.note { "The app was not asked. It may run." } }
+            (_, None) => { p.note { "The app was not asked whether it runs, or reaches the broker. This page shows what is stored." } }
             (Some(HealthReport::Up), _) => { p.note.good { "The broker is up." } }
             (Some(HealthReport::Down { reason }), _) => { p.note.bad { "The broker is down: " (visible(reason)) } }
             (None, _) => { p.note.warn { "The broker has not answered yet." } }
@@ -73,7 +73,7 @@ fn broker(status: &StatusReport) -> Markup {
     }
 }
 
-fn numbers(outbox: &OutboxReport, in_flight: Option<usize>) -> Markup {
+fn numbers(outbox: &OutboxReport, status: &StatusReport) -> Markup {
     let age = outbox.oldest_age_seconds.filter(|_| outbox.pending > 0);
     let age = age.map(|age| span(Duration::try_from_secs_f64(age).unwrap_or_default()));
     html! {
@@ -83,11 +83,14 @@ fn numbers(outbox: &OutboxReport, in_flight: Option<usize>) -> Markup {
                 b { a.bad[outbox.dead > 0] href="dead-letters" { (grouped(outbox.dead)) } }
                 span { "dead letters" }
             }
-            @if let Some(in_flight) = in_flight { li { b { (grouped(in_flight as u64)) } span { "in flight" } } }
+            @if let Some(in_flight) = status.in_flight { li { b { (grouped(in_flight as u64)) } span { "in flight" } } }
             li { b { (age.as_deref().unwrap_or("–")) } span { "age of the oldest pending" } }
-            li { b { (format!("{:.1}", outbox.stored_per_second)) } span { "stored a second" } }
-            li { b { (format!("{:.1}", outbox.confirmed_per_second)) } span { "confirmed a second" } }
-            li { b { (bytesize::ByteSize::b(outbox.bytes)) } span { "stored" } }
+            // Only the app knows them.
+            @if status.running == Some(true) {
+                li { b { (format!("{:.1}", outbox.stored_per_second)) } span { "stored a second" } }
+                li { b { (format!("{:.1}", outbox.confirmed_per_second)) } span { "confirmed a second" } }
+            }
+            li { b { (bytesize::ByteSize::b(outbox.bytes)) } span { "size of what is stored" } }
         }
     }
 }

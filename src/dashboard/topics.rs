@@ -1,10 +1,12 @@
 //! What is sent and stored, by topic.
 
+use axum::extract::RawQuery;
 use axum::response::Html;
 use maud::{Markup, html};
 
 use super::api::Api;
 use super::error::PageError;
+use super::fields::Fields;
 use super::filter::Conditions;
 use super::text::{short, time_ago};
 use crate::admin::{TopicReport, Topics};
@@ -13,18 +15,30 @@ use crate::util::readable::{count, grouped};
 /// For how long stored messages are counted.
 const COUNT: &str = "60ms";
 
-pub(super) async fn topics(api: Api) -> Result<Html<String>, PageError> {
-    Ok(api.page("Topics", "topics").live().render(&content(&api).await?))
+pub(super) async fn topics(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
+    let page = api.page("Topics", "topics");
+    Ok(match Fields::parse(query.unwrap_or_default().as_bytes()).get("within") {
+        Some(within) => page.render(&counted(&api, within).await?),
+        None => page.live().render(&content(&api).await?),
+    })
 }
 
 pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
-    let topics: Topics = api.get("/topics", &[("within", COUNT.to_owned())]).await?;
+    counted(api, COUNT).await
+}
+
+/// The topics, whose stored messages are counted for so long.
+async fn counted(api: &Api, within: &str) -> Result<Markup, PageError> {
+    let topics: Topics = api.get("/topics", &[("within", within.to_owned())]).await?;
     Ok(html! {
         div data-part="topics" {
-            @if topics.topics.is_empty() { p.note { "Nothing was sent since this process began, and nothing is stored." } } @else {
+            @if topics.topics.is_empty() { p.note { "The process that serves this page has sent nothing since it began, and nothing is stored." } } @else {
                 p.soft {
-                    "Sent, refused and failed are of this process, since it began; other instances have their own."
-                    @if !topics.exact { " Stored messages were counted for a moment only: there are more pending and dead ones, also of other topics." }
+                    "Sent, refused and failed are of the process that serves this page, since it began; other instances have their own."
+                    @if !topics.exact {
+                        " Stored messages were counted for a moment only: there are more pending and dead ones, also of other topics. "
+                        a href="topics?within=10s" { "Count for 10 seconds" }
+                    }
                 }
                 (table(&topics))
                 @if topics.others > 0 { p.soft { (count(topics.others, "more topic")) " are not listed." } }
@@ -54,7 +68,7 @@ fn row(topic: &TopicReport, topics: &Topics) -> Markup {
         let conditions = Conditions::default().and("state", state).and("topic", topic.topic.clone());
         html! {
             a.bad[state == "dead" && number > 0] href=(format!("messages?{}", conditions.query(&[]))) {
-                (grouped(number)) @if !topics.exact { "+" }
+                @if !topics.exact { "at least " } (grouped(number))
             }
         }
     };
