@@ -1,4 +1,4 @@
-//! Messages that are answered, over one connection: publishes, settlements and requests.
+//! Messages of many callers over one connection: publishes, settlements, requests and replies.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -43,12 +43,19 @@ struct Slot {
     answer: oneshot::Sender<Result<Message, Unanswered>>,
 }
 
-/// A call that is not published yet.
+/// A message that is not published yet.
 struct Call {
-    token: u64,
     subject: Subject,
     headers: Option<HeaderMap>,
     payload: Bytes,
+    kind: Kind,
+}
+
+enum Kind {
+    /// The call with this token awaits an answer.
+    Answered(u64),
+    /// The caller awaits that it is handed to the client library.
+    Unanswered(oneshot::Sender<()>),
 }
 
 /// A call that awaits its answer. If it is dropped before it is published, it is not published.
@@ -77,9 +84,24 @@ impl Calls {
         limit: Option<Duration>,
         stray: fn(&str),
     ) -> Result<Self, Failure> {
+        let inbox = format!("{}.", generation.client.new_inbox());
+        let answers = generation.client.subscribe(format!("{inbox}*")).await.map_err(Failure::transient)?;
+        Ok(Self::start(generation, inbox, Some(answers), limit, stray))
+    }
+
+    /// For messages that nobody answers; it subscribes to nothing.
+    pub(super) fn unanswered(generation: &Generation) -> Self {
+        Self::start(generation, String::new(), None, None, |_| {})
+    }
+
+    fn start(
+        generation: &Generation,
+        inbox: String,
+        answers: Option<Subscriber>,
+        limit: Option<Duration>,
+        stray: fn(&str),
+    ) -> Self {
         let Generation { client, events, .. } = generation;
-        let inbox = format!("{}.", client.new_inbox());
-        let answers = client.subscribe(format!("{inbox}*")).await.map_err(Failure::transient)?;
         let (begun, calls) = mpsc::unbounded_channel();
         let (waiting, passed) = (Waiting::default(), Arc::<AtomicU64>::default());
         let worker = Worker {
@@ -91,7 +113,7 @@ impl Calls {
             stray,
         };
         let worker = AbortOnDropHandle::new(tokio::spawn(worker.run(limit, answers, calls)));
-        Ok(Self { waiting, begun, passed, _worker: worker })
+        Self { waiting, begun, passed, _worker: worker }
     }
 
     /// Publishes a message, after those of earlier calls.
@@ -102,10 +124,21 @@ impl Calls {
         let began = self.passed.load(Ordering::Relaxed);
         lock(&self.waiting).insert(token, Slot { subject: subject.clone(), began, answer });
         let pending = Pending { answer: receiver, token, waiting: Arc::clone(&self.waiting) };
-        if self.begun.send(Call { token, subject, headers, payload }).is_err() {
+        if self.begun.send(Call { subject, headers, payload, kind: Kind::Answered(token) }).is_err() {
             lock(&self.waiting).remove(&token);
         }
         pending
+    }
+
+    /// Publishes a message without an answer, and completes when the client library has it; with false when the connection has ended.
+    ///
+    /// # Cancel safety
+    /// If it is dropped before that, the message may be published.
+    pub(super) async fn tell(&self, subject: Subject, headers: HeaderMap, payload: Bytes) -> bool {
+        let (done, handed_over) = oneshot::channel();
+        let kind = Kind::Unanswered(done);
+        let _ = self.begun.send(Call { subject, headers: Some(headers), payload, kind });
+        handed_over.await.is_ok()
     }
 }
 
@@ -145,7 +178,7 @@ impl Worker {
     async fn run(
         self,
         limit: Option<Duration>,
-        mut answers: Subscriber,
+        mut answers: Option<Subscriber>,
         mut calls: mpsc::UnboundedReceiver<Call>,
     ) {
         let mut parts = limit.map(|limit| {
@@ -161,7 +194,7 @@ impl Worker {
     async fn work(
         &self,
         parts: &mut Option<Interval>,
-        answers: &mut Subscriber,
+        answers: &mut Option<Subscriber>,
         calls: &mut mpsc::UnboundedReceiver<Call>,
     ) {
         let mut ended = pin!(self.events.ended.cancelled());
@@ -171,10 +204,10 @@ impl Worker {
                 () = &mut ended => return,
                 () = self.events.denial() => self.deny(),
                 () = part(parts) => self.part_passed(),
-                answer = answers.next() => {
+                answer = next(answers) => {
                     let Some(answer) = answer else { return self.events.end() };
                     self.answered(answer);
-                    while let Some(Some(answer)) = answers.next().now_or_never() {
+                    while let Some(Some(answer)) = next(answers).now_or_never() {
                         self.answered(answer);
                     }
                 }
@@ -202,9 +235,20 @@ impl Worker {
         }
     }
 
-    /// Hands a call to the client library, whose buffer may be full. Returns false when the client has ended.
+    /// Hands a message to the client library, whose buffer may be full. Returns false when the client has ended.
     async fn publish(&self, call: Call) -> bool {
-        let Call { token, subject, headers, payload } = call;
+        let Call { subject, headers, payload, kind } = call;
+        let token = match kind {
+            Kind::Answered(token) => token,
+            Kind::Unanswered(done) => {
+                let headers = headers.unwrap_or_default();
+                let published = self.client.publish_with_headers(subject, headers, payload).await.is_ok();
+                if published {
+                    let _ = done.send(());
+                }
+                return published;
+            }
+        };
         if !lock(&self.waiting).contains_key(&token) {
             return true;
         }
@@ -239,6 +283,14 @@ impl Worker {
         let mut waiting = lock(&self.waiting);
         let overdue = waiting.extract_if(|_, slot| passed - slot.began > PARTS.into());
         overdue.for_each(|(_, slot)| drop(slot.answer.send(Err(Unanswered::Overdue))));
+    }
+}
+
+/// Completes with the next answer, if there are any.
+async fn next(answers: &mut Option<Subscriber>) -> Option<Message> {
+    match answers {
+        Some(answers) => answers.next().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::calls::Calls;
 use super::client::Generation;
 use super::failure::TooLarge;
 use super::incoming::Reader;
@@ -40,9 +41,15 @@ pub(super) struct RequestContext {
     pub(super) ready: Mutex<Ready>,
     pub(super) arrived: Notify,
     /// The connection: a reply goes over any.
-    pub(super) link: watch::Sender<Option<Arc<Generation>>>,
+    pub(super) link: watch::Sender<Option<Arc<RequestLink>>>,
     /// Cancelled when the source is closed.
     pub(super) closed: CancellationToken,
+}
+
+/// A connection of a source of requests, over which it replies.
+pub(super) struct RequestLink {
+    pub(super) generation: Generation,
+    pub(super) calls: Calls,
 }
 
 /// The requests that the application may receive.
@@ -104,8 +111,9 @@ impl RequestContext {
     /// Hands a reply over to the connection. NATS confirms none.
     pub(super) async fn reply(&self, reply_to: &Subject, reply: Reply) -> Result<(), SourceError> {
         let limit = self.settings.broker.send_timeout();
-        let is_open =
-            |link: &Option<Arc<Generation>>| link.as_ref().is_some_and(|it| !it.events.ended.is_cancelled());
+        let is_open = |link: &Option<Arc<RequestLink>>| {
+            link.as_ref().is_some_and(|it| !it.generation.events.ended.is_cancelled())
+        };
         let mut link = Some(self.link.borrow()).filter(|link| is_open(link)).and_then(|link| link.clone());
         if link.is_none() {
             let mut next = self.link.subscribe();
@@ -116,17 +124,20 @@ impl RequestContext {
         }
         let Some(link) = link else { return Err(SourceError::Closed) };
         let (headers, body) = self.encode(&link, reply);
-        let sent = link.client.publish_with_headers(reply_to.clone(), headers, body);
-        match timeout(limit, sent).await {
-            Ok(sent) => sent.map_err(SourceError::unavailable),
+        match timeout(limit, link.calls.tell(reply_to.clone(), headers, body)).await {
+            Ok(true) => Ok(()),
+            Ok(false) => {
+                let failure = link.generation.events.failure();
+                Err(SourceError::unavailable(Chain(failure.cause()).to_string()))
+            }
             Err(_) => Err(SourceError::unavailable(format!("the connection took nothing within {limit:?}"))),
         }
     }
 
     /// The reply, or in its place that it is too large: the server would end the connection over it.
-    fn encode(&self, link: &Generation, reply: Reply) -> (async_nats::HeaderMap, Bytes) {
+    fn encode(&self, link: &RequestLink, reply: Reply) -> (async_nats::HeaderMap, Bytes) {
         let (headers, body) = replies::encode(reply);
-        let (size, limit) = (replies::size(&headers, &body), link.client.max_payload());
+        let (size, limit) = (replies::size(&headers, &body), link.generation.client.max_payload());
         if size <= limit {
             return (headers, body);
         }

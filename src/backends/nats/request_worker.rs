@@ -8,10 +8,11 @@ use futures_util::stream::SelectAll;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::client::{self, Generation};
+use super::calls::Calls;
+use super::client;
 use super::replies;
 use super::request::Request;
-use super::request_context::RequestContext;
+use super::request_context::{RequestContext, RequestLink};
 use crate::backends::brokers::{Demand, Pauses};
 use crate::messenger::Failure;
 
@@ -41,7 +42,8 @@ impl RequestWorker {
                 Ok((generation, broker)) => {
                     tracing::info!(%broker, source = %self.context.reader.source, "receiving requests");
                     let begun = Instant::now();
-                    let failure = self.serve(Arc::new(generation)).await;
+                    let calls = Calls::unanswered(&generation);
+                    let failure = self.serve(Arc::new(RequestLink { generation, calls })).await;
                     pauses.lasted(begun.elapsed());
                     let Some(failure) = failure else { continue };
                     tracing::warn!(source = %self.context.reader.source, %failure, "lost the connection while receiving requests; reconnecting");
@@ -57,7 +59,7 @@ impl RequestWorker {
     }
 
     /// Receives until the connection is lost, or the source is closed.
-    async fn serve(&mut self, link: Arc<Generation>) -> Option<Failure> {
+    async fn serve(&mut self, link: Arc<RequestLink>) -> Option<Failure> {
         self.context.set_error(None);
         self.context.link.send_replace(Some(Arc::clone(&link)));
         let failure = self.receive(&link).await;
@@ -66,11 +68,11 @@ impl RequestWorker {
             self.context.refuse_all().await;
         }
         self.context.link.send_replace(None);
-        let _ = timeout(RequestContext::CLOSE_TIMEOUT, link.close()).await;
+        let _ = timeout(RequestContext::CLOSE_TIMEOUT, link.generation.close()).await;
         failure
     }
 
-    async fn receive(&mut self, link: &Arc<Generation>) -> Option<Failure> {
+    async fn receive(&mut self, link: &RequestLink) -> Option<Failure> {
         let mut subscribers: SelectAll<Subscriber> = SelectAll::new();
         let mut is_subscribed = false;
         loop {
@@ -103,12 +105,12 @@ impl RequestWorker {
             tokio::select! {
                 biased;
                 _ = self.demand.changed() => {}
-                () = link.events.ended.cancelled() => return Some(link.events.failure_of_source()),
+                () = link.generation.events.ended.cancelled() => return Some(link.generation.events.failure_of_source()),
                 message = subscribers.next(), if !subscribers.is_empty() => match message {
                     Some(message) => self.arrived(message).await,
                     None if is_subscribed => {
-                        link.events.end();
-                        return Some(link.events.failure_of_source());
+                        link.generation.events.end();
+                        return Some(link.generation.events.failure_of_source());
                     }
                     None => {}
                 },
@@ -118,12 +120,12 @@ impl RequestWorker {
 
     async fn subscribe(
         &self,
-        link: &Generation,
+        link: &RequestLink,
         subscribers: &mut SelectAll<Subscriber>,
     ) -> Result<(), Failure> {
         let group = self.context.subscription.group();
         for filter in &self.context.filters {
-            let subscribed = link.client.queue_subscribe(filter.clone(), group.clone()).await;
+            let subscribed = link.generation.client.queue_subscribe(filter.clone(), group.clone()).await;
             subscribers.push(subscribed.map_err(Failure::transient)?);
         }
         Ok(())
