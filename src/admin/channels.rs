@@ -103,7 +103,7 @@ pub(super) async fn list(
         (Commands, ChannelKindName::Commands),
         (Queries, ChannelKindName::Queries),
     ] {
-        let listed = channels.engine().list(kind, &search).await.map_err(unavailable)?;
+        let listed = channels.engine().list(kind, &search).await.map_err(|error| unavailable(&error))?;
         infos.extend(listed.into_iter().map(|info| (name, info)));
     }
     infos.sort_by(|(_, one), (_, other)| {
@@ -136,8 +136,8 @@ fn report(kind: ChannelKindName, info: &crate::channels::ChannelInfo) -> Channel
 }
 
 #[cfg(feature = "channels")]
-fn unavailable(error: crate::channels::EngineError) -> super::error::AdminError {
-    let error = crate::util::error::Chain(&error).to_string();
+fn unavailable(error: &crate::channels::EngineError) -> super::error::AdminError {
+    let error = crate::util::error::Chain(error).to_string();
     super::error::AdminError::new(http::StatusCode::SERVICE_UNAVAILABLE, error)
 }
 

@@ -119,7 +119,7 @@ async fn receive(engine: JetstreamEngine, load: Arc<Load>) {
             let n = number(&message.content.body);
             load.came(n, message.sequence);
             // Every tenth is rejected once, and comes again at the tail.
-            let is_rejected = n % 10 == 0 && message.receives == 1;
+            let is_rejected = n.is_multiple_of(10) && message.receives == 1;
             let settle = if is_rejected { Settle::Reject { delay: Duration::ZERO } } else { Settle::Ack };
             let settled =
                 engine.settle(received.receipt, Which::Sequences(vec![message.sequence]), settle).await;
