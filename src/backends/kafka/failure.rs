@@ -25,6 +25,18 @@ pub(super) fn open_failure(error: &KrafkaError) -> Failure {
         cause = inner.source();
     }
     let text = Chain(error).to_string();
+    // The client library keeps only the text of some errors.
+    for (part, cure) in [
+        ("CertificateRequired", "the broker requires a client certificate: set CERTIFICATE"),
+        (
+            "UnknownIssuer",
+            "the broker's certificate is not signed by a CA we trust: set CACERT to the CA that signed it",
+        ),
+    ] {
+        if text.contains(part) {
+            return Failure::rejected(cure);
+        }
+    }
     match error {
         KrafkaError::Auth { .. } => Failure::rejected(Unauthorized(start_of(&text, MOST).to_owned())),
         KrafkaError::Config { .. } => Failure::rejected(NoConnection(text)),

@@ -105,6 +105,8 @@ impl SourceWorker {
             .max_poll_records(i32::try_from(self.context.inbox.limits.batch()).unwrap_or(i32::MAX))
             .max_buffered_records(i32::from(subscription.prefetch))
             .session_timeout(subscription.session_timeout)
+            // It is polled all the time; the brokers wait so long for a member that does not join again.
+            .max_poll_interval(subscription.session_timeout.max(Duration::from_secs(30)))
             .heartbeat_interval(Duration::from_secs(3).min(subscription.session_timeout / 3))
             .partition_assignment_strategies(vec![
                 PartitionAssignmentStrategy::CooperativeSticky,
