@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use krafka::consumer::{Consumer, ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::failure::shown;
 use super::letter::Partition;
@@ -14,6 +14,7 @@ use super::source_context::SourceContext;
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the brokers may take to commit offsets.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(5);
+const COMMIT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Settles what can be settled of a partition before it goes.
 pub(super) struct Revoking {
@@ -35,7 +36,13 @@ impl ConsumerRebalanceListener for Revoking {
         inbox.withdraw(&partitions);
         let _ = timeout(LEAVE_TIMEOUT, inbox.returned_all(&partitions)).await;
         if let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) {
-            commit(&self.context, &consumer, Some(&partitions)).await;
+            // The brokers refuse a commit while the group agrees on its partitions.
+            let committed = async {
+                while !commit(&self.context, &consumer, Some(&partitions)).await {
+                    sleep(COMMIT_PAUSE).await;
+                }
+            };
+            let _ = timeout(COMMIT_TIMEOUT, committed).await;
         }
         inbox.remove(&partitions);
     }
@@ -51,17 +58,21 @@ fn ours(partitions: &[TopicPartition]) -> Vec<Partition> {
     partitions.iter().map(|partition| (partition.topic().into(), partition.partition())).collect()
 }
 
-/// Commits the positions that moved, of these partitions or of all.
-pub(super) async fn commit(context: &SourceContext, consumer: &Consumer, of: Option<&[Partition]>) {
+/// Commits the positions that moved, of these partitions or of all. Returns whether none is left.
+pub(super) async fn commit(context: &SourceContext, consumer: &Consumer, of: Option<&[Partition]>) -> bool {
+    let _one = context.committing.lock().await;
     let positions = context.inbox.take_positions(of);
     if positions.is_empty() {
-        return;
+        return true;
     }
     let offsets = positions.iter().map(|((topic, partition), offset)| {
         (TopicPartition::new(topic.to_string(), *partition), OffsetAndMetadata::new(*offset))
     });
     let why = match timeout(COMMIT_TIMEOUT, consumer.commit_offsets(offsets)).await {
-        Ok(Ok(())) => return context.uncommitted.over(),
+        Ok(Ok(())) => {
+            context.uncommitted.over();
+            return true;
+        }
         Ok(Err(error)) => shown(&error),
         Err(_) => format!("no answer within {COMMIT_TIMEOUT:?}"),
     };
@@ -70,4 +81,5 @@ pub(super) async fn commit(context: &SourceContext, consumer: &Consumer, of: Opt
         let source = &context.reader.source;
         tracing::warn!(%source, why, times = line.times, "could not commit offsets; trying again");
     }
+    false
 }

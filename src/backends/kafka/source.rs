@@ -61,6 +61,7 @@ impl KafkaSource {
             inbox: Arc::new(Inbox::new(limits)),
             unreachable: Repeated::default(),
             uncommitted: Repeated::default(),
+            committing: tokio::sync::Mutex::default(),
             settlements: TaskTracker::new(),
             sender: tokio::sync::Mutex::default(),
         };

@@ -31,6 +31,8 @@ pub(super) struct SourceContext {
     /// The log lines about lost connections, and about offsets that could not be committed.
     pub(super) unreachable: Repeated,
     pub(super) uncommitted: Repeated,
+    /// One commit at a time: a partition goes only after the outcome of a commit that is under way.
+    pub(super) committing: Mutex<()>,
     /// The settlements that publish.
     pub(super) settlements: TaskTracker,
     pub(super) sender: Mutex<Sender>,

@@ -1,6 +1,7 @@
 //! The task behind a source: reads the partitions of the group that are assigned to this process.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ const MAX_FAILURES: u32 = 10;
 /// So often a record is read before it counts as unreadable: it may be damaged on its way.
 const READ_AGAIN: u32 = 3;
 /// How long the brokers may take when the group is left.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(12);
 
 /// Fills the inbox while the source is wanted.
 pub(super) struct SourceWorker {
@@ -141,12 +142,17 @@ impl SourceWorker {
             let is_full = demand == Demand::Pause || !context.inbox.has_room();
             let is_paused = membership.pause(&context, is_full).await;
             let limit = if is_paused { PAUSED_POLL } else { POLL };
+            // A poll is woken, never dropped: it may be applying an assignment, which would be lost.
+            let mut polling = pin!(membership.consumer.poll(limit));
             let polled = tokio::select! {
-                polled = membership.consumer.poll(limit) => polled,
-                _ = self.demand.changed() => continue,
-                () = context.inbox.freed(), if is_paused => continue,
+                polled = &mut polling => polled,
+                () = wanted(&mut self.demand, &context, is_paused) => {
+                    membership.consumer.wakeup();
+                    polling.await
+                }
             };
             match polled {
+                Err(KrafkaError::Wakeup) => {}
                 Ok(records) => {
                     failures = 0;
                     context.inbox.set_error(None);
@@ -256,6 +262,14 @@ async fn committing(context: Arc<SourceContext>, consumer: Weak<Consumer>) {
         sleep(context.subscription.commit_interval).await;
         let Some(consumer) = consumer.upgrade() else { return };
         commit(&context, &consumer, None).await;
+    }
+}
+
+/// Completes when the demand changes, or when there is room again.
+async fn wanted(demand: &mut watch::Receiver<Demand>, context: &SourceContext, is_paused: bool) {
+    tokio::select! {
+        _ = demand.changed() => {}
+        () = context.inbox.freed(), if is_paused => {}
     }
 }
 

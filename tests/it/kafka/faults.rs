@@ -146,6 +146,29 @@ async fn a_crashed_broker_that_comes_back_has_what_was_confirmed() {
     assert_eq!(stored(&broker), (0..200).collect::<Vec<_>>());
 }
 
+/// As while a group agrees on its partitions. The first refusal comes while the partition goes already.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_refused_as_the_partition_goes_is_tried_again() {
+    let broker = cluster(1, 1).await;
+    let settings = settings(&broker);
+    Kafka::new(&settings).unwrap().send(messages(0..10)).await.unwrap();
+    let source = KafkaSource::new(&settings, &KafkaSubscription::new("g", ["t"])).unwrap();
+    let (sender, mut asked) = tokio::sync::mpsc::unbounded_channel();
+    broker.on_times(ApiKey::OffsetCommit, 8, move |_| {
+        let _ = sender.send(());
+        Control::DelayThen(
+            Duration::from_millis(100),
+            Box::new(Control::Error(ErrorCode::RebalanceInProgress)),
+        )
+    });
+    for delivery in receive(&source, 10).await {
+        delivery.ack().await.unwrap();
+    }
+    timeout(SOON, asked.recv()).await.unwrap();
+    source.close(SOON).await;
+    assert_eq!(broker.committed_offset("g", "t", 0), Some(10));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn damage_on_the_way_is_read_again_and_in_the_log_a_dead_letter() {
     let broker = cluster(1, 1).await;
