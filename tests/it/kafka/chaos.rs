@@ -24,11 +24,26 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
 /// The settlements of each number that succeeded.
 type Settled = Arc<Mutex<BTreeMap<u64, u32>>>;
 
-fn consume(source: Arc<KafkaSource>, settled: Settled) -> JoinHandle<()> {
-    tokio::spawn(async move {
+/// A member of the group.
+struct Member {
+    source: Arc<KafkaSource>,
+    has_received: Arc<AtomicBool>,
+    task: JoinHandle<()>,
+}
+
+impl Member {
+    fn join(source: KafkaSource, settled: &Settled) -> Self {
+        let (source, settled, has_received) =
+            (Arc::new(source), Arc::clone(settled), Arc::<AtomicBool>::default());
+        let task = tokio::spawn(Self::consume(Arc::clone(&source), settled, Arc::clone(&has_received)));
+        Self { source, has_received, task }
+    }
+
+    async fn consume(source: Arc<KafkaSource>, settled: Settled, has_received: Arc<AtomicBool>) {
         loop {
             match source.receive(50).await {
                 Ok(received) => {
+                    has_received.store(true, Ordering::SeqCst);
                     for delivery in received {
                         let n = text(&delivery).parse().unwrap();
                         if delivery.ack().await.is_ok() {
@@ -40,7 +55,22 @@ fn consume(source: Arc<KafkaSource>, settled: Settled) -> JoinHandle<()> {
                 Err(error) => eprintln!("{error:?}"),
             }
         }
-    })
+    }
+
+    /// Tansu never forms a group again whose leader leaves while the group is being formed.
+    async fn until_received(&self) {
+        let received = async {
+            while !self.has_received.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(2 * SOON, received).await.expect("the member receives nothing");
+    }
+
+    async fn leave(self) {
+        self.source.close(SOON).await;
+        self.task.await.unwrap();
+    }
 }
 
 /// Sends numbers until it is stopped; what is not confirmed is sent again.
@@ -104,12 +134,9 @@ async fn nothing_confirmed_is_lost() {
     settings.broker.connection_timeout = Some(Duration::from_secs(1));
     settings.broker.idle_timeout = Duration::from_secs(5);
     let subscription = place.subscription();
-    let (settled, mut members) = (Settled::default(), Vec::new());
-    let join = || {
-        let source = Arc::new(KafkaSource::new(&settings, &subscription).unwrap());
-        (Arc::clone(&source), consume(source, Arc::clone(&settled)))
-    };
-    members.push(join());
+    let settled = Settled::default();
+    let join = || Member::join(KafkaSource::new(&settings, &subscription).unwrap(), &settled);
+    let mut member = join();
     let load = Load::start(&Arc::new(Kafka::new(&settings).unwrap()), &place.topic);
     for round in 0..rounds {
         load.more(200).await;
@@ -127,10 +154,9 @@ async fn nothing_confirmed_is_lost() {
                 place.server.thaw().await;
             }
             _ => {
-                let (source, task) = members.remove(0);
-                source.close(SOON).await;
-                task.await.unwrap();
-                members.push(join());
+                member.until_received().await;
+                member.leave().await;
+                member = join();
             }
         }
         if round % 20 == 19 {
@@ -161,10 +187,7 @@ async fn nothing_confirmed_is_lost() {
         }
     };
     let all_came = timeout(SOON, arrive).await.is_ok();
-    for (source, task) in members {
-        source.close(SOON).await;
-        task.await.unwrap();
-    }
+    member.leave().await;
     let settled = settled.lock().unwrap();
     let twice = stored.values().filter(|times| **times > 1).count();
     let again = settled.iter().filter(|(n, times)| **times > stored[*n]).count();
