@@ -96,12 +96,18 @@ impl Place {
                 missing += usize::try_from(high - low).unwrap();
             }
         }
-        let read = async {
-            while all.len() < missing {
-                all.extend(consumer.poll(Duration::from_millis(100)).await.unwrap());
-            }
-        };
-        timeout(SOON, read).await.expect("some records cannot be read");
+        while all.len() < missing {
+            let more = timeout(SOON, async {
+                loop {
+                    let more = consumer.poll(Duration::from_millis(100)).await.unwrap();
+                    if !more.is_empty() {
+                        break more;
+                    }
+                }
+            });
+            let read = all.len();
+            all.extend(more.await.unwrap_or_else(|_| panic!("{read} of {missing} records can be read")));
+        }
         // The watermark of Tansu can be behind.
         loop {
             let more = consumer.poll(QUIET).await.unwrap();
