@@ -76,9 +76,7 @@ impl Admin {
             AppState::Stopped => {
                 shown.unsent_because("the app is stopped, and sends the message when it runs again")
             }
-            AppState::Unknown => {
-                shown.unsent_because("the app sends it when it runs, after earlier messages")
-            }
+            AppState::Unknown => shown.unsent_because("a running app sends it, after earlier messages"),
         }
     }
 }

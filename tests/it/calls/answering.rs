@@ -203,7 +203,7 @@ async fn a_client_of_a_bus_has_the_settings_of_its_table() {
 #[tokio::test]
 async fn a_backend_without_requests_has_no_clients() {
     let bus = |text: &str| toml::from_str::<Settings>(text);
-    let bus_of = bus("BACKEND = 'amqp10'\nURLS = 'amqp://127.0.0.1:1'").unwrap();
+    let bus_of = bus("BACKEND = 'rhmsg'\nURLS = 'amqp://127.0.0.1:1'").unwrap();
     let error = Bus::start(&bus_of).await.unwrap().client("orders").unwrap_err().to_string();
     assert!(error.contains("sends no requests"), "{error}");
     let dummy = Bus::start(&Settings::default()).await.unwrap().client("orders").unwrap();

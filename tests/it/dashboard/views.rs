@@ -41,7 +41,7 @@ async fn topics_show_depth_rates_and_failures(kind: Kind) {
         !late.is_empty() && !late.contains("Failed\">0<")
     })
     .await;
-    let page = ops.page("topics").await;
+    let page = ops.page("topics?within=10s").await;
     let (bad, good, late) = (row(&page, "z.order.bad"), row(&page, "order.good"), row(&page, "order.late"));
     for (row, part) in [
         (bad, "Refused\">2<"),

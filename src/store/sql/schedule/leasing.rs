@@ -82,7 +82,7 @@ impl SqlSchedule {
                 assignment: self.assignment.clone(),
             });
         }
-        let fetch = self.to_fetch(due);
+        let fetch = self.to_fetch(due, limit);
         if fetch.positions.is_empty() && fetch.keys.is_empty() {
             let batch = self.take_ready(&fetch.due);
             return Ok(Next::Leased(self.lease(batch, limit)));
@@ -94,7 +94,7 @@ impl SqlSchedule {
         Ok(Next::Fetch(fetch))
     }
 
-    fn to_fetch(&self, due: Vec<u64>) -> Fetch {
+    fn to_fetch(&self, due: Vec<u64>, limit: usize) -> Fetch {
         let (mut positions, mut keys): (_, HashMap<OrderingKey, usize>) = (Vec::new(), HashMap::new());
         for position in &due {
             match self.schedule.key_of(*position) {
@@ -103,10 +103,10 @@ impl SqlSchedule {
                 None => positions.push(*position),
             }
         }
-        // One more than wanted, as a key without waiting messages is forgotten.
-        let more = (2 * due.len() / keys.len().max(1)).min(PER_KEY);
+        // More than are due, as a key without waiting messages is forgotten: one of an earlier position, and one that stays.
+        let share = (limit / keys.len().max(1)).min(PER_KEY);
         let keys = keys.into_iter().map(|(key, wanted)| {
-            (key.hash(), 1 + if self.more.contains(&key) { wanted.max(more) } else { wanted })
+            (key.hash(), 2 + if self.more.contains(&key) { wanted.max(share) } else { wanted })
         });
         Fetch { positions, keys: keys.collect(), due }
     }

@@ -19,6 +19,8 @@ use crate::nats::cluster::{Cluster, Fault};
 use crate::peers::{Brokers, unique};
 
 const LONG: Duration = Duration::from_secs(90);
+/// How many confirmed messages may wait to be received.
+const BACKLOG: usize = 500;
 
 fn rounds() -> usize {
     std::env::var("CHAOS_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap())
@@ -52,6 +54,13 @@ impl Load {
         received.entry(n).or_default().push(sequence);
         if self.acked.lock().unwrap().contains(&n) {
             self.again.lock().unwrap().push(n);
+        }
+    }
+
+    /// Waits while many confirmed messages are not received, so that the rest is received soon at the end.
+    async fn keep_up(&self) {
+        while self.sent.lock().unwrap().len() > self.received.lock().unwrap().len() + BACKLOG {
+            sleep(Duration::from_millis(5)).await;
         }
     }
 
@@ -89,7 +98,13 @@ impl Load {
             lost.len(),
             again.len()
         );
-        assert!(done && lost.is_empty(), "{what}: confirmed and lost: {lost:?}");
+        let first: Vec<_> = lost.iter().take(20).collect();
+        assert!(
+            done && lost.is_empty(),
+            "{what}: {} of {} are not received, first {first:?}",
+            lost.len(),
+            sent.len()
+        );
         let again: Vec<_> = again.iter().take(20).map(|n| (n, &received[n])).collect();
         assert!(again.is_empty(), "{what}: acknowledged, and again received, at these sequences: {again:?}");
     }
@@ -101,6 +116,7 @@ fn number(body: &[u8]) -> u64 {
 
 async fn send(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken) {
     while !stop.is_cancelled() {
+        load.keep_up().await;
         let batch: Vec<String> = (0..5).map(|_| load.text()).collect();
         let messages = batch.iter().map(|text| (name("q"), message(text.clone()))).collect();
         for (text, sent) in batch.iter().zip(engine.send(messages).await) {
@@ -132,6 +148,7 @@ async fn receive(engine: JetstreamEngine, load: Arc<Load>) {
 
 async fn append(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken) {
     while !stop.is_cancelled() {
+        load.keep_up().await;
         let text = load.text();
         if engine.append(vec![(name("s"), content(text.clone()))]).await.remove(0).is_ok() {
             load.sent.lock().unwrap().insert(text.parse().unwrap());
