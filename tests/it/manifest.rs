@@ -59,16 +59,19 @@ fn each_feature_compiles_with_the_version_of_rust_that_is_promised_for_it() {
     let (_, text) = readme.split_once("Rust 1.").expect("the README names the version of Rust");
     let minor = |text: &str| (1, text[..2].parse().unwrap());
     assert_eq!(minor(text), promised, "README and Cargo.toml");
-    let (before, _) =
-        text.split_once(" with `postgres` or `sqlite`").expect("the README names the version for databases");
-    let promised_with_databases = minor(&before[before.len() - 2..]);
+    let promised_with = |features: &str| {
+        let (before, _) = text.split_once(features).expect("the README names the version for a feature");
+        minor(&before[before.len() - 2..])
+    };
+    let with_databases = promised_with(" with `postgres` or `sqlite`");
+    let with_kafka = promised_with(" with `kafka`");
 
     for feature in manifest["features"].as_table().unwrap().keys() {
         let (needed, package) = highest(feature, &needs);
-        if ["postgres", "sqlite", "_sql"].contains(&feature.as_str()) {
-            assert_eq!(needed, promised_with_databases, "{feature}: {package}");
-        } else {
-            assert!(needed <= promised, "{feature}: {package} needs {needed:?}");
+        match feature.as_str() {
+            "postgres" | "sqlite" | "_sql" => assert_eq!(needed, with_databases, "{feature}: {package}"),
+            "kafka" => assert_eq!(needed, with_kafka, "{feature}: {package}"),
+            _ => assert!(needed <= promised, "{feature}: {package} needs {needed:?}"),
         }
     }
 }
