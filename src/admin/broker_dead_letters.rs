@@ -61,7 +61,7 @@ pub(crate) struct BrokerListed {
     pub(crate) more: bool,
     /// How many are in the queue; `None` if the broker does not report it.
     pub(crate) total: Option<u64>,
-    /// What the broker counts when a message is looked at.
+    /// The count that the broker shows when a message is looked at.
     pub(crate) caution: Option<String>,
 }
 

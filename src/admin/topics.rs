@@ -1,4 +1,4 @@
-//! What is sent and stored, by topic.
+//! Sent and stored messages, by topic.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};

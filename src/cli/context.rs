@@ -36,7 +36,7 @@ pub(super) struct Global {
         value_parser = http_header
     )]
     pub(super) http_header: Vec<(HeaderName, HeaderValue)>,
-    /// Who acts, for the audit; by default the user of this machine
+    /// Name of the operator, for the audit; by default the user of this machine
     #[arg(long = "as", value_name = "NAME", global = true)]
     pub(super) operator: Option<String>,
     /// Print JSON: one document, or a line for each message

@@ -257,7 +257,7 @@ async fn producer(
     client
         .producer()
         .idempotent(true)
-        // What comes while a batch is on its way makes the next one.
+        // Messages that come while a batch is on its way make the next one.
         .linger(Duration::ZERO)
         .batch_size(batch_size)
         .compression(settings.compression.codec())

@@ -110,7 +110,7 @@ impl Source for StreamSource {
         }
     }
 
-    /// What the server has not delivered to this consumer yet.
+    /// The number of messages that the server has not delivered to this consumer yet.
     async fn backlog(&self) -> Option<u64> {
         let link = self.context.link.borrow().clone()?;
         let NatsSubscription { stream, durable, .. } = &self.context.subscription;

@@ -1,4 +1,4 @@
-//! What JetStream knows about the stream of a channel.
+//! The state of a channel's stream, as JetStream reports it.
 
 use std::time::Duration;
 

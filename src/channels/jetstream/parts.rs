@@ -45,7 +45,7 @@ pub(super) struct EngineParts {
     pub(super) opening: tokio::sync::Mutex<()>,
     pub(super) leases: Leases,
     pub(super) answering: Answering,
-    /// What the subscriptions of streams have not acknowledged.
+    /// The messages that the subscriptions of streams have not acknowledged.
     pub(super) outstanding: Mutex<Vec<Weak<Outstanding>>>,
     /// By stream and consumer.
     pub(super) sharing: Mutex<HashMap<String, Weak<Sharing>>>,

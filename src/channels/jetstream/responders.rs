@@ -69,7 +69,7 @@ impl EngineParts {
                     answer.recv().await
                 }
                 () = shared.closing.cancelled() => {
-                    // Those who are at it may answer within the time that closing has.
+                    // Responders at work may answer within the time that closing has.
                     tokio::time::timeout(Duration::from_secs(1), answer.recv()).await.ok().flatten()
                 }
             };

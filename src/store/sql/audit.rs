@@ -1,4 +1,4 @@
-//! What operators look at beside the messages of an outbox: the table of what they did, and the instances.
+//! Tables for operators beside the messages of an outbox: their operations, and the instances.
 
 use std::time::Duration;
 

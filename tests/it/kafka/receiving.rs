@@ -1,4 +1,4 @@
-//! What a source receives, and how far the group is read.
+//! Messages of a source, and how far its group is read.
 
 use std::time::{Duration, Instant};
 

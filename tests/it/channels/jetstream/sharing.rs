@@ -1,4 +1,4 @@
-//! What several engines and other programs do with the same channels.
+//! Several engines and other programs on the same channels.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
