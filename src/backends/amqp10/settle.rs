@@ -65,7 +65,7 @@ impl Settle for DeliverySettler {
             }
             // The node of a caller is deleted with its connection.
             Err(failure) => {
-                tracing::debug!(%failure, source = %self.source, "a caller takes no reply");
+                tracing::info!(%failure, source = %self.source, "failed to send a reply to its caller; dropped it");
                 telemetry::late_reply(&self.source);
                 Ok(())
             }
