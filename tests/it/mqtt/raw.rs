@@ -62,12 +62,20 @@ impl Raw {
     }
 
     pub async fn subscribe(&self, filter: &str) {
-        let notice = self.client.subscribe_tracked(filter, QoS::AtLeastOnce).await.unwrap();
+        self.subscribe_at(filter, QoS::AtLeastOnce).await;
+    }
+
+    pub async fn subscribe_at(&self, filter: &str, qos: QoS) {
+        let notice = self.client.subscribe_tracked(filter, qos).await.unwrap();
         timeout(SOON, notice.wait_completion_async()).await.unwrap().unwrap();
     }
 
     pub async fn next(&mut self) -> Publish {
         timeout(SOON, self.publishes.recv()).await.expect("nothing comes").expect("the connection ended")
+    }
+
+    pub async fn publish_or_end(&mut self) -> Option<Publish> {
+        self.publishes.recv().await
     }
 
     pub async fn assert_quiet(&mut self) {

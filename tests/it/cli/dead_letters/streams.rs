@@ -155,7 +155,9 @@ async fn a_command_killed_on_a_stream_leaves_the_others() {
     let it = Dead::letters(&["a", "b", "c"]).await;
     let args = it.args("requeue", &["--all", "--yes", "--wait", "1h"]);
     let mut killed = command(&args.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
-    while it.left().await.len() > 2 {}
+    while it.left().await.len() > 2 {
+        assert_eq!(killed.try_wait().unwrap(), None, "it ended early");
+    }
     killed.kill().await.unwrap();
     assert_eq!(it.left().await, ["b", "c"]);
 }
