@@ -5,6 +5,7 @@
 mod face;
 mod servers;
 mod sharing;
+mod strangers;
 mod suite;
 
 use std::sync::Arc;
