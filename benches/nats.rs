@@ -6,6 +6,8 @@
 //! | part | what | against |
 //! |---|---|---|
 //! | send | 256 requests at once, in process, through `MessagingLayer` with `Nats`, one event of 300 bytes each; direct, a stream in files | async-nats alone: one connection, 256 confirms awaited at most; the same message |
+//! | | the same through an axum app whose handler publishes with async-nats itself, and awaits the confirm | as above |
+//! | batches | batches of 256 messages to `Nats`, without requests | as above |
 //! | relay | confirmed messages/s of a relay with a backlog in `EmbeddedStore`, through `Nats` | async-nats as above |
 //! | consume | messages/s from a durable consumer, handled and acknowledged with the server's confirm, prefetch 256, 64 at once, `NatsSource` | async-nats alone: a pull consumer with 256 at a time, 64 confirmed acknowledgements at once |
 //! | requests | time of a request of 300 bytes and its reply, 1 and 64 at a time: `Client`, `NatsRequester`, and a `Consumer` that replies | async-nats alone: `Client::request`, and a queue subscription that replies |
@@ -28,13 +30,13 @@ use async_nats::jetstream::{self, Context};
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderValue, Request};
+use axum::http::{HeaderValue, Request, StatusCode};
 use axum::routing::post;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http_body_util::BodyExt;
-use support::broker::{ROUNDS, Rates, TURN, Turn, WINDOW, app, requests};
+use support::broker::{ROUNDS, Rates, TURN, Turn, WINDOW, app, batches as batch_turn, requests};
 use support::relay::relay;
 use support::{Event, Spread, asked, disk, quick, root};
 use tokio::sync::Notify;
@@ -60,6 +62,9 @@ async fn main() {
     let context = ContextBuilder::new().backpressure_on_inflight(false).build(client.clone());
     if asked("send") {
         send(&url, &context).await;
+    }
+    if asked("batches") {
+        batches(&url, &context).await;
     }
     if asked("relay") {
         backlog(&url, &context).await;
@@ -93,12 +98,46 @@ async fn send(url: &str, context: &Context) {
     println!("nats-server, JetStream in files, messages of 300 bytes, {} rounds", rounds());
     requests(&layer).await;
     raw_turn(context, topic, Until::Time(TURN)).await;
-    let mut rates = Rates::new(["layer", "raw"]);
+    let handler = publishing(context, topic);
+    let mut rates = Rates::new(["layer", "handler", "raw"]);
     for round in 0..rounds() {
         stream(context, topic).await;
         for who in rates.order(round) {
             let turn = match who {
                 0 => requests(&layer).await,
+                1 => requests(&handler).await,
+                _ => raw_turn(context, topic, Until::Time(TURN)).await,
+            };
+            rates.push(who, turn);
+        }
+    }
+    rates.print(["", "", "target >= 0.85"]);
+    let _ = context.delete_stream(topic.replace('.', "-")).await;
+}
+
+/// An app without the layer, whose handler publishes.
+fn publishing(context: &Context, topic: &'static str) -> Router {
+    let (context, event) = (context.clone(), Arc::new(Event::new()));
+    let handler = async move || {
+        let confirm = context.send_publish(topic, message(&event)).await;
+        confirm.expect("the client runs").await.expect("the server confirms");
+        StatusCode::CREATED
+    };
+    Router::new().route("/", post(handler)).with_state(())
+}
+
+async fn batches(url: &str, context: &Context) {
+    let topic = &*format!("bench.nats.batches.{}", std::process::id()).leak();
+    let mut settings = NatsSettings::new([url]);
+    settings.broker.window = 2 * WINDOW as u32;
+    let messenger = Arc::new(Nats::new(&settings).expect("the settings are right"));
+    println!("batches of {WINDOW} messages of 300 bytes, {} rounds", rounds());
+    let mut rates = Rates::new(["batches", "raw"]);
+    for round in 0..rounds() {
+        stream(context, topic).await;
+        for who in rates.order(round) {
+            let turn = match who {
+                0 => batch_turn(&messenger, topic).await,
                 _ => raw_turn(context, topic, Until::Time(TURN)).await,
             };
             rates.push(who, turn);

@@ -11,6 +11,7 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::{Request, StatusCode};
 use axum::routing::post;
+use tokio::task::JoinSet;
 use tower::ServiceExt;
 use tower_outbox::layer::OnSendFailure;
 use tower_outbox::{EnqueueError, Message, MessageQueue, MessagingLayer, Messenger};
@@ -105,6 +106,26 @@ impl Drop for Broker {
         let mut command = Command::new(&self.python);
         let _ = command.arg(root("tests/peers/rabbit.py")).args([&*self.url, "delete", &self.queue]).status();
     }
+}
+
+/// Batches of [`WINDOW`] events, two at a time: one is made while the other is on its way.
+pub(crate) async fn batches(messenger: &Arc<impl Messenger>, topic: &'static str) -> Turn {
+    let begun = Instant::now();
+    let mut tasks = JoinSet::new();
+    for _ in 0..2 {
+        let messenger = Arc::clone(messenger);
+        tasks.spawn(async move {
+            let (event, mut confirmed) = (Event::new(), 0);
+            while begun.elapsed() < TURN {
+                let batch = (0..WINDOW).map(|_| Message::json(topic, &event).expect("the topic is one"));
+                messenger.send(batch.collect()).await.expect("the broker confirms");
+                confirmed += WINDOW as u64;
+            }
+            confirmed
+        });
+    }
+    let confirmed = tasks.join_all().await.into_iter().sum();
+    (confirmed, begun.elapsed().as_secs_f64())
 }
 
 /// An app whose every request sends one event and answers 201 once it is confirmed.

@@ -89,6 +89,12 @@ impl Inbox {
         self.arrived.notify_waiters();
     }
 
+    /// The number of messages that the application can take, or can once their wait ends.
+    pub(super) fn ready(&self) -> u64 {
+        let state = lock(&self.state);
+        (state.ready.len() + state.waiting.len()) as u64
+    }
+
     /// Settles a message that is not for this source.
     pub(super) fn pass(&self, record: &ConsumerRecord) {
         let mut state = lock(&self.state);

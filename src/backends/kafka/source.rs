@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::join_all;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -59,6 +60,7 @@ impl KafkaSource {
             subscription: subscription.clone(),
             reader,
             inbox: Arc::new(Inbox::new(limits)),
+            member: Mutex::default(),
             unreachable: Repeated::default(),
             uncommitted: Repeated::default(),
             committing: tokio::sync::Mutex::default(),
@@ -127,6 +129,22 @@ impl Source for KafkaSource {
                 tracing::warn!(source = %self.context.reader.source, ?deadline, "could not stop receiving within the deadline");
             }
         }
+    }
+
+    /// The number of records that the application has not received yet, in the partitions of this process. It asks the brokers for
+    /// the end of each.
+    async fn backlog(&self) -> Option<u64> {
+        let member = lock(&self.context.member).upgrade()?;
+        let assigned = member.assignment().await;
+        let partitions =
+            assigned.iter().flat_map(|(topic, partitions)| partitions.iter().map(move |it| (topic, *it)));
+        let waiting = partitions.map(async |(topic, partition)| {
+            let (_, end) = member.fetch_watermarks(topic, partition).await.ok()?;
+            let next = member.position(topic, partition).await?;
+            Some(u64::try_from(end.saturating_sub(next)).unwrap_or_default())
+        });
+        let waiting: Option<u64> = join_all(waiting).await.into_iter().sum();
+        Some(waiting?.saturating_add(self.context.inbox.ready()))
     }
 
     fn name(&self) -> Arc<str> {

@@ -1,11 +1,12 @@
 //! The parts of a source that its task and its settlements share.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use krafka::Kafka as Client;
 use krafka::admin::NewTopic;
+use krafka::consumer::Consumer;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -28,6 +29,8 @@ pub(super) struct SourceContext {
     pub(super) subscription: KafkaSubscription,
     pub(super) reader: Reader,
     pub(super) inbox: Arc<Inbox>,
+    /// The member of the group, while it is one.
+    pub(super) member: std::sync::Mutex<Weak<Consumer>>,
     /// The log lines about lost connections, and about offsets that could not be committed.
     pub(super) unreachable: Repeated,
     pub(super) uncommitted: Repeated,

@@ -19,6 +19,7 @@ use super::revoking::{Revoking, commit};
 use super::source_context::{SourceContext, create};
 use crate::backends::brokers::{Demand, Pauses};
 use crate::messenger::Failure;
+use crate::util::sync::lock;
 
 /// How long a request for messages waits for them.
 const FETCH_WAIT: Duration = Duration::from_millis(500);
@@ -121,6 +122,7 @@ impl SourceWorker {
         let consumer = Arc::new(consumer);
         let _ = known.set(Arc::downgrade(&consumer));
         consumer.subscribe(&names).await.map_err(|error| receive_failure(&error))?;
+        *lock(&self.context.member) = Arc::downgrade(&consumer);
         let committing = AbortOnDropHandle::new(tokio::spawn(committing(
             Arc::clone(&self.context),
             Arc::downgrade(&consumer),

@@ -70,6 +70,24 @@ impl Place {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
+async fn the_backlog_counts_what_was_not_received() {
+    let place = Place::new().await;
+    let source = place.source(&place.subscription());
+    assert_eq!(source.backlog().await, None, "it is no member yet");
+    place.send(0..10).await;
+    let taken = receive(&source, 3).await;
+    assert_eq!(source.backlog().await, Some(7));
+    source.pause().await;
+    place.send(10..11).await;
+    assert_eq!(source.backlog().await, Some(8));
+    drop(taken);
+    drop(receive(&source, 11).await);
+    source.close(SOON).await;
+    assert_eq!(source.backlog().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
 async fn the_offset_stays_at_the_first_unsettled_message() {
     let place = Place::new().await;
     place.send(0..10).await;
