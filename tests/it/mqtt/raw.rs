@@ -43,6 +43,8 @@ impl Raw {
         // The first one resets the second one.
         options.set_receive_maximum(Some(60_000));
         options.set_unlimited_incoming_packet_size();
+        // With more, the library drops packets that it reads together with the end of the connection.
+        options.set_read_batch_size(1);
         if let Some(password) = url.password() {
             options.set_credentials(url.username(), password.to_owned());
         }
