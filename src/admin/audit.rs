@@ -20,6 +20,12 @@ const LONGEST: usize = 200;
 /// The name of the operator: the app says it, or else the client.
 pub(super) struct By(Option<String>);
 
+impl By {
+    pub(super) fn name(&self) -> Option<String> {
+        self.0.clone()
+    }
+}
+
 impl<S: Sync> FromRequestParts<S> for By {
     type Rejection = Infallible;
 

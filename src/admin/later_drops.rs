@@ -34,6 +34,9 @@ pub(crate) struct LaterDrop {
     pub(crate) messages: usize,
     /// Which messages: a filter, or positions.
     pub(crate) which: String,
+    /// Who asked for it.
+    #[serde(default)]
+    pub(crate) by: Option<String>,
     /// When the messages are dropped.
     #[serde(with = "timestamp")]
     pub(crate) due: SystemTime,
@@ -56,7 +59,7 @@ impl LaterDrops {
         waiting.last += 1;
         let id = waiting.last;
         let due = SystemTime::now().checked_add(wait).unwrap_or_else(SystemTime::now);
-        let drop = LaterDrop { id, messages: positions.len(), which, due };
+        let drop = LaterDrop { id, messages: positions.len(), which, by: by.name(), due };
         let (drops, which) = (self.clone(), drop.which.clone());
         let task = tokio::spawn(async move {
             tokio::time::sleep(wait).await;

@@ -48,6 +48,8 @@ pub(crate) use self::consumers::{ConsumerReport, Consumers};
 pub(crate) use self::groups::{Counted, Group, Groups};
 #[cfg(feature = "cli")]
 pub(crate) use self::header::Header;
+#[cfg(feature = "dashboard")]
+pub(crate) use self::later_drops::LaterDrop;
 pub(crate) use self::later_drops::LaterDrops;
 pub use self::operator::Operator;
 pub(crate) use self::parts::Parts;

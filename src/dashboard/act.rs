@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 use axum::extract::RawQuery;
-use axum::response::Html;
+use axum::response::{Html, IntoResponse, Response};
 use bytes::Bytes;
+use http::StatusCode;
 use maud::{Markup, html};
 use serde_json::{Value, json};
 
 use super::api::Api;
+use super::done::done;
 use super::error::PageError;
 use super::fields::Fields;
 use super::filter::Conditions;
 use super::messages::count;
+use super::rate::{RATE, field, rate};
 use crate::admin::{Acted, Counted};
-use crate::util::readable::{count as number, grouped, span};
-
-/// How many messages a second are requeued, unless the operator writes another number.
-const RATE: u64 = 100;
+use crate::util::readable::{count as number, span};
 
 /// For how long messages are counted before the operator is asked.
 const COUNT: &str = "1s";
@@ -50,6 +50,9 @@ impl Operation {
         };
         if all {
             let mut conditions = Conditions::of(fields);
+            if let Some(fault) = conditions.fault() {
+                return Err(PageError::bad_request(fault));
+            }
             if verb == Verb::Requeue {
                 conditions = conditions.or_state("dead");
             }
@@ -109,8 +112,12 @@ impl Operation {
 
 /// Asks the operator.
 pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let operation = Operation::of(&Fields::parse(query.unwrap_or_default().as_bytes()))?;
-    let counted = operation.count(&api).await?;
+    ask(&api, &Operation::of(&Fields::parse(query.unwrap_or_default().as_bytes()))?, None).await
+}
+
+/// Asks; `wrong` is a text that is no rate.
+async fn ask(api: &Api, operation: &Operation, wrong: Option<&str>) -> Result<Html<String>, PageError> {
+    let counted = operation.count(api).await?;
     let messages = number(counted.messages, "message");
     let messages = if counted.exact { messages } else { format!("more than {messages}") };
     let drop = match api.undo() {
@@ -136,9 +143,7 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
             form method="post" action="act" {
                 (operation.hidden())
                 @if operation.verb == Verb::Requeue {
-                    div.row {
-                        label { "Messages requeued a second, at most" input name="rate" value=(RATE) inputmode="decimal" required; }
-                    }
+                    (field(wrong))
                     @if counted.messages > RATE {
                         p.soft { "At " (RATE) " a second this page waits for " (span(Duration::from_secs(counted.messages / RATE))) "." }
                     }
@@ -147,9 +152,9 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
                     button.danger type="submit" { "Drop " (messages) }
                 }
                 @let back = match &operation.which {
-                Which::At(_) => "messages".to_owned(),
-                Which::Matching(conditions) => format!("messages?{}", conditions.query(&[])),
-            };
+                    Which::At(_) => "messages".to_owned(),
+                    Which::Matching(conditions) => format!("messages?{}", conditions.query(&[])),
+                };
             " " a.button href=(back) { "Cancel" }
             }
         }
@@ -157,42 +162,30 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
     Ok(api.page(&title, "messages").render(&body))
 }
 
-/// Does it.
-pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
+/// Does it, and redirects to the outcome.
+pub(super) async fn act(api: Api, body: Bytes) -> Result<Response, PageError> {
     let fields = Fields::parse(&body);
     let operation = Operation::of(&fields)?;
-    let rate = fields.grouped("rate")?.unwrap_or(RATE as f64);
+    let rate = match rate(&fields) {
+        Ok(rate) => rate,
+        Err(wrong) => {
+            return Ok((StatusCode::BAD_REQUEST, ask(&api, &operation, Some(&wrong)).await?).into_response());
+        }
+    };
     let acted: Acted = api.post(&format!("/{}", operation.name()), &operation.body(rate, api.undo())).await?;
-    let messages = number(acted.messages as u64, "message");
     let selected = match &operation.which {
         Which::At(positions) => positions.len(),
         Which::Matching(_) => acted.messages,
     };
-    let (title, done) = match operation.verb {
-        Verb::Requeue => (format!("Requeued {messages}"), "Sending begins now.".to_owned()),
-        Verb::Drop if acted.undo.is_none() => (format!("Dropped {messages}"), "This is final.".to_owned()),
-        Verb::Drop => {
-            (format!("{messages} will be dropped"), format!("You can undo it for {}.", span(api.undo())))
-        }
+    let did = match operation.verb {
+        Verb::Requeue => "requeued",
+        Verb::Drop if acted.undo.is_none() => "dropped",
+        Verb::Drop => "dropping",
     };
-    let body = html! {
-        p.note.good[acted.messages > 0].warn[acted.messages == 0] role="status" { (title) ". " @if acted.messages > 0 { (done) } }
-        @if acted.messages < selected {
-            p.note.warn {
-                (grouped((selected - acted.messages) as u64))
-                " of the selected were left as they are: they were sent or dropped meanwhile, are being sent, or are due anyway."
-            }
-        }
-        @if let Some(id) = acted.undo {
-            form method="post" action="undo" {
-                input type="hidden" name="id" value=(id);
-                button.main type="submit" { "Undo" }
-            }
-        }
-        p {
-            a.button href="dead-letters" { "Dead letters" } " " a.button href="messages" { "Messages" } " "
-            a.button href="overview" { "Overview" }
-        }
-    };
-    Ok(api.page(&title, "messages").render(&body))
+    let mut outcome = vec![("messages", acted.messages.to_string())];
+    outcome.extend(acted.undo.map(|drop| ("drop", drop.to_string())));
+    outcome.extend(
+        selected.checked_sub(acted.messages).filter(|left| *left > 0).map(|left| ("left", left.to_string())),
+    );
+    Ok(done(did, &outcome))
 }

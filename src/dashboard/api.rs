@@ -18,9 +18,10 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 use tower_service::Service;
 
+use super::drops::notices;
 use super::error::PageError;
 use super::layout::Page;
-use crate::admin::{Operator, PartsReport};
+use crate::admin::{LaterDrop, LaterDropsListed, Operator, PartsReport};
 use crate::settings::TraceUrl;
 
 /// How long a drop can be undone by default.
@@ -43,15 +44,20 @@ pub(super) struct Api {
     undo: Duration,
     /// The parts of the app, once it has answered.
     parts: Arc<OnceCell<PartsReport>>,
+    /// The drops that can still be undone.
+    waiting: Vec<LaterDrop>,
 }
 
 impl FromRequestParts<Self> for Api {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, api: &Self) -> Result<Self, Infallible> {
-        let api = Self { operator: parts.extensions.get().cloned(), ..api.clone() };
+        let mut api = Self { operator: parts.extensions.get().cloned(), ..api.clone() };
         // Without an answer the page itself says why.
         let _ = api.parts.get_or_try_init(|| api.get("/parts", &[])).await;
+        if parts.method == Method::GET {
+            api.waiting = api.drops().await.unwrap_or_default();
+        }
         Ok(api)
     }
 }
@@ -62,7 +68,14 @@ impl Api {
     }
 
     pub(super) fn answered_by(answering: Arc<dyn Answering>) -> Self {
-        Self { answering, operator: None, trace_url: None, undo: UNDO, parts: Arc::default() }
+        Self {
+            answering,
+            operator: None,
+            trace_url: None,
+            undo: UNDO,
+            parts: Arc::default(),
+            waiting: Vec::new(),
+        }
     }
 
     pub(super) fn with_trace_url(mut self, trace_url: Option<TraceUrl>) -> Self {
@@ -77,7 +90,18 @@ impl Api {
 
     /// Returns the frame of a page below this one of the navigation.
     pub(super) fn page<'a>(&self, title: &'a str, current: &'a str) -> Page<'a> {
-        Page::new(title, current).with_parts(self.parts())
+        Page::new(title, current).with_parts(self.parts()).with_notices(notices(&self.waiting))
+    }
+
+    /// Returns the drops that can be undone now.
+    pub(super) async fn drops(&self) -> Result<Vec<LaterDrop>, PageError> {
+        let LaterDropsListed { drops } = self.get("/drops", &[]).await?;
+        Ok(drops)
+    }
+
+    /// Whether a drop can still be undone.
+    pub(super) fn is_waiting(&self, drop: u64) -> bool {
+        self.waiting.iter().any(|waiting| waiting.id == drop)
     }
 
     /// Returns the parts of the app, as far as they are known.

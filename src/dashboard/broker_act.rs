@@ -1,15 +1,18 @@
 //! Requeue and drop in the broker's own queues of dead letters.
 
 use axum::extract::RawQuery;
-use axum::response::Html;
+use axum::response::{Html, IntoResponse, Response};
 use bytes::Bytes;
+use http::StatusCode;
 use maud::html;
 use serde_json::{Value, json};
 
 use super::api::Api;
 use super::broker::{address, queue_of};
+use super::done::done;
 use super::error::PageError;
 use super::fields::Fields;
+use super::rate::{field, rate};
 use super::text::visible;
 use crate::admin::BrokerActed;
 use crate::util::readable::count;
@@ -66,7 +69,11 @@ impl<'a> Operation<'a> {
 /// Asks the operator.
 pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
     let fields = Fields::parse(query.unwrap_or_default().as_bytes());
-    let operation = Operation::of(&fields)?;
+    Ok(ask(&api, &Operation::of(&fields)?, None))
+}
+
+/// Asks; `wrong` is a text that is no rate.
+fn ask(api: &Api, operation: &Operation, wrong: Option<&str>) -> Html<String> {
     let number = match &operation.which {
         Which::Ids(ids) => ids.len() as u64,
         Which::First(first) => *first,
@@ -92,25 +99,36 @@ pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<
                 }
             }
             @if operation.drops { button.danger type="submit" { "Drop " (messages) } } @else {
-                div.row { label { "Messages a second, at most" input name="rate" value="100" inputmode="decimal" required; } }
+                (field(wrong))
                 button.main type="submit" { "Requeue " (messages) }
             }
             " " a.button href=(address("broker", operation.queue)) { "Cancel" }
         }
     };
-    Ok(api.page(&format!("{verb} {messages}?"), "dead-letters").render(&body))
+    api.page(&format!("{verb} {messages}?"), "dead-letters").render(&body)
 }
 
-/// Does it.
-pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
+/// Does it. An outcome is a page to redirect to; a fault is answered at once, since its text is in no address.
+pub(super) async fn act(api: Api, body: Bytes) -> Result<Response, PageError> {
     let fields = Fields::parse(&body);
     let operation = Operation::of(&fields)?;
-    let rate = fields.grouped("rate")?.filter(|_| !operation.drops);
+    let rate = match rate(&fields) {
+        Ok(rate) => Some(rate).filter(|_| !operation.drops),
+        Err(wrong) => {
+            return Ok((StatusCode::BAD_REQUEST, ask(&api, &operation, Some(&wrong))).into_response());
+        }
+    };
     let acted: BrokerActed = api.post("/broker-dead-letters", &operation.body(false, rate)).await?;
-    let done = if operation.drops { "Dropped" } else { "Requeued" };
-    let title = format!("{done} {}", count(acted.messages, "message"));
+    if acted.refused == 0 && acted.error.is_none() {
+        let mut outcome =
+            vec![("messages", acted.messages.to_string()), ("queue", operation.queue.to_owned())];
+        outcome.extend(acted.running.then(|| ("running", "yes".to_owned())));
+        return Ok(done(if operation.drops { "broker-dropped" } else { "broker-requeued" }, &outcome));
+    }
+    let verb = if operation.drops { "Dropped" } else { "Requeued" };
+    let title = format!("{verb} {}", count(acted.messages, "message"));
     let body = html! {
-        p.note.good role="status" { (title) "." @if acted.running { " It goes on; look at the queue again." } }
+        p.note.warn role="status" { (title) "." @if acted.running { " It goes on; look at the queue again." } }
         @if acted.refused > 0 {
             p.note.warn { (count(acted.refused, "message")) " stayed: " (visible(acted.error.as_deref().unwrap_or_default())) }
         } @else if let Some(error) = &acted.error {
@@ -121,5 +139,5 @@ pub(super) async fn act(api: Api, body: Bytes) -> Result<Html<String>, PageError
             a.button href="dead-letters" { "Dead letters" }
         }
     };
-    Ok(api.page(&title, "dead-letters").render(&body))
+    Ok((StatusCode::CONFLICT, api.page(&title, "dead-letters").render(&body)).into_response())
 }

@@ -1,26 +1,39 @@
 //! The consumers of this process, with pause and resume.
 
-use axum::response::{Html, IntoResponse, Response};
+use axum::extract::RawQuery;
+use axum::response::{Html, Response};
 use bytes::Bytes;
-use http::StatusCode;
-use http::header::LOCATION;
 use maud::{Markup, html};
 use serde_json::json;
 
 use super::api::Api;
+use super::done::see;
 use super::error::PageError;
 use super::fields::Fields;
 use super::text::visible;
 use crate::admin::{ConsumerReport, Consumers, HealthReport};
 use crate::util::readable::grouped;
 
-pub(super) async fn consumers(api: Api) -> Result<Html<String>, PageError> {
-    Ok(api.page("Consumers", "consumers").live().render(&content(&api).await?))
+pub(super) async fn consumers(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
+    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+    let Consumers { consumers } = api.get("/consumers", &[]).await?;
+    let changed = fields.get("of").and_then(|of| consumers.iter().find(|consumer| consumer.name == of));
+    let body = html! {
+        @if let Some(ConsumerReport { name, paused, .. }) = changed {
+            p.note.good role="status" { (visible(name)) @if *paused { " is paused." } @else { " receives messages." } }
+        }
+        (table(&consumers))
+    };
+    Ok(api.page("Consumers", "consumers").live().render(&body))
 }
 
 pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
     let Consumers { consumers } = api.get("/consumers", &[]).await?;
-    Ok(html! {
+    Ok(table(&consumers))
+}
+
+fn table(consumers: &[ConsumerReport]) -> Markup {
+    html! {
         div data-part="consumers" {
             @if consumers.is_empty() { p.note { "This process runs no consumer." } } @else {
                 p.soft { "The consumers of this process. Numbers count since it was started; other instances have their own." }
@@ -33,11 +46,11 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
                             th scope="col" { "Operation" }
                         }
                     }
-                    tbody { @for consumer in &consumers { (row(consumer)) } }
+                    tbody { @for consumer in consumers { (row(consumer)) } }
                 }
             }
         }
-    })
+    }
 }
 
 fn row(consumer: &ConsumerReport) -> Markup {
@@ -70,11 +83,11 @@ fn row(consumer: &ConsumerReport) -> Markup {
     }
 }
 
-/// Pauses or resumes, and shows the page again.
+/// Pauses or resumes, and redirects to the page, which says how the consumer is now.
 pub(super) async fn pause(api: Api, body: Bytes) -> Result<Response, PageError> {
     let fields = Fields::parse(&body);
     let name = fields.get("name").ok_or_else(|| PageError::bad_request("the form names no consumer"))?;
     let paused: bool = fields.parsed("paused")?.unwrap_or(true);
     let _: Consumers = api.post("/consumers", &json!({"name": name, "paused": paused})).await?;
-    Ok((StatusCode::SEE_OTHER, [(LOCATION, "consumers")]).into_response())
+    Ok(see("consumers", &[("of", name.to_owned())]))
 }

@@ -1,16 +1,18 @@
 //! Edit and requeue: a new message that names its origin.
 
 use axum::extract::RawQuery;
-use axum::response::Html;
+use axum::response::{Html, IntoResponse, Response};
 use bytes::Bytes;
+use http::StatusCode;
 use maud::html;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::api::Api;
+use super::done::done;
 use super::error::PageError;
 use super::fields::Fields;
 use super::message::{position, read};
-use super::text::visible;
 use crate::admin::{Acted, Appended, StoredMessage};
 use crate::message::Message;
 
@@ -20,34 +22,57 @@ const EDITED_FROM: &str = "edited_from";
 /// The largest body that is edited.
 const EDITABLE: usize = 256 << 10;
 
+/// The fields that are edited.
+struct Edited<'a> {
+    topic: &'a str,
+    key: &'a str,
+    content_type: &'a str,
+    body: &'a str,
+    drops: bool,
+}
+
 pub(super) async fn form(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
     let position = position(&Fields::parse(query.unwrap_or_default().as_bytes()))?;
     let message = editable(read(&api, position).await?)?;
     let body = String::from_utf8_lossy(message.body());
+    let edited = Edited {
+        topic: message.topic().as_str(),
+        key: message.key().unwrap_or_default(),
+        content_type: message.content_type(),
+        body: &body,
+        drops: true,
+    };
+    Ok(ask(&api, position, message.id(), &edited, None))
+}
+
+/// The form; `fault` says why the JSON API refused the message.
+fn ask(api: &Api, position: u64, id: Uuid, edited: &Edited, fault: Option<&PageError>) -> Html<String> {
     let content = html! {
+        @if let Some(fault) = fault { p.note.bad role="alert" { "Nothing is stored: " (fault) } }
         p.note {
-            "A new message with its own id is stored and sent. Its headers are those of " span.id { (message.id()) }
+            "A new message with its own id is stored and sent. Its headers are those of " span.id { (id) }
             ", and the header " code { (EDITED_FROM) } " names that message."
         }
         form method="post" action="edit" {
             input type="hidden" name="position" value=(position);
-            input type="hidden" name="id" value=(message.id());
+            input type="hidden" name="id" value=(id);
             div.row {
-                label { "Topic" input name="topic" value=(message.topic()) required spellcheck="false"; }
-                label { "Key" input name="key" value=(message.key().unwrap_or_default()) spellcheck="false"; }
-                label { "Content type" input name="content_type" value=(message.content_type()) spellcheck="false"; }
+                label { "Topic" input name="topic" value=(edited.topic) required spellcheck="false"; }
+                label { "Key" input name="key" value=(edited.key) spellcheck="false"; }
+                label { "Content type" input name="content_type" value=(edited.content_type) spellcheck="false"; }
             }
             // A browser drops the first line end.
-            label { "Body" textarea name="body" rows="16" cols="80" spellcheck="false" { "\n" (body) } }
-            div.row { label.check { input type="checkbox" name="drop" value="yes" checked; "Drop the original once the new message is stored" } }
+            label.wide { "Body" textarea name="body" rows="16" cols="80" spellcheck="false" { "\n" (edited.body) } }
+            div.row { label.check { input type="checkbox" name="drop" value="yes" checked[edited.drops]; "Drop the original once the new message is stored" } }
             button.main type="submit" { "Store the new message" }
             " " a.button href=(format!("message?position={position}")) { "Cancel" }
         }
     };
-    Ok(api.page("Edit and requeue", "messages").render(&content))
+    api.page("Edit and requeue", "messages").render(&content)
 }
 
-pub(super) async fn store(api: Api, body: Bytes) -> Result<Html<String>, PageError> {
+/// Stores the new message, and redirects to the outcome. A refused message is shown again as it was written.
+pub(super) async fn store(api: Api, body: Bytes) -> Result<Response, PageError> {
     let fields = Fields::parse(&body);
     let position = position(&fields)?;
     let stored = read(&api, position).await?;
@@ -57,7 +82,20 @@ pub(super) async fn store(api: Api, body: Bytes) -> Result<Html<String>, PageErr
     }
     let original = editable(stored)?;
     let new = edited(&original, &fields)?;
-    let Appended { ids } = api.post("/messages", &new).await?;
+    let Appended { ids } = match api.post("/messages", &new).await {
+        Err(error) if error.is_bad_request() => {
+            let edited = Edited {
+                topic: fields.raw("topic").unwrap_or_default(),
+                key: fields.raw("key").unwrap_or_default(),
+                content_type: fields.raw("content_type").unwrap_or_default(),
+                body: fields.raw("body").unwrap_or_default(),
+                drops: fields.get("drop").is_some(),
+            };
+            let form = ask(&api, position, original.id(), &edited, Some(&error));
+            return Ok((StatusCode::BAD_REQUEST, form).into_response());
+        }
+        appended => appended?,
+    };
     let dropped = match fields.get("drop") {
         Some(_) => {
             let drop = json!({"positions": [position], "dry_run": false});
@@ -65,15 +103,9 @@ pub(super) async fn store(api: Api, body: Bytes) -> Result<Html<String>, PageErr
         }
         None => false,
     };
-    let id = ids.first().map(ToString::to_string).unwrap_or_default();
-    let content = html! {
-        p.note.good role="status" { "The new message " span.id { (visible(&id)) } " is stored." }
-        p {
-            @if dropped { "The original is dropped. " } @else { "The original stays stored. " }
-            a.button href=(format!("messages?id={id}")) { "The new message, until it is sent" }
-        }
-    };
-    Ok(api.page("Stored a new message", "messages").render(&content))
+    let mut outcome = vec![("id", ids.first().map(ToString::to_string).unwrap_or_default())];
+    outcome.extend(dropped.then(|| ("dropped", "yes".to_owned())));
+    Ok(done("stored", &outcome))
 }
 
 /// Returns the message, if a form can hold it.

@@ -23,6 +23,10 @@ impl PageError {
         Self::new(StatusCode::BAD_REQUEST, error)
     }
 
+    pub(super) fn is_bad_request(&self) -> bool {
+        self.status == StatusCode::BAD_REQUEST
+    }
+
     pub(super) fn not_found(error: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, error)
     }

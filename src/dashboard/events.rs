@@ -7,9 +7,11 @@ use axum::extract::RawQuery;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use http::header::CONTENT_TYPE;
+use maud::html;
 use tokio::time::{Instant, sleep};
 
 use super::api::Api;
+use super::drops::notices;
 use super::error::PageError;
 use super::fields::Fields;
 use super::{channels, consumers, dead_letters, overview, routing, topics};
@@ -48,7 +50,7 @@ impl Live {
             "consumers" => consumers::content(&self.api).await?,
             _ => return Err(PageError::not_found("this page has no events")),
         };
-        Ok(content.into_string())
+        Ok(html! { (notices(&self.api.drops().await?)) (content) }.into_string())
     }
 
     /// Returns the next event; `None` at the end.

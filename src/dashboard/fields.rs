@@ -29,11 +29,6 @@ impl Fields {
         self.get(name).map(|value| parsed(name, value)).transpose()
     }
 
-    /// Returns the value of a field as a number, which may have commas as the pages write them.
-    pub(super) fn grouped<T: FromStr>(&self, name: &str) -> Result<Option<T>, PageError> {
-        self.get(name).map(|value| parsed(name, &value.replace(',', ""))).transpose()
-    }
-
     /// Returns all values of a field.
     pub(super) fn all<T: FromStr>(&self, name: &str) -> Result<Vec<T>, PageError> {
         self.0.iter().filter(|(of, _)| of == name).map(|(_, value)| parsed(name, value)).collect()

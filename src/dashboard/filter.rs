@@ -1,9 +1,14 @@
 //! The filter of a list: fields of the URL, a form, a sentence.
 
 use maud::{Markup, html};
+use serde::de::IntoDeserializer;
+use serde::de::value::Error;
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use super::fields::Fields;
+use super::text::is_hidden;
+use crate::util::units::optional_duration;
 
 /// The conditions of the JSON API, with their labels.
 const CONDITIONS: [(&str, &str, &str); 6] = [
@@ -14,6 +19,24 @@ const CONDITIONS: [(&str, &str, &str); 6] = [
     ("older_than", "Older than", "30m, 1d"),
     ("id", "Id", ""),
 ];
+
+/// Says how a value is written, if it is written in another way.
+fn expected(name: &str, value: &str) -> Option<&'static str> {
+    let is_duration =
+        |value: &str| optional_duration(IntoDeserializer::<Error>::into_deserializer(value)).is_ok();
+    match name {
+        "state" if !matches!(value, "pending" | "dead") => Some("Choose pending or dead."),
+        "topic" if value.trim_end_matches('*').contains('*') || value.ends_with("**") => {
+            Some("Write a topic, such as order.created, or its start and one *, such as order.*")
+        }
+        "older_than" if !is_duration(value) => Some("Write an age, such as 90s, 30m or 1d."),
+        "id" if Uuid::parse_str(value).is_err() => {
+            Some("Write a whole id, such as 01890a5d-ac96-774b-bcce-b302099a8057.")
+        }
+        _ if value.contains('\0') => Some("Write a text without a NUL character."),
+        _ => None,
+    }
+}
 
 /// The conditions that are filled in.
 #[derive(Clone, Debug, Default)]
@@ -39,6 +62,13 @@ impl Conditions {
     #[must_use]
     pub(super) fn or_state(self, state: &str) -> Self {
         if self.value("state").is_empty() { self.and("state", state) } else { self }
+    }
+
+    /// Returns the first fault, as a sentence.
+    pub(super) fn fault(&self) -> Option<String> {
+        let fault =
+            |(name, value): &(&str, String)| Some(format!("{}: {}", label(name), expected(name, value)?));
+        self.0.iter().find_map(fault)
     }
 
     pub(super) fn pairs(&self) -> Vec<(&'static str, String)> {
@@ -81,18 +111,23 @@ impl Conditions {
         html! {
             form.filter method="get" action="messages" role="search" aria-label="Filter messages" {
                 @for (name, label, hint) in CONDITIONS {
-                    label {
-                        (label)
-                        @if name == "state" {
-                            select name="state" {
-                                option value="" { "any" }
-                                option value="pending" selected[state == "pending"] { "pending" }
-                                option value="dead" selected[state == "dead"] { "dead" }
+                    @let fault = expected(name, self.value(name)).filter(|_| !self.value(name).is_empty());
+                    @let (invalid, id) = (fault.map(|_| "true"), format!("fault-{name}"));
+                    div.field {
+                        label {
+                            (label)
+                            @if name == "state" {
+                                select name="state" aria-invalid=[invalid] aria-describedby=[fault.map(|_| &id)] {
+                                    option value="" { "any" }
+                                    option value="pending" selected[state == "pending"] { "pending" }
+                                    option value="dead" selected[state == "dead"] { "dead" }
+                                }
+                            } @else {
+                                input name=(name) value=(seen(self.value(name))) placeholder=[(!hint.is_empty()).then_some(hint)]
+                                    autocomplete="off" spellcheck="false" aria-invalid=[invalid] aria-describedby=[fault.map(|_| &id)];
                             }
-                        } @else {
-                            input name=(name) value=(self.value(name)) placeholder=[(!hint.is_empty()).then_some(hint)]
-                                autocomplete="off" spellcheck="false";
                         }
+                        @if let Some(fault) = fault { p.fault id=(id) { (fault) } }
                     }
                 }
                 button.main type="submit" { "Filter" }
@@ -107,10 +142,19 @@ impl Conditions {
             dl {
                 @if self.is_empty() { dt { "Which" } dd { "every stored message" } }
                 @for (name, value) in &self.0 {
-                    dt { (CONDITIONS.iter().find(|(of, ..)| of == name).map_or(*name, |(_, label, _)| label)) }
+                    dt { (label(name)) }
                     dd { (super::text::visible(value)) }
                 }
             }
         }
     }
+}
+
+/// The value of a field, without the characters that a page must not have.
+fn seen(value: &str) -> String {
+    value.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
+}
+
+fn label<'a>(name: &'a str) -> &'a str {
+    CONDITIONS.iter().find(|(of, ..)| *of == name).map_or(name, |(_, label, _)| label)
 }

@@ -27,17 +27,23 @@ pub(super) struct Page<'a> {
     current: &'a str,
     live: bool,
     parts: PartsReport,
+    notices: Markup,
 }
 
 impl<'a> Page<'a> {
     /// A page below this one of the navigation.
     pub(super) fn new(title: &'a str, current: &'a str) -> Self {
-        Self { title, current, live: false, parts: PartsReport::default() }
+        Self { title, current, live: false, parts: PartsReport::default(), notices: html! {} }
     }
 
     /// The navigation links to the pages of these parts too.
     pub(super) fn with_parts(self, parts: PartsReport) -> Self {
         Self { parts, ..self }
+    }
+
+    /// The page begins with these notices.
+    pub(super) fn with_notices(self, notices: Markup) -> Self {
+        Self { notices, ..self }
     }
 
     /// The page is kept up to date by events.
@@ -77,6 +83,7 @@ impl<'a> Page<'a> {
                         }
                     }
                     main #content tabindex="-1" data-live=[self.live.then(|| format!("events?page={}", self.current))] {
+                        (self.notices)
                         h1 { (self.title) }
                         (body)
                     }

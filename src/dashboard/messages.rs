@@ -3,7 +3,8 @@
 use std::time::SystemTime;
 
 use axum::extract::RawQuery;
-use axum::response::Html;
+use axum::response::{IntoResponse, Response};
+use http::StatusCode;
 use maud::{Markup, html};
 
 use super::api::Api;
@@ -11,7 +12,6 @@ use super::error::PageError;
 use super::fields::Fields;
 use super::filter::Conditions;
 use super::text::{short, time_ago};
-use super::undo::waiting;
 use crate::admin::{Counted, Listed, StoredMessage};
 use crate::store::EntryState;
 use crate::util::readable::grouped;
@@ -22,9 +22,17 @@ const PAGE: u64 = 50;
 /// For how long messages are searched, and counted.
 const COUNT: &str = "60ms";
 
-pub(super) async fn messages(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
+pub(super) async fn messages(api: Api, RawQuery(query): RawQuery) -> Result<Response, PageError> {
     let fields = Fields::parse(query.unwrap_or_default().as_bytes());
     let conditions = Conditions::of(&fields);
+    let title = if conditions.is_dead() { "Dead letters, one by one" } else { "Messages" };
+    if conditions.fault().is_some() {
+        let body = html! {
+            p.note.bad role="alert" { "This filter cannot be used: mend the marked field." }
+            (conditions.form())
+        };
+        return Ok((StatusCode::BAD_REQUEST, api.page(title, "messages").render(&body)).into_response());
+    }
     let after: Option<u64> = fields.parsed("after")?;
     let mut query = conditions.pairs();
     query.push(("limit", PAGE.to_string()));
@@ -36,9 +44,7 @@ pub(super) async fn messages(api: Api, RawQuery(query): RawQuery) -> Result<Html
         None => Counted { messages: listed.messages.len() as u64, exact: true },
         Some(_) => count(&api, &conditions, COUNT).await?,
     };
-    let title = if conditions.is_dead() { "Dead letters, one by one" } else { "Messages" };
     let body = html! {
-        (waiting(&api).await?)
         (conditions.form())
         p role="status" { (number_of(&number)) @if after.is_some() { "; this is a later page" } }
         @if listed.messages.is_empty() {
@@ -59,7 +65,7 @@ pub(super) async fn messages(api: Api, RawQuery(query): RawQuery) -> Result<Html
             }
         }
     };
-    Ok(api.page(title, "messages").render(&body))
+    Ok(api.page(title, "messages").render(&body).into_response())
 }
 
 /// Counts the messages that match, for about so long.

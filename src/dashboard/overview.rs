@@ -9,7 +9,6 @@ use super::api::Api;
 use super::error::PageError;
 use super::plot::rates;
 use super::text::{time_ago, visible};
-use super::undo::waiting;
 use crate::admin::{BreakerReport, HealthReport, InstanceReport, OutboxReport, StatusReport};
 use crate::util::readable::{grouped, span};
 
@@ -26,7 +25,7 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
         div data-part="status" {
             (broker(&status))
             @if let Some(note) = &status.note { p.note.warn { (visible(note)) } }
-            @if let Some(outbox) = &status.outbox { (waiting(api).await?) (numbers(outbox, &status)) }
+            @if let Some(outbox) = &status.outbox { (numbers(outbox, &status)) }
         }
         @if let Some(outbox) = &status.outbox {
             @if status.running == Some(true) {

@@ -14,6 +14,7 @@ use super::assets::{SCRIPT, STYLE};
 use super::audit::audit;
 use super::channels::channels;
 use super::dead_letters::dead_letters;
+use super::done::outcome;
 use super::error::PageError;
 use super::events::events;
 use super::message::{message, raw_body};
@@ -47,6 +48,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/edit", get(edit::form).post(edit::store))
         .route("/events", get(events))
         .route("/confirm", get(confirm))
+        .route("/done", get(outcome))
         .route("/undo", post(undo))
         .route("/act", post(act))
         .route(&format!("/{}", STYLE.name), get(async || STYLE.answer()))

@@ -39,6 +39,17 @@ if (main && button && window.EventSource) {
     show(paused);
   });
 }
+// Counts down how long a drop can be undone. The page says until when, too.
+const ends = new WeakMap();
+setInterval(() => {
+  for (const timer of document.querySelectorAll('[data-left]')) {
+    if (!ends.has(timer)) ends.set(timer, performance.now() + 1000 * timer.dataset.left);
+    const left = Math.max(0, Math.round((ends.get(timer) - performance.now()) / 1000));
+    if (left < 60) timer.textContent = `${left}s`;
+    else if (left < 3600) timer.textContent = `${Math.floor(left / 60)}m ${left % 60}s`;
+    timer.closest('form').querySelector('button').disabled = left === 0;
+  }
+}, 1000);
 const all = document.getElementById('all');
 if (all) {
   all.closest('label').hidden = false;

@@ -25,7 +25,7 @@ pub(super) fn visible(text: &str) -> Markup {
 }
 
 /// Whether a character is not seen, or changes how others are shown.
-fn is_hidden(character: char) -> bool {
+pub(super) fn is_hidden(character: char) -> bool {
     if character == '\n' || character == '\t' {
         return false;
     }

@@ -7,10 +7,12 @@ mod browser;
 mod command;
 mod consumers;
 mod editing;
+mod fields;
 mod hostile;
 mod live;
 mod openapi;
 mod pages;
+mod redirected;
 mod safety;
 mod views;
 
@@ -125,8 +127,17 @@ impl Ops {
         shown.text
     }
 
-    /// Sends a form as a browser does.
+    /// Sends a form as a browser does, which follows a redirect.
     pub async fn submit(&self, page: &str, fields: &str) -> Shown {
+        let shown = self.send(page, fields).await;
+        match shown.status {
+            StatusCode::SEE_OTHER => self.get(target(&shown.headers)).await,
+            _ => shown,
+        }
+    }
+
+    /// Sends a form, and follows no redirect.
+    pub async fn send(&self, page: &str, fields: &str) -> Shown {
         let request = Request::builder().method(Method::POST).uri(format!("{BASE}/{page}"));
         let request = request
             .header("content-type", "application/x-www-form-urlencoded")
@@ -140,6 +151,13 @@ impl Ops {
         assert_eq!(shown.status, StatusCode::OK, "{fields}: {}", shown.text);
         shown.text
     }
+}
+
+/// Returns the page of a redirect, which is beside the form's.
+pub fn target(headers: &HeaderMap) -> &str {
+    let target = headers["location"].to_str().unwrap();
+    assert!(!target.starts_with('/') && !target.split('?').next().unwrap().contains('/'), "{target}");
+    target
 }
 
 async fn transactional(backend: Switched, url: &str, keys: &str) -> Bus {

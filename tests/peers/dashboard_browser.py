@@ -130,6 +130,12 @@ class Browser:
             time.sleep(0.1)
         raise AssertionError(f"{what!r} never came: {text}")
 
+    def until_script(self, text, *arguments, seconds=30):
+        begun = time.monotonic()
+        while not self.script(text, *arguments):
+            assert time.monotonic() - begun < seconds, text
+            time.sleep(0.1)
+
     def quit(self):
         self.call("DELETE", "")
 
@@ -168,9 +174,70 @@ def drop_and_undo(browser):
     browser.until("Drop 3 messages?")
     browser.click(browser.button("Drop 3 messages"))
     browser.until("3 messages will be dropped")
+    assert "/done?" in browser.url(), browser.url()
+    # A reload sends no form, and every page has the button.
+    browser.call("POST", "/refresh", {})
+    browser.until("3 messages will be dropped")
+    browser.check_accessible("drop")
+    left = browser.script("return document.querySelector('[data-left]').textContent")
+    browser.until_script("return document.querySelector('[data-left]').textContent !== arguments[0]", left)
+    browser.open("topics")
+    browser.until("3 messages will be dropped")
+    browser.call("POST", "/back", {})
     browser.shoot("undo")
     browser.click(browser.button("Undo"))
     browser.until("Kept 3 messages")
+    browser.call("POST", "/refresh", {})
+    browser.until("Kept 3 messages")
+
+
+def wrong_fields(browser):
+    """A wrong field is marked, and the others keep their values."""
+    browser.open("messages?key=kept&older_than=abc")
+    browser.until("such as 90s, 30m or 1d")
+    browser.check_accessible("wrong filter")
+    browser.shoot("wrong")
+    browser.faults()  # the status 400
+    browser.type("input[name=older_than]", "1d")
+    browser.click(browser.button("Filter"))
+    browser.until("No message matches")
+    assert "key=kept" in browser.url(), browser.url()
+
+
+def letters_of_the_broker(browser):
+    """The broker's own dead letters: look, requeue one, drop the others."""
+    browser.open("../channels/dead-letters")
+    browser.until("In the broker")
+    browser.click(browser.find("td[data-label=Number] a[href^=broker]"))
+    browser.until("3 dead letters in")
+    browser.check_accessible("broker")
+    browser.shoot("broker")
+    browser.click(browser.find("td.id a"))
+    browser.until("no such order")
+    browser.check_accessible("broker message")
+    browser.call("POST", "/back", {})
+    browser.click(browser.find("input[name=id]"))
+    browser.click(browser.button("Requeue selected"))
+    browser.until("Requeue 1 message?")
+    browser.check_accessible("broker requeue")
+    browser.click(browser.button("Requeue 1 message"))
+    browser.until("Requeued 1 message.")
+    browser.call("POST", "/refresh", {})
+    browser.until("Requeued 1 message.")
+    browser.check_accessible("broker requeued")
+    # It is refused again.
+    for _ in range(100):
+        browser.click(browser.link("The queue"))
+        browser.until("in order.created")
+        if "3 dead letters in" in browser.text():
+            break
+        browser.call("POST", "/back", {})
+        time.sleep(0.1)
+    browser.click(browser.button("Drop all 3"))
+    browser.until("Drop 3 messages?")
+    browser.click(browser.button("Drop 3 messages"))
+    browser.until("Dropped 3 messages.")
+    browser.check_quiet()
 
 
 def by_keyboard(browser):
@@ -220,7 +287,7 @@ def pages_of_a_message(browser):
     queue = browser.script("return fetch('dead-letters').then(r => r.text()).then(t => (t.match(/broker\\?queue=[^\"]*/) || [''])[0])")
     asks = [f"confirm?act={act}&position={position}" for act in ("requeue", "drop")]
     bodies = [f"message?position={position}&view={view}" for view in ("json", "text", "hex")]
-    return [*bodies, f"edit?position={position}", *asks, "confirm?act=drop-all&state=dead", *([queue] if queue else []), "nothing"]
+    return [*bodies, f"edit?position={position}", *asks, "confirm?act=drop-all&state=dead", "done?did=requeued&messages=3&left=2", "done?did=kept&messages=1", *([queue] if queue else []), "nothing"]
 
 
 def every_view(browser, name):
@@ -318,6 +385,7 @@ def main():
         down_and_up(browser)
         find_the_cause(browser)
         drop_and_undo(browser)
+        wrong_fields(browser)
         by_keyboard(browser)
         new_views(browser)
         every_view(browser, "light")
@@ -331,6 +399,7 @@ def main():
         browser.shoot("phone")
         browser.cdp("Emulation.setEmulatedMedia", features=[])
         browser.resize(1200, 900)
+        letters_of_the_broker(browser)
         requeue_all(browser)
         paused(browser)
         control("down")

@@ -93,7 +93,7 @@ async fn a_form_without_a_selection_does_nothing() {
         ("act=drop", "no message is selected"),
         ("position=1", "no operation"),
         ("act=drop&position=one", "cannot be"),
-        ("act=requeue&position=1&rate=fast", "cannot be"),
+        ("act=requeue&position=1&rate=fast", "such as 100"),
         ("act=requeue&position=1&rate=0", "at least"),
     ] {
         let shown = ops.submit("act", fields).await;

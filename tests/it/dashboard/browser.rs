@@ -82,7 +82,15 @@ async fn an_operator_finds_and_mends_the_cause_in_a_browser() {
     };
     // Apps that use the other parts.
     let (channels, routing) = (folder.path().join("channels"), folder.path().join("router"));
-    let channels = beside(&format!("BACKEND = 'channels'\nPATH = {channels:?}")).await;
+    let channels = beside(&format!(
+        "BACKEND = 'channels'\nPATH = {channels:?}\n[CONSUMERS.orders]\nCHANNEL = 'order.created'"
+    ))
+    .await;
+    // Its dead letters, with a hostile reason.
+    let refusing = async || (StatusCode::BAD_REQUEST, "<script>alert(1)</script>\u{202e}no such order");
+    tokio::spawn(channels.consumer("orders", Router::new().fallback(post(refusing))).unwrap().into_future());
+    let orders = (0..3).map(|number| Message::json("order.created", &number).unwrap()).collect();
+    channels.messenger().send(orders).await.unwrap();
     let routing =
         beside(&format!("BACKEND = 'routing'\nPATH = {routing:?}\n[CONSUMERS.all]\nURI = '*'")).await;
     let looking = routing.source("all").unwrap();

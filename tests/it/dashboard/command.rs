@@ -65,7 +65,7 @@ async fn a_stopped_app_has_pages_too() {
     assert_eq!(positions(&list).len(), 2);
     let form = format!("act=requeue&position={}", positions(&list)[0]);
     let answer = served.ask("POST", "/act", &served.address, &form).await;
-    assert!(answer.contains("Requeued 1 message"), "{answer}");
+    assert!(answer.contains("location: done?did=requeued&messages=1\r\n"), "{answer}");
     assert!(served.get("/audit").await.contains("<span>jo</span>"));
     // A name that another site gave to this address.
     assert!(served.ask("GET", "/messages", "evil.example", "").await.starts_with("HTTP/1.1 403"));
@@ -88,7 +88,7 @@ async fn a_running_app_has_pages_by_its_admin_router() {
     let form = format!("act=requeue&position={}", positions(&list)[0]);
     ops.backend.set(crate::admin::Does::Take);
     let answer = served.ask("POST", "/act", &served.address, &form).await;
-    assert!(answer.contains("Requeued 1 message"), "{answer}");
+    assert!(answer.contains("location: done?did=requeued&messages=1\r\n"), "{answer}");
     ops.until(0, 0).await;
     // The app names nobody, so the command does.
     assert!(served.get("/audit").await.contains("<span>jo (by its own word)</span>"));
@@ -117,7 +117,7 @@ async fn a_database_has_pages_while_the_app_runs() {
     ops.backend.set(crate::admin::Does::Take);
     let form = format!("act=requeue&position={}", positions(&list)[0]);
     let answer = served.ask("POST", "/act", &served.address, &form).await;
-    assert!(answer.contains("Requeued 1 message"), "{answer}");
+    assert!(answer.contains("location: done?did=requeued&messages=1\r\n"), "{answer}");
     // The app sends it.
     ops.until(0, 1).await;
     assert!(served.get("/audit").await.contains("<span>jo</span>"));

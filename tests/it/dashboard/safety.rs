@@ -35,7 +35,7 @@ async fn a_form_of_another_site_does_nothing() {
     let request =
         Request::post(format!("{BASE}/act")).header("host", "ops:8080").header("origin", "http://ops:8080");
     let shown = ops.call(request.body(format!("act=drop&position={position}").into()).unwrap()).await;
-    assert_eq!(shown.status, StatusCode::OK);
+    assert_eq!(shown.status, StatusCode::SEE_OTHER);
     ops.until(0, 0).await;
 }
 
