@@ -8,8 +8,9 @@ use http::request::Parts;
 
 use super::operator::Operator;
 use crate::outbox::OutboxHandle;
-use crate::store::OperationRecord;
+use crate::store::{Filter, OperationRecord};
 use crate::util::error::Chain;
+use crate::util::readable::count;
 
 /// The header in which a client of the JSON API says who acts, if the app does not: percent-encoded UTF-8.
 pub(crate) const OPERATOR: HeaderName = HeaderName::from_static("tower-outbox-operator");
@@ -67,6 +68,15 @@ pub(super) async fn record(outbox: &OutboxHandle, by: &By, action: &str, message
     }
 }
 
+/// Returns which messages an operation touched, for people: `which` is a filter as JSON, or a text.
+pub(super) fn readable(which: &str, messages: u64) -> String {
+    match serde_json::from_str::<Filter>(which) {
+        Ok(filter) => format!("{filter}, {}", count(messages, "message")),
+        Err(_) if messages == 0 => which.to_owned(),
+        Err(_) => format!("{which}, {}", count(messages, "message")),
+    }
+}
+
 /// Logs an operation.
 pub(super) fn log(by: &By, action: &str, messages: usize, which: &str) {
     let by = by.0.as_deref().unwrap_or("nobody named");
@@ -76,6 +86,14 @@ pub(super) fn log(by: &By, action: &str, messages: usize, which: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_operation_is_described_for_people() {
+        let which = r#"{"state":"dead","topic":"user.created"}"#;
+        assert_eq!(readable(which, 12_639), "state dead, topic user.created, 12,639 messages");
+        assert_eq!(readable("selected, at 7", 1), "selected, at 7, 1 message");
+        assert_eq!(readable("the consumer users", 0), "the consumer users");
+    }
 
     #[test]
     fn a_name_is_decoded() {

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 
-use super::audit::{By, record};
+use super::audit::{By, readable, record};
 use super::error::AdminError;
 use super::timestamp;
 use crate::outbox::OutboxHandle;
@@ -37,6 +37,9 @@ pub(crate) struct LaterDrop {
     /// Who asked for it.
     #[serde(default)]
     pub(crate) by: Option<String>,
+    /// Which messages, for people.
+    #[serde(default)]
+    pub(crate) selection: String,
     /// When the messages are dropped.
     #[serde(with = "timestamp")]
     pub(crate) due: SystemTime,
@@ -59,7 +62,14 @@ impl LaterDrops {
         waiting.last += 1;
         let id = waiting.last;
         let due = SystemTime::now().checked_add(wait).unwrap_or_else(SystemTime::now);
-        let drop = LaterDrop { id, messages: positions.len(), which, by: by.name(), due };
+        let drop = LaterDrop {
+            id,
+            messages: positions.len(),
+            selection: readable(&which, positions.len() as u64),
+            which,
+            by: by.name(),
+            due,
+        };
         let (drops, which) = (self.clone(), drop.which.clone());
         let task = tokio::spawn(async move {
             tokio::time::sleep(wait).await;

@@ -29,7 +29,6 @@ mod state;
 mod status;
 mod stored_message;
 mod timestamp;
-mod topic_counter;
 mod topics;
 mod undo;
 
@@ -60,7 +59,7 @@ pub(crate) use self::request::{Acted, Appended};
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::router::Listed;
 #[cfg(feature = "dashboard")]
-pub(crate) use self::router::Operations;
+pub(crate) use self::router::{OperationReport, Operations};
 #[cfg(feature = "dashboard")]
 pub(crate) use self::routing::{LinkReport, QueueReport, RoutingReport};
 pub(crate) use self::state::{Admin, AppState};
@@ -70,7 +69,6 @@ pub(crate) use self::status::{BreakerReport, HealthReport, InstanceReport, Outbo
 pub(crate) use self::stored_message::StoredMessage;
 #[cfg(any(feature = "cli", feature = "dashboard"))]
 pub(crate) use self::timestamp::format as format_time;
-pub(crate) use self::topic_counter::CountsTopics;
 #[cfg(feature = "dashboard")]
 pub(crate) use self::topics::{TopicReport, Topics};
 #[cfg(feature = "dashboard")]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::broker_queue::BrokerDeadLetters;
-use super::topic_counter::TopicCounters;
+use crate::observed::TopicCounters;
 
 /// The parts of a bus, as far as it has them.
 #[derive(Clone, Default)]

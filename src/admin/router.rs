@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::answer::answer;
-use super::audit::{By, record};
+use super::audit::{By, readable, record};
 use super::consumers;
 use super::error::AdminError;
 use super::groups::{Counted, Groups};
@@ -89,7 +89,9 @@ async fn status(
     let Query(query) = query?;
     let outbox = match &admin.outbox {
         Some(outbox) => {
-            let instances = outbox.instances().await?;
+            // The folder of a stopped app is open to the process that shows it.
+            let stopped = admin.app == AppState::Stopped;
+            let instances = if stopped { Vec::new() } else { outbox.instances().await? };
             Some(OutboxReport::new(outbox.status().await?, outbox.by_minute(), instances))
         }
         None => None,
@@ -158,11 +160,24 @@ const OPERATIONS: usize = 200;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Operations {
     /// The last one first.
-    pub(crate) operations: Vec<OperationRecord>,
+    pub(crate) operations: Vec<OperationReport>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct OperationReport {
+    #[serde(flatten)]
+    pub(crate) record: OperationRecord,
+    /// Which messages, for people.
+    #[serde(default)]
+    pub(crate) selection: String,
 }
 
 async fn operations(State(admin): State<Admin>) -> Answer {
-    let operations = admin.outbox()?.operations(OPERATIONS).await?;
+    let report = |record: OperationRecord| {
+        let selection = readable(&record.which, record.messages);
+        OperationReport { record, selection }
+    };
+    let operations = admin.outbox()?.operations(OPERATIONS).await?.into_iter().map(report).collect();
     Ok(answer(StatusCode::OK, &Operations { operations }))
 }
 
@@ -260,6 +275,8 @@ async fn drop_messages(
             Selection::Matching(filter) => outbox.positions(&filter).await?,
         };
         let messages = positions.len();
+        // Before it: a drop of which no later row tells did not happen.
+        record(outbox, &by, "ask to drop", messages, which.clone()).await;
         let undo = Some(admin.later.begin(outbox.clone(), positions, which, after, by)?);
         return Ok(answer(StatusCode::OK, &Acted { dry_run, messages, undo }));
     }

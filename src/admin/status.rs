@@ -64,7 +64,7 @@ pub(crate) struct OutboxReport {
     /// How many messages were confirmed in each minute of the last hour, oldest first.
     #[serde(default)]
     pub(crate) confirmed_by_minute: Vec<u64>,
-    /// The instances that share the store; none if nobody shares it.
+    /// The instances that send what is stored; none if the app is stopped.
     #[serde(default)]
     pub(crate) instances: Vec<InstanceReport>,
 }
@@ -72,8 +72,19 @@ pub(crate) struct OutboxReport {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct InstanceReport {
     pub(crate) id: String,
+    #[serde(default)]
+    pub(crate) name: Option<String>,
+    /// The version of tower-outbox.
+    #[serde(default)]
+    pub(crate) version: Option<String>,
+    /// When it opened the store.
+    #[serde(default, with = "timestamp::optional")]
+    pub(crate) since: Option<SystemTime>,
+    #[serde(default)]
+    pub(crate) heartbeat_age_seconds: Option<f64>,
     /// After this, others take its partitions, unless its next heartbeat comes before.
-    pub(crate) expires_in_seconds: f64,
+    pub(crate) expires_in_seconds: Option<f64>,
+    /// It sends the messages of so many.
     pub(crate) partitions: u64,
 }
 
@@ -106,10 +117,14 @@ impl OutboxReport {
         let OutboxStatus {
             place, counts, stored_per_second, confirmed_per_second, breaker, last_error, ..
         } = status;
-        let report = |Instance { id, expires_in, partitions }| InstanceReport {
-            id,
-            expires_in_seconds: expires_in.as_secs_f64(),
-            partitions,
+        let report = |instance: Instance| InstanceReport {
+            id: instance.id,
+            name: instance.name,
+            version: instance.version,
+            since: instance.since,
+            heartbeat_age_seconds: instance.heartbeat_age.map(|age| age.as_secs_f64()),
+            expires_in_seconds: instance.expires_in.map(|left| left.as_secs_f64()),
+            partitions: instance.partitions,
         };
         let age = |since| SystemTime::now().duration_since(since).unwrap_or_default().as_secs_f64();
         Self {

@@ -12,7 +12,7 @@ use super::answer::answer;
 use super::request::StatusQuery;
 use super::state::{Admin, Answer};
 use super::status::LastError;
-use super::topic_counter::TopicTraffic;
+use crate::observed::TopicTraffic;
 use crate::outbox::OutboxHandle;
 use crate::store::{EntryState, Filter, StoreError};
 

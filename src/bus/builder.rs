@@ -167,7 +167,7 @@ impl<'a> BusBuilder<'a> {
             telemetry::label_topics();
         }
         telemetry::bus_began(&backend);
-        let messenger: Arc<dyn Messenger> = Arc::new(Observed::new(messenger, backend));
+        let messenger = Observed::new(messenger, backend);
         #[cfg(feature = "admin")]
         let parts = parts.with_dead_letters(super::broker_dead_letters::DeadLettersOfBroker::of(
             self.settings,
@@ -175,8 +175,8 @@ impl<'a> BusBuilder<'a> {
             parts.channels.clone(),
         ));
         #[cfg(feature = "admin")]
-        let messenger: Arc<dyn Messenger> =
-            Arc::new(crate::admin::CountsTopics::new(messenger, parts.topics.clone()));
+        let messenger = messenger.with_topics(parts.topics.clone());
+        let messenger: Arc<dyn Messenger> = Arc::new(messenger);
         let is_local = local.is_some();
         let sources = Sources::new(
             self.settings,

@@ -6,7 +6,7 @@ use maud::html;
 use super::api::Api;
 use super::error::PageError;
 use super::text::{short, time_ago, visible};
-use crate::admin::Operations;
+use crate::admin::{OperationReport, Operations};
 use crate::util::readable::{count, grouped};
 
 pub(super) async fn audit(api: Api) -> Result<Html<String>, PageError> {
@@ -21,13 +21,13 @@ pub(super) async fn audit(api: Api) -> Result<Html<String>, PageError> {
                     }
                 }
                 tbody {
-                    @for operation in &operations {
+                    @for OperationReport { record: operation, selection } in &operations {
                         tr {
                             td data-label="When" { (time_ago(operation.at)) }
                             td data-label="Who" { span { (visible(operation.by.as_deref().unwrap_or("the app did not say"))) } }
                             td data-label="What" { span { (visible(&operation.action)) } }
                             td.n data-label="Messages" { (grouped(operation.messages)) }
-                            td data-label="Which" { span { (short(&operation.which, 300)) } }
+                            td data-label="Which" { span { (short(selection, 300)) } }
                         }
                     }
                 }

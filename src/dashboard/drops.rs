@@ -29,7 +29,7 @@ fn notice(drop: &LaterDrop) -> Markup {
                     Some(by) => { "Asked for by " bdi { (short(by, 80)) } ". " }
                     None => { "The app did not say who asked. " }
                 }
-                span.soft { (short(&drop.which, 120)) }
+                span.soft { (short(&drop.selection, 120)) }
             }
             input type="hidden" name="id" value=(drop.id);
             button type="submit" { "Undo" }

@@ -34,7 +34,7 @@ pub(super) async fn content(api: &Api) -> Result<Markup, PageError> {
             }
         }
         @if let Some(outbox) = status.outbox.as_ref().filter(|outbox| !outbox.instances.is_empty()) {
-            h2 { "Instances that send" }
+            h2 { "Instances that share the outbox" }
             div data-part="instances" { (instances(&outbox.instances)) }
         }
         h2 { "How messages are delivered" }
@@ -95,17 +95,41 @@ fn numbers(outbox: &OutboxReport, status: &StatusReport) -> Markup {
 }
 
 fn instances(instances: &[InstanceReport]) -> Markup {
+    let all: u64 = instances.iter().map(|instance| instance.partitions).sum();
+    let seconds = |seconds: f64| span(Duration::try_from_secs_f64(seconds).unwrap_or_default());
     html! {
         table.stack {
-            thead { tr { th scope="col" { "Instance" } th.n scope="col" { "Partitions" } th scope="col" { "Heartbeat" } } }
+            thead {
+                tr {
+                    th scope="col" { "Instance" } th scope="col" { "Since" } th scope="col" { "Last heartbeat" }
+                    th scope="col" { "Version" } th scope="col" { "Sends" }
+                }
+            }
             tbody {
                 @for instance in instances {
                     tr {
-                        td.id data-label="Instance" { span { (visible(&instance.id)) } }
-                        td.n data-label="Partitions" { (grouped(instance.partitions)) }
-                        td data-label="Heartbeat" {
-                            "the next is due within "
-                            (span(Duration::from_secs(instance.expires_in_seconds.max(0.0).ceil() as u64)))
+                        td.id data-label="Instance" {
+                            span title=(instance.id) { (visible(instance.name.as_deref().unwrap_or(&instance.id))) }
+                        }
+                        td data-label="Since" { span { @match instance.since { Some(since) => { (time_ago(since)) } None => { "unknown" } } } }
+                        td data-label="Last heartbeat" {
+                            span {
+                                @match (instance.heartbeat_age_seconds, instance.expires_in_seconds) {
+                                    (Some(age), _) => { (seconds(age)) " ago" }
+                                    (None, Some(left)) => { "the next is due within " (seconds(left.ceil())) }
+                                    (None, None) => { "needs none: no other process uses this outbox" }
+                                }
+                            }
+                        }
+                        td data-label="Version" { span { (visible(instance.version.as_deref().unwrap_or("unknown"))) } }
+                        td data-label="Sends" {
+                            span {
+                                @match instance.partitions {
+                                    0 => { "nothing now" }
+                                    partitions if partitions == all => { "all messages" }
+                                    partitions => { "a part: " (grouped(partitions)) " of " (grouped(all)) }
+                                }
+                            }
                         }
                     }
                 }

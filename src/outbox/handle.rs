@@ -158,7 +158,7 @@ impl OutboxHandle {
         self.store().operations(limit).await
     }
 
-    /// Returns the instances that share the store; none if nobody shares it.
+    /// Returns the instances that send what is stored; none if the store does not know them.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.

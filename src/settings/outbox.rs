@@ -40,6 +40,8 @@ pub struct OutboxSettings {
     /// Transactional: how long the ids of handled messages are kept; seven days by default.
     #[serde(deserialize_with = "crate::util::units::duration")]
     pub inbox_retention: Duration,
+    /// The name of this instance for operators; by default its host and process id.
+    pub instance_name: Option<String>,
     /// How many messages the outbox may hold, pending and dead; 1,000,000 by default.
     pub max_messages: u64,
     /// How many bytes the outbox may hold; 1 GiB by default.
@@ -75,6 +77,7 @@ impl Default for OutboxSettings {
             relay: true,
             lease: Duration::from_secs(15),
             inbox_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            instance_name: None,
             max_messages: limits.max_messages,
             max_bytes: limits.max_bytes,
             when_full: limits.when_full,
@@ -92,18 +95,22 @@ impl OutboxSettings {
     #[cfg(feature = "embedded")]
     #[must_use]
     pub fn store(&self) -> EmbeddedStoreSettings {
-        EmbeddedStoreSettings::new(&self.path).with_limits(self.limits())
+        let mut store = EmbeddedStoreSettings::new(&self.path).with_limits(self.limits());
+        store.instance_name.clone_from(&self.instance_name);
+        store
     }
 
     /// The settings of a store in a database.
     #[cfg(feature = "_sql")]
     #[must_use]
     pub fn database(&self) -> SqlStoreSettings {
-        SqlStoreSettings::default()
+        let mut database = SqlStoreSettings::default()
             .with_schema(&self.schema)
             .with_lease(self.lease)
             .with_inbox_retention(self.inbox_retention)
-            .with_limits(self.limits())
+            .with_limits(self.limits());
+        database.instance_name.clone_from(&self.instance_name);
+        database
     }
 
     /// The settings of the relay.

@@ -103,7 +103,7 @@ pub trait Store: Any + Send + Sync {
         Ok(Vec::new())
     }
 
-    /// Returns the instances that share the store, for people to know. By default none is known: nobody shares it.
+    /// Returns the instances that send what is stored, for people to know. By default none is known.
     ///
     /// # Errors
     /// [`StoreError`] when the store cannot be read.

@@ -1,5 +1,6 @@
 //! Conditions on stored messages.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -7,6 +8,7 @@ use uuid::Uuid;
 
 use super::entry::{Entry, EntryState};
 use crate::message::Message;
+use crate::util::readable::span;
 
 /// Conditions on stored messages, all of which must hold; by default every message matches.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,6 +60,28 @@ impl Filter {
     }
 }
 
+/// The conditions for people to read: `state dead, topic user.created`.
+impl fmt::Display for Filter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plain =
+            |text: &String| match text.chars().all(|c| c.is_ascii_alphanumeric() || "._-*/".contains(c)) {
+                true if !text.is_empty() => text.clone(),
+                _ => format!("{text:?}"),
+            };
+        let conditions = [
+            self.state.map(|state| format!("state {state}")),
+            self.id.map(|id| format!("id {id}")),
+            self.topic.as_ref().map(|topic| format!("topic {}", plain(topic))),
+            self.key.as_ref().map(|key| format!("key {}", plain(key))),
+            self.reason.as_ref().map(|reason| format!("reason with {reason:?}")),
+            self.older_than.map(|seconds| format!("older than {}", span(Duration::from_secs(seconds)))),
+        ];
+        let conditions: Vec<_> = conditions.into_iter().flatten().collect();
+        f.write_str(if conditions.is_empty() { "all messages" } else { "" })?;
+        f.write_str(&conditions.join(", "))
+    }
+}
+
 impl Filter {
     /// Whether a message matches, as far as it can be read; state and reason are not compared.
     pub(crate) fn matches_message(&self, message: Option<&Message>) -> bool {
@@ -72,5 +96,21 @@ impl Filter {
                 let age = SystemTime::now().duration_since(message.time()).unwrap_or_default();
                 self.older_than.is_some_and(|seconds| age > Duration::from_secs(seconds))
             })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_are_written_for_people() {
+        let filter = |json: &str| serde_json::from_str::<Filter>(json).unwrap().to_string();
+        assert_eq!(filter("{}"), "all messages");
+        assert_eq!(filter(r#"{"state": "dead", "topic": "user.*"}"#), "state dead, topic user.*");
+        assert_eq!(
+            filter(r#"{"topic": "a, b", "key": "", "reason": "\u202e", "older_than": 90}"#),
+            r#"topic "a, b", key "", reason with "\u{202e}", older than 1m 30s"#
+        );
     }
 }

@@ -39,6 +39,8 @@ pub use self::entry::{Counts, Entry, EntryState, Page, Wait};
 pub use self::error::{StoreError, Unstored};
 pub use self::filter::Filter;
 pub use self::instance::Instance;
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+pub(crate) use self::instance::ThisInstance;
 pub use self::lease::{Lease, Leased};
 pub use self::limits::{Limits, WhenFull};
 pub use self::operation::OperationRecord;

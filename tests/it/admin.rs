@@ -237,6 +237,19 @@ async fn the_status_says_how_much_waits_and_why() {
 }
 
 #[tokio::test]
+async fn a_page_of_whole_messages_ends_after_8_mib() {
+    let app = App::new(Does::Down).await;
+    let large = |_| Message::new("large", vec![b'x'; 200 << 10]).unwrap();
+    app.send((0..110).map(large).collect()).await;
+    let first = app.ok("/messages?limit=500&within=60s&body=true").await;
+    assert_eq!(topics(&first).len(), 50);
+    let rest = app.ok(&format!("/messages?limit=500&within=60s&body=true&after={}", first["next"])).await;
+    assert_eq!(topics(&rest).len(), 50);
+    // Without bodies they fit.
+    assert_eq!(app.topics("/messages?limit=500&within=60s").await.len(), 110);
+}
+
+#[tokio::test]
 async fn the_status_of_an_idle_outbox_is_calm() {
     let app = App::new(Does::Take).await;
     let status = app.ok("/status").await;

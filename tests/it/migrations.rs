@@ -17,7 +17,7 @@ use crate::support::tables::Tables;
 use crate::support::{MINUTE, messages};
 
 /// The last version.
-const LAST: u32 = 4;
+const LAST: u32 = 5;
 
 fn settings() -> SqlStoreSettings {
     SqlStoreSettings::default()

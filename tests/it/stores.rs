@@ -1,5 +1,6 @@
 //! The one suite every store passes, on each of this crate's.
 
+mod instances;
 mod model;
 mod space;
 

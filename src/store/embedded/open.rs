@@ -28,6 +28,7 @@ use crate::log::recover::{continue_or_begin, find_positions, truncate_torn_tail}
 use crate::log::scan::{Found, Scan};
 use crate::log::segment::Segment;
 use crate::log::writer::LogWriter;
+use crate::store::ThisInstance;
 use crate::telemetry;
 
 /// Files that were being written when a process died.
@@ -104,8 +105,15 @@ pub(super) fn open(
     let (pending, dead) = (index.capacity.pending(), index.capacity.dead());
     tracing::info!(pending, dead, folder = %folder.display(), "opened the outbox");
     let handle = LogWriter::of(folder).add();
-    let shared =
-        Arc::new(StoreShared::new(folder.clone(), settings.segment_bytes, log, index, handle, replies));
+    let shared = Arc::new(StoreShared::new(
+        folder.clone(),
+        ThisInstance::named(settings.instance_name.as_deref()),
+        settings.segment_bytes,
+        log,
+        index,
+        handle,
+        replies,
+    ));
     let writer = Writer::open(Arc::clone(&shared), lock)?;
     Ok((shared, writer))
 }

@@ -16,12 +16,14 @@ pub struct EmbeddedStoreSettings {
     pub limits: Limits,
     /// The size of one file in bytes; 64 MiB by default. A file is deleted when all its messages were confirmed or dropped.
     pub segment_bytes: u64,
+    /// The name of this process for operators; by default its host and process id.
+    pub instance_name: Option<String>,
 }
 
 impl EmbeddedStoreSettings {
     /// Settings for a store in this folder, with the default limits.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), limits: Limits::default(), segment_bytes: 64 << 20 }
+        Self { path: path.into(), limits: Limits::default(), segment_bytes: 64 << 20, instance_name: None }
     }
 
     /// Sets [`limits`](Self::limits).
@@ -35,6 +37,13 @@ impl EmbeddedStoreSettings {
     #[must_use]
     pub fn with_segment_bytes(mut self, segment_bytes: u64) -> Self {
         self.segment_bytes = segment_bytes;
+        self
+    }
+
+    /// Sets [`instance_name`](Self::instance_name).
+    #[must_use]
+    pub fn with_instance_name(mut self, name: impl Into<String>) -> Self {
+        self.instance_name = Some(name.into());
         self
     }
 }

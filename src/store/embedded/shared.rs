@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use super::index::{LogIndex, Reply};
 use crate::log::head::Head;
 use crate::log::writer::LogHandle;
-use crate::store::StoreError;
+use crate::store::{StoreError, ThisInstance};
 use crate::util::sync::lock;
 
 /// The state of a store's compaction.
@@ -25,6 +25,7 @@ pub(super) enum Compaction {
 #[derive(Debug)]
 pub(super) struct StoreShared {
     pub(super) folder: PathBuf,
+    pub(super) instance: ThisInstance,
     pub(super) segment_bytes: u64,
     /// The random number of the store's log.
     pub(super) log: u64,
@@ -43,6 +44,7 @@ pub(super) struct StoreShared {
 impl StoreShared {
     pub(super) fn new(
         folder: PathBuf,
+        instance: ThisInstance,
         segment_bytes: u64,
         log: u64,
         index: LogIndex,
@@ -51,6 +53,7 @@ impl StoreShared {
     ) -> Self {
         Self {
             folder,
+            instance,
             segment_bytes,
             log,
             index: Mutex::new(index),

@@ -25,7 +25,8 @@ use crate::log::scan::Found;
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
 use crate::store::{
-    Counts, EntryState, Filter, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored,
+    Counts, EntryState, Filter, Instance, Lease, Leased, OperationRecord, Page, Store, StoreError,
+    ThisInstance, Unstored,
 };
 
 /// The most messages, and about the most bytes, that one read ahead returns.
@@ -268,6 +269,15 @@ impl Store for EmbeddedStore {
 
     async fn operations(&self, limit: usize) -> Result<Vec<OperationRecord>, StoreError> {
         self.blocking(move |shared| audit::read(&shared.folder, limit).map_err(StoreError::unavailable)).await
+    }
+
+    /// No other process has the folder open.
+    async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
+        let ThisInstance { name, since } = self.shared().instance.clone();
+        let mut instance = Instance::new(std::process::id().to_string(), 1);
+        (instance.name, instance.since) = (Some(name), Some(since));
+        instance.version = Some(ThisInstance::VERSION.to_owned());
+        Ok(vec![instance])
     }
 
     async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {

@@ -12,6 +12,7 @@ use super::membership::PostgresMembership;
 use super::statements::quoted;
 use super::tables::PostgresTables;
 use super::{encoding, pooler};
+use crate::store::ThisInstance;
 use crate::store::sql::{Dialect, Membership, SqlStoreSettings, Tables, transaction_is_over};
 use crate::util::error::BoxError;
 
@@ -27,6 +28,7 @@ impl Dialect for Postgres {
         include_str!("migrations/0002_inbox.sql"),
         include_str!("migrations/0003_trusted_keys.sql"),
         include_str!("migrations/0004_audit.sql"),
+        include_str!("migrations/0005_instances.sql"),
     ];
 
     /// The schema may exist already, made by somebody who has the right to.
@@ -47,8 +49,12 @@ impl Dialect for Postgres {
         PostgresTables::new(pool, settings)
     }
 
-    fn membership(tables: &PostgresTables, other_instances: &Arc<Notify>) -> Arc<dyn Membership> {
-        Arc::new(PostgresMembership::new(tables.pool(), tables.schema(), Arc::clone(other_instances)))
+    fn membership(
+        tables: &PostgresTables,
+        other_instances: &Arc<Notify>,
+        this: ThisInstance,
+    ) -> Arc<dyn Membership> {
+        Arc::new(PostgresMembership::new(tables.pool(), tables.schema(), Arc::clone(other_instances), this))
     }
 
     fn quoted(schema: &str) -> String {
@@ -95,9 +101,13 @@ impl Dialect for Postgres {
     const AUDIT_TABLE: &'static str = "{schema}.audit";
 
     const INSTANCES: &'static str = "SELECT members.id::text,
-            ceil(extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint::text || ' ' || count(partition)::text
+            json_build_object('name', name, 'version', version,
+                'age', floor(extract(epoch FROM clock_timestamp() - opened_at) * 1000)::bigint,
+                'heartbeat_age', floor(extract(epoch FROM clock_timestamp() - heartbeat_at) * 1000)::bigint,
+                'expires_in', ceil(extract(epoch FROM expires_at - clock_timestamp()) * 1000)::bigint,
+                'partitions', count(partition))::text
         FROM {schema}.members LEFT JOIN {schema}.partitions ON owner = members.id
-        GROUP BY members.id, expires_at ORDER BY members.id LIMIT 1000";
+        GROUP BY members.id ORDER BY members.id LIMIT 1000";
 
     async fn pairs(
         pool: &PgPool,

@@ -14,11 +14,13 @@ use super::notifier::{Notifier, PARTITIONS, channel};
 use super::own_pool::own_pool;
 use super::read_only::ReadOnlyConnections;
 use super::statements::quoted;
+use crate::store::ThisInstance;
 use crate::store::sql::{Listener, Membership, MembershipRow, MembershipView};
 
 pub(super) struct PostgresMembership {
     pool: PgPool,
     schema: String,
+    this: ThisInstance,
     read_only: ReadOnlyConnections,
     _notifier: Notifier,
     join: SqlStr,
@@ -30,7 +32,7 @@ pub(super) struct PostgresMembership {
 }
 
 impl PostgresMembership {
-    pub(super) fn new(pool: &PgPool, schema: &str, other_instances: Arc<Notify>) -> Self {
+    pub(super) fn new(pool: &PgPool, schema: &str, other_instances: Arc<Notify>, this: ThisInstance) -> Self {
         let pool = own_pool(pool);
         let notify = format!("SELECT pg_notify('{}', '{PARTITIONS}')", channel(schema));
         let quoted = quoted(schema);
@@ -40,16 +42,19 @@ impl PostgresMembership {
         Self {
             _notifier: Notifier::start(pool.clone(), schema, other_instances),
             schema: schema.to_owned(),
+            this,
             read_only: ReadOnlyConnections::new(pool.clone()),
             pool,
             join: sql("WITH joined AS (
-                     INSERT INTO {schema}.members (id, expires_at)
-                     VALUES ($1, clock_timestamp() + make_interval(secs => $2))
+                     INSERT INTO {schema}.members (id, expires_at, name, version, opened_at, heartbeat_at)
+                     VALUES ($1, clock_timestamp() + make_interval(secs => $2), $3, $4,
+                         clock_timestamp() - make_interval(secs => $5), clock_timestamp())
                  ) {notify}"),
             // It returns rows only for a member. All rows are of one snapshot, so an owner that is not among the members has
             // expired; and the member loses none of its own partitions while its row is updated.
             heartbeat: sql("WITH beat AS (
-                     UPDATE {schema}.members SET expires_at = clock_timestamp() + make_interval(secs => $2)
+                     UPDATE {schema}.members SET expires_at = clock_timestamp() + make_interval(secs => $2),
+                         heartbeat_at = clock_timestamp()
                      WHERE id = $1 RETURNING id
                  ), others AS (
                      SELECT count(*) AS members, count(*) FILTER (WHERE id < $1) AS rank,
@@ -90,6 +95,7 @@ impl PostgresMembership {
 impl Membership for PostgresMembership {
     async fn join(&self, id: Uuid, timeout: Duration) -> Result<(), sqlx::Error> {
         let join = sqlx::query(self.join.clone()).bind(id).bind(timeout.as_secs_f64());
+        let join = join.bind(&self.this.name).bind(ThisInstance::VERSION).bind(self.this.age().as_secs_f64());
         join.execute(&self.pool).await.map(drop).inspect_err(|error| self.read_only.on_error(error))
     }
 

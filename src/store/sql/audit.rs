@@ -1,7 +1,8 @@
 //! Tables for operators beside the messages of an outbox: their operations, and the instances.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
+use serde::Deserialize;
 use sqlx::{AssertSqlSafe, Pool, SqlSafeStr, SqlStr};
 
 use super::dialect::Dialect;
@@ -19,6 +20,17 @@ pub(super) struct AuditTable {
     forget: SqlStr,
     read: SqlStr,
     instances: SqlStr,
+}
+
+/// An instance as the database has it. Earlier versions wrote less.
+#[derive(Deserialize)]
+struct Member {
+    name: Option<String>,
+    version: Option<String>,
+    age: Option<i64>,
+    heartbeat_age: Option<i64>,
+    expires_in: i64,
+    partitions: u64,
 }
 
 impl AuditTable {
@@ -51,10 +63,16 @@ impl AuditTable {
     /// Returns the instances that share the database, which have not expired.
     pub(super) async fn instances<DB: Dialect>(&self, pool: &Pool<DB>) -> Result<Vec<Instance>, BoxError> {
         let rows = DB::pairs(pool, self.instances.clone(), None).await?;
-        let instance = |(id, numbers): (String, String)| {
-            let (expires_in, partitions) = numbers.split_once(' ')?;
-            let expires_in = Duration::from_millis(expires_in.parse().ok()?);
-            Some(Instance::new(id, expires_in, partitions.parse().ok()?))
+        let instance = |(id, text): (String, String)| {
+            let member: Member = serde_json::from_str(&text).ok()?;
+            let millis = |millis: i64| Duration::from_millis(millis.max(0) as u64);
+            let mut instance = Instance::new(id, member.partitions);
+            (instance.name, instance.version) = (member.name, member.version);
+            instance.since = member.age.and_then(|age| SystemTime::now().checked_sub(millis(age)));
+            instance.heartbeat_age = member.heartbeat_age.map(millis);
+            // An expired one is there until another removes it.
+            instance.expires_in = u64::try_from(member.expires_in).ok().map(Duration::from_millis);
+            instance.expires_in.is_some().then_some(instance)
         };
         Ok(rows.into_iter().filter_map(instance).collect())
     }

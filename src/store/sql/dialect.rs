@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 use super::membership::Membership;
 use super::settings::SqlStoreSettings;
 use super::tables::Tables;
+use crate::store::ThisInstance;
 use crate::util::error::BoxError;
 
 /// A database that can hold a [`SqlStore`](super::SqlStore): `sqlx::Postgres` and `sqlx::Sqlite`.
@@ -33,7 +34,11 @@ pub(crate) trait Dialect: Database {
 
     /// Prepares the statements by which instances share the tables. It notifies other instances of new messages when
     /// `other_instances` is notified.
-    fn membership(tables: &Self::Tables, other_instances: &Arc<Notify>) -> Arc<dyn Membership>;
+    fn membership(
+        tables: &Self::Tables,
+        other_instances: &Arc<Notify>,
+        this: ThisInstance,
+    ) -> Arc<dyn Membership>;
 
     // --- migrations
 
@@ -72,7 +77,8 @@ pub(crate) trait Dialect: Database {
     /// The name of the table of what operators did.
     const AUDIT_TABLE: &'static str;
 
-    /// Selects the instances: the id, then the milliseconds until it expires, a blank, and the number of its partitions.
+    /// Selects the instances: the id, then an object in JSON with `name`, `version`, `partitions`, and in milliseconds `age`,
+    /// `heartbeat_age` and `expires_in`.
     const INSTANCES: &'static str;
 
     /// Executes a statement with these values, and returns its rows of two texts.

@@ -18,6 +18,8 @@ pub struct SqlStoreSettings {
     pub lease: Duration,
     /// How long the ids of handled messages are kept; seven days by default.
     pub inbox_retention: Duration,
+    /// The name of this instance for operators; by default its host and process id.
+    pub instance_name: Option<String>,
 }
 
 /// Why settings cannot be used.
@@ -42,6 +44,7 @@ impl Default for SqlStoreSettings {
             limits: Limits::default(),
             lease: Duration::from_secs(15),
             inbox_retention: Duration::from_secs(7 * 24 * 60 * 60),
+            instance_name: None,
         }
     }
 }
@@ -72,6 +75,13 @@ impl SqlStoreSettings {
     #[must_use]
     pub fn with_inbox_retention(mut self, inbox_retention: Duration) -> Self {
         self.inbox_retention = inbox_retention;
+        self
+    }
+
+    /// Sets [`instance_name`](Self::instance_name).
+    #[must_use]
+    pub fn with_instance_name(mut self, name: impl Into<String>) -> Self {
+        self.instance_name = Some(name.into());
         self
     }
 

@@ -19,7 +19,7 @@ use super::tables::{Tables, WritePermit};
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
 use crate::store::{
-    Counts, Filter, Instance, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored,
+    Counts, Filter, Instance, Lease, Leased, OperationRecord, Page, Store, StoreError, ThisInstance, Unstored,
 };
 
 /// Keeps messages in tables beside the app's own, so that one COMMIT stores both.
@@ -53,8 +53,9 @@ impl<DB: Dialect> SqlStore<DB> {
         let schema = settings.checked_schema().map_err(StoreError::unavailable)?;
         check::<DB>(&pool, schema).await.map_err(StoreError::unavailable)?;
         let other_instances = Arc::new(Notify::new());
+        let this = ThisInstance::named(settings.instance_name.as_deref());
         let tables = DB::tables(pool, settings);
-        let membership = DB::membership(&tables, &other_instances);
+        let membership = DB::membership(&tables, &other_instances, this);
         let engine = Engine::open(tables, membership, other_instances, settings).await?;
         Ok(Self { engine: Arc::new(engine), audit: Arc::new(AuditTable::new::<DB>(schema)) })
     }

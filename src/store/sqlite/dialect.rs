@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::membership::SqliteMembership;
 use super::tables::SqliteTables;
+use crate::store::ThisInstance;
 use crate::store::sql::{Dialect, Membership, SqlStoreSettings, Tables};
 use crate::util::error::BoxError;
 
@@ -21,6 +22,7 @@ impl Dialect for Sqlite {
         include_str!("migrations/0002_inbox.sql"),
         include_str!("migrations/0003_trusted_keys.sql"),
         include_str!("migrations/0004_audit.sql"),
+        include_str!("migrations/0005_instances.sql"),
     ];
 
     const PREPARE: &'static str = "-- The version of the tables of tower-outbox with this prefix.
@@ -36,8 +38,8 @@ impl Dialect for Sqlite {
     }
 
     /// Other processes see changes of the file by themselves.
-    fn membership(tables: &SqliteTables, _: &Arc<Notify>) -> Arc<dyn Membership> {
-        Arc::new(SqliteMembership::new(tables.pool(), tables.permits().clone(), tables.schema()))
+    fn membership(tables: &SqliteTables, _: &Arc<Notify>, this: ThisInstance) -> Arc<dyn Membership> {
+        Arc::new(SqliteMembership::new(tables.pool(), tables.permits().clone(), tables.schema(), this))
     }
 
     fn quoted(schema: &str) -> String {
@@ -80,9 +82,10 @@ impl Dialect for Sqlite {
     const AUDIT_TABLE: &'static str = "{schema}_audit";
 
     const INSTANCES: &'static str = "SELECT lower(hex(members.id)),
-            (expires_at - CAST(unixepoch('subsec') * 1000 AS INTEGER)) || ' ' || count(partition)
-        FROM {schema}_members AS members LEFT JOIN {schema}_partitions ON owner = members.id
-        GROUP BY members.id, expires_at ORDER BY members.id LIMIT 1000";
+            json_object('name', name, 'version', version, 'age', now - opened_at, 'heartbeat_age', now - heartbeat_at,
+                'expires_in', expires_at - now, 'partitions', count(partition))
+        FROM (SELECT CAST(unixepoch('subsec') * 1000 AS INTEGER) AS now), {schema}_members AS members LEFT JOIN {schema}_partitions ON owner = members.id
+        GROUP BY members.id ORDER BY members.id LIMIT 1000";
 
     async fn pairs(
         pool: &SqlitePool,

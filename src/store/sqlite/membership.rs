@@ -10,6 +10,7 @@ use uuid::Uuid;
 use super::listener::listen;
 use super::own_pool::own_pool;
 use super::write_permit::WritePermits;
+use crate::store::ThisInstance;
 use crate::store::sql::{Listener, Membership, MembershipRow, MembershipView};
 
 pub(super) struct SqliteMembership {
@@ -17,6 +18,7 @@ pub(super) struct SqliteMembership {
     /// A late heartbeat loses the assignment, so it overtakes other writers.
     permits: WritePermits,
     schema: String,
+    this: ThisInstance,
     join: SqlStr,
     heartbeat: SqlStr,
     view: SqlStr,
@@ -29,7 +31,7 @@ pub(super) struct SqliteMembership {
 
 impl SqliteMembership {
     /// For the file of an app's pool.
-    pub(super) fn new(pool: &SqlitePool, permits: WritePermits, schema: &str) -> Self {
+    pub(super) fn new(pool: &SqlitePool, permits: WritePermits, schema: &str, this: ThisInstance) -> Self {
         let now = "CAST(unixepoch('subsec') * 1000 AS INTEGER)";
         let sql =
             |text: &str| AssertSqlSafe(text.replace("{schema}", schema).replace("{now}", now)).into_sql_str();
@@ -37,8 +39,12 @@ impl SqliteMembership {
             pool: own_pool(pool),
             permits,
             schema: schema.to_owned(),
-            join: sql("INSERT INTO {schema}_members (id, expires_at) VALUES (?1, {now} + ?2)"),
-            heartbeat: sql("UPDATE {schema}_members SET expires_at = {now} + ?2 WHERE id = ?1"),
+            this,
+            join: sql("INSERT INTO {schema}_members (id, expires_at, name, version, opened_at, heartbeat_at)
+                 VALUES (?1, {now} + ?2, ?3, ?4, {now} - ?5, {now})"),
+            heartbeat: sql(
+                "UPDATE {schema}_members SET expires_at = {now} + ?2, heartbeat_at = {now} WHERE id = ?1",
+            ),
             view: sql("SELECT partition, fencing_token, owner IS ?1,
                      NOT EXISTS (SELECT * FROM {schema}_members WHERE id = owner),
                      (SELECT count(*) FROM {schema}_members),
@@ -60,6 +66,8 @@ impl Membership for SqliteMembership {
     async fn join(&self, id: Uuid, timeout: Duration) -> Result<(), sqlx::Error> {
         let _permit = self.permits.acquire_next().await?;
         let join = sqlx::query(self.join.clone()).bind(id).bind(timeout.as_millis() as i64);
+        let join =
+            join.bind(&self.this.name).bind(ThisInstance::VERSION).bind(self.this.age().as_millis() as i64);
         join.execute(&self.pool).await.map(drop)
     }
 
@@ -133,7 +141,12 @@ mod tests {
         let pool = SqlitePool::connect_with(options).await.unwrap();
         let settings = SqlStoreSettings::default().with_schema("outbox");
         SqliteStore::migrate(&pool, &settings).await.unwrap();
-        let membership = Arc::new(SqliteMembership::new(&pool, WritePermits::of(&pool), "outbox"));
+        let membership = Arc::new(SqliteMembership::new(
+            &pool,
+            WritePermits::of(&pool),
+            "outbox",
+            ThisInstance::named(None),
+        ));
         let (sender, assignment) = channel(Assignment::default());
         (pool, Coordinator::start(membership, TIMEOUT, sender, Arc::new(|_| true)), assignment)
     }
@@ -166,7 +179,10 @@ mod tests {
 
         // A member that expires.
         sqlx::query("UPDATE outbox_partitions SET owner = x'00'").execute(&pool).await.unwrap();
-        sqlx::query("INSERT INTO outbox_members VALUES (x'00', 0)").execute(&pool).await.unwrap();
+        sqlx::query("INSERT INTO outbox_members (id, expires_at) VALUES (x'00', 0)")
+            .execute(&pool)
+            .await
+            .unwrap();
         timeout(2 * TIMEOUT, seconds.wait_for(|assignment| assignment.partitions == [(0, 3)]))
             .await
             .unwrap()

@@ -10,11 +10,12 @@ use std::time::Duration;
 use tower::ServiceExt;
 use tower_outbox::admin::Operator;
 
-use super::{BASE, Kind, Ops, on_every_store};
+use super::{BASE, Kind, Ops, attributes, on_every_store};
 use crate::admin::Does;
 
 on_every_store! {
     the_audit_says_who_did_what
+    the_audit_says_who_asked_for_a_drop_and_who_undid_it
 }
 
 async fn operators(mut request: Asked, next: Next) -> Response {
@@ -37,7 +38,7 @@ async fn the_audit_says_who_did_what(kind: Kind) {
         "<span>requeue</span>",
         "the app did not say",
         "<span>drop</span>",
-        "&quot;topic&quot;:&quot;a&quot;",
+        "<span>state dead, topic a, 1 message</span>",
     ] {
         assert!(page.contains(part), "{part}: {page}");
     }
@@ -52,4 +53,36 @@ async fn the_audit_says_who_did_what(kind: Kind) {
     assert!(admin.oneshot(request.body(Body::from(body)).unwrap()).await.unwrap().status().is_success());
     let last = ops.outbox().operations(1).await.unwrap();
     assert_eq!((last[0].action.as_str(), last[0].by.as_deref()), ("append", Some("jo@<example>")));
+}
+
+async fn the_audit_says_who_asked_for_a_drop_and_who_undid_it(kind: Kind) {
+    let ops = Ops::with_dead(kind, ["a", "b"]).await.with_undo(Duration::from_secs(600));
+    let asked = ops.done("act=drop-all&state=dead&topic=a").await;
+    // Nothing of it is in memory only: it is there after a restart.
+    let actions = async || -> Vec<_> {
+        let operations = ops.outbox().operations(10).await.unwrap();
+        operations.into_iter().map(|one| (one.action, one.messages, one.by, one.which)).collect()
+    };
+    let which = r#"{"state":"dead","topic":"a"}"#.to_owned();
+    let ask = ("ask to drop".to_owned(), 1, None, which.clone());
+    assert_eq!(actions().await, std::slice::from_ref(&ask));
+    let id = attributes(&asked, "name=\"id\" value=\"")[0];
+    let undo = Router::new().nest(BASE, ops.bus.dashboard().guarded_by(from_fn(operators)));
+    let request = Request::post(format!("{BASE}/undo")).header("sec-fetch-site", "same-origin");
+    let request = request.body(Body::from(format!("id={id}"))).unwrap();
+    assert!(undo.oneshot(request).await.unwrap().status().is_success());
+    let undone = ("undo drop".to_owned(), 1, Some("jo@<example>".to_owned()), which);
+    assert_eq!(actions().await, [undone, ask.clone()]);
+    // A drop that happens has both rows too.
+    let ops = ops.with_undo(Duration::from_millis(1));
+    ops.done("act=drop-all&state=dead&topic=a").await;
+    ops.until(0, 1).await;
+    let page = loop {
+        let page = ops.page("audit").await;
+        if page.contains("<span>drop</span>") {
+            break page;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(page.matches("<span>ask to drop</span>").count(), 2, "{page}");
 }

@@ -134,6 +134,32 @@ async fn dead_letters_in_rabbitmq_are_requeued_and_dropped() {
 }
 
 #[tokio::test]
+async fn messages_without_a_way_back_stay_and_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("channels");
+    let settings =
+        format!("BACKEND = 'channels'\nPATH = {path:?}\n[CONSUMERS.orders]\nCHANNEL = 'order.created'");
+    let pages = Pages::of(&settings).await;
+    let send = async |topic: &str| {
+        let message = Message::json(topic.to_owned(), &1).unwrap();
+        pages.bus.messenger().send(vec![message]).await.unwrap();
+    };
+    send("order.created").await;
+    pages.until(1).await;
+    let page = pages.page("dead-letters").await;
+    let address = attributes(&page, "<a href=\"broker?")[0].replace("&amp;", "&");
+    let queue = address.split("queue=").nth(1).unwrap().split('&').next().unwrap().to_owned();
+    // Strangers in the queue of dead letters.
+    send(&queue).await;
+    send(&queue).await;
+    pages.until(3).await;
+    pages.refuses.store(false, Ordering::SeqCst);
+    let (_, answer) = pages.submit(&format!("{address}&act=requeue-all&first=3&rate=1000")).await;
+    assert!(answer.contains("Requeued 1 message.") && answer.contains("2 messages stayed: "), "{answer}");
+    pages.until(2).await;
+}
+
+#[tokio::test]
 async fn only_queues_of_the_settings_are_touched() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("channels");

@@ -19,13 +19,22 @@ on_every_store! {
 async fn the_overview_shows_who_shares_the_outbox(kind: Kind) {
     let ops = Ops::new(kind, Does::Take).await;
     let overview = async || ops.page("overview").await;
-    match kind {
-        Kind::Durable => assert!(!overview().await.contains("Instances that send")),
-        Kind::Sqlite => until("it has the file", async || overview().await.contains("Partitions\">1<")).await,
-        Kind::Postgres => {
-            until("it has them all", async || overview().await.contains("Partitions\">16<")).await
-        }
+    until("it has them all", async || overview().await.contains("Sends\"><span>all messages<")).await;
+    let page = overview().await;
+    let heartbeat = match kind {
+        Kind::Durable => "needs none: no other process uses this outbox",
+        Kind::Sqlite | Kind::Postgres => "s ago</span>",
+    };
+    let name = format!(":{}</span>", std::process::id());
+    for part in [&*name, "Instances that share the outbox", "Version\"><span>0.", heartbeat] {
+        assert!(page.contains(part), "{part}: {page}");
     }
+    let status =
+        text(ops.bus.admin().oneshot(Request::get("/status").body(Body::empty()).unwrap()).await.unwrap());
+    let status: serde_json::Value = serde_json::from_str(&status.await).unwrap();
+    let instance = &status["outbox"]["instances"][0];
+    assert!(instance["name"].as_str().unwrap().ends_with(&format!(":{}", std::process::id())), "{status}");
+    assert!(instance["since"].is_string() && instance["version"].is_string(), "{status}");
 }
 
 async fn topics_show_depth_rates_and_failures(kind: Kind) {

@@ -174,6 +174,17 @@ impl Tables {
     }
 }
 
+/// The instances.
+impl Tables {
+    /// Makes the row of an instance as an earlier version writes it.
+    pub async fn forget_instance(&self, name: &str) {
+        self.run(&format!(
+            "UPDATE {{}}members SET name = NULL, version = NULL, opened_at = NULL, heartbeat_at = NULL WHERE name = '{name}'"
+        ))
+        .await;
+    }
+}
+
 /// The inbox and the version.
 impl Tables {
     /// How many handled messages are known.
@@ -207,6 +218,9 @@ impl Tables {
 
     /// Makes the tables as the first migration left them.
     pub async fn undo_later_migrations(&self) {
+        for column in ["name", "version", "opened_at", "heartbeat_at"] {
+            self.run(&format!("ALTER TABLE {{}}members DROP COLUMN {column}")).await;
+        }
         self.run("DROP TABLE {}audit; DROP TABLE {}trusted_keys; DROP TABLE {}inbox; UPDATE {}version SET version = 1").await;
     }
 

@@ -1,5 +1,8 @@
 //! A decorator that observes what a backend sends.
 
+#[cfg(feature = "admin")]
+mod topic_counters;
+
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,6 +10,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use tracing::Instrument;
 
+#[cfg(feature = "admin")]
+pub(crate) use self::topic_counters::{TopicCounters, TopicTraffic};
 use crate::message::Message;
 use crate::messenger::{Capabilities, Health, Messenger, Unsent};
 use crate::util::error::BoxError;
@@ -24,12 +29,26 @@ use crate::{telemetry, trace};
 pub struct Observed<M> {
     inner: M,
     backend: Arc<str>,
+    #[cfg(feature = "admin")]
+    topics: TopicCounters,
 }
 
 impl<M: Messenger> Observed<M> {
     /// Observes `inner`. The name of the backend is a label of metrics, and `messaging.system` of spans.
     pub fn new(inner: M, backend: impl Into<Arc<str>>) -> Self {
-        Self { inner, backend: backend.into() }
+        Self {
+            inner,
+            backend: backend.into(),
+            #[cfg(feature = "admin")]
+            topics: TopicCounters::default(),
+        }
+    }
+
+    /// Counts by topic here.
+    #[cfg(feature = "admin")]
+    pub(crate) fn with_topics(mut self, topics: TopicCounters) -> Self {
+        self.topics = topics;
+        self
     }
 }
 
@@ -44,8 +63,12 @@ impl<M> fmt::Debug for Observed<M> {
 impl<M: Messenger> Messenger for Observed<M> {
     async fn send(&self, batch: Vec<Message>) -> Result<(), Unsent> {
         let (count, begun) = (batch.len(), Instant::now());
+        #[cfg(feature = "admin")]
+        let topics = self.topics.begin(&batch);
         let span = trace::send(&batch, telemetry::system(&self.backend));
         let sent = self.inner.send(batch).instrument(span.clone()).await;
+        #[cfg(feature = "admin")]
+        self.topics.end(topics, sent.as_ref().err());
         let unsent = sent.as_ref().err().and_then(|unsent| unsent.iter().next());
         let failure = unsent.map(|(_, failure)| failure.kind());
         failure.into_iter().for_each(|failure| trace::failed(&span, failure));
