@@ -155,6 +155,6 @@ fn seen(value: &str) -> String {
     value.chars().map(|c| if is_hidden(c) { '\u{fffd}' } else { c }).collect()
 }
 
-fn label<'a>(name: &'a str) -> &'a str {
+fn label(name: &str) -> &str {
     CONDITIONS.iter().find(|(of, ..)| *of == name).map_or(name, |(_, label, _)| label)
 }

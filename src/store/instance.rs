@@ -57,6 +57,15 @@ impl ThisInstance {
         Self { name: name.chars().take(200).collect(), since: SystemTime::now() }
     }
 
+    /// The only instance of its store.
+    #[cfg(feature = "embedded")]
+    pub(crate) fn alone(&self) -> Instance {
+        let mut instance = Instance::new(std::process::id().to_string(), 1);
+        (instance.name, instance.since) = (Some(self.name.clone()), Some(self.since));
+        instance.version = Some(Self::VERSION.to_owned());
+        instance
+    }
+
     /// How long it has the store open.
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed().unwrap_or_default()

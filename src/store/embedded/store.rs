@@ -25,8 +25,7 @@ use crate::log::scan::Found;
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
 use crate::store::{
-    Counts, EntryState, Filter, Instance, Lease, Leased, OperationRecord, Page, Store, StoreError,
-    ThisInstance, Unstored,
+    Counts, EntryState, Filter, Instance, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored,
 };
 
 /// The most messages, and about the most bytes, that one read ahead returns.
@@ -273,11 +272,7 @@ impl Store for EmbeddedStore {
 
     /// No other process has the folder open.
     async fn instances(&self) -> Result<Vec<Instance>, StoreError> {
-        let ThisInstance { name, since } = self.shared().instance.clone();
-        let mut instance = Instance::new(std::process::id().to_string(), 1);
-        (instance.name, instance.since) = (Some(name), Some(since));
-        instance.version = Some(ThisInstance::VERSION.to_owned());
-        Ok(vec![instance])
+        Ok(vec![self.shared().instance.alone()])
     }
 
     async fn requeue(&self, positions: &[u64], pace: Duration) -> Result<usize, StoreError> {
