@@ -33,7 +33,7 @@ pub(crate) struct Admin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(
     not(feature = "cli"),
-    expect(dead_code, reason = "only the command line opens an outbox of another process")
+    allow(dead_code, reason = "only the command line opens an outbox of another process")
 )]
 pub(crate) enum AppState {
     /// It is this process.

@@ -67,6 +67,7 @@ impl ThisInstance {
     }
 
     /// How long it has the store open.
+    #[cfg(feature = "_sql")]
     pub(crate) fn age(&self) -> Duration {
         self.since.elapsed().unwrap_or_default()
     }

@@ -17,18 +17,13 @@ pub(crate) mod file_system;
     feature = "nats"
 ))]
 pub(crate) mod finished;
-#[cfg(any(feature = "mqtt", feature = "settings", feature = "signing"))]
-#[cfg_attr(
-    not(any(feature = "mqtt", feature = "settings")),
-    allow(dead_code, reason = "only settings need it")
-)]
+#[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only stores and settings need it"))]
 pub(crate) mod host_name;
 #[cfg(any(feature = "serve", feature = "kubemq", feature = "wavemq"))]
 pub(crate) mod no_delay;
 #[cfg(all(feature = "testing", feature = "embedded"))]
 pub(crate) mod paused;
 pub(crate) mod rate;
-#[cfg(any(feature = "cli", feature = "dashboard"))]
 #[cfg_attr(
     not(all(feature = "cli", feature = "dashboard")),
     allow(dead_code, reason = "each face uses a part of it")

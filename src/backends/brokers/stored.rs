@@ -53,6 +53,7 @@ impl Stored {
     }
 
     /// Its subject, with `=` in place of what cannot be read.
+    #[cfg(feature = "channels")]
     pub(crate) fn readable_subject(&self) -> String {
         self.subject.replace(is_odd, "=")
     }

@@ -5,7 +5,7 @@ use axum::body::Body;
 use axum::extract::Request as Asked;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
-use http::Request;
+use http::{Request, StatusCode};
 use std::time::Duration;
 use tower::ServiceExt;
 use tower_outbox::admin::Operator;
@@ -70,7 +70,7 @@ async fn the_audit_says_who_asked_for_a_drop_and_who_undid_it(kind: Kind) {
     let undo = Router::new().nest(BASE, ops.bus.dashboard().guarded_by(from_fn(operators)));
     let request = Request::post(format!("{BASE}/undo")).header("sec-fetch-site", "same-origin");
     let request = request.body(Body::from(format!("id={id}"))).unwrap();
-    assert!(undo.oneshot(request).await.unwrap().status().is_success());
+    assert_eq!(undo.oneshot(request).await.unwrap().status(), StatusCode::SEE_OTHER);
     let undone = ("undo drop".to_owned(), 1, Some("jo@<example>".to_owned()), which);
     assert_eq!(actions().await, [undone, ask.clone()]);
     // A drop that happens has both rows too.
