@@ -1,4 +1,4 @@
-//! Queues and streams of the embedded engine, against a bare loop of write and fdatasync on the same disk; queues in NATS, against its client library.
+//! Queues and streams of the embedded engine, against a bare loop of write and fdatasync on the same disk.
 //!
 //!     cargo bench -p tower-outbox-benches --bench channels
 //!     cargo bench -p tower-outbox-benches --bench channels -- --quick     a short run
@@ -7,7 +7,6 @@
 //! | part | measured |
 //! |---|---|
 //! | `rates` | 64 tasks send to a queue, send and receive with an acknowledgement, append to a stream; each waits until it is durable. Bare: a thread gathers whatever waits into one write and one `fdatasync`. Each ratio is taken within one round |
-//! | `jetstream` | messages/s sent to a queue of `Channels::jetstream`, 256 at once, and received and acknowledged, 256 at once. Against async-nats alone: 256 confirms awaited at most, and a pull consumer with 256 acknowledgements at once, each confirmed. It needs `scripts/brokers up nats1`, or the URL of a server as an argument |
 //! | `memory` | two million messages in 1,000 queues: resident memory, and the time of a restart after a close and after a kill |
 
 mod support;
@@ -17,29 +16,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{AckPolicy, pull};
-use async_nats::jetstream::context::ContextBuilder;
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::stream::{Config, RetentionPolicy};
 use bytes::Bytes;
-use futures_util::StreamExt;
-use futures_util::future::join_all;
 use support::group_commit::bare;
 use support::{Spread, asked, disk, quick};
 use tower_outbox::channels::embedded::{EmbeddedEngine, EmbeddedEngineSettings};
-use tower_outbox::channels::jetstream::JetstreamEngineSettings;
 use tower_outbox::channels::{
-    ChannelName, Channels, Content, Policy, QueueMessage, Queues, Receive, Settle, Streams, Which,
+    ChannelName, Content, Policy, QueueMessage, Queues, Receive, Settle, Streams, Which,
 };
-use tower_outbox::source::{Source, Unsettled};
-use tower_outbox::{Message, Messenger};
 
 const TASKS: u64 = 64;
 const BODY: usize = 300;
 const QUEUES: u64 = 1_000;
-/// The messages that are sent or acknowledged at once.
-const AT_ONCE: usize = 256;
 
 /// The variable that makes this bench the process whose memory is measured: its folder, and what it does.
 const JOB: &str = "CHANNELS_BENCH_JOB";
@@ -51,9 +38,6 @@ async fn main() {
     }
     if asked("rates") {
         rates().await;
-    }
-    if asked("jetstream") {
-        jetstream().await;
     }
     if asked("memory") {
         memory();
@@ -166,106 +150,6 @@ async fn rates() {
             Spread::of(ratio),
             Spread::of(rates)
         );
-    }
-}
-
-/// Completes with the messages a second of a send and of a receive.
-async fn ours(channels: &Channels, messages: usize) -> [f64; 2] {
-    let queue = channels.queue("bench").expect("the name is allowed");
-    let new = || Message::new("bench", vec![b'x'; BODY]).expect("it is allowed");
-    let begun = Instant::now();
-    for _ in 0..messages / AT_ONCE {
-        queue.send((0..AT_ONCE).map(|_| new()).collect()).await.expect("the server confirms");
-    }
-    let (sent, begun) = (begun.elapsed(), Instant::now());
-    let mut left = messages;
-    while left > 0 {
-        let received = queue.receive(AT_ONCE).await.expect("messages come");
-        left -= received.len();
-        for acked in join_all(received.into_iter().map(Unsettled::ack)).await {
-            acked.expect("the server confirms");
-        }
-    }
-    [sent, begun.elapsed()].map(|time| messages as f64 / time.as_secs_f64())
-}
-
-async fn raw(context: &Context, messages: usize) -> [f64; 2] {
-    let topic = format!("raw-{}", std::process::id());
-    let config = Config {
-        name: topic.clone(),
-        retention: RetentionPolicy::WorkQueue,
-        subjects: vec![topic.clone()],
-        ..Config::default()
-    };
-    let stream = context.create_stream(config).await.expect("it is created");
-    let begun = Instant::now();
-    let sends = futures_util::stream::iter(0..messages).map(|n| {
-        let message = PublishMessage::build().message_id(n.to_string()).payload(vec![b'x'; BODY].into());
-        let (context, topic) = (context, topic.clone());
-        async move { context.send_publish(topic, message).await.expect("the client runs").await }
-    });
-    let confirmed = sends.buffer_unordered(AT_ONCE).fold(0, async |count, sent| {
-        sent.expect("the server confirms");
-        count + 1
-    });
-    assert_eq!(confirmed.await, messages);
-    let (sent, begun) = (begun.elapsed(), Instant::now());
-    let config = pull::Config { ack_policy: AckPolicy::Explicit, ..pull::Config::default() };
-    let consumer = stream.create_consumer(config).await.expect("it is created");
-    let received = consumer.stream().max_messages_per_batch(AT_ONCE).messages().await.expect("it is asked");
-    let acked = received.take(messages).map(async |message| {
-        message.expect("it arrives").double_ack().await.expect("the server confirms");
-    });
-    assert_eq!(acked.buffer_unordered(AT_ONCE).count().await, messages);
-    let rates = [sent, begun.elapsed()].map(|time| messages as f64 / time.as_secs_f64());
-    context.delete_stream(topic).await.expect("it exists");
-    rates
-}
-
-async fn jetstream() {
-    let (rounds, messages) = if quick() { (3, 20 * AT_ONCE) } else { (9, 100 * AT_ONCE) };
-    let known = std::fs::read_to_string(support::root("target/brokers/env")).unwrap_or_default();
-    let known = known.lines().find_map(|line| line.strip_prefix("NATS1=").map(str::to_owned));
-    let url = std::env::args().find(|argument| argument.contains("://")).or(known);
-    let url = url.expect("no server: run scripts/brokers up, or name one");
-    let client = async_nats::connect(&url).await.expect("the server answers");
-    // Its own backpressure blocks a caller who does not poll confirms.
-    let context = ContextBuilder::new().backpressure_on_inflight(false).build(client);
-    let prefix = format!("bench-{}", std::process::id());
-    let settings = JetstreamEngineSettings::new([&url]).with_prefix(&prefix);
-    let channels = Channels::jetstream(settings).await.expect("the server has JetStream");
-    let (mut ratios, mut rates) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-    ours(&channels, messages).await;
-    for round in 0..rounds {
-        let (our, raw) = if round % 2 == 0 {
-            let our = ours(&channels, messages).await;
-            (our, raw(&context, messages).await)
-        } else {
-            let raw = raw(&context, messages).await;
-            (ours(&channels, messages).await, raw)
-        };
-        for at in 0..2 {
-            ratios[at].push(our[at] / raw[at]);
-            rates[at].push(our[at]);
-        }
-    }
-    println!(
-        "{messages} messages of {BODY} bytes in NATS, {AT_ONCE} at once, {rounds} rounds; ratios to async-nats itself"
-    );
-    let [sent, received] = ratios;
-    let [sends, receives] = rates;
-    for (what, ratio, rates) in
-        [("send to a queue", sent, sends), ("receive, acknowledge", received, receives)]
-    {
-        println!(
-            "  {what:<28} {:.2}   target >= 0.5   ({:.0} messages/s)",
-            Spread::of(ratio),
-            Spread::of(rates)
-        );
-    }
-    channels.close(Duration::from_secs(5)).await;
-    for of in ["queue-bench", "delayed", "names"] {
-        let _ = context.delete_stream(format!("{prefix}-{of}")).await;
     }
 }
 
