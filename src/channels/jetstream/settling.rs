@@ -141,8 +141,7 @@ impl EngineParts {
     ) -> Result<(), Fault> {
         let headers: HeaderMap = headers(&content, policy)?;
         self.connection.check_size(&headers, &content.body)?;
-        // With the queue it comes from: in another one it may have had the same sequence.
-        let id = format!("{}-{}-{}", held.word, place.word, held.sequence);
+        let id = format!("{}-{}", held.word, held.sequence);
         if policy.due > 0 {
             let target = self.queue(to).await?;
             return self.store_delayed(&target.word, &held.word, &id, headers, content.body, policy).await;
