@@ -3,7 +3,7 @@
 pub(crate) mod crash;
 mod damage;
 mod inactive;
-pub(crate) mod jetstream;
+mod jetstream;
 mod messenger;
 mod model;
 mod suite;

@@ -201,11 +201,8 @@ impl Taken {
         Some((place, released))
     }
 
-    /// Returns the receipts, from the oldest.
     pub(super) fn receipts(&self) -> Vec<u64> {
-        let mut receipts: Vec<u64> = self.receipts.keys().copied().collect();
-        receipts.sort_unstable();
-        receipts
+        self.receipts.keys().copied().collect()
     }
 
     /// Forgets all of a queue that was deleted.

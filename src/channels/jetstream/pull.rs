@@ -64,12 +64,7 @@ impl Pulled {
 /// Requests messages of one consumer, one request at a time.
 pub(super) struct Puller {
     answers: Subscriber,
-    inbox: String,
-    /// The number of the last request. Its answers have it in their subject: the server also says that a batch is complete, which is too
-    /// late for the next request to read.
-    request: u64,
-    /// The stream and the consumer.
-    place: (String, String),
+    inbox: Subject,
     subject: String,
     /// Whether nothing of an earlier request can come.
     is_clean: bool,
@@ -79,14 +74,11 @@ pub(super) struct Puller {
 
 impl Puller {
     pub(super) async fn open(connection: &Connection, stream: &str, consumer: &str) -> Result<Self, Fault> {
-        let client = connection.client();
-        let inbox = client.new_inbox();
-        let answers = client.subscribe(format!("{inbox}.*")).await.map_err(EngineError::unavailable)?;
+        let inbox = Subject::from(connection.client.new_inbox());
+        let answers = connection.client.subscribe(inbox.clone()).await.map_err(EngineError::unavailable)?;
         Ok(Self {
             answers,
             inbox,
-            request: 0,
-            place: (stream.to_owned(), consumer.to_owned()),
             subject: connection.next_subject(stream, consumer),
             is_clean: true,
             is_spoiled: false,
@@ -118,9 +110,7 @@ impl Puller {
         }
         let losses = connection.losses();
         let payload = Bytes::from(request.to_string());
-        self.request += 1;
-        let (client, reply) = (connection.client(), format!("{}.{}", self.inbox, self.request));
-        let sent = client.publish_with_reply(self.subject.clone(), reply.clone(), payload);
+        let sent = connection.client.publish_with_reply(self.subject.clone(), self.inbox.clone(), payload);
         sent.await.map_err(EngineError::unavailable)?;
         let until = |wait: Duration| Instant::now() + wait + SLACK;
         let quiet = if has_signs { SIGNS * 2 } else { wait.unwrap_or_default() };
@@ -130,16 +120,8 @@ impl Puller {
         loop {
             let message = tokio::select! {
                 biased;
-                message = self.answers.next() => {
-                    if message.is_none() {
-                        connection.suspects.add(&self.place);
-                    }
-                    message
-                }
-                () = connection.lost(losses) => {
-                    connection.suspects.add(&self.place);
-                    None
-                }
+                message = self.answers.next() => message,
+                () = connection.lost(losses) => None,
                 () = cancel.cancelled() => None,
                 () = sleep_until(deadline) => None,
             };
@@ -160,7 +142,6 @@ impl Puller {
             };
             match message.status {
                 None | Some(StatusCode::IDLE_HEARTBEAT) => continue,
-                Some(_) if *message.subject != *reply => continue,
                 Some(StatusCode::NO_RESPONDERS) if pulled.is_empty() => {
                     self.is_clean = true;
                     return Err(Fault::NoResponders);

@@ -5,7 +5,6 @@
 mod face;
 mod servers;
 mod sharing;
-mod strangers;
 mod suite;
 
 use std::sync::Arc;

@@ -75,25 +75,6 @@ async fn two_engines_share_the_messages_of_a_queue() {
     channels.remove().await;
 }
 
-/// The server says of each complete batch that it is, after the last message.
-#[tokio::test]
-#[ignore = "needs brokers: ./scripts/test"]
-async fn a_receive_leaves_no_request_behind_that_takes_messages_from_others() {
-    let channels = Channels::new();
-    let (one, other) = (channels.open().await, channels.open().await);
-    send(&one, &["a", "b", "c"]).await;
-    let mut receipts = Vec::new();
-    for expected in ["a", "b", "c"] {
-        let received = one.receive(&name("q"), wait(1)).await.unwrap();
-        assert_eq!(received.messages[0].content.body, expected);
-        receipts.push(received.receipt);
-    }
-    receipts.into_iter().for_each(|receipt| one.release(receipt));
-    let all = Receive { until_full: true, ..wait(3) };
-    assert_eq!(other.receive(&name("q"), all).await.unwrap().messages.len(), 3);
-    channels.remove().await;
-}
-
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn messages_of_a_dead_engine_go_to_another_one() {
