@@ -34,7 +34,7 @@ pub(crate) struct LaterDrop {
     pub(crate) messages: usize,
     /// Which messages: a filter, or positions.
     pub(crate) which: String,
-    /// Who asked for it.
+    /// The operator that asked for it.
     #[serde(default)]
     pub(crate) by: Option<String>,
     /// Which messages, for people.
