@@ -73,6 +73,7 @@ fn commented_keys_show_their_defaults() {
     // These have no default to show.
     assert_eq!(outbox.expiry.take().map(|expiry| expiry.as_secs()), Some(86_400));
     assert!(outbox.database_url.take().is_some_and(|url| url.expose().starts_with("postgres://")));
+    assert_eq!(outbox.instance_name.take().as_deref(), Some("web-1"));
     assert_eq!(outbox, defaults.outbox);
     assert_eq!(every.chaos, ChaosSettings::default());
     let users = &every.consumers["users"];

@@ -132,11 +132,11 @@ impl Tables {
     pub async fn steal_partitions(&self) {
         self.run(match self {
             Postgres(..) => {
-                "INSERT INTO {}members VALUES ('00000000-0000-0000-0000-000000000001', now() + interval '1 hour');
+                "INSERT INTO {}members (id, expires_at) VALUES ('00000000-0000-0000-0000-000000000001', now() + interval '1 hour');
                  UPDATE {}partitions SET fencing_token = fencing_token + 1, owner = '00000000-0000-0000-0000-000000000001'"
             }
             Sqlite(..) => {
-                "INSERT INTO {}members VALUES (x'01', (unixepoch() + 3600) * 1000);
+                "INSERT INTO {}members (id, expires_at) VALUES (x'01', (unixepoch() + 3600) * 1000);
                  UPDATE {}partitions SET fencing_token = fencing_token + 1, owner = x'01'"
             }
         })
