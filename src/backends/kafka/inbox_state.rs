@@ -65,7 +65,8 @@ impl InboxState {
     }
 
     /// Lets a message wait.
-    pub(super) fn wait(&mut self, letter: Letter, after: Duration) {
+    pub(super) fn wait(&mut self, mut letter: Letter, after: Duration) {
+        letter.detach();
         self.number += 1;
         self.waiting_bytes += letter.size;
         let due = (deadline::after(Instant::now(), after), self.number);

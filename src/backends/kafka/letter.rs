@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use krafka::ConsumerRecord;
 
 use crate::message::FailedAttempt;
@@ -27,6 +28,15 @@ impl Letter {
     pub(super) fn partition(&self) -> Partition {
         (Arc::clone(&self.record.topic), self.record.partition)
     }
+
+    /// Copies its parts. Before, they keep the whole answer of the broker in memory, with all other messages that came in it.
+    pub(super) fn detach(&mut self) {
+        let ConsumerRecord { key, value, headers, .. } = &mut self.record;
+        let values = headers.iter_mut().map(|(_, value)| value);
+        for part in [key, value].into_iter().chain(values).flatten() {
+            *part = Bytes::copy_from_slice(part);
+        }
+    }
 }
 
 /// A message as it came.
@@ -43,4 +53,26 @@ pub(super) struct Earlier {
     pub(super) failed: u32,
     pub(super) failures: Vec<FailedAttempt>,
     pub(super) due: Option<Duration>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backends::kafka::inbox_state::InboxState;
+
+    #[test]
+    fn a_message_that_waits_keeps_itself_alone_in_memory() {
+        let answer = Bytes::from(vec![b'x'; 1 << 20]);
+        let part = || Some(answer.slice(7..10));
+        let mut record = ConsumerRecord::new("t", 0, 0, part(), part());
+        record.headers.push(("h".to_owned(), part()));
+        let before = record.clone();
+        let letter = Letter { record, fault: None, size: 9, assignment: 0, failed: 1, failures: Vec::new() };
+        let mut state = InboxState::default();
+        state.wait(letter, Duration::from_secs(1));
+        let kept = &state.waiting.first_key_value().unwrap().1.record;
+        assert_eq!((&kept.key, &kept.value, &kept.headers), (&before.key, &before.value, &before.headers));
+        drop(before);
+        assert!(answer.is_unique());
+    }
 }
