@@ -85,6 +85,8 @@
 //! - **A message that waits for its retry does not delay others**, up to 1,000 of them and `PREFETCH_BYTES`; with `ORDERED` it delays those of
 //!   its partition.
 //! - **A record that the client library cannot read** becomes one dead letter with its place and without content.
+//! - **Messages of transactions** are received after their commit, and never when they are aborted. A transaction that stays open delays
+//!   the messages after it in its partitions.
 //! - **Every group with a `RETRY_TOPIC`** needs topics of its own there, or reads and skips the retries of other groups.
 //! - A key or a value of a header that is not UTF-8 is given in base64. Of several headers with one name the first counts. A record
 //!   without a value has an empty body.

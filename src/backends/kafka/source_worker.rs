@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
-use krafka::consumer::{AutoOffsetReset, Consumer, PartitionAssignmentStrategy};
+use krafka::consumer::{AutoOffsetReset, Consumer, IsolationLevel, PartitionAssignmentStrategy};
 use krafka::{CloseOptions, ConsumerRecord, KrafkaError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
@@ -101,6 +101,7 @@ impl SourceWorker {
             .consumer(&subscription.group)
             .auto_offset_reset(reset)
             .enable_auto_commit(false)
+            .isolation_level(IsolationLevel::ReadCommitted)
             .fetch_max_wait(FETCH_WAIT.min(idle / 2))
             .fetch_max_bytes(bytes)
             .max_partition_fetch_bytes(bytes.min(1 << 20))

@@ -28,7 +28,7 @@ pub fn settings(broker: &FakeBroker) -> KafkaSettings {
     settings
 }
 
-fn messages(range: std::ops::Range<u32>) -> Vec<Message> {
+pub fn messages(range: std::ops::Range<u32>) -> Vec<Message> {
     let message = |n: u32| Message::new("t", n.to_string()).unwrap().with_key((n % 5).to_string());
     range.map(message).collect()
 }

@@ -13,4 +13,5 @@ mod receiving;
 mod refused;
 pub mod server;
 mod settings;
+mod transactions;
 mod wire;
