@@ -1,5 +1,6 @@
 //! Partitions that are given to other processes.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ impl ConsumerRebalanceListener for Revoking {
     async fn on_partitions_assigned(&self, partitions: &[TopicPartition]) {
         // Nothing of an earlier assignment counts for the new one.
         self.context.inbox.remove(&ours(partitions));
+        self.context.is_assigned.store(true, Ordering::Release);
         if !partitions.is_empty() {
             tracing::debug!(source = %self.context.reader.source, count = partitions.len(), "partitions were assigned");
         }
@@ -33,6 +35,7 @@ impl ConsumerRebalanceListener for Revoking {
 
     async fn on_partitions_revoked(&self, partitions: &[TopicPartition]) {
         let (partitions, inbox) = (ours(partitions), &self.context.inbox);
+        self.context.is_assigned.store(false, Ordering::Release);
         inbox.withdraw(&partitions);
         let _ = timeout(LEAVE_TIMEOUT, inbox.returned_all(&partitions)).await;
         if let Some(consumer) = self.consumer.get().and_then(Weak::upgrade) {
@@ -49,6 +52,7 @@ impl ConsumerRebalanceListener for Revoking {
 
     async fn on_partitions_lost(&self, partitions: &[TopicPartition]) {
         let (partitions, source) = (ours(partitions), &self.context.reader.source);
+        self.context.is_assigned.store(false, Ordering::Release);
         tracing::warn!(%source, count = partitions.len(), "lost partitions; their unsettled messages come again, to the process that has them");
         self.context.inbox.remove(&partitions);
     }

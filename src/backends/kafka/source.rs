@@ -1,6 +1,7 @@
 //! The source over Kafka.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -61,6 +62,7 @@ impl KafkaSource {
             reader,
             inbox: Arc::new(Inbox::new(limits)),
             member: Mutex::default(),
+            is_assigned: AtomicBool::default(),
             unreachable: Repeated::default(),
             uncommitted: Repeated::default(),
             committing: tokio::sync::Mutex::default(),
@@ -131,10 +133,14 @@ impl Source for KafkaSource {
         }
     }
 
-    /// The number of records that the application has not received yet, in the partitions of this process. It asks the brokers for
-    /// the end of each.
+    /// The number of records that the application has not received yet, in the partitions of this process; `None` while the group
+    /// gives it none. It asks the brokers for the end of each. Retries of other groups in a shared topic count until they are read and
+    /// skipped.
     async fn backlog(&self) -> Option<u64> {
         let member = lock(&self.context.member).upgrade()?;
+        if !self.context.is_assigned.load(Ordering::Acquire) {
+            return None;
+        }
         let assigned = member.assignment().await;
         let partitions =
             assigned.iter().flat_map(|(topic, partitions)| partitions.iter().map(move |it| (topic, *it)));

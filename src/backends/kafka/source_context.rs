@@ -1,6 +1,7 @@
 //! The parts of a source that its task and its settlements share.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,6 +32,8 @@ pub(super) struct SourceContext {
     pub(super) inbox: Arc<Inbox>,
     /// The member of the group, while it is one.
     pub(super) member: std::sync::Mutex<Weak<Consumer>>,
+    /// Whether the group has given this member its partitions.
+    pub(super) is_assigned: AtomicBool,
     /// The log lines about lost connections, and about offsets that could not be committed.
     pub(super) unreachable: Repeated,
     pub(super) uncommitted: Repeated,

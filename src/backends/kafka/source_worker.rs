@@ -2,6 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::pin::pin;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
@@ -123,6 +124,7 @@ impl SourceWorker {
         let consumer = Arc::new(consumer);
         let _ = known.set(Arc::downgrade(&consumer));
         consumer.subscribe(&names).await.map_err(|error| receive_failure(&error))?;
+        self.context.is_assigned.store(false, Ordering::Release);
         *lock(&self.context.member) = Arc::downgrade(&consumer);
         let committing = AbortOnDropHandle::new(tokio::spawn(committing(
             Arc::clone(&self.context),

@@ -225,3 +225,23 @@ async fn wrong_credentials_are_named() {
     let Health::Down { reason } = with("shop:falsch").health().await else { panic!("it connects") };
     assert!(reason.contains("SASL_MECHANISM") && !reason.contains("falsch"), "{reason}");
 }
+
+/// A number would say that nothing waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_backlog_is_unknown_until_partitions_are_assigned() {
+    let broker = cluster(1, 1).await;
+    let settings = settings(&broker);
+    Kafka::new(&settings).unwrap().send(messages(0..10)).await.unwrap();
+    let source = KafkaSource::new(&settings, &KafkaSubscription::new("g", ["t"])).unwrap();
+    broker.on_once(ApiKey::SyncGroup, |_| Control::Delay(Duration::from_secs(1)));
+    let mut first = None;
+    let asking = async {
+        while first.is_none() {
+            first = source.backlog().await;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (_, received) = timeout(SOON, async { tokio::join!(asking, receive(&source, 3)) }).await.unwrap();
+    assert!(first > Some(0), "{first:?}");
+    drop(received);
+}
