@@ -78,14 +78,29 @@ pub(super) fn is_silence(error: &KrafkaError) -> bool {
     matches!(error, KrafkaError::DeliveryTimeout { message, .. } if !message.contains("network error"))
 }
 
-/// The topic, partition and offset of records that the client library cannot read, which it names in the text of its error.
-pub(super) fn undecodable(error: &KrafkaError) -> Option<(String, i32, i64)> {
+/// A batch of records that the client library cannot read.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Damage {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) offset: i64,
+    pub(super) fault: String,
+}
+
+/// The place and the fault of a batch that the client library cannot read, which it names in the text of its error.
+pub(super) fn undecodable(error: &KrafkaError) -> Option<Damage> {
     let KrafkaError::Protocol { message, .. } = error else { return None };
     let place = message.strip_prefix("undecodable record batch at ")?;
     let (place, rest) = place.split_once(" offset ")?;
     let (topic, partition) = place.rsplit_once('-')?;
     let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    Some((topic.to_owned(), partition.parse().ok()?, rest[..digits].parse().ok()?))
+    let fault = rest.split_once("Underlying error: ").map_or(rest, |(_, fault)| fault);
+    Some(Damage {
+        topic: topic.to_owned(),
+        partition: partition.parse().ok()?,
+        offset: rest[..digits].parse().ok()?,
+        fault: start_of(fault, MOST).to_owned(),
+    })
 }
 
 /// An error of the client library in one line.
@@ -161,9 +176,14 @@ mod tests {
     #[test]
     fn the_place_of_an_unreadable_record_is_read() {
         let error = |text: &str| KrafkaError::protocol_kind(krafka::ProtocolErrorKind::Malformed, text);
-        let found =
-            error("undecodable record batch at a-b.c-7 offset 42; the partition cannot advance past it");
-        assert_eq!(undecodable(&found), Some(("a-b.c".to_owned(), 7, 42)));
+        let found = error(
+            "undecodable record batch at a-b.c-7 offset 42; the partition cannot advance past it. Underlying error: CRC mismatch",
+        );
+        let fault = "CRC mismatch".to_owned();
+        assert_eq!(
+            undecodable(&found),
+            Some(Damage { topic: "a-b.c".to_owned(), partition: 7, offset: 42, fault })
+        );
         assert_eq!(undecodable(&error("undecodable record batch at x")), None);
         assert_eq!(undecodable(&KrafkaError::closed("x")), None);
     }

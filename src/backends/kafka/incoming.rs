@@ -31,6 +31,8 @@ const OURS: [&str; 7] = [
     headers::EXPIRY,
     DUE,
 ];
+/// The headers with fields of a message.
+const OF_FIELDS: [&str; 5] = [ID, TIME, TYPES, CONTENT_TYPE, headers::PRIORITY];
 /// The header with the time at which a retry is due (RFC 3339), on topics of retries.
 const DUE: &str = "tower-outbox-due";
 /// The most bytes of a reason in a dead letter.
@@ -63,6 +65,19 @@ pub(super) fn size_of(record: &ConsumerRecord) -> usize {
     OVERHEAD + len(&record.key) + len(&record.value) + headers.sum::<usize>()
 }
 
+/// Keeps the first headers of a record that has more than a message of ours can have, with all that we add. Returns the reason why
+/// it cannot be read.
+pub(super) fn shorten(record: &mut ConsumerRecord) -> Option<String> {
+    let count = record.headers.len();
+    if count <= headers::MOST + OURS.len() + OF_FIELDS.len() {
+        return None;
+    }
+    record.headers.truncate(headers::MOST);
+    record.headers.shrink_to_fit();
+    let most = headers::MOST;
+    Some(format!("it has {count} headers, more than {most}: only the first {most} are kept"))
+}
+
 /// The first header with this name, as a text.
 pub(super) fn value<'a>(record: &'a ConsumerRecord, name: &str) -> Option<&'a str> {
     let (_, value) = record.headers.iter().find(|(known, _)| known == name)?;
@@ -79,7 +94,8 @@ pub(super) fn again(record: &ConsumerRecord, topic: &str) -> Record {
     let mut again = Record::new(topic, Bytes::new());
     again.value.clone_from(&record.value);
     again.key.clone_from(&record.key);
-    again.timestamp = Some(record.timestamp.max(0));
+    // One that could not be read has none. With the time 0 the brokers would soon remove it as an old one.
+    again.timestamp = (record.timestamp >= 0).then_some(record.timestamp);
     again.headers =
         record.headers.iter().filter(|(name, _)| !OURS.contains(&name.as_str())).cloned().collect();
     again
@@ -116,9 +132,8 @@ impl Reader {
         if let Some(priority) = value(record, headers::PRIORITY).and_then(|priority| priority.parse().ok()) {
             message = message.with_priority(priority);
         }
-        let of_fields = [ID, TIME, TYPES, CONTENT_TYPE, headers::PRIORITY];
         for (name, value) in &record.headers {
-            if name.is_empty() || OURS.contains(&name.as_str()) || of_fields.contains(&name.as_str()) {
+            if name.is_empty() || OURS.contains(&name.as_str()) || OF_FIELDS.contains(&name.as_str()) {
                 continue;
             }
             let renamed = match envelope {

@@ -84,7 +84,10 @@
 //!   its first attempt.
 //! - **A message that waits for its retry does not delay others**, up to 1,000 of them and `PREFETCH_BYTES`; with `ORDERED` it delays those of
 //!   its partition.
-//! - **A record that the client library cannot read** becomes one dead letter with its place and without content.
+//! - **A batch of records that the client library cannot read** becomes one dead letter with its place, its reason and without content.
+//!   It is read three times before, as it may be damaged on its way, while other partitions go on. One whose header claims to have
+//!   billions of records is passed too.
+//! - **A record with more than 1,000 headers** becomes a dead letter with the first 1,000 of them.
 //! - **Messages of transactions** are received after their commit, and never when they are aborted. A transaction that stays open delays
 //!   the messages after it in its partitions.
 //! - **Every group with a `RETRY_TOPIC`** needs topics of its own there, or reads and skips the retries of other groups.
@@ -119,6 +122,7 @@ mod source;
 mod source_context;
 mod source_worker;
 mod subscription;
+mod unreadable;
 
 pub use self::messenger::Kafka;
 pub use self::sasl_mechanism::SaslMechanism;

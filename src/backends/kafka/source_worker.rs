@@ -13,11 +13,12 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::client;
-use super::failure::{open_failure, shown, undecodable};
-use super::incoming::size_of;
+use super::failure::{Damage, open_failure, shown, undecodable};
+use super::incoming::{shorten, size_of};
 use super::letter::{Arrival, Earlier, Partition};
 use super::revoking::{Revoking, commit};
 use super::source_context::{SourceContext, create};
+use super::unreadable::{Passed, Step, Unreadable};
 use crate::backends::brokers::{Demand, Pauses};
 use crate::messenger::Failure;
 use crate::util::sync::lock;
@@ -29,8 +30,6 @@ const POLL: Duration = Duration::from_secs(1);
 const PAUSED_POLL: Duration = Duration::from_millis(200);
 /// After so many failures in a row the group is joined again.
 const MAX_FAILURES: u32 = 10;
-/// So often a record is read before it counts as unreadable: it may be damaged on its way.
-const READ_AGAIN: u32 = 3;
 /// How long the brokers may take when the group is left.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(12);
 
@@ -44,6 +43,7 @@ pub(super) struct SourceWorker {
 struct Membership {
     consumer: Arc<Consumer>,
     paused: HashSet<Partition>,
+    unreadable: Unreadable,
     _committing: AbortOnDropHandle<()>,
 }
 
@@ -131,13 +131,17 @@ impl SourceWorker {
             Arc::downgrade(&consumer),
         )));
         tracing::info!(source = %self.context.reader.source, "receiving");
-        Ok(Membership { consumer, paused: HashSet::new(), _committing: committing })
+        Ok(Membership {
+            consumer,
+            paused: HashSet::new(),
+            unreadable: Unreadable::default(),
+            _committing: committing,
+        })
     }
 
     /// Receives until the source is closed, or the group must be joined again.
     async fn serve(&mut self, mut membership: Membership) -> Option<Failure> {
         let (mut pauses, mut failures) = (Pauses::default(), 0);
-        let mut unreadable = (None, 0);
         let context = Arc::clone(&self.context);
         let failure = loop {
             let demand = *self.demand.borrow_and_update();
@@ -146,13 +150,15 @@ impl SourceWorker {
             }
             let is_full = demand == Demand::Pause || !context.inbox.has_room();
             let is_paused = membership.pause(&context, is_full).await;
-            let limit = if is_paused { PAUSED_POLL } else { POLL };
+            let rests = membership.unreadable.resting().next().is_some();
+            let limit = if is_paused || rests { PAUSED_POLL } else { POLL };
             // A poll is woken, never dropped: it may be applying an assignment, which would be lost.
-            let mut polling = pin!(membership.consumer.poll(limit));
+            let consumer = Arc::clone(&membership.consumer);
+            let mut polling = pin!(consumer.poll(limit));
             let polled = tokio::select! {
                 polled = &mut polling => polled,
                 () = wanted(&mut self.demand, &context, is_paused) => {
-                    membership.consumer.wakeup();
+                    consumer.wakeup();
                     polling.await
                 }
             };
@@ -161,15 +167,11 @@ impl SourceWorker {
                 Ok(records) => {
                     failures = 0;
                     context.inbox.set_error(None);
-                    self.arrived(records);
+                    self.arrived(&mut membership, records).await;
                 }
                 Err(error) => {
-                    if let Some(place) = undecodable(&error) {
-                        let times = if unreadable.0.as_ref() == Some(&place) { unreadable.1 + 1 } else { 1 };
-                        if times == READ_AGAIN {
-                            self.skip(&membership.consumer, &place, &error).await;
-                        }
-                        unreadable = (Some(place), times);
+                    if let Some(damage) = undecodable(&error) {
+                        self.pass(&mut membership, &damage).await;
                         continue;
                     }
                     let failure = receive_failure(&error);
@@ -194,45 +196,114 @@ impl SourceWorker {
         failure
     }
 
-    fn arrived(&self, records: Vec<ConsumerRecord>) {
+    async fn arrived(&self, membership: &mut Membership, records: Vec<ConsumerRecord>) {
         let (reader, inbox) = (&self.context.reader, &self.context.inbox);
+        let records = membership.without_those_beyond(records).await;
         let mut arrivals = Vec::with_capacity(records.len());
-        for record in records {
-            if reader.is_of_others(&record) {
+        for mut record in records {
+            let fault = shorten(&mut record).map(Into::into);
+            if fault.is_none() && reader.is_of_others(&record) {
                 inbox.push(arrivals.drain(..));
                 inbox.pass(&record);
                 continue;
             }
             let (size, earlier) = (size_of(&record), reader.earlier(&record));
-            arrivals.push(Arrival { record, fault: None, size, earlier });
+            arrivals.push(Arrival { record, fault, size, earlier });
         }
         inbox.push(arrivals);
     }
 
-    /// Makes a dead letter of a record that the client library cannot read.
-    async fn skip(&self, consumer: &Consumer, place: &(String, i32, i64), error: &KrafkaError) {
-        let &(ref topic, partition, offset) = place;
-        tracing::error!(topic, partition, offset, %error, "a record cannot be read; it becomes a dead letter");
-        let record = ConsumerRecord::new(topic.as_str(), partition, offset, None, None);
-        let fault = format!(
-            "the record at offset {offset} of partition {partition} cannot be read: {}",
-            shown(error)
-        );
-        let size = size_of(&record);
-        let earlier = Earlier::default();
-        self.context.inbox.push([Arrival { record, fault: Some(fault.into()), size, earlier }]);
-        if let Err(error) = consumer.seek(topic, partition, offset.saturating_add(1)).await {
-            tracing::debug!(topic, partition, %error, "the partition is no longer ours");
+    /// Goes past a batch of records that the client library cannot read, of which the first becomes a dead letter.
+    async fn pass(&self, membership: &mut Membership, damage: &Damage) {
+        let Damage { topic, partition, offset, fault } = damage;
+        let (inbox, place) = (&self.context.inbox, (topic.as_str().into(), *partition));
+        let record = |offset| {
+            let mut record = ConsumerRecord::new(topic.as_str(), *partition, offset, None, None);
+            record.timestamp = -1;
+            record
+        };
+        let next = match membership.unreadable.found(&place, damage) {
+            Step::Rest => return,
+            Step::DeadLetter => {
+                tracing::error!(
+                    topic,
+                    partition,
+                    offset,
+                    fault,
+                    "a batch of records cannot be read; it becomes a dead letter"
+                );
+                let why = format!(
+                    "the record at offset {offset} of partition {partition} cannot be read, with those after it in its batch: {fault}"
+                );
+                let (record, fault, earlier) = (record(*offset), Some(why.into()), Earlier::default());
+                let size = size_of(&record);
+                inbox.push([Arrival { record, fault, size, earlier }]);
+                let end =
+                    membership.consumer.fetch_watermarks(topic, *partition).await.ok().map(|(_, end)| end);
+                membership.unreadable.is_dead_letter(&place, end)
+            }
+            Step::Passed(last, next) => {
+                inbox.pass(&record(last));
+                Some(next)
+            }
+            Step::Back(next) => Some(next),
+        };
+        if let Some(next) = next {
+            membership.seek(&place, next).await;
         }
     }
 }
 
 impl Membership {
+    /// Leaves out records beyond the end of a damaged batch while that is searched: they are read again.
+    async fn without_those_beyond(&mut self, mut records: Vec<ConsumerRecord>) -> Vec<ConsumerRecord> {
+        if self.unreadable.is_empty() {
+            return records;
+        }
+        let mut back: HashMap<Partition, i64> = HashMap::new();
+        if records.is_empty() {
+            back.extend(self.unreadable.nothing_came(&self.paused));
+        }
+        records.retain(|record| {
+            let partition = (Arc::clone(&record.topic), record.partition);
+            if back.contains_key(&partition) {
+                return false;
+            }
+            match self.unreadable.readable(&partition, record.offset) {
+                Ok(passed) => {
+                    if let Some(Passed { first, last }) = passed {
+                        let (topic, partition) = partition;
+                        tracing::warn!(%topic, partition, first, last, "records can be read again after a damaged batch");
+                    }
+                    true
+                }
+                Err(offset) => {
+                    back.insert(partition, offset);
+                    false
+                }
+            }
+        });
+        for (partition, offset) in back {
+            self.seek(&partition, offset).await;
+        }
+        records
+    }
+
+    async fn seek(&self, (topic, partition): &Partition, offset: i64) {
+        if let Err(error) = self.consumer.seek(topic, *partition, offset).await {
+            tracing::debug!(%topic, partition, %error, "the partition is no longer ours");
+        }
+    }
+
     /// Pauses the partitions of which no more may be fetched: all, or those far beyond their first unsettled message. Returns whether
     /// all are paused.
     async fn pause(&mut self, context: &SourceContext, is_full: bool) -> bool {
         let assigned = self.consumer.assignment().await;
-        let far = if is_full { HashSet::new() } else { context.inbox.far_ahead() };
+        let mut far = if is_full { HashSet::new() } else { context.inbox.far_ahead() };
+        far.extend(self.unreadable.resting().cloned());
+        // The client forgets it when a partition is assigned again.
+        let paused = self.consumer.paused_partitions().await.into_iter();
+        self.paused = paused.map(|(topic, partition)| (topic.into(), partition)).collect();
         let (mut wanted, mut all) = (HashSet::new(), 0);
         for (topic, partitions) in assigned {
             let topic: Arc<str> = topic.into();

@@ -37,7 +37,7 @@ async fn committed(place: &Place, group: &str) -> Option<i64> {
     committed.values().next().map(|position| position.offset)
 }
 
-async fn until_committed(place: &Place, group: &str, wanted: i64) {
+pub async fn until_committed(place: &Place, group: &str, wanted: i64) {
     let reached = async {
         while committed(place, group).await != Some(wanted) {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -63,7 +63,7 @@ impl Place {
         KafkaSource::new(&self.settings(), subscription).unwrap()
     }
 
-    async fn send(&self, range: std::ops::Range<u32>) {
+    pub async fn send(&self, range: std::ops::Range<u32>) {
         self.messenger().send(range.map(|n| self.message(&n.to_string())).collect()).await.unwrap();
     }
 }
