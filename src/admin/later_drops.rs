@@ -24,6 +24,8 @@ pub(crate) struct LaterDrops(Arc<Mutex<Waiting>>);
 #[derive(Default)]
 struct Waiting {
     last: u64,
+    /// How many drops are about to wait.
+    slots: usize,
     drops: BTreeMap<u64, (LaterDrop, AbortHandle)>,
 }
 
@@ -45,20 +47,50 @@ pub(crate) struct LaterDrop {
     pub(crate) due: SystemTime,
 }
 
+/// The right to let a drop wait. It is taken first, so that a drop that is refused leaves no record.
+pub(super) struct SlotGuard(LaterDrops);
+
 impl LaterDrops {
+    /// Takes a slot, if not too many drops wait.
+    pub(super) fn slot(&self) -> Result<SlotGuard, AdminError> {
+        let mut waiting = lock(&self.0);
+        if waiting.drops.len() + waiting.slots >= MOST {
+            return Err(AdminError::conflict("too many drops wait already; try again when some are done"));
+        }
+        waiting.slots += 1;
+        Ok(SlotGuard(self.clone()))
+    }
+
+    /// Returns the drops that can still be undone.
+    pub(super) fn list(&self) -> Vec<LaterDrop> {
+        lock(&self.0).drops.values().map(|(drop, _)| drop.clone()).collect()
+    }
+
+    /// Takes a drop back; `None` if it is too late.
+    pub(super) fn undo(&self, id: u64) -> Option<LaterDrop> {
+        let (drop, task) = lock(&self.0).drops.remove(&id)?;
+        task.abort();
+        Some(drop)
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        lock(&self.0.0).slots -= 1;
+    }
+}
+
+impl SlotGuard {
     /// Drops these messages after `wait`, and returns the number by which that is undone.
     pub(super) fn begin(
-        &self,
+        self,
         outbox: OutboxHandle,
         positions: Vec<u64>,
         which: String,
         wait: Duration,
         by: By,
-    ) -> Result<u64, AdminError> {
-        let mut waiting = lock(&self.0);
-        if waiting.drops.len() >= MOST {
-            return Err(AdminError::conflict("too many drops wait already; try again when some are done"));
-        }
+    ) -> u64 {
+        let mut waiting = lock(&self.0.0);
         waiting.last += 1;
         let id = waiting.last;
         let due = SystemTime::now().checked_add(wait).unwrap_or_else(SystemTime::now);
@@ -70,7 +102,7 @@ impl LaterDrops {
             by: by.name(),
             due,
         };
-        let (drops, which) = (self.clone(), drop.which.clone());
+        let (drops, which) = (self.0.clone(), drop.which.clone());
         let task = tokio::spawn(async move {
             tokio::time::sleep(wait).await;
             // From now on it cannot be undone.
@@ -85,18 +117,6 @@ impl LaterDrops {
             }
         });
         waiting.drops.insert(id, (drop, task.abort_handle()));
-        Ok(id)
-    }
-
-    /// Returns the drops that can still be undone.
-    pub(super) fn list(&self) -> Vec<LaterDrop> {
-        lock(&self.0).drops.values().map(|(drop, _)| drop.clone()).collect()
-    }
-
-    /// Takes a drop back; `None` if it is too late.
-    pub(super) fn undo(&self, id: u64) -> Option<LaterDrop> {
-        let (drop, task) = lock(&self.0).drops.remove(&id)?;
-        task.abort();
-        Some(drop)
+        id
     }
 }

@@ -270,6 +270,7 @@ async fn drop_messages(
     let selection = request.selection()?;
     let which = selection.to_string();
     if let Some(after) = after.filter(|_| !dry_run) {
+        let slot = admin.later.slot()?;
         let positions = match selection {
             Selection::At(positions) => positions,
             Selection::Matching(filter) => outbox.positions(&filter).await?,
@@ -277,7 +278,7 @@ async fn drop_messages(
         let messages = positions.len();
         // Before it: a drop of which no later row tells did not happen.
         record(outbox, &by, "ask to drop", messages, which.clone()).await;
-        let undo = Some(admin.later.begin(outbox.clone(), positions, which, after, by)?);
+        let undo = Some(slot.begin(outbox.clone(), positions, which, after, by));
         return Ok(answer(StatusCode::OK, &Acted { dry_run, messages, undo }));
     }
     let filter = match selection {

@@ -16,6 +16,7 @@ use crate::admin::Does;
 on_every_store! {
     the_audit_says_who_did_what
     the_audit_says_who_asked_for_a_drop_and_who_undid_it
+    a_drop_that_is_refused_leaves_no_row
 }
 
 async fn operators(mut request: Asked, next: Next) -> Response {
@@ -85,4 +86,23 @@ async fn the_audit_says_who_asked_for_a_drop_and_who_undid_it(kind: Kind) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     assert_eq!(page.matches("<span>ask to drop</span>").count(), 2, "{page}");
+}
+
+async fn a_drop_that_is_refused_leaves_no_row(kind: Kind) {
+    let ops = Ops::with_dead(kind, ["a"]).await.with_undo(Duration::from_secs(600));
+    for _ in 0..100 {
+        assert_eq!(ops.send("act", "act=drop-all&state=dead").await.status, StatusCode::SEE_OTHER);
+    }
+    for fields in ["act=drop-all&state=dead", "act=drop&position=1"] {
+        let refused = ops.submit("act", fields).await;
+        assert_eq!(refused.status, StatusCode::CONFLICT);
+        assert!(refused.text.contains("too many drops wait already"), "{}", refused.text);
+    }
+    assert_eq!(ops.outbox().operations(200).await.unwrap().len(), 100);
+    // Each drop that ends makes room for one.
+    let page = ops.page("messages").await;
+    ops.submit("undo", &format!("id={}", attributes(&page, "name=\"id\" value=\"")[0])).await;
+    assert_eq!(ops.send("act", "act=drop-all&state=dead").await.status, StatusCode::SEE_OTHER);
+    assert_eq!(ops.send("act", "act=drop-all&state=dead").await.status, StatusCode::CONFLICT);
+    assert_eq!(ops.outbox().operations(200).await.unwrap().len(), 102);
 }
