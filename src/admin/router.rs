@@ -37,7 +37,7 @@ use crate::util::error::{BoxError, Chain};
 /// The largest body of a request.
 const BODY_LIMIT: usize = 64 << 20;
 
-/// How many entries with bodies are read at a time, and after how many bytes a page ends.
+/// How many entries with bodies are read at a time, and with how many bytes a page ends.
 const BODIES: usize = 50;
 const PAGE_BYTES: usize = 8 << 20;
 
@@ -128,12 +128,15 @@ async fn list(State(admin): State<Admin>, query: Result<Query<ListQuery>, QueryR
     loop {
         let room = limit - entries.len();
         let page = outbox.list(&filter, next, if query.body { room.min(BODIES) } else { room }).await?;
-        for entry in &page.entries {
-            bytes += entry.message.as_ref().map_or(0, |message| message.body().len());
-            entries.push(admin.shown(entry, query.body));
-        }
         next = page.next;
-        let full = entries.len() >= limit || query.body && bytes > PAGE_BYTES;
+        for entry in page.entries {
+            entries.push(admin.shown(&entry, query.body));
+            bytes += entry.message.as_ref().map_or(0, |message| message.body().len());
+            if query.body && bytes >= PAGE_BYTES {
+                return Ok(answer(StatusCode::OK, &Listed { messages: entries, next: Some(entry.position) }));
+            }
+        }
+        let full = entries.len() >= limit;
         if next.is_none() || full || begun.elapsed() > query.within() {
             return Ok(answer(StatusCode::OK, &Listed { messages: entries, next }));
         }

@@ -96,6 +96,10 @@ pub enum Wait {
     Sending,
 }
 
+/// A page of a list ends after the message with which its bodies come to so many bytes.
+#[cfg(any(feature = "embedded", feature = "_sql"))]
+pub(crate) const PAGE_BYTES: usize = 8 << 20;
+
 /// One page of a list.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]

@@ -2,6 +2,7 @@
 
 mod acting;
 mod audited;
+mod bounded;
 mod broker;
 mod browser;
 mod command;

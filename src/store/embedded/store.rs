@@ -8,13 +8,12 @@ use async_trait::async_trait;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 use tokio::time::sleep_until;
-use uuid::Uuid;
 
 use super::encoding::{decode_message, push_batch};
 use super::index::{Append, Hint};
 use super::leasing::LeaseStep;
 use super::open::open;
-use super::read::{Read, read_many};
+use super::read::read;
 use super::reasons::{self, REASONS};
 use super::settings::EmbeddedStoreSettings;
 use super::shared::{StoreShared, answer};
@@ -24,6 +23,7 @@ use crate::log::error::OpenError;
 use crate::log::scan::Found;
 use crate::message::{Message, Settlement};
 use crate::store::admission::Admission;
+use crate::store::entry::PAGE_BYTES;
 use crate::store::{
     Counts, EntryState, Filter, Instance, Lease, Leased, OperationRecord, Page, Store, StoreError, Unstored,
 };
@@ -176,7 +176,7 @@ impl Store for EmbeddedStore {
                     let reading = Arc::clone(&self.handle.reading).lock_owned().await;
                     self.blocking(move |shared| {
                         let _reading = reading;
-                        let read = read(shared, &positions, None)?;
+                        let (read, _) = read(shared, &positions, None, usize::MAX)?;
                         shared.lock().fetched(read);
                         Ok(())
                     })
@@ -231,10 +231,13 @@ impl Store for EmbeddedStore {
                 None => (PAGE_READS, limit.clamp(16, 256)),
             };
             let positions = shared.lock().positions(filter.state, after, most);
-            let mut page = Page::default();
+            let (mut page, mut bytes) = (Page::default(), 0);
             // Read in slices, since a short page needs few of them.
-            for positions in positions.chunks(slice) {
-                for (position, message) in read(shared, positions, filter.id)? {
+            let mut rest = positions.as_slice();
+            while !rest.is_empty() {
+                let (found, done) = read(shared, &rest[..slice.min(rest.len())], filter.id, PAGE_BYTES)?;
+                rest = &rest[done..];
+                for (position, message) in found {
                     let Some((mut entry, history)) = shared.lock().entry(position, message) else { continue };
                     if let Some((reasons, last)) = history {
                         let later = std::mem::replace(&mut entry.failures, reasons.read(position, last));
@@ -246,9 +249,10 @@ impl Store for EmbeddedStore {
                     let surplus = entry.failures.len().saturating_sub(REASONS.into());
                     entry.failures.drain(..surplus);
                     if filter.matches(&entry) {
+                        bytes += entry.message.as_ref().map_or(0, |message| message.body().len());
                         page.entries.push(entry);
                     }
-                    if page.entries.len() >= limit {
+                    if page.entries.len() >= limit || bytes >= PAGE_BYTES {
                         page.next = Some(position);
                         return Ok(page);
                     }
@@ -308,7 +312,7 @@ impl Store for EmbeddedStore {
                     (capacity.pending(), capacity.dead(), capacity.bytes());
                 (counts, index.oldest())
             };
-            let read = read(shared, oldest.as_slice(), None)?;
+            let (read, _) = read(shared, oldest.as_slice(), None, usize::MAX)?;
             counts.oldest = read.into_iter().next().and_then(|(_, message)| Some(message?.time()));
             Ok(counts)
         })
@@ -327,24 +331,6 @@ impl Store for EmbeddedStore {
         let handle = Arc::clone(&self.handle);
         let _ = spawn_blocking(move || handle.stop()).await;
     }
-}
-
-/// Reads the messages at these positions; with an id, only the messages of that id.
-fn read(shared: &StoreShared, positions: &[u64], id: Option<Uuid>) -> Result<Vec<Read>, StoreError> {
-    let mut segments = shared.lock().segments_of(positions);
-    for segment in segments.values_mut() {
-        if segment.index.is_none() {
-            let index = segment.make_index().map_err(StoreError::unavailable)?;
-            if let Some(known) = shared.lock().segments.get_mut(&segment.base)
-                && known.index.is_none()
-                && known.path == segment.path
-            {
-                known.index = Some(Arc::clone(&index));
-            }
-            segment.index = Some(index);
-        }
-    }
-    read_many(&segments, positions, id).map_err(StoreError::unavailable)
 }
 
 /// Reads messages of one segment, from `from` up to `to` at most; returns them and the position where the read ended.

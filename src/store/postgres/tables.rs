@@ -15,7 +15,7 @@ use super::statements::{Statements, quoted};
 use crate::message::Message;
 use crate::store::sql::{
     Conditions, DUE, FailedMessage, Listed, Read, Requeued, Row, SettleBatch, SqlStoreSettings, Tables,
-    WritePermit, counts_of, micros, signed,
+    WritePermit, counts_of, listed, micros, signed,
 };
 use crate::store::{Counts, EntryState, Filter};
 
@@ -142,9 +142,14 @@ impl Tables for PostgresTables {
         settled.inspect_err(|error| self.read_only.on_error(error))
     }
 
-    async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error> {
+    async fn list(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: usize,
+    ) -> Result<(Vec<Listed>, Option<i64>), sqlx::Error> {
         let conditions = Conditions::of(filter);
-        sqlx::query_as(self.statements.list.clone())
+        let list = sqlx::query_as(self.statements.list.clone())
             .bind(after)
             .bind(limit as i64)
             .bind(filter.state != Some(EntryState::Dead))
@@ -152,9 +157,8 @@ impl Tables for PostgresTables {
             .bind(filter.id)
             .bind(conditions.topic)
             .bind(conditions.prefix)
-            .bind(conditions.key)
-            .fetch_all(&self.pool)
-            .await
+            .bind(conditions.key);
+        listed(list.fetch(&self.pool), limit).await
     }
 
     async fn requeueable(

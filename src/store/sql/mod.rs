@@ -43,5 +43,5 @@ pub use self::store::SqlStore;
 pub(super) use self::tables::FailedMessage;
 pub(crate) use self::tables::WritePermit;
 pub(super) use self::tables::{
-    Conditions, FORGET_AT_ONCE, Read, Requeued, SettleBatch, Tables, counts_of, micros, signed,
+    Conditions, FORGET_AT_ONCE, Read, Requeued, SettleBatch, Tables, counts_of, listed, micros, signed,
 };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::{Stream, TryStreamExt};
 use sqlx::{Database, Pool, Transaction};
 use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
@@ -11,6 +12,7 @@ use uuid::Uuid;
 use super::details::time_in;
 use super::row::{Listed, Row};
 use crate::message::Message;
+use crate::store::entry::PAGE_BYTES;
 use crate::store::{Counts, Filter};
 
 /// The right to write, where a database has one writer at a time. Other writers of this process wait until it is dropped.
@@ -95,8 +97,14 @@ pub(crate) trait Tables: Send + Sync + 'static {
 
     // --- operating
 
-    /// Lists messages and dead letters after a position, by position.
-    async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error>;
+    /// Lists messages and dead letters after a position, by position: at most so many, and about [`PAGE_BYTES`]. Also returns the
+    /// position behind which there may be more.
+    async fn list(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: usize,
+    ) -> Result<(Vec<Listed>, Option<i64>), sqlx::Error>;
 
     /// Returns which of these messages can be requeued, and whether they are dead letters: the others wait for a retry.
     async fn requeueable(
@@ -183,6 +191,23 @@ impl Requeued {
         });
         paced.collect()
     }
+}
+
+/// Reads the rows of a list up to its limits.
+pub(crate) async fn listed(
+    mut rows: impl Stream<Item = Result<Listed, sqlx::Error>> + Unpin,
+    limit: usize,
+) -> Result<(Vec<Listed>, Option<i64>), sqlx::Error> {
+    let (mut listed, mut bytes) = (Vec::new(), 0);
+    while let Some(one) = rows.try_next().await? {
+        let position = signed(one.row.position);
+        bytes += one.row.size;
+        listed.push(one);
+        if listed.len() >= limit || bytes >= PAGE_BYTES as u64 {
+            return Ok((listed, Some(position)));
+        }
+    }
+    Ok((listed, None))
 }
 
 /// Microseconds for a statement, at most a century of them.

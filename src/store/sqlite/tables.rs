@@ -16,7 +16,7 @@ use super::write_permit::WritePermits;
 use crate::message::Message;
 use crate::store::sql::{
     Conditions, DUE, Listed, Read, Requeued, Row, SettleBatch, SqlStoreSettings, Tables, WritePermit,
-    counts_of, micros, signed,
+    counts_of, listed, micros, signed,
 };
 use crate::store::{Counts, EntryState, Filter};
 
@@ -176,9 +176,14 @@ impl Tables for SqliteTables {
         Ok(removed)
     }
 
-    async fn list(&self, filter: &Filter, after: i64, limit: usize) -> Result<Vec<Listed>, sqlx::Error> {
+    async fn list(
+        &self,
+        filter: &Filter,
+        after: i64,
+        limit: usize,
+    ) -> Result<(Vec<Listed>, Option<i64>), sqlx::Error> {
         let conditions = Conditions::of(filter);
-        sqlx::query_as(self.statements.list.clone())
+        let list = sqlx::query_as(self.statements.list.clone())
             .bind(now())
             .bind(after)
             .bind(limit as i64)
@@ -187,9 +192,8 @@ impl Tables for SqliteTables {
             .bind(filter.id)
             .bind(conditions.topic)
             .bind(conditions.prefix)
-            .bind(conditions.key)
-            .fetch_all(&self.pool)
-            .await
+            .bind(conditions.key);
+        listed(list.fetch(&self.pool), limit).await
     }
 
     async fn requeueable(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Engine;
 use crate::store::sql::row::Content;
 use crate::store::sql::tables::{Requeued, Tables};
+use crate::store::entry::PAGE_BYTES;
 use crate::store::{Counts, Entry, EntryState, Filter, Page, StoreError};
 
 /// How many rows are read for one page of a list.
@@ -23,16 +24,15 @@ impl<T: Tables> Engine<T> {
     ) -> Result<Page, StoreError> {
         let mut after = after.map_or(i64::MIN, |after| i64::try_from(after).unwrap_or(i64::MAX));
         let mut page = Page::default();
-        let mut read = 0;
+        let (mut read, mut bytes) = (0, 0);
         while read < MAX_READ {
             self.check_open()?;
             let slice = limit.clamp(16, SLICE);
-            let listed = self.tables.list(filter, after, slice).await.map_err(StoreError::unavailable)?;
-            let is_end = listed.len() < slice;
+            let listed = self.tables.list(filter, after, slice).await;
+            let (listed, next) = listed.map_err(StoreError::unavailable)?;
             read += listed.len();
             for one in listed {
-                let position = one.row.position;
-                after = position as i64;
+                let (position, size) = (one.row.position, one.row.size);
                 let wait = (one.state == EntryState::Pending).then(|| self.shared.lock().wait(&one));
                 let message = match one.row.content {
                     Content::Message(message) => Some(message),
@@ -48,15 +48,17 @@ impl<T: Tables> Engine<T> {
                     .unwrap_or_default();
                 entry.wait = wait;
                 if filter.matches(&entry) {
+                    bytes += size;
                     page.entries.push(entry);
                 }
-                if page.entries.len() >= limit {
+                if page.entries.len() >= limit || bytes >= PAGE_BYTES as u64 {
                     page.next = Some(position);
                     return Ok(page);
                 }
             }
-            if is_end {
-                return Ok(page);
+            match next {
+                Some(next) => after = next,
+                None => return Ok(page),
             }
         }
         page.next = u64::try_from(after).ok();
