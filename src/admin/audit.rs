@@ -40,23 +40,7 @@ impl<S: Sync> FromRequestParts<S> for By {
 }
 
 fn decoded(name: &[u8]) -> String {
-    let hex = |digit: u8| char::from(digit).to_digit(16).map(|digit| digit as u8);
-    let (mut bytes, mut rest) = (Vec::with_capacity(name.len()), name);
-    while let Some((first, others)) = rest.split_first() {
-        match others {
-            [high, low, after @ ..] if *first == b'%' => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => {
-                    bytes.push(high << 4 | low);
-                    rest = after;
-                    continue;
-                }
-                _ => bytes.push(b'%'),
-            },
-            _ => bytes.push(*first),
-        }
-        rest = others;
-    }
-    String::from_utf8_lossy(&bytes).chars().take(LONGEST).collect()
+    String::from_utf8_lossy(&crate::util::percent::decoded(name)).chars().take(LONGEST).collect()
 }
 
 /// Logs an operation, and keeps it with the store. It has happened: a store that cannot keep it is only reported.

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::Next;
+use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
@@ -13,6 +16,7 @@ use super::stored_message::StoredMessage;
 use crate::message::Message;
 use crate::store::{EntryState, Filter};
 use crate::util::error::Chain;
+use crate::util::percent::decoded;
 
 /// How many entries a page has by default, and at most.
 const LIMIT: usize = 50;
@@ -233,6 +237,15 @@ pub(crate) struct Acted {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Appended {
     pub(crate) ids: Vec<Uuid>,
+}
+
+/// Refuses a query that is no text. Its decoder would put other characters in the place of wrong bytes, and search for those.
+pub(super) async fn readable_query(request: Request, next: Next) -> Result<Response, AdminError> {
+    let query = request.uri().query().unwrap_or_default();
+    if std::str::from_utf8(&decoded(query.as_bytes())).is_err() {
+        return Err(AdminError::bad_request("the query is no UTF-8 text"));
+    }
+    Ok(next.run(request).await)
 }
 
 /// Accepts JSON only: a browser asks for permission before it sends that to another site.

@@ -6,6 +6,7 @@ use std::time::Instant;
 use axum::Router;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Path, Query, State};
+use axum::middleware::from_fn;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use bytes::Bytes;
@@ -22,7 +23,7 @@ use super::groups::{Counted, Groups};
 use super::health::HealthProbe;
 use super::request::{
     Acted, Appended, CountQuery, Drop, ListQuery, Requeue, Selection, StatusQuery, expect_json, messages,
-    parse,
+    parse, readable_query,
 };
 use super::state::{Admin, Answer, AppState};
 use super::status::{OutboxReport, StatusReport};
@@ -66,6 +67,7 @@ impl Admin {
             .method_not_allowed_fallback(wrong_method)
             .fallback(no_route)
             .layer(DefaultBodyLimit::max(BODY_LIMIT))
+            .layer(from_fn(readable_query))
             .with_state(self)
     }
 

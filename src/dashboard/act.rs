@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use axum::extract::RawQuery;
 use axum::response::{Html, IntoResponse, Response};
-use bytes::Bytes;
 use http::StatusCode;
 use maud::{Markup, html};
 use serde_json::{Value, json};
@@ -13,7 +11,7 @@ use super::api::Api;
 use super::done::done;
 use super::error::PageError;
 use super::fields::Fields;
-use super::filter::Conditions;
+use super::filter::{Conditions, NAMES};
 use super::messages::count;
 use super::rate::{RATE, field, rate};
 use crate::admin::{Acted, Counted};
@@ -110,9 +108,14 @@ impl Operation {
     }
 }
 
+/// The fields of this form, and of the address that asks.
+fn known(fields: Fields) -> Result<Fields, PageError> {
+    fields.only(&[&NAMES[..], &["act", "rate"]].concat(), &["position"])
+}
+
 /// Asks the operator.
-pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    ask(&api, &Operation::of(&Fields::parse(query.unwrap_or_default().as_bytes()))?, None).await
+pub(super) async fn confirm(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    ask(&api, &Operation::of(&known(fields)?)?, None).await
 }
 
 /// Asks; `wrong` is a text that is no rate.
@@ -163,8 +166,8 @@ async fn ask(api: &Api, operation: &Operation, wrong: Option<&str>) -> Result<Ht
 }
 
 /// Does it, and redirects to the outcome.
-pub(super) async fn act(api: Api, body: Bytes) -> Result<Response, PageError> {
-    let fields = Fields::parse(&body);
+pub(super) async fn act(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let fields = known(fields)?;
     let operation = Operation::of(&fields)?;
     let rate = match rate(&fields) {
         Ok(rate) => rate,

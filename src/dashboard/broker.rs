@@ -1,6 +1,5 @@
 //! The broker's own queues of dead letters.
 
-use axum::extract::RawQuery;
 use axum::response::Html;
 use maud::{Markup, html};
 
@@ -70,8 +69,8 @@ pub(super) fn queue_of(fields: &Fields) -> Result<&str, PageError> {
 }
 
 /// The dead letters of one queue.
-pub(super) async fn list(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn list(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let fields = fields.only(&["queue"], &[])?;
     let queue = queue_of(&fields)?;
     let query = [("queue", queue.to_owned()), ("limit", PAGE.to_owned()), ("within", READ.to_owned())];
     let BrokerListed { messages, more, total, caution } = api.get("/broker-dead-letters", &query).await?;
@@ -134,8 +133,8 @@ fn row(queue: &str, message: &StoredMessage) -> Markup {
 }
 
 /// One dead letter of a queue.
-pub(super) async fn message(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn message(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let fields = fields.only(&["queue", "id"], &[])?;
     let queue = queue_of(&fields)?;
     let id = fields.get("id").ok_or_else(|| PageError::bad_request("the address names no message"))?;
     let query = [("queue", queue.to_owned()), ("id", id.to_owned()), ("within", READ.to_owned())];

@@ -1,8 +1,6 @@
 //! Requeue and drop in the broker's own queues of dead letters.
 
-use axum::extract::RawQuery;
 use axum::response::{Html, IntoResponse, Response};
-use bytes::Bytes;
 use http::StatusCode;
 use maud::html;
 use serde_json::{Value, json};
@@ -66,9 +64,14 @@ impl<'a> Operation<'a> {
     }
 }
 
+/// The fields of this form, and of the address that asks.
+fn known(fields: Fields) -> Result<Fields, PageError> {
+    fields.only(&["queue", "act", "first", "rate"], &["id"])
+}
+
 /// Asks the operator.
-pub(super) async fn confirm(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn confirm(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let fields = known(fields)?;
     Ok(ask(&api, &Operation::of(&fields)?, None))
 }
 
@@ -109,8 +112,8 @@ fn ask(api: &Api, operation: &Operation, wrong: Option<&str>) -> Html<String> {
 }
 
 /// Does it. An outcome is a page to redirect to; a fault is answered at once, since its text is in no address.
-pub(super) async fn act(api: Api, body: Bytes) -> Result<Response, PageError> {
-    let fields = Fields::parse(&body);
+pub(super) async fn act(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let fields = known(fields)?;
     let operation = Operation::of(&fields)?;
     let rate = match rate(&fields) {
         Ok(rate) => Some(rate).filter(|_| !operation.drops),

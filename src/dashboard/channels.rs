@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::extract::RawQuery;
 use axum::response::Html;
 use maud::{Markup, html};
 
@@ -13,8 +12,8 @@ use super::text::{short, time_ago};
 use crate::admin::{ChannelReport, ChannelsReport};
 use crate::util::readable::{count, grouped, span};
 
-pub(super) async fn channels(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn channels(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let fields = fields.only(&["search"], &[])?;
     let search = fields.get("search").unwrap_or_default();
     let body = html! {
         form.filter method="get" action="channels" role="search" aria-label="Filter channels" {

@@ -1,8 +1,6 @@
 //! The consumers of this process, with pause and resume.
 
-use axum::extract::RawQuery;
 use axum::response::{Html, Response};
-use bytes::Bytes;
 use maud::{Markup, html};
 use serde_json::json;
 
@@ -14,8 +12,8 @@ use super::text::visible;
 use crate::admin::{ConsumerReport, Consumers, HealthReport};
 use crate::util::readable::grouped;
 
-pub(super) async fn consumers(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn consumers(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let fields = fields.only(&["of"], &[])?;
     let Consumers { consumers } = api.get("/consumers", &[]).await?;
     let changed = fields.get("of").and_then(|of| consumers.iter().find(|consumer| consumer.name == of));
     let body = html! {
@@ -84,8 +82,8 @@ fn row(consumer: &ConsumerReport) -> Markup {
 }
 
 /// Pauses or resumes, and redirects to the page, which says how the consumer is now.
-pub(super) async fn pause(api: Api, body: Bytes) -> Result<Response, PageError> {
-    let fields = Fields::parse(&body);
+pub(super) async fn pause(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let fields = fields.only(&["name", "paused"], &[])?;
     let name = fields.get("name").ok_or_else(|| PageError::bad_request("the form names no consumer"))?;
     let paused: bool = fields.parsed("paused")?.unwrap_or(true);
     let _: Consumers = api.post("/consumers", &json!({"name": name, "paused": paused})).await?;

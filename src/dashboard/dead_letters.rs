@@ -1,6 +1,5 @@
 //! Dead letters, grouped by reason and topic.
 
-use axum::extract::RawQuery;
 use axum::response::Html;
 use maud::{Markup, html};
 
@@ -16,8 +15,8 @@ use crate::util::readable::{count, grouped};
 /// For how long dead letters are counted.
 const COUNT: &str = "100ms";
 
-pub(super) async fn dead_letters(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn dead_letters(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let fields = fields.only(&["within"], &[])?;
     let within = fields.get("within");
     let (groups, broker) = (grouped_within(&api, within.unwrap_or(COUNT)).await, broker::queues(&api).await?);
     let (groups, is_live) = match groups {

@@ -2,7 +2,6 @@
 //!
 //! The address holds a word and numbers. No text of the address is shown, as everyone can write a link.
 
-use axum::extract::RawQuery;
 use axum::response::{Html, IntoResponse, Response};
 use http::StatusCode;
 use http::header::LOCATION;
@@ -29,8 +28,9 @@ pub(super) fn done(did: &str, fields: &[(&str, String)]) -> Response {
 }
 
 /// Shows the outcome.
-pub(super) async fn outcome(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn outcome(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let names = ["did", "messages", "drop", "left", "id", "dropped", "queue", "running"];
+    let fields = fields.only(&names, &[])?;
     let number: u64 = fields.parsed("messages")?.unwrap_or_default();
     let messages = count(number, "message");
     let (title, then, is_of_broker) = match fields.get("did") {

@@ -1,8 +1,6 @@
 //! Edit and requeue: a new message that names its origin.
 
-use axum::extract::RawQuery;
 use axum::response::{Html, IntoResponse, Response};
-use bytes::Bytes;
 use http::StatusCode;
 use maud::html;
 use serde_json::{Value, json};
@@ -31,8 +29,8 @@ struct Edited<'a> {
     drops: bool,
 }
 
-pub(super) async fn form(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let position = position(&Fields::parse(query.unwrap_or_default().as_bytes()))?;
+pub(super) async fn form(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let position = position(&fields.only(&["position"], &[])?)?;
     let message = editable(read(&api, position).await?)?;
     let body = String::from_utf8_lossy(message.body());
     let edited = Edited {
@@ -72,8 +70,9 @@ fn ask(api: &Api, position: u64, id: Uuid, edited: &Edited, fault: Option<&PageE
 }
 
 /// Stores the new message, and redirects to the outcome. A refused message is shown again as it was written.
-pub(super) async fn store(api: Api, body: Bytes) -> Result<Response, PageError> {
-    let fields = Fields::parse(&body);
+pub(super) async fn store(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let names = ["position", "id", "topic", "key", "content_type", "body", "drop"];
+    let fields = fields.only(&names, &[])?;
     let position = position(&fields)?;
     let stored = read(&api, position).await?;
     let wanted = fields.get("id");

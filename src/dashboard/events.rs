@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::RawQuery;
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::unfold;
 use http::header::CONTENT_TYPE;
@@ -30,8 +29,8 @@ struct Live {
     last: Option<String>,
 }
 
-pub(super) async fn events(api: Api, RawQuery(query): RawQuery) -> Result<Response, PageError> {
-    let page = Fields::parse(query.unwrap_or_default().as_bytes()).get("page").unwrap_or_default().to_owned();
+pub(super) async fn events(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let page = fields.only(&["page"], &[])?.get("page").unwrap_or_default().to_owned();
     let live = Live { api, page, begun: Instant::now(), last: None };
     // A wrong page is an answer of its own.
     live.content().await?;

@@ -20,6 +20,17 @@ const CONDITIONS: [(&str, &str, &str); 6] = [
     ("id", "Id", ""),
 ];
 
+/// The names of the conditions.
+pub(super) const NAMES: [&str; CONDITIONS.len()] = {
+    let mut names = [""; CONDITIONS.len()];
+    let mut at = 0;
+    while at < names.len() {
+        names[at] = CONDITIONS[at].0;
+        at += 1;
+    }
+    names
+};
+
 /// Says how a value is written, if it is written in another way.
 fn expected(name: &str, value: &str) -> Option<&'static str> {
     let is_duration =

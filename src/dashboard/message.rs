@@ -1,6 +1,5 @@
 //! One message.
 
-use axum::extract::RawQuery;
 use axum::response::{Html, IntoResponse, Response};
 use http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
 use maud::{Markup, html};
@@ -16,8 +15,8 @@ use crate::message::Message;
 use crate::store::EntryState;
 use crate::util::readable::{count, grouped, span};
 
-pub(super) async fn message(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn message(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
+    let fields = fields.only(&["position", "view"], &[])?;
     let position = position(&fields)?;
     let stored = read(&api, position).await?;
     let content = html! {
@@ -52,8 +51,8 @@ pub(super) async fn message(api: Api, RawQuery(query): RawQuery) -> Result<Html<
 }
 
 /// The body as it is, for a file.
-pub(super) async fn raw_body(api: Api, RawQuery(query): RawQuery) -> Result<Response, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn raw_body(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let fields = fields.only(&["position"], &[])?;
     let position = position(&fields)?;
     let message = whole(read(&api, position).await?).map_err(PageError::not_found)?;
     let file = format!("attachment; filename=\"body-{position}\"");

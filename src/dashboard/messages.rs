@@ -2,7 +2,6 @@
 
 use std::time::SystemTime;
 
-use axum::extract::RawQuery;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
 use maud::{Markup, html};
@@ -10,7 +9,7 @@ use maud::{Markup, html};
 use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
-use super::filter::Conditions;
+use super::filter::{Conditions, NAMES};
 use super::text::{short, time_ago};
 use crate::admin::{Counted, Listed, StoredMessage};
 use crate::store::EntryState;
@@ -22,8 +21,8 @@ const PAGE: u64 = 50;
 /// For how long messages are searched, and counted.
 const COUNT: &str = "60ms";
 
-pub(super) async fn messages(api: Api, RawQuery(query): RawQuery) -> Result<Response, PageError> {
-    let fields = Fields::parse(query.unwrap_or_default().as_bytes());
+pub(super) async fn messages(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let fields = fields.only(&[&NAMES[..], &["after"]].concat(), &[])?;
     let conditions = Conditions::of(&fields);
     let title = if conditions.is_dead() { "Dead letters, one by one" } else { "Messages" };
     if conditions.fault().is_some() {

@@ -53,6 +53,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/act", post(act))
         .route(&format!("/{}", STYLE.name), get(async || STYLE.answer()))
         .route(&format!("/{}", SCRIPT.name), get(async || SCRIPT.answer()))
+        .method_not_allowed_fallback(wrong_method)
         .fallback(no_page)
         .layer(DefaultBodyLimit::max(BODY_LIMIT))
         .layer(from_fn(guard))
@@ -64,6 +65,10 @@ async fn home(OriginalUri(uri): OriginalUri) -> Response {
     let last = uri.path().rsplit('/').next().unwrap_or_default();
     let to = if last.is_empty() { "overview".to_owned() } else { format!("./{last}/overview") };
     (StatusCode::SEE_OTHER, [(LOCATION, to)]).into_response()
+}
+
+async fn wrong_method() -> PageError {
+    PageError::new(StatusCode::METHOD_NOT_ALLOWED, "this address is not asked in this way; go back")
 }
 
 async fn no_page() -> PageError {

@@ -1,6 +1,5 @@
 //! Sent and stored messages, by topic.
 
-use axum::extract::RawQuery;
 use axum::response::Html;
 use maud::{Markup, html};
 
@@ -15,9 +14,9 @@ use crate::util::readable::{count, grouped};
 /// For how long stored messages are counted.
 const COUNT: &str = "60ms";
 
-pub(super) async fn topics(api: Api, RawQuery(query): RawQuery) -> Result<Html<String>, PageError> {
+pub(super) async fn topics(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
     let page = api.page("Topics", "topics");
-    Ok(match Fields::parse(query.unwrap_or_default().as_bytes()).get("within") {
+    Ok(match fields.only(&["within"], &[])?.get("within") {
         Some(within) => page.render(&counted(&api, within).await?),
         None => page.live().render(&content(&api).await?),
     })

@@ -1,7 +1,6 @@
 //! The undo of a drop.
 
 use axum::response::Response;
-use bytes::Bytes;
 use serde_json::json;
 
 use super::api::Api;
@@ -11,8 +10,8 @@ use super::fields::Fields;
 use crate::admin::Acted;
 
 /// Takes a drop back, and redirects to the outcome.
-pub(super) async fn undo(api: Api, body: Bytes) -> Result<Response, PageError> {
-    let fields = Fields::parse(&body);
+pub(super) async fn undo(api: Api, fields: Fields) -> Result<Response, PageError> {
+    let fields = fields.only(&["id"], &[])?;
     let id: u64 = fields.parsed("id")?.ok_or_else(|| PageError::bad_request("the form names no drop"))?;
     let undone: Acted = api.post("/undo", &json!({"id": id})).await?;
     Ok(done("kept", &[("messages", undone.messages.to_string())]))

@@ -23,6 +23,8 @@ pub(crate) mod host_name;
 pub(crate) mod no_delay;
 #[cfg(all(feature = "testing", feature = "embedded"))]
 pub(crate) mod paused;
+#[cfg(feature = "admin")]
+pub(crate) mod percent;
 pub(crate) mod rate;
 #[cfg_attr(
     not(all(feature = "cli", feature = "dashboard")),

@@ -11,6 +11,7 @@ mod editing;
 mod fields;
 mod hostile;
 mod live;
+mod malformed;
 mod openapi;
 mod pages;
 mod redirected;
