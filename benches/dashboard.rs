@@ -4,7 +4,8 @@
 //!     STORED=200000 cargo bench -p tower-outbox-benches --bench dashboard     another number of messages
 //!
 //! A tenth are dead letters, the others wait for a broker that is down; the bodies have 300 bytes. It prints the median and the longest of
-//! 21 requests, for the local disk and for SQLite, and the memory of the process after them.
+//! 21 requests, for the local disk, for SQLite, and for Postgres if `scripts/brokers up postgres` has started it, and the memory of the
+//! process after them. `ONLY=sqlite` measures one of them.
 #![allow(clippy::unwrap_used, reason = "a fault ends the bench")]
 
 mod support;
@@ -17,11 +18,11 @@ use std::time::Instant;
 use axum::Router;
 use axum::body::Body;
 use http::Request;
-use support::disk;
+use support::{disk, root};
 use tower::ServiceExt;
 use tower_outbox::message::Settlement;
 use tower_outbox::store::{
-    EmbeddedStore, EmbeddedStoreSettings, Limits, SqlStoreSettings, SqliteStore, Store,
+    EmbeddedStore, EmbeddedStoreSettings, Limits, PostgresStore, SqlStoreSettings, SqliteStore, Store,
 };
 use tower_outbox::{Bus, Failure, Health, Message, Messenger, Settings, Unsent, async_trait};
 
@@ -31,13 +32,14 @@ const ROUNDS: usize = 21;
 const ROOM: u64 = 1 << 40;
 
 /// The pages, with filters that match much, little and nothing.
-const PAGES: [&str; 12] = [
+const PAGES: [&str; 13] = [
     "overview",
     "messages",
     "messages?state=dead",
     "messages?state=pending&after=500000",
     "messages?topic=order.7",
     "messages?topic=nothing",
+    "messages?id=01890a5d-ac96-774b-bcce-b302099a8057",
     "messages?state=dead&reason=code+3",
     "message?position=500000",
     "dead-letters",
@@ -66,8 +68,17 @@ async fn main() {
         std::env::var("STORED").ok().map_or(1_000_000, |stored| stored.parse().expect("STORED is a number"));
     let folder = disk::folder("dashboard");
     println!("{stored} messages; ms to the first byte, median and longest of {ROUNDS}");
-    durable(folder.path(), stored).await;
-    sqlite(folder.path(), stored).await;
+    let only = std::env::var("ONLY").ok();
+    let is_asked = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    if is_asked("durable") {
+        durable(folder.path(), stored).await;
+    }
+    if is_asked("sqlite") {
+        sqlite(folder.path(), stored).await;
+    }
+    if is_asked("postgres") {
+        postgres(stored).await;
+    }
 }
 
 async fn durable(folder: &Path, stored: usize) {
@@ -87,6 +98,23 @@ async fn sqlite(folder: &Path, stored: usize) {
     SqliteStore::migrate(&pool, &settings).await.unwrap();
     fill(Arc::new(SqliteStore::open(pool, &settings).await.unwrap()), stored).await;
     measure("SQLite", &format!("DELIVERY = 'transactional'\n[OUTBOX]\nDATABASE_URL = '{url}'")).await;
+}
+
+async fn postgres(stored: usize) {
+    let known = std::fs::read_to_string(root("target/brokers/env")).unwrap_or_default();
+    let Some(url) = known.lines().find_map(|line| line.strip_prefix("POSTGRES=")) else {
+        return println!("no Postgres: run scripts/brokers up postgres");
+    };
+    let schema = format!("bench_{}", std::process::id());
+    let mut settings = SqlStoreSettings::default().with_schema(schema.clone());
+    (settings.limits.max_messages, settings.limits.max_bytes) = (ROOM, ROOM);
+    let pool = sqlx::PgPool::connect(url).await.unwrap();
+    PostgresStore::migrate(&pool, &settings).await.unwrap();
+    fill(Arc::new(PostgresStore::open(pool.clone(), &settings).await.unwrap()), stored).await;
+    let keys = format!("DELIVERY = 'transactional'\n[OUTBOX]\nDATABASE_URL = '{url}'\nSCHEMA = '{schema}'");
+    measure("Postgres", &keys).await;
+    let drop = sqlx::raw_sql(sqlx::AssertSqlSafe(format!("DROP SCHEMA {schema} CASCADE")));
+    drop.execute(&pool).await.unwrap();
 }
 
 /// Stores messages, of which the first tenth become dead letters.

@@ -41,6 +41,7 @@ pub(super) struct Statements {
     pub(super) remove: SqlStr,
     pub(super) retry: SqlStr,
     pub(super) dead_letter: SqlStr,
+    pub(super) reached: SqlStr,
     pub(super) list: SqlStr,
     pub(super) lock_dead: SqlStr,
     pub(super) lock_waiting: SqlStr,
@@ -100,14 +101,19 @@ impl Statements {
                  kept AS (INSERT INTO {{schema}}.dead_letters ({MOVED}, attempts, failures) \
                  SELECT {MOVED}, attempts, why FROM gone) SELECT {NO_WAIT}"
             )),
+            // Without a row there are fewer of them.
+            reached: sql("SELECT min(position) FROM ( \
+                 (SELECT position FROM {schema}.messages WHERE position > $1 AND $2 ORDER BY position LIMIT 1 OFFSET $4) UNION ALL \
+                 (SELECT position FROM {schema}.dead_letters WHERE position > $1 AND $3 ORDER BY position LIMIT 1 OFFSET $4)) l"
+                .to_owned()),
             list: sql(format!(
                 "SELECT * FROM (\
                  (SELECT {COLUMNS}, {WAIT}, details, body, false AS dead, key_hash IS NOT NULL AND EXISTS ( \
                  SELECT FROM {{schema}}.messages e WHERE e.key_hash = m.key_hash AND e.position < m.position) AS behind \
-                 FROM {{schema}}.messages m WHERE position > $1 AND $3 AND {condition} ORDER BY position LIMIT $2) \
+                 FROM {{schema}}.messages m WHERE position > $1 AND position <= $9 AND $3 AND {condition} ORDER BY position LIMIT $2) \
                  UNION ALL \
                  (SELECT {COLUMNS}, 0::bigint, details, body, true, false \
-                 FROM {{schema}}.dead_letters WHERE position > $1 AND $4 AND {condition} ORDER BY position LIMIT $2) \
+                 FROM {{schema}}.dead_letters WHERE position > $1 AND position <= $9 AND $4 AND {condition} ORDER BY position LIMIT $2) \
                  ) l ORDER BY position LIMIT $2"
             )),
             lock_dead: sql("SELECT position FROM {schema}.dead_letters WHERE position = ANY ($1) FOR UPDATE".to_owned()),

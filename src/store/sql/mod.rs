@@ -43,5 +43,6 @@ pub use self::store::SqlStore;
 pub(super) use self::tables::FailedMessage;
 pub(crate) use self::tables::WritePermit;
 pub(super) use self::tables::{
-    Conditions, FORGET_AT_ONCE, Read, Requeued, SettleBatch, Tables, counts_of, listed, micros, signed,
+    Conditions, FORGET_AT_ONCE, Read, Requeued, SCANNED, SettleBatch, Tables, counts_of, is_search, listed,
+    micros, signed,
 };

@@ -97,8 +97,8 @@ pub(crate) trait Tables: Send + Sync + 'static {
 
     // --- operating
 
-    /// Lists messages and dead letters after a position, by position: at most so many, and about [`PAGE_BYTES`]. Also returns the
-    /// position behind which there may be more.
+    /// Lists messages and dead letters after a position, by position: at most so many, about [`PAGE_BYTES`], and those that match among
+    /// the next [`SCANNED`] of each. Also returns the position behind which there may be more.
     async fn list(
         &self,
         filter: &Filter,
@@ -193,10 +193,20 @@ impl Requeued {
     }
 }
 
-/// Reads the rows of a list up to its limits.
+/// How many rows of each table one statement of a list looks at. A filter that matches little would else read the whole table, for as
+/// long as that takes.
+pub(crate) const SCANNED: i64 = 20_000;
+
+/// Whether a list looks at rows that do not match.
+pub(crate) fn is_search(filter: &Filter) -> bool {
+    filter.id.is_some() || filter.topic.is_some() || filter.key.is_some()
+}
+
+/// Reads the rows of a list up to its limits; those after `reached` are not among them.
 pub(crate) async fn listed(
     mut rows: impl Stream<Item = Result<Listed, sqlx::Error>> + Unpin,
     limit: usize,
+    reached: Option<i64>,
 ) -> Result<(Vec<Listed>, Option<i64>), sqlx::Error> {
     let (mut listed, mut bytes) = (Vec::new(), 0);
     while let Some(one) = rows.try_next().await? {
@@ -207,7 +217,7 @@ pub(crate) async fn listed(
             return Ok((listed, Some(position)));
         }
     }
-    Ok((listed, None))
+    Ok((listed, reached))
 }
 
 /// Microseconds for a statement, at most a century of them.

@@ -28,6 +28,7 @@ pub(super) struct Statements {
     pub(super) retry: SqlStr,
     pub(super) copy_to_dead_letters: SqlStr,
     pub(super) remove_dead: SqlStr,
+    pub(super) reached: SqlStr,
     pub(super) list: SqlStr,
     pub(super) requeueable: SqlStr,
     pub(super) requeue_dead: SqlStr,
@@ -76,12 +77,18 @@ impl Statements {
                  FROM {{schema}}_messages WHERE position = ?2 AND {HELD}"
             )),
             remove_dead: sql(format!("DELETE FROM {{schema}}_messages WHERE position = ?2 AND {HELD}")),
+            // Without a row there are fewer of them.
+            reached: sql("SELECT min(position) FROM ( \
+                 SELECT * FROM (SELECT position FROM {schema}_messages WHERE position > ?1 AND ?2 ORDER BY position LIMIT 1 OFFSET ?4) \
+                 UNION ALL \
+                 SELECT * FROM (SELECT position FROM {schema}_dead_letters WHERE position > ?1 AND ?3 ORDER BY position LIMIT 1 OFFSET ?4))"
+                .to_owned()),
             list: sql(format!(
                 "SELECT * FROM (SELECT * FROM (SELECT {COLUMNS}, {WAIT}, details, body, 0 AS dead, key_hash IS NOT NULL AND EXISTS ( \
                  SELECT 1 FROM {{schema}}_messages e WHERE e.key_hash = m.key_hash AND e.position < m.position) AS behind \
-                 FROM {{schema}}_messages m WHERE position > ?2 AND ?4 AND {condition} ORDER BY position LIMIT ?3) \
+                 FROM {{schema}}_messages m WHERE position > ?2 AND position <= ?10 AND ?4 AND {condition} ORDER BY position LIMIT ?3) \
                  UNION ALL SELECT * FROM (SELECT {COLUMNS}, 0, details, body, 1, 0 \
-                 FROM {{schema}}_dead_letters WHERE position > ?2 AND ?5 AND {condition} ORDER BY position LIMIT ?3)) \
+                 FROM {{schema}}_dead_letters WHERE position > ?2 AND position <= ?10 AND ?5 AND {condition} ORDER BY position LIMIT ?3)) \
                  ORDER BY position LIMIT ?3"
             )),
             requeueable: sql(format!(

@@ -15,8 +15,8 @@ use super::statements::{Statements, since_epoch};
 use super::write_permit::WritePermits;
 use crate::message::Message;
 use crate::store::sql::{
-    Conditions, DUE, Listed, Read, Requeued, Row, SettleBatch, SqlStoreSettings, Tables, WritePermit,
-    counts_of, listed, micros, signed,
+    Conditions, DUE, Listed, Read, Requeued, Row, SCANNED, SettleBatch, SqlStoreSettings, Tables,
+    WritePermit, counts_of, is_search, listed, micros, signed,
 };
 use crate::store::{Counts, EntryState, Filter};
 
@@ -183,17 +183,27 @@ impl Tables for SqliteTables {
         limit: usize,
     ) -> Result<(Vec<Listed>, Option<i64>), sqlx::Error> {
         let conditions = Conditions::of(filter);
+        let (pending, dead) =
+            (filter.state != Some(EntryState::Dead), filter.state != Some(EntryState::Pending));
+        let reached: Option<i64> = match is_search(filter) {
+            true => {
+                let reached = sqlx::query_scalar(self.statements.reached.clone()).bind(after);
+                reached.bind(pending).bind(dead).bind(SCANNED).fetch_one(&self.pool).await?
+            }
+            false => None,
+        };
         let list = sqlx::query_as(self.statements.list.clone())
             .bind(now())
             .bind(after)
             .bind(limit as i64)
-            .bind(filter.state != Some(EntryState::Dead))
-            .bind(filter.state != Some(EntryState::Pending))
+            .bind(pending)
+            .bind(dead)
             .bind(filter.id)
             .bind(conditions.topic)
             .bind(conditions.prefix)
-            .bind(conditions.key);
-        listed(list.fetch(&self.pool), limit).await
+            .bind(conditions.key)
+            .bind(reached.unwrap_or(i64::MAX));
+        listed(list.fetch(&self.pool), limit, reached).await
     }
 
     async fn requeueable(

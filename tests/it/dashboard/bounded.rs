@@ -1,14 +1,15 @@
-//! Large messages do not come into the memory all at once.
+//! Large messages do not come into the memory all at once, and a long search does not take long.
 
 use tower_outbox::Message;
 use tower_outbox::store::Filter;
 
-use super::{Kind, Ops, on_every_store};
+use super::{Kind, Ops, on_every_store, positions};
 use crate::admin::Does;
-use crate::support::messages;
+use crate::support::{message, messages};
 
 on_every_store! {
     a_page_ends_with_8_mib
+    a_search_ends_a_page_before_it_has_read_all
 }
 
 async fn a_page_ends_with_8_mib(kind: Kind) {
@@ -34,4 +35,25 @@ async fn a_page_ends_with_8_mib(kind: Kind) {
         }
         assert_eq!(found, expected, "{topic:?}");
     }
+}
+
+async fn a_search_ends_a_page_before_it_has_read_all(kind: Kind) {
+    let ops = Ops::new(kind, Does::Down).await;
+    for _ in 0..21 {
+        ops.store((0..1_000).map(|_| message("a")).collect()).await;
+    }
+    ops.store(messages(["last"])).await;
+    let mut filter = Filter::default();
+    filter.topic = Some("last".to_owned());
+    let first = ops.outbox().list(&filter, None, 50).await.unwrap();
+    assert!(first.entries.is_empty() && first.next.is_some(), "{first:?}");
+    assert_eq!(ops.outbox().count(&filter).await.unwrap(), 1);
+    assert_eq!(ops.outbox().find(&filter).await.unwrap().unwrap().message.unwrap().topic().as_str(), "last");
+    // A page that had no time to find it says so, and leads on.
+    let page = ops.page("messages?topic=last").await;
+    assert!(
+        positions(&page).len() == 1
+            || page.contains("No match was found yet"),
+        "{page}"
+    );
 }

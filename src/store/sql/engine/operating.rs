@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Engine;
+use crate::store::entry::PAGE_BYTES;
 use crate::store::sql::row::Content;
 use crate::store::sql::tables::{Requeued, Tables};
-use crate::store::entry::PAGE_BYTES;
 use crate::store::{Counts, Entry, EntryState, Filter, Page, StoreError};
 
 /// How many rows are read for one page of a list.
@@ -31,6 +31,7 @@ impl<T: Tables> Engine<T> {
             let listed = self.tables.list(filter, after, slice).await;
             let (listed, next) = listed.map_err(StoreError::unavailable)?;
             read += listed.len();
+            let is_short = listed.len() < slice;
             for one in listed {
                 let (position, size) = (one.row.position, one.row.size);
                 let wait = (one.state == EntryState::Pending).then(|| self.shared.lock().wait(&one));
@@ -59,6 +60,10 @@ impl<T: Tables> Engine<T> {
             match next {
                 Some(next) => after = next,
                 None => return Ok(page),
+            }
+            if is_short {
+                // A search takes long: the caller decides whether it goes on.
+                break;
             }
         }
         page.next = u64::try_from(after).ok();
