@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
-use super::text::{short, time_ago};
+use super::text::{key, short, time_ago};
 use crate::admin::{ChannelReport, ChannelsReport};
 use crate::util::readable::{count, grouped, span};
 
@@ -54,7 +54,7 @@ pub(super) async fn content(api: &Api, search: &str) -> Result<Markup, PageError
 
 fn row(channel: &ChannelReport) -> Markup {
     html! {
-        tr {
+        tr data-key=(key(&format!("{} {}", channel.kind.name(), channel.name))) {
             td data-label="Channel" { span { (short(&channel.name, 120)) } }
             td data-label="Kind" { (channel.kind.name()) }
             td.n data-label="Messages" { (grouped(channel.messages)) }

@@ -8,7 +8,7 @@ use super::api::Api;
 use super::done::see;
 use super::error::PageError;
 use super::fields::Fields;
-use super::text::visible;
+use super::text::{key, visible};
 use crate::admin::{ConsumerReport, Consumers, HealthReport};
 use crate::util::readable::grouped;
 
@@ -54,7 +54,7 @@ fn table(consumers: &[ConsumerReport]) -> Markup {
 fn row(consumer: &ConsumerReport) -> Markup {
     let verb = if consumer.paused { "Resume" } else { "Pause" };
     html! {
-        tr {
+        tr data-key=(key(&consumer.name)) {
             td data-label="Consumer" { span { (visible(&consumer.name)) } }
             td data-label="State" {
                 span {

@@ -82,7 +82,7 @@ fn row(group: &Group) -> Markup {
         conditions = conditions.and("topic", topic.clone());
     }
     html! {
-        tr {
+        tr data-key=(conditions.query(&[])) {
             td.n data-label="Number" { a href=(format!("messages?{}", conditions.query(&[]))) { (grouped(group.messages)) } }
             td data-label="Reason" { span { (short(&group.reason, 300)) } }
             td data-label="Topic" { span { (short(group.topic.as_deref().unwrap_or("unreadable"), 80)) } }

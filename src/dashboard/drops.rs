@@ -20,7 +20,7 @@ fn notice(drop: &LaterDrop) -> Markup {
     let due = format_time(drop.due);
     let of_day = due.get(11..19).unwrap_or(&due);
     html! {
-        form.note.warn.row method="post" action="undo" {
+        form.note.warn.row data-key=(drop.id) method="post" action="undo" {
             p {
                 (count(drop.messages as u64, "message")) " will be dropped in "
                 span role="timer" data-left=(left.as_secs()) { (span(left)) }

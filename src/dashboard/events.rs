@@ -13,7 +13,8 @@ use super::api::Api;
 use super::drops::notices;
 use super::error::PageError;
 use super::fields::Fields;
-use super::{channels, consumers, dead_letters, overview, routing, topics};
+use super::filter::NAMES;
+use super::{audit, channels, consumers, dead_letters, messages, overview, routing, topics};
 
 /// How often a page is looked at.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -24,14 +25,15 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// A page that is kept up to date.
 struct Live {
     api: Api,
-    page: String,
+    /// The page, and the fields of its address.
+    fields: Fields,
     begun: Instant,
     last: Option<String>,
 }
 
 pub(super) async fn events(api: Api, fields: Fields) -> Result<Response, PageError> {
-    let page = fields.only(&["page"], &[])?.get("page").unwrap_or_default().to_owned();
-    let live = Live { api, page, begun: Instant::now(), last: None };
+    let fields = fields.only(&[&NAMES[..], &["page", "after"]].concat(), &[])?;
+    let live = Live { api, fields, begun: Instant::now(), last: None };
     // A wrong page is an answer of its own.
     live.content().await?;
     let body = Body::from_stream(unfold(live, Live::next));
@@ -40,12 +42,14 @@ pub(super) async fn events(api: Api, fields: Fields) -> Result<Response, PageErr
 
 impl Live {
     async fn content(&self) -> Result<String, PageError> {
-        let content = match self.page.as_str() {
+        let content = match self.fields.get("page").unwrap_or_default() {
             "overview" => overview::content(&self.api).await?,
+            "messages" => messages::content(&self.api, &self.fields).await?,
             "dead-letters" => dead_letters::content(&self.api).await?,
             "topics" => topics::content(&self.api).await?,
             "channels" => channels::content(&self.api, "").await?,
             "routing" => routing::content(&self.api).await?,
+            "audit" => audit::content(&self.api).await?,
             "consumers" => consumers::content(&self.api).await?,
             _ => return Err(PageError::not_found("this page has no events")),
         };

@@ -25,7 +25,8 @@ const PAGES: [Linked; 8] = [
 pub(super) struct Page<'a> {
     title: &'a str,
     current: &'a str,
-    live: bool,
+    /// The address of its events, if it is kept up to date.
+    live: Option<String>,
     parts: PartsReport,
     notices: Markup,
 }
@@ -33,7 +34,7 @@ pub(super) struct Page<'a> {
 impl<'a> Page<'a> {
     /// A page below this one of the navigation.
     pub(super) fn new(title: &'a str, current: &'a str) -> Self {
-        Self { title, current, live: false, parts: PartsReport::default(), notices: html! {} }
+        Self { title, current, live: None, parts: PartsReport::default(), notices: html! {} }
     }
 
     /// The navigation links to the pages of these parts too.
@@ -47,9 +48,15 @@ impl<'a> Page<'a> {
     }
 
     /// The page is kept up to date by events.
-    pub(super) fn live(mut self) -> Self {
-        self.live = true;
-        self
+    pub(super) fn live(self) -> Self {
+        let live = Some(format!("events?page={}", self.current));
+        Self { live, ..self }
+    }
+
+    /// The same, for a page with this query.
+    pub(super) fn live_with(self, query: &str) -> Self {
+        let live = Some(format!("events?page={}&{query}", self.current));
+        Self { live, ..self }
     }
 
     pub(super) fn render(&self, body: &Markup) -> Html<String> {
@@ -77,12 +84,12 @@ impl<'a> Page<'a> {
                                 }
                             }
                         }
-                        @if self.live {
+                        @if self.live.is_some() {
                             button #pause type="button" hidden { "Pause updates" }
                             span #live .soft role="status" {}
                         }
                     }
-                    main #content tabindex="-1" data-live=[self.live.then(|| format!("events?page={}", self.current))] {
+                    main #content tabindex="-1" data-live=[&self.live] {
                         (self.notices)
                         h1 { (self.title) }
                         (body)

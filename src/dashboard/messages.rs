@@ -32,6 +32,19 @@ pub(super) async fn messages(api: Api, fields: Fields) -> Result<Response, PageE
         };
         return Ok((StatusCode::BAD_REQUEST, api.page(title, "messages").render(&body)).into_response());
     }
+    let content = content(&api, &fields).await?;
+    let body = html! { (conditions.form()) (content) };
+    let after = fields.get("after").map(|after| ("after", after.to_owned()));
+    let query = conditions.query(after.as_slice());
+    Ok(api.page(title, "messages").live_with(&query).render(&body).into_response())
+}
+
+/// The messages that match the fields of an address.
+pub(super) async fn content(api: &Api, fields: &Fields) -> Result<Markup, PageError> {
+    let conditions = Conditions::of(fields);
+    if let Some(fault) = conditions.fault() {
+        return Err(PageError::bad_request(fault));
+    }
     let after: Option<u64> = fields.parsed("after")?;
     let mut query = conditions.pairs();
     query.push(("limit", PAGE.to_string()));
@@ -41,30 +54,31 @@ pub(super) async fn messages(api: Api, fields: Fields) -> Result<Response, PageE
     // A search that came to its end needs no count: both would read everything for a topic that nothing has.
     let number = match listed.next.or(after) {
         None => Counted { messages: listed.messages.len() as u64, exact: true },
-        Some(_) => count(&api, &conditions, COUNT).await?,
+        Some(_) => count(api, &conditions, COUNT).await?,
     };
-    let body = html! {
-        (conditions.form())
-        p role="status" { (number_of(&number)) @if after.is_some() { "; this is a later page" } }
-        @if listed.messages.is_empty() {
-            p.note {
-                @if listed.next.is_some() { "No match was found yet; search on." } @else { "No message matches." }
+    let is_found = !listed.messages.is_empty();
+    Ok(html! {
+        div data-part="messages" {
+            p role="status" { (number_of(&number)) @if after.is_some() { "; this is a later page" } }
+            @if is_found {
+                form method="get" action="confirm" {
+                    (conditions.hidden())
+                    (buttons(&number, &conditions))
+                    (table(&listed.messages))
+                }
+            } @else {
+                p.note { @if listed.next.is_some() { "No match was found yet; search on." } @else { "No message matches." } }
             }
-        } @else {
-            form method="get" action="confirm" {
-                (conditions.hidden())
-                (buttons(&number, &conditions))
-                (table(&listed.messages))
+            nav.row aria-label="Pages of the list" {
+                @if after.is_some() { a.button href=(address(&conditions, &[])) { "First page" } }
+                @if let Some(next) = listed.next {
+                    a.button rel="next" href=(address(&conditions, &[("after", next.to_string())])) {
+                        @if is_found { "Next page" } @else { "Search on" }
+                    }
+                }
             }
         }
-        nav.row aria-label="Pages of the list" {
-            @if after.is_some() { a.button href=(address(&conditions, &[])) { "First page" } }
-            @if let Some(next) = listed.next {
-                a.button rel="next" href=(address(&conditions, &[("after", next.to_string())])) { "Next page" }
-            }
-        }
-    };
-    Ok(api.page(title, "messages").render(&body).into_response())
+    })
 }
 
 /// Counts the messages that match, for about so long.
@@ -94,7 +108,7 @@ fn buttons(number: &Counted, conditions: &Conditions) -> Markup {
         if number.exact { format!("all {}", grouped(number.messages)) } else { "all that match".to_owned() };
     html! {
         div.row role="group" aria-label="Operations" {
-            label.check hidden { input #all type="checkbox" aria-label="Select all of this page"; }
+            label.check hidden { input #all type="checkbox" aria-label="All of this page"; "All" }
             button type="submit" name="act" value="requeue" { "Requeue selected" }
             button.danger type="submit" name="act" value="drop" { "Drop selected" }
             @if conditions.is_dead() {
@@ -125,7 +139,7 @@ fn row(message: &StoredMessage) -> Markup {
     let id = message.id.map(|id| id.to_string());
     let name = id.as_deref().unwrap_or("unreadable");
     html! {
-        tr {
+        tr data-key=(position) {
             td data-label="Select" {
                 label.check { input type="checkbox" name="position" value=(position) aria-label=(format!("Select {name}")); }
             }

@@ -107,7 +107,7 @@ fn instances(instances: &[InstanceReport]) -> Markup {
             }
             tbody {
                 @for instance in instances {
-                    tr {
+                    tr data-key=(instance.id) {
                         td.id data-label="Instance" {
                             span title=(instance.id) { (visible(instance.name.as_deref().unwrap_or(&instance.id))) }
                         }

@@ -5,7 +5,7 @@ use maud::{Markup, html};
 
 use super::api::Api;
 use super::error::PageError;
-use super::text::{short, time_ago, visible};
+use super::text::{key, short, time_ago, visible};
 use crate::admin::{LinkReport, QueueReport, RoutingReport};
 use crate::util::readable::{count, grouped};
 
@@ -56,7 +56,7 @@ fn links(links: &[LinkReport]) -> Markup {
             thead { tr { th scope="col" { "Namespace" } th scope="col" { "Designated router" } th scope="col" { "State" } } }
             tbody {
                 @for link in links {
-                    tr {
+                    tr data-key=(key(&format!("{} {}", link.namespace, link.address))) {
                         td.id data-label="Namespace" { span { (short(&link.namespace, 90)) } }
                         td data-label="Router" { span { (short(&link.address, 120)) } }
                         td data-label="State" {
@@ -89,7 +89,7 @@ fn queues(queues: &[QueueReport]) -> Markup {
 fn row(queue: &QueueReport) -> Markup {
     let name = if queue.identifier.is_empty() { &queue.namespace } else { &queue.identifier };
     html! {
-        tr {
+        tr data-key=(key(&format!("{} {}", queue.namespace, queue.identifier))) {
             td data-label="Queue" { span { (short(name, 120)) } }
             td data-label="Kind" { (short(&queue.kind, 20)) }
             td.n data-label="Messages" { (grouped(queue.messages)) }

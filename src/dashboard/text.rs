@@ -24,6 +24,11 @@ pub(super) fn visible(text: &str) -> Markup {
     PreEscaped(out)
 }
 
+/// A foreign text as the key of a row, by which the script knows the row again.
+pub(super) fn key(text: &str) -> String {
+    text.chars().map(|c| if is_hidden(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
+}
+
 /// Whether a character is not seen, or changes how others are shown.
 pub(super) fn is_hidden(character: char) -> bool {
     if character == '\n' || character == '\t' {

@@ -7,7 +7,7 @@ use super::api::Api;
 use super::error::PageError;
 use super::fields::Fields;
 use super::filter::Conditions;
-use super::text::{short, time_ago};
+use super::text::{key, short, time_ago};
 use crate::admin::{TopicReport, Topics};
 use crate::util::readable::{count, grouped};
 
@@ -72,7 +72,7 @@ fn row(topic: &TopicReport, topics: &Topics) -> Markup {
         }
     };
     html! {
-        tr {
+        tr data-key=(key(&topic.topic)) {
             td data-label="Topic" { span { (short(&topic.topic, 120)) } }
             @if topics.stored {
                 td.n data-label="Pending" { (stored("pending", topic.pending)) }

@@ -351,6 +351,61 @@ def paused(browser):
     browser.until("\n0\npending")
 
 
+def updates_keep_the_place(browser):
+    """An update changes what has changed alone: focus, ticks and what is opened stay."""
+    ticks = "return [...document.querySelectorAll('td input[name=position]')].map(box => box.checked)"
+    control("down")
+    control("send/3")
+    browser.open("messages?state=pending")
+    browser.until("3 messages match")
+    browser.check_accessible("live list")
+    focused = browser.script("const boxes = document.querySelectorAll('td input'); boxes[1].click(); boxes[2].focus(); return boxes[2].value")
+    control("send/2")
+    browser.until("5 messages match")
+    assert browser.script(ticks) == [False, True, False, False, False], browser.script(ticks)
+    assert browser.focused()[1] == focused, browser.focused()
+    # The box above them ticks all, also those that came later.
+    browser.click(browser.find("#all"))
+    assert browser.script(ticks) == [True] * 5, browser.script(ticks)
+    control("send/1")
+    browser.until("6 messages match")
+    assert browser.script(ticks) == [True] * 5 + [False], browser.script(ticks)
+    assert browser.focused()[0] == "INPUT" and not browser.script("return document.getElementById('all').checked")
+    # The row with the focus goes: the one beside it has the focus then.
+    without = """const [at, from, to] = arguments; const body = document.querySelector('tbody'); const next = body.cloneNode(true);
+        const boxes = [...body.querySelectorAll('input')]; boxes[at].focus();
+        [...next.children].slice(from, to).forEach((row) => row.remove()); keepFocus(() => change(body, next));
+        return boxes.indexOf(document.activeElement)"""
+    browser.click(browser.find("#pause"))
+    assert browser.script(without, 2, 2, 3) == 3
+    assert browser.script(without, 4, 4, 5) == 3
+    browser.click(browser.find("#pause"))
+    browser.until("6 messages match")
+    # All go, and the table with them: the focus is at the content, not at the start of the page.
+    browser.script("document.querySelector('td input').focus()")
+    control("up")
+    browser.until("0 messages match")
+    assert browser.focused()[0] == "MAIN", browser.focused()
+    control("down")
+    browser.open("overview")
+    browser.click(browser.find("summary"))
+    control("send/1")
+    browser.until("1\npending")
+    assert browser.script("return document.querySelector('details').open") and browser.focused()[0] == "SUMMARY", browser.focused()
+    # Somebody else asks for a drop: the audit and every page tell it.
+    browser.open("audit")
+    rows = browser.script("return document.querySelectorAll('tbody tr').length")
+    browser.script("return fetch('act', {method: 'POST', body: new URLSearchParams({act: 'drop', position: '999999'})}).then((r) => r.status)")
+    browser.until("1 message will be dropped")
+    browser.until_script("return document.querySelectorAll('tbody tr').length === arguments[0] + 1", rows)
+    browser.check_accessible("live audit")
+    browser.click(browser.button("Undo"))
+    browser.until("Kept 1 message")
+    control("up")
+    browser.open("overview")
+    browser.until("\n0\npending")
+
+
 def without_script(driver):
     browser = Browser(driver, javascript=False)
     control("down")
@@ -362,6 +417,8 @@ def without_script(driver):
         for page in ("topics", "../channels/channels", "../routing/routing"):
             browser.open(page)
             browser.until("ounted since" if "routing" in page else "since")
+        browser.open("audit")
+        browser.until("undo drop")
         browser.open("overview")
         browser.click(browser.link("Messages"))
         browser.click(browser.find("input[name=position]"))
@@ -402,6 +459,7 @@ def main():
         letters_of_the_broker(browser)
         requeue_all(browser)
         paused(browser)
+        updates_keep_the_place(browser)
         control("down")
         back_through_pages(browser)
         control("up")

@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use tower::ServiceExt;
 use tower_outbox::Message;
 
-use super::{BASE, Kind, Ops, attributes};
+use super::{BASE, Kind, Ops, attributes, positions};
 use crate::admin::Does;
 use crate::support::messages;
 
@@ -33,6 +33,41 @@ async fn events_carry_the_parts_that_change() {
         }
     }
     assert_eq!(ops.get("events?page=nothing").await.status, 404);
+}
+
+/// Returns the first event of a live page.
+async fn first_event(ops: &Ops, page: &str) -> String {
+    let page = ops.page(page).await;
+    let address = attributes(&page, "data-live=\"")[0].replace("&amp;", "&");
+    let request = Request::get(format!("{BASE}/{address}")).body(Body::empty()).unwrap();
+    let mut body = ops.router.clone().oneshot(request).await.unwrap().into_body();
+    String::from_utf8(body.frame().await.unwrap().unwrap().into_data().unwrap().into()).unwrap()
+}
+
+#[tokio::test]
+async fn the_events_of_a_list_have_its_filter_and_its_page() {
+    let ops = Ops::with_dead(Kind::Durable, ["user.a", "user.b", "order.a"]).await;
+    let all = first_event(&ops, "messages").await;
+    assert!(all.contains("data-part=\"messages\"") && positions(&all).len() == 3, "{all}");
+    let users = first_event(&ops, "messages?state=dead&topic=user.*").await;
+    assert!(positions(&users) == positions(&all)[..2] && users.contains("Requeue all 2"), "{users}");
+    let later = first_event(&ops, &format!("messages?topic=user.*&after={}", positions(&all)[0])).await;
+    assert!(positions(&later) == positions(&all)[1..2] && later.contains("a later page"), "{later}");
+    // Each row has a key, by which the script knows it again.
+    assert_eq!(attributes(&all, "<tr data-key=\""), positions(&all));
+    for wrong in ["older_than=abc", "after=x", "unknown=1", "state=lost"] {
+        assert_eq!(ops.get(&format!("events?page=messages&{wrong}")).await.status, 400, "{wrong}");
+        assert!(!ops.get(&format!("messages?{wrong}")).await.text.contains("data-live"), "{wrong}");
+    }
+}
+
+#[tokio::test]
+async fn the_audit_is_live() {
+    let ops = Ops::with_dead(Kind::Durable, ["a"]).await;
+    assert!(first_event(&ops, "audit").await.contains("Nobody has done anything yet."));
+    ops.done("act=drop-all&state=dead").await;
+    let event = first_event(&ops, "audit").await;
+    assert!(event.contains("data-part=\"audit\"") && event.contains("<span>drop</span>"), "{event}");
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ async fn topics_show_depth_rates_and_failures(kind: Kind) {
 /// The row of a table whose first cell is this.
 #[track_caller]
 fn row<'a>(page: &'a str, first: &str) -> &'a str {
-    let rows = page.split("<tr>").map(|row| row.split("</tr>").next().unwrap());
+    let rows = page.split("<tr").map(|row| row.split("</tr>").next().unwrap());
     rows.into_iter().find(|row| row.contains(&format!("<span>{first}</span>"))).unwrap_or_default()
 }
 
