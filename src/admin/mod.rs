@@ -11,6 +11,7 @@ mod broker_queue;
 )]
 mod channels;
 mod consumers;
+mod destination;
 mod error;
 mod groups;
 mod header;
@@ -43,6 +44,7 @@ pub(crate) use self::broker_queue::BrokerDeadLetters;
 pub(crate) use self::channels::{ChannelReport, ChannelsReport};
 #[cfg(feature = "dashboard")]
 pub(crate) use self::consumers::{ConsumerReport, Consumers};
+pub(crate) use self::destination::Destination;
 #[cfg(feature = "dashboard")]
 pub(crate) use self::groups::{Counted, Group, Groups};
 #[cfg(feature = "cli")]

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::answer::answer;
 use super::audit::{By, readable, record};
 use super::consumers;
+use super::destination::Destination;
 use super::error::AdminError;
 use super::groups::{Counted, Groups};
 use super::health::HealthProbe;
@@ -109,7 +110,9 @@ async fn status(
     let in_flight = in_flight.map(|in_flight| in_flight.len());
     let note = outbox.is_none().then(|| admin.nothing_stored());
     let running = (admin.app != AppState::Unknown).then_some(is_running);
-    let report = StatusReport { delivery: admin.delivery, running, health, in_flight, outbox, note };
+    let Destination { brokers, goes_to } = admin.destination;
+    let report =
+        StatusReport { delivery: admin.delivery, running, health, brokers, goes_to, in_flight, outbox, note };
     Ok(answer(StatusCode::OK, &report))
 }
 

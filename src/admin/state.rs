@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::response::Response;
 
+use super::destination::Destination;
 use super::error::AdminError;
 use super::later_drops::LaterDrops;
 use super::parts::Parts;
@@ -27,6 +28,7 @@ pub(crate) struct Admin {
     pub(crate) consumers: ConsumerHandles,
     pub(crate) later: LaterDrops,
     pub(crate) parts: Parts,
+    pub(crate) destination: Destination,
 }
 
 /// Whether the app of the outbox runs.

@@ -18,6 +18,12 @@ pub(crate) struct StatusReport {
     pub(crate) running: Option<bool>,
     /// `None` when the broker was not asked.
     pub(crate) health: Option<HealthReport>,
+    /// The addresses of the brokers, without users and passwords.
+    #[serde(default)]
+    pub(crate) brokers: Vec<String>,
+    /// The exchange, topic or address to which messages go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) goes_to: Option<String>,
     /// How many messages are being sent, or wait in the buffer; `None` when nothing counts them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) in_flight: Option<usize>,

@@ -278,7 +278,7 @@ impl Bus {
     /// | route | answer |
     /// |---|---|
     /// | `GET /status` | health of the broker, depth, bytes, oldest age, rates, breaker, last error; `within` bounds how long the broker is asked |
-    /// | `GET /messages` | a page of messages without headers and bodies; filtered by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies; `within` (1s) ends the search early |
+    /// | `GET /messages` | a page of messages without headers and bodies; filtered by `state` (`pending`, `dead`), `id`, `topic` (`user.*`), `key`, `reason`, `older_than` (`1d`); `limit` (50, at most 500); `after`: the `next` of the page before; `body=true` adds headers and bodies, and ends the page with 8 MiB of them; `within` (1s) ends the search early |
     /// | `GET /count` | the number of messages, with the filter of the list; `within` (1s) bounds it: then `exact` is false |
     /// | `GET /groups` | dead letters by reason and topic, with numbers, first and last time; filtered and bounded as a count |
     /// | `GET /messages/{id}` | the whole message: body, headers, failed attempts, `explain` (why it is still stored), the next attempt |
@@ -307,8 +307,18 @@ impl Bus {
         let consumers = Arc::clone(&self.consumers);
         let later = self.later_drops.clone();
         let parts = self.parts.clone();
-        crate::admin::Admin { delivery: self.delivery, app, messenger, outbox, consumers, later, parts }
-            .router()
+        let destination = self.description.destination();
+        crate::admin::Admin {
+            delivery: self.delivery,
+            app,
+            messenger,
+            outbox,
+            consumers,
+            later,
+            parts,
+            destination,
+        }
+        .router()
     }
 
     /// Stops the consumers by this time, and waits for them until then.

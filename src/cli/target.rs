@@ -25,7 +25,7 @@ use super::context::Context;
 use super::error::CliError;
 use crate::admin::{Admin, AppState, LaterDrops, OPERATOR, Operator, Parts};
 use crate::backends::dummy::Dummy;
-use crate::bus::DeadLettersOfBroker;
+use crate::bus::{DeadLettersOfBroker, Description};
 use crate::dashboard::{Answering, Local};
 use crate::messenger::Messenger;
 use crate::outbox::{Outbox, OutboxHandle, RelaySettings};
@@ -128,6 +128,7 @@ impl Target {
             app,
             messenger: Arc::clone(&messenger),
             outbox,
+            destination: Description::of(settings).destination(),
             consumers: Arc::default(),
             later: LaterDrops::default(),
             parts: Parts::default().with_dead_letters(DeadLettersOfBroker::of(

@@ -50,17 +50,21 @@ fn broker(status: &StatusReport) -> Markup {
         status.outbox.as_ref().filter(|_| status.running == Some(true)).map(|outbox| &outbox.breaker);
     html! {
         @match (&status.health, status.running) {
-            (_, Some(false)) => { p.note.warn { "The app is stopped: messages leave when it runs again." } }
-            (_, None) => { p.note { "The app was not asked whether it runs, or reaches the broker. This page shows what is stored." } }
-            (Some(HealthReport::Up), _) => { p.note.good { "The broker is up." } }
-            (Some(HealthReport::Down { reason }), _) => { p.note.bad { "The broker is down: " (visible(reason)) } }
-            (None, _) => { p.note.warn { "The broker has not answered yet." } }
+            (_, Some(false)) => { p.note.warn { "The app is stopped: messages leave when it runs again." (destination(status)) } }
+            (_, None) => {
+                p.note {
+                    "The app was not asked whether it runs, or reaches the broker. This page shows what is stored."
+                    (destination(status))
+                }
+            }
+            (Some(HealthReport::Up), _) => { p.note.good { "The broker is up." (destination(status)) } }
+            (Some(HealthReport::Down { reason }), _) => { p.note.bad { "The broker is down: " (visible(reason)) (destination(status)) } }
+            (None, _) => { p.note.warn { "The broker has not answered yet." (destination(status)) } }
         }
         @match breaker {
             Some(BreakerReport::Open { since, next_probe }) => {
                 p.note.bad {
-                    "No message is sent since " (time_ago(*since)) ", as sending failed. The next probe of the broker is "
-                    (time_ago(*next_probe)) "."
+                    "Sending stopped " (time_ago(*since)) ", as it failed. The next probe of the broker: " (time_ago(*next_probe)) "."
                 }
             }
             Some(BreakerReport::HalfOpen) => { p.note.warn { "The broker answers again; one message is sent first." } }
@@ -69,6 +73,18 @@ fn broker(status: &StatusReport) -> Markup {
         @if let Some(last) = status.outbox.as_ref().and_then(|outbox| outbox.last_error.as_ref()) {
             p.note { "Last failure, " (time_ago(last.at)) ": " (visible(&last.error)) }
         }
+    }
+}
+
+/// The brokers, and where on them messages go.
+fn destination(status: &StatusReport) -> Markup {
+    html! {
+        @if !status.brokers.is_empty() {
+            br;
+            @if status.brokers.len() == 1 { "Broker: " } @else { "Brokers: " }
+            @for (at, broker) in status.brokers.iter().enumerate() { @if at > 0 { ", " } span.id { (visible(broker)) } }
+        }
+        @if let Some(goes_to) = &status.goes_to { br; "Messages go to " (visible(goes_to)) "." }
     }
 }
 

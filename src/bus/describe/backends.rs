@@ -21,13 +21,13 @@ use crate::channels::JetstreamChannelsSettings;
 use crate::channels::{ChannelConsumerSettings, ChannelsSettings, ReceivePattern, SendPattern};
 use crate::settings::{ConsumerTable, Settings};
 #[cfg(feature = "_brokers")]
-use crate::util::secret::redacted;
+use crate::util::secret::redacted_url;
 
 /// The brokers, without passwords.
 pub(super) fn brokers(settings: &Settings) -> Vec<String> {
     #[cfg(feature = "_brokers")]
     if let Some(broker) = broker(settings) {
-        return broker.urls.iter().map(|url| redacted(url)).collect();
+        return broker.urls.iter().map(|url| redacted_url(url)).collect();
     }
     let _ = settings;
     Vec::new()

@@ -81,6 +81,15 @@ impl Description {
     }
 }
 
+#[cfg(feature = "admin")]
+impl Description {
+    /// Returns where messages go.
+    pub(crate) fn destination(&self) -> crate::admin::Destination {
+        let goes_to = self.sending.get("goes to").cloned();
+        crate::admin::Destination { brokers: self.brokers.clone(), goes_to }
+    }
+}
+
 impl fmt::Display for Description {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "backend {}", self.backend)?;

@@ -175,3 +175,29 @@ async fn hostile_names_are_shown_harmless() {
     }
     assert!(page(&router, "topics").await.contains("\\u{202e}"));
 }
+
+#[tokio::test]
+async fn the_overview_names_the_brokers_and_where_messages_go() {
+    let (bus, router) = app(
+        "BACKEND = 'amqp091'\nURLS = 'amqp://jo:geheim@127.0.0.1:1/orders?token=geheim,amqp://127.0.0.1:2'\nEXCHANGE = 'events<1>'\nTOPIC_PREFIX = 'eu.shop'",
+    )
+    .await;
+    let shown = page(&router, "overview").await;
+    for part in [
+        "Brokers: ",
+        "@127.0.0.1:1/orders",
+        "amqp://127.0.0.1:2",
+        "the exchange &quot;events&lt;1&gt;&quot; with the routing key eu.shop.TOPIC",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let (_, json) = get(&router, "/admin/status").await;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["brokers"].as_array().map(Vec::len), Some(2), "{json}");
+    for text in [shown, json.to_string(), bus.describe().to_string()] {
+        assert!(!text.contains("geheim") && !text.contains("jo:") && !text.contains("//jo"), "{text}");
+    }
+    let (_bus, own) = app("BACKEND = 'memory'").await;
+    let shown = page(&own, "overview").await;
+    assert!(!shown.contains("Broker:") && shown.contains("Messages go to a queue in memory"), "{shown}");
+}
