@@ -12,6 +12,10 @@ use super::text::{key, visible};
 use crate::admin::{ConsumerReport, Consumers, HealthReport};
 use crate::util::readable::grouped;
 
+/// Why a consumer does not know how many messages wait.
+const UNKNOWN: &str = "The number of waiting messages is unknown where the protocol cannot ask for it (AMQP 1.0, MQTT), or the broker has \
+    not answered in time. The broker's own tools show it.";
+
 pub(super) async fn consumers(api: Api, fields: Fields) -> Result<Html<String>, PageError> {
     let fields = fields.only(&["of"], &[])?;
     let Consumers { consumers } = api.get("/consumers", &[]).await?;
@@ -46,6 +50,7 @@ fn table(consumers: &[ConsumerReport]) -> Markup {
                     }
                     tbody { @for consumer in consumers { (row(consumer)) } }
                 }
+                @if consumers.iter().any(|consumer| consumer.backlog.is_none()) { p.soft { (UNKNOWN) } }
             }
         }
     }
@@ -65,7 +70,7 @@ fn row(consumer: &ConsumerReport) -> Markup {
                     }
                 }
             }
-            td.n data-label="Waiting" { @match consumer.backlog { Some(backlog) => { (grouped(backlog)) } None => { span.soft { "unknown" } } } }
+            td.n data-label="Waiting" { @match consumer.backlog { Some(backlog) => { (grouped(backlog)) } None => { span.soft title=(UNKNOWN) { "unknown" } } } }
             td.n data-label="Handling" { (grouped(consumer.handling as u64)) }
             td.n data-label="Acknowledged" { (grouped(consumer.acked)) }
             td.n data-label="Retried" { (grouped(consumer.retried)) }

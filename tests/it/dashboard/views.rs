@@ -201,3 +201,22 @@ async fn the_overview_names_the_brokers_and_where_messages_go() {
     let shown = page(&own, "overview").await;
     assert!(!shown.contains("Broker:") && shown.contains("Messages go to a queue in memory"), "{shown}");
 }
+
+#[tokio::test]
+async fn a_lag_that_nobody_knows_says_why() {
+    let (bus, router) =
+        app("BACKEND = 'mqtt'\nURLS = 'mqtt://127.0.0.1:1'\n[CONSUMERS.display]\nTOPICS = 'floor1/#'").await;
+    tokio::spawn(bus.consumer("display", Router::new()).unwrap().into_future());
+    let shown = page(&router, "consumers").await;
+    let row = row(&shown, "display");
+    assert!(
+        row.contains("title=\"The number of waiting messages is unknown") && row.contains(">unknown</span>"),
+        "{row}"
+    );
+    // A title is not seen on a phone, or with the keyboard alone.
+    assert!(shown.contains("<p class=\"soft\">The number of waiting messages is unknown"), "{shown}");
+    let (known, router) = app("BACKEND = 'memory'\n[CONSUMERS.display]").await;
+    tokio::spawn(known.consumer("display", Router::new()).unwrap().into_future());
+    let shown = page(&router, "consumers").await;
+    assert!(!shown.contains("unknown"), "{shown}");
+}
