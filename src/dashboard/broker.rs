@@ -86,7 +86,7 @@ pub(super) async fn list(api: Api, fields: Fields) -> Result<Html<String>, PageE
             form method="get" action="broker-confirm" {
                 input type="hidden" name="queue" value=(queue);
                 div.row role="group" aria-label="Operations" {
-                    label.check hidden { input #all type="checkbox" aria-label="Select all of this page"; }
+                    label.check hidden { input #all type="checkbox" aria-label="All of this page"; "All" }
                     button type="submit" name="act" value="requeue" { "Requeue selected" }
                     button.danger type="submit" name="act" value="drop" { "Drop selected" }
                     @if let Some(known) = known {

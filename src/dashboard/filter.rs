@@ -13,7 +13,7 @@ use crate::util::units::optional_duration;
 /// The conditions of the JSON API, with their labels.
 const CONDITIONS: [(&str, &str, &str); 6] = [
     ("state", "State", ""),
-    ("topic", "Topic", "order.created or order.*"),
+    ("topic", "Topic", "order.*"),
     ("key", "Key", "exactly"),
     ("reason", "Reason contains", "a part, in any case"),
     ("older_than", "Older than", "30m, 1d"),
