@@ -141,7 +141,8 @@ impl EngineParts {
     ) -> Result<(), Fault> {
         let headers: HeaderMap = headers(&content, policy)?;
         self.connection.check_size(&headers, &content.body)?;
-        let id = format!("{}-{}", held.word, held.sequence);
+        // With the queue it comes from: in another one, or one of this name that is made anew, it may have had the same sequence.
+        let id = format!("{}-{}-{}-{}", held.word, place.word, place.created, held.sequence);
         if policy.due > 0 {
             let target = self.queue(to).await?;
             return self.store_delayed(&target.word, &held.word, &id, headers, content.body, policy).await;

@@ -55,6 +55,7 @@ pub async fn all(new: impl AsyncFn() -> EngineHarness) {
     settling::received_too_often_goes_to_the_dead_letter_queue(new().await).await;
     settling::without_a_dead_letter_queue_it_is_discarded(new().await).await;
     settling::a_requeued_message_begins_anew(new().await).await;
+    settling::a_message_that_moves_back_and_forth_is_not_lost(new().await).await;
     settling::a_replaced_message_goes_with_the_ack(new().await).await;
     settling::a_list_is_settled_up_to_what_is_not_held(new().await).await;
     settling::a_receipt_settles_its_own_messages_only(new().await).await;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::harness::{EngineHarness, bodies, content, is_unknown, name};
-use crate::channels::{EngineError, Policy, QueueMessage, Receive, Settle, Which};
+use crate::channels::{ChannelKind, EngineError, Policy, QueueMessage, Receive, Settle, Which};
 use crate::testing::support::stores::STUCK;
 
 const TAIL: Settle = Settle::Reject { delay: Duration::ZERO };
@@ -126,6 +126,22 @@ pub async fn a_requeued_message_begins_anew(harness: EngineHarness) {
     assert_eq!((&message.policy, &message.rerouted_from), (&policy, &None));
     assert!(message.expires_at > before.expires_at, "its expiry begins anew");
     assert!(harness.peek("q").await.is_empty());
+}
+
+pub async fn a_message_that_moves_back_and_forth_is_not_lost(harness: EngineHarness) {
+    harness.send(&["a"]).await;
+    let mut from = "q";
+    // It has the first sequence of more than one queue, and of one that is made anew.
+    for to in ["r", "p", "r", "r", "p", "r"] {
+        let received = harness.receive_from(from, Receive::default()).await;
+        let settle = Settle::Requeue { to: name(to) };
+        assert_eq!(harness.engine.settle(received.receipt, Which::All, settle).await.unwrap(), 1);
+        assert_eq!(harness.peek(to).await, ["a"], "from {from} to {to}");
+        if from == "p" {
+            harness.engine.delete(ChannelKind::Queue, &name("p")).await.unwrap();
+        }
+        from = to;
+    }
 }
 
 pub async fn a_replaced_message_goes_with_the_ack(harness: EngineHarness) {

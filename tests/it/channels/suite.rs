@@ -27,6 +27,7 @@ macro_rules! every_check {
                 received_too_often_goes_to_the_dead_letter_queue
                 without_a_dead_letter_queue_it_is_discarded
                 a_requeued_message_begins_anew
+                a_message_that_moves_back_and_forth_is_not_lost
                 a_replaced_message_goes_with_the_ack
                 a_list_is_settled_up_to_what_is_not_held
                 a_receipt_settles_its_own_messages_only
