@@ -4,7 +4,7 @@ mod crash;
 mod events;
 pub(crate) mod face;
 pub(crate) mod imitation;
-mod proxy;
+pub mod proxy;
 mod receiving;
 mod requests;
 mod sending;

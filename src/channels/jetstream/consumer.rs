@@ -19,6 +19,8 @@ pub(super) struct Consumer {
     pub(super) is_durable: bool,
     /// Whether it is used by one subscription only, and deleted with it.
     pub(super) is_own: bool,
+    /// Whether several subscriptions may use it at once.
+    pub(super) is_group: bool,
 }
 
 impl Consumer {

@@ -125,7 +125,7 @@ impl EngineParts {
             }
             join_all(pulled.into_iter().map(|one| self.send_due(one))).await;
         }
-        for one in puller.stop().await {
+        for one in puller.stop(&self.connection).await {
             self.settle_soon(one.reply, b"-NAK").await;
         }
         Ok(())

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use super::connection::Connection;
 use super::info::StreamInfo;
 use super::pull::Puller;
 use super::returning::Returning;
@@ -123,8 +124,10 @@ impl QueueInUse {
         format!("{}.{word}", self.subjects)
     }
 
-    pub(super) fn idle_puller(&self) -> Option<Puller> {
-        lock(&self.pullers).pop()
+    pub(super) fn idle_puller(&self, connection: &Connection) -> Option<Puller> {
+        let mut pullers = lock(&self.pullers);
+        pullers.retain(|puller| puller.is_of(connection));
+        pullers.pop()
     }
 
     /// Keeps a puller for the next receive; returns one that cannot be kept.

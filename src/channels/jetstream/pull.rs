@@ -19,6 +19,10 @@ const SLACK: Duration = Duration::from_secs(3);
 const SIGNS: Duration = Duration::from_secs(3);
 /// How long a server may take to withdraw a request.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// A request that the server refuses at once.
+const REFUSED: &[u8] = br#"{"expires":1000000,"idle_heartbeat":1000000000}"#;
+/// The most messages about requests that can be on their way.
+const MOST_SIGNS: u64 = 8;
 /// The longest request that waits for a message. Others follow it.
 pub(super) const LONGEST: Duration = Duration::from_secs(20);
 
@@ -64,8 +68,17 @@ impl Pulled {
 /// Requests messages of one consumer, one request at a time.
 pub(super) struct Puller {
     answers: Subscriber,
-    inbox: Subject,
+    /// How many messages of all kinds were read.
+    read: u64,
+    inbox: String,
+    /// The number of the last request. Its answers have it in their subject: the server also says that a batch is complete, which comes
+    /// while the answer to the next request is awaited.
+    request: u64,
+    /// How many messages of the last request did not come.
+    missing: u64,
     subject: String,
+    /// How often the connection was lost when it was opened.
+    losses: u64,
     /// Whether nothing of an earlier request can come.
     is_clean: bool,
     /// Whether a request did not end in order: its messages may come at any time.
@@ -74,12 +87,16 @@ pub(super) struct Puller {
 
 impl Puller {
     pub(super) async fn open(connection: &Connection, stream: &str, consumer: &str) -> Result<Self, Fault> {
-        let inbox = Subject::from(connection.client.new_inbox());
-        let answers = connection.client.subscribe(inbox.clone()).await.map_err(EngineError::unavailable)?;
+        let (inbox, losses) = (connection.client.new_inbox(), connection.losses());
+        let answers = connection.client.subscribe(format!("{inbox}.*")).await;
         Ok(Self {
-            answers,
+            answers: answers.map_err(EngineError::unavailable)?,
+            read: 0,
             inbox,
+            request: 0,
+            missing: 0,
             subject: connection.next_subject(stream, consumer),
+            losses,
             is_clean: true,
             is_spoiled: false,
         })
@@ -89,8 +106,13 @@ impl Puller {
         self.is_clean && !self.is_spoiled
     }
 
-    /// Requests up to `batch` messages that are there now, or with `wait` those that come meanwhile. It ends early when `cancel` is, or the
-    /// connection is lost; messages may come later then.
+    /// Whether the connection has not been lost since.
+    pub(super) fn is_of(&self, connection: &Connection) -> bool {
+        self.losses == connection.losses()
+    }
+
+    /// Requests up to `batch` messages that are there now, or with `wait` those that come meanwhile. It ends early when the connection is lost,
+    /// and one that waits when `cancel` is; messages may come later then.
     pub(super) async fn pull(
         &mut self,
         connection: &Connection,
@@ -110,7 +132,9 @@ impl Puller {
         }
         let losses = connection.losses();
         let payload = Bytes::from(request.to_string());
-        let sent = connection.client.publish_with_reply(self.subject.clone(), self.inbox.clone(), payload);
+        self.request += 1;
+        let reply = format!("{}.{}", self.inbox, self.request);
+        let sent = connection.client.publish_with_reply(self.subject.clone(), reply.clone(), payload);
         sent.await.map_err(EngineError::unavailable)?;
         let until = |wait: Duration| Instant::now() + wait + SLACK;
         let quiet = if has_signs { SIGNS * 2 } else { wait.unwrap_or_default() };
@@ -122,13 +146,16 @@ impl Puller {
                 biased;
                 message = self.answers.next() => message,
                 () = connection.lost(losses) => None,
-                () = cancel.cancelled() => None,
+                // What is there comes at once, and in its order only if all of it is read.
+                () = cancel.cancelled(), if wait.is_some() => None,
                 () = sleep_until(deadline) => None,
             };
             let Some(message) = message else {
                 self.is_spoiled = true;
+                self.missing = batch.saturating_sub(pulled.len()) as u64;
                 return Ok(pulled);
             };
+            self.read += 1;
             deadline = until(quiet);
             let message = match Pulled::read(message) {
                 Ok(one) => {
@@ -142,6 +169,7 @@ impl Puller {
             };
             match message.status {
                 None | Some(StatusCode::IDLE_HEARTBEAT) => continue,
+                Some(_) if *message.subject != *reply => continue,
                 Some(StatusCode::NO_RESPONDERS) if pulled.is_empty() => {
                     self.is_clean = true;
                     return Err(Fault::NoResponders);
@@ -161,16 +189,37 @@ impl Puller {
     }
 
     /// Withdraws what was requested, and returns the messages that were on their way.
-    pub(super) async fn stop(mut self) -> Vec<Pulled> {
+    pub(super) async fn stop(mut self, connection: &Connection) -> Vec<Pulled> {
         let mut rest = Vec::new();
-        if self.answers.drain().await.is_ok() {
-            let read = async {
-                while let Some(message) = self.answers.next().await {
-                    rest.extend(Pulled::read(message));
-                }
-            };
-            let _ = timeout(STOP_TIMEOUT, read).await;
+        if self.is_clean() {
+            return rest;
         }
+        let withdraw = async {
+            if self.withdraw(connection).await.is_none() {
+                return;
+            }
+            while let Some(message) = self.answers.next().await {
+                rest.extend(Pulled::read(message));
+            }
+        };
+        let _ = timeout(STOP_TIMEOUT, withdraw).await;
         rest
+    }
+
+    /// Ends the subscription. When the client library drains one, it forgets it before the server knows, and what comes meanwhile is lost.
+    /// So it ends after a number of messages, which client and server count alike; refusals make up the number.
+    async fn withdraw(&mut self, connection: &Connection) -> Option<()> {
+        if !self.is_of(connection) {
+            // The server of now has not counted from the start.
+            return self.answers.drain().await.ok();
+        }
+        let more = self.missing + MOST_SIGNS;
+        self.answers.unsubscribe_after(self.read + more).await.ok()?;
+        for _ in 0..more {
+            let (subject, reply) = (self.subject.clone(), format!("{}.0", self.inbox));
+            let refused = connection.client.publish_with_reply(subject, reply, Bytes::from_static(REFUSED));
+            refused.await.ok()?;
+        }
+        Some(())
     }
 }

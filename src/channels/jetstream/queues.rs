@@ -114,7 +114,7 @@ impl EngineParts {
             count += acked.len() as u64;
             acked.into_iter().collect::<Result<(), Fault>>().map_err(failed)?;
         }
-        for one in puller.stop().await {
+        for one in puller.stop(&self.connection).await {
             self.settle_soon(one.reply, b"-NAK").await;
         }
         Ok(count)

@@ -161,7 +161,7 @@ impl Taking {
             wait = Some(left.min(LONGEST));
         };
         if let Some(puller) = puller.and_then(|puller| place.keep_puller(puller)) {
-            let rest = puller.stop().await;
+            let rest = puller.stop(&shared.connection).await;
             self.hold(rest, messages, &mut bytes).await;
         }
         // More than was asked for.
@@ -190,7 +190,7 @@ impl Taking {
     ) -> Result<Vec<Pulled>, Fault> {
         let Self { shared, place, .. } = self;
         if puller.is_none() {
-            *puller = match place.idle_puller() {
+            *puller = match place.idle_puller(&shared.connection) {
                 Some(puller) => Some(puller),
                 None => Some(Puller::open(&shared.connection, &place.stream, CONSUMER).await?),
             };
@@ -201,7 +201,7 @@ impl Taking {
             && let Some(used) = puller.take()
         {
             // Its messages could come at any time.
-            let rest = used.stop().await;
+            let rest = used.stop(&shared.connection).await;
             match &mut pulled {
                 Ok(pulled) => pulled.extend(rest),
                 Err(_) => pulled = Ok(rest),

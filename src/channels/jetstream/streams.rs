@@ -113,7 +113,7 @@ impl Streams for JetstreamEngine {
             (None, None) => format!("own-{}", new_word()),
         };
         let is_own = group.is_none() && durable.is_none();
-        let consumer = Consumer { name, is_durable: durable.is_some(), is_own };
+        let consumer = Consumer { name, is_durable: durable.is_some(), is_own, is_group: group.is_some() };
         let place = shared.stream(channel).await?;
         let failed = |fault: Fault| fault.of_channel(&format_args!("stream {channel}"), place.limits());
         let lease = match &durable {

@@ -45,7 +45,9 @@ struct Inner {
     consumer: Consumer,
     sharing: Arc<Sharing>,
     outstanding: Arc<Outstanding>,
-    puller: tokio::sync::Mutex<Option<Puller>>,
+    /// Cancelled when the subscription is dropped, or the engine closed.
+    ended: CancellationToken,
+    puller: Arc<tokio::sync::Mutex<Option<Puller>>>,
     /// The messages that were delivered and not received, in order. Only who has the puller adds to them.
     ready: Mutex<VecDeque<Pulled>>,
     /// The last sequence that was delivered here.
@@ -62,9 +64,10 @@ impl Subscription {
         lease: Option<Lease>,
     ) -> Self {
         let used = place.used();
-        let (place, puller, ready) = (Mutex::new(place), tokio::sync::Mutex::default(), Mutex::default());
-        let last = AtomicU64::new(0);
-        let inner = Arc::new(Inner { shared, place, consumer, sharing, outstanding, puller, ready, last });
+        let (place, puller, ready) = (Mutex::new(place), Arc::default(), Mutex::default());
+        let (ended, last) = (shared.closing.child_token(), AtomicU64::new(0));
+        let inner =
+            Arc::new(Inner { shared, place, consumer, sharing, outstanding, ended, puller, ready, last });
         Self { inner, lease: Mutex::new(lease), _use: used }
     }
 }
@@ -72,15 +75,18 @@ impl Subscription {
 impl Drop for Subscription {
     fn drop(&mut self) {
         let inner = Arc::clone(&self.inner);
-        let outstanding: Vec<(u64, Subject)> = lock(&inner.outstanding.messages).drain().collect();
         let lease = lock(&self.lease).take();
+        inner.ended.cancel();
         inner.sharing.returning.begin();
         self.inner.shared.spawn(async move {
             let place = inner.place();
             if inner.consumer.is_own {
                 inner.shared.delete_consumer(&place.stream, &inner.consumer.name).await;
             } else {
-                let mut outstanding = outstanding;
+                // With what was on its way.
+                let _puller = inner.puller.lock().await;
+                let mut outstanding: Vec<(u64, Subject)> =
+                    lock(&inner.outstanding.messages).drain().collect();
                 outstanding.sort_unstable_by_key(|(sequence, _)| *sequence);
                 let backs = outstanding.iter().map(|(_, reply)| inner.shared.settle_delivery(reply, b"-NAK"));
                 join_all(backs).await;
@@ -98,7 +104,14 @@ impl Inner {
     }
 
     /// Gets messages ready until there are some, or it is cancelled.
-    async fn fill(&self, max: usize, cancel: &CancellationToken) -> Result<(), EngineError> {
+    async fn fill(
+        &self,
+        puller: &mut Option<Puller>,
+        max: usize,
+        cancel: &CancellationToken,
+    ) -> Result<(), EngineError> {
+        // A request that waits goes on for the next receive, unless its message could go to another member meanwhile.
+        let stop = if self.consumer.is_group { cancel } else { &self.ended };
         let mut failing = None::<Instant>;
         loop {
             let room = tokio::select! {
@@ -106,7 +119,7 @@ impl Inner {
                 () = cancel.cancelled() => return Ok(()),
                 room = self.room() => room,
             };
-            match self.pull(max.max(1).min(room), cancel).await {
+            match self.pull(puller, max.max(1).min(room), stop).await {
                 Ok(()) if !lock(&self.ready).is_empty() => return Ok(()),
                 Ok(()) => failing = None,
                 Err(fault) => {
@@ -136,15 +149,19 @@ impl Inner {
         }
     }
 
-    async fn pull(&self, max: usize, stop: &CancellationToken) -> Result<(), Fault> {
-        let mut kept = self.puller.lock().await;
-        if !lock(&self.ready).is_empty() {
-            // Of a receive that was dropped.
-            return Ok(());
+    async fn pull(
+        &self,
+        kept: &mut Option<Puller>,
+        max: usize,
+        stop: &CancellationToken,
+    ) -> Result<(), Fault> {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => return Ok(()),
+            () = self.sharing.returning.done() => {}
         }
-        self.sharing.returning.done().await;
         let connection = &self.shared.connection;
-        let mut puller = match kept.take() {
+        let mut puller = match kept.take().filter(|puller| puller.is_of(connection)) {
             Some(puller) => puller,
             None => Puller::open(connection, &self.place().stream, &self.consumer.name).await?,
         };
@@ -164,7 +181,7 @@ impl Inner {
         if puller.is_clean() {
             *kept = Some(puller);
         } else {
-            rest = puller.stop().await;
+            rest = puller.stop(connection).await;
         }
         let fault = match pulled {
             Ok(pulled) => {
@@ -253,12 +270,19 @@ impl StreamSubscription for Subscription {
             if !messages.is_empty() {
                 return Ok(messages);
             }
-            let cancel = self.inner.shared.closing.child_token();
+            let mut puller = Arc::clone(&self.inner.puller).lock_owned().await;
+            if !lock(&self.inner.ready).is_empty() {
+                // Of a receive that was dropped.
+                continue;
+            }
+            let cancel = self.inner.ended.child_token();
             let _cancel = cancel.clone().drop_guard();
             let (sender, filled) = oneshot::channel();
             let inner = Arc::clone(&self.inner);
             self.inner.shared.spawn(async move {
-                let _ = sender.send(inner.fill(max, &cancel).await);
+                let filled = inner.fill(&mut puller, max, &cancel).await;
+                drop(puller);
+                let _ = sender.send(filled);
             });
             filled.await.map_err(|_| EngineError::Closed)??;
         }

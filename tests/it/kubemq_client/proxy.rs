@@ -55,7 +55,8 @@ impl Proxy {
     }
 }
 
-async fn pass(
+/// Passes the bytes of one direction on.
+pub async fn pass(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut frozen: watch::Receiver<bool>,

@@ -3,6 +3,7 @@
 //! Those that need brokers are ignored by default; `scripts/test` starts the brokers and runs all.
 
 mod face;
+mod on_their_way;
 mod servers;
 mod sharing;
 mod suite;
