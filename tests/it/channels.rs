@@ -3,7 +3,7 @@
 pub(crate) mod crash;
 mod damage;
 mod inactive;
-mod jetstream;
+pub(crate) mod jetstream;
 mod messenger;
 mod model;
 mod suite;

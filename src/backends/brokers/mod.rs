@@ -27,6 +27,8 @@ mod hand_over;
 mod messenger;
 mod one_by_one;
 mod settings;
+#[cfg(feature = "nats")]
+mod stored;
 mod url;
 
 pub(crate) use self::access::{Brokers, Rules};
@@ -63,5 +65,7 @@ pub(super) use self::messenger::broker_messenger;
 #[cfg(any(feature = "amqp091", feature = "kafka", feature = "mqtt", feature = "nats"))]
 pub(super) use self::settings::one_or_many;
 pub use self::settings::{BrokerSettings, Sasl};
+#[cfg(feature = "nats")]
+pub(crate) use self::stored::{Stored, StoredAnswer};
 pub(crate) use self::url::BrokerUrl;
 pub use self::url::UrlError;

@@ -1,25 +1,31 @@
 //! The connection of an engine. The client library connects again by itself; a request whose answer a lost connection took is made again.
+//! Over a header with a carriage return the client panics: another one takes its place.
 
 use std::error::Error;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::client::{Request, RequestErrorKind};
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, ServerAddr};
+use async_nats::{
+    Client, ConnectErrorKind, ConnectOptions, Event, HeaderMap, Message, ServerAddr, Subscriber,
+};
 use bytes::Bytes;
 use rustls::ClientConfig;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::error::{Fault, JetstreamError, Refusal};
 use super::settings::JetstreamEngineSettings;
+use super::suspects::Suspects;
 use crate::backends::brokers::BrokerUrl;
 use crate::channels::error::EngineError;
 use crate::tls;
 use crate::util::error::Chain;
+use crate::util::sync::lock;
 
 /// How long a request waits for its answer before it is made again.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -28,10 +34,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A connection to one of the servers. All requests may be made twice: those that change something carry an id.
 pub(super) struct Connection {
-    pub(super) client: Client,
+    /// The client, and its end.
+    client: Mutex<(Client, CancellationToken)>,
+    settings: JetstreamEngineSettings,
     api_prefix: String,
-    send_timeout: Duration,
-    link: watch::Receiver<Link>,
+    link: Arc<watch::Sender<Link>>,
+    /// The consumers that may have delivered what cannot be read.
+    pub(super) suspects: Suspects,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -56,28 +65,45 @@ pub(super) struct Stored {
 
 impl Connection {
     pub(super) async fn open(settings: &JetstreamEngineSettings) -> Result<Self, JetstreamError> {
-        let (urls, tls) = settings.check().map_err(JetstreamError::Settings)?;
-        let (sender, mut link) = watch::channel(Link { lost: 0, is_up: true });
-        let limit =
-            settings.broker.connection_timeout().saturating_mul(u32::try_from(urls.len()).unwrap_or(8));
-        let connecting = connect(settings, &urls, tls.as_ref(), sender);
-        let client = match tokio::time::timeout(limit, connecting).await {
-            Ok(client) => client?,
-            Err(_) => {
-                return Err(JetstreamError::NoConnection(format!("no server answered within {limit:?}")));
-            }
-        };
-        link.mark_unchanged();
+        let link = Arc::new(watch::Sender::new(Link { lost: 0, is_up: true }));
+        let (client, ended) = open_client(settings, &link).await?;
         if !client.is_server_compatible(2, 12, 0) {
             return Err(JetstreamError::TooOld(client.server_info().version));
         }
-        let send_timeout = settings.broker.send_timeout();
-        Ok(Self { client, api_prefix: settings.api_prefix(), send_timeout, link })
+        Ok(Self {
+            client: Mutex::new((client, ended)),
+            settings: settings.clone(),
+            api_prefix: settings.api_prefix(),
+            link,
+            suspects: Suspects::default(),
+        })
+    }
+
+    pub(super) fn client(&self) -> Client {
+        lock(&self.client).0.clone()
+    }
+
+    /// Opens another client whenever the client has ended. It never completes.
+    pub(super) async fn renew_client(&self) {
+        loop {
+            let ended = lock(&self.client).1.clone();
+            ended.cancelled().await;
+            tracing::error!(
+                "the client of NATS has panicked, as over a message that it cannot read; connecting the channels anew"
+            );
+            match open_client(&self.settings, &self.link).await {
+                Ok(opened) => *lock(&self.client) = opened,
+                Err(error) => {
+                    tracing::warn!(%error, "failed to connect the channels; trying again");
+                    sleep(PAUSE * 10).await;
+                }
+            }
+        }
     }
 
     /// When a request that is made now is given up.
     pub(super) fn deadline(&self) -> Instant {
-        Instant::now() + self.send_timeout
+        Instant::now() + self.settings.broker.send_timeout()
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -86,11 +112,7 @@ impl Connection {
 
     /// Completes when the connection is lost after `since`, a number of [`losses`](Self::losses).
     pub(super) async fn lost(&self, since: u64) {
-        let mut link = self.link.clone();
-        let lost = link.wait_for(|link| link.lost != since).await.is_ok();
-        if !lost {
-            std::future::pending().await
-        }
+        let _ = self.link.subscribe().wait_for(|link| link.lost != since).await;
     }
 
     /// Returns how often the connection was lost.
@@ -100,10 +122,21 @@ impl Connection {
 
     /// Completes when the connection is up.
     pub(super) async fn up(&self) {
-        let mut link = self.link.clone();
-        if link.wait_for(|link| link.is_up).await.is_err() {
-            std::future::pending().await
-        }
+        let _ = self.link.subscribe().wait_for(|link| link.is_up).await;
+    }
+
+    /// Subscribes to a subject, as a member of a group or alone.
+    pub(super) async fn subscribe(
+        &self,
+        subject: &str,
+        group: Option<&str>,
+    ) -> Result<Subscriber, EngineError> {
+        let (client, subject) = (self.client(), subject.to_owned());
+        let subscribed = match group {
+            Some(group) => client.queue_subscribe(subject, group.to_owned()).await,
+            None => client.subscribe(subject).await,
+        };
+        subscribed.map_err(EngineError::unavailable)
     }
 
     /// Makes a request until it is answered, or known to have no responder.
@@ -118,7 +151,7 @@ impl Connection {
             if timeout_at(deadline, self.up()).await.is_err() {
                 return Err(EngineError::unavailable("there is no connection to a NATS server").into());
             }
-            let losses = self.losses();
+            let (client, losses) = (self.client(), self.losses());
             let wait = ATTEMPT.min(deadline.saturating_duration_since(Instant::now()));
             let mut request = Request::new().payload(payload.clone()).timeout(Some(wait));
             if let Some(headers) = &headers {
@@ -126,7 +159,7 @@ impl Connection {
             }
             let answer = tokio::select! {
                 biased;
-                answer = self.client.send_request(subject.to_owned(), request) => answer,
+                answer = client.send_request(subject.to_owned(), request) => answer,
                 () = self.lost(losses) => continue,
             };
             let error = match answer {
@@ -197,7 +230,7 @@ impl Connection {
     }
 
     pub(super) fn too_large(&self, size: usize) -> EngineError {
-        let limit = self.client.max_payload() as u64;
+        let limit = self.client().max_payload() as u64;
         EngineError::TooLarge {
             size: (size as u64).max(limit + 1),
             limit,
@@ -213,7 +246,7 @@ impl Connection {
         };
         // The id and the expected sequence come on top.
         let size = headers.iter().map(of_header).sum::<usize>() + body.len() + 256;
-        if size > self.client.max_payload() { Err(self.too_large(size)) } else { Ok(()) }
+        if size > self.client().max_payload() { Err(self.too_large(size)) } else { Ok(()) }
     }
 }
 
@@ -227,11 +260,49 @@ fn read<T: DeserializeOwned>(payload: &[u8]) -> Result<T, Fault> {
     }
 }
 
+/// Opens a client, and gives the token that is cancelled at its end.
+async fn open_client(
+    settings: &JetstreamEngineSettings,
+    link: &Arc<watch::Sender<Link>>,
+) -> Result<(Client, CancellationToken), JetstreamError> {
+    let (urls, tls) = settings.check().map_err(JetstreamError::Settings)?;
+    let limit = settings.broker.connection_timeout().saturating_mul(u32::try_from(urls.len()).unwrap_or(8));
+    let seen = Seen { link: Arc::clone(link), ended: CancellationToken::new() };
+    let ended = seen.ended.clone();
+    let connecting = connect(settings, &urls, tls.as_ref(), seen);
+    match tokio::time::timeout(limit, connecting).await {
+        Ok(client) => Ok((client?, ended)),
+        Err(_) => Err(JetstreamError::NoConnection(format!("no server answered within {limit:?}"))),
+    }
+}
+
+/// The events of a client, which drops it at its end.
+struct Seen {
+    link: Arc<watch::Sender<Link>>,
+    ended: CancellationToken,
+}
+
+impl Seen {
+    fn lost(&self) {
+        self.link.send_modify(|link| {
+            link.lost += 1;
+            link.is_up = false;
+        });
+    }
+}
+
+impl Drop for Seen {
+    fn drop(&mut self) {
+        self.lost();
+        self.ended.cancel();
+    }
+}
+
 async fn connect(
     settings: &JetstreamEngineSettings,
     urls: &[BrokerUrl],
     tls: Option<&Arc<ClientConfig>>,
-    link: watch::Sender<Link>,
+    seen: Seen,
 ) -> Result<Client, JetstreamError> {
     let broker = &settings.broker;
     let addresses: Result<Vec<ServerAddr>, _> = urls.iter().map(address).collect();
@@ -247,11 +318,8 @@ async fn connect(
         })
         .event_callback(move |event| {
             match &event {
-                Event::Connected => link.send_modify(|link| link.is_up = true),
-                Event::Disconnected | Event::Closed => link.send_modify(|link| {
-                    link.lost += 1;
-                    link.is_up = false;
-                }),
+                Event::Connected => seen.link.send_modify(|link| link.is_up = true),
+                Event::Disconnected | Event::Closed => seen.lost(),
                 _ => {}
             }
             match event {

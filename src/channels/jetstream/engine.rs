@@ -84,6 +84,7 @@ impl JetstreamEngine {
         })?;
         shared.spawn(Arc::clone(shared).run_keeper());
         shared.spawn(Arc::clone(shared).run_delayed());
+        shared.spawn(Arc::clone(shared).run_quarantine());
         Ok(engine)
     }
 }
@@ -308,6 +309,6 @@ impl Engine for JetstreamEngine {
                 "the channels are closed before all was handed back; the rest comes again after ACK_WAIT"
             );
         }
-        let _ = tokio::time::timeout(Duration::from_secs(1), self.shared.connection.client.flush()).await;
+        let _ = tokio::time::timeout(Duration::from_secs(1), self.shared.connection.client().flush()).await;
     }
 }

@@ -63,12 +63,12 @@ impl Fault {
         matches!(self, Self::Refused(Refusal { err_code: 10_071 | 10_164, .. }))
     }
 
-    /// Whether JetStream elects a leader, or starts.
+    /// Whether JetStream elects a leader, or starts, or there is no connection.
     pub(super) fn is_transient(&self) -> bool {
         match self {
             Self::NoResponders => true,
             Self::Refused(refusal) => refusal.code == 503,
-            Self::Engine(_) => false,
+            Self::Engine(error) => matches!(error, EngineError::Unavailable(_)),
         }
     }
 

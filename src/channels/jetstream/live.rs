@@ -1,13 +1,14 @@
 //! The events of an engine on JetStream: messages of NATS that no stream keeps.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_nats::{HeaderMap, Subscriber};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::engine::JetstreamEngine;
@@ -27,6 +28,17 @@ use crate::util::sync::lock;
 
 /// The most events or requests that wait for one subscriber.
 const MOST: usize = 1 << 16;
+/// The pause before a subscription is made again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// A subscription of NATS.
+pub(super) struct Live {
+    subject: String,
+    group: Option<String>,
+    messages: Subscriber,
+    ends: CancellationToken,
+    is_ending: bool,
+}
 
 /// A subscriber here, which is counted.
 pub(super) struct Subscribed {
@@ -80,19 +92,14 @@ impl EngineParts {
         kind: ChannelKind,
         pattern: &Pattern,
         group: Option<&str>,
-    ) -> Result<(Subscriber, CancellationToken, Subscribed), EngineError> {
+    ) -> Result<(Live, Subscribed), EngineError> {
         self.check_open()?;
-        let (client, subject) = (&self.connection.client, self.live_subject(kind, pattern.as_str(), true));
-        let subscriber = match group {
-            Some(group) => client.queue_subscribe(subject, encode(group)).await,
-            None => client.subscribe(subject).await,
-        };
-        let subscriber = subscriber.map_err(EngineError::unavailable)?;
+        let subject = self.live_subject(kind, pattern.as_str(), true);
+        let group = group.map(encode);
+        let messages = self.connection.subscribe(&subject, group.as_deref()).await?;
         // Nobody answers, and the server says so after it has read the subscription.
-        let asked = self
-            .connection
-            .request(&client.new_inbox(), None, Bytes::new(), self.connection.deadline())
-            .await;
+        let inbox = self.connection.client().new_inbox();
+        let asked = self.connection.request(&inbox, None, Bytes::new(), self.connection.deadline()).await;
         if let Err(Fault::Engine(error)) = asked {
             return Err(error);
         }
@@ -100,29 +107,48 @@ impl EngineParts {
         let key = (kind, pattern.to_string());
         *lock(&self.subscribers).entry(key.clone()).or_default() += 1;
         let guard = Subscribed { shared: Arc::clone(self), key, _ends: ends.clone().drop_guard() };
-        Ok((subscriber, ends, guard))
+        Ok((Live { subject, group, messages, ends, is_ending: false }, guard))
     }
 
     /// Returns the next message; none once the subscription or the engine has ended. Those that came before are given at the end of the engine.
-    pub(super) async fn next_live(
-        &self,
-        subscriber: &mut Subscriber,
-        ends: &CancellationToken,
-        is_ending: &mut bool,
-    ) -> Option<async_nats::Message> {
-        if !*is_ending {
+    pub(super) async fn next_live(&self, live: &mut Live) -> Option<async_nats::Message> {
+        while !live.is_ending {
             tokio::select! {
                 biased;
-                () = ends.cancelled() => return None,
-                message = subscriber.next() => return message,
-                () = self.closing.cancelled() => *is_ending = true,
+                () = live.ends.cancelled() => return None,
+                message = live.messages.next() => match message {
+                    Some(message) => return Some(message),
+                    // The client has ended.
+                    None => live.messages = self.subscribe_again(live).await?,
+                },
+                () = self.closing.cancelled() => {
+                    live.is_ending = true;
+                    live.messages.drain().await.ok()?;
+                }
             }
-            subscriber.drain().await.ok()?;
         }
         tokio::select! {
             biased;
-            () = ends.cancelled() => None,
-            message = subscriber.next() => message,
+            () = live.ends.cancelled() => None,
+            message = live.messages.next() => message,
+        }
+    }
+
+    /// Subscribes over the next client.
+    async fn subscribe_again(&self, live: &Live) -> Option<Subscriber> {
+        let subscribed = async {
+            loop {
+                self.connection.up().await;
+                match self.connection.subscribe(&live.subject, live.group.as_deref()).await {
+                    Ok(messages) => return messages,
+                    Err(_) => sleep(PAUSE).await,
+                }
+            }
+        };
+        tokio::select! {
+            messages = subscribed => Some(messages),
+            () = live.ends.cancelled() => None,
+            () = self.closing.cancelled() => None,
         }
     }
 }
@@ -133,7 +159,7 @@ impl Events for JetstreamEngine {
         let headers = self.shared.write_live(&event)?;
         let subject = self.shared.live_subject(ChannelKind::Events, channel.as_str(), false);
         let published =
-            self.shared.connection.client.publish_with_headers(subject, headers, event.body).await;
+            self.shared.connection.client().publish_with_headers(subject, headers, event.body).await;
         published.map_err(EngineError::unavailable)
     }
 
@@ -144,14 +170,12 @@ impl Events for JetstreamEngine {
         buffer: usize,
     ) -> Result<EventSubscription, EngineError> {
         let shared = Arc::clone(&self.shared);
-        let (mut subscriber, ends, guard) =
-            shared.subscribe_live(ChannelKind::Events, pattern, group).await?;
+        let (mut live, guard) = shared.subscribe_live(ChannelKind::Events, pattern, group).await?;
         let (sender, events) = mpsc::channel(shared.buffer(buffer));
         let capacity = Capacity::default();
         let room = capacity.clone();
         self.shared.spawn(async move {
-            let mut is_ending = false;
-            while let Some(message) = shared.next_live(&mut subscriber, &ends, &mut is_ending).await {
+            while let Some(message) = shared.next_live(&mut live).await {
                 let Some(channel) = shared.live_channel(ChannelKind::Events, &message.subject) else {
                     continue;
                 };

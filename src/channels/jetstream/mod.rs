@@ -15,6 +15,7 @@
 //! | `parts`, `opening`, `in_use`, `info` | what handles and tasks share, and the channels in use |
 //! | `queues`, `receiving`, `settling`, `held`, `message`, `raw` | queues |
 //! | `delayed` | delayed messages |
+//! | `quarantine`, `suspects` | messages that the client library cannot read |
 //! | `streams`, `subscription`, `consumer`, `outstanding`, `sharing` | streams |
 //! | `lease`, `leases` | durable names in use |
 //! | `live`, `requests`, `responders`, `answering` | events and requests |
@@ -40,6 +41,7 @@ mod opening;
 mod outstanding;
 mod parts;
 mod pull;
+mod quarantine;
 mod queues;
 mod raw;
 mod receiving;
@@ -51,6 +53,7 @@ mod settling;
 mod sharing;
 mod streams;
 mod subscription;
+mod suspects;
 mod wire;
 
 pub use self::engine::JetstreamEngine;

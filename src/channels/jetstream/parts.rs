@@ -228,7 +228,7 @@ impl EngineParts {
 
     /// Settles a delivery without waiting.
     pub(super) async fn settle_soon(&self, reply: Subject, kind: &'static [u8]) {
-        let _ = self.connection.client.publish(reply, Bytes::from_static(kind)).await;
+        let _ = self.connection.client().publish(reply, Bytes::from_static(kind)).await;
     }
 
     pub(super) fn durable_word(name: &str) -> Result<String, EngineError> {

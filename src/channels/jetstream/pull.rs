@@ -76,6 +76,8 @@ pub(super) struct Puller {
     request: u64,
     /// How many messages of the last request did not come.
     missing: u64,
+    /// The stream and the consumer.
+    place: (String, String),
     subject: String,
     /// How often the connection was lost when it was opened.
     losses: u64,
@@ -87,14 +89,16 @@ pub(super) struct Puller {
 
 impl Puller {
     pub(super) async fn open(connection: &Connection, stream: &str, consumer: &str) -> Result<Self, Fault> {
-        let (inbox, losses) = (connection.client.new_inbox(), connection.losses());
-        let answers = connection.client.subscribe(format!("{inbox}.*")).await;
+        let (losses, client) = (connection.losses(), connection.client());
+        let inbox = client.new_inbox();
+        let answers = client.subscribe(format!("{inbox}.*")).await;
         Ok(Self {
             answers: answers.map_err(EngineError::unavailable)?,
             read: 0,
             inbox,
             request: 0,
             missing: 0,
+            place: (stream.to_owned(), consumer.to_owned()),
             subject: connection.next_subject(stream, consumer),
             losses,
             is_clean: true,
@@ -133,8 +137,8 @@ impl Puller {
         let losses = connection.losses();
         let payload = Bytes::from(request.to_string());
         self.request += 1;
-        let reply = format!("{}.{}", self.inbox, self.request);
-        let sent = connection.client.publish_with_reply(self.subject.clone(), reply.clone(), payload);
+        let (client, reply) = (connection.client(), format!("{}.{}", self.inbox, self.request));
+        let sent = client.publish_with_reply(self.subject.clone(), reply.clone(), payload);
         sent.await.map_err(EngineError::unavailable)?;
         let until = |wait: Duration| Instant::now() + wait + SLACK;
         let quiet = if has_signs { SIGNS * 2 } else { wait.unwrap_or_default() };
@@ -144,8 +148,16 @@ impl Puller {
         loop {
             let message = tokio::select! {
                 biased;
-                message = self.answers.next() => message,
-                () = connection.lost(losses) => None,
+                message = self.answers.next() => {
+                    if message.is_none() {
+                        connection.suspects.add(&self.place);
+                    }
+                    message
+                }
+                () = connection.lost(losses) => {
+                    connection.suspects.add(&self.place);
+                    None
+                }
                 // What is there comes at once, and in its order only if all of it is read.
                 () = cancel.cancelled(), if wait.is_some() => None,
                 () = sleep_until(deadline) => None,
@@ -215,9 +227,10 @@ impl Puller {
         }
         let more = self.missing + MOST_SIGNS;
         self.answers.unsubscribe_after(self.read + more).await.ok()?;
+        let client = connection.client();
         for _ in 0..more {
             let (subject, reply) = (self.subject.clone(), format!("{}.0", self.inbox));
-            let refused = connection.client.publish_with_reply(subject, reply, Bytes::from_static(REFUSED));
+            let refused = client.publish_with_reply(subject, reply, Bytes::from_static(REFUSED));
             refused.await.ok()?;
         }
         Some(())

@@ -63,7 +63,8 @@ impl Requests for JetstreamEngine {
         let mut headers = self.shared.write_live(&content)?;
         wire::insert(&mut headers, REQUEST, &Asked { timeout: wire::nanos(allowed) })?;
         let connection = &self.shared.connection;
-        let (client, inbox) = (&connection.client, connection.client.new_inbox());
+        let client = connection.client();
+        let inbox = client.new_inbox();
         // Responders here know at once that an answer is late.
         let _asking = Asking { shared: &self.shared, inbox: &inbox.clone() };
         let mut answers = client.subscribe(inbox.clone()).await.map_err(EngineError::unavailable)?;
@@ -72,6 +73,8 @@ impl Requests for JetstreamEngine {
         let subject = self.shared.live_subject(kind_of(kind), channel.as_str(), false);
         let sent = client.publish_with_reply_and_headers(subject, inbox, headers, content.body).await;
         sent.map_err(EngineError::unavailable)?;
+        let lost =
+            || EngineError::unavailable("the connection to the NATS server was lost while a request waited");
         let no_answer = || EngineError::NoAnswer { channel: channel.clone(), after: allowed };
         let (mut taken, mut dropped) = (0_usize, 0_usize);
         loop {
@@ -84,11 +87,9 @@ impl Requests for JetstreamEngine {
             };
             let message = tokio::select! {
                 biased;
-                message = next => message.ok().flatten().ok_or_else(no_answer)?,
+                message = next => message.map_err(|_| no_answer())?.ok_or_else(lost)?,
                 () = self.shared.closing.cancelled() => return Err(EngineError::Closed),
-                () = connection.lost(losses) => {
-                    return Err(EngineError::unavailable("the connection to the NATS server was lost while a request waited"));
-                }
+                () = connection.lost(losses) => return Err(lost()),
             };
             if message.status == Some(StatusCode::NO_RESPONDERS) {
                 return Err(EngineError::NoResponder(channel.clone()));
@@ -112,13 +113,12 @@ impl Requests for JetstreamEngine {
         buffer: usize,
     ) -> Result<RequestSubscription, EngineError> {
         let shared = Arc::clone(&self.shared);
-        let (mut subscriber, ends, guard) = shared.subscribe_live(kind_of(kind), pattern, group).await?;
+        let (mut live, guard) = shared.subscribe_live(kind_of(kind), pattern, group).await?;
         let (sender, requests) = mpsc::channel(shared.buffer(buffer));
         let capacity = Capacity::default();
         let room = capacity.clone();
         self.shared.spawn(async move {
-            let mut is_ending = false;
-            while let Some(message) = shared.next_live(&mut subscriber, &ends, &mut is_ending).await {
+            while let Some(message) = shared.next_live(&mut live).await {
                 let Some((incoming, size)) = shared.incoming(kind, message).await else { continue };
                 // A request that is not taken is dropped, and its requester gets to know.
                 if room.take(size) && sender.try_send(incoming).is_err() {

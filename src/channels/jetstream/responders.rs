@@ -107,6 +107,6 @@ impl EngineParts {
                 (headers, Bytes::new())
             }
         };
-        let _ = self.connection.client.publish_with_headers(to.clone(), headers, body).await;
+        let _ = self.connection.client().publish_with_headers(to.clone(), headers, body).await;
     }
 }

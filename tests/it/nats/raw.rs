@@ -8,6 +8,8 @@ use async_nats::jetstream::stream::Config;
 use async_nats::jetstream::{self, Context};
 use async_nats::{Client, HeaderMap};
 use futures_util::StreamExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_outbox::Message;
 use tower_outbox::message::Scalar;
@@ -98,6 +100,29 @@ impl Place {
             all
         }
     }
+}
+
+/// Publishes these subjects, headers and payloads as they are, and waits until the server has read them.
+pub async fn publish_raw(url: &str, messages: &[(Vec<u8>, &[u8], &[u8])]) {
+    let address = url.strip_prefix("nats://").unwrap();
+    let mut server = TcpStream::connect(address).await.unwrap();
+    let mut all =
+        b"CONNECT {\"verbose\":false,\"headers\":true,\"lang\":\"raw\",\"version\":\"1\"}\r\n".to_vec();
+    for (subject, headers, payload) in messages {
+        let sizes = format!(" {} {}\r\n", headers.len(), headers.len() + payload.len());
+        for part in [b"HPUB ", &**subject, sizes.as_bytes(), headers, payload, b"\r\n"] {
+            all.extend_from_slice(part);
+        }
+    }
+    all.extend_from_slice(b"PING\r\n");
+    server.write_all(&all).await.unwrap();
+    let mut answer = Vec::new();
+    let pong = async {
+        while !answer.ends_with(b"PONG\r\n") {
+            assert!(server.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
+        }
+    };
+    timeout(SOON, pong).await.expect("the server does not answer");
 }
 
 pub fn body(message: &async_nats::Message) -> &str {

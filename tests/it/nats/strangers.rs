@@ -1,11 +1,9 @@
 //! Messages that no well-behaved client publishes, written byte by byte.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tower_outbox::source::Source;
 
-use super::raw::{Place, SOON, body, header};
+use super::raw::{Place, SOON, body, header, publish_raw};
 use super::receiving::{next, text};
 
 impl Place {
@@ -13,27 +11,8 @@ impl Place {
         Self::with(|config| config.subjects = vec![format!("{}.>", config.name)]).await
     }
 
-    /// Publishes these bytes as they are, and waits until the server has read them.
     async fn publish_raw(&self, messages: &[(Vec<u8>, &[u8], &[u8])]) {
-        let address = self.url.strip_prefix("nats://").unwrap();
-        let mut server = TcpStream::connect(address).await.unwrap();
-        let mut all =
-            b"CONNECT {\"verbose\":false,\"headers\":true,\"lang\":\"raw\",\"version\":\"1\"}\r\n".to_vec();
-        for (subject, headers, payload) in messages {
-            let sizes = format!(" {} {}\r\n", headers.len(), headers.len() + payload.len());
-            for part in [b"HPUB ", &**subject, sizes.as_bytes(), headers, payload, b"\r\n"] {
-                all.extend_from_slice(part);
-            }
-        }
-        all.extend_from_slice(b"PING\r\n");
-        server.write_all(&all).await.unwrap();
-        let mut answer = Vec::new();
-        let pong = async {
-            while !answer.ends_with(b"PONG\r\n") {
-                assert!(server.read_buf(&mut answer).await.unwrap() > 0, "{answer:?}");
-            }
-        };
-        timeout(SOON, pong).await.expect("the server does not answer");
+        publish_raw(&self.url, messages).await;
     }
 
     fn below(&self, rest: &[u8]) -> Vec<u8> {

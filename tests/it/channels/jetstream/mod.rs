@@ -6,6 +6,7 @@ mod face;
 mod on_their_way;
 mod servers;
 mod sharing;
+mod strangers;
 mod suite;
 
 use std::sync::Arc;

@@ -21,6 +21,8 @@ use crate::peers::{Brokers, unique};
 const LONG: Duration = Duration::from_secs(90);
 /// How many confirmed messages may wait to be received.
 const BACKLOG: usize = 500;
+/// The pause between two sends, so that a busy machine has time for elections.
+const PACE: Duration = Duration::from_millis(5);
 
 fn rounds() -> usize {
     std::env::var("CHAOS_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap())
@@ -117,6 +119,7 @@ fn number(body: &[u8]) -> u64 {
 async fn send(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         load.keep_up().await;
+        sleep(PACE).await;
         let batch: Vec<String> = (0..5).map(|_| load.text()).collect();
         let messages = batch.iter().map(|text| (name("q"), message(text.clone()))).collect();
         for (text, sent) in batch.iter().zip(engine.send(messages).await) {
@@ -149,6 +152,7 @@ async fn receive(engine: JetstreamEngine, load: Arc<Load>) {
 async fn append(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         load.keep_up().await;
+        sleep(PACE).await;
         let text = load.text();
         if engine.append(vec![(name("s"), content(text.clone()))]).await.remove(0).is_ok() {
             load.sent.lock().unwrap().insert(text.parse().unwrap());
