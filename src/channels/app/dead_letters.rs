@@ -24,6 +24,8 @@ use crate::util::error::Chain;
 
 /// How long the engine may take to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a message of a shared queue may take to come.
+const SHARED_WAIT: Duration = Duration::from_secs(1);
 
 /// A queue of dead letters, in this process or in the folder of an app that is stopped. Messages are taken one by one; those that are neither requeued nor
 /// removed keep their position.
@@ -33,6 +35,10 @@ pub(crate) struct ChannelDeadLetters {
     is_own: bool,
     name: ChannelName,
     left: u64,
+    /// The last message that was there at first.
+    last: u64,
+    /// How long a message may take to come: other engines of shared channels may just have handed it back.
+    wait: Duration,
     passed: Vec<Receipt>,
     current: Option<(Receipt, QueueDelivery)>,
 }
@@ -95,8 +101,13 @@ impl ChannelDeadLetters {
     ) -> Result<Box<dyn DeadLetterQueue>, DeadLettersError> {
         let info = engine.info(ChannelKind::Queue, &name).await.map_err(fault)?;
         let Some(info) = info else { return Err(DeadLettersError::NoQueue(name.to_string())) };
-        let left = info.messages.saturating_sub(info.delayed + info.held);
-        Ok(Box::new(Self { engine, is_own, name, left, passed: Vec::new(), current: None }))
+        let is_shared = engine.capabilities().is_shared;
+        // A shared engine also counts as held what was just handed back.
+        let held = if is_shared { 0 } else { info.held };
+        let left = info.messages.saturating_sub(info.delayed + held);
+        let wait = if is_shared { SHARED_WAIT } else { Duration::ZERO };
+        let last = info.last_sequence;
+        Ok(Box::new(Self { engine, is_own, name, left, last, wait, passed: Vec::new(), current: None }))
     }
 
     fn view(&self, delivery: &QueueDelivery) -> DeadLetter {
@@ -150,9 +161,13 @@ impl DeadLetterQueue for ChannelDeadLetters {
         self.passed.extend(self.current.take().map(|(receipt, _)| receipt));
         let Some(left) = self.left.checked_sub(1) else { return Ok(None) };
         self.left = left;
-        let receive = Receive { visibility: None, ..Receive::default() };
+        let receive = Receive { visibility: None, wait: self.wait, ..Receive::default() };
         let mut received = self.engine.receive(&self.name, receive).await.map_err(fault)?;
         let Some(delivery) = received.messages.pop() else { return Ok(None) };
+        if delivery.sequence > self.last {
+            self.passed.push(received.receipt);
+            return Ok(None);
+        }
         let view = self.view(&delivery);
         self.current = Some((received.receipt, delivery));
         Ok(Some(view))

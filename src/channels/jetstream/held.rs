@@ -201,8 +201,11 @@ impl Taken {
         Some((place, released))
     }
 
+    /// Returns the receipts, from the oldest.
     pub(super) fn receipts(&self) -> Vec<u64> {
-        self.receipts.keys().copied().collect()
+        let mut receipts: Vec<u64> = self.receipts.keys().copied().collect();
+        receipts.sort_unstable();
+        receipts
     }
 
     /// Forgets all of a queue that was deleted.

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
+use async_nats::Subject;
+
 use super::connection::Connection;
 use super::info::StreamInfo;
 use super::pull::Puller;
@@ -96,6 +98,9 @@ pub(super) struct QueueInUse {
     pub(super) expired: AtomicU64,
     pullers: Mutex<Vec<Puller>>,
     pub(super) returning: Returning,
+    /// Where messages are handed back, in their order, and whose turn it is to do so.
+    pub(super) released: Mutex<Vec<Subject>>,
+    pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 impl std::ops::Deref for QueueInUse {
@@ -116,6 +121,8 @@ impl QueueInUse {
             expired: AtomicU64::new(0),
             pullers: Mutex::default(),
             returning: Returning::default(),
+            released: Mutex::default(),
+            turn: tokio::sync::Mutex::default(),
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use tokio::sync::oneshot;
@@ -10,7 +11,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::engine::JetstreamEngine;
 use super::error::Fault;
-use super::held::Held;
 use super::message::{delivery, headers, new_word, visible};
 use super::opening::CONSUMER;
 use super::parts::EngineParts;
@@ -201,16 +201,20 @@ impl EngineParts {
     pub(super) fn release(self: &Arc<Self>, receipt: u64) {
         let Some((place, held)) = lock(&self.taken).release(receipt) else { return };
         place.returning.begin();
+        lock(&place.released).extend(held.into_iter().map(|held| held.reply));
         let shared = Arc::clone(self);
         self.spawn(async move {
-            shared.hand_back(&held).await;
+            // In the order in which they were released, whichever task comes first.
+            let _turn = place.turn.lock().await;
+            let replies = std::mem::take(&mut *lock(&place.released));
+            shared.hand_back(replies.iter()).await;
             place.returning.end();
         });
     }
 
     /// Lets the server deliver messages again, in their order.
-    pub(super) async fn hand_back(&self, held: &[Held]) {
-        let backs = held.iter().map(|held| self.settle_delivery(&held.reply, b"-NAK"));
+    pub(super) async fn hand_back(&self, replies: impl Iterator<Item = &Subject>) {
+        let backs = replies.map(|reply| self.settle_delivery(reply, b"-NAK"));
         if let Some(Err(fault)) = join_all(backs).await.into_iter().find(Result::is_err) {
             let error = fault.of_channel(&"a queue", ChannelLimits::default());
             tracing::warn!(%error, "failed to hand messages of a queue back; the server delivers them again after ACK_WAIT");

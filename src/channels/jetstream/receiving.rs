@@ -299,7 +299,7 @@ impl EngineParts {
         settling.place.returning.begin();
         let shared = Arc::clone(self);
         self.spawn(async move {
-            shared.hand_back(&settling.messages).await;
+            shared.hand_back(settling.messages.iter().map(|held| &held.reply)).await;
             lock(&shared.taken).settled(&settling.place, receipt, sequence);
             settling.place.returning.end();
         });

@@ -1,4 +1,4 @@
-//! Dead letters in queues of channels, and of KubeMQ.
+//! Dead letters in queues of channels, on the disk and in NATS, and of KubeMQ.
 
 use std::any::Any;
 use std::path::PathBuf;
@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 use tokio::time::timeout;
-use tower_outbox::channels::Channels;
+use tower_outbox::channels::jetstream::JetstreamEngineSettings;
+use tower_outbox::channels::{ChannelKind, Channels};
 use tower_outbox::kubemq_client::{Kubemq, KubemqSettings, KubemqSource, KubemqSubscription};
 use tower_outbox::source::Source;
 use tower_outbox::{Message, Messenger};
 
+use crate::channels::jetstream::Channels as OnNats;
 use crate::cli::{Run, command, tool};
 use crate::kubemq_client::face::Face;
 use crate::kubemq_client::imitation::Imitation;
@@ -20,11 +22,27 @@ const LONG: Duration = Duration::from_secs(20);
 /// Long enough to show that nothing comes.
 const SHORT: Duration = Duration::from_millis(500);
 
+enum At {
+    Folder(PathBuf),
+    Nats(JetstreamEngineSettings),
+    Kubemq(KubemqSettings),
+}
+
+impl At {
+    /// The channels; none at KubeMQ.
+    async fn open(&self) -> Option<Channels> {
+        match self {
+            Self::Folder(folder) => Some(Channels::open(folder).await.unwrap()),
+            Self::Nats(settings) => Some(Channels::jetstream(settings.clone()).await.unwrap()),
+            Self::Kubemq(_) => None,
+        }
+    }
+}
+
 /// A place with the queues `orders` and `orders.dead`.
 struct Place {
     folder: TempDir,
-    /// The folder of channels, or the server.
-    at: Result<PathBuf, KubemqSettings>,
+    at: At,
     keys: String,
     _kept: Box<dyn Any>,
 }
@@ -34,13 +52,25 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("channels");
         let keys = format!("BACKEND = \"channels\"\nPATH = {:?}", path.display().to_string());
-        Self { folder, at: Ok(path), keys, _kept: Box::new(()) }
+        Self { folder, at: At::Folder(path), keys, _kept: Box::new(()) }
+    }
+
+    /// Channels in NATS, whose dead letters are looked at while an app has them open.
+    async fn nats(on: &OnNats) -> Self {
+        let keys = format!(
+            "BACKEND = \"channels\"\nURLS = {:?}\nPREFIX = {:?}\nACK_WAIT = \"2s\"",
+            on.url, on.prefix
+        );
+        let settings = on.settings().with_ack_wait(Duration::from_secs(2));
+        let running = Channels::jetstream(settings.clone()).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, at: At::Nats(settings), keys, _kept: Box::new(running) }
     }
 
     fn kubemq(url: &str, kept: impl Any) -> Self {
         let keys = format!("BACKEND = \"kubemq\"\nURLS = {url:?}");
         let settings = KubemqSettings::new([url]).with_channel("orders");
-        Self { folder: tempfile::tempdir().unwrap(), at: Err(settings), keys, _kept: Box::new(kept) }
+        Self { folder: tempfile::tempdir().unwrap(), at: At::Kubemq(settings), keys, _kept: Box::new(kept) }
     }
 
     async fn all() -> Vec<Self> {
@@ -52,15 +82,8 @@ impl Place {
     async fn give_up(&self, messages: &[(&str, u32)]) {
         let message = |(topic, n): &(&str, u32)| Message::json((*topic).to_owned(), n).unwrap();
         let batch: Vec<_> = messages.iter().map(message).collect();
-        match &self.at {
-            Ok(folder) => {
-                let channels = Channels::open(folder).await.unwrap();
-                let orders = channels.queue("orders").unwrap();
-                orders.send(batch).await.unwrap();
-                reject(&orders.clone(), messages.len()).await;
-                channels.close(LONG).await;
-            }
-            Err(settings) => {
+        match (self.at.open().await, &self.at) {
+            (None, At::Kubemq(settings)) => {
                 let messenger = Kubemq::new(settings).unwrap();
                 messenger.send(batch).await.unwrap();
                 let source = KubemqSource::new(settings, &KubemqSubscription::new("orders")).unwrap();
@@ -68,18 +91,22 @@ impl Place {
                 source.close(LONG).await;
                 messenger.close(LONG).await;
             }
+            (channels, _) => {
+                let channels = channels.unwrap();
+                let orders = channels.queue("orders").unwrap();
+                orders.send(batch).await.unwrap();
+                reject(&orders.clone(), messages.len()).await;
+                channels.close(LONG).await;
+            }
         }
     }
 
     /// The bodies in a queue, which is empty then. Each message is at its first attempt.
     async fn drain(&self, queue: &str) -> Vec<u32> {
-        let channels = match &self.at {
-            Ok(folder) => Some(Channels::open(folder).await.unwrap()),
-            Err(_) => None,
-        };
+        let channels = self.at.open().await;
         let source: Arc<dyn Source> = match (&channels, &self.at) {
             (Some(channels), _) => Arc::new(channels.queue(queue).unwrap().clone()),
-            (None, Err(settings)) => {
+            (None, At::Kubemq(settings)) => {
                 Arc::new(KubemqSource::new(settings, &KubemqSubscription::new(queue)).unwrap())
             }
             _ => unreachable!(),
@@ -98,6 +125,10 @@ impl Place {
                 unsettled.ack().await.unwrap();
             }
             patience = SHORT;
+        }
+        if let At::Nats(_) = self.at {
+            // What was handed back comes again in any order.
+            bodies.sort_unstable();
         }
         source.close(LONG).await;
         if let Some(channels) = channels {
@@ -132,7 +163,19 @@ async fn reject(source: &dyn Source, count: usize) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_of_a_queue_leaves_all_as_it_was() {
-    for it in Place::all().await {
+    list_leaves_all(Place::all().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_list_of_a_queue_in_nats_leaves_all_as_it_was() {
+    let on = OnNats::new();
+    list_leaves_all(vec![Place::nats(&on).await]).await;
+    on.remove().await;
+}
+
+async fn list_leaves_all(places: Vec<Place>) {
+    for it in places {
         it.give_up(&[("a.b", 0), ("a.c", 1), ("a.b", 2)]).await;
         for _ in 0..2 {
             let listed = it.run("list", &["--json"]).await.json_lines();
@@ -150,7 +193,19 @@ async fn a_list_of_a_queue_leaves_all_as_it_was() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_go_back_to_their_queue_and_others_stay() {
-    for it in Place::all().await {
+    go_back_and_others_stay(Place::all().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn dead_letters_in_nats_go_back_to_their_queue_and_others_stay() {
+    let on = OnNats::new();
+    go_back_and_others_stay(vec![Place::nats(&on).await]).await;
+    on.remove().await;
+}
+
+async fn go_back_and_others_stay(places: Vec<Place>) {
+    for it in places {
         it.give_up(&[("a.b", 0), ("a.c", 1), ("a.b", 2), ("a.c", 3)]).await;
         let would = it.run("requeue", &["--topic", "a.b", "--dry-run"]).await.ok();
         assert_eq!(would, "would requeue 2 dead letters\n  2 to the queue \"orders\"\n", "{}", it.keys);
@@ -171,7 +226,30 @@ async fn dead_letters_go_back_to_their_queue_and_others_stay() {
 /// The folder of channels shows nobody how far a command is; its engine has tests of crashes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_killed_on_a_queue_leaves_the_others_in_their_place() {
-    for it in Place::all().await.split_off(1) {
+    killed_leaves_the_others(Place::all().await.split_off(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_command_killed_on_a_queue_in_nats_leaves_the_others_in_their_place() {
+    let on = OnNats::new();
+    killed_leaves_the_others(vec![Place::nats(&on).await]).await;
+    on.remove().await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn looking_at_a_queue_in_nats_creates_none() {
+    let on = OnNats::new();
+    let it = Place::nats(&on).await;
+    it.run("list", &[]).await.fails(3, "there is no queue");
+    let channels = it.at.open().await.unwrap();
+    assert_eq!(channels.engine().list(ChannelKind::Queue, "").await.unwrap().len(), 0);
+    on.remove().await;
+}
+
+async fn killed_leaves_the_others(places: Vec<Place>) {
+    for it in places {
         it.give_up(&[("a.b", 0), ("a.c", 1), ("a.b", 2), ("a.c", 3)]).await;
         let settings = it.settings();
         let args = it.args(&settings, "requeue", &["--topic", "a.c", "--yes", "--wait", "1h"]);
@@ -193,9 +271,9 @@ async fn a_command_killed_on_a_queue_leaves_the_others_in_their_place() {
 async fn the_queues_of_an_app_that_runs_are_not_opened() {
     let it = Place::channels();
     it.run("list", &[]).await.fails(3, "there is no queue");
-    assert!(!it.at.as_ref().unwrap().exists(), "looking creates no folder");
+    assert!(!it.folder.path().join("channels").exists(), "looking creates no folder");
     it.give_up(&[("a.b", 0)]).await;
-    let running = Channels::open(it.at.as_ref().unwrap()).await.unwrap();
+    let running = Channels::open(it.folder.path().join("channels")).await.unwrap();
     it.run("list", &[]).await.fails(4, "in use by a running app. Stop it first");
     running.close(LONG).await;
 }
