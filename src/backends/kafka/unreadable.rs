@@ -293,4 +293,24 @@ mod tests {
         assert_eq!(unreadable.found(&partition, &damage), Step::Rest);
         assert!(unreadable.readable(&partition, 7).is_ok_and(|passed| passed.is_none()), "damage on the way");
     }
+
+    /// At the end of the log may be marks of transactions, which are no records.
+    #[test]
+    fn a_step_after_which_nothing_comes_is_taken_back() {
+        let partition: Partition = ("t".into(), 0);
+        let damage =
+            |offset| Damage { topic: "t".to_owned(), partition: 0, offset, fault: "CRC mismatch".to_owned() };
+        let mut unreadable = Unreadable::default();
+        for _ in 0..READ_AGAIN {
+            unreadable.found(&partition, &damage(0));
+        }
+        assert_eq!(unreadable.is_dead_letter(&partition, Some(100)), Some(1));
+        assert_eq!(unreadable.nothing_came(&HashSet::new()), [], "there is no step to take back");
+        assert_eq!(unreadable.found(&partition, &damage(1)), Step::Passed(1, 2));
+        assert_eq!(unreadable.found(&partition, &damage(2)), Step::Passed(2, 4));
+        assert_eq!(unreadable.nothing_came(&HashSet::from([partition.clone()])), []);
+        assert_eq!(unreadable.nothing_came(&HashSet::new()), [(partition.clone(), 3)]);
+        assert_eq!(unreadable.nothing_came(&HashSet::new()), []);
+        assert!(unreadable.readable(&partition, 5).is_ok_and(|passed| passed.is_some()));
+    }
 }

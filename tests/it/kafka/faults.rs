@@ -1,6 +1,7 @@
 //! Faults that Tansu cannot show, by the broker of the client library's test kit: it runs in the process of the test, and keeps its
 //! records when it crashes.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use krafka::error::ErrorCode;
@@ -244,4 +245,46 @@ async fn the_backlog_is_unknown_until_partitions_are_assigned() {
     let (_, received) = timeout(SOON, async { tokio::join!(asking, receive(&source, 3)) }).await.unwrap();
     assert!(first > Some(0), "{first:?}");
     drop(received);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_goes_after_the_handlers_of_its_messages_have_ended() {
+    let broker = cluster(1, 1).await;
+    let settings = settings(&broker);
+    Kafka::new(&settings).unwrap().send(messages(0..2)).await.unwrap();
+    let source = Arc::new(KafkaSource::new(&settings, &KafkaSubscription::new("g", ["t"])).unwrap());
+    let held = receive(&source, 1).await.remove(0);
+    let closing = tokio::spawn({
+        let source = Arc::clone(&source);
+        async move { source.close(SOON).await }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    held.ack().await.unwrap();
+    closing.await.unwrap();
+    assert_eq!(broker.committed_offset("g", "t", 0), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_that_is_too_large_keeps_less() {
+    let broker = cluster(1, 1).await;
+    broker.create_topic("t.dead", 1);
+    let settings = settings(&broker);
+    let message = |n: u32| Message::new("t", n.to_string()).unwrap().with_header("tenant", "acme");
+    Kafka::new(&settings).unwrap().send((0..3).map(message).collect()).await.unwrap();
+    let source = KafkaSource::new(&settings, &KafkaSubscription::new("g", ["t"])).unwrap();
+    for (delivery, refused) in receive(&source, 3).await.into_iter().zip(0..) {
+        if refused > 0 {
+            broker.on_times(ApiKey::Produce, refused, |_| Control::Error(ErrorCode::MessageTooLarge));
+        }
+        delivery.reject("never").await.unwrap();
+    }
+    let dead = broker.all_records("t.dead").unwrap();
+    let kept: Vec<_> = dead
+        .iter()
+        .map(|record| {
+            (record.value_str(), record.header_str("tenant"), record.header_str("tower-outbox-reason"))
+        })
+        .collect();
+    let (tenant, reason) = (Some("acme"), Some("never"));
+    assert_eq!(kept, [(Some("0"), tenant, reason), (Some("1"), None, reason), (Some("2"), None, None)]);
 }

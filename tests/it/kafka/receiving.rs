@@ -320,3 +320,134 @@ async fn a_partition_is_not_read_far_beyond_an_unsettled_message() {
     stuck.remove(0).ack().await.unwrap();
     receive(&source, 1).await.remove(0).ack().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_released_message_is_the_next_one() {
+    let place = Place::new().await;
+    place.send(0..5).await;
+    let source = place.source(&place.subscription());
+    for _ in 0..3 {
+        let first = receive(&source, 1).await.remove(0);
+        assert_eq!(text(&first), "0");
+        first.release().await.unwrap();
+    }
+    let found: Vec<_> = receive(&source, 5).await.iter().map(|it| text(it).to_owned()).collect();
+    assert_eq!(found, ["0", "1", "2", "3", "4"]);
+}
+
+/// Lets each message wait that comes, and returns their number.
+async fn retry_all(source: &KafkaSource) -> usize {
+    let mut count = 0;
+    let mut received = receive(source, 1).await;
+    loop {
+        for delivery in received {
+            delivery.retry(2 * SOON, "later").await.unwrap();
+            count += 1;
+        }
+        match timeout(Duration::from_secs(1), source.receive(100)).await {
+            Ok(more) => received = more.unwrap(),
+            Err(_) => return count,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn no_more_messages_wait_than_may() {
+    let place = Place::new().await;
+    place.send(0..3_000).await;
+    let source = place.source(&place.subscription());
+    let count = retry_all(&source).await;
+    assert!((1_000..=1_750).contains(&count), "{count} wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn no_more_bytes_wait_than_may() {
+    let place = Place::new().await;
+    let (messenger, large) = (place.messenger(), "x".repeat(60_000));
+    for _ in 0..40 {
+        messenger.send(vec![place.message(&large)]).await.unwrap();
+    }
+    let source = place.source(&place.subscription().with_prefetch_bytes(300_000));
+    let count = retry_all(&source).await;
+    assert!((5..=15).contains(&count), "{count} wait");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn the_last_ten_failures_are_kept() {
+    let place = Place::new().await;
+    place.send(0..1).await;
+    let source = place.source(&place.subscription());
+    for n in 0..12 {
+        let delivery = receive(&source, 1).await.remove(0);
+        delivery.retry(Duration::ZERO, format!("no. {n}")).await.unwrap();
+    }
+    let delivery = receive(&source, 1).await.remove(0);
+    let reasons: Vec<_> =
+        delivery.view().unwrap().failures().iter().map(|failure| failure.reason.to_string()).collect();
+    assert_eq!(reasons, (2..12).map(|n| format!("no. {n}")).collect::<Vec<_>>());
+    assert_eq!(delivery.view().unwrap().attempt(), 13);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_dead_letter_of_another_group_shows_its_failures_alone() {
+    let place = Place::new().await;
+    let record = Record::new(&*place.topic, "x")
+        .header(headers::QUEUE, "other")
+        .header(headers::REASON, "never")
+        .header(headers::ATTEMPT, "90")
+        .header(headers::FAILURES, r#"[{"at": "2026-11-21T06:15:24.925Z", "reason": "broken"}]"#);
+    publish(&place, record).await;
+    let source = place.source(&place.subscription());
+    let delivery = receive(&source, 1).await.remove(0);
+    let view = delivery.view().unwrap();
+    assert_eq!((view.attempt(), view.failures().len()), (1, 1));
+    assert_eq!(&*view.failures()[0].reason, "broken");
+    delivery.reject("again").await.unwrap();
+    let dead = place.stored_in(&format!("{}.dead", place.topic)).await.remove(0);
+    for (name, value) in [(headers::ATTEMPT, "1"), (headers::REASON, "again")] {
+        let found = dead.headers_by_key(name);
+        assert_eq!((found.len(), dead.header_str(name)), (1, Some(value)), "{name}");
+    }
+    assert!(!dead.header_str(headers::FAILURES).unwrap().contains("broken"), "they are not forwarded");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn records_without_an_id_have_that_of_their_place() {
+    let place = Place::with_partitions(2).await;
+    for partition in 0..2 {
+        publish(&place, Record::new(&*place.topic, "x").partition(partition).timestamp(1_700_000_000_000))
+            .await;
+    }
+    let ids = async |subscription: &KafkaSubscription| {
+        let received = receive(&place.source(subscription), 2).await;
+        let ids = received.iter().map(|delivery| delivery.view().unwrap().message().id());
+        ids.collect::<std::collections::BTreeSet<_>>()
+    };
+    let mut subscription = place.subscription();
+    let found = ids(&subscription).await;
+    assert_eq!(found.len(), 2);
+    subscription.group.push_str("-other");
+    assert_eq!(ids(&subscription).await, found, "each group sees the same ids");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_retry_of_a_topic_waits_until_it_is_due() {
+    let place = Place::new().await;
+    place.send(0..1).await;
+    let source = place.source(&place.subscription().with_retry_topic("{topic}.retry"));
+    // The first retry creates the topic.
+    for delay in [0, 1_500] {
+        let delivery = receive(&source, 1).await.remove(0);
+        let begun = Instant::now();
+        delivery.retry(Duration::from_millis(delay), "not yet").await.unwrap();
+        receive(&source, 1).await.remove(0).release().await.unwrap();
+        assert!(begun.elapsed() >= Duration::from_millis(delay), "{:?}", begun.elapsed());
+    }
+}
