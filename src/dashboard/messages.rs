@@ -51,10 +51,11 @@ pub(super) async fn content(api: &Api, fields: &Fields) -> Result<Markup, PageEr
     query.push(("within", COUNT.to_owned()));
     query.extend(after.map(|after| ("after", after.to_string())));
     let listed: Listed = api.get("/messages", &query).await?;
-    // A search that came to its end needs no count: both would read everything for a topic that nothing has.
-    let number = match listed.next.or(after) {
-        None => Counted { messages: listed.messages.len() as u64, exact: true },
-        Some(_) => count(api, &conditions, COUNT).await?,
+    // The count of a search that came to its end, or that has found nothing yet, would read the same once more.
+    let number = match (listed.next, after) {
+        (None, None) => Counted { messages: listed.messages.len() as u64, exact: true },
+        (Some(_), None) if listed.messages.is_empty() => Counted { messages: 0, exact: false },
+        _ => count(api, &conditions, COUNT).await?,
     };
     let is_found = !listed.messages.is_empty();
     Ok(html! {
@@ -94,6 +95,8 @@ pub(super) fn number_of(counted: &Counted) -> String {
     let number = grouped(counted.messages);
     if counted.exact {
         format!("{number} {noun}")
+    } else if counted.messages == 0 {
+        "The search was cut short before the first match".to_owned()
     } else {
         format!("More than {number} {noun}; counting was cut short")
     }
