@@ -62,6 +62,19 @@ async fn the_events_of_a_list_have_its_filter_and_its_page() {
 }
 
 #[tokio::test]
+async fn events_tell_of_drops_that_wait() {
+    let ops = Ops::with_dead(Kind::Durable, ["a"]).await.with_undo(std::time::Duration::from_secs(600));
+    ops.done("act=drop-all&state=dead").await;
+    for page in ["overview", "messages", "dead-letters", "topics", "consumers", "audit"] {
+        let event = first_event(&ops, page).await;
+        assert!(
+            event.contains("1 message will be dropped in") && event.contains(">Undo</button>"),
+            "{page}: {event}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_audit_is_live() {
     let ops = Ops::with_dead(Kind::Durable, ["a"]).await;
     assert!(first_event(&ops, "audit").await.contains("Nobody has done anything yet."));

@@ -51,7 +51,9 @@ async fn a_drop_is_announced_on_every_page_until_it_happens(kind: Kind) {
         let shown = ops.page(page).await;
         assert!(shown.contains("1 message will be dropped in") && shown.contains("UTC"), "{page}: {shown}");
         assert!(
-            shown.contains("action=\"undo\"") && shown.contains("did not say who asked"),
+            shown.contains("action=\"undo\"")
+                && shown.contains(">Undo</button>")
+                && shown.contains("did not say who asked"),
             "{page}: {shown}"
         );
     }
