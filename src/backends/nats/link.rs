@@ -17,6 +17,10 @@ use crate::messenger::Failure;
 const EXPIRES: Duration = Duration::from_secs(30);
 /// How long a server may take to withdraw requests.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+/// A request that the server refuses at once.
+const REFUSED: &[u8] = br#"{"expires":1000000,"idle_heartbeat":1000000000}"#;
+/// The most answers other than messages that can be on their way.
+const MOST_STATUSES: usize = 16;
 /// The fewest bytes that are worth a request.
 const LEAST_BYTES: usize = 16 << 10;
 
@@ -33,6 +37,8 @@ pub(super) struct Pulls {
     /// Where the server takes requests.
     subject: String,
     limits: Limits,
+    /// How many answers were read.
+    read: u64,
     /// Messages and bytes that were requested, and have not come.
     wanted: usize,
     wanted_bytes: usize,
@@ -63,6 +69,7 @@ impl Pulls {
             inbox,
             subject,
             limits,
+            read: 0,
             wanted: 0,
             wanted_bytes: 0,
             alone: false,
@@ -118,19 +125,34 @@ impl Pulls {
     }
 
     /// Withdraws the requests, and gives the messages that are on their way.
-    pub(super) async fn stop(&mut self) -> Vec<(Message, AckSubject)> {
+    pub(super) async fn stop(&mut self, generation: &Generation) -> Vec<(Message, AckSubject)> {
         let mut rest = Vec::new();
         self.is_stopped = true;
-        if self.answers.drain().await.is_ok() {
-            let read = async {
-                while let Some(message) = self.answers.next().await {
-                    let ack = message.reply.as_deref().and_then(AckSubject::read);
-                    rest.extend(ack.map(|ack| (message, ack)));
-                }
-            };
-            let _ = timeout(STOP_TIMEOUT, read).await;
-        }
+        let withdraw = async {
+            if self.withdraw(generation).await.is_none() {
+                return;
+            }
+            while let Some(message) = self.answers.next().await {
+                let ack = message.reply.as_deref().and_then(AckSubject::read);
+                rest.extend(ack.map(|ack| (message, ack)));
+            }
+        };
+        let _ = timeout(STOP_TIMEOUT, withdraw).await;
         rest
+    }
+
+    /// Ends the subscription. When the client library drains one, it forgets it before the server does (async-nats 0.51), and the messages
+    /// that come meanwhile are lost until `ACK_WAIT`. So it ends after a number of answers, which client and server count alike; refused
+    /// requests make up the number.
+    async fn withdraw(&mut self, generation: &Generation) -> Option<()> {
+        let more = (self.wanted + MOST_STATUSES) as u64;
+        self.answers.unsubscribe_after(self.read + more).await.ok()?;
+        for _ in 0..more {
+            let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
+            let refused = generation.client.publish_with_reply(subject, inbox, Bytes::from_static(REFUSED));
+            refused.await.ok()?;
+        }
+        Some(())
     }
 
     /// The next answer; none at the end of the connection.
@@ -139,6 +161,7 @@ impl Pulls {
     /// Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Option<Answer> {
         let message = self.answers.next().await?;
+        self.read += 1;
         // A publisher can give its message a status too. Only the server chooses where an answer is acknowledged.
         if let Some(ack) = message.reply.as_deref().and_then(AckSubject::read) {
             self.alone = false;

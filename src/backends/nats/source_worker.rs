@@ -110,7 +110,7 @@ impl SourceWorker {
                 }
                 Demand::Pause | Demand::Close => {
                     if !pulls.is_stopped {
-                        for (message, ack) in pulls.stop().await {
+                        for (message, ack) in pulls.stop(generation).await {
                             self.arrived(message, ack);
                         }
                     }

@@ -7,6 +7,7 @@ mod cluster_failover;
 mod delays;
 mod failover;
 pub mod old_server;
+mod on_their_way;
 mod order;
 pub mod raw;
 pub mod receiving;
