@@ -78,8 +78,11 @@ impl Worker {
                 let settling = self.settling(&span, &delivery, Settled::Discard);
                 delivery.discard().instrument(settling).await
             }
-            Disposition::Reject { reason } => self.reject(delivery, reason, begun, &span).await,
-            Disposition::Retry { after, reason } => self.retry(delivery, after, reason, begun, &span).await,
+            // Seldom, and large.
+            Disposition::Reject { reason } => Box::pin(self.reject(delivery, reason, begun, &span)).await,
+            Disposition::Retry { after, reason } => {
+                Box::pin(self.retry(delivery, after, reason, begun, &span)).await
+            }
             Disposition::NotNow { after } => {
                 self.handled(&delivery, "not_now", begun);
                 tokio::time::sleep(after).await;

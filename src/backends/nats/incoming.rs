@@ -9,7 +9,9 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::ack_subject::AckSubject;
-use super::outgoing::{ATTRIBUTE, CONTENT_TYPE, ID, Needs, OF_SERVER, Outgoing, TEXT, TIME, TTL, TYPES};
+use super::outgoing::{
+    ATTRIBUTE, CONTENT_TYPE, ID, MESSAGE_ID, Needs, Outgoing, TEXT, TIME, TTL, TYPES, is_of_server,
+};
 use super::settings::NatsSettings;
 use crate::envelope::Envelope;
 use crate::message::headers::{self, start_of};
@@ -23,6 +25,9 @@ const OURS: [&str; 6] =
     [headers::TOPIC, headers::QUEUE, headers::ATTEMPT, headers::FAILURES, headers::REASON, headers::EXPIRY];
 /// The most bytes of a reason in a dead letter.
 const REASON_LEN: usize = 1_000;
+
+/// The headers that are fields of a message.
+const FIELDS: [&str; 8] = [ID, TIME, TYPES, CONTENT_TYPE, headers::KEY, headers::PRIORITY, MESSAGE_ID, TTL];
 
 /// Reads the messages of one subscription.
 pub(super) struct Reader {
@@ -38,6 +43,37 @@ pub(super) struct Raw {
     pub(super) subject: String,
     pub(super) headers: Option<HeaderMap>,
     pub(super) payload: Bytes,
+}
+
+/// The headers of a message, read in one pass.
+#[derive(Default)]
+struct HeadersRead<'a> {
+    /// The values of [`FIELDS`].
+    fields: [Option<&'a str>; FIELDS.len()],
+    /// Those of the application, by name: the client library keeps no order.
+    others: Vec<(&'a str, &'a str)>,
+}
+
+impl<'a> HeadersRead<'a> {
+    fn of(raw: &'a Raw) -> Self {
+        let mut read = Self::default();
+        for (name, values) in raw.headers.iter().flat_map(HeaderMap::iter) {
+            let (name, Some(value)) = (known_as(name), values.first()) else { continue };
+            let is_one = |known: &&str| known.eq_ignore_ascii_case(name);
+            if let Some(field) = FIELDS.iter().position(|known| is_one(&known)) {
+                read.fields[field].get_or_insert(value.as_str());
+            } else if !is_of_server(name) && !OURS.iter().any(|known| is_one(&known)) {
+                read.others.push((name, value.as_str()));
+            }
+        }
+        read.others.sort_unstable();
+        read
+    }
+
+    /// The value of one of [`FIELDS`].
+    fn get(&self, name: &str) -> Option<&'a str> {
+        FIELDS.iter().zip(self.fields).find(|(known, _)| **known == name)?.1
+    }
 }
 
 /// Why a message is a dead letter, and where it goes.
@@ -91,12 +127,11 @@ pub(super) fn requeued(raw: &Raw) -> HeaderMap {
 /// Whether a header is neither of the server nor of a dead letter.
 fn is_theirs(name: &HeaderName) -> bool {
     let known = known_as(name);
-    let of_server = known.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER));
-    !of_server && !OURS.contains(&known)
+    !is_of_server(known) && !OURS.contains(&known)
 }
 
 fn known_as(name: &HeaderName) -> &str {
-    std::str::from_utf8(name.as_ref()).unwrap_or_default()
+    name.as_ref()
 }
 
 impl Reader {
@@ -108,37 +143,26 @@ impl Reader {
     fn message(&self, raw: &Raw, ack: AckSubject) -> Result<Message, BoxError> {
         let envelope = self.settings.broker.envelope;
         let topic = Topic::new(self.settings.topic_of(&raw.subject).to_owned())?;
-        let content_type = raw.value(CONTENT_TYPE).unwrap_or("application/octet-stream").to_owned();
-        let time = raw.value(TIME).and_then(|time| rfc3339::read(time).ok()).unwrap_or(ack.stored);
-        let id = self.id(raw, &topic, ack);
+        let read = HeadersRead::of(raw);
+        let content_type = read.get(CONTENT_TYPE).unwrap_or("application/octet-stream").to_owned();
+        let time = read.get(TIME).and_then(|time| rfc3339::read(time).ok()).unwrap_or(ack.stored);
+        let id = self.id(read.get(ID).or_else(|| read.get(MESSAGE_ID)), &topic, ack);
         let mut message = Message::restore(id, topic, raw.payload.clone(), content_type.into(), time);
-        if let Some(seconds) = raw.value(TTL).and_then(|ttl| ttl.parse().ok()) {
+        if let Some(seconds) = read.get(TTL).and_then(|ttl| ttl.parse().ok()) {
             // The server counts from when it stored the message, and a message from its time.
             let age = ack.stored.duration_since(time).unwrap_or_default();
             message = message.with_expiry(age.saturating_add(Duration::from_secs(seconds)));
         }
-        let types = raw.value(TYPES).map(types).unwrap_or_default();
+        let types = read.get(TYPES).map(types).unwrap_or_default();
         let kind = |name: &str| types.get(name).and_then(serde_json::Value::as_str);
-        if let Some(key) = raw.value(headers::KEY) {
+        if let Some(key) = read.get(headers::KEY) {
             message = message.with_key(scalar(key, kind(headers::KEY)).to_string());
         }
-        if let Some(priority) = raw.value(headers::PRIORITY).and_then(|priority| priority.parse().ok()) {
+        if let Some(priority) = read.get(headers::PRIORITY).and_then(|priority| priority.parse().ok()) {
             message = message.with_priority(priority);
         }
-        let of_fields = [ID, TIME, TYPES, CONTENT_TYPE, headers::KEY, headers::PRIORITY];
-        let mut named: Vec<_> = raw.headers.iter().flat_map(HeaderMap::iter).collect();
-        // The client library keeps no order.
-        named.sort_unstable_by_key(|(name, _)| known_as(name));
-        for (name, values) in named {
-            let name = known_as(name);
-            let is_one = |known: &&str| known.eq_ignore_ascii_case(name);
-            let of_server =
-                name.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER));
-            if of_server || OURS.iter().any(is_one) || of_fields.iter().any(is_one) {
-                continue;
-            }
-            let Some(value) = values.first() else { continue };
-            let value = scalar(value.as_str(), kind(name));
+        for (name, value) in read.others {
+            let value = scalar(value, kind(name));
             let renamed = match envelope {
                 Envelope::CloudEvents | Envelope::CloudEventsStructured => {
                     name.strip_prefix(ATTRIBUTE.1).map(|attribute| format!("{}{attribute}", ATTRIBUTE.0))
@@ -151,8 +175,8 @@ impl Reader {
     }
 
     /// The id of a message; of one without, it is made of its sequence and time in the stream.
-    fn id(&self, raw: &Raw, topic: &Topic, ack: AckSubject) -> Uuid {
-        match raw.value(ID).or_else(|| raw.value("Nats-Msg-Id")) {
+    fn id(&self, written: Option<&str>, topic: &Topic, ack: AckSubject) -> Uuid {
+        match written {
             Some(id) => foreign_id("", topic, id),
             None => foreign_id(&self.stream, topic, &ack.identity()),
         }
@@ -193,7 +217,8 @@ impl Reader {
         if raw.value(ID).is_none()
             && let Ok(topic) = Topic::new(topic.clone())
         {
-            map.insert(ID, printable(&self.id(raw, &topic, ack).to_string()));
+            let id = self.id(raw.value(MESSAGE_ID), &topic, ack);
+            map.insert(ID, printable(&id.to_string()));
         }
         // A letter whose confirm was lost is stored once.
         map.insert("Nats-Msg-Id", printable(&format!("dead-{}-{}", self.source, ack.identity())));

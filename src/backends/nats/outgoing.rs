@@ -23,11 +23,9 @@ pub(super) const TIME: &str = "tower-outbox-time";
 /// The header with the types of headers that are no texts: a JSON object of names and types.
 pub(super) const TYPES: &str = "tower-outbox-types";
 pub(super) const CONTENT_TYPE: &str = "Content-Type";
-/// The beginning of the headers that the server itself acts on.
-pub(super) const OF_SERVER: &str = "nats-";
 
 pub(super) const TTL: &str = "Nats-TTL";
-const MESSAGE_ID: &str = "Nats-Msg-Id";
+pub(super) const MESSAGE_ID: &str = "Nats-Msg-Id";
 const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 const SCHEDULE: &str = "Nats-Schedule";
 const SCHEDULE_TARGET: &str = "Nats-Schedule-Target";
@@ -237,7 +235,7 @@ impl<H: Headers> Encoder<H> {
             if of_ours.iter().any(|known| known.eq_ignore_ascii_case(name)) {
                 continue;
             }
-            if name.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER)) {
+            if is_of_server(name) {
                 let name = start_of(name, 40);
                 return Err(format!("the header {name:?} is one that the server acts on: remove it").into());
             }
@@ -258,6 +256,11 @@ impl<H: Headers> Encoder<H> {
         }
         Ok(())
     }
+}
+
+/// Whether the server itself acts on a header.
+pub(super) fn is_of_server(name: &str) -> bool {
+    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
 /// Whole seconds, rounded up: 0 is no lifetime.

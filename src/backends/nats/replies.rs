@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use http::header::CONTENT_TYPE as HTTP_CONTENT_TYPE;
 
-use super::outgoing::{CONTENT_TYPE, OF_SERVER};
+use super::outgoing::{CONTENT_TYPE, is_of_server};
 use crate::message::headers::{MOST, STATUS};
 use crate::reply::Reply;
 use crate::util::error::BoxError;
@@ -71,9 +71,7 @@ pub(super) fn decode(headers: Option<&HeaderMap>, body: Bytes) -> Result<Reply, 
     *reply.status_mut() = StatusCode::from_u16(status)?;
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
         let text = std::str::from_utf8(name.as_ref()).unwrap_or_default();
-        let is_of_server =
-            text.get(..OF_SERVER.len()).is_some_and(|start| start.eq_ignore_ascii_case(OF_SERVER));
-        if is_of_server || text == STATUS {
+        if is_of_server(text) || text == STATUS {
             continue;
         }
         for value in values {

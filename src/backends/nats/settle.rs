@@ -77,7 +77,8 @@ async fn settle(
             inbox.failed(sequence, FailedAttempt::new(SystemTime::now(), reason));
             return_it(context, holding, after).await?;
         }
-        Settlement::Reject { reason } => reject(context, letter, holding, reason).await?,
+        // Seldom, and large.
+        Settlement::Reject { reason } => Box::pin(reject(context, letter, holding, reason)).await?,
     }
     Ok(())
 }
