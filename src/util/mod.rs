@@ -19,6 +19,8 @@ pub(crate) mod file_system;
 pub(crate) mod finished;
 #[cfg_attr(not(feature = "settings"), allow(dead_code, reason = "only stores and settings need it"))]
 pub(crate) mod host_name;
+#[cfg(feature = "nats")]
+pub(crate) mod in_order;
 #[cfg(any(feature = "serve", feature = "kubemq", feature = "wavemq"))]
 pub(crate) mod no_delay;
 #[cfg(all(feature = "testing", feature = "embedded"))]

@@ -18,6 +18,7 @@ use super::settle::give_back;
 use super::source_context::SourceContext;
 use crate::backends::brokers::{Demand, Pauses};
 use crate::messenger::Failure;
+use crate::util::in_order::join_in_order;
 
 /// How long the last settlements and the server may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -166,6 +167,6 @@ impl SourceWorker {
                 let _ = give_back(&context, holding, Duration::ZERO).await;
             }
         });
-        let _ = timeout(CLOSE_TIMEOUT, futures_util::future::join_all(all)).await;
+        let _ = timeout(CLOSE_TIMEOUT, join_in_order(all)).await;
     }
 }

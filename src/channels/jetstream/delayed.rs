@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::error::Fault;
@@ -17,6 +16,7 @@ use super::wire::{self, CONTENT, POLICY, QueuePolicy};
 use crate::channels::error::EngineError;
 use crate::channels::info::{ChannelKind, ChannelLimits};
 use crate::telemetry;
+use crate::util::in_order::join_in_order;
 use crate::util::rfc3339;
 
 /// The consumer that all engines share.
@@ -123,7 +123,7 @@ impl EngineParts {
             if pulled[0].pending > 0 {
                 pulled.extend(puller.pull(&self.connection, BATCH, None, &self.closing).await?);
             }
-            join_all(pulled.into_iter().map(|one| self.send_due(one))).await;
+            join_in_order(pulled.into_iter().map(|one| self.send_due(one))).await;
         }
         for one in puller.stop(&self.connection).await {
             self.settle_soon(one.reply, b"-NAK").await;

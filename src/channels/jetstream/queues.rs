@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +21,7 @@ use crate::channels::info::ChannelLimits;
 use crate::channels::name::ChannelName;
 use crate::channels::queue::Queues;
 use crate::channels::queue_types::{Peeked, QueueMessage, Receipt, Receive, Received, Sent, Settle, Which};
+use crate::util::in_order::join_in_order;
 use crate::util::sync::lock;
 
 /// The pause between two looks at an empty queue.
@@ -110,7 +110,7 @@ impl EngineParts {
                 break;
             }
             let acks = pulled.iter().filter(|one| !lock(&self.taken).is_held(&place, one.sequence));
-            let acked = join_all(acks.map(|one| self.settle_delivery(&one.reply, b"+ACK"))).await;
+            let acked = join_in_order(acks.map(|one| self.settle_delivery(&one.reply, b"+ACK"))).await;
             count += acked.len() as u64;
             acked.into_iter().collect::<Result<(), Fault>>().map_err(failed)?;
         }
@@ -133,7 +133,7 @@ impl Queues for JetstreamEngine {
                 let _ = self.shared.queue(channel).await;
             }
         }
-        join_all(messages.into_iter().map(async |(channel, message)| {
+        join_in_order(messages.into_iter().map(async |(channel, message)| {
             self.shared.check_open()?;
             self.shared.send_one(&channel, message).await
         }))
@@ -215,7 +215,7 @@ impl EngineParts {
     /// Lets the server deliver messages again, in their order.
     pub(super) async fn hand_back(&self, replies: impl Iterator<Item = &Subject>) {
         let backs = replies.map(|reply| self.settle_delivery(reply, b"-NAK"));
-        if let Some(Err(fault)) = join_all(backs).await.into_iter().find(Result::is_err) {
+        if let Some(Err(fault)) = join_in_order(backs).await.into_iter().find(Result::is_err) {
             let error = fault.of_channel(&"a queue", ChannelLimits::default());
             tracing::warn!(%error, "failed to hand messages of a queue back; the server delivers them again after ACK_WAIT");
         }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde_json::json;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -22,6 +21,7 @@ use crate::channels::error::EngineError;
 use crate::channels::info::ChannelKind;
 use crate::channels::queue_types::{QueueDelivery, Receipt, Receive, Received};
 use crate::telemetry;
+use crate::util::in_order::join_in_order;
 use crate::util::sync::lock;
 
 /// The most messages of one receive or peek.
@@ -77,7 +77,7 @@ impl Drop for TakenNow {
         place.returning.begin();
         self.shared.spawn(async move {
             let back = acknowledged.into_iter().zip(messages);
-            join_all(back.map(|(held, message)| shared.send_again(&place, held, message))).await;
+            join_in_order(back.map(|(held, message)| shared.send_again(&place, held, message))).await;
             place.returning.end();
         });
     }
@@ -219,7 +219,7 @@ impl Taking {
         };
         let pulled: Vec<(Pulled, QueuePolicy)> = pulled.into_iter().map(read).collect();
         let again = pulled.iter().map(async |(one, _)| one.delivered > 1 && self.is_settled(one).await);
-        let again: Vec<bool> = join_all(again).await;
+        let again: Vec<bool> = join_in_order(again).await;
         for ((one, policy), is_settled) in pulled.into_iter().zip(again) {
             if is_settled || policy.has_expired() && !lock(&shared.taken).is_held(place, one.sequence) {
                 if !is_settled {
@@ -263,7 +263,7 @@ impl Taking {
             lock(&shared.taken).begin(Receipt(*receipt), crate::channels::queue_types::Which::All)?;
         let acks = settling.messages.iter().map(|held| shared.settle_delivery(&held.reply, b"+ACK"));
         let (mut acknowledged, mut failed) = (Vec::new(), None);
-        for (held, acked) in settling.messages.iter().zip(join_all(acks).await) {
+        for (held, acked) in settling.messages.iter().zip(join_in_order(acks).await) {
             match acked {
                 Ok(()) => {
                     lock(&shared.taken).settled(place, *receipt, held.sequence);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use futures_util::future::join_all;
 use serde_json::json;
 
 use super::error::Fault;
@@ -19,6 +18,7 @@ use crate::channels::error::EngineError;
 use crate::channels::name::ChannelName;
 use crate::channels::queue_types::{QueueMessage, Settle};
 use crate::telemetry;
+use crate::util::in_order::join_in_order;
 use crate::util::sync::lock;
 
 impl EngineParts {
@@ -33,10 +33,14 @@ impl EngineParts {
             Settle::Ack => self.settle_each(&messages, b"+ACK").await,
             Settle::Release => self.settle_each(&messages, b"-NAK").await,
             Settle::Reject { delay } => {
-                join_all(messages.iter().map(|held| self.reject(&place, held, delay))).await
+                let read = self.read_each(&place, &messages).await;
+                let rejects = messages.iter().zip(read);
+                join_in_order(rejects.map(|(held, read)| self.reject(&place, held, read, delay))).await
             }
             Settle::Requeue { to } => {
-                join_all(messages.iter().map(|held| self.requeue(&place, held, &to))).await
+                let read = self.read_each(&place, &messages).await;
+                let requeues = messages.iter().zip(read);
+                join_in_order(requeues.map(|(held, read)| self.requeue(&place, held, read, &to))).await
             }
             Settle::Replace { to, message, rerouted_from, receives } => {
                 match self.replace(&place, &messages, &to, *message, rerouted_from.as_ref(), receives).await {
@@ -74,26 +78,44 @@ impl EngineParts {
     }
 
     async fn settle_each(&self, messages: &[Held], kind: &'static [u8]) -> Vec<Result<(), Fault>> {
-        join_all(messages.iter().map(|held| self.settle_delivery(&held.reply, kind))).await
+        join_in_order(messages.iter().map(|held| self.settle_delivery(&held.reply, kind))).await
+    }
+
+    /// Reads messages before they are moved, so that they are stored in the order of the list. One may be gone.
+    async fn read_each(&self, place: &QueueInUse, messages: &[Held]) -> Vec<Result<Option<Raw>, Fault>> {
+        join_in_order(messages.iter().map(|held| self.raw(&place.stream, json!({"seq": held.sequence}))))
+            .await
     }
 
     /// Rejects a message; one that was received often enough goes to its dead-letter queue.
-    pub(super) async fn reject(&self, place: &QueueInUse, held: &Held, delay: Duration) -> Result<(), Fault> {
+    async fn reject(
+        &self,
+        place: &QueueInUse,
+        held: &Held,
+        read: Result<Option<Raw>, Fault>,
+        delay: Duration,
+    ) -> Result<(), Fault> {
         if held.policy.is_worn_out() {
             let Some(to) = held.policy.dead_letter() else {
                 self.settle_delivery(&held.reply, b"+ACK").await?;
                 telemetry::channel_discarded(place.name.as_str(), 1);
                 return Ok(());
             };
-            self.move_to(place, held, &to, QueuePolicy::dead(&place.name)).await?;
+            self.move_to(place, held, read?, &to, QueuePolicy::dead(&place.name)).await?;
             telemetry::channel_dead(place.name.as_str(), to.as_str(), 1);
             return Ok(());
         }
-        self.move_to(place, held, &place.name, held.policy.clone().rejected(delay)).await
+        self.move_to(place, held, read?, &place.name, held.policy.clone().rejected(delay)).await
     }
 
-    async fn requeue(&self, place: &QueueInUse, held: &Held, to: &ChannelName) -> Result<(), Fault> {
-        self.move_to(place, held, to, held.policy.clone().requeued()).await
+    async fn requeue(
+        &self,
+        place: &QueueInUse,
+        held: &Held,
+        read: Result<Option<Raw>, Fault>,
+        to: &ChannelName,
+    ) -> Result<(), Fault> {
+        self.move_to(place, held, read?, to, held.policy.clone().requeued()).await
     }
 
     /// Sends a message to the tail of a queue, and removes it from its place.
@@ -101,12 +123,11 @@ impl EngineParts {
         &self,
         place: &QueueInUse,
         held: &Held,
+        read: Option<Raw>,
         to: &ChannelName,
         policy: QueuePolicy,
     ) -> Result<(), Fault> {
-        let Some(Raw { headers: stored, body, .. }) =
-            self.raw(&place.stream, json!({"seq": held.sequence})).await?
-        else {
+        let Some(Raw { headers: stored, body, .. }) = read else {
             // Its time in the stream is over, or an engine that had it meanwhile has settled it.
             return Ok(());
         };

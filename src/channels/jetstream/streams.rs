@@ -5,7 +5,6 @@ use std::time::SystemTime;
 
 use async_nats::HeaderMap;
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use super::consumer::Consumer;
@@ -23,6 +22,7 @@ use crate::channels::error::EngineError;
 use crate::channels::name::ChannelName;
 use crate::channels::stream::{StreamSubscription, Streams};
 use crate::channels::stream_types::{Appended, Start, Subscribe};
+use crate::util::in_order::join_in_order;
 use crate::util::sync::lock;
 
 impl EngineParts {
@@ -97,7 +97,7 @@ impl Streams for JetstreamEngine {
         let appends = messages
             .into_iter()
             .map(async |(channel, content)| self.shared.append_one(&channel, content).await);
-        join_all(appends).await
+        join_in_order(appends).await
     }
 
     async fn subscribe_stream(

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use async_nats::Subject;
 use async_trait::async_trait;
-use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,6 +24,7 @@ use crate::channels::error::EngineError;
 use crate::channels::info::{ChannelKind, ChannelLimits};
 use crate::channels::stream::StreamSubscription;
 use crate::channels::stream_types::{Start, StreamMessage};
+use crate::util::in_order::join_in_order;
 use crate::util::sync::lock;
 
 /// The most messages that are received and not acknowledged.
@@ -89,7 +89,7 @@ impl Drop for Subscription {
                     lock(&inner.outstanding.messages).drain().collect();
                 outstanding.sort_unstable_by_key(|(sequence, _)| *sequence);
                 let backs = outstanding.iter().map(|(_, reply)| inner.shared.settle_delivery(reply, b"-NAK"));
-                join_all(backs).await;
+                join_in_order(backs).await;
             }
             inner.sharing.returning.end();
         });

@@ -49,6 +49,7 @@ pub async fn all(new: impl AsyncFn() -> EngineHarness) {
     settling::an_acknowledged_message_is_gone(new().await).await;
     settling::a_released_message_is_back_at_its_place(new().await).await;
     settling::a_rejected_message_goes_to_the_tail(new().await).await;
+    settling::a_long_list_goes_to_the_tail_in_its_order(new().await).await;
     settling::a_rejected_message_can_be_delayed(new().await).await;
     settling::visibility_that_runs_out_rejects(new().await).await;
     settling::visibility_can_be_extended(new().await).await;

@@ -47,6 +47,17 @@ pub async fn a_rejected_message_goes_to_the_tail(harness: EngineHarness) {
     assert_eq!(harness.peek("q").await, ["a", "b", "c"], "in the order of the list");
 }
 
+pub async fn a_long_list_goes_to_the_tail_in_its_order(harness: EngineHarness) {
+    let texts: Vec<String> = (0..100).map(|n| n.to_string()).collect();
+    harness.send(&texts.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    assert_eq!(harness.peek("q").await, texts, "in the order of sending");
+    let received = harness.receive(100).await;
+    let last_first = Which::Sequences((1..=100).rev().collect());
+    assert_eq!(harness.engine.settle(received.receipt, last_first, TAIL).await.unwrap(), 100);
+    let expected: Vec<String> = texts.into_iter().rev().collect();
+    assert_eq!(harness.peek("q").await, expected);
+}
+
 pub async fn a_rejected_message_can_be_delayed(harness: EngineHarness) {
     harness.send(&["a"]).await;
     let (receipt, _) = harness.receive_one().await;

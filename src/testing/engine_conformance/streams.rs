@@ -20,6 +20,8 @@ fn member(group: &str) -> Subscribe {
 pub async fn sequences_begin_at_one_and_have_no_gaps(harness: EngineHarness) {
     assert_eq!(harness.append(&["a", "b"]).await, [1, 2]);
     assert_eq!(harness.append(&["c"]).await, [3]);
+    let long = harness.append(&["d"; 100]).await;
+    assert_eq!(long, (4..104).collect::<Vec<_>>(), "in the order of appending");
     let all = harness.subscribe(from(Start::First)).await;
     let messages = next(&*all, 3).await;
     assert_eq!(messages.iter().map(|message| message.sequence).collect::<Vec<_>>(), [1, 2, 3]);

@@ -21,6 +21,7 @@ macro_rules! every_check {
                 an_acknowledged_message_is_gone
                 a_released_message_is_back_at_its_place
                 a_rejected_message_goes_to_the_tail
+                a_long_list_goes_to_the_tail_in_its_order
                 a_rejected_message_can_be_delayed
                 visibility_that_runs_out_rejects
                 visibility_can_be_extended
