@@ -21,13 +21,13 @@ mod tests {
 
     #[tokio::test]
     async fn more_futures_than_fit_into_a_turn_begin_in_their_order() {
-        let (begun, free) = (Mutex::default(), Semaphore::new(1_000));
+        let (begun, free) = (Mutex::new(Vec::new()), Semaphore::new(1_000));
         let begin = async |n| {
             let _place = free.acquire().await;
             begun.lock().unwrap().push(n);
         };
         join_in_order((0..1_000).map(begin)).await;
-        let begun: Vec<usize> = begun.into_inner().unwrap();
+        let begun = begun.into_inner().unwrap();
         assert!(begun.is_sorted(), "{begun:?}");
     }
 }

@@ -60,9 +60,9 @@ impl<'a> HeadersRead<'a> {
         for (name, values) in raw.headers.iter().flat_map(HeaderMap::iter) {
             let (name, Some(value)) = (known_as(name), values.first()) else { continue };
             let is_one = |known: &&str| known.eq_ignore_ascii_case(name);
-            if let Some(field) = FIELDS.iter().position(|known| is_one(&known)) {
+            if let Some(field) = FIELDS.iter().position(is_one) {
                 read.fields[field].get_or_insert(value.as_str());
-            } else if !is_of_server(name) && !OURS.iter().any(|known| is_one(&known)) {
+            } else if !is_of_server(name) && !OURS.iter().any(is_one) {
                 read.others.push((name, value.as_str()));
             }
         }
