@@ -74,6 +74,15 @@ async fn the_audit_says_who_asked_for_a_drop_and_who_undid_it(kind: Kind) {
     assert_eq!(undo.oneshot(request).await.unwrap().status(), StatusCode::SEE_OTHER);
     let undone = ("undo drop".to_owned(), 1, Some("jo@<example>".to_owned()), which);
     assert_eq!(actions().await, [undone, ask.clone()]);
+    // The notice names who asked.
+    let request = Request::post(format!("{BASE}/act")).header("sec-fetch-site", "same-origin");
+    let named = ops.bus.dashboard().with_undo_window(Duration::from_secs(600));
+    let named = Router::new().nest(BASE, named.guarded_by(from_fn(operators)));
+    let request = request.body(Body::from("act=drop-all&state=dead&topic=b")).unwrap();
+    assert_eq!(named.oneshot(request).await.unwrap().status(), StatusCode::SEE_OTHER);
+    let page = ops.page("overview").await;
+    assert!(page.contains("Asked for by <bdi>jo@&lt;example&gt;</bdi>"), "{page}");
+    ops.submit("undo", &format!("id={}", attributes(&page, "name=\"id\" value=\"")[0])).await;
     // A drop that happens has both rows too.
     let ops = ops.with_undo(Duration::from_millis(1));
     ops.done("act=drop-all&state=dead&topic=a").await;
@@ -85,7 +94,7 @@ async fn the_audit_says_who_asked_for_a_drop_and_who_undid_it(kind: Kind) {
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
-    assert_eq!(page.matches("<span>ask to drop</span>").count(), 2, "{page}");
+    assert_eq!(page.matches("<span>ask to drop</span>").count(), 3, "{page}");
 }
 
 async fn a_drop_that_is_refused_leaves_no_row(kind: Kind) {

@@ -75,6 +75,7 @@ async fn an_address_cannot_put_words_into_an_outcome() {
         "stored",
         "broker-requeued",
         "broker-dropped",
+        "EVIL",
         "%3Cscript%3E",
         "",
     ] {
@@ -90,6 +91,7 @@ async fn an_address_cannot_put_words_into_an_outcome() {
             let page = format!("done?did={did}&{name}=Call+0900-EVIL%3Cscript%3E%00%E2%80%AE");
             let shown = ops.get(&page).await;
             assert_harmless(&page, &shown.text);
+            assert!(did != "EVIL" || shown.status.is_client_error(), "{page}");
             // A refused field is quoted in the error of a page that says so; a queue is in a link alone.
             let words = shown.text.replace("broker?queue=Call+0900-EVIL", "");
             assert!(
@@ -100,4 +102,10 @@ async fn an_address_cannot_put_words_into_an_outcome() {
         }
     }
     assert_eq!(ops.get("done?did=requeued&messages=-1").await.status, StatusCode::BAD_REQUEST);
+    // What is said of the broker is said of its own operations alone.
+    for (did, is_said) in [("requeued", false), ("broker-requeued", true)] {
+        let page = ops.page(&format!("done?did={did}&messages=1&running=yes&queue=q")).await;
+        assert_eq!(page.contains("It goes on") && page.contains("broker?queue=q"), is_said, "{did}: {page}");
+        assert_eq!(page.contains("It goes on") || page.contains("broker?queue=q"), is_said, "{did}: {page}");
+    }
 }
