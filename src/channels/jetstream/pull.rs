@@ -158,7 +158,7 @@ impl Puller {
                     connection.suspects.add(&self.place);
                     None
                 }
-                // What is there comes at once, and in its order only if all of it is read.
+                // Messages that are there come at once, and in their order only if all are read.
                 () = cancel.cancelled(), if wait.is_some() => None,
                 () = sleep_until(deadline) => None,
             };

@@ -102,7 +102,7 @@ async fn an_address_cannot_put_words_into_an_outcome() {
         }
     }
     assert_eq!(ops.get("done?did=requeued&messages=-1").await.status, StatusCode::BAD_REQUEST);
-    // What is said of the broker is said of its own operations alone.
+    // Words about the broker are said of its own operations alone.
     for (did, is_said) in [("requeued", false), ("broker-requeued", true)] {
         let page = ops.page(&format!("done?did={did}&messages=1&running=yes&queue=q")).await;
         assert_eq!(page.contains("It goes on") && page.contains("broker?queue=q"), is_said, "{did}: {page}");

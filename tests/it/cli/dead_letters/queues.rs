@@ -127,7 +127,7 @@ impl Place {
             patience = SHORT;
         }
         if let At::Nats(_) = self.at {
-            // What was handed back comes again in any order.
+            // Messages that were handed back come again in any order.
             bodies.sort_unstable();
         }
         source.close(LONG).await;
