@@ -30,6 +30,8 @@ mod settings;
 #[cfg(feature = "nats")]
 mod stored;
 mod url;
+#[cfg(feature = "nats")]
+mod withdrawing;
 
 pub(crate) use self::access::{Brokers, Rules};
 #[cfg(feature = "kubemq-client")]
@@ -69,3 +71,5 @@ pub use self::settings::{BrokerSettings, Sasl};
 pub(crate) use self::stored::{Stored, StoredAnswer};
 pub(crate) use self::url::BrokerUrl;
 pub use self::url::UrlError;
+#[cfg(feature = "nats")]
+pub(crate) use self::withdrawing::{Requests, withdraw};

@@ -11,14 +11,13 @@ use super::ack_subject::AckSubject;
 use super::client::Generation;
 use super::connection::Connection;
 use super::setup::Limits;
+use crate::backends::brokers::{Requests, withdraw};
 use crate::messenger::Failure;
 
 /// How long a request for messages is valid.
 const EXPIRES: Duration = Duration::from_secs(30);
 /// How long a server may take to withdraw requests.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// A request that the server refuses at once.
-const REFUSED: &[u8] = br#"{"expires":1000000,"idle_heartbeat":1000000000}"#;
 /// The most answers other than messages that can be on their way.
 const MOST_STATUSES: usize = 16;
 /// The fewest bytes that are worth a request.
@@ -128,8 +127,14 @@ impl Pulls {
     pub(super) async fn stop(&mut self, generation: &Generation) -> Vec<(Message, AckSubject)> {
         let mut rest = Vec::new();
         self.is_stopped = true;
+        let requests = Requests {
+            subject: &self.subject,
+            inbox: self.inbox.clone(),
+            read: self.read,
+            missing: (self.wanted + MOST_STATUSES) as u64,
+        };
         let withdraw = async {
-            if self.withdraw(generation).await.is_none() {
+            if withdraw(&generation.client, &mut self.answers, requests).await.is_none() {
                 return;
             }
             while let Some(message) = self.answers.next().await {
@@ -139,20 +144,6 @@ impl Pulls {
         };
         let _ = timeout(STOP_TIMEOUT, withdraw).await;
         rest
-    }
-
-    /// Ends the subscription. When the client library drains one, it forgets it before the server does (async-nats 0.51), and the messages
-    /// that come meanwhile are lost until `ACK_WAIT`. So it ends after a number of answers, which client and server count alike; refused
-    /// requests make up the number.
-    async fn withdraw(&mut self, generation: &Generation) -> Option<()> {
-        let more = (self.wanted + MOST_STATUSES) as u64;
-        self.answers.unsubscribe_after(self.read + more).await.ok()?;
-        for _ in 0..more {
-            let (subject, inbox) = (self.subject.clone(), self.inbox.clone());
-            let refused = generation.client.publish_with_reply(subject, inbox, Bytes::from_static(REFUSED));
-            refused.await.ok()?;
-        }
-        Some(())
     }
 
     /// The next answer; none at the end of the connection.

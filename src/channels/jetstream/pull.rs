@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
 use super::error::Fault;
+use crate::backends::brokers::{Requests, withdraw};
 use crate::channels::content::MOST_BYTES;
 use crate::channels::error::EngineError;
 
@@ -19,8 +20,6 @@ const SLACK: Duration = Duration::from_secs(3);
 const SIGNS: Duration = Duration::from_secs(3);
 /// How long a server may take to withdraw a request.
 const STOP_TIMEOUT: Duration = Duration::from_secs(2);
-/// A request that the server refuses at once.
-const REFUSED: &[u8] = br#"{"expires":1000000,"idle_heartbeat":1000000000}"#;
 /// The most messages about requests that can be on their way.
 const MOST_SIGNS: u64 = 8;
 /// The longest request that waits for a message. Others follow it.
@@ -218,21 +217,17 @@ impl Puller {
         rest
     }
 
-    /// Ends the subscription. When the client library drains one, it forgets it before the server knows, and what comes meanwhile is lost.
-    /// So it ends after a number of messages, which client and server count alike; refusals make up the number.
     async fn withdraw(&mut self, connection: &Connection) -> Option<()> {
         if !self.is_of(connection) {
             // The server of now has not counted from the start.
             return self.answers.drain().await.ok();
         }
-        let more = self.missing + MOST_SIGNS;
-        self.answers.unsubscribe_after(self.read + more).await.ok()?;
-        let client = connection.client();
-        for _ in 0..more {
-            let (subject, reply) = (self.subject.clone(), format!("{}.0", self.inbox));
-            let refused = client.publish_with_reply(subject, reply, Bytes::from_static(REFUSED));
-            refused.await.ok()?;
-        }
-        Some(())
+        let requests = Requests {
+            subject: &self.subject,
+            inbox: format!("{}.0", self.inbox).into(),
+            read: self.read,
+            missing: self.missing + MOST_SIGNS,
+        };
+        withdraw(&connection.client(), &mut self.answers, requests).await
     }
 }
