@@ -15,6 +15,7 @@ use crate::bus::{Bus, BusBuilder};
 use crate::settings::{Settings, SettingsError};
 #[cfg(feature = "_sql")]
 use crate::util::error::Chain;
+use crate::util::host_name::host_name;
 
 #[derive(Args)]
 #[command(next_help_heading = "Global options")]
@@ -66,8 +67,9 @@ impl Context {
     /// Returns the name of who acts.
     pub(super) fn operator(&self) -> String {
         let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
+        let unnamed = || format!("an unnamed user on {}", host_name().as_deref().unwrap_or("this machine"));
         let given = self.global.operator.clone();
-        given.unwrap_or_else(|| user().unwrap_or_else(|_| "a user of the command line".to_owned()))
+        given.unwrap_or_else(|| user().unwrap_or_else(|_| unnamed()))
     }
 
     pub(super) fn load_settings(&self) -> Result<Settings, SettingsError> {

@@ -43,7 +43,7 @@ async fn grouped_within(api: &Api, within: &str) -> Result<Markup, PageError> {
                 p role="status" {
                     @if groups.exact { (count(groups.counted, "dead letter")) }
                     @else {
-                        "The first " (count(groups.counted, "dead letter")) " are grouped. There are more, also of other reasons and topics, so every number is at least this. "
+                        "The first " (count(groups.counted, "dead letter")) " are grouped. There may be more, also of other reasons and topics, so every number is at least this. "
                         a href="dead-letters?within=10s" { "Group for 10 seconds" }
                     }
                 }

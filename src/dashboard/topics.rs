@@ -33,9 +33,9 @@ async fn counted(api: &Api, within: &str) -> Result<Markup, PageError> {
         div data-part="topics" {
             @if topics.topics.is_empty() { p.note { "The process that serves this page has sent nothing since it began, and nothing is stored." } } @else {
                 p.soft {
-                    "Sent, refused and failed are of the process that serves this page, since it began; other instances have their own."
+                    "Sent, refused and failed are of the process that serves this page, since it began. Other instances have their own pages; tower-outbox dashboard itself sends nothing."
                     @if !topics.exact {
-                        " Stored messages were counted for a moment only: there are more pending and dead ones, also of other topics. "
+                        " Stored messages were counted for a moment only: there may be more pending and dead ones, also of other topics. "
                         a href="topics?within=10s" { "Count for 10 seconds" }
                     }
                 }
