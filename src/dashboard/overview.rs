@@ -53,7 +53,7 @@ fn broker(status: &StatusReport) -> Markup {
             (_, Some(false)) => { p.note.warn { "The app is stopped: messages leave when it runs again." (destination(status)) } }
             (_, None) => {
                 p.note {
-                    "The app was not asked whether it runs, or reaches the broker. This page shows what is stored."
+                    "This page reads the database alone: it does not know whether the app runs, or reaches the broker."
                     (destination(status))
                 }
             }

@@ -111,7 +111,7 @@ async fn a_database_has_pages_while_the_app_runs() {
         format!("[MESSAGE_BUS]\nDELIVERY = 'transactional'\n[MESSAGE_BUS.OUTBOX]\nDATABASE_URL = '{url}'");
     std::fs::write(&settings, text).unwrap();
     let served = serve(&["--settings", settings.to_str().unwrap()]).await;
-    assert!(served.get("/overview").await.contains("The app was not asked whether it runs"));
+    assert!(served.get("/overview").await.contains("This page reads the database alone"));
     let list = served.get("/messages?state=dead").await;
     assert_eq!(positions(&list).len(), 2);
     ops.backend.set(crate::admin::Does::Take);
