@@ -148,7 +148,10 @@ async fn ask(api: &Api, operation: &Operation, wrong: Option<&str>) -> Result<Ht
                 @if operation.verb == Verb::Requeue {
                     (field(wrong))
                     @if counted.messages > RATE {
-                        p.soft { "At " (RATE) " a second the last one is sent after " (span(Duration::from_secs(counted.messages / RATE))) "." }
+                        p.soft {
+                            "At " (RATE) " a second the last one is sent after "
+                            @if !counted.exact { "more than " } (span(Duration::from_secs(counted.messages / RATE))) "."
+                        }
                     }
                     button.main type="submit" { "Requeue " (messages) }
                 } @else {
