@@ -30,6 +30,17 @@ pub(super) const MOST: usize = 10_000;
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// The pause before messages are requested again that no server could deliver.
 const PAUSE: Duration = Duration::from_millis(100);
+/// Lets the server deliver a message again in a second.
+const LATER: &[u8] = br#"-NAK {"delay": 1000000000}"#;
+
+/// The place of a message that was delivered again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Again {
+    Stored,
+    /// Another engine has stored it among the delayed messages.
+    Delayed,
+    Missing,
+}
 
 /// A receive. It runs in a task of its own: when nobody waits for it any more, messages may be on their way, which are handed back.
 pub(super) struct Taking {
@@ -218,9 +229,18 @@ impl Taking {
             (one, policy)
         };
         let pulled: Vec<(Pulled, QueuePolicy)> = pulled.into_iter().map(read).collect();
-        let again = pulled.iter().map(async |(one, _)| one.delivered > 1 && self.is_settled(one).await);
-        let again: Vec<bool> = join_in_order(again).await;
-        for ((one, policy), is_settled) in pulled.into_iter().zip(again) {
+        let again = pulled.iter().map(async |(one, _)| match one.delivered {
+            ..=1 => Again::Stored,
+            _ => self.again(one).await,
+        });
+        let again: Vec<Again> = join_in_order(again).await;
+        for ((one, policy), again) in pulled.into_iter().zip(again) {
+            if again == Again::Missing {
+                // A leader that was just elected may not know it yet. One that is gone does not come again.
+                shared.settle_soon(one.reply, LATER).await;
+                continue;
+            }
+            let is_settled = again == Again::Delayed;
             if is_settled || policy.has_expired() && !lock(&shared.taken).is_held(place, one.sequence) {
                 if !is_settled {
                     place.expired.fetch_add(1, Ordering::Relaxed);
@@ -246,14 +266,18 @@ impl Taking {
         }
     }
 
-    /// Whether another engine has settled a message meanwhile, which the server delivered again since it heard nothing for a while.
-    async fn is_settled(&self, one: &Pulled) -> bool {
+    /// Looks for a message that the server delivered again since it heard nothing for a while: another engine may have settled it meanwhile.
+    async fn again(&self, one: &Pulled) -> Again {
         let Self { shared, place, .. } = self;
         let (stored, delayed) = tokio::join!(
             shared.raw(&place.stream, json!({"seq": one.sequence})),
             shared.is_delayed(&place.word, one.last_word()),
         );
-        matches!(stored, Ok(None)) || matches!(delayed, Ok(true))
+        match (stored, delayed) {
+            (_, Ok(true)) => Again::Delayed,
+            (Ok(None), _) => Again::Missing,
+            _ => Again::Stored,
+        }
     }
 
     /// Acknowledges all that the receipt holds.
