@@ -101,7 +101,6 @@ impl Exchange {
         }
         // The trait object itself: the implementation for `Arc` makes another box.
         let requester = &*self.requester;
-        requester.check(&request).map_err(RequestError::rejected)?;
         let mut reply = requester.request(request).await?;
         if reply.body().len() > self.settings.max_bytes {
             return Err(RequestError::bad_reply(format!(

@@ -13,7 +13,6 @@ use http::Response;
 pub use self::error::RequestError;
 pub use self::reply_to::ReplyTo;
 use crate::message::Message;
-use crate::util::error::BoxError;
 
 /// A reply: status, headers and body.
 pub type Reply = Response<Bytes>;
@@ -38,24 +37,11 @@ pub trait Requester: Send + Sync + 'static {
     /// # Cancel safety
     /// Dropping the future gives the request up. A responder may handle it nevertheless; its reply is dropped.
     async fn request(&self, request: Message) -> Result<Reply, RequestError>;
-
-    /// Rejects a request that can never be sent. By default every request passes.
-    ///
-    /// # Errors
-    /// The reason.
-    fn check(&self, request: &Message) -> Result<(), BoxError> {
-        let _ = request;
-        Ok(())
-    }
 }
 
 #[async_trait]
 impl<R: Requester + ?Sized> Requester for Arc<R> {
     async fn request(&self, request: Message) -> Result<Reply, RequestError> {
         (**self).request(request).await
-    }
-
-    fn check(&self, request: &Message) -> Result<(), BoxError> {
-        (**self).check(request)
     }
 }

@@ -68,7 +68,8 @@ impl Amqp091Requester {
         order.shuffle(&mut rand::rng());
         let (mut last, limit) = (None, self.settings.broker.connection_timeout());
         for url in order {
-            let opened = timeout(limit, Caller::open(&self.settings, self.tls.clone(), url)).await;
+            // Seldom, and large.
+            let opened = Box::pin(timeout(limit, Caller::open(&self.settings, self.tls.clone(), url))).await;
             match opened.unwrap_or_else(|_| Err(format!("no connection within {limit:?}").into())) {
                 Ok(caller) => {
                     tracing::info!(broker = %url, "connected for requests");
@@ -113,14 +114,6 @@ impl Requester for Amqp091Requester {
         let caller = caller.map_err(|error| RequestError::unavailable(Chain(&*error).to_string()))?;
         self.limits.check_publish(&publish, caller.frame_max).map_err(RequestError::rejected)?;
         caller.call(publish, correlation_id).await
-    }
-
-    fn check(&self, request: &Message) -> Result<(), BoxError> {
-        let broker = &self.settings.broker;
-        let outline = broker.envelope.outline(request, broker.origin())?;
-        broker.check_message(&outline)?;
-        let body_len = || broker.envelope.seal(request, broker.origin()).map_or(0, |it| it.body().len());
-        Ok(self.limits.check(&outline, body_len, || Plain::encode(&self.settings, &outline))?)
     }
 }
 

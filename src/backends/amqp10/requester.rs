@@ -29,7 +29,7 @@ use crate::message::Message;
 use crate::messenger::Failure;
 use crate::reply::{Reply, RequestError, Requester};
 use crate::telemetry;
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::Chain;
 use crate::util::sync::lock;
 
 /// Sends requests to the addresses of their messages, over one kept connection to one of the brokers. Their replies come to a node that
@@ -66,7 +66,8 @@ impl Amqp10Requester {
         order.shuffle(&mut rand::rng());
         let (mut worst, limit) = (None, self.settings.broker.connection_timeout());
         for url in order {
-            let opened = timeout(limit, Caller::open(&self.settings, &self.dialer, url)).await;
+            // Seldom, and large.
+            let opened = Box::pin(timeout(limit, Caller::open(&self.settings, &self.dialer, url))).await;
             match opened.unwrap_or_else(|_| Err(lost(format!("no connection within {limit:?}")))) {
                 Ok(caller) => {
                     tracing::info!(broker = %url, "connected for requests");
@@ -111,10 +112,6 @@ impl Requester for Amqp10Requester {
             () = caller.lost.cancelled() => return Err(gone()),
         };
         replies::decode(&reply).map_err(RequestError::bad_reply)
-    }
-
-    fn check(&self, request: &Message) -> Result<(), BoxError> {
-        outgoing::check::<Plain>(&self.settings, request)
     }
 }
 

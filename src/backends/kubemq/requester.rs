@@ -17,7 +17,7 @@ use crate::backends::brokers::{BrokerUrl, BrokersError, Dialer};
 use crate::message::Message;
 use crate::messenger::Failure;
 use crate::reply::{Reply, RequestError, Requester};
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::Chain;
 
 /// How long a request without an expiry may take.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -50,7 +50,9 @@ impl KubemqRequester {
             return Ok(connection.clone());
         }
         *kept = None;
-        let (connection, broker) = connection::open_any(&self.settings, &self.dialer, &self.urls).await?;
+        // Seldom, and large.
+        let opened = Box::pin(connection::open_any(&self.settings, &self.dialer, &self.urls)).await;
+        let (connection, broker) = opened?;
         tracing::info!(%broker, "connected for requests");
         Ok(kept.insert(connection).clone())
     }
@@ -75,12 +77,6 @@ impl Requester for KubemqRequester {
             Some(Err(status)) => Err(error(&status, wait)),
             None => Err(RequestError::unavailable("the connection to the broker was lost")),
         }
-    }
-
-    fn check(&self, request: &Message) -> Result<(), BoxError> {
-        let broker = &self.settings.broker;
-        let outline = broker.envelope.outline(request, broker.origin())?;
-        outgoing::check_request(&self.settings, &outline)
     }
 }
 

@@ -28,7 +28,7 @@ use crate::message::headers::EXPIRY;
 use crate::messenger::Failure;
 use crate::reply::{Reply, RequestError, Requester};
 use crate::telemetry;
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::Chain;
 use crate::util::sync::lock;
 
 /// Sends requests to the topics of their messages, over kept connections to one of the brokers, and awaits their replies at a topic of
@@ -67,7 +67,8 @@ impl MqttRequester {
         order.shuffle(&mut rand::rng());
         let (mut worst, limit) = (None, self.settings.broker.connection_timeout());
         for url in order {
-            let opened = timeout(limit, Caller::open(&self.settings, &self.dialer, url)).await;
+            // Seldom, and large.
+            let opened = Box::pin(timeout(limit, Caller::open(&self.settings, &self.dialer, url))).await;
             match opened.unwrap_or_else(|_| Err(lost(format!("no connection within {limit:?}")))) {
                 Ok(caller) => {
                     tracing::info!(broker = %url, "connected for requests");
@@ -96,10 +97,6 @@ impl Requester for MqttRequester {
             outgoing.properties.user_properties.push((EXPIRY.to_owned(), left.to_string()));
         }
         caller.call(outgoing).await
-    }
-
-    fn check(&self, request: &Message) -> Result<(), BoxError> {
-        Outgoing::outline(&self.settings, request).map(drop)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::backends::brokers::{BrokerUrl, BrokersError};
 use crate::message::headers::EXPIRY;
 use crate::messenger::Failure;
 use crate::reply::{Reply, RequestError, Requester};
-use crate::util::error::{BoxError, Chain};
+use crate::util::error::Chain;
 use crate::{message, telemetry};
 
 /// Sends requests to the subjects of their topics, over one kept connection to one of the servers, and awaits their replies at an inbox.
@@ -48,10 +48,16 @@ impl NatsRequester {
             return Ok(Arc::clone(caller));
         }
         *kept = None;
+        // Seldom, and large.
+        let caller = Box::pin(self.connect()).await?;
+        Ok(Arc::clone(kept.insert(Arc::new(caller))))
+    }
+
+    async fn connect(&self) -> Result<Caller, Failure> {
         let (generation, broker) = client::open_any(&self.settings, self.tls.as_ref(), &self.urls).await?;
         let caller = Caller::new(generation).await?;
         tracing::info!(%broker, "connected for requests");
-        Ok(Arc::clone(kept.insert(Arc::new(caller))))
+        Ok(caller)
     }
 }
 
@@ -71,10 +77,6 @@ impl Requester for NatsRequester {
             return Err(RequestError::rejected(TooLarge { size, limit }));
         }
         caller.call(outgoing).await
-    }
-
-    fn check(&self, request: &message::Message) -> Result<(), BoxError> {
-        Outgoing::outline(&self.settings, request).map(drop)
     }
 }
 

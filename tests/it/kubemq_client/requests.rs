@@ -11,7 +11,7 @@ use tower::ServiceExt;
 use tower_outbox::client::Client;
 use tower_outbox::kubemq_client::{KubemqRequester, KubemqSettings, KubemqSubscription, Pattern};
 use tower_outbox::kubemq_wire::kubemq_client::KubemqClient;
-use tower_outbox::reply::Requester;
+use tower_outbox::reply::{RequestError, Requester};
 use tower_outbox::source::Source;
 use tower_outbox::testing::requester_conformance::RequesterHarness;
 use tower_outbox::{Consumer, Message};
@@ -134,9 +134,11 @@ async fn a_bus_has_clients_over_kubemq() {
     assert_eq!((response.status(), crate::support::text(response).await), (StatusCode::OK, "7!".to_owned()));
 }
 
-#[test]
-fn a_request_that_can_never_be_sent_says_so() {
+#[tokio::test]
+async fn a_request_that_can_never_be_sent_says_so() {
     let requester = KubemqRequester::new(&KubemqSettings::new(["kubemq://h"])).unwrap();
     let delayed = Message::new("a", "").unwrap().with_delay(Duration::from_secs(1));
-    assert!(requester.check(&delayed).unwrap_err().to_string().contains("does not delay requests"));
+    let refused = requester.request(delayed).await.unwrap_err();
+    let RequestError::Rejected(cause) = refused else { panic!("{refused}") };
+    assert!(cause.to_string().contains("does not delay requests"), "{cause}");
 }
