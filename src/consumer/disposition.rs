@@ -63,12 +63,16 @@ impl Disposition {
     where
         B: Body,
     {
-        let status = response.status();
-        if status.is_success() {
+        if response.status().is_success() {
             return Self::Ack;
         }
+        // Seldom, and large.
+        Box::pin(Self::of_failure(response)).await
+    }
+
+    async fn of_failure<B: Body>(response: Response<B>) -> Self {
         let (parts, body) = response.into_parts();
-        let after = retry_after(&parts.headers);
+        let (status, after) = (parts.status, retry_after(&parts.headers));
         if parts.extensions.get::<RejectedForCapacity>().is_some() {
             return Self::NotNow { after: after.unwrap_or_default() };
         }

@@ -1,9 +1,11 @@
 //! Panics of the app's code, as values.
 
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
-use std::task::Poll;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
 
 /// Returns the result of the function, or `None` if it panics.
 pub(crate) fn called<T>(function: impl FnOnce() -> T) -> Option<T> {
@@ -26,11 +28,27 @@ pub(crate) async fn again<F: Future>(task: &'static str, mut work: impl FnMut() 
 }
 
 /// Returns the output of the future, or `None` if it panics.
-pub(crate) async fn caught<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
-    poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
-        Ok(poll) => poll.map(Some),
-        Err(_panic) => Poll::Ready(None),
-    })
-    .await
+///
+/// No `async fn`, which would hold the future twice.
+pub(crate) fn caught<F: Future>(future: F) -> Caught<F> {
+    Caught { future }
+}
+
+pin_project! {
+    pub(crate) struct Caught<F> {
+        #[pin]
+        future: F,
+    }
+}
+
+impl<F: Future> Future for Caught<F> {
+    type Output = Option<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let future = self.project().future;
+        match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+            Ok(poll) => poll.map(Some),
+            Err(_panic) => Poll::Ready(None),
+        }
+    }
 }
