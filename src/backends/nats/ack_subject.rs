@@ -30,18 +30,17 @@ impl AckSubject {
     }
 
     pub(super) fn read(subject: &str) -> Option<Self> {
-        let rest = subject.strip_prefix("$JS.ACK.")?;
-        let parts: Vec<&str> = rest.splitn(12, '.').collect();
-        let numbers = match parts.len() {
-            7 => &parts[2..],
-            9.. => &parts[4..],
+        let parts = subject.strip_prefix("$JS.ACK.")?.split('.');
+        let before = match parts.clone().count() {
+            7 => 2,
+            9.. => 4,
             _ => return None,
         };
-        Some(Self {
-            delivered: numbers[0].parse().ok()?,
-            sequence: numbers[1].parse().ok()?,
-            stored: SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(numbers[3].parse().ok()?))?,
-        })
+        let mut numbers = parts.skip(before);
+        let mut number = || numbers.next()?.parse::<u64>().ok();
+        let (delivered, sequence, _) = (number()?, number()?, number()?);
+        let stored = SystemTime::UNIX_EPOCH.checked_add(Duration::from_nanos(number()?))?;
+        Some(Self { delivered: u32::try_from(delivered).ok()?, sequence, stored })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Messages of many callers over one connection: publishes, settlements, requests and replies.
+//! Messages of many callers over one connection, each with its answer: publishes, settlements, and requests.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -13,6 +13,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Interval, MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+use uuid::fmt::Simple;
 
 use super::client::{Events, Generation};
 use crate::messenger::Failure;
@@ -34,7 +36,7 @@ pub(super) struct Calls {
 }
 
 /// The calls without an answer, by the last part of their reply address.
-type Waiting = Arc<Mutex<HashMap<u64, Slot>>>;
+type Waiting = Arc<Mutex<HashMap<Uuid, Slot>>>;
 
 struct Slot {
     subject: Subject,
@@ -48,20 +50,13 @@ struct Call {
     subject: Subject,
     headers: Option<HeaderMap>,
     payload: Bytes,
-    kind: Kind,
-}
-
-enum Kind {
-    /// The call with this token awaits an answer.
-    Answered(u64),
-    /// The caller awaits that it is handed to the client library.
-    Unanswered(oneshot::Sender<()>),
+    token: Uuid,
 }
 
 /// A call that awaits its answer. If it is dropped before it is published, it is not published.
 pub(super) struct Pending {
     answer: oneshot::Receiver<Result<Message, Unanswered>>,
-    token: u64,
+    token: Uuid,
     waiting: Waiting,
 }
 
@@ -84,24 +79,9 @@ impl Calls {
         limit: Option<Duration>,
         stray: fn(&str),
     ) -> Result<Self, Failure> {
-        let inbox = format!("{}.", generation.client.new_inbox());
-        let answers = generation.client.subscribe(format!("{inbox}*")).await.map_err(Failure::transient)?;
-        Ok(Self::start(generation, inbox, Some(answers), limit, stray))
-    }
-
-    /// For messages that nobody answers; it subscribes to nothing.
-    pub(super) fn unanswered(generation: &Generation) -> Self {
-        Self::start(generation, String::new(), None, None, |_| {})
-    }
-
-    fn start(
-        generation: &Generation,
-        inbox: String,
-        answers: Option<Subscriber>,
-        limit: Option<Duration>,
-        stray: fn(&str),
-    ) -> Self {
         let Generation { client, events, .. } = generation;
+        let inbox = format!("{}.", client.new_inbox());
+        let answers = client.subscribe(format!("{inbox}*")).await.map_err(Failure::transient)?;
         let (begun, calls) = mpsc::unbounded_channel();
         let (waiting, passed) = (Waiting::default(), Arc::<AtomicU64>::default());
         let worker = Worker {
@@ -113,32 +93,21 @@ impl Calls {
             stray,
         };
         let worker = AbortOnDropHandle::new(tokio::spawn(worker.run(limit, answers, calls)));
-        Self { waiting, begun, passed, _worker: worker }
+        Ok(Self { waiting, begun, passed, _worker: worker })
     }
 
     /// Publishes a message, after those of earlier calls.
     pub(super) fn begin(&self, subject: Subject, headers: Option<HeaderMap>, payload: Bytes) -> Pending {
         let (answer, receiver) = oneshot::channel();
         // A responder knows the address of its own replies, and must not guess another one.
-        let token = rand::random();
+        let token = Uuid::from_u128(rand::random());
         let began = self.passed.load(Ordering::Relaxed);
         lock(&self.waiting).insert(token, Slot { subject: subject.clone(), began, answer });
         let pending = Pending { answer: receiver, token, waiting: Arc::clone(&self.waiting) };
-        if self.begun.send(Call { subject, headers, payload, kind: Kind::Answered(token) }).is_err() {
+        if self.begun.send(Call { subject, headers, payload, token }).is_err() {
             lock(&self.waiting).remove(&token);
         }
         pending
-    }
-
-    /// Publishes a message without an answer, and completes when the client library has it; with false when the connection has ended.
-    ///
-    /// # Cancel safety
-    /// If it is dropped before that, the message may be published.
-    pub(super) async fn tell(&self, subject: Subject, headers: HeaderMap, payload: Bytes) -> bool {
-        let (done, handed_over) = oneshot::channel();
-        let kind = Kind::Unanswered(done);
-        let _ = self.begun.send(Call { subject, headers: Some(headers), payload, kind });
-        handed_over.await.is_ok()
     }
 }
 
@@ -155,8 +124,11 @@ impl Drop for Pending {
     }
 }
 
-fn address(inbox: &str, token: u64) -> Subject {
-    Subject::from(format!("{inbox}{token:x}"))
+fn address(inbox: &str, token: Uuid) -> Subject {
+    let mut address = String::with_capacity(inbox.len() + Simple::LENGTH);
+    address.push_str(inbox);
+    address.push_str(token.simple().encode_lower(&mut [0; Simple::LENGTH]));
+    Subject::from(address)
 }
 
 struct Worker {
@@ -178,7 +150,7 @@ impl Worker {
     async fn run(
         self,
         limit: Option<Duration>,
-        mut answers: Option<Subscriber>,
+        mut answers: Subscriber,
         mut calls: mpsc::UnboundedReceiver<Call>,
     ) {
         let mut parts = limit.map(|limit| {
@@ -194,7 +166,7 @@ impl Worker {
     async fn work(
         &self,
         parts: &mut Option<Interval>,
-        answers: &mut Option<Subscriber>,
+        answers: &mut Subscriber,
         calls: &mut mpsc::UnboundedReceiver<Call>,
     ) {
         let mut ended = pin!(self.events.ended.cancelled());
@@ -204,10 +176,10 @@ impl Worker {
                 () = &mut ended => return,
                 () = self.events.denial() => self.deny(),
                 () = part(parts) => self.part_passed(),
-                answer = next(answers) => {
+                answer = answers.next() => {
                     let Some(answer) = answer else { return self.events.end() };
                     self.answered(answer);
-                    while let Some(Some(answer)) = next(answers).now_or_never() {
+                    while let Some(Some(answer)) = answers.next().now_or_never() {
                         self.answered(answer);
                     }
                 }
@@ -237,18 +209,7 @@ impl Worker {
 
     /// Hands a message to the client library, whose buffer may be full. Returns false when the client has ended.
     async fn publish(&self, call: Call) -> bool {
-        let Call { subject, headers, payload, kind } = call;
-        let token = match kind {
-            Kind::Answered(token) => token,
-            Kind::Unanswered(done) => {
-                let headers = headers.unwrap_or_default();
-                let published = self.client.publish_with_headers(subject, headers, payload).await.is_ok();
-                if published {
-                    let _ = done.send(());
-                }
-                return published;
-            }
-        };
+        let Call { subject, headers, payload, token } = call;
         if !lock(&self.waiting).contains_key(&token) {
             return true;
         }
@@ -264,7 +225,7 @@ impl Worker {
 
     fn answered(&self, answer: Message) {
         let token = answer.subject.strip_prefix(&*self.inbox);
-        let token = token.and_then(|token| u64::from_str_radix(token, 16).ok());
+        let token = token.and_then(|token| Uuid::try_parse(token).ok());
         match token.and_then(|token| lock(&self.waiting).remove(&token)) {
             Some(slot) => drop(slot.answer.send(Ok(answer))),
             None => (self.stray)(&answer.subject),
@@ -277,20 +238,13 @@ impl Worker {
         let denied = waiting.extract_if(|_, slot| self.events.is_denied(&slot.subject));
         denied.for_each(|(_, slot)| drop(slot.answer.send(Err(Unanswered::Denied))));
     }
+
     /// Ends the calls without an answer within the limit.
     fn part_passed(&self) {
         let passed = self.passed.fetch_add(1, Ordering::Relaxed) + 1;
         let mut waiting = lock(&self.waiting);
         let overdue = waiting.extract_if(|_, slot| passed - slot.began > PARTS.into());
         overdue.for_each(|(_, slot)| drop(slot.answer.send(Err(Unanswered::Overdue))));
-    }
-}
-
-/// Completes with the next answer, if there are any.
-async fn next(answers: &mut Option<Subscriber>) -> Option<Message> {
-    match answers {
-        Some(answers) => answers.next().await,
-        None => std::future::pending().await,
     }
 }
 

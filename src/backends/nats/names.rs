@@ -16,6 +16,9 @@ pub(super) fn fault_of_subject(subject: &str, wildcards: bool) -> Option<String>
         if token.is_empty() {
             return Some(format!("has an empty part: {subject:?}"));
         }
+        if token.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_')) {
+            continue;
+        }
         if token.contains(|c: char| c.is_whitespace() || c.is_control()) {
             return Some(format!("has a blank or control character: {subject:?}"));
         }

@@ -142,14 +142,14 @@ impl<H: Headers> Encoder<H> {
     fn put<'a>(&mut self, name: Name<'_>, value: impl Into<Cow<'a, str>>) -> Result<(), BoxError> {
         let value = value.into();
         let (Name::Ours(text) | Name::Theirs(text)) = name;
-        if text.is_empty() || text.contains(|c: char| !c.is_ascii_graphic() || c == ':') {
+        if text.is_empty() || text.bytes().any(|byte| !byte.is_ascii_graphic() || byte == b':') {
             let name = start_of(text, 40);
             return Err(format!(
                 "the name of the header {name:?} is not for NATS: use visible ASCII characters without a colon"
             )
             .into());
         }
-        if value.contains(['\r', '\n']) {
+        if value.bytes().any(|byte| matches!(byte, b'\r' | b'\n')) {
             let name = start_of(text, 40);
             return Err(format!(
                 "the header {name:?} has a line break, which NATS does not carry: remove it"

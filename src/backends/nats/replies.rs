@@ -39,12 +39,13 @@ fn matches(filter: &str, subject: &str) -> bool {
 pub(super) fn encode(reply: Reply) -> (HeaderMap, Bytes) {
     let (head, body) = reply.into_parts();
     let mut map = HeaderMap::new();
-    map.insert(STATUS, head.status.as_u16().to_string());
+    map.insert(HeaderName::from_static(STATUS), head.status.as_u16().to_string());
     for (name, value) in &head.headers {
         let text = std::str::from_utf8(value.as_bytes()).ok();
         let Some(value) = text.and_then(|text| text.parse::<HeaderValue>().ok()) else { continue };
-        let name = if name == HTTP_CONTENT_TYPE { CONTENT_TYPE } else { name.as_str() };
-        if let Ok(name) = name.parse::<HeaderName>() {
+        if name == HTTP_CONTENT_TYPE {
+            map.append(HeaderName::from_static(CONTENT_TYPE), value);
+        } else if let Ok(name) = name.as_str().parse::<HeaderName>() {
             map.append(name, value);
         }
     }
@@ -53,7 +54,10 @@ pub(super) fn encode(reply: Reply) -> (HeaderMap, Bytes) {
 
 /// The HTTP response in a message. Without our status it is that of another program: 200, or the error of a service of NATS.
 pub(super) fn decode(headers: Option<&HeaderMap>, body: Bytes) -> Result<Reply, BoxError> {
-    let first = |name: &str| headers?.get(name).map(HeaderValue::as_str);
+    let first = |wanted: &str| {
+        let (_, values) = headers?.iter().find(|(name, _)| AsRef::<str>::as_ref(*name) == wanted)?;
+        values.first().map(HeaderValue::as_str)
+    };
     let status = match (first(STATUS), first(SERVICE_ERROR_CODE)) {
         (Some(status), _) => status
             .parse()

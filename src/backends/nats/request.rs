@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use async_nats::{Message, Subject};
+use async_nats::{HeaderName, Message, Subject};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 
@@ -12,6 +12,8 @@ use super::replies;
 use crate::message::FailedAttempt;
 use crate::message::headers::EXPIRY;
 use crate::util::deadline::after;
+
+const EXPIRY_NAME: HeaderName = HeaderName::from_static(EXPIRY);
 
 /// A request that arrived.
 pub(super) struct Request {
@@ -33,7 +35,7 @@ impl Request {
         places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) -> Self {
         let Message { subject, headers, payload, reply, .. } = message;
-        let expiry = headers.as_ref().and_then(|headers| headers.get(EXPIRY)?.as_str().parse().ok());
+        let expiry = headers.as_ref().and_then(|headers| headers.get(EXPIRY_NAME)?.as_str().parse().ok());
         let deadline = expiry.map(|millis| after(Instant::now(), Duration::from_millis(millis)));
         Self {
             raw: Raw { subject: subject.to_string(), headers, payload },

@@ -13,7 +13,6 @@ use tokio::sync::{Notify, Semaphore, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::calls::Calls;
 use super::client::Generation;
 use super::failure::TooLarge;
 use super::incoming::Reader;
@@ -41,15 +40,9 @@ pub(super) struct RequestContext {
     pub(super) ready: Mutex<Ready>,
     pub(super) arrived: Notify,
     /// The connection: a reply goes over any.
-    pub(super) link: watch::Sender<Option<Arc<RequestLink>>>,
+    pub(super) link: watch::Sender<Option<Arc<Generation>>>,
     /// Cancelled when the source is closed.
     pub(super) closed: CancellationToken,
-}
-
-/// A connection of a source of requests, over which it replies.
-pub(super) struct RequestLink {
-    pub(super) generation: Generation,
-    pub(super) calls: Calls,
 }
 
 /// The requests that the application may receive.
@@ -111,23 +104,24 @@ impl RequestContext {
     /// Hands a reply over to the connection. NATS confirms none.
     pub(super) async fn reply(&self, reply_to: &Subject, reply: Reply) -> Result<(), SourceError> {
         let limit = self.settings.broker.send_timeout();
-        let is_open = |link: &Option<Arc<RequestLink>>| {
-            link.as_ref().is_some_and(|it| !it.generation.events.ended.is_cancelled())
-        };
+        let is_open =
+            |link: &Option<Arc<Generation>>| link.as_ref().is_some_and(|it| !it.events.ended.is_cancelled());
         let mut link = Some(self.link.borrow()).filter(|link| is_open(link)).and_then(|link| link.clone());
         if link.is_none() {
             let mut next = self.link.subscribe();
-            let waited = timeout(limit, next.wait_for(is_open))
-                .await
+            // Seldom, and large.
+            let waited = Box::pin(timeout(limit, next.wait_for(is_open))).await;
+            let waited = waited
                 .map_err(|_| SourceError::unavailable(format!("there is no connection within {limit:?}")))?;
             link = waited.ok().and_then(|link| link.clone());
         }
         let Some(link) = link else { return Err(SourceError::Closed) };
         let (headers, body) = self.encode(&link, reply);
-        match timeout(limit, link.calls.tell(reply_to.clone(), headers, body)).await {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                let failure = link.generation.events.failure();
+        let published = link.client.publish_with_headers(reply_to.clone(), headers, body);
+        match timeout(limit, published).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => {
+                let failure = link.events.failure();
                 Err(SourceError::unavailable(Chain(failure.cause()).to_string()))
             }
             Err(_) => Err(SourceError::unavailable(format!("the connection took nothing within {limit:?}"))),
@@ -135,9 +129,9 @@ impl RequestContext {
     }
 
     /// The reply, or in its place that it is too large: the server would end the connection over it.
-    fn encode(&self, link: &RequestLink, reply: Reply) -> (async_nats::HeaderMap, Bytes) {
+    fn encode(&self, link: &Generation, reply: Reply) -> (async_nats::HeaderMap, Bytes) {
         let (headers, body) = replies::encode(reply);
-        let (size, limit) = (replies::size(&headers, &body), link.generation.client.max_payload());
+        let (size, limit) = (replies::size(&headers, &body), link.client.max_payload());
         if size <= limit {
             return (headers, body);
         }

@@ -55,7 +55,8 @@ impl Settle for RequestSettler {
         match settlement {
             Settlement::Ack | Settlement::Discard => {}
             Settlement::Release if context.closed.is_cancelled() => {
-                context.refuse(request.reply_to.as_ref(), "the responder stops").await;
+                // Seldom, and large.
+                Box::pin(context.refuse(request.reply_to.as_ref(), "the responder stops")).await;
             }
             Settlement::Release => context.push_front(request),
             Settlement::Retry { after: wait, reason } => {

@@ -8,11 +8,10 @@ use futures_util::stream::SelectAll;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 
-use super::calls::Calls;
-use super::client;
+use super::client::{self, Generation};
 use super::replies;
 use super::request::Request;
-use super::request_context::{RequestContext, RequestLink};
+use super::request_context::RequestContext;
 use crate::backends::brokers::{Demand, Pauses};
 use crate::messenger::Failure;
 
@@ -42,8 +41,7 @@ impl RequestWorker {
                 Ok((generation, broker)) => {
                     tracing::info!(%broker, source = %self.context.reader.source, "receiving requests");
                     let begun = Instant::now();
-                    let calls = Calls::unanswered(&generation);
-                    let failure = self.serve(Arc::new(RequestLink { generation, calls })).await;
+                    let failure = self.serve(Arc::new(generation)).await;
                     pauses.lasted(begun.elapsed());
                     let Some(failure) = failure else { continue };
                     tracing::warn!(source = %self.context.reader.source, %failure, "lost the connection while receiving requests; reconnecting");
@@ -59,27 +57,27 @@ impl RequestWorker {
     }
 
     /// Receives until the connection is lost, or the source is closed.
-    async fn serve(&mut self, link: Arc<RequestLink>) -> Option<Failure> {
+    async fn serve(&mut self, generation: Arc<Generation>) -> Option<Failure> {
         self.context.set_error(None);
-        self.context.link.send_replace(Some(Arc::clone(&link)));
-        let failure = self.receive(&link).await;
+        self.context.link.send_replace(Some(Arc::clone(&generation)));
+        let failure = self.receive(&generation).await;
         if failure.is_none() {
             self.context.closed.cancel();
             self.context.refuse_all().await;
         }
         self.context.link.send_replace(None);
-        let _ = timeout(RequestContext::CLOSE_TIMEOUT, link.generation.close()).await;
+        let _ = timeout(RequestContext::CLOSE_TIMEOUT, generation.close()).await;
         failure
     }
 
-    async fn receive(&mut self, link: &RequestLink) -> Option<Failure> {
+    async fn receive(&mut self, generation: &Generation) -> Option<Failure> {
         let mut subscribers: SelectAll<Subscriber> = SelectAll::new();
         let mut is_subscribed = false;
         loop {
             let demand = *self.demand.borrow_and_update();
             match demand {
                 Demand::Messages if !is_subscribed => {
-                    if let Err(failure) = self.subscribe(link, &mut subscribers).await {
+                    if let Err(failure) = self.subscribe(generation, &mut subscribers).await {
                         return Some(failure);
                     }
                     is_subscribed = true;
@@ -105,12 +103,12 @@ impl RequestWorker {
             tokio::select! {
                 biased;
                 _ = self.demand.changed() => {}
-                () = link.generation.events.ended.cancelled() => return Some(link.generation.events.failure_of_source()),
+                () = generation.events.ended.cancelled() => return Some(generation.events.failure_of_source()),
                 message = subscribers.next(), if !subscribers.is_empty() => match message {
                     Some(message) => self.arrived(message).await,
                     None if is_subscribed => {
-                        link.generation.events.end();
-                        return Some(link.generation.events.failure_of_source());
+                        generation.events.end();
+                        return Some(generation.events.failure_of_source());
                     }
                     None => {}
                 },
@@ -120,12 +118,12 @@ impl RequestWorker {
 
     async fn subscribe(
         &self,
-        link: &RequestLink,
+        generation: &Generation,
         subscribers: &mut SelectAll<Subscriber>,
     ) -> Result<(), Failure> {
         let group = self.context.subscription.group();
         for filter in &self.context.filters {
-            let subscribed = link.generation.client.queue_subscribe(filter.clone(), group.clone()).await;
+            let subscribed = generation.client.queue_subscribe(filter.clone(), group.clone()).await;
             subscribers.push(subscribed.map_err(Failure::transient)?);
         }
         Ok(())

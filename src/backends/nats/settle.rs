@@ -71,13 +71,13 @@ async fn settle(
             end(context, sequence, ACK).await?;
             inbox.forget(sequence);
         }
-        Settlement::Release => give_back(context, holding, Duration::ZERO).await?,
+        // The others are seldom, and large.
+        Settlement::Release => Box::pin(give_back(context, holding, Duration::ZERO)).await?,
         Settlement::Retry { after, reason } => {
             // Before the message can come again.
             inbox.failed(sequence, FailedAttempt::new(SystemTime::now(), reason));
-            return_it(context, holding, after).await?;
+            Box::pin(return_it(context, holding, after)).await?;
         }
-        // Seldom, and large.
         Settlement::Reject { reason } => Box::pin(reject(context, letter, holding, reason)).await?,
     }
     Ok(())

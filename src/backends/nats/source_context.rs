@@ -94,8 +94,12 @@ impl SourceContext {
         if self.settlements.is_closed() && kept.is_none() {
             return None;
         }
-        let mut link = self.link.subscribe();
-        let found = timeout(self.settings.broker.send_timeout(), link.wait_for(is_open)).await;
-        found.ok()?.ok().and_then(|link| link.clone())
+        // Seldom, and large.
+        Box::pin(async {
+            let mut link = self.link.subscribe();
+            let found = timeout(self.settings.broker.send_timeout(), link.wait_for(is_open)).await;
+            found.ok()?.ok().and_then(|link| link.clone())
+        })
+        .await
     }
 }
