@@ -21,6 +21,9 @@ fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok()?.parse().ok()
 }
 
+/// How many confirmed messages may wait to be settled.
+const BACKLOG: u64 = 10_000;
+
 /// The settlements of each number that succeeded.
 type Settled = Arc<Mutex<BTreeMap<u64, u32>>>;
 
@@ -81,11 +84,11 @@ struct Load {
 }
 
 impl Load {
-    fn start(messenger: &Arc<Kafka>, topic: &str) -> Self {
+    fn start(messenger: &Arc<Kafka>, topic: &str, settled: &Settled) -> Self {
         let (stop, confirmed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let tasks = (0..3).map(|task: u64| {
             let (messenger, topic) = (Arc::clone(messenger), topic.to_owned());
-            let (stop, confirmed) = (Arc::clone(&stop), Arc::clone(&confirmed));
+            let (stop, confirmed, settled) = (Arc::clone(&stop), Arc::clone(&confirmed), Arc::clone(settled));
             tokio::spawn(async move {
                 let message = |n: u64| {
                     tower_outbox::Message::new(topic.clone(), n.to_string())
@@ -94,6 +97,12 @@ impl Load {
                 };
                 let (mut numbers, mut next) = (Vec::new(), task * 1_000_000_000);
                 while !stop.load(Ordering::SeqCst) {
+                    // The rest comes soon at the end.
+                    let settled = settled.lock().unwrap().len() as u64;
+                    if confirmed.load(Ordering::SeqCst) > settled + BACKLOG {
+                        sleep(Duration::from_millis(5)).await;
+                        continue;
+                    }
                     let mut batch: Vec<_> = (next..next + 20).map(message).collect();
                     numbers.extend(next..next + 20);
                     next += 20;
@@ -137,7 +146,7 @@ async fn nothing_confirmed_is_lost() {
     let settled = Settled::default();
     let join = || Member::join(KafkaSource::new(&settings, &subscription).unwrap(), &settled);
     let mut member = join();
-    let load = Load::start(&Arc::new(Kafka::new(&settings).unwrap()), &place.topic);
+    let load = Load::start(&Arc::new(Kafka::new(&settings).unwrap()), &place.topic, &settled);
     for round in 0..rounds {
         load.more(200).await;
         match random.random_range(0..4) {
