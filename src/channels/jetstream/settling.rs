@@ -1,5 +1,6 @@
 //! Settling messages of a queue.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use serde_json::json;
 use super::error::Fault;
 use super::held::{Held, Settling};
 use super::in_use::QueueInUse;
-use super::message::{headers, visible};
+use super::message::{headers, new_word, visible};
 use super::parts::EngineParts;
 use super::raw::Raw;
 use super::wire::{self, QueuePolicy};
@@ -150,8 +151,10 @@ impl EngineParts {
         self.put(place, first, to, message.content, &policy).await
     }
 
-    /// Stores what becomes of a held message. In its own queue it replaces the message, if it is still there; in another one a second
-    /// attempt is known by its id.
+    /// Stores what becomes of a held message, in its own queue only if the message is still there. A second attempt is known by its id.
+    ///
+    /// It never takes the place of the message: nats-server 2.15 loses others that are delivered when a delivered one is deleted and the
+    /// leader of the consumer is killed.
     async fn put(
         &self,
         place: &QueueInUse,
@@ -169,11 +172,15 @@ impl EngineParts {
             return self.store_delayed(&target.word, &held.word, &id, headers, content.body, policy).await;
         }
         let mut headers = visible(headers, &id, policy);
+        let mut word = Cow::Borrowed(&*held.word);
         if *to == place.name {
+            word = new_word().into();
+            let subject = place.subject(&held.word);
             headers.insert("Nats-Expected-Last-Subject-Sequence", held.sequence.to_string().as_str());
+            headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", subject.as_str());
         }
         let size = content.size();
-        match self.store_in_queue(to, &held.word, headers, content.body).await {
+        match self.store_in_queue(to, &word, headers, content.body).await {
             Ok((target, _)) => {
                 if *to != place.name {
                     target.count_in(size);

@@ -42,8 +42,11 @@ struct Load {
     next: AtomicU64,
     sent: Mutex<BTreeSet<u64>>,
     received: Mutex<BTreeMap<u64, Vec<u64>>>,
-    acked: Mutex<BTreeSet<u64>>,
+    /// With the time of the acknowledgement.
+    acked: Mutex<BTreeMap<u64, Instant>>,
     again: Mutex<Vec<u64>>,
+    /// Those that were on their way to two receives.
+    in_transit: AtomicU64,
 }
 
 impl Load {
@@ -51,12 +54,19 @@ impl Load {
         self.next.fetch_add(1, Ordering::Relaxed).to_string()
     }
 
-    fn came(&self, n: u64, sequence: u64) {
+    /// A receive that began at `begun` got a message.
+    fn came(&self, n: u64, sequence: u64, begun: Instant) {
         let mut received = self.received.lock().unwrap();
         received.entry(n).or_default().push(sequence);
-        if self.acked.lock().unwrap().contains(&n) {
-            self.again.lock().unwrap().push(n);
+        match self.acked.lock().unwrap().get(&n) {
+            Some(acked) if *acked < begun => self.again.lock().unwrap().push(n),
+            Some(_) => drop(self.in_transit.fetch_add(1, Ordering::Relaxed)),
+            None => {}
         }
+    }
+
+    fn acknowledged(&self, n: u64) {
+        self.acked.lock().unwrap().insert(n, Instant::now());
     }
 
     /// Waits while many confirmed messages are not received, so that the rest is received soon at the end.
@@ -95,10 +105,11 @@ impl Load {
         let again = self.again.lock().unwrap();
         let twice = received.values().filter(|sequences| sequences.len() > 1).count();
         println!(
-            "{what}: {} confirmed, {} lost, {} acknowledged and again received, {twice} received more than once",
+            "{what}: {} confirmed, {} lost, {} acknowledged and again received, {} acknowledged while on their way to another receive, {twice} received more than once",
             sent.len(),
             lost.len(),
-            again.len()
+            again.len(),
+            self.in_transit.load(Ordering::Relaxed)
         );
         let first: Vec<_> = lost.iter().take(20).collect();
         assert!(
@@ -133,17 +144,18 @@ async fn send(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken)
 async fn receive(engine: JetstreamEngine, load: Arc<Load>) {
     loop {
         let receive = Receive { max: 20, wait: Duration::from_secs(2), ..Receive::default() };
+        let begun = Instant::now();
         let Ok(received) = engine.receive(&name("q"), receive).await else { continue };
         for message in received.messages {
             let n = number(&message.content.body);
-            load.came(n, message.sequence);
+            load.came(n, message.sequence, begun);
             // Every tenth is rejected once, and comes again at the tail.
             let is_rejected = n.is_multiple_of(10) && message.receives == 1;
             let settle = if is_rejected { Settle::Reject { delay: Duration::ZERO } } else { Settle::Ack };
             let settled =
                 engine.settle(received.receipt, Which::Sequences(vec![message.sequence]), settle).await;
             if settled.is_ok() && !is_rejected {
-                load.acked.lock().unwrap().insert(n);
+                load.acknowledged(n);
             }
         }
     }
@@ -165,12 +177,13 @@ async fn read(engine: JetstreamEngine, load: Arc<Load>) {
         Subscribe { start: Start::First, durable: Some("reader".to_owned()), ..Subscribe::default() };
     let subscription = engine.subscribe_stream(&name("s"), subscribe).await.unwrap();
     loop {
+        let begun = Instant::now();
         let Ok(messages) = subscription.receive(20).await else { continue };
         for message in messages {
             let n = number(&message.content.body);
-            load.came(n, message.sequence);
+            load.came(n, message.sequence, begun);
             if subscription.ack(message.sequence).await.is_ok() {
-                load.acked.lock().unwrap().insert(n);
+                load.acknowledged(n);
             }
         }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::timeout;
 use tower_outbox::channels::jetstream::JetstreamEngine;
 use tower_outbox::channels::{
@@ -163,6 +164,40 @@ async fn of_two_engines_that_settle_a_message_one_counts() {
         engine.peek(&name("q"), 10, Duration::ZERO).await.unwrap().messages.is_empty(),
         "it is not stored again"
     );
+    channels.remove().await;
+}
+
+/// A rejected message does not take the place of itself: nats-server 2.15 may lose others when a delivered message is deleted.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_rejected_message_is_stored_elsewhere_only_if_it_is_still_there() {
+    let channels = Channels::new();
+    let engine = JetstreamEngine::open(channels.settings()).await.unwrap();
+    let client = async_nats::connect(&channels.url).await.unwrap();
+    let advice = "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED";
+    let mut terminated = client.subscribe(format!("{advice}.{}-queue-q.>", channels.prefix)).await.unwrap();
+    send(&engine, &["a"]).await;
+    let stream = format!("{}-queue-q", channels.prefix);
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let stream = jetstream.get_stream(stream).await.unwrap();
+    let old = stream.get_raw_message(1).await.unwrap().subject;
+    let held = engine.receive(&name("q"), wait(1)).await.unwrap();
+    let reject = Settle::Reject { delay: Duration::ZERO };
+    engine.settle(held.receipt, Which::All, reject).await.unwrap();
+    let copy = stream.get_raw_message(2).await.unwrap();
+    assert_ne!(copy.subject, old);
+    assert!(stream.get_raw_message(1).await.is_err(), "the old place is free");
+    assert!(terminated.next().now_or_never().is_none(), "it was not acknowledged");
+
+    // The condition of the server, on the sequence at another subject.
+    for (sequence, is_stored) in [("1", false), ("2", true)] {
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Subject-Sequence", sequence);
+        headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", copy.subject.as_str());
+        let subject = format!("{}.queue.q.other", channels.prefix);
+        let published = jetstream.publish_with_headers(subject, headers, "b".into()).await.unwrap().await;
+        assert_eq!(published.is_ok(), is_stored, "{sequence}: {published:?}");
+    }
     channels.remove().await;
 }
 
