@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum_core::body::Body;
 use axum_core::response::{IntoResponse, Response};
 use http::header::RETRY_AFTER;
-use http::{HeaderValue, Request, StatusCode};
+use http::{HeaderValue, StatusCode};
 use tokio::time::{Instant, timeout_at};
 
 #[cfg(feature = "client-cache")]
@@ -34,13 +34,12 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// Sends the request, and returns the reply or the response of the failure.
-    pub(super) async fn send(&self, request: Request<Body>) -> Response {
+    pub(super) async fn send(&self, parts: &http::request::Parts, body: Body) -> Response {
         let begun = Instant::now();
-        let wait = request.extensions().get().map_or(self.settings.timeout, |ReplyTimeout(wait)| *wait);
+        let wait = parts.extensions.get().map_or(self.settings.timeout, |ReplyTimeout(wait)| *wait);
         let deadline = after(begun, wait);
-        let (parts, body) = request.into_parts();
         let counted = Counted(Some(begun));
-        let sent = timeout_at(deadline, self.reply(&parts, body, deadline)).await;
+        let sent = timeout_at(deadline, self.reply(parts, body, deadline)).await;
         let no_reply = || Fault::from(RequestError::NoReply(wait));
         match sent.unwrap_or_else(|_| Err(no_reply())) {
             Ok((reply, outcome)) => {

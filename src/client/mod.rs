@@ -103,8 +103,8 @@ impl Service<Request<Body>> for Client {
     }
 
     fn call(&mut self, request: Request<Body>) -> ResponseFuture {
-        let exchange = Arc::clone(&self.0);
-        ResponseFuture(Box::pin(async move { exchange.send(request).await }))
+        let (exchange, (parts, body)) = (Arc::clone(&self.0), request.into_parts());
+        ResponseFuture(Box::pin(async move { exchange.send(&parts, body).await }))
     }
 }
 

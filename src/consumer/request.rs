@@ -83,8 +83,10 @@ fn headers(delivery: &Delivery, source: &HeaderValue) -> Result<HeaderMap, NoReq
     if size > MOST_BYTES {
         return Err(NoRequest::LargeHeaders);
     }
-    let mut headers = HeaderMap::with_capacity(6 + message.headers().len());
-    if delivery.reply_to().is_none() {
+    let is_event = delivery.reply_to().is_none();
+    let own = if is_event { 6 } else { 1 };
+    let mut headers = HeaderMap::with_capacity(own + message.headers().len());
+    if is_event {
         insert_attributes(&mut headers, message, source);
     }
     for (name, value) in message.headers() {
