@@ -1,6 +1,6 @@
 //! Servers that are old, killed, or away.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -40,7 +40,8 @@ fn settings(cluster: &Cluster) -> JetstreamEngineSettings {
 #[derive(Default)]
 struct Load {
     next: AtomicU64,
-    sent: Mutex<BTreeSet<u64>>,
+    /// With the sequences of the confirms.
+    sent: Mutex<BTreeMap<u64, u64>>,
     received: Mutex<BTreeMap<u64, Vec<u64>>>,
     /// With the time of the acknowledgement.
     acked: Mutex<BTreeMap<u64, Instant>>,
@@ -91,7 +92,7 @@ impl Load {
             loop {
                 let missing = {
                     let received = self.received.lock().unwrap();
-                    self.sent.lock().unwrap().iter().filter(|n| !received.contains_key(n)).count()
+                    self.sent.lock().unwrap().keys().filter(|n| !received.contains_key(n)).count()
                 };
                 if missing == 0 {
                     return;
@@ -101,7 +102,7 @@ impl Load {
         };
         let done = timeout(LONG, all).await.is_ok();
         let (sent, received) = (self.sent.lock().unwrap().clone(), self.received.lock().unwrap().clone());
-        let lost: Vec<_> = sent.iter().filter(|n| !received.contains_key(n)).collect();
+        let lost: Vec<_> = sent.iter().filter(|(n, _)| !received.contains_key(n)).collect();
         let again = self.again.lock().unwrap();
         let twice = received.values().filter(|sequences| sequences.len() > 1).count();
         println!(
@@ -114,7 +115,7 @@ impl Load {
         let first: Vec<_> = lost.iter().take(20).collect();
         assert!(
             done && lost.is_empty(),
-            "{what}: {} of {} are not received, first {first:?}",
+            "{what}: {} of {} are not received, first these with their sequences: {first:?}",
             lost.len(),
             sent.len()
         );
@@ -134,8 +135,8 @@ async fn send(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToken)
         let batch: Vec<String> = (0..5).map(|_| load.text()).collect();
         let messages = batch.iter().map(|text| (name("q"), message(text.clone()))).collect();
         for (text, sent) in batch.iter().zip(engine.send(messages).await) {
-            if sent.is_ok() {
-                load.sent.lock().unwrap().insert(text.parse().unwrap());
+            if let Ok(sent) = sent {
+                load.sent.lock().unwrap().insert(text.parse().unwrap(), sent.sequence);
             }
         }
     }
@@ -166,8 +167,8 @@ async fn append(engine: JetstreamEngine, load: Arc<Load>, stop: CancellationToke
         load.keep_up().await;
         sleep(PACE).await;
         let text = load.text();
-        if engine.append(vec![(name("s"), content(text.clone()))]).await.remove(0).is_ok() {
-            load.sent.lock().unwrap().insert(text.parse().unwrap());
+        if let Ok(appended) = engine.append(vec![(name("s"), content(text.clone()))]).await.remove(0) {
+            load.sent.lock().unwrap().insert(text.parse().unwrap(), appended.sequence);
         }
     }
 }
