@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -32,14 +31,12 @@ fn settings(cluster: &Cluster) -> NatsSettings {
     settings
 }
 
-/// Settles all that comes, and counts it; says when it is sure.
-fn settle(source: NatsSource, came: &Arc<AtomicU64>) -> mpsc::UnboundedReceiver<(u64, bool)> {
+/// Settles all that comes, and says when it is sure.
+fn settle(source: NatsSource) -> mpsc::UnboundedReceiver<(u64, bool)> {
     let (sender, settled) = mpsc::unbounded_channel();
-    let came = Arc::clone(came);
     tokio::spawn(async move {
         loop {
             for delivery in source.receive(50).await.unwrap() {
-                came.fetch_add(1, Ordering::SeqCst);
                 let n = super::receiving::text(&delivery).parse().unwrap();
                 let sender = sender.clone();
                 tokio::spawn(async move {
@@ -58,13 +55,12 @@ async fn nothing_confirmed_is_lost_and_nothing_settled_again() {
     let mut cluster = Cluster::start().await;
     let settings = settings(&cluster);
     let subscription = NatsSubscription::new("work", "all").with_subject("work.>").with_replicas(3);
-    let came = Arc::<AtomicU64>::default();
-    let mut settled = settle(NatsSource::new(&settings, &subscription).unwrap(), &came);
+    let mut settled = settle(NatsSource::new(&settings, &subscription).unwrap());
     let messenger = Arc::new(Nats::new(&settings).unwrap());
     let ready = async { while messenger.send(vec![message("work.a", 0)]).await.is_err() {} };
     timeout(SOON, ready).await.expect("the stream is not created");
     cluster.await_replicas("work").await;
-    let load = Load::with_consumer(&messenger, "work.a", 1, &came);
+    let load = Load::start(&messenger, "work.a", 1);
     load.more(500).await;
     for round in 0..rounds() {
         // Each node in turn, and in every second round the leader.
