@@ -32,7 +32,8 @@ pub trait Requester: Send + Sync + 'static {
     /// Sends a request, and waits for its reply.
     ///
     /// # Errors
-    /// [`RequestError`]. A reply with an error status is no error.
+    /// [`RequestError`]; [`RequestError::Rejected`], before it is sent, for a request that can never be sent. A reply with an error status is
+    /// no error.
     ///
     /// # Cancel safety
     /// Dropping the future gives the request up. A responder may handle it nevertheless; its reply is dropped.

@@ -67,7 +67,7 @@ impl Load {
     }
 
     fn acknowledged(&self, n: u64) {
-        self.acked.lock().unwrap().insert(n, Instant::now());
+        self.acked.lock().unwrap().entry(n).or_insert_with(Instant::now);
     }
 
     /// Waits while many confirmed messages are not received, so that the rest is received soon at the end.
