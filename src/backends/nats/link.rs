@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ack_subject::AckSubject;
 use super::client::Generation;
@@ -22,6 +22,10 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(2);
 const MOST_STATUSES: usize = 16;
 /// The fewest bytes that are worth a request.
 const LEAST_BYTES: usize = 16 << 10;
+/// How often the server says that a request still waits.
+const HEARTBEAT: Duration = Duration::from_secs(3);
+/// How long a request may wait without a sign. A leader of the consumer that is killed takes its requests with it, and says nothing.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// A connection of a source.
 pub(super) struct SourceLink {
@@ -43,6 +47,8 @@ pub(super) struct Pulls {
     wanted_bytes: usize,
     /// The next message is larger than all room, so it comes alone.
     alone: bool,
+    /// When the last sign came, or the first request was made.
+    heard: Instant,
     pub(super) is_stopped: bool,
 }
 
@@ -72,6 +78,7 @@ impl Pulls {
             wanted: 0,
             wanted_bytes: 0,
             alone: false,
+            heard: Instant::now(),
             is_stopped: false,
         })
     }
@@ -111,7 +118,15 @@ impl Pulls {
             Duration::ZERO => EXPIRES,
             limit => limit.min(EXPIRES),
         };
-        let mut request = serde_json::json!({"batch": count, "expires": expires.as_nanos() as u64});
+        let heartbeat = HEARTBEAT.min(expires / 2);
+        let mut request = serde_json::json!({
+            "batch": count,
+            "expires": expires.as_nanos() as u64,
+            "idle_heartbeat": heartbeat.as_nanos() as u64,
+        });
+        if self.wanted == 0 {
+            self.heard = Instant::now();
+        }
         if bytes > 0 {
             request["max_bytes"] = bytes.into();
         }
@@ -151,8 +166,17 @@ impl Pulls {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub(super) async fn next(&mut self) -> Option<Answer> {
-        let message = self.answers.next().await?;
+        let quiet = sleep_until(self.heard + QUIET);
+        let message = tokio::select! {
+            biased;
+            message = self.answers.next() => message?,
+            () = quiet, if self.wanted > 0 => {
+                let why = format!("the server gave no sign of the consumer for {QUIET:?}, as when its leader was killed");
+                return Some(Answer::Lost(Failure::transient(why)));
+            }
+        };
         self.read += 1;
+        self.heard = Instant::now();
         // A publisher can give its message a status too. Only the server chooses where an answer is acknowledged.
         if let Some(ack) = message.reply.as_deref().and_then(AckSubject::read) {
             self.alone = false;

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::jetstream::stream::ClusterInfo;
+use async_nats::jetstream::{self, Context};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -120,6 +121,19 @@ impl Cluster {
 
     /// The node that leads a stream.
     pub async fn leader(&self, stream: &str) -> usize {
+        self.led(async |context| context.get_stream(stream).await.ok()?.cached_info().cluster.clone()).await
+    }
+
+    /// The node that leads a consumer.
+    pub async fn leader_of(&self, stream: &str, consumer: &str) -> usize {
+        self.led(async |context| {
+            let stream = context.get_stream(stream).await.ok()?;
+            stream.consumer_info(consumer).await.ok()?.cluster
+        })
+        .await
+    }
+
+    async fn led(&self, ask: impl AsyncFn(Context) -> Option<ClusterInfo>) -> usize {
         let found = async {
             loop {
                 for url in self.urls() {
@@ -127,17 +141,15 @@ impl Cluster {
                     else {
                         continue;
                     };
-                    let Ok(stream) = jetstream::new(client).get_stream(stream).await else { continue };
-                    let leader =
-                        stream.cached_info().cluster.as_ref().and_then(|cluster| cluster.leader.clone());
-                    if let Some(leader) = leader {
+                    if let Some(leader) = ask(jetstream::new(client)).await.and_then(|cluster| cluster.leader)
+                    {
                         return leader.trim_start_matches('n').parse().unwrap();
                     }
                 }
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        timeout(LONG, found).await.expect("the stream has no leader")
+        timeout(LONG, found).await.expect("there is no leader")
     }
 
     /// Waits until all replicas of a stream have what its leader has.

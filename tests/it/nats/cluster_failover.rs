@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -16,6 +17,7 @@ use tower_outbox::source::Source;
 use super::cluster::{Cluster, Fault};
 use super::failover::{Load, message};
 use super::raw::{SOON, body};
+use super::receiving::{next, text};
 
 const FAULTS: [Fault; 3] = [Fault::Kill, Fault::Freeze, Fault::Stop];
 
@@ -31,13 +33,15 @@ fn settings(cluster: &Cluster) -> NatsSettings {
     settings
 }
 
-/// Settles all that comes, and says when it is sure.
-fn settle(source: NatsSource) -> mpsc::UnboundedReceiver<(u64, bool)> {
+/// Settles all that comes, and counts it; says when it is sure.
+fn settle(source: NatsSource, came: &Arc<AtomicU64>) -> mpsc::UnboundedReceiver<(u64, bool)> {
     let (sender, settled) = mpsc::unbounded_channel();
+    let came = Arc::clone(came);
     tokio::spawn(async move {
         loop {
             for delivery in source.receive(50).await.unwrap() {
-                let n = super::receiving::text(&delivery).parse().unwrap();
+                came.fetch_add(1, Ordering::SeqCst);
+                let n = text(&delivery).parse().unwrap();
                 let sender = sender.clone();
                 tokio::spawn(async move {
                     let is_sure = delivery.ack().await.is_ok();
@@ -49,18 +53,42 @@ fn settle(source: NatsSource) -> mpsc::UnboundedReceiver<(u64, bool)> {
     settled
 }
 
+/// The source is connected to another node, so it does not see that its requests for messages are gone.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_source_goes_on_when_the_only_node_of_its_consumer_was_killed() {
+    let mut cluster = Cluster::start().await;
+    let subscription = NatsSubscription::new("work", "all").with_subject("work.>");
+    let messenger = Nats::new(&settings(&cluster)).unwrap();
+    let send = async |n| while messenger.send(vec![message("work.a", n)]).await.is_err() {};
+    let first = NatsSource::new(&settings(&cluster), &subscription).unwrap();
+    tokio::join!(send(0), async { next(&first).await.ack().await.unwrap() });
+    first.close(SOON).await;
+    let leader = cluster.leader_of("work", "all").await;
+    let other = NatsSettings::new([cluster.urls().remove((leader + 1) % 3)]);
+    let source = NatsSource::new(&other, &subscription).unwrap();
+    send(1).await;
+    next(&source).await.ack().await.unwrap();
+    cluster.hit(leader, Fault::Kill).await;
+    cluster.mend(leader, Fault::Kill).await;
+    send(2).await;
+    // The server forgets what was settled in the last moments before.
+    while text(&next(&source).await) != "2" {}
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn nothing_confirmed_is_lost_and_nothing_settled_again() {
     let mut cluster = Cluster::start().await;
     let settings = settings(&cluster);
     let subscription = NatsSubscription::new("work", "all").with_subject("work.>").with_replicas(3);
-    let mut settled = settle(NatsSource::new(&settings, &subscription).unwrap());
+    let came = Arc::<AtomicU64>::default();
+    let mut settled = settle(NatsSource::new(&settings, &subscription).unwrap(), &came);
     let messenger = Arc::new(Nats::new(&settings).unwrap());
     let ready = async { while messenger.send(vec![message("work.a", 0)]).await.is_err() {} };
     timeout(SOON, ready).await.expect("the stream is not created");
     cluster.await_replicas("work").await;
-    let load = Load::start(&messenger, "work.a", 1);
+    let load = Load::with_consumer(&messenger, "work.a", 1, &came);
     load.more(500).await;
     for round in 0..rounds() {
         // Each node in turn, and in every second round the leader.

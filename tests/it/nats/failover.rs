@@ -16,6 +16,9 @@ pub fn message(topic: &str, n: u64) -> Message {
     Message::new(topic.to_owned(), n.to_string()).unwrap()
 }
 
+/// How many confirmed messages may wait to come.
+const BACKLOG: u64 = 20_000;
+
 /// Sends numbers from several tasks until it is stopped; what is not confirmed is sent again, with its id. Gives all numbers.
 pub struct Load {
     stop: Arc<AtomicBool>,
@@ -25,14 +28,24 @@ pub struct Load {
 
 impl Load {
     pub fn start(messenger: &Arc<Nats>, topic: &str, first: u64) -> Self {
+        let all = Arc::new(AtomicU64::new(u64::MAX - BACKLOG));
+        Self::with_consumer(messenger, topic, first, &all)
+    }
+
+    /// Waits while many confirmed messages have not come, so that the rest comes soon at the end.
+    pub fn with_consumer(messenger: &Arc<Nats>, topic: &str, first: u64, came: &Arc<AtomicU64>) -> Self {
         let (stop, confirmed) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
         let tasks = (0..4).map(|task: u64| {
             let (messenger, topic) = (Arc::clone(messenger), topic.to_owned());
-            let (stop, confirmed) = (Arc::clone(&stop), Arc::clone(&confirmed));
+            let (stop, confirmed, came) = (Arc::clone(&stop), Arc::clone(&confirmed), Arc::clone(came));
             tokio::spawn(async move {
                 let mut numbers = Vec::new();
                 let mut next = first + task * 1_000_000_000;
                 while !stop.load(Ordering::SeqCst) {
+                    if confirmed.load(Ordering::SeqCst) > came.load(Ordering::SeqCst) + BACKLOG {
+                        tokio::time::sleep(Duration::from_millis(5)).await;
+                        continue;
+                    }
                     let mut batch: Vec<_> = (next..next + 50).map(|n| message(&topic, n)).collect();
                     numbers.extend(next..next + 50);
                     next += 50;

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
+use ::time::OffsetDateTime;
+use async_nats::StatusCode;
+use async_nats::jetstream::consumer::pull;
 use futures_util::StreamExt;
 use tokio::time::timeout;
 use tower_outbox::Messenger;
 use tower_outbox::nats::{Nats, NatsSettings, Pattern};
 
+use super::old_server::old_server;
 use super::raw::{Place, SOON, body, header};
 
 #[tokio::test]
@@ -91,4 +95,37 @@ async fn prefix_and_stream_are_those_of_the_settings() {
         other.send(vec![tower_outbox::Message::new("order.created", "x").unwrap()]).await.unwrap_err();
     let (_, failure) = unsent.into_iter().next().unwrap();
     assert!(!failure.is_transient() && failure.to_string().contains("EXPECTED_STREAM"), "{failure}");
+}
+
+/// Without them a source would take its requests for lost.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_request_has_heartbeats_while_it_waits_for_whatever_reason() {
+    let (old, _folder, _server) = old_server().await;
+    for (place, is_new) in [(Place::new().await, true), (old, false)] {
+        place.send(&["first", "second"]).await;
+        let stream = place.context.get_stream(&place.stream).await.unwrap();
+        let config =
+            |name: &str| pull::Config { durable_name: Some(name.to_owned()), ..pull::Config::default() };
+        let nothing = pull::Config { filter_subject: format!("{}.none", place.topic), ..config("nothing") };
+        let held = pull::Config { max_ack_pending: 1, ..config("held") };
+        let later = OffsetDateTime::now_utc() + Duration::from_secs(60);
+        let paused = pull::Config { pause_until: is_new.then_some(later), ..config("paused") };
+        for config in [nothing, held].into_iter().chain(is_new.then_some(paused)) {
+            let name = config.durable_name.clone().unwrap();
+            stream.create_consumer(config).await.unwrap();
+            let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{}.{name}", place.stream);
+            let inbox = place.client.new_inbox();
+            let mut answers = place.client.subscribe(inbox.clone()).await.unwrap();
+            let request = r#"{"batch": 5, "expires": 30000000000, "idle_heartbeat": 200000000}"#;
+            place.client.publish_with_reply(subject, inbox, request.into()).await.unwrap();
+            if name == "held" {
+                assert_eq!(body(&timeout(SOON, answers.next()).await.unwrap().unwrap()), "first");
+            }
+            for _ in 0..3 {
+                let answer = timeout(SOON, answers.next()).await.expect(&name).unwrap();
+                assert_eq!(answer.status, Some(StatusCode::IDLE_HEARTBEAT), "{name} {is_new} {answer:?}");
+            }
+        }
+    }
 }
