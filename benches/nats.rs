@@ -17,8 +17,8 @@
 mod support;
 
 use std::hint::black_box;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::HeaderMap;
@@ -268,13 +268,16 @@ async fn consume(url: &str, context: &Context) {
     let _ = context.delete_stream(topic.replace('.', "-")).await;
 }
 
+/// From the first message on, as connecting and creating the consumer take their time, until all are acknowledged.
 async fn ours(settings: &NatsSettings, topic: &'static str, messages: u64) -> Turn {
     let subscription = NatsSubscription::new(topic.replace('.', "-"), "ours").with_prefetch(256);
     let source = NatsSource::new(settings, &subscription).expect("the settings are right");
     let (handled, done) = (Arc::new(AtomicU64::new(0)), Arc::new(Notify::new()));
+    let first = Arc::new(OnceLock::new());
     let handler = {
-        let (handled, done) = (Arc::clone(&handled), Arc::clone(&done));
+        let (handled, done, first) = (Arc::clone(&handled), Arc::clone(&done), Arc::clone(&first));
         move || async move {
+            first.get_or_init(Instant::now);
             if handled.fetch_add(1, Ordering::Relaxed) + 1 == messages {
                 done.notify_one();
             }
@@ -283,16 +286,14 @@ async fn ours(settings: &NatsSettings, topic: &'static str, messages: u64) -> Tu
     let router = Router::new().route(&format!("/{}", topic.replace('.', "/")), post(handler)).with_state(());
     let consumer =
         Consumer::new(source, router).with_settings(ConsumerSettings::default().with_concurrency(64));
-    let begun = Instant::now();
     let shutdown = async {
         done.notified().await;
     };
     consumer.with_graceful_shutdown(shutdown, Duration::from_secs(10)).await;
-    (messages, begun.elapsed().as_secs_f64())
+    (messages, first.get().expect("some came").elapsed().as_secs_f64())
 }
 
 async fn raw(context: &Context, topic: &'static str, messages: u64) -> Turn {
-    let begun = Instant::now();
     let stream = context.get_stream(topic.replace('.', "-")).await.expect("there is one");
     let config = pull::Config {
         durable_name: Some("raw".to_owned()),
@@ -302,12 +303,13 @@ async fn raw(context: &Context, topic: &'static str, messages: u64) -> Turn {
     let consumer: PullConsumer = stream.create_consumer(config).await.expect("it is created");
     let mut arriving =
         consumer.stream().max_messages_per_batch(256).messages().await.expect("it is pulled").fuse();
-    let (mut received, mut acknowledged) = (0, 0);
+    let (mut first, mut received, mut acknowledged) = (None, 0, 0);
     let mut acks = FuturesUnordered::new();
     while acknowledged < messages {
         tokio::select! {
             message = arriving.next(), if acks.len() < 64 && received < messages => {
                 let message = message.expect("it goes on").expect("the server goes on");
+                first.get_or_insert_with(Instant::now);
                 black_box(&message.payload);
                 received += 1;
                 let client = context.client();
@@ -319,7 +321,7 @@ async fn raw(context: &Context, topic: &'static str, messages: u64) -> Turn {
             Some(()) = acks.next() => acknowledged += 1,
         }
     }
-    (messages, begun.elapsed().as_secs_f64())
+    (messages, first.expect("some came").elapsed().as_secs_f64())
 }
 
 /// The time of requests, at a time so many.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::jetstream::{self, Context};
+use futures_util::TryStreamExt;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
@@ -152,16 +153,15 @@ impl Cluster {
         timeout(LONG, found).await.expect("there is no leader")
     }
 
-    /// Waits until all replicas of a stream have what its leader has.
+    /// Waits until all replicas of a stream, and of its consumers, have what their leaders have.
     pub async fn await_replicas(&self, stream: &str) {
         let ready = async {
             loop {
                 if let Ok(client) = async_nats::connect(self.urls()).await
                     && let Ok(stream) = jetstream::new(client).get_stream(stream).await
-                    && let Some(cluster) = &stream.cached_info().cluster
-                    && cluster.leader.is_some()
-                    && cluster.replicas.len() == 2
-                    && cluster.replicas.iter().all(|replica| replica.current && !replica.offline)
+                    && is_whole(stream.cached_info().cluster.as_ref())
+                    && let Ok(consumers) = stream.consumers().try_collect::<Vec<_>>().await
+                    && consumers.iter().all(|consumer| is_whole(consumer.cluster.as_ref()))
                 {
                     return;
                 }
@@ -170,6 +170,14 @@ impl Cluster {
         };
         timeout(LONG, ready).await.expect("the replicas stay behind");
     }
+}
+
+fn is_whole(cluster: Option<&ClusterInfo>) -> bool {
+    cluster.is_some_and(|cluster| {
+        cluster.leader.is_some()
+            && cluster.replicas.len() == 2
+            && cluster.replicas.iter().all(|replica| replica.current && !replica.offline)
+    })
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
