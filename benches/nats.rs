@@ -286,11 +286,13 @@ async fn ours(settings: &NatsSettings, topic: &'static str, messages: u64) -> Tu
     let router = Router::new().route(&format!("/{}", topic.replace('.', "/")), post(handler)).with_state(());
     let consumer =
         Consumer::new(source, router).with_settings(ConsumerSettings::default().with_concurrency(64));
+    let elapsed = OnceLock::new();
     let shutdown = async {
         done.notified().await;
+        let _ = elapsed.set(first.get().expect("some came").elapsed());
     };
     consumer.with_graceful_shutdown(shutdown, Duration::from_secs(10)).await;
-    (messages, first.get().expect("some came").elapsed().as_secs_f64())
+    (messages, elapsed.get().expect("all came").as_secs_f64())
 }
 
 async fn raw(context: &Context, topic: &'static str, messages: u64) -> Turn {
