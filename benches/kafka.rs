@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | send | 256 requests at once, in process, through `MessagingLayer` with `Kafka`, one event of 300 bytes each; direct, a topic of one partition | krafka alone: one idempotent producer with the same settings, 256 confirms awaited at most; the same record |
 //! | batches | batches of 256 messages to `Kafka`, without requests | as above |
-//! | consume | messages/s of a group, handled and acknowledged, prefetch 500, 64 at once, `KafkaSource` | krafka alone: polled, offsets committed every 200 ms |
+//! | consume | messages/s of a group, handled and acknowledged, prefetch 5,000, 64 at once, `Consumer` with `KafkaSource` | krafka alone: polled, as many buffered, offsets committed every 200 ms |
+//! | | the same with `KafkaSource` alone, without router and handlers | as above |
 //!
 //! Turns alternate; each ratio is taken within one round. The broker is Tansu, in memory.
 
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use axum::Router;
 use axum::routing::post;
 use krafka::admin::NewTopic;
-use krafka::consumer::{AutoOffsetReset, OffsetAndMetadata, TopicPartition};
+use krafka::consumer::{AutoOffsetReset, OffsetAndMetadata, PartitionAssignmentStrategy, TopicPartition};
 use krafka::producer::Producer;
 use krafka::{Kafka as Client, Record};
 use support::broker::{ROUNDS, Rates, TURN, Turn, WINDOW, app, batches as batch_turn, requests};
@@ -30,6 +31,7 @@ use support::{Event, asked, quick, root};
 use tokio::sync::Notify;
 use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::kafka::{Kafka, KafkaSettings, KafkaSource, KafkaSubscription};
+use tower_outbox::source::Source;
 use tower_outbox::{Consumer, Message, Messenger};
 
 const MESSAGES: u64 = 100_000;
@@ -159,19 +161,25 @@ async fn consume(url: &str, client: &Client) {
     let settings = KafkaSettings::new([url]);
     let messenger = Kafka::new(&settings).expect("the settings are right");
     let messages = if quick() { 20_000 } else { MESSAGES };
-    println!("{messages} messages of 300 bytes of a group, prefetch 500");
-    let mut rates = Rates::new(["ours", "raw"]);
+    println!("{messages} messages of 300 bytes of a group, prefetch 5,000");
+    let mut rates = Rates::new(["consumer", "source", "raw"]);
+    let mut sources = Rates::new(["source", "raw"]);
     for round in 0..rounds() {
         for who in rates.order(round) {
             let topic = filled(client, &messenger, messages).await;
             let turn = match who {
                 0 => ours(&settings, topic, messages).await,
+                1 => source(&settings, topic, messages).await,
                 _ => raw(client, topic, messages).await,
             };
             rates.push(who, turn);
+            if who > 0 {
+                sources.push(who - 1, turn);
+            }
         }
     }
-    rates.print(["", "target >= 0.85"]);
+    rates.print(["", "", "target >= 0.85"]);
+    sources.print(["", "target >= 0.85"]);
 }
 
 /// From the first message on: joining a group takes its time.
@@ -201,12 +209,39 @@ async fn ours(settings: &KafkaSettings, topic: &'static str, messages: u64) -> T
     (messages, elapsed.get().expect("all came").as_secs_f64())
 }
 
+/// The source alone, without router and handlers.
+async fn source(settings: &KafkaSettings, topic: &'static str, messages: u64) -> Turn {
+    let source =
+        KafkaSource::new(settings, &KafkaSubscription::new(topic, [topic])).expect("the settings are right");
+    let (mut first, mut acknowledged) = (None, 0);
+    while acknowledged < messages {
+        for message in source.receive(500).await.expect("the broker goes on") {
+            first.get_or_insert_with(Instant::now);
+            black_box(message.view().expect("it is one").message().body());
+            message.ack().await.expect("its partition is ours");
+            acknowledged += 1;
+        }
+    }
+    let elapsed = first.expect("some came").elapsed().as_secs_f64();
+    source.close(Duration::from_secs(10)).await;
+    (messages, elapsed)
+}
+
 async fn raw(client: &Client, topic: &'static str, messages: u64) -> Turn {
     let consumer = client
         .consumer(topic)
         .auto_offset_reset(AutoOffsetReset::Earliest)
         .enable_auto_commit(false)
-        .max_poll_records(500)
+        .max_poll_records(1_000)
+        .max_buffered_records(5_000)
+        // As `KafkaSource` has it.
+        .session_timeout(Duration::from_secs(10))
+        .max_poll_interval(Duration::from_secs(30))
+        .heartbeat_interval(Duration::from_secs(3))
+        .partition_assignment_strategies(vec![
+            PartitionAssignmentStrategy::CooperativeSticky,
+            PartitionAssignmentStrategy::Range,
+        ])
         .metrics_push(false)
         .build()
         .await

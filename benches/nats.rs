@@ -9,7 +9,8 @@
 //! | | the same through an axum app whose handler publishes with async-nats itself, and awaits the confirm | as above |
 //! | batches | batches of 256 messages to `Nats`, without requests | as above |
 //! | relay | confirmed messages/s of a relay with a backlog in `EmbeddedStore`, through `Nats` | async-nats as above |
-//! | consume | messages/s from a durable consumer, handled and acknowledged with the server's confirm, prefetch 256, 64 at once, `NatsSource` | async-nats alone: a pull consumer with 256 at a time, 64 confirmed acknowledgements at once |
+//! | consume | messages/s from a durable consumer, handled and acknowledged with the server's confirm, prefetch 256, 64 at once, `Consumer` with `NatsSource` | async-nats alone: a pull consumer with 256 at a time, 64 confirmed acknowledgements at once |
+//! | | the same with `NatsSource` alone, without router and handlers | as above |
 //! | requests | time of a request of 300 bytes and its reply, 1 and 64 at a time: `Client`, `NatsRequester`, and a `Consumer` that replies | async-nats alone: `Client::request`, and a queue subscription that replies |
 //!
 //! Turns alternate; each ratio is taken within one round. Client and responder live in this process, with a connection each.
@@ -45,6 +46,7 @@ use tower_outbox::client::Client;
 use tower_outbox::consumer::ConsumerSettings;
 use tower_outbox::nats::{Nats, NatsRequester, NatsSettings, NatsSource, NatsSubscription};
 use tower_outbox::outbox::OutboxHandle;
+use tower_outbox::source::Source;
 use tower_outbox::store::{EmbeddedStore, EmbeddedStoreSettings};
 use tower_outbox::{Consumer, Message, Messenger};
 
@@ -253,18 +255,24 @@ async fn consume(url: &str, context: &Context) {
     let messenger = Nats::new(&settings).expect("the settings are right");
     let messages = if quick() { 10_000 } else { MESSAGES };
     println!("{messages} messages of 300 bytes from a durable consumer, prefetch 256");
-    let mut rates = Rates::new(["ours", "raw"]);
+    let mut rates = Rates::new(["consumer", "source", "raw"]);
+    let mut sources = Rates::new(["source", "raw"]);
     for round in 0..rounds() {
         for who in rates.order(round) {
             fill(context, &messenger, topic, messages).await;
             let turn = match who {
                 0 => ours(&settings, topic, messages).await,
+                1 => source(&settings, topic, messages).await,
                 _ => raw(context, topic, messages).await,
             };
             rates.push(who, turn);
+            if who > 0 {
+                sources.push(who - 1, turn);
+            }
         }
     }
-    rates.print(["", "target >= 0.85"]);
+    rates.print(["", "", "target >= 0.85"]);
+    sources.print(["", "target >= 0.85"]);
     let _ = context.delete_stream(topic.replace('.', "-")).await;
 }
 
@@ -293,6 +301,33 @@ async fn ours(settings: &NatsSettings, topic: &'static str, messages: u64) -> Tu
     };
     consumer.with_graceful_shutdown(shutdown, Duration::from_secs(10)).await;
     (messages, elapsed.get().expect("all came").as_secs_f64())
+}
+
+/// The source alone, without router and handlers.
+async fn source(settings: &NatsSettings, topic: &'static str, messages: u64) -> Turn {
+    let subscription = NatsSubscription::new(topic.replace('.', "-"), "ours").with_prefetch(256);
+    let source = NatsSource::new(settings, &subscription).expect("the settings are right");
+    let (mut first, mut received, mut acknowledged) = (None, 0, 0);
+    let mut acks = FuturesUnordered::new();
+    while acknowledged < messages {
+        tokio::select! {
+            arrived = source.receive(64 - acks.len()), if acks.len() < 64 && received < messages => {
+                first.get_or_insert_with(Instant::now);
+                for message in arrived.expect("the server goes on") {
+                    black_box(message.view().expect("it is one").message().body());
+                    received += 1;
+                    acks.push(message.ack());
+                }
+            }
+            Some(acked) = acks.next() => {
+                acked.expect("the server confirms");
+                acknowledged += 1;
+            }
+        }
+    }
+    let elapsed = first.expect("some came").elapsed().as_secs_f64();
+    source.close(Duration::from_secs(10)).await;
+    (messages, elapsed)
 }
 
 async fn raw(context: &Context, topic: &'static str, messages: u64) -> Turn {

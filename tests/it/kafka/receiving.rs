@@ -357,7 +357,7 @@ async fn retry_all(source: &KafkaSource) -> usize {
 async fn no_more_messages_wait_than_may() {
     let place = Place::new().await;
     place.send(0..3_000).await;
-    let source = place.source(&place.subscription());
+    let source = place.source(&place.subscription().with_prefetch(500));
     let count = retry_all(&source).await;
     assert!((1_000..=1_750).contains(&count), "{count} wait");
 }
