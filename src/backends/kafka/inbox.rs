@@ -109,12 +109,23 @@ impl Inbox {
         let mut taken = Vec::new();
         if self.limits.is_ordered {
             let waiting: HashSet<_> = state.waiting.values().map(Letter::partition).collect();
-            let mut at = 0;
-            while at < state.ready.len() && taken.len() < limit {
-                let partition = state.ready[at].partition();
-                let is_free = !waiting.contains(&partition)
-                    && state.partitions.get(&partition).is_none_or(|offsets| offsets.taken == 0);
-                match is_free.then(|| state.ready.remove(at)).flatten() {
+            let is_free = |state: &InboxState, partition: &Partition| {
+                !waiting.contains(partition)
+                    && state.partitions.get(partition).is_none_or(|offsets| offsets.taken == 0)
+            };
+            let has_free = state.partitions.keys().any(|partition| is_free(&state, partition));
+            // Messages of a partition come together, so most are of the same one as the message before.
+            let (mut at, mut before): (usize, Option<(Partition, bool)>) = (0, None);
+            while has_free && at < state.ready.len() && taken.len() < limit {
+                let letter = &state.ready[at];
+                if !before.as_ref().is_some_and(|(partition, _)| letter.is_of(partition)) {
+                    let partition = letter.partition();
+                    let is_free = is_free(&state, &partition);
+                    before = Some((partition, is_free));
+                }
+                // The next one of its partition waits for it.
+                let takes = before.as_mut().is_some_and(|(_, is_free)| std::mem::take(is_free));
+                match takes.then(|| state.ready.remove(at)).flatten() {
                     Some(letter) => state.give(&mut taken, letter),
                     None => at += 1,
                 }

@@ -29,6 +29,10 @@ impl Letter {
         (Arc::clone(&self.record.topic), self.record.partition)
     }
 
+    pub(super) fn is_of(&self, (topic, partition): &Partition) -> bool {
+        self.record.partition == *partition && self.record.topic == *topic
+    }
+
     /// Copies its parts. Before, they keep the whole answer of the broker in memory, with all other messages that came in it.
     pub(super) fn detach(&mut self) {
         let ConsumerRecord { key, value, headers, .. } = &mut self.record;
