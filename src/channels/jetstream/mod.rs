@@ -1,7 +1,7 @@
 //! The engine on NATS with JetStream, which several processes share. It needs NATS 2.12 or newer.
 //!
-//! - **A queue** is a stream with retention by work queue and one durable consumer. Each message has a subject of its own, and a stream
-//!   keeps one message of a subject: so a message that is rejected replaces itself at the tail in one step, and only if it is still there.
+//! - **A queue** is a stream with retention by work queue and one durable consumer. Each message has a subject of its own. A
+//!   rejected message is stored again at the tail, at another subject and only if it is still at its own, and acknowledged then.
 //! - **A receive** requests messages from the consumer. Who holds which message is known here; the server hears every few seconds that this
 //!   engine still has them, and delivers those of an engine that is silent for `ACK_WAIT` again.
 //! - **Delayed messages** are schedules in a stream of their own, which the engines send to their queues when they are due.
