@@ -110,10 +110,11 @@ async fn nothing_confirmed_is_lost_and_nothing_settled_again() {
         };
         let fault = FAULTS[round % FAULTS.len()];
         println!("round {round}: {fault:?} n{node}");
+        let hit = Instant::now();
         cluster.hit(node, fault).await;
         load.more(500).await;
         if fault == Fault::Freeze {
-            thawed.push(Instant::now());
+            thawed.push((hit, Instant::now()));
         }
         cluster.mend(node, fault).await;
         cluster.await_replicas("work").await;
@@ -143,8 +144,13 @@ async fn nothing_confirmed_is_lost_and_nothing_settled_again() {
         let round = begun.partition_point(|begun| *begun <= at) - 1;
         format!("{:?} into round {}", at - begun[round], round as i64 - 1)
     };
-    // A leader that goes on delivers until it learns that it leads no longer.
-    let by_old_leader = |at: Instant| thawed.iter().any(|thawed| *thawed < at && at < *thawed + OLD_LEADER);
+    // A leader that goes on delivers what was settled during its freeze, until it learns that it leads no longer.
+    let by_old_leader = |settled: Instant, came: Instant| {
+        let is_of = |(frozen, thawed): &(Instant, Instant)| {
+            *frozen < settled && *thawed < came && came < *thawed + OLD_LEADER
+        };
+        thawed.iter().any(is_of)
+    };
     let (mut sure, mut arrived, mut again) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
     let mut repeated = 0;
     let arrive = async {
@@ -152,7 +158,7 @@ async fn nothing_confirmed_is_lost_and_nothing_settled_again() {
             let got = settled.recv().await.unwrap();
             arrived.insert(got.n);
             match sure.get(&got.n) {
-                Some(_) if by_old_leader(got.came) => repeated += 1,
+                Some(at) if by_old_leader(*at, got.came) => repeated += 1,
                 Some(at) => again.push(format!("{}: settled {}, again {}", got.n, when(*at), when(got.came))),
                 None => {}
             }
