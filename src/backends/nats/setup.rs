@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamByNameErrorKind, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    ConsumerInfoErrorKind, CreateStreamErrorKind, GetStreamByNameErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, ConsumerCreateStrictErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
@@ -120,6 +122,9 @@ async fn consumer(
     let filters = subscription.filters(settings);
     let found = match stream.consumer_info(name).await {
         Ok(info) => info,
+        Err(error) if error.kind() != ConsumerInfoErrorKind::NotFound => {
+            return Err(failed("ask for the consumer", name, &error));
+        }
         Err(_) => {
             let config = pull::Config {
                 durable_name: Some(name.clone()),
