@@ -33,8 +33,9 @@ impl EngineParts {
         self.create_own(json!({
             "name": delayed,
             "subjects": [self.subject("delayed.*.*"), self.subject("due.*.*")],
-            "retention": "workqueue",
+            "retention": "limits",
             "discard": "old",
+            "first_seq": wire::first_sequence(),
             "max_msgs_per_subject": 1,
             "allow_msg_ttl": true,
             "allow_msg_schedules": true,
@@ -144,7 +145,7 @@ impl EngineParts {
         if early > 0 {
             tokio::time::sleep(Duration::from_nanos(early).min(Duration::from_secs(1))).await;
         }
-        // The sequence is that of a stream that is not made anew: no other delayed message has this id.
+        // No other delayed message has this sequence, also when the stream is made anew.
         let id = format!("{word}-due-{}", one.sequence);
         let policy = policy.visible();
         let mut headers = HeaderMap::new();
@@ -161,7 +162,7 @@ impl EngineParts {
         };
         match stored {
             Ok(_) => {
-                let _ = self.settle_delivery(&one.reply, b"+ACK").await;
+                let _ = self.remove(&self.delayed(), one.sequence, &one.reply).await;
             }
             Err(fault) => {
                 let error = fault.of_channel(&format_args!("queue {channel}"), self.limits_of(&channel));

@@ -85,6 +85,7 @@ impl JetstreamEngine {
         shared.spawn(Arc::clone(shared).run_keeper());
         shared.spawn(Arc::clone(shared).run_delayed());
         shared.spawn(Arc::clone(shared).run_quarantine());
+        shared.spawn(Arc::clone(shared).run_stranded());
         Ok(engine)
     }
 }
@@ -118,7 +119,7 @@ impl EngineParts {
             limits: info.limits(),
             messages: info.state.messages,
             bytes: info.state.bytes,
-            last_sequence: info.state.last_seq,
+            last_sequence: info.state.last_seq.saturating_sub(info.before()),
             ..ChannelInfo::new(kind, name.clone())
         };
         if kind == ChannelKind::Queue {

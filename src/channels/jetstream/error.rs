@@ -58,6 +58,24 @@ impl Fault {
         matches!(self, Self::Refused(Refusal { code: 404, .. }))
     }
 
+    /// Whether a stream of this name exists with another configuration.
+    pub(super) fn is_taken(&self) -> bool {
+        matches!(self, Self::Refused(Refusal { err_code: 10_058, .. }))
+    }
+
+    /// Whether a message that was to be deleted does not exist.
+    pub(super) fn is_gone(&self) -> bool {
+        let Self::Refused(refusal) = self else { return false };
+        match refusal.err_code {
+            10_043 => true,
+            // The error of the store.
+            10_057 => {
+                ["no message found", "deleted message", "stream store EOF"].contains(&&*refusal.description)
+            }
+            _ => self.is_missing(),
+        }
+    }
+
     /// Whether a message is not there any more as it was.
     pub(super) fn is_outdated(&self) -> bool {
         matches!(self, Self::Refused(Refusal { err_code: 10_071 | 10_164, .. }))

@@ -27,6 +27,7 @@ pub(super) struct ChannelInUse {
     pub(super) stream: String,
     /// When its stream was created, by which another one is known.
     pub(super) created: String,
+    before: u64,
     limits: Mutex<ChannelLimits>,
     pub(super) counted: Mutex<Counted>,
     users: Arc<AtomicUsize>,
@@ -47,10 +48,22 @@ impl ChannelInUse {
             word,
             stream,
             created: info.created.clone(),
+            before: info.before(),
             limits: Mutex::new(info.limits()),
             counted: Mutex::default(),
             users: Arc::default(),
         }
+    }
+
+    /// The sequence in the channel of a message that has this one in the stream. It wraps around, so that each is another one also when
+    /// the stream was made anew.
+    pub(super) fn sequence(&self, in_stream: u64) -> u64 {
+        in_stream.wrapping_sub(self.before)
+    }
+
+    /// The sequence in the stream of a message that has this one in the channel.
+    pub(super) fn in_stream(&self, sequence: u64) -> u64 {
+        self.before.wrapping_add(sequence)
     }
 
     pub(super) fn limits(&self) -> ChannelLimits {

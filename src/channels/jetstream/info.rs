@@ -23,6 +23,7 @@ pub(super) struct StreamInfo {
 pub(super) struct StreamState {
     pub(super) messages: u64,
     pub(super) bytes: u64,
+    pub(super) first_seq: u64,
     pub(super) last_seq: u64,
 }
 
@@ -33,6 +34,11 @@ impl StreamInfo {
 
     pub(super) fn name(&self) -> Option<ChannelName> {
         ChannelName::new(self.metadata("tower-outbox-channel")?).ok()
+    }
+
+    /// The sequence before the first one of the stream. The sequences of the channel begin after it.
+    pub(super) fn before(&self) -> u64 {
+        self.config["first_seq"].as_u64().unwrap_or_default().saturating_sub(1)
     }
 
     pub(super) fn limits(&self) -> ChannelLimits {

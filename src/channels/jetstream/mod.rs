@@ -1,7 +1,7 @@
 //! The engine on NATS with JetStream, which several processes share. It needs NATS 2.12 or newer.
 //!
-//! - **A queue** is a stream with retention by work queue and one durable consumer. Each message has a subject of its own. A
-//!   rejected message is stored again at the tail, at another subject and only if it is still at its own, and acknowledged then.
+//! - **A queue** is a stream with one durable consumer. Each message has a subject of its own. The engine deletes a message that is settled;
+//!   a rejected one is stored again at its subject, and so replaces itself at the tail, if it is still there.
 //! - **A receive** requests messages from the consumer. Who holds which message is known here; the server hears every few seconds that this
 //!   engine still has them, and delivers those of an engine that is silent for `ACK_WAIT` again.
 //! - **Delayed messages** are schedules in a stream of their own, which the engines send to their queues when they are due.
@@ -16,6 +16,7 @@
 //! | `queues`, `receiving`, `settling`, `held`, `message`, `raw` | queues |
 //! | `delayed` | delayed messages |
 //! | `quarantine`, `suspects` | messages that the client library cannot read |
+//! | `stranded` | messages that the server forgot to deliver |
 //! | `streams`, `subscription`, `consumer`, `outstanding`, `sharing` | streams |
 //! | `lease`, `leases` | durable names in use |
 //! | `live`, `requests`, `responders`, `answering` | events and requests |
@@ -51,6 +52,7 @@ mod returning;
 mod settings;
 mod settling;
 mod sharing;
+mod stranded;
 mod streams;
 mod subscription;
 mod suspects;

@@ -29,8 +29,10 @@ impl EngineParts {
         });
         if kind == ChannelKind::Queue {
             config["subjects"] = json!([self.subject(&format!("queue.{word}.*"))]);
-            config["retention"] = "workqueue".into();
+            // A queue removes what is settled itself: see `remove`.
+            config["retention"] = "limits".into();
             config["discard"] = "new".into();
+            config["first_seq"] = super::wire::first_sequence().into();
             // A message that is sent again at its subject replaces itself.
             config["max_msgs_per_subject"] = 1.into();
         } else {
@@ -93,7 +95,7 @@ impl EngineParts {
             return Err(EngineError::Full { what, limit, setting: "MAX_CHANNELS" });
         }
         let config = self.config(kind, channel, &word, limits);
-        self.connection.api(&format!("STREAM.CREATE.{name}"), &config).await.map(Some).map_err(failed)
+        self.create(&name, &config).await.map(Some).map_err(failed)
     }
 
     /// Returns a queue, which is created unless it exists.

@@ -7,8 +7,8 @@ use std::time::Duration;
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use serde_json::{Value, json};
-use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +28,8 @@ use crate::channels::info::ChannelKind;
 use crate::channels::name::ChannelName;
 use crate::util::sync::lock;
 
+/// The most messages that an engine deletes at once. A server drops all requests to JetStream that wait when they are 10,000.
+const DELETED_AT_ONCE: usize = 500;
 /// The pause before a message is stored again whose stream has no leader, or was deleted.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,6 +45,7 @@ pub(super) struct EngineParts {
     pub(super) queues: Mutex<HashMap<ChannelName, Arc<QueueInUse>>>,
     pub(super) streams: Mutex<HashMap<ChannelName, Arc<ChannelInUse>>>,
     pub(super) opening: tokio::sync::Mutex<()>,
+    deleting: Semaphore,
     pub(super) leases: Leases,
     pub(super) answering: Answering,
     /// The messages that the subscriptions of streams have not acknowledged.
@@ -66,6 +69,7 @@ impl EngineParts {
             queues: Mutex::default(),
             streams: Mutex::default(),
             opening: tokio::sync::Mutex::default(),
+            deleting: Semaphore::new(DELETED_AT_ONCE),
             leases: Leases::default(),
             answering: Answering::default(),
             outstanding: Mutex::default(),
@@ -124,9 +128,17 @@ impl EngineParts {
         if self.stream_info(&name).await?.is_none() {
             config["num_replicas"] = self.settings.replicas.into();
             config["duplicate_window"] = super::wire::nanos(self.settings.duplicate_window).into();
-            let _: StreamInfo = self.connection.api(&format!("STREAM.CREATE.{name}"), &config).await?;
+            self.create(&name, &config).await?;
         }
         Ok(())
+    }
+
+    /// Creates a stream, unless another engine has created it meanwhile, with another first sequence.
+    pub(super) async fn create(&self, name: &str, config: &Value) -> Result<StreamInfo, Fault> {
+        match self.connection.api(&format!("STREAM.CREATE.{name}"), config).await {
+            Err(fault) if fault.is_taken() => self.stream_info(name).await?.ok_or(fault),
+            created => created,
+        }
     }
 
     /// Returns a queue that this engine has used, for what it counts.
@@ -205,6 +217,29 @@ impl EngineParts {
                 }
                 Err(fault) => return Err(fault),
             }
+        }
+    }
+
+    /// Removes a delivered message from its stream, and completes when the stream has done so. One that is gone counts as removed.
+    ///
+    /// It is deleted before it is acknowledged, and not by the stream: nats-server 2.15.1 counts messages as acknowledged that it was
+    /// about to deliver when it was killed. Those that are still there are [found](Self::run_stranded).
+    pub(super) async fn remove(&self, stream: &str, sequence: u64, reply: &Subject) -> Result<(), Fault> {
+        self.delete_stored(stream, sequence).await?;
+        self.settle_soon(reply.clone(), b"+ACK").await;
+        Ok(())
+    }
+
+    /// Deletes a message of a stream. One that is gone counts as deleted.
+    pub(super) async fn delete_stored(&self, stream: &str, sequence: u64) -> Result<(), Fault> {
+        let turn = timeout_at(self.connection.deadline(), self.deleting.acquire());
+        let Ok(_turn) = turn.await else {
+            return Err(EngineError::unavailable("the NATS server does not keep up with settlements").into());
+        };
+        let delete = json!({"seq": sequence, "no_erase": true});
+        match self.connection.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &delete).await {
+            Err(fault) if !fault.is_gone() => Err(fault),
+            _ => Ok(()),
         }
     }
 

@@ -87,11 +87,7 @@ impl EngineParts {
             "a message that ends connections is stored again without its headers"
         );
         self.connection.store(&subject, headers, content.body, self.connection.deadline()).await?;
-        let delete = json!({"seq": raw.sequence, "no_erase": true});
-        match self.connection.api::<Value>(&format!("STREAM.MSG.DELETE.{stream}"), &delete).await {
-            // In a queue the message that is stored replaces it.
-            Ok(_) | Err(Fault::Refused(_)) => Ok(()),
-            Err(fault) => Err(fault),
-        }
+        // In a queue the message that is stored replaces it.
+        self.delete_stored(stream, raw.sequence).await
     }
 }

@@ -13,7 +13,7 @@ use super::error::Fault;
 use super::message::{delivery, headers, new_word, visible};
 use super::opening::CONSUMER;
 use super::parts::EngineParts;
-use super::pull::Puller;
+use super::pull::{Pulled, Puller};
 use super::receiving::{LONGEST_WAIT, MOST, Taking};
 use super::wire::{self, POLICY, QueuePolicy};
 use crate::channels::error::EngineError;
@@ -49,7 +49,8 @@ impl EngineParts {
             let headers = visible(headers, &word, &policy);
             let (place, stored) =
                 self.store_in_queue(channel, &word, headers, content.body).await.map_err(failed)?;
-            (place, stored.seq)
+            let sequence = place.sequence(stored.seq);
+            (place, sequence)
         };
         place.count_in(size);
         Ok(Sent::new(sequence, time, expires, due))
@@ -76,7 +77,8 @@ impl EngineParts {
                     peeked.expired += 1;
                     continue;
                 }
-                if lock(&self.taken).is_held(&place, raw.sequence) {
+                let sequence = place.sequence(raw.sequence);
+                if lock(&self.taken).is_held(&place, sequence) {
                     continue;
                 }
                 bytes += raw.body.len() as u64;
@@ -84,7 +86,7 @@ impl EngineParts {
                     break;
                 }
                 let content = wire::read_content(Some(&raw.headers), raw.body);
-                peeked.messages.push(delivery(content, &policy, raw.sequence, raw.time));
+                peeked.messages.push(delivery(content, &policy, sequence, raw.time));
             }
             let left = deadline.saturating_duration_since(tokio::time::Instant::now());
             if !peeked.messages.is_empty() || left.is_zero() {
@@ -109,8 +111,10 @@ impl EngineParts {
             if pulled.is_empty() {
                 break;
             }
-            let acks = pulled.iter().filter(|one| !lock(&self.taken).is_held(&place, one.sequence));
-            let acked = join_in_order(acks.map(|one| self.settle_delivery(&one.reply, b"+ACK"))).await;
+            let is_free = |one: &&Pulled| !lock(&self.taken).is_held(&place, place.sequence(one.sequence));
+            let acks = pulled.iter().filter(is_free);
+            let acked =
+                join_in_order(acks.map(|one| self.remove(&place.stream, one.sequence, &one.reply))).await;
             count += acked.len() as u64;
             acked.into_iter().collect::<Result<(), Fault>>().map_err(failed)?;
         }

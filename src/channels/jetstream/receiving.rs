@@ -234,22 +234,23 @@ impl Taking {
             _ => self.again(one).await,
         });
         let again: Vec<Again> = join_in_order(again).await;
+        let mut gone = Vec::new();
         for ((one, policy), again) in pulled.into_iter().zip(again) {
             if again == Again::Missing {
                 // A leader that was just elected may not know it yet. One that is gone does not come again.
                 shared.settle_soon(one.reply, LATER).await;
                 continue;
             }
-            let is_settled = again == Again::Delayed;
-            if is_settled || policy.has_expired() && !lock(&shared.taken).is_held(place, one.sequence) {
+            let (sequence, is_settled) = (place.sequence(one.sequence), again == Again::Delayed);
+            if is_settled || policy.has_expired() && !lock(&shared.taken).is_held(place, sequence) {
                 if !is_settled {
                     place.expired.fetch_add(1, Ordering::Relaxed);
                     telemetry::channel_expired(place.name.as_str());
                 }
-                shared.settle_soon(one.reply, b"+ACK").await;
+                gone.push((one.sequence, one.reply));
                 continue;
             }
-            let held = Held::new(one.sequence, one.last_word().to_owned(), one.reply.clone(), policy.clone());
+            let held = Held::new(sequence, one.last_word().to_owned(), one.reply.clone(), policy.clone());
             // Acknowledged at once, so that no visibility can run out before.
             let visibility = receive.visibility.filter(|_| !receive.auto_ack);
             if !lock(&shared.taken).hold(place, *receipt, held, visibility) {
@@ -257,12 +258,21 @@ impl Taking {
             }
             let content = wire::read_content(one.message.headers.as_ref(), one.message.payload);
             *bytes += content.body.len() as u64;
-            let mut message = delivery(content, &policy, one.sequence, one.time);
+            let mut message = delivery(content, &policy, sequence, one.time);
             message.redelivered |= one.delivered > 1;
             messages.push(message);
         }
         if receive.visibility.is_some() {
             shared.due.notify_one();
+        }
+        if !gone.is_empty() {
+            let (shared, place) = (Arc::clone(shared), Arc::clone(place));
+            self.shared.spawn(async move {
+                let gone =
+                    gone.iter().map(|(sequence, reply)| shared.remove(&place.stream, *sequence, reply));
+                // The others come again.
+                join_in_order(gone).await;
+            });
         }
     }
 
@@ -285,9 +295,9 @@ impl Taking {
         let Self { shared, place, receipt, .. } = self;
         let settling =
             lock(&shared.taken).begin(Receipt(*receipt), crate::channels::queue_types::Which::All)?;
-        let acks = settling.messages.iter().map(|held| shared.settle_delivery(&held.reply, b"+ACK"));
+        let removed = shared.remove_each(place, &settling.messages).await;
         let (mut acknowledged, mut failed) = (Vec::new(), None);
-        for (held, acked) in settling.messages.iter().zip(join_in_order(acks).await) {
+        for (held, acked) in settling.messages.iter().zip(removed) {
             match acked {
                 Ok(()) => {
                     lock(&shared.taken).settled(place, *receipt, held.sequence);

@@ -1,6 +1,5 @@
 //! Settling messages of a queue.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use serde_json::json;
 use super::error::Fault;
 use super::held::{Held, Settling};
 use super::in_use::QueueInUse;
-use super::message::{headers, new_word, visible};
+use super::message::{headers, visible};
 use super::parts::EngineParts;
 use super::raw::Raw;
 use super::wire::{self, QueuePolicy};
@@ -31,8 +30,11 @@ impl EngineParts {
     ) -> Result<u64, EngineError> {
         let Settling { place, receipt, messages, fault } = settling;
         let settled: Vec<Result<(), Fault>> = match settle {
-            Settle::Ack => self.settle_each(&messages, b"+ACK").await,
-            Settle::Release => self.settle_each(&messages, b"-NAK").await,
+            Settle::Ack => self.remove_each(&place, &messages).await,
+            Settle::Release => {
+                let backs = messages.iter().map(|held| self.settle_delivery(&held.reply, b"-NAK"));
+                join_in_order(backs).await
+            }
             Settle::Reject { delay } => {
                 let read = self.read_each(&place, &messages).await;
                 let rejects = messages.iter().zip(read);
@@ -45,7 +47,7 @@ impl EngineParts {
             }
             Settle::Replace { to, message, rerouted_from, receives } => {
                 match self.replace(&place, &messages, &to, *message, rerouted_from.as_ref(), receives).await {
-                    Ok(()) => self.settle_each(&messages, b"+ACK").await,
+                    Ok(()) => self.remove_each(&place, &messages).await,
                     Err(fault) => {
                         let mut failed: Vec<Result<(), Fault>> = Vec::new();
                         failed.resize_with(messages.len(), || Err(Fault::NoResponders));
@@ -78,14 +80,19 @@ impl EngineParts {
         }
     }
 
-    async fn settle_each(&self, messages: &[Held], kind: &'static [u8]) -> Vec<Result<(), Fault>> {
-        join_in_order(messages.iter().map(|held| self.settle_delivery(&held.reply, kind))).await
+    pub(super) async fn remove_each(&self, place: &QueueInUse, messages: &[Held]) -> Vec<Result<(), Fault>> {
+        join_in_order(messages.iter().map(|held| self.remove_held(place, held))).await
+    }
+
+    async fn remove_held(&self, place: &QueueInUse, held: &Held) -> Result<(), Fault> {
+        self.remove(&place.stream, place.in_stream(held.sequence), &held.reply).await
     }
 
     /// Reads messages before they are moved, so that they are stored in the order of the list. One may be gone.
     async fn read_each(&self, place: &QueueInUse, messages: &[Held]) -> Vec<Result<Option<Raw>, Fault>> {
-        join_in_order(messages.iter().map(|held| self.raw(&place.stream, json!({"seq": held.sequence}))))
-            .await
+        let read =
+            async |held: &Held| self.raw(&place.stream, json!({"seq": place.in_stream(held.sequence)})).await;
+        join_in_order(messages.iter().map(read)).await
     }
 
     /// Rejects a message; one that was received often enough goes to its dead-letter queue.
@@ -98,7 +105,7 @@ impl EngineParts {
     ) -> Result<(), Fault> {
         if held.policy.is_worn_out() {
             let Some(to) = held.policy.dead_letter() else {
-                self.settle_delivery(&held.reply, b"+ACK").await?;
+                self.remove_held(place, held).await?;
                 telemetry::channel_discarded(place.name.as_str(), 1);
                 return Ok(());
             };
@@ -134,7 +141,7 @@ impl EngineParts {
         };
         let content = wire::read_content(Some(&stored), body);
         self.put(place, held, to, content, &policy).await?;
-        self.settle_delivery(&held.reply, b"+ACK").await
+        self.remove_held(place, held).await
     }
 
     async fn replace(
@@ -151,10 +158,8 @@ impl EngineParts {
         self.put(place, first, to, message.content, &policy).await
     }
 
-    /// Stores what becomes of a held message, in its own queue only if the message is still there. A second attempt is known by its id.
-    ///
-    /// It never takes the place of the message: nats-server 2.15 loses others that are delivered when a delivered one is deleted and the
-    /// leader of the consumer is killed.
+    /// Stores what becomes of a held message. In its own queue it replaces the message, if it is still there; in another one a second
+    /// attempt is known by its id.
     async fn put(
         &self,
         place: &QueueInUse,
@@ -165,22 +170,19 @@ impl EngineParts {
     ) -> Result<(), Fault> {
         let headers: HeaderMap = headers(&content, policy)?;
         self.connection.check_size(&headers, &content.body)?;
-        // With the queue it comes from: in another one, or one of this name that is made anew, it may have had the same sequence.
-        let id = format!("{}-{}-{}-{}", held.word, place.word, place.created, held.sequence);
+        let sequence = place.in_stream(held.sequence);
+        // With the queue it comes from: in another one it may have had the same sequence.
+        let id = format!("{}-{}-{sequence}", held.word, place.word);
         if policy.due > 0 {
             let target = self.queue(to).await?;
             return self.store_delayed(&target.word, &held.word, &id, headers, content.body, policy).await;
         }
         let mut headers = visible(headers, &id, policy);
-        let mut word = Cow::Borrowed(&*held.word);
         if *to == place.name {
-            word = new_word().into();
-            let subject = place.subject(&held.word);
-            headers.insert("Nats-Expected-Last-Subject-Sequence", held.sequence.to_string().as_str());
-            headers.insert("Nats-Expected-Last-Subject-Sequence-Subject", subject.as_str());
+            headers.insert("Nats-Expected-Last-Subject-Sequence", sequence.to_string().as_str());
         }
         let size = content.size();
-        match self.store_in_queue(to, &word, headers, content.body).await {
+        match self.store_in_queue(to, &held.word, headers, content.body).await {
             Ok((target, _)) => {
                 if *to != place.name {
                     target.count_in(size);

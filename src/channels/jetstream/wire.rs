@@ -156,6 +156,12 @@ pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, nanos)
 }
 
+/// The first sequence of a stream that is created now, in microseconds since 1970. No stream of the same name before had it, so that what
+/// an engine holds of one that was deleted is never taken for a message of the next.
+pub(super) fn first_sequence() -> u64 {
+    now() / 1_000
+}
+
 pub(super) fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

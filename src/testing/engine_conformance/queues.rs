@@ -102,6 +102,12 @@ pub async fn an_expired_message_is_dropped_and_counted(harness: EngineHarness) {
     tokio::time::sleep(Duration::from_millis(60)).await;
     let received = harness.receive(10).await;
     assert_eq!((bodies(&received.messages), received.expired), (vec!["b".to_owned()], 1));
+    let is_gone = async {
+        while harness.engine.info(ChannelKind::Queue, &name("q")).await.unwrap().unwrap().messages > 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(STUCK, is_gone).await.expect("it is still stored");
 }
 
 pub async fn a_delayed_message_comes_when_it_is_due(harness: EngineHarness) {

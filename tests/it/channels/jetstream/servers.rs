@@ -1,6 +1,6 @@
 //! Servers that are old, killed, or away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -23,6 +23,10 @@ const LONG: Duration = Duration::from_secs(90);
 const BACKLOG: usize = 500;
 /// The pause between two sends, so that a busy machine has time for elections.
 const PACE: Duration = Duration::from_millis(5);
+/// The delay of every second rejected message.
+const REJECTED_FOR: Duration = Duration::from_millis(300);
+/// The streams whose leaders are killed, in turn.
+const PLACES: [&str; 3] = ["channels-queue-q", "channels-stream-s", "channels-delayed"];
 
 fn rounds() -> usize {
     std::env::var("CHAOS_ROUNDS").map_or(3, |rounds| rounds.parse().unwrap())
@@ -45,6 +49,8 @@ struct Load {
     received: Mutex<BTreeMap<u64, Vec<u64>>>,
     /// With the time of the acknowledgement.
     acked: Mutex<BTreeMap<u64, Instant>>,
+    /// Those whose acknowledgement failed, which may be done.
+    unknown: Mutex<BTreeSet<u64>>,
     again: Mutex<Vec<u64>>,
     /// Those that were on their way to two receives.
     in_transit: AtomicU64,
@@ -66,8 +72,20 @@ impl Load {
         }
     }
 
-    fn acknowledged(&self, n: u64) {
-        self.acked.lock().unwrap().entry(n).or_insert_with(Instant::now);
+    fn acknowledged(&self, n: u64, is_known: bool) {
+        if is_known {
+            self.acked.lock().unwrap().entry(n).or_insert_with(Instant::now);
+        } else {
+            self.unknown.lock().unwrap().insert(n);
+        }
+    }
+
+    /// The confirmed messages that were not acknowledged, with their sequences.
+    fn missing(&self) -> Vec<(u64, u64)> {
+        let (sent, acked) = (self.sent.lock().unwrap(), self.acked.lock().unwrap());
+        let unknown = self.unknown.lock().unwrap();
+        let is_missing = |n: &u64| !acked.contains_key(n) && !unknown.contains(n);
+        sent.iter().filter(|(n, _)| is_missing(n)).map(|(n, sequence)| (*n, *sequence)).collect()
     }
 
     /// Waits while many confirmed messages are not received, so that the rest is received soon at the end.
@@ -87,37 +105,45 @@ impl Load {
         timeout(LONG, more).await.expect("no more messages are acknowledged");
     }
 
-    async fn finish(&self, what: &str) {
+    /// Waits until all are acknowledged. Of those that are not it prints where they are.
+    async fn settle_down(&self, cluster: &Cluster, stream: &str) {
         let all = async {
-            loop {
-                let missing = {
-                    let received = self.received.lock().unwrap();
-                    self.sent.lock().unwrap().keys().filter(|n| !received.contains_key(n)).count()
-                };
-                if missing == 0 {
-                    return;
-                }
+            while !self.missing().is_empty() {
                 sleep(Duration::from_millis(50)).await;
             }
         };
-        let done = timeout(LONG, all).await.is_ok();
-        let (sent, received) = (self.sent.lock().unwrap().clone(), self.received.lock().unwrap().clone());
-        let lost: Vec<_> = sent.iter().filter(|(n, _)| !received.contains_key(n)).collect();
+        if timeout(LONG, all).await.is_ok() {
+            return;
+        }
+        let client = async_nats::connect(&cluster.urls()[0]).await.unwrap();
+        let stream = async_nats::jetstream::new(client).get_stream(stream).await.unwrap();
+        println!("{:?}", stream.cached_info().state);
+        println!("{:?}", stream.consumer_info("engine").await);
+        let first = stream.cached_info().config.first_sequence.unwrap_or(1);
+        for (n, sequence) in self.missing().into_iter().take(20) {
+            let stored = stream.get_raw_message(first + sequence - 1).await;
+            let came = self.received.lock().unwrap().get(&n).cloned();
+            println!("{n} at {sequence}: received at {came:?}, stored: {}", stored.is_ok());
+        }
+    }
+
+    fn finish(&self, what: &str) {
+        let (sent, received) = (self.sent.lock().unwrap().len(), self.received.lock().unwrap().clone());
+        let lost = self.missing();
         let again = self.again.lock().unwrap();
         let twice = received.values().filter(|sequences| sequences.len() > 1).count();
         println!(
-            "{what}: {} confirmed, {} lost, {} acknowledged and again received, {} acknowledged while on their way to another receive, {twice} received more than once",
-            sent.len(),
+            "{what}: {sent} confirmed, {} lost, {} acknowledged and again received, {} acknowledged while on their way to another receive, {twice} received more than once, {} acknowledged with an error",
             lost.len(),
             again.len(),
-            self.in_transit.load(Ordering::Relaxed)
+            self.in_transit.load(Ordering::Relaxed),
+            self.unknown.lock().unwrap().len()
         );
         let first: Vec<_> = lost.iter().take(20).collect();
         assert!(
-            done && lost.is_empty(),
-            "{what}: {} of {} are not received, first these with their sequences: {first:?}",
-            lost.len(),
-            sent.len()
+            lost.is_empty(),
+            "{what}: {} of {sent} are not acknowledged, first these with their sequences: {first:?}",
+            lost.len()
         );
         let again: Vec<_> = again.iter().take(20).map(|n| (n, &received[n])).collect();
         assert!(again.is_empty(), "{what}: acknowledged, and again received, at these sequences: {again:?}");
@@ -150,13 +176,14 @@ async fn receive(engine: JetstreamEngine, load: Arc<Load>) {
         for message in received.messages {
             let n = number(&message.content.body);
             load.came(n, message.sequence, begun);
-            // Every tenth is rejected once, and comes again at the tail.
+            // Every tenth is rejected once, and comes again at the tail, half of them with a delay.
             let is_rejected = n.is_multiple_of(10) && message.receives == 1;
-            let settle = if is_rejected { Settle::Reject { delay: Duration::ZERO } } else { Settle::Ack };
+            let delay = if n.is_multiple_of(20) { REJECTED_FOR } else { Duration::ZERO };
+            let settle = if is_rejected { Settle::Reject { delay } } else { Settle::Ack };
             let settled =
                 engine.settle(received.receipt, Which::Sequences(vec![message.sequence]), settle).await;
-            if settled.is_ok() && !is_rejected {
-                load.acknowledged(n);
+            if !is_rejected {
+                load.acknowledged(n, settled.is_ok());
             }
         }
     }
@@ -183,9 +210,7 @@ async fn read(engine: JetstreamEngine, load: Arc<Load>) {
         for message in messages {
             let n = number(&message.content.body);
             load.came(n, message.sequence, begun);
-            if subscription.ack(message.sequence).await.is_ok() {
-                load.acknowledged(n);
-            }
+            load.acknowledged(n, subscription.ack(message.sequence).await.is_ok());
         }
     }
 }
@@ -216,20 +241,24 @@ async fn killed_leaders_lose_nothing_and_repeat_nothing_acked() {
     queue.more(200).await;
     stream.more(50).await;
     for round in 0..rounds() {
-        let place = if round % 2 == 0 { "channels-queue-q" } else { "channels-stream-s" };
+        let place = PLACES[round % PLACES.len()];
         let node = cluster.leader(place).await;
-        println!("round {round}: kill n{node}, which leads {place}");
+        let next = queue.next.load(Ordering::Relaxed);
+        println!("round {round}: kill n{node}, which leads {place}, at message {next}");
         cluster.hit(node, Fault::Kill).await;
         queue.more(200).await;
         stream.more(50).await;
         cluster.mend(node, Fault::Kill).await;
-        cluster.await_replicas("channels-queue-q").await;
-        cluster.await_replicas("channels-stream-s").await;
+        for place in PLACES {
+            cluster.await_replicas(place).await;
+        }
     }
     stop.cancel();
     timeout(LONG, senders.join_all()).await.expect("a sender hangs");
-    queue.finish("queue").await;
-    stream.finish("stream").await;
+    queue.settle_down(&cluster, "channels-queue-q").await;
+    stream.settle_down(&cluster, "channels-stream-s").await;
+    queue.finish("queue");
+    stream.finish("stream");
     receivers.shutdown().await;
 }
 
