@@ -247,6 +247,44 @@ async fn a_message_that_counts_as_acknowledged_and_was_not_settled_comes_again()
 
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
+async fn a_message_that_counts_as_acknowledged_stays_with_the_engine_that_holds_it() {
+    let channels = Channels::new();
+    let engine = JetstreamEngine::open(channels.settings().with_ack_wait(ACK_WAIT)).await.unwrap();
+    send(&engine, &["a"]).await;
+    let held = engine.receive(&name("q"), Receive { visibility: None, ..wait(1) }).await.unwrap();
+    let client = async_nats::connect(&channels.url).await.unwrap();
+    let (_, first) = stream(&channels).await;
+    let settled_at = format!("$JS.ACK.{}-queue-q.engine.1.{first}.1.1.0", channels.prefix);
+    client.request(settled_at, "+ACK".into()).await.unwrap();
+    let receive = Receive { wait: 4 * ACK_WAIT, ..wait(1) };
+    assert!(engine.receive(&name("q"), receive).await.unwrap().messages.is_empty());
+    engine.settle(held.receipt, Which::All, Settle::Ack).await.unwrap();
+    let info = engine.info(ChannelKind::Queue, &name("q")).await.unwrap().unwrap();
+    assert_eq!((info.messages, info.last_sequence), (0, 1));
+    channels.remove().await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_due_message_that_counts_as_acknowledged_and_was_not_sent_comes() {
+    let channels = Channels::new();
+    let engine = channels.open().await;
+    let policy = Policy { delay: Duration::from_secs(2), ..Policy::default() };
+    let delayed = QueueMessage { policy, ..message("a") };
+    engine.send(vec![(name("q"), delayed)]).await.remove(0).unwrap();
+    engine.close(SOON).await;
+    let jetstream = async_nats::jetstream::new(async_nats::connect(&channels.url).await.unwrap());
+    let stream = jetstream.get_stream(format!("{}-delayed", channels.prefix)).await.unwrap();
+    let consumer: PullConsumer = stream.get_consumer("engine").await.unwrap();
+    let mut pulled = consumer.batch().max_messages(1).expires(SOON).messages().await.unwrap();
+    pulled.next().await.unwrap().unwrap().double_ack().await.unwrap();
+    let engine = JetstreamEngine::open(channels.settings().with_ack_wait(ACK_WAIT)).await.unwrap();
+    assert_eq!(bodies(&engine, 1).await, ["a"]);
+    channels.remove().await;
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
 async fn engines_that_create_a_queue_at_once_share_it() {
     let channels = Channels::new();
     let engines = join_all((0..8).map(|_| channels.open())).await;
