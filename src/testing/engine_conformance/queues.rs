@@ -144,19 +144,23 @@ pub async fn a_purge_counts_and_leaves_what_is_held(harness: EngineHarness) {
 }
 
 pub async fn messages_acked_by_a_dropped_receive_come_back(harness: EngineHarness) {
-    harness.send(&["a", "b"]).await;
     let queue = name("q");
-    let receive = Receive { max: 2, wait: STUCK, auto_ack: true, ..Receive::default() };
-    {
+    loop {
+        harness.send(&["a", "b"]).await;
+        let receive = Receive { max: 2, wait: STUCK, auto_ack: true, ..Receive::default() };
         let mut receiving = harness.engine.receive(&queue, receive);
         let waker = std::task::Waker::noop();
-        assert!(receiving.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_pending());
+        if receiving.as_mut().poll(&mut std::task::Context::from_waker(waker)).is_ready() {
+            // It got them within one poll.
+            continue;
+        }
         let gone = async {
             while harness.engine.info(ChannelKind::Queue, &queue).await.unwrap().unwrap().messages > 0 {
                 tokio::task::yield_now().await;
             }
         };
         timeout(STUCK, gone).await.expect("they are acknowledged");
+        break;
     }
     let receive = Receive { max: 2, wait: STUCK, until_full: true, ..Receive::default() };
     assert_eq!(bodies(&harness.engine.receive(&queue, receive).await.unwrap().messages), ["a", "b"]);
