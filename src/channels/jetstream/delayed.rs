@@ -145,8 +145,8 @@ impl EngineParts {
         if early > 0 {
             tokio::time::sleep(Duration::from_nanos(early).min(Duration::from_secs(1))).await;
         }
-        // No other delayed message has this sequence, also when the stream is made anew.
-        let id = format!("{word}-due-{}", one.sequence);
+        // A schedule that fires again at the next leader has another sequence. A message of another program may have no time.
+        let id = format!("{word}-due-{}", if policy.due == 0 { one.sequence } else { policy.due });
         let policy = policy.visible();
         let mut headers = HeaderMap::new();
         let old = one.message.headers.as_ref().and_then(|headers| headers.get(CONTENT));

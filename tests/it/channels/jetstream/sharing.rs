@@ -222,6 +222,30 @@ async fn a_message_that_came_when_it_was_due_is_not_stored_as_delayed() {
     channels.remove().await;
 }
 
+/// As when its schedule fires again at another leader.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_delayed_message_that_is_due_twice_comes_once() {
+    let channels = Channels::new();
+    let engine = channels.open().await;
+    let policy = Policy { delay: Duration::from_secs(2), ..Policy::default() };
+    let delayed = QueueMessage { policy, ..message("a") };
+    engine.send(vec![(name("q"), delayed)]).await.remove(0).unwrap();
+    let jetstream = async_nats::jetstream::new(async_nats::connect(&channels.url).await.unwrap());
+    let stream = jetstream.get_stream(format!("{}-delayed", channels.prefix)).await.unwrap();
+    let stored =
+        stream.get_raw_message(stream.cached_info().state.last_sequence).await.expect("it is due too soon");
+    let received = engine.receive(&name("q"), wait(1)).await.unwrap();
+    engine.settle(received.receipt, Which::All, Settle::Ack).await.unwrap();
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("tower-outbox-policy", stored.headers.get("tower-outbox-policy").unwrap().clone());
+    let subject = stored.subject.replace(".delayed.", ".due.");
+    jetstream.publish_with_headers(subject, headers, stored.payload).await.unwrap().await.unwrap();
+    let receive = Receive { wait: Duration::from_secs(2), ..wait(1) };
+    assert!(engine.receive(&name("q"), receive).await.unwrap().messages.is_empty());
+    channels.remove().await;
+}
+
 /// As nats-server 2.15 leaves it when the leader of a consumer is killed while it delivers.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
