@@ -85,7 +85,7 @@ impl JetstreamEngine {
         shared.spawn(Arc::clone(shared).run_keeper());
         shared.spawn(Arc::clone(shared).run_delayed());
         shared.spawn(Arc::clone(shared).run_quarantine());
-        shared.spawn(Arc::clone(shared).run_stranded());
+        shared.spawn(Arc::clone(shared).run_forgotten());
         Ok(engine)
     }
 }

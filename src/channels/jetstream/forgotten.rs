@@ -24,7 +24,7 @@ const MOST: usize = 10_000;
 
 impl EngineParts {
     /// Looks for such messages once in `ACK_WAIT`, and stores those again that were there at the look before, until the engine is closed.
-    pub(super) async fn run_stranded(self: Arc<Self>) {
+    pub(super) async fn run_forgotten(self: Arc<Self>) {
         let mut floors = HashMap::new();
         loop {
             tokio::select! {
@@ -33,13 +33,13 @@ impl EngineParts {
             }
             tokio::select! {
                 () = self.closing.cancelled() => return,
-                () = self.look_for_stranded(&mut floors) => {}
+                () = self.look_for_forgotten(&mut floors) => {}
             }
         }
     }
 
     /// `floors` has the highest sequence that was acknowledged with all before it at the last look, by stream.
-    async fn look_for_stranded(&self, floors: &mut HashMap<String, u64>) {
+    async fn look_for_forgotten(&self, floors: &mut HashMap<String, u64>) {
         let queues: Vec<_> = lock(&self.queues).values().cloned().collect();
         let mut streams = vec![(self.delayed(), self.subject("due.*.*"), None)];
         streams.extend(queues.into_iter().map(|place| (place.stream.clone(), ">".to_owned(), Some(place))));
@@ -51,7 +51,7 @@ impl EngineParts {
                     lock(&self.taken).is_held(place, sequence)
                 })
             };
-            match self.store_stranded(&stream, &filter, last.remove(&stream), is_held).await {
+            match self.store_forgotten(&stream, &filter, last.remove(&stream), is_held).await {
                 Ok(floor) => drop(floors.insert(stream, floor)),
                 Err(fault) if fault.is_missing() => {}
                 Err(fault) => {
@@ -63,7 +63,7 @@ impl EngineParts {
     }
 
     /// Returns the sequence up to which all is acknowledged now.
-    async fn store_stranded(
+    async fn store_forgotten(
         &self,
         stream: &str,
         filter: &str,
@@ -77,15 +77,38 @@ impl EngineParts {
             self.connection.api(&format!("CONSUMER.INFO.{stream}.{CONSUMER}"), &json!({})).await?;
         let floor = consumer["ack_floor"]["stream_seq"].as_u64().unwrap_or_default();
         let (last, mut next, mut count) = (last.unwrap_or_default().min(floor), info.state.first_seq, 0);
+        let mut outcome = Ok(floor);
         while next <= last && count < MOST {
             let request = json!({"seq": next, "next_by_subj": filter});
-            let Some(stored) = self.stored(stream, request).await?.filter(|it| it.sequence <= last) else {
-                break;
+            let stored = match self.stored(stream, request).await {
+                Ok(stored) => stored.filter(|it| it.sequence <= last),
+                Err(fault) => {
+                    outcome = Err(fault);
+                    break;
+                }
             };
-            if !is_held(stored.sequence) && self.store_again(&stored).await? {
-                count += 1;
-            }
+            let Some(stored) = stored else { break };
             next = stored.sequence + 1;
+            if is_held(stored.sequence) {
+                continue;
+            }
+            match self.store_again(&stored).await {
+                Ok(true) => count += 1,
+                Ok(false) => {}
+                Err(fault) if fault.is_transient() => {
+                    outcome = Err(fault);
+                    break;
+                }
+                Err(fault) => {
+                    let error = fault.of_channel(&stream, ChannelLimits::default());
+                    tracing::warn!(
+                        stream,
+                        sequence = stored.sequence,
+                        %error,
+                        "failed to store a message again that the server counts as acknowledged; trying again after ACK_WAIT"
+                    );
+                }
+            }
         }
         if count > 0 {
             tracing::warn!(
@@ -94,7 +117,7 @@ impl EngineParts {
                 "messages that the server counted as acknowledged were never settled; they are stored again"
             );
         }
-        Ok(floor)
+        outcome
     }
 
     /// Stores a message at its subject again, where it replaces itself. Returns `false` if it is not there any more.
@@ -102,7 +125,7 @@ impl EngineParts {
         let Some(raw) = Raw::read(stored) else { return Ok(false) };
         let policy: QueuePolicy = wire::read(Some(&raw.headers), POLICY);
         let content = wire::read_content(Some(&raw.headers), raw.body);
-        let id = format!("{}-{}-stranded", raw.sequence, raw.time);
+        let id = format!("{}-{}-forgotten", raw.sequence, raw.time);
         let mut headers = visible(headers(&content, &policy)?, &id, &policy);
         headers.insert("Nats-Expected-Last-Subject-Sequence", raw.sequence.to_string().as_str());
         let deadline = self.connection.deadline();

@@ -16,7 +16,7 @@
 //! | `queues`, `receiving`, `settling`, `held`, `message`, `raw` | queues |
 //! | `delayed` | delayed messages |
 //! | `quarantine`, `suspects` | messages that the client library cannot read |
-//! | `stranded` | messages that the server forgot to deliver |
+//! | `forgotten` | messages that the server forgot to deliver |
 //! | `streams`, `subscription`, `consumer`, `outstanding`, `sharing` | streams |
 //! | `lease`, `leases` | durable names in use |
 //! | `live`, `requests`, `responders`, `answering` | events and requests |
@@ -29,6 +29,7 @@ mod consumer;
 mod delayed;
 mod engine;
 mod error;
+mod forgotten;
 mod held;
 mod in_use;
 mod info;
@@ -52,7 +53,6 @@ mod returning;
 mod settings;
 mod settling;
 mod sharing;
-mod stranded;
 mod streams;
 mod subscription;
 mod suspects;

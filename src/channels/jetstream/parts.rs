@@ -223,7 +223,7 @@ impl EngineParts {
     /// Removes a delivered message from its stream, and completes when the stream has done so. One that is gone counts as removed.
     ///
     /// It is deleted before it is acknowledged, and not by the stream: nats-server 2.15.1 counts messages as acknowledged that it was
-    /// about to deliver when it was killed. Those that are still there are [found](Self::run_stranded).
+    /// about to deliver when it was killed. Those that are still there are [found](Self::run_forgotten).
     pub(super) async fn remove(&self, stream: &str, sequence: u64, reply: &Subject) -> Result<(), Fault> {
         self.delete_stored(stream, sequence).await?;
         self.settle_soon(reply.clone(), b"+ACK").await;
