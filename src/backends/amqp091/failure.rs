@@ -82,6 +82,10 @@ pub(super) fn ends_connection(failure: &Failure) -> bool {
     failure.cause().is::<ConnectionEnded>()
 }
 
+pub(super) fn is_of_closed_channel(result: &Result<(), Failure>) -> bool {
+    result.as_ref().is_err_and(|failure| failure.cause().is::<ChannelClosed>())
+}
+
 /// Whether the broker closes every channel because of this one message, or announced that limit before.
 pub(super) fn is_at_fault(failure: &Failure) -> bool {
     failure.cause().is::<AtFault>() || failure.cause().is::<CannotCarry>()

@@ -13,12 +13,14 @@ use tokio::time::{Instant, timeout_at};
 use super::connection::Connection;
 use super::failure::{
     AtFault, ChannelClosed, ChannelLost, ExchangeRejected, Results, failure, give_returns_to_their_owners,
-    outcome,
+    is_of_closed_channel, outcome,
 };
 use super::limits::Limits;
 use super::outgoing::Publish;
+use crate::backends::brokers::ConnectionEnded;
 use crate::messenger::Failure;
 use crate::util::deadline::after;
+use crate::util::error::Chain;
 
 /// The most messages that are published together when one of them may be at fault.
 const TOGETHER: usize = 16;
@@ -51,8 +53,17 @@ impl Connection {
             Err(failure) => open.iter().map(|index| (*index, Err(failure.clone()))).collect(),
         };
         let lost = self.settle(outcomes, batch, &mut results);
-        if !lost.is_empty() && !self.is_closed() {
+        let is_open = !self.is_closed();
+        let took_a_channel_down = !lost.is_empty() && (is_open || results.iter().any(is_of_closed_channel));
+        if !lost.is_empty() && is_open {
             self.find_out(batch, lost, &mut results).await;
+        }
+        if took_a_channel_down && batch.len() > 1 && self.is_closed() && !self.is_given_up() {
+            // RabbitMQ closes the connection when more of the batch was on its way to the closed channel.
+            let failures = results.iter_mut().filter_map(|result| result.as_mut().err());
+            for failure in failures.filter(|failure| failure.is_transient()) {
+                *failure = Failure::transient(ConnectionEnded(Chain(failure.cause()).to_string()));
+            }
         }
         give_returns_to_their_owners(batch, &mut results);
         results

@@ -19,7 +19,7 @@ use tower_outbox::store::{EmbeddedStoreSettings, Filter};
 use tower_outbox::{Message, MessageQueue, MessagingLayer, Messenger};
 
 use crate::peers::{Brokers, RabbitQueue, numbered, sequence, unique};
-use crate::support::frames::{HEADER, Then, Way, changed, connection_close};
+use crate::support::frames::{HEADER, METHOD, Then, Way, changed, connection_close};
 use crate::support::stores;
 
 /// An expiration that arrives as none at the broker, which closes the channel over it (406).
@@ -316,6 +316,35 @@ async fn an_odd_error_of_the_channel_blames_just_its_message() {
     let unsent = messenger(&way).send(batch).await.unwrap_err();
     let back: Vec<_> = unsent.iter().map(|(message, failure)| (message.id(), failure.kind())).collect();
     assert_eq!(back, [(guilty, "rejected")], "{unsent}");
+    let mut arrived = sequence(&queue.drain().await);
+    arrived.sort_unstable();
+    arrived.dedup();
+    assert_eq!(arrived, [0, 1, 3, 4, 5]);
+}
+
+/// As when a message was on its way to the socket while the broker closed its channel.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn a_connection_that_ends_while_a_batch_is_looked_through_blames_just_the_message() {
+    let brokers = Brokers::running();
+    let topic = unique("blame");
+    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
+    let ends = AtomicUsize::new(0);
+    let late = move |frame: &[u8]| match (frame[0], &frame[7..]) {
+        // After the first channel.close-ok the broker expects channel.open, and gets the frame again.
+        (METHOD, [0, 20, 0, 41, ..]) if ends.fetch_add(1, Ordering::SeqCst) == 0 => {
+            Then::Change([frame, frame].concat())
+        }
+        _ => see(frame),
+    };
+    let odd = |bytes: &[u8]| changed(bytes, &[0, 20, 0, 40, 1, 150], &[0, 20, 0, 40, 1, 55]);
+    let way = Way::and_back(brokers.get("RABBIT1_AMQP"), late, odd).await;
+    let batch = batch(&topic, 6, &[2], bad);
+    let guilty = batch[2].id();
+    let unsent = messenger(&way).send(batch).await.unwrap_err();
+    let back: Vec<_> = unsent.iter().map(|(message, failure)| (message.id(), failure.kind())).collect();
+    assert_eq!(back, [(guilty, "rejected")], "{unsent}");
+    assert!(way.seen().connections > 1, "{:?}", way.seen());
     let mut arrived = sequence(&queue.drain().await);
     arrived.sort_unstable();
     arrived.dedup();
