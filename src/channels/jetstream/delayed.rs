@@ -82,19 +82,7 @@ impl EngineParts {
         headers.insert("Nats-Schedule", format!("@at {due}").as_str());
         headers.insert("Nats-Schedule-Target", self.subject(&format!("due.{queue}.{word}")).as_str());
         let subject = self.subject(&format!("delayed.{queue}.{word}"));
-        loop {
-            let stored = self
-                .connection
-                .store(&subject, headers.clone(), body.clone(), self.connection.deadline())
-                .await;
-            match stored {
-                // Somebody has deleted it.
-                Err(Fault::NoResponders) if self.stream_info(&self.delayed()).await?.is_none() => {
-                    self.create_own_streams().await?;
-                }
-                stored => return stored.map(drop),
-            }
-        }
+        self.store_own(&self.delayed(), &subject, headers, body).await.map(drop)
     }
 
     /// Sends messages that are due to their queues, until the engine is closed.

@@ -214,8 +214,7 @@ impl Engine for JetstreamEngine {
         let subject = shared.subject(&format!("name.{}.{}", word_of(kind), encode_channel(channel)?));
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", new_word().as_str());
-        let deadline = shared.connection.deadline();
-        let stored = shared.connection.store(&subject, headers, Bytes::new(), deadline).await;
+        let stored = shared.store_own(&shared.names(), &subject, headers, Bytes::new()).await;
         stored.map(drop).map_err(failed(kind, channel))
     }
 

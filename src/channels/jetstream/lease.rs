@@ -57,7 +57,7 @@ impl EngineParts {
         headers.insert("Nats-Msg-Id", new_word().as_str());
         headers.insert("Nats-TTL", format!("{}s", LEASE.as_secs()).as_str());
         headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string().as_str());
-        Ok(self.connection.store(subject, headers, Bytes::new(), self.connection.deadline()).await?.seq)
+        Ok(self.store_own(&self.names(), subject, headers, Bytes::new()).await?.seq)
     }
 
     /// Writes all names in use again.

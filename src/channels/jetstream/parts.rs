@@ -220,6 +220,28 @@ impl EngineParts {
         }
     }
 
+    /// Publishes to a stream of the engine itself, also while it elects a leader. Creates the stream again if somebody has deleted it.
+    pub(super) async fn store_own(
+        &self,
+        stream: &str,
+        subject: &str,
+        headers: HeaderMap,
+        body: Bytes,
+    ) -> Result<Stored, Fault> {
+        let deadline = self.connection.deadline();
+        loop {
+            match self.connection.store(subject, headers.clone(), body.clone(), deadline).await {
+                Err(Fault::NoResponders) if Instant::now() + PAUSE < deadline => {
+                    if self.stream_info(stream).await?.is_none() {
+                        self.create_own_streams().await?;
+                    }
+                    tokio::time::sleep(PAUSE).await;
+                }
+                stored => return stored,
+            }
+        }
+    }
+
     /// Removes a delivered message from its stream, and completes when the stream has done so. One that is gone counts as removed.
     ///
     /// It is deleted before it is acknowledged, and not by the stream: nats-server 2.15.1 counts messages as acknowledged that it was

@@ -11,7 +11,8 @@ use tower_outbox::channels::jetstream::{
     BrokerSettings, JetstreamEngine, JetstreamEngineSettings, JetstreamError,
 };
 use tower_outbox::channels::{
-    ChannelKind, Engine, EngineError, Queues, Receive, Settle, Start, Streams, Subscribe, Which,
+    ChannelKind, ChannelLimits, Engine, EngineError, Queues, Receive, Settle, Start, Streams, Subscribe,
+    Which,
 };
 
 use super::super::{content, message, name};
@@ -52,6 +53,8 @@ struct Load {
     /// Those whose acknowledgement failed, which may be done.
     unknown: Mutex<BTreeSet<u64>>,
     again: Mutex<Vec<u64>>,
+    /// Those whose rejection failed, which may be done too: the message and what became of it both come.
+    doubtful: Mutex<BTreeSet<u64>>,
     /// Those that were on their way to two receives.
     in_transit: AtomicU64,
 }
@@ -66,6 +69,7 @@ impl Load {
         let mut received = self.received.lock().unwrap();
         received.entry(n).or_default().push(sequence);
         match self.acked.lock().unwrap().get(&n) {
+            Some(_) if self.doubtful.lock().unwrap().contains(&n) => {}
             Some(acked) if *acked < begun => self.again.lock().unwrap().push(n),
             Some(_) => drop(self.in_transit.fetch_add(1, Ordering::Relaxed)),
             None => {}
@@ -133,11 +137,12 @@ impl Load {
         let again = self.again.lock().unwrap();
         let twice = received.values().filter(|sequences| sequences.len() > 1).count();
         println!(
-            "{what}: {sent} confirmed, {} lost, {} acknowledged and again received, {} acknowledged while on their way to another receive, {twice} received more than once, {} acknowledged with an error",
+            "{what}: {sent} confirmed, {} lost, {} acknowledged and again received, {} acknowledged while on their way to another receive, {twice} received more than once, {} acknowledged and {} rejected with an error",
             lost.len(),
             again.len(),
             self.in_transit.load(Ordering::Relaxed),
-            self.unknown.lock().unwrap().len()
+            self.unknown.lock().unwrap().len(),
+            self.doubtful.lock().unwrap().len()
         );
         let first: Vec<_> = lost.iter().take(20).collect();
         assert!(
@@ -184,6 +189,8 @@ async fn receive(engine: JetstreamEngine, load: Arc<Load>) {
                 engine.settle(received.receipt, Which::Sequences(vec![message.sequence]), settle).await;
             if !is_rejected {
                 load.acknowledged(n, settled.is_ok());
+            } else if settled.is_err() {
+                load.doubtful.lock().unwrap().insert(n);
             }
         }
     }
@@ -260,6 +267,26 @@ async fn killed_leaders_lose_nothing_and_repeat_nothing_acked() {
     queue.finish("queue");
     stream.finish("stream");
     receivers.shutdown().await;
+}
+
+/// Delayed messages, rejections with a delay, and names wait for the next leader of the engine's own streams.
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn the_streams_of_the_engine_are_waited_for_while_they_have_no_leader() {
+    let mut cluster = Cluster::start().await;
+    let engine = JetstreamEngine::open(settings(&cluster)).await.unwrap();
+    engine.send(vec![(name("q"), message("a"))]).await.remove(0).unwrap();
+    let received = engine.receive(&name("q"), Receive { wait: LONG, ..Receive::default() }).await.unwrap();
+    let delay = Duration::from_millis(1);
+    let node = cluster.leader("channels-delayed").await;
+    cluster.hit(node, Fault::Kill).await;
+    let rejected = engine.settle(received.receipt, Which::All, Settle::Reject { delay }).await;
+    assert_eq!(rejected.unwrap(), 1);
+    cluster.mend(node, Fault::Kill).await;
+    cluster.await_replicas("channels-names").await;
+    let node = cluster.leader("channels-names").await;
+    cluster.hit(node, Fault::Kill).await;
+    engine.create(ChannelKind::Events, &name("e"), ChannelLimits::default()).await.unwrap();
 }
 
 /// Its send is made again, with the same id, until a server answers.
