@@ -34,7 +34,8 @@ use tower_outbox::kafka::{Kafka, KafkaSettings, KafkaSource, KafkaSubscription};
 use tower_outbox::source::Source;
 use tower_outbox::{Consumer, Message, Messenger};
 
-const MESSAGES: u64 = 100_000;
+/// So many that a turn lasts for a second: the first answers of the broker come at once.
+const MESSAGES: u64 = 300_000;
 
 #[tokio::main(worker_threads = 2)]
 async fn main() {
@@ -160,7 +161,7 @@ async fn filled(client: &Client, messenger: &Kafka, messages: u64) -> &'static s
 async fn consume(url: &str, client: &Client) {
     let settings = KafkaSettings::new([url]);
     let messenger = Kafka::new(&settings).expect("the settings are right");
-    let messages = if quick() { 20_000 } else { MESSAGES };
+    let messages = if quick() { 100_000 } else { MESSAGES };
     println!("{messages} messages of 300 bytes of a group, prefetch 5,000");
     let mut rates = Rates::new(["consumer", "source", "raw"]);
     let mut sources = Rates::new(["source", "raw"]);

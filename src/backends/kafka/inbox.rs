@@ -1,7 +1,7 @@
 //! The messages that are unsettled here: those that the application may receive, those that it has, and those that wait.
 
 use std::collections::HashSet;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use krafka::ConsumerRecord;
@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::inbox_state::InboxState;
 use super::letter::{Arrival, Earlier, Letter, Partition};
+use super::offsets::Offsets;
 use crate::messenger::Failure;
 use crate::source::SourceError;
 use crate::util::error::Chain;
@@ -73,7 +74,7 @@ impl Inbox {
     pub(super) fn push(&self, arrivals: impl IntoIterator<Item = Arrival>) {
         let mut state = lock(&self.state);
         for Arrival { record, fault, size, earlier } in arrivals {
-            let assignment = state.read(&record).assignment;
+            let assignment = state.read(&record);
             let Earlier { failed, failures, due } = earlier;
             let letter = Letter { record, fault, size, assignment, failed, failures };
             match due {
@@ -98,7 +99,11 @@ impl Inbox {
     /// Settles a message that is not for this source.
     pub(super) fn pass(&self, record: &ConsumerRecord) {
         let mut state = lock(&self.state);
-        state.read(record).settled(record.offset);
+        state.read(record);
+        let partition = (Arc::clone(&record.topic), record.partition);
+        if let Some(offsets) = state.of_mut(&partition) {
+            offsets.settled(record.offset);
+        }
         drop(state);
         self.moved.notify_one();
     }
@@ -110,10 +115,9 @@ impl Inbox {
         if self.limits.is_ordered {
             let waiting: HashSet<_> = state.waiting.values().map(Letter::partition).collect();
             let is_free = |state: &InboxState, partition: &Partition| {
-                !waiting.contains(partition)
-                    && state.partitions.get(partition).is_none_or(|offsets| offsets.taken == 0)
+                !waiting.contains(partition) && state.of(partition).is_none_or(|offsets| offsets.taken == 0)
             };
-            let has_free = state.partitions.keys().any(|partition| is_free(&state, partition));
+            let has_free = state.numbers.keys().any(|partition| is_free(&state, partition));
             // Messages of a partition come together, so most are of the same one as the message before.
             let (mut at, mut before): (usize, Option<(Partition, bool)>) = (0, None);
             while has_free && at < state.ready.len() && taken.len() < limit {
@@ -143,30 +147,23 @@ impl Inbox {
         state.error.take().map(|failure| Err(SourceError::unavailable(Chain(failure.cause()).to_string())))
     }
 
-    /// Takes a letter from the application; none if its partition is no longer ours.
-    fn returned(&self, state: &mut InboxState, letter: Letter) -> Option<Letter> {
+    /// Takes a letter from the application. Returns the offsets of its partition, if that is still ours.
+    fn returned<'a>(&self, state: &'a mut InboxState, letter: &Letter) -> Option<&'a mut Offsets> {
         state.let_go(letter.size);
-        let is_current = match state.offsets(&letter) {
-            Some(offsets) => {
-                offsets.taken = offsets.taken.saturating_sub(1);
-                true
-            }
-            None => false,
-        };
         if self.limits.leave_room(state) {
             self.freed.notify_one();
         }
         self.returned.notify_waiters();
-        is_current.then_some(letter)
+        let offsets = state.offsets(letter)?;
+        offsets.taken = offsets.taken.saturating_sub(1);
+        Some(offsets)
     }
 
     /// Records that a message is settled. Returns whether its partition is still ours.
-    pub(super) fn settled(&self, letter: Letter) -> bool {
+    pub(super) fn settled(&self, letter: &Letter) -> bool {
         let mut state = lock(&self.state);
-        let Some(letter) = self.returned(&mut state, letter) else { return false };
-        if let Some(offsets) = state.offsets(&letter) {
-            offsets.settled(letter.record.offset);
-        }
+        let Some(offsets) = self.returned(&mut state, letter) else { return false };
+        offsets.settled(letter.record.offset);
         drop(state);
         self.moved.notify_one();
         if self.limits.is_ordered {
@@ -178,8 +175,8 @@ impl Inbox {
     /// Returns a message untried; it is the next. Returns whether its partition is still ours.
     pub(super) fn release(&self, letter: Letter) -> bool {
         let mut state = lock(&self.state);
-        let Some(letter) = self.returned(&mut state, letter) else { return false };
-        if !state.offsets(&letter).is_some_and(|offsets| offsets.is_leaving) {
+        let Some(offsets) = self.returned(&mut state, &letter) else { return false };
+        if !offsets.is_leaving {
             state.hold(letter.size);
             state.ready.push_front(letter);
         }
@@ -191,8 +188,8 @@ impl Inbox {
     /// Lets a message wait. Returns whether its partition is still ours.
     pub(super) fn delay(&self, letter: Letter, after: Duration) -> bool {
         let mut state = lock(&self.state);
-        let Some(letter) = self.returned(&mut state, letter) else { return false };
-        if !state.offsets(&letter).is_some_and(|offsets| offsets.is_leaving) {
+        let Some(offsets) = self.returned(&mut state, &letter) else { return false };
+        if !offsets.is_leaving {
             state.wait(letter, after);
         }
         drop(state);
@@ -246,9 +243,9 @@ impl Inbox {
     /// The partitions that are read too far beyond their first unsettled message.
     pub(super) fn far_ahead(&self) -> HashSet<Partition> {
         let state = lock(&self.state);
-        let far =
-            state.partitions.iter().filter(|(_, offsets)| offsets.uncommitted() >= self.limits.uncommitted);
-        far.map(|(partition, _)| partition.clone()).collect()
+        let is_far = |offsets: &Offsets| offsets.uncommitted() >= self.limits.uncommitted;
+        let far = state.numbers.keys().filter(|partition| state.of(partition).is_some_and(is_far));
+        far.cloned().collect()
     }
 
     /// Completes when there is more room.
@@ -264,16 +261,19 @@ impl Inbox {
     /// Takes the positions that moved, of these partitions or of all.
     pub(super) fn take_positions(&self, of: Option<&[Partition]>) -> Vec<(Partition, i64)> {
         let mut state = lock(&self.state);
-        let moved =
-            state.partitions.iter_mut().filter(|(partition, _)| of.is_none_or(|of| of.contains(partition)));
-        moved.filter_map(|(partition, offsets)| Some((partition.clone(), offsets.take_position()?))).collect()
+        let partitions = of.map_or_else(|| state.numbers.keys().cloned().collect(), <[_]>::to_vec);
+        let moved = partitions.into_iter().filter_map(|partition| {
+            let position = state.of_mut(&partition)?.take_position()?;
+            Some((partition, position))
+        });
+        moved.collect()
     }
 
     /// Records that these positions could not be committed.
     pub(super) fn not_committed(&self, positions: &[(Partition, i64)]) {
         let mut state = lock(&self.state);
         for (partition, _) in positions {
-            if let Some(offsets) = state.partitions.get_mut(partition) {
+            if let Some(offsets) = state.of_mut(partition) {
                 offsets.not_committed();
             }
         }
@@ -285,7 +285,7 @@ impl Inbox {
     pub(super) fn withdraw(&self, partitions: &[Partition]) {
         let mut state = lock(&self.state);
         for partition in partitions {
-            if let Some(offsets) = state.partitions.get_mut(partition) {
+            if let Some(offsets) = state.of_mut(partition) {
                 offsets.is_leaving = true;
             }
         }
@@ -300,8 +300,7 @@ impl Inbox {
             let returned = self.returned.notified();
             let has_some = {
                 let state = lock(&self.state);
-                let taken =
-                    |partition| state.partitions.get(partition).is_some_and(|offsets| offsets.taken > 0);
+                let taken = |partition| state.of(partition).is_some_and(|offsets| offsets.taken > 0);
                 partitions.iter().any(taken)
             };
             if !has_some {
@@ -315,7 +314,7 @@ impl Inbox {
     pub(super) fn remove(&self, partitions: &[Partition]) {
         let mut state = lock(&self.state);
         for partition in partitions {
-            state.partitions.remove(partition);
+            state.remove(partition);
         }
         state.drop_those(|letter| partitions.contains(&letter.partition()));
         drop(state);
@@ -324,7 +323,7 @@ impl Inbox {
 
     /// The partitions with messages.
     pub(super) fn partitions(&self) -> Vec<Partition> {
-        lock(&self.state).partitions.keys().cloned().collect()
+        lock(&self.state).numbers.keys().cloned().collect()
     }
 
     /// Sets or clears a permanent error for the next `receive`.

@@ -17,7 +17,10 @@ use crate::util::deadline;
 pub(super) struct InboxState {
     pub(super) ready: VecDeque<Letter>,
     pub(super) waiting: BTreeMap<(Instant, u64), Letter>,
-    pub(super) partitions: HashMap<Partition, Offsets>,
+    /// The numbers of the assignments.
+    pub(super) numbers: HashMap<Partition, u64>,
+    /// The offsets of a partition by the number of its assignment.
+    assigned: BTreeMap<u64, Offsets>,
     /// The messages that are ready or taken, and their bytes.
     pub(super) held: usize,
     pub(super) held_bytes: usize,
@@ -28,14 +31,12 @@ pub(super) struct InboxState {
 
 impl InboxState {
     pub(super) fn is_current(&self, letter: &Letter) -> bool {
-        let offsets = self.partitions.get(&letter.partition());
-        offsets.is_some_and(|offsets| offsets.assignment == letter.assignment)
+        self.assigned.contains_key(&letter.assignment)
     }
 
     /// The offsets of a letter's partition, unless it is that of an earlier assignment.
     pub(super) fn offsets(&mut self, letter: &Letter) -> Option<&mut Offsets> {
-        let offsets = self.partitions.get_mut(&letter.partition())?;
-        (offsets.assignment == letter.assignment).then_some(offsets)
+        self.assigned.get_mut(&letter.assignment)
     }
 
     pub(super) fn hold(&mut self, size: usize) {
@@ -48,20 +49,39 @@ impl InboxState {
         self.held_bytes -= size;
     }
 
-    /// Records that a message was read.
-    pub(super) fn read(&mut self, record: &ConsumerRecord) -> &mut Offsets {
+    /// Records that a message was read. Returns the number of the assignment of its partition.
+    pub(super) fn read(&mut self, record: &ConsumerRecord) -> u64 {
         let partition = (Arc::clone(&record.topic), record.partition);
-        let known = self.partitions.get(&partition).is_some_and(|offsets| offsets.is_new(record.offset));
-        if !known {
-            // It was assigned again, or its topic was made anew.
-            self.number += 1;
-            self.partitions.remove(&partition);
-            self.drop_those(|letter| letter.partition() == partition);
+        let known = self.numbers.get(&partition).and_then(|number| self.assigned.get_mut(number));
+        if let Some(offsets) = known.filter(|offsets| offsets.is_new(record.offset)) {
+            offsets.arrived(record.offset);
+            return offsets.assignment;
         }
-        let number = self.number;
-        let offsets = self.partitions.entry(partition).or_insert_with(|| Offsets::new(number));
+        // It was assigned again, or its topic was made anew.
+        self.remove(&partition);
+        self.drop_those(|letter| letter.is_of(&partition));
+        self.number += 1;
+        let mut offsets = Offsets::new(self.number);
         offsets.arrived(record.offset);
-        offsets
+        self.assigned.insert(self.number, offsets);
+        self.numbers.insert(partition, self.number);
+        self.number
+    }
+
+    /// The offsets of a partition.
+    pub(super) fn of(&self, partition: &Partition) -> Option<&Offsets> {
+        self.assigned.get(self.numbers.get(partition)?)
+    }
+
+    pub(super) fn of_mut(&mut self, partition: &Partition) -> Option<&mut Offsets> {
+        self.assigned.get_mut(self.numbers.get(partition)?)
+    }
+
+    /// Forgets a partition.
+    pub(super) fn remove(&mut self, partition: &Partition) {
+        if let Some(number) = self.numbers.remove(partition) {
+            self.assigned.remove(&number);
+        }
     }
 
     /// Lets a message wait.

@@ -1,5 +1,6 @@
 //! Decoding of received records, and the records that they become when they are not handled.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -117,13 +118,17 @@ impl Reader {
     pub(super) fn message(&self, record: &ConsumerRecord) -> Result<Message, BoxError> {
         let envelope = self.settings.broker.envelope;
         let topic = Topic::new(self.settings.topic_of(self.name_of(record)).to_owned())?;
-        let content_type = value(record, CONTENT_TYPE).unwrap_or("application/octet-stream").to_owned();
+        let content_type = match value(record, CONTENT_TYPE) {
+            None => Cow::Borrowed("application/octet-stream"),
+            Some("application/json") => Cow::Borrowed("application/json"),
+            Some(other) => Cow::Owned(other.to_owned()),
+        };
         let millis = Duration::from_millis(u64::try_from(record.timestamp).unwrap_or_default());
         let time = value(record, TIME).and_then(|time| rfc3339::read(time).ok());
         let time = time.unwrap_or_else(|| after(SystemTime::UNIX_EPOCH, millis));
         let id = self.id(record, &topic);
         let body = record.value.clone().unwrap_or_default();
-        let mut message = Message::restore(id, topic, body, content_type.into(), time);
+        let mut message = Message::restore(id, topic, body, content_type, time);
         let types = value(record, TYPES).and_then(|types| serde_json::from_str(types).ok());
         let types: serde_json::Map<String, serde_json::Value> = types.unwrap_or_default();
         if let Some(key) = &record.key {

@@ -1,13 +1,14 @@
 //! The offsets of a partition that are settled.
 
-use std::collections::BTreeSet;
+use std::collections::VecDeque;
 
 /// The offsets that were read of a partition, since it was assigned to this process.
 #[derive(Debug)]
 pub(super) struct Offsets {
     /// The number of this assignment: a message of an earlier one cannot be settled.
     pub(super) assignment: u64,
-    unsettled: BTreeSet<i64>,
+    /// The offsets from the first unsettled one on, in their order, and whether each is settled.
+    read: VecDeque<(i64, bool)>,
     /// The offset after the last one that was read.
     next: i64,
     /// Whether any was settled: before that there is nothing to commit.
@@ -24,7 +25,7 @@ impl Offsets {
     pub(super) fn new(assignment: u64) -> Self {
         Self {
             assignment,
-            unsettled: BTreeSet::new(),
+            read: VecDeque::new(),
             next: i64::MIN,
             has_settled: false,
             committed: None,
@@ -39,17 +40,31 @@ impl Offsets {
     }
 
     pub(super) fn arrived(&mut self, offset: i64) {
-        self.unsettled.insert(offset);
+        self.read.push_back((offset, false));
         self.next = offset.saturating_add(1);
     }
 
     pub(super) fn settled(&mut self, offset: i64) {
-        self.has_settled |= self.unsettled.remove(&offset);
+        // Most topics have no gaps.
+        let first = self.position();
+        let near = usize::try_from(offset.saturating_sub(first)).unwrap_or_default();
+        let at = match self.read.get(near) {
+            Some((known, _)) if *known == offset => near,
+            _ => match self.read.binary_search_by_key(&offset, |(known, _)| *known) {
+                Ok(at) => at,
+                Err(_) => return,
+            },
+        };
+        self.read[at].1 = true;
+        self.has_settled = true;
+        while self.read.front().is_some_and(|(_, is_settled)| *is_settled) {
+            self.read.pop_front();
+        }
     }
 
     /// The first offset that is not settled.
     fn position(&self) -> i64 {
-        self.unsettled.first().copied().unwrap_or(self.next)
+        self.read.front().map_or(self.next, |(offset, _)| *offset)
     }
 
     /// How far the partition is read beyond its first unsettled message.

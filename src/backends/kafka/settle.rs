@@ -43,10 +43,9 @@ impl Drop for LetterSettler {
 impl Settle for LetterSettler {
     async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
         let Some(letter) = self.letter.take() else { return Ok(()) };
-        let context = Arc::clone(&self.context);
-        let inbox = &context.inbox;
+        let (context, inbox) = (&self.context, &self.context.inbox);
         let is_ours = match settlement {
-            Settlement::Ack | Settlement::Discard => inbox.settled(letter),
+            Settlement::Ack | Settlement::Discard => inbox.settled(&letter),
             Settlement::Release => inbox.release(letter),
             Settlement::Retry { after, reason } => {
                 let letter = failed(letter, reason);
@@ -84,19 +83,19 @@ enum Forward {
 }
 
 /// Publishes the message in a task of its own, which runs to its end if the caller is dropped; then it is settled.
-async fn publishing(
-    context: Arc<SourceContext>,
+fn publishing(
+    context: &Arc<SourceContext>,
     letter: Letter,
     forward: Forward,
-) -> Result<(), SourceError> {
-    let tracker = context.settlements.clone();
+) -> impl Future<Output = Result<(), SourceError>> + use<> {
+    let (context, tracker) = (Arc::clone(context), context.settlements.clone());
     let published = tracker.spawn(async move { publish(&context, letter, forward).await });
-    published.await.unwrap_or_else(|error: JoinError| Err(SourceError::unavailable(error)))
+    async move { published.await.unwrap_or_else(|error: JoinError| Err(SourceError::unavailable(error))) }
 }
 
 async fn publish(context: &SourceContext, letter: Letter, forward: Forward) -> Result<(), SourceError> {
     if context.inbox.is_stale(&letter) {
-        context.inbox.settled(letter);
+        context.inbox.settled(&letter);
         return Err(gone());
     }
     let name = context.reader.name_of(&letter.record);
@@ -111,7 +110,7 @@ async fn publish(context: &SourceContext, letter: Letter, forward: Forward) -> R
         }
     };
     match sent {
-        Ok(()) => match context.inbox.settled(letter) {
+        Ok(()) => match context.inbox.settled(&letter) {
             true => Ok(()),
             false => Err(gone()),
         },
