@@ -302,10 +302,8 @@ async fn a_missing_exchange_is_told_a_thousand_messages_with_few_round_trips() {
     assert!(way.seen().channels < 10, "{:?}", way.seen());
 }
 
-/// A close of the channel over something that we know nothing of: here 311 in place of 406.
-#[tokio::test]
-#[ignore = "needs brokers: ./scripts/test"]
-async fn an_odd_error_of_the_channel_blames_just_its_message() {
+/// Sends a batch of which the broker closes the channel over one message, for a reason that we know nothing of: here 311 in place of 406.
+async fn odd_error(see: impl Fn(&[u8]) -> Then + Send + Sync + 'static) -> Way {
     let brokers = Brokers::running();
     let topic = unique("blame");
     let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
@@ -320,15 +318,19 @@ async fn an_odd_error_of_the_channel_blames_just_its_message() {
     arrived.sort_unstable();
     arrived.dedup();
     assert_eq!(arrived, [0, 1, 3, 4, 5]);
+    way
+}
+
+#[tokio::test]
+#[ignore = "needs brokers: ./scripts/test"]
+async fn an_odd_error_of_the_channel_blames_just_its_message() {
+    odd_error(see).await;
 }
 
 /// As when a message was on its way to the socket while the broker closed its channel.
 #[tokio::test]
 #[ignore = "needs brokers: ./scripts/test"]
 async fn a_connection_that_ends_while_a_batch_is_looked_through_blames_just_the_message() {
-    let brokers = Brokers::running();
-    let topic = unique("blame");
-    let queue = RabbitQueue::declare(&brokers, "RABBIT1_AMQP", &topic).await;
     let ends = AtomicUsize::new(0);
     let late = move |frame: &[u8]| match (frame[0], &frame[7..]) {
         // After the first channel.close-ok the broker expects channel.open, and gets the frame again.
@@ -337,18 +339,8 @@ async fn a_connection_that_ends_while_a_batch_is_looked_through_blames_just_the_
         }
         _ => see(frame),
     };
-    let odd = |bytes: &[u8]| changed(bytes, &[0, 20, 0, 40, 1, 150], &[0, 20, 0, 40, 1, 55]);
-    let way = Way::and_back(brokers.get("RABBIT1_AMQP"), late, odd).await;
-    let batch = batch(&topic, 6, &[2], bad);
-    let guilty = batch[2].id();
-    let unsent = messenger(&way).send(batch).await.unwrap_err();
-    let back: Vec<_> = unsent.iter().map(|(message, failure)| (message.id(), failure.kind())).collect();
-    assert_eq!(back, [(guilty, "rejected")], "{unsent}");
+    let way = odd_error(late).await;
     assert!(way.seen().connections > 1, "{:?}", way.seen());
-    let mut arrived = sequence(&queue.drain().await);
-    arrived.sort_unstable();
-    arrived.dedup();
-    assert_eq!(arrived, [0, 1, 3, 4, 5]);
 }
 
 /// Others go on while one batch is looked through.
