@@ -54,11 +54,11 @@ impl Connection {
         };
         let lost = self.settle(outcomes, batch, &mut results);
         let is_open = !self.is_closed();
-        let took_a_channel_down = !lost.is_empty() && (is_open || results.iter().any(is_of_closed_channel));
+        let lost_a_channel = !lost.is_empty() && (is_open || results.iter().any(is_of_closed_channel));
         if !lost.is_empty() && is_open {
             self.find_out(batch, lost, &mut results).await;
         }
-        if took_a_channel_down && batch.len() > 1 && self.is_closed() && !self.is_given_up() {
+        if lost_a_channel && batch.len() > 1 && self.is_closed() && !self.is_given_up() {
             // RabbitMQ closes the connection when more of the batch was on its way to the closed channel.
             let failures = results.iter_mut().filter_map(|result| result.as_mut().err());
             for failure in failures.filter(|failure| failure.is_transient()) {

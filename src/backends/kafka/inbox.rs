@@ -1,7 +1,7 @@
 //! The messages that are unsettled here: those that the application may receive, those that it has, and those that wait.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use krafka::ConsumerRecord;
@@ -99,9 +99,8 @@ impl Inbox {
     /// Settles a message that is not for this source.
     pub(super) fn pass(&self, record: &ConsumerRecord) {
         let mut state = lock(&self.state);
-        state.read(record);
-        let partition = (Arc::clone(&record.topic), record.partition);
-        if let Some(offsets) = state.of_mut(&partition) {
+        let assignment = state.read(record);
+        if let Some(offsets) = state.offsets(assignment) {
             offsets.settled(record.offset);
         }
         drop(state);
@@ -154,7 +153,7 @@ impl Inbox {
             self.freed.notify_one();
         }
         self.returned.notify_waiters();
-        let offsets = state.offsets(letter)?;
+        let offsets = state.offsets(letter.assignment)?;
         offsets.taken = offsets.taken.saturating_sub(1);
         Some(offsets)
     }

@@ -34,9 +34,9 @@ impl InboxState {
         self.assigned.contains_key(&letter.assignment)
     }
 
-    /// The offsets of a letter's partition, unless it is that of an earlier assignment.
-    pub(super) fn offsets(&mut self, letter: &Letter) -> Option<&mut Offsets> {
-        self.assigned.get_mut(&letter.assignment)
+    /// The offsets of the partition of an assignment, while it lasts.
+    pub(super) fn offsets(&mut self, assignment: u64) -> Option<&mut Offsets> {
+        self.assigned.get_mut(&assignment)
     }
 
     pub(super) fn hold(&mut self, size: usize) {
@@ -95,7 +95,7 @@ impl InboxState {
 
     /// Gives a message to the application.
     pub(super) fn give(&mut self, taken: &mut Vec<Letter>, letter: Letter) {
-        if let Some(offsets) = self.offsets(&letter) {
+        if let Some(offsets) = self.offsets(letter.assignment) {
             offsets.taken += 1;
         }
         taken.push(letter);
@@ -118,5 +118,30 @@ impl InboxState {
         self.held -= count;
         self.held_bytes -= bytes;
         self.waiting_bytes -= waiting_bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_letter_of_an_earlier_assignment_is_not_current() {
+        let mut state = InboxState::default();
+        let letter = |state: &mut InboxState, offset| {
+            let record = ConsumerRecord::new("t", 0, offset, None, None);
+            let assignment = state.read(&record);
+            Letter { record, fault: None, size: 0, assignment, failed: 0, failures: Vec::new() }
+        };
+        let (first, second) = (letter(&mut state, 5), letter(&mut state, 6));
+        assert_eq!(first.assignment, second.assignment);
+        assert!(state.is_current(&first));
+        state.remove(&first.partition());
+        assert!(!state.is_current(&first) && state.offsets(second.assignment).is_none());
+        let third = letter(&mut state, 7);
+        // Its topic was made anew.
+        let fourth = letter(&mut state, 0);
+        assert!(!state.is_current(&third) && state.is_current(&fourth));
+        assert_eq!(state.of(&fourth.partition()).map(|offsets| offsets.assignment), Some(fourth.assignment));
     }
 }
