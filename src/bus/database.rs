@@ -74,7 +74,7 @@ impl Database {
                 let options = options.create_if_missing(true).journal_mode(SqliteJournalMode::Wal);
                 create_for_us_alone(url, options.get_filename());
                 let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(settings.max_connections);
-                pool.connect_with(options).await.map(Self::Sqlite).map_err(unreachable)
+                connect_sqlite(pool, options).await.map(Self::Sqlite).map_err(unreachable)
             }
             #[cfg(not(feature = "postgres"))]
             "postgres" | "postgresql" => Err(not_compiled(&["postgres"])),
@@ -132,6 +132,36 @@ impl Database {
     }
 }
 
+/// The time that a locked file is waited for: the default `busy_timeout` of sqlx.
+#[cfg(feature = "sqlite")]
+const LOCKED_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Connects, and waits while another process changes the file to a write-ahead log.
+///
+/// SQLite reports `SQLITE_BUSY` for this change at once, whatever its `busy_timeout`, when another connection is about to write to
+/// a file without such a log. So processes that start together with a new file would fail.
+#[cfg(feature = "sqlite")]
+async fn connect_sqlite(
+    pool: sqlx::sqlite::SqlitePoolOptions,
+    options: sqlx::sqlite::SqliteConnectOptions,
+) -> Result<sqlx::SqlitePool, sqlx::Error> {
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+    let busy = |error: &sqlx::Error| {
+        let code = error.as_database_error().and_then(|error| error.code());
+        // The last eight bits say the kind of the error.
+        code.and_then(|code| code.parse::<u32>().ok()).is_some_and(|code| code & 0xff == 5)
+    };
+    let end = tokio::time::Instant::now() + LOCKED_TIMEOUT;
+    loop {
+        match pool.clone().connect_with(options.clone()).await {
+            Err(error) if busy(&error) && tokio::time::Instant::now() < end => {
+                tokio::time::sleep(PAUSE).await
+            }
+            connected => return connected,
+        }
+    }
+}
+
 /// Creates a missing database file so that only this user may read it. SQLite reports what fails.
 #[cfg(feature = "sqlite")]
 fn create_for_us_alone(url: &str, path: &std::path::Path) {
@@ -155,4 +185,37 @@ fn fault(source: impl Into<BoxError>) -> SettingsError {
 #[cfg(not(all(feature = "postgres", feature = "sqlite")))]
 fn not_compiled(features: &'static [&'static str]) -> SettingsError {
     SettingsError::DeliveryNotCompiled { delivery: "transactional", features }
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use std::time::Duration;
+
+    use sqlx::Connection;
+    use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
+
+    use super::Database;
+    use crate::settings::OutboxSettings;
+
+    fn settings(file: &std::path::Path) -> OutboxSettings {
+        let mut settings = OutboxSettings::default();
+        settings.database_url = Some(format!("sqlite:{}", file.display()).into());
+        settings
+    }
+
+    #[tokio::test]
+    async fn a_file_that_another_process_is_writing_for_the_first_time_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("app.db");
+        let options = SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+        let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+        sqlx::raw_sql("CREATE TABLE t (x); BEGIN IMMEDIATE").execute(&mut other).await.unwrap();
+        let written = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            sqlx::raw_sql("COMMIT").execute(&mut other).await.unwrap();
+        };
+        let settings = settings(&file);
+        let (connected, ()) = tokio::join!(Database::connect(&settings), written);
+        connected.unwrap();
+    }
 }

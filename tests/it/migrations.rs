@@ -244,7 +244,9 @@ async fn four_processes_migrate_an_sqlite_file_at_once() {
     four_processes(&format!("sqlite {}", old.path().display()));
     assert_all_leave(&SqliteStore::open(pool, &settings()).await.unwrap(), &before).await;
 
+    // From nothing but the file: the change to a write-ahead log does not wait for other processes.
     let new = tempfile::tempdir().unwrap();
+    sqlite(new.path()).await.close().await;
     four_processes(&format!("sqlite {}", new.path().display()));
     SqliteStore::open(sqlite(new.path()).await, &settings()).await.unwrap();
 }
