@@ -1,5 +1,6 @@
 //! Points in time as texts (RFC 3339).
 
+use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use crate::util::error::BoxError;
@@ -40,7 +41,9 @@ pub(crate) fn read(text: &str) -> Result<SystemTime, BoxError> {
         }
         _ => (text, true, Duration::ZERO),
     };
-    let time = local_time(&local.to_ascii_uppercase()).ok_or_else(fault)?;
+    let has_lowercase = local.bytes().any(|byte| byte.is_ascii_lowercase());
+    let local = if has_lowercase { Cow::Owned(local.to_ascii_uppercase()) } else { Cow::Borrowed(local) };
+    let time = local_time(&local).ok_or_else(fault)?;
     let utc = if east { time.checked_sub(offset) } else { time.checked_add(offset) };
     utc.ok_or_else(|| fault().into())
 }
