@@ -7,7 +7,7 @@
 //! |---|---|---|
 //! | send | 256 requests at once, in process, through `MessagingLayer` with `Kafka`, one event of 300 bytes each; direct, a topic of one partition | krafka alone: one idempotent producer with the same settings, 256 confirms awaited at most; the same record |
 //! | batches | batches of 256 messages to `Kafka`, without requests | as above |
-//! | consume | messages/s of a group, handled and acknowledged, prefetch 5,000, 64 at once, `Consumer` with `KafkaSource` | krafka alone: polled, as many buffered, offsets committed every 200 ms |
+//! | consume | messages/s of a group, handled and acknowledged, prefetch 6,000, 64 at once, `Consumer` with `KafkaSource` | krafka alone: polls of 1,000, and 5,000 buffered, offsets committed every 200 ms |
 //! | | the same with `KafkaSource` alone, without router and handlers | as above |
 //!
 //! Turns alternate; each ratio is taken within one round. The broker is Tansu, in memory.
@@ -162,7 +162,7 @@ async fn consume(url: &str, client: &Client) {
     let settings = KafkaSettings::new([url]);
     let messenger = Kafka::new(&settings).expect("the settings are right");
     let messages = if quick() { 100_000 } else { MESSAGES };
-    println!("{messages} messages of 300 bytes of a group, prefetch 5,000");
+    println!("{messages} messages of 300 bytes of a group, prefetch 6,000");
     let mut rates = Rates::new(["consumer", "source", "raw"]);
     let mut sources = Rates::new(["source", "raw"]);
     for round in 0..rounds() {

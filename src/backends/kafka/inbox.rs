@@ -10,7 +10,7 @@ use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep_until};
 
 use super::inbox_state::InboxState;
-use super::letter::{Arrival, Earlier, Letter, Partition};
+use super::letter::{Arrival, Letter, Partition};
 use super::offsets::Offsets;
 use crate::messenger::Failure;
 use crate::source::SourceError;
@@ -32,6 +32,12 @@ impl Limits {
     /// How many messages are taken from the client at a time.
     pub(super) fn batch(&self) -> usize {
         (self.messages / 2).clamp(1, 1_000)
+    }
+
+    /// How many more the client keeps of an answer. All of it has room here then, so the next answer is fetched while the messages of
+    /// this one are handled.
+    pub(super) fn buffered(&self) -> usize {
+        (self.messages - self.batch()).max(1)
     }
 
     fn leave_room(&self, state: &InboxState) -> bool {
@@ -73,14 +79,13 @@ impl Inbox {
     /// Adds messages, also such that wait until they are due.
     pub(super) fn push(&self, arrivals: impl IntoIterator<Item = Arrival>) {
         let mut state = lock(&self.state);
-        for Arrival { record, fault, size, earlier } in arrivals {
-            let assignment = state.read(&record);
-            let Earlier { failed, failures, due } = earlier;
-            let letter = Letter { record, fault, size, assignment, failed, failures };
+        let mut before = None;
+        for Arrival { mut letter, due } in arrivals {
+            letter.assignment = state.read(&letter.record, &mut before);
             match due {
                 Some(after) => state.wait(letter, after),
                 None => {
-                    state.hold(size);
+                    state.hold(letter.size);
                     state.ready.push_back(letter);
                 }
             }
@@ -99,7 +104,7 @@ impl Inbox {
     /// Settles a message that is not for this source.
     pub(super) fn pass(&self, record: &ConsumerRecord) {
         let mut state = lock(&self.state);
-        let assignment = state.read(record);
+        let assignment = state.read(record, &mut None);
         if let Some(offsets) = state.offsets(assignment) {
             offsets.settled(record.offset);
         }
@@ -148,13 +153,16 @@ impl Inbox {
 
     /// Takes a letter from the application. Returns the offsets of its partition, if that is still ours.
     fn returned<'a>(&self, state: &'a mut InboxState, letter: &Letter) -> Option<&'a mut Offsets> {
+        let had_room = self.limits.leave_room(state);
         state.let_go(letter.size);
-        if self.limits.leave_room(state) {
+        if !had_room && self.limits.leave_room(state) {
             self.freed.notify_one();
         }
-        self.returned.notify_waiters();
         let offsets = state.offsets(letter.assignment)?;
         offsets.taken = offsets.taken.saturating_sub(1);
+        if offsets.is_leaving {
+            self.returned.notify_waiters();
+        }
         Some(offsets)
     }
 
@@ -162,7 +170,12 @@ impl Inbox {
     pub(super) fn settled(&self, letter: &Letter) -> bool {
         let mut state = lock(&self.state);
         let Some(offsets) = self.returned(&mut state, letter) else { return false };
+        let is_far = |offsets: &Offsets| offsets.uncommitted() >= self.limits.uncommitted;
+        let was_far = is_far(offsets);
         offsets.settled(letter.record.offset);
+        if was_far && !is_far(offsets) {
+            self.freed.notify_one();
+        }
         drop(state);
         self.moved.notify_one();
         if self.limits.is_ordered {
@@ -318,6 +331,7 @@ impl Inbox {
         state.drop_those(|letter| partitions.contains(&letter.partition()));
         drop(state);
         self.freed.notify_one();
+        self.returned.notify_waiters();
     }
 
     /// The partitions with messages.

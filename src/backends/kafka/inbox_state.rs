@@ -49,22 +49,34 @@ impl InboxState {
         self.held_bytes -= size;
     }
 
-    /// Records that a message was read. Returns the number of the assignment of its partition.
-    pub(super) fn read(&mut self, record: &ConsumerRecord) -> u64 {
-        let partition = (Arc::clone(&record.topic), record.partition);
-        let known = self.numbers.get(&partition).and_then(|number| self.assigned.get_mut(number));
+    /// Records that a message was read. Returns the number of the assignment of its partition. `before` is that of the message before
+    /// it, which is mostly of the same partition.
+    pub(super) fn read(&mut self, record: &ConsumerRecord, before: &mut Option<(Partition, u64)>) -> u64 {
+        let is_same =
+            |(topic, partition): &Partition| *partition == record.partition && *topic == record.topic;
+        let number = match before {
+            Some((partition, number)) if is_same(partition) => *number,
+            _ => {
+                let partition = (Arc::clone(&record.topic), record.partition);
+                let number = self.numbers.get(&partition).copied().unwrap_or_default();
+                before.insert((partition, number)).1
+            }
+        };
+        let known = self.assigned.get_mut(&number);
         if let Some(offsets) = known.filter(|offsets| offsets.is_new(record.offset)) {
             offsets.arrived(record.offset);
-            return offsets.assignment;
+            return number;
         }
         // It was assigned again, or its topic was made anew.
+        let partition = (Arc::clone(&record.topic), record.partition);
         self.remove(&partition);
         self.drop_those(|letter| letter.is_of(&partition));
         self.number += 1;
-        let mut offsets = Offsets::new(self.number);
+        let mut offsets = Offsets::new();
         offsets.arrived(record.offset);
         self.assigned.insert(self.number, offsets);
-        self.numbers.insert(partition, self.number);
+        self.numbers.insert(partition.clone(), self.number);
+        *before = Some((partition, self.number));
         self.number
     }
 
@@ -130,7 +142,7 @@ mod tests {
         let mut state = InboxState::default();
         let letter = |state: &mut InboxState, offset| {
             let record = ConsumerRecord::new("t", 0, offset, None, None);
-            let assignment = state.read(&record);
+            let assignment = state.read(&record, &mut None);
             Letter { record, fault: None, size: 0, assignment, failed: 0, failures: Vec::new() }
         };
         let (first, second) = (letter(&mut state, 5), letter(&mut state, 6));
@@ -142,6 +154,6 @@ mod tests {
         // Its topic was made anew.
         let fourth = letter(&mut state, 0);
         assert!(!state.is_current(&third) && state.is_current(&fourth));
-        assert_eq!(state.of(&fourth.partition()).map(|offsets| offsets.assignment), Some(fourth.assignment));
+        assert_eq!(state.numbers.get(&fourth.partition()), Some(&fourth.assignment));
     }
 }

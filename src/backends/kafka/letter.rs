@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use krafka::ConsumerRecord;
 
+use super::incoming::size_of;
 use crate::message::FailedAttempt;
 
 /// A partition of a topic.
@@ -45,10 +46,18 @@ impl Letter {
 
 /// A message as it came.
 pub(super) struct Arrival {
-    pub(super) record: ConsumerRecord,
-    pub(super) fault: Option<Arc<str>>,
-    pub(super) size: usize,
-    pub(super) earlier: Earlier,
+    /// Its assignment is not known yet.
+    pub(super) letter: Letter,
+    /// How long it waits.
+    pub(super) due: Option<Duration>,
+}
+
+impl Arrival {
+    pub(super) fn new(record: ConsumerRecord, fault: Option<Arc<str>>, earlier: Earlier) -> Self {
+        let size = size_of(&record);
+        let Earlier { failed, failures, due } = earlier;
+        Self { letter: Letter { record, fault, size, assignment: 0, failed, failures }, due }
+    }
 }
 
 /// The attempts of a message before it came here, and how long it waits for the next one.

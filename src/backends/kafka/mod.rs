@@ -68,7 +68,7 @@
 //! | `TOPICS` | topics, after `TOPIC_PREFIX` | – |
 //! | `ONLY_NEW` | a group without offsets begins with the messages that come after it | false |
 //! | `ORDERED` | a message is given when the one before it in its partition is settled | false |
-//! | `PREFETCH`, `PREFETCH_BYTES` | how much may be unsettled here | 5,000, 64 MiB |
+//! | `PREFETCH`, `PREFETCH_BYTES` | how much may be unsettled here | 6,000, 64 MiB |
 //! | `RETRY_TOPIC` | where retries go, such as `{topic}.retry` | none: they wait here |
 //! | `DEAD_LETTER_TOPIC` | where dead letters go | `{topic}.dead` |
 //! | `MAX_UNCOMMITTED` | how far a partition is read beyond its first unsettled message | 10,000 |

@@ -5,8 +5,6 @@ use std::collections::VecDeque;
 /// The offsets that were read of a partition, since it was assigned to this process.
 #[derive(Debug)]
 pub(super) struct Offsets {
-    /// The number of this assignment: a message of an earlier one cannot be settled.
-    pub(super) assignment: u64,
     /// The offsets from the first unsettled one on, in their order, and whether each is settled.
     read: VecDeque<(i64, bool)>,
     /// The offset after the last one that was read.
@@ -22,9 +20,8 @@ pub(super) struct Offsets {
 }
 
 impl Offsets {
-    pub(super) fn new(assignment: u64) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            assignment,
             read: VecDeque::new(),
             next: i64::MIN,
             has_settled: false,
@@ -94,7 +91,7 @@ mod tests {
 
     #[test]
     fn the_position_stays_at_the_first_unsettled_offset() {
-        let mut offsets = Offsets::new(1);
+        let mut offsets = Offsets::new();
         // Offsets have gaps where a topic was compacted.
         for offset in [10, 11, 15, 16] {
             assert!(offsets.is_new(offset));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use tokio::task::JoinError;
+use tokio::task::{JoinError, JoinHandle};
 
 use super::incoming::Parts;
 use super::letter::Letter;
@@ -41,8 +41,35 @@ impl Drop for LetterSettler {
 
 #[async_trait]
 impl Settle for LetterSettler {
-    async fn settle(mut self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
-        let Some(letter) = self.letter.take() else { return Ok(()) };
+    async fn settle(self: Box<Self>, settlement: Settlement) -> Result<(), SourceError> {
+        // The letter is not kept in this future, which would be large.
+        match self.begin(settlement) {
+            Begun::Over { is_ours: true } => Ok(()),
+            Begun::Over { is_ours: false } => Err(gone()),
+            Begun::Publishing(task) => {
+                task.await.unwrap_or_else(|error: JoinError| Err(SourceError::unavailable(error)))
+            }
+        }
+    }
+
+    fn is_stale(&self) -> bool {
+        self.letter.as_ref().is_none_or(|letter| self.context.inbox.is_stale(letter))
+    }
+}
+
+/// A settlement that has begun.
+enum Begun {
+    Over {
+        /// Whether the partition is still ours.
+        is_ours: bool,
+    },
+    /// The message is published in a task of its own, which runs to its end if the caller is dropped; then it is settled.
+    Publishing(JoinHandle<Result<(), SourceError>>),
+}
+
+impl LetterSettler {
+    fn begin(mut self: Box<Self>, settlement: Settlement) -> Begun {
+        let Some(letter) = self.letter.take() else { return Begun::Over { is_ours: true } };
         let (context, inbox) = (&self.context, &self.context.inbox);
         let is_ours = match settlement {
             Settlement::Ack | Settlement::Discard => inbox.settled(&letter),
@@ -50,20 +77,16 @@ impl Settle for LetterSettler {
             Settlement::Retry { after, reason } => {
                 let letter = failed(letter, reason);
                 match context.subscription.retry_topic.is_some() {
-                    true => return publishing(context, letter, Forward::Retry(after)).await,
+                    true => return publishing(context, letter, Forward::Retry(after)),
                     false => inbox.delay(letter, after),
                 }
             }
             Settlement::Reject { reason } => {
                 let letter = failed(letter, Arc::clone(&reason));
-                return publishing(context, letter, Forward::Dead(reason)).await;
+                return publishing(context, letter, Forward::Dead(reason));
             }
         };
-        if is_ours { Ok(()) } else { Err(gone()) }
-    }
-
-    fn is_stale(&self) -> bool {
-        self.letter.as_ref().is_none_or(|letter| self.context.inbox.is_stale(letter))
+        Begun::Over { is_ours }
     }
 }
 
@@ -82,15 +105,9 @@ enum Forward {
     Dead(Arc<str>),
 }
 
-/// Publishes the message in a task of its own, which runs to its end if the caller is dropped; then it is settled.
-fn publishing(
-    context: &Arc<SourceContext>,
-    letter: Letter,
-    forward: Forward,
-) -> impl Future<Output = Result<(), SourceError>> + use<> {
+fn publishing(context: &Arc<SourceContext>, letter: Letter, forward: Forward) -> Begun {
     let (context, tracker) = (Arc::clone(context), context.settlements.clone());
-    let published = tracker.spawn(async move { publish(&context, letter, forward).await });
-    async move { published.await.unwrap_or_else(|error: JoinError| Err(SourceError::unavailable(error))) }
+    Begun::Publishing(tracker.spawn(async move { publish(&context, letter, forward).await }))
 }
 
 async fn publish(context: &SourceContext, letter: Letter, forward: Forward) -> Result<(), SourceError> {

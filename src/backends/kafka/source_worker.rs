@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::client;
 use super::failure::{Damage, open_failure, shown, undecodable};
-use super::incoming::{shorten, size_of};
+use super::incoming::shorten;
 use super::letter::{Arrival, Earlier, Partition};
 use super::revoking::{Revoking, commit};
 use super::source_context::{SourceContext, create};
@@ -96,6 +96,7 @@ impl SourceWorker {
         }
         let known = Arc::<OnceLock<Weak<Consumer>>>::default();
         let revoking = Revoking { context: Arc::clone(&self.context), consumer: Arc::clone(&known) };
+        let limits = &self.context.inbox.limits;
         let bytes = i32::try_from(subscription.prefetch_bytes).unwrap_or(i32::MAX);
         let reset = if subscription.only_new { AutoOffsetReset::Latest } else { AutoOffsetReset::Earliest };
         let consumer = client
@@ -106,8 +107,8 @@ impl SourceWorker {
             .fetch_max_wait(FETCH_WAIT.min(idle / 2))
             .fetch_max_bytes(bytes)
             .max_partition_fetch_bytes(bytes.min(1 << 20))
-            .max_poll_records(i32::try_from(self.context.inbox.limits.batch()).unwrap_or(i32::MAX))
-            .max_buffered_records(i32::from(subscription.prefetch))
+            .max_poll_records(i32::try_from(limits.batch()).unwrap_or(i32::MAX))
+            .max_buffered_records(i32::try_from(limits.buffered()).unwrap_or(i32::MAX))
             .session_timeout(subscription.session_timeout)
             // It is polled all the time; the brokers wait so long for a member that does not join again.
             .max_poll_interval(subscription.session_timeout.max(Duration::from_secs(30)))
@@ -207,8 +208,8 @@ impl SourceWorker {
                 inbox.pass(&record);
                 continue;
             }
-            let (size, earlier) = (size_of(&record), reader.earlier(&record));
-            arrivals.push(Arrival { record, fault, size, earlier });
+            let earlier = reader.earlier(&record);
+            arrivals.push(Arrival::new(record, fault, earlier));
         }
         inbox.push(arrivals);
     }
@@ -235,9 +236,7 @@ impl SourceWorker {
                 let why = format!(
                     "the record at offset {offset} of partition {partition} cannot be read, with those after it in its batch: {fault}"
                 );
-                let (record, fault, earlier) = (record(*offset), Some(why.into()), Earlier::default());
-                let size = size_of(&record);
-                inbox.push([Arrival { record, fault, size, earlier }]);
+                inbox.push([Arrival::new(record(*offset), Some(why.into()), Earlier::default())]);
                 let end =
                     membership.consumer.fetch_watermarks(topic, *partition).await.ok().map(|(_, end)| end);
                 membership.unreadable.is_dead_letter(&place, end)

@@ -40,7 +40,7 @@ pub struct KafkaSubscription {
     /// Whether a message of a partition is given only when the one before it is settled, so that a retry delays those after it; false
     /// by default.
     pub ordered: bool,
-    /// How many messages may be unsettled here, without those that wait for a retry; 5,000 by default.
+    /// How many messages may be unsettled here, without those that wait for a retry; 6,000 by default.
     pub prefetch: u16,
     /// How many bytes of messages may be unsettled here, 64 MiB by default; a larger message arrives alone. As many may wait for a
     /// retry, and the client fetches as many ahead.
@@ -199,7 +199,7 @@ impl Default for KafkaSubscription {
             topics: Vec::new(),
             only_new: false,
             ordered: false,
-            prefetch: 5_000,
+            prefetch: 6_000,
             prefetch_bytes: 64 << 20,
             retry_topic: None,
             dead_letter_topic: format!("{TOPIC}.dead"),
