@@ -358,3 +358,73 @@ impl Inbox {
         self.arrived.notify_waiters();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::slice::from_ref;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::backends::kafka::letter::Earlier;
+
+    fn inbox(messages: usize, uncommitted: u64) -> Inbox {
+        Inbox::new(Limits { messages, bytes: 1 << 20, uncommitted, is_ordered: false })
+    }
+
+    fn push(inbox: &Inbox, partition: i32, offsets: impl IntoIterator<Item = i64>) {
+        let record = |offset| ConsumerRecord::new("t", partition, offset, None, None);
+        inbox.push(offsets.into_iter().map(|offset| Arrival::new(record(offset), None, Earlier::default())));
+    }
+
+    fn take(inbox: &Inbox) -> Vec<Letter> {
+        inbox.take(usize::MAX).unwrap().unwrap()
+    }
+
+    fn is_freed(inbox: &Inbox) -> bool {
+        inbox.freed().now_or_never().is_some()
+    }
+
+    #[test]
+    fn there_is_room_for_the_next_messages_when_enough_are_settled() {
+        let inbox = inbox(4, 100);
+        push(&inbox, 0, 0..4);
+        let letters = take(&inbox);
+        assert!(!inbox.has_room());
+        assert!(inbox.settled(&letters[0]));
+        assert!(!inbox.has_room() && !is_freed(&inbox));
+        assert!(inbox.settled(&letters[1]));
+        assert!(inbox.has_room() && is_freed(&inbox));
+        assert!(inbox.settled(&letters[2]));
+        assert!(!is_freed(&inbox), "nobody waits for it");
+    }
+
+    #[test]
+    fn a_partition_that_is_no_longer_far_ahead_is_read_again_at_once() {
+        let inbox = inbox(100, 3);
+        push(&inbox, 0, 0..3);
+        let letters = take(&inbox);
+        assert_eq!(inbox.far_ahead(), HashSet::from([letters[0].partition()]));
+        assert!(inbox.settled(&letters[1]));
+        assert!(!is_freed(&inbox));
+        assert!(inbox.settled(&letters[0]));
+        assert!(inbox.far_ahead().is_empty() && is_freed(&inbox));
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_leaves_waits_for_the_messages_that_the_application_has() {
+        let inbox = inbox(100, 100);
+        push(&inbox, 0, 0..3);
+        let mut letters = take(&inbox);
+        push(&inbox, 1, 0..1);
+        let partition = letters[0].partition();
+        inbox.withdraw(from_ref(&partition));
+        let mut returned = std::pin::pin!(inbox.returned_all(from_ref(&partition)));
+        assert!(inbox.settled(&letters.remove(0)));
+        assert!(inbox.release(letters.remove(0)));
+        assert!(returned.as_mut().now_or_never().is_none());
+        assert!(inbox.delay(letters.remove(0), Duration::ZERO));
+        returned.await;
+        assert_eq!(take(&inbox).iter().map(|letter| letter.record.partition).collect::<Vec<_>>(), [1]);
+    }
+}

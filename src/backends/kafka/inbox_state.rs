@@ -156,4 +156,15 @@ mod tests {
         assert!(!state.is_current(&third) && state.is_current(&fourth));
         assert_eq!(state.numbers.get(&fourth.partition()), Some(&fourth.assignment));
     }
+    #[test]
+    fn messages_in_a_row_have_the_assignment_of_their_own_partition() {
+        let (mut state, mut before) = (InboxState::default(), None);
+        let mut read = |topic: &'static str, partition, offset| {
+            state.read(&ConsumerRecord::new(topic, partition, offset, None, None), &mut before)
+        };
+        let numbers = [read("t", 0, 5), read("t", 0, 6), read("t", 1, 5), read("u", 1, 5), read("u", 1, 6)];
+        assert_eq!(numbers, [1, 1, 2, 3, 3]);
+        // The topic was made anew.
+        assert_eq!([read("u", 1, 0), read("u", 1, 1), read("t", 0, 7)], [4, 4, 1]);
+    }
 }
