@@ -198,9 +198,8 @@ mod tests {
     use crate::settings::OutboxSettings;
 
     fn settings(file: &std::path::Path) -> OutboxSettings {
-        let mut settings = OutboxSettings::default();
-        settings.database_url = Some(format!("sqlite:{}", file.display()).into());
-        settings
+        let url = format!("sqlite:{}", file.display());
+        OutboxSettings { database_url: Some(url.into()), ..OutboxSettings::default() }
     }
 
     #[tokio::test]
