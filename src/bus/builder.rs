@@ -138,8 +138,7 @@ impl<'a> BusBuilder<'a> {
 
     /// Keeps messages in the app's own SQLite file, for [`DeliveryMode::Transactional`], in place of `OUTBOX.DATABASE_URL`.
     ///
-    /// With a write-ahead log, processes that open a new file together can get "database is locked" at once, whatever their
-    /// `busy_timeout`. An app that can start so connects again on this error, as this crate does for `OUTBOX.DATABASE_URL`.
+    /// Processes that open a new file together with a write-ahead log can get "database is locked" at once: connect again then.
     #[cfg(feature = "sqlite")]
     #[cfg_attr(docsrs, doc(cfg(feature = "sqlite")))]
     pub fn with_sqlite(mut self, pool: sqlx::SqlitePool) -> Self {

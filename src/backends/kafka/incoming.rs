@@ -38,8 +38,6 @@ const OF_FIELDS: [&str; 5] = [ID, TIME, TYPES, CONTENT_TYPE, headers::PRIORITY];
 const DUE: &str = "tower-outbox-due";
 /// The most bytes of a reason in a dead letter.
 const REASON_LEN: usize = 1_000;
-/// The bytes that a record without content needs here.
-const OVERHEAD: usize = 200;
 
 /// Reads the records of one subscription.
 pub(super) struct Reader {
@@ -57,13 +55,6 @@ pub(super) enum Parts {
     WithoutHeaders,
     /// Without a reason too.
     BodyAlone,
-}
-
-/// The memory of a record.
-pub(super) fn size_of(record: &ConsumerRecord) -> usize {
-    let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
-    let headers = record.headers.iter().map(|(name, value)| name.len() + len(value) + 50);
-    OVERHEAD + len(&record.key) + len(&record.value) + headers.sum::<usize>()
 }
 
 /// Keeps the first headers of a record that has more than a message of ours can have, with all that we add. Returns the reason why

@@ -6,8 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use krafka::ConsumerRecord;
 
-use super::incoming::size_of;
 use crate::message::FailedAttempt;
+
+/// The bytes that a record without content needs here.
+const OVERHEAD: usize = 200;
 
 /// A partition of a topic.
 pub(super) type Partition = (Arc<str>, i32);
@@ -42,6 +44,13 @@ impl Letter {
             *part = Bytes::copy_from_slice(part);
         }
     }
+}
+
+/// The memory of a record.
+fn size_of(record: &ConsumerRecord) -> usize {
+    let len = |bytes: &Option<Bytes>| bytes.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter().map(|(name, value)| name.len() + len(value) + 50);
+    OVERHEAD + len(&record.key) + len(&record.value) + headers.sum::<usize>()
 }
 
 /// A message as it came.
